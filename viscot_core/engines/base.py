@@ -1,0 +1,61 @@
+"""Who generates text: the contract between the chain, the benchmark and whatever runs the model.
+
+An engine takes rendered prompts with their pictures and gives text back; it knows nothing of boxes, questions
+or strategies. One local implementation (``local.py``), one over HTTP (``api.py``), and fakes in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from viscot_core.images import View
+    from viscot_core.prompts import Rendered, Template
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to continue.
+
+    ``views`` are the pictures of the prompt's ``<image>`` marks, in reading order; their number must agree.
+    """
+
+    rendered: Rendered
+    views: tuple[View, ...]
+    max_new_tokens: int = 128
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came back: ``tokens`` new tokens, ``finished`` when the model ended its turn by itself.
+
+    ``error`` is set when this request failed while others of the batch may have worked; ``text`` is then "".
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+    error: str | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Anything that continues prompts.
+
+    ``identity`` names all that changes the text (weights hash, dtype, device, sampling): a benchmark refuses to
+    continue a run whose engine's identity differs.
+    """
+
+    name: str
+    template: Template
+    identity: dict[str, str]
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """One generation per request, in the same order.
+
+        Raises:
+            EngineError: when nothing can be generated at all (server gone, out of memory, bad request).
+        """
+        ...
