@@ -1,0 +1,189 @@
+"""Every annotation format viscot reads, as typed rows; a bad row is named by file, line, field and value.
+
+Conversations are LLaVA's layout: ``{id|question_id, image: str | [str, ...], conversations: [{from, value}]}``.
+Metadata rows are Visual CoT's training facts, detection and RefCOCO rows its benchmark's. Boxes are pixels of
+the stored image (``Frame.ORIGINAL``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from viscot_core.boxes import Box, Frame, Size
+from viscot_core.data.rows import raw_rows
+from viscot_core.errors import DataError
+from viscot_core.prompts import Turn
+
+_SUFFIX = re.compile(r"\s*\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]\s*")
+
+
+def split_crop(path: str) -> tuple[str, Box | None]:
+    """``"a.jpg###[x0, y0, x1, y1]"`` -> ``("a.jpg", Box)``; without a suffix the box is None.
+
+    Negative and fractional pixels are read as written (the reference shows the whole picture instead). Raises
+    DataError where the suffix is no four numbers.
+    """
+    name, mark, suffix = path.partition("###")
+    if not mark:
+        return path, None
+    if not (match := _SUFFIX.fullmatch(suffix)):
+        raise DataError(f"the crop of image '{path}' is no [x0, y0, x1, y1]; correct what follows ###.")
+    x0, y0, x1, y1 = (float(number) for number in match.groups())
+    return name, Box(x0, y0, x1, y1, Frame.ORIGINAL)
+
+
+def _paths(value: Any) -> Any:
+    """One path, several paths or nothing -> several paths."""
+    if value is None or value == "":
+        return ()
+    return (value,) if isinstance(value, str) else value
+
+
+def _turn(value: Any) -> Turn:
+    """``{"from": "human"|"gpt", "value": text}``; a number is an answer too (the reference stops there)."""
+    if isinstance(value, Turn):
+        return value
+    if not isinstance(value, dict) or "from" not in value or "value" not in value:
+        raise ValueError("a turn needs 'from' and 'value'")
+    role, text = value["from"], value["value"]
+    if role not in ("human", "gpt"):
+        raise ValueError(f"'from' is {role!r}, it must be 'human' or 'gpt'")
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        text = str(text)
+    if not isinstance(text, str):
+        raise ValueError("'value' must be text")  # noqa: TRY004  pydantic collects ValueErrors
+    return Turn(role, text)
+
+
+_Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
+_Turn = Annotated[Turn, BeforeValidator(_turn)]
+_Pixels = tuple[float, float, float, float]
+_Side = Annotated[int, Field(gt=0)]
+
+
+class Row(BaseModel):
+    """What all rows share: frozen, unknown keys ignored, numbers finite, a number is text where text is asked."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+class Conversation(Row):
+    """One training or benchmark sample: ``image`` paths (``###[...]`` included) and the turns spoken about them."""
+
+    id: int | str | None = Field(None, validation_alias=AliasChoices("id", "question_id"))
+    image: _Paths = ()
+    turns: tuple[_Turn, ...] = Field(min_length=1, validation_alias=AliasChoices("conversations", "turns"))
+    dataset: str | None = None
+    split: str | None = None
+
+    def views(self) -> list[tuple[str, Box | None]]:
+        """Path and crop (ORIGINAL pixels, None: the whole picture) of each image, in order."""
+        return [split_crop(path) for path in self.image]
+
+    def to_disk(self) -> dict[str, Any]:
+        """The row in LLaVA's layout, keys in the order of the reference's converter."""
+        row: dict[str, Any] = {"dataset": self.dataset, "split": self.split, "question_id": self.id}
+        row = {key: value for key, value in row.items() if value is not None}
+        if self.image:
+            row["image"] = list(self.image) if len(self.image) > 1 else self.image[0]
+        row["conversations"] = [{"from": turn.role, "value": turn.text} for turn in self.turns]
+        return row
+
+
+class MetadataRow(Row):
+    """A Visual CoT training fact: a question, its answer and the regions (pixels) that hold the evidence."""
+
+    question: str
+    answer: str
+    image: str
+    width: _Side
+    height: _Side
+    bboxs: tuple[_Pixels, ...] = Field(min_length=1)
+    dataset: str
+    split: str
+
+    @property
+    def size(self) -> Size:
+        return self.width, self.height
+
+    @property
+    def box(self) -> Box:
+        """The smallest box around all regions, as the reference joins them: corner by corner."""
+        x0, y0, x1, y1 = zip(*self.bboxs, strict=True)
+        return Box(min(x0), min(y0), max(x1), max(y1), Frame.ORIGINAL)
+
+
+class DetectionRow(Row):
+    """A benchmark item seen as a search: ``expression`` is the question, ``bbox`` the region in pixels."""
+
+    img_path: str
+    expression: str
+    bbox: _Pixels
+    width: _Side
+    height: _Side
+    question_id: int | str | None = None
+    split: str | None = None
+
+    @property
+    def size(self) -> Size:
+        return self.width, self.height
+
+    @property
+    def box(self) -> Box:
+        return Box(*self.bbox, frame=Frame.ORIGINAL)
+
+
+class RefcocoRow(DetectionRow):
+    """A RefCOCO expression; ``sent_id`` names it within its split."""
+
+    dataset_name: str
+    image_id: int
+    sent_id: int
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Rows(Generic[R]):
+    """Iterate the typed rows of a JSON list or JSONL file, one block in memory.
+
+    Up to ``skip_bad`` rows may be bad: they are kept in ``bad`` (one sentence each) and counted by the caller; one
+    more raises DataError, naming file, line, field and value.
+    """
+
+    def __init__(self, path: Path | str, kind: type[R], skip_bad: int = 0) -> None:
+        self.path, self.kind, self.skip_bad = Path(path), kind, skip_bad
+        self.bad: list[str] = []
+
+    def __iter__(self) -> Iterator[R]:
+        self.bad = []
+        for raw in raw_rows(self.path):
+            try:
+                yield self.kind.model_validate_json(raw.data)
+            except ValidationError as error:
+                self.refuse(raw.line, error)
+
+    def refuse(self, line: int, error: ValidationError) -> None:
+        """Count one bad row; raise DataError where that is one too many."""
+        problem = f"{self.path}:{line}: {describe(error)}"
+        self.bad.append(problem)
+        if len(self.bad) > self.skip_bad:
+            raise DataError(f"{problem}; correct the row, or pass --skip-bad {len(self.bad)} to go on without it.")
+
+
+def describe(error: ValidationError) -> str:
+    """The first fault of a row in words: field, what is wrong, value."""
+    fault = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "json_invalid":
+        return f"the row is no JSON ({message})"
+    if fault["type"] == "missing":
+        return f"field '{field}' is missing"
+    value = repr(fault["input"])
+    return f"field '{field}': {message} (found {value if len(value) <= 80 else value[:80] + '...'})"

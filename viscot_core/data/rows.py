@@ -1,0 +1,124 @@
+"""Stream the rows of a JSON list or a JSONL file without ever holding the file: memory is one block.
+
+A 2.76 GB JSON list is one value to every JSON parser. Only its brackets matter for cutting it into rows, so a
+block is searched for quotes and brackets with numpy, brackets inside strings are dropped, and the running depth
+says where a row starts and ends. The rows stay bytes: the schema parses each once (``annotations``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viscot_core.errors import DataError
+
+BLOCK_BYTES = 1 << 20
+_OPEN, _CLOSE = 1, 2
+_BRACKETS = np.zeros(256, np.uint8)
+_BRACKETS[[ord("{"), ord("[")]] = _OPEN
+_BRACKETS[[ord("}"), ord("]")]] = _CLOSE
+_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+
+
+class RawRow(NamedTuple):
+    """One row as it stands in the file: its bytes, the line it starts on (from 1) and its number (from 0)."""
+
+    data: bytes
+    line: int
+    index: int
+
+
+def raw_rows(path: Path, block: int = BLOCK_BYTES) -> Iterator[RawRow]:
+    """The rows of ``path`` in order, one block in memory. Raises DataError where the file is no JSON list or JSONL."""
+    try:
+        with path.open("rb") as file:
+            first = _first_byte(file)
+            yield from _list_rows(path, file, block) if first == b"[" else _line_rows(file)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check the path.") from error
+
+
+def _first_byte(file: IO[bytes]) -> bytes:
+    """The first byte that says something; the file is left at its start (after a byte order mark)."""
+    start = 3 if file.read(3) == b"\xef\xbb\xbf" else 0
+    file.seek(start)
+    head = file.read(4096).lstrip()
+    file.seek(start)
+    return head[:1]
+
+
+def _line_rows(file: IO[bytes]) -> Iterator[RawRow]:
+    index = 0
+    for number, line in enumerate(file, 1):
+        if data := line.strip():
+            yield RawRow(data, number, index)
+            index += 1
+
+
+def _list_rows(path: Path, file: IO[bytes], block: int) -> Iterator[RawRow]:
+    head = file.read(block)
+    start = head.index(b"[") + 1
+    line, index, size = 1 + head.count(b"\n", 0, start), 0, block
+    rest, between = head[start:], b""
+    while True:
+        spans, closed = _spans(rest)
+        used = 0
+        for begin, end in spans:
+            gap = between + rest[used:begin].strip()
+            if gap != (b"," if index else b""):
+                raise DataError(f"{path}:{line}: {_short(gap)} stands where a row should start; repair the JSON list.")
+            line += rest.count(b"\n", used, begin)
+            yield RawRow(rest[begin:end], line, index)
+            line += rest.count(b"\n", begin, end)
+            used, index, between = end, index + 1, b""
+        if closed >= 0:
+            if gap := between + rest[used:closed].strip():
+                raise DataError(f"{path}:{line}: {_short(gap)} stands at the end of the list; repair the JSON list.")
+            return
+        rest = rest[used:]
+        size = block if spans else 2 * size  # a row longer than the block: read more at once, never quadratic
+        if not (more := file.read(size)):
+            raise DataError(f"{path}:{line}: the file ends inside row {index}; it is cut short, fetch it again.")
+        rest += more
+
+
+def _spans(data: bytes) -> tuple[list[tuple[int, int]], int]:
+    """``(start, end)`` of every whole row in ``data`` and where the list closes (-1: not here).
+
+    ``data`` starts outside of any row and string.
+    """
+    block = np.frombuffer(data, np.uint8)
+    kinds = _BRACKETS[block]
+    at = np.flatnonzero(kinds)
+    at = at[np.searchsorted(_quotes(block), at) % 2 == 0]
+    opens = kinds[at] == _OPEN
+    depth = np.cumsum(np.where(opens, 1, -1))
+    closed = -1
+    if (below := np.flatnonzero(depth < 0)).size:
+        closed = int(at[below[0]])
+        at, opens, depth = at[: below[0]], opens[: below[0]], depth[: below[0]]
+    ends = at[(depth == 0) & ~opens] + 1
+    starts = at[(depth == 1) & opens][: len(ends)]
+    return list(zip(starts.tolist(), ends.tolist(), strict=True)), closed
+
+
+def _quotes(block: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Positions of the quotes that open or close a string: those after an even run of backslashes."""
+    quotes = np.flatnonzero(block == _QUOTE)
+    slashes = np.flatnonzero(block == _BACKSLASH)
+    if not slashes.size:
+        return quotes
+    first = np.r_[True, np.diff(slashes) > 1]
+    run_start = slashes[first][np.cumsum(first) - 1]
+    run_length = np.zeros(len(block) + 1, np.int32)  # of the run that ends just before a position
+    run_length[slashes + 1] = slashes - run_start + 1
+    return quotes[run_length[quotes] % 2 == 0]
+
+
+def _short(data: bytes) -> str:
+    text = data.decode("utf-8", "replace")
+    return repr(text if len(text) <= 40 else text[:40] + "...")
