@@ -1,0 +1,57 @@
+"""The errors a person can meet. Each message is one sentence that says what is wrong and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class ViscotError(Exception):
+    """The work failed for a reason the user can act on (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(ViscotError):
+    """The command was asked for something impossible (exit code 2)."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe is wrong; ``problems`` holds every fault at once: dotted path, value and fix."""
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__("\n  ".join([message, *problems]))
+        self.problems = tuple(problems)
+
+
+class DataError(ViscotError):
+    """An annotation file or a data root is missing or wrong."""
+
+
+class ImageError(DataError):
+    """A picture is missing, damaged, too large or no picture at all."""
+
+
+class CheckpointError(ViscotError):
+    """A checkpoint is missing, damaged or of a kind viscot does not read."""
+
+
+class EngineError(ViscotError):
+    """A model could not generate: out of memory, a server that refuses, a missing extra."""
+
+
+class PartlyDone(ViscotError):
+    """Something is pending or failed; the report says what (exit code 3)."""
+
+    exit_code = 3
+
+
+def nearest(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
+    """`` Did you mean 'x' or 'y'?`` for the choices that look like ``name``, or an empty string."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
+    if not close:
+        return ""
+    return " Did you mean " + " or ".join(f"'{by_lower[c]}'" for c in close) + "?"

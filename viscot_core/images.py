@@ -1,0 +1,158 @@
+"""Pictures: open safely, pad to a square, crop, resize and normalise, draw an answer.
+
+Preprocessing equals 2023's CLIP pixels bit for bit: pad to a square with the mean colour, Pillow bicubic
+resize to the tower's side, then one look-up table for rescale and normalise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from viscot_core.boxes import Box, Window
+from viscot_core.errors import ImageError
+
+PAD_COLOR = (122, 116, 104)
+"""CLIP's mean colour in 0..255, rounded down: the colour of the padding."""
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_PIXELS = 256_000_000
+"""Largest picture that is decoded (16,000 x 16,000); beyond it a file is taken for a decompression bomb."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the model looks at: an RGB picture (whole or cropped) and a key that names its content."""
+
+    image: Image.Image
+    key: str
+
+
+def open_image(path: Path | str, *, exif: bool = False) -> Image.Image:
+    """Read a picture as RGB.
+
+    ``exif`` applies the orientation tag: right for a user's own picture, wrong for annotated data, whose boxes
+    belong to the stored pixels. Of an animation the first frame is read. 16-bit pictures are scaled to 8 bit.
+
+    Raises:
+        ImageError: missing, a directory, empty, damaged, no picture, or more than ``MAX_PIXELS`` pixels.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder; give the path of one picture.")
+    if not path.exists():
+        raise ImageError(f"There is no picture at {path}; check the path.")
+    if path.stat().st_size == 0:
+        raise ImageError(f"{path} is empty (0 bytes); copy or download it again.")
+    try:
+        with warnings.catch_warnings():
+            # The limit below is ours and larger than Pillow's, whose warning would only repeat it.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(
+                        f"{path} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; "
+                        "make it smaller before asking about it."
+                    )
+                if exif:
+                    return _to_rgb(ImageOps.exif_transpose(image))
+                return _to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large to decode safely ({error}); make it smaller first.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"{path} cannot be read as a picture ({error}); copy or convert it again.") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit values at 255 when it converts; the upper eight bits are the picture.
+        values = np.asarray(image).astype(np.float64)
+        scale = 255.0 / 65535.0 if values.max(initial=0) > 255 else 1.0
+        image = Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def view_of(image: Image.Image) -> View:
+    """A view keyed by the picture's own pixels, for pictures that come from no file."""
+    digest = hashlib.sha256(image.tobytes())
+    digest.update(repr(image.size).encode())
+    return View(image, digest.hexdigest())
+
+
+def crop(view: View, window: Window) -> View:
+    """The part of ``view`` inside ``window`` (left, top, right, bottom in its pixels)."""
+    return View(view.image.crop(window), f"{view.key}###{list(window)}")
+
+
+def pad_to_square(image: Image.Image) -> Image.Image:
+    """The picture in the middle of a square of its longer side, padded with CLIP's mean colour."""
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), PAD_COLOR)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """``uint8[side, side, 3]``: padded to a square and resized (bicubic) for a tower of ``side`` pixels."""
+    square = pad_to_square(image)
+    if square.size != (side, side):
+        square = square.resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(square)
+
+
+@cache
+def _table() -> NDArray[np.float32]:
+    """``float32[3, 256]``: rescale by 1/255 and normalise, rounded as transformers' processor rounds."""
+    values = (np.arange(256) * (1 / 255)).astype(np.float32)[None, :]
+    mean = np.array(CLIP_MEAN, np.float32)[:, None]
+    std = np.array(CLIP_STD, np.float32)[:, None]
+    return (values - mean) / std
+
+
+def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """``uint8[side, side, 3]`` -> ``float32[3, side, side]`` as CLIP reads it."""
+    table = _table()
+    return np.stack([table[channel][pixels[..., channel]] for channel in range(3)])
+
+
+def preprocess(image: Image.Image, side: int) -> NDArray[np.float32]:
+    """``float32[3, side, side]``: the whole way from an RGB picture to the tower's input."""
+    return normalise(square_pixels(image, side))
+
+
+def draw_answer(
+    image: Image.Image, box: Box, window: Window, lines: tuple[str, ...], *, height: int = 420
+) -> Image.Image:
+    """Picture with its box and crop window at the left, the crop at the right, ``lines`` of text below."""
+    left = image.copy()
+    pen = ImageDraw.Draw(left)
+    stroke = max(2, max(image.size) // 200)
+    pen.rectangle(window, outline=(255, 255, 255), width=stroke)
+    pen.rectangle(box.to_original(image.size).clip(image.size).coords, outline=(220, 30, 30), width=stroke)
+    panels = [_at_height(left, height), _at_height(image.crop(window), height)]
+    font = ImageFont.load_default(size=20)
+    gap, line_height = 12, 28
+    width = sum(p.width for p in panels) + gap * 3
+    sheet = Image.new("RGB", (width, height + gap * 3 + line_height * len(lines)), (250, 250, 250))
+    x = gap
+    for panel in panels:
+        sheet.paste(panel, (x, gap))
+        x += panel.width + gap
+    text = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        text.text((gap, height + gap * 2 + number * line_height), line, fill=(20, 20, 20), font=font)
+    return sheet
+
+
+def _at_height(image: Image.Image, height: int) -> Image.Image:
+    width = max(1, round(image.width * height / image.height))
+    return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,0 +1,102 @@
+"""Rendered conversation -> token ids and labels, the same for training and for asking.
+
+Each text chunk between pictures is tokenized whole, as the reference does; a token is supervised when it
+covers a spoken character, which the tokenizer's own offsets tell. ``<image>`` becomes as many image ids as the
+tower gives features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from viscot_core.models.manifest import TurnTokens
+from viscot_core.prompts import EOS, IMAGE, Chunk, Rendered
+
+IGNORE = -100
+"""Label of a token that is not supervised."""
+
+_SPACE = "\u2581"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """``ids`` and ``labels`` have one length; image ids are expanded; ``labels`` hold IGNORE where unsupervised."""
+
+    ids: list[int]
+    labels: list[int]
+    n_images: int
+
+    @property
+    def n_supervised(self) -> int:
+        return sum(label != IGNORE for label in self.labels)
+
+
+class ChatTokenizer:
+    """A Hugging Face tokenizer with viscot's rules for pictures and turn starts.
+
+    ``turn_tokens`` names how the text after ``</s>`` begins, for LLaMA's vocabulary: ``legacy`` ``▁US ER``,
+    ``plain`` ``USER``, ``v4.31`` ``US ER`` (what transformers 4.31 gave with legacy=False, which the released
+    weights were trained with). The tokenizer must have been loaded with ``legacy=True`` for the first and the last
+    (``models/load.py`` does).
+    """
+
+    def __init__(self, tokenizer: Any, *, image_tokens: int, turn_tokens: TurnTokens = "plain") -> None:
+        self.hf = tokenizer
+        self.image_tokens = image_tokens
+        self.turn_tokens = turn_tokens
+        self.image_id: int = tokenizer.convert_tokens_to_ids(IMAGE)
+        self.eos_id: int = tokenizer.convert_tokens_to_ids(EOS)
+        self.bos_id: int | None = tokenizer.bos_token_id
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = self.eos_id if pad is None else pad
+
+    def encode(self, rendered: Rendered) -> Encoded:
+        """Ids and labels of a whole conversation, beginning with BOS where the vocabulary has one."""
+        ids: list[int] = [] if self.bos_id is None else [self.bos_id]
+        labels: list[int] = [IGNORE] * len(ids)
+        for number, chunk in enumerate(rendered.chunks):
+            if number:
+                ids += [self.image_id] * self.image_tokens
+                labels += [IGNORE] * self.image_tokens
+            chunk_ids, spoken = self._encode_chunk(chunk)
+            ids += chunk_ids
+            labels += [i if said else IGNORE for i, said in zip(chunk_ids, spoken, strict=True)]
+        return Encoded(ids, labels, rendered.n_images)
+
+    def _encode_chunk(self, chunk: Chunk) -> tuple[list[int], list[bool]]:
+        if not chunk.text:
+            return [], []
+        out = self.hf(chunk.text, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = list(out["input_ids"])
+        spoken = [_overlaps(span, chunk.spoken) for span in out["offset_mapping"]]
+        if self.turn_tokens == "v4.31":
+            return self._split_turn_starts(ids, spoken)
+        return ids, spoken
+
+    def _split_turn_starts(self, ids: list[int], spoken: list[bool]) -> tuple[list[int], list[bool]]:
+        """Take the space mark off the first token after each ``</s>``: ``▁US`` -> ``US``."""
+        kept_ids: list[int] = []
+        kept_spoken: list[bool] = []
+        for position, (token, said) in enumerate(zip(ids, spoken, strict=True)):
+            if position and ids[position - 1] == self.eos_id:
+                piece = self.hf.convert_ids_to_tokens(token)
+                if piece == _SPACE:
+                    continue
+                if piece.startswith(_SPACE):
+                    bare = self.hf.convert_tokens_to_ids(piece[1:])
+                    if bare is not None and bare != self.hf.unk_token_id:
+                        token = bare
+            kept_ids.append(token)
+            kept_spoken.append(said)
+        return kept_ids, kept_spoken
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words of generated ids, special tokens left out, surrounding white space stripped."""
+        return str(self.hf.decode(list(ids), skip_special_tokens=True)).strip()
+
+
+def _overlaps(span: tuple[int, int], spoken: Sequence[tuple[int, int]]) -> bool:
+    start, end = span
+    return any(start < high and end > low for low, high in spoken)
