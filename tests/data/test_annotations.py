@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from viscot_core.boxes import Box, Frame
-from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow, Row, Rows, split_crop
+from viscot_core.data.annotations import (
+    Conversation,
+    DetectionRow,
+    MetadataRow,
+    RefcocoRow,
+    Row,
+    Rows,
+    split_crop,
+)
 from viscot_core.errors import DataError
 from viscot_core.prompts import Turn
 
@@ -33,9 +41,15 @@ def test_a_crop_that_is_no_box_is_refused(suffix: str) -> None:
 
 
 def test_a_conversation_reads_llavas_layout() -> None:
-    row = {"id": "7", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": 3}]}
+    row = {
+        "id": "7",
+        "image": "a.jpg",
+        "conversations": [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": 3}],
+    }
     read = Conversation.model_validate_json(json.dumps(row))
-    assert read == Conversation(id="7", image=("a.jpg",), turns=(Turn("human", "<image>\nHow many?"), Turn("gpt", "3")))
+    assert read == Conversation(
+        id="7", image=("a.jpg",), turns=(Turn("human", "<image>\nHow many?"), Turn("gpt", "3"))
+    )
     assert read.views() == [("a.jpg", None)]
 
 
@@ -57,7 +71,16 @@ def test_every_real_row_is_read(shared: Path, folder: str, kind: type[Row]) -> N
         assert sum(1 for _ in Rows(path, kind)) == expected
 
 
-METADATA = {"question": "q?", "answer": "a", "image": "x.jpg", "width": 10, "height": 8, "bboxs": [[1, 2, 3, 4]], "dataset": "d", "split": "train"}
+METADATA = {
+    "question": "q?",
+    "answer": "a",
+    "image": "x.jpg",
+    "width": 10,
+    "height": 8,
+    "bboxs": [[1, 2, 3, 4]],
+    "dataset": "d",
+    "split": "train",
+}
 
 
 @pytest.mark.parametrize(
@@ -71,10 +94,16 @@ METADATA = {"question": "q?", "answer": "a", "image": "x.jpg", "width": 10, "hei
         ({"question": None}, r"field 'question': .*\(found None\)"),
     ],
 )
-def test_a_bad_row_names_file_line_field_and_value(tmp_path: Path, change: dict[str, object], says: str) -> None:
+def test_a_bad_row_names_file_line_field_and_value(
+    tmp_path: Path, change: dict[str, object], says: str
+) -> None:
     path = tmp_path / "m.jsonl"
-    path.write_text(json.dumps(METADATA) + "\n" + json.dumps(METADATA | change) + "\n" + json.dumps(METADATA) + "\n")
-    with pytest.raises(DataError, match=r"m\.jsonl:2: " + says + ".*; correct the row, or pass --skip-bad 1 "):
+    path.write_text(
+        json.dumps(METADATA) + "\n" + json.dumps(METADATA | change) + "\n" + json.dumps(METADATA) + "\n"
+    )
+    with pytest.raises(
+        DataError, match=r"m\.jsonl:2: " + says + ".*; correct the row, or pass --skip-bad 1 "
+    ):
         list(Rows(path, MetadataRow))
     rows = Rows(path, MetadataRow, skip_bad=1)
     assert len(list(rows)) == 2
@@ -84,9 +113,12 @@ def test_a_bad_row_names_file_line_field_and_value(tmp_path: Path, change: dict[
 @pytest.mark.parametrize(
     ("turn", "says"),
     [
-        ({"from": "system", "value": "x"}, r"field 'conversations.0': 'from' is 'system', it must be"),
-        ({"from": "gpt"}, r"field 'conversations.0': a turn needs 'from' and 'value'"),
-        ({"from": "gpt", "value": None}, r"field 'conversations.0': 'value' must be text"),
+        (
+            {"from": "system", "value": "x"},
+            r"field 'conversations.0.from': .* 'human' or 'gpt' \(found 'system'\)",
+        ),
+        ({"from": "gpt"}, r"field 'conversations.0.value' is missing"),
+        ({"from": "gpt", "value": None}, r"field 'conversations.0.value': .*\(found None\)"),
     ],
 )
 def test_a_bad_turn_is_named(tmp_path: Path, turn: dict[str, object], says: str) -> None:

@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationError,
+)
+from pydantic_core import core_schema as schema
 
 from viscot_core.boxes import Box, Frame, Size
 from viscot_core.data.rows import raw_rows
@@ -44,24 +53,29 @@ def _paths(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def _turn(value: Any) -> Turn:
-    """``{"from": "human"|"gpt", "value": text}``; a number is an answer too (the reference stops there)."""
-    if isinstance(value, Turn):
-        return value
-    if not isinstance(value, dict) or "from" not in value or "value" not in value:
-        raise ValueError("a turn needs 'from' and 'value'")
-    role, text = value["from"], value["value"]
-    if role not in ("human", "gpt"):
-        raise ValueError(f"'from' is {role!r}, it must be 'human' or 'gpt'")
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
-        text = str(text)
-    if not isinstance(text, str):
-        raise ValueError("'value' must be text")  # noqa: TRY004  pydantic collects ValueErrors
-    return Turn(role, text)
-
-
 _Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
-_Turn = Annotated[Turn, BeforeValidator(_turn)]
+_Turn = Annotated[
+    Turn,  # read from {"from", "value"}; a number is an answer too (the reference stops there)
+    GetPydanticSchema(
+        lambda _type, _handler: schema.dataclass_schema(
+            Turn,
+            schema.dataclass_args_schema(
+                "Turn",
+                [
+                    schema.dataclass_field(
+                        "role", schema.literal_schema(["human", "gpt"]), validation_alias="from"
+                    ),
+                    schema.dataclass_field(
+                        "text", schema.str_schema(coerce_numbers_to_str=True), validation_alias="value"
+                    ),
+                ],
+            ),
+            ["role", "text"],
+            frozen=True,
+            slots=True,
+        )
+    ),
+]
 _Pixels = tuple[float, float, float, float]
 _Side = Annotated[int, Field(gt=0)]
 
@@ -173,7 +187,9 @@ class Rows(Generic[R]):
         problem = f"{self.path}:{line}: {describe(error)}"
         self.bad.append(problem)
         if len(self.bad) > self.skip_bad:
-            raise DataError(f"{problem}; correct the row, or pass --skip-bad {len(self.bad)} to go on without it.")
+            raise DataError(
+                f"{problem}; correct the row, or pass --skip-bad {len(self.bad)} to go on without it."
+            )
 
 
 def describe(error: ValidationError) -> str:

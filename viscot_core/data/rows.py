@@ -16,12 +16,9 @@ from numpy.typing import NDArray
 
 from viscot_core.errors import DataError
 
-BLOCK_BYTES = 1 << 20
-_OPEN, _CLOSE = 1, 2
-_BRACKETS = np.zeros(256, np.uint8)
-_BRACKETS[[ord("{"), ord("[")]] = _OPEN
-_BRACKETS[[ord("}"), ord("]")]] = _CLOSE
-_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+BLOCK_BYTES = 1 << 19
+_QUOTE, _BACKSLASH, _NEWLINE = ord('"'), ord("\\"), ord("\n")
+_CURLY = 0x20  # the bit that makes [ into { and ] into }
 
 
 class RawRow(NamedTuple):
@@ -29,7 +26,7 @@ class RawRow(NamedTuple):
 
     data: bytes
     line: int
-    index: int
+    number: int
 
 
 def raw_rows(path: Path, block: int = BLOCK_BYTES) -> Iterator[RawRow]:
@@ -52,50 +49,53 @@ def _first_byte(file: IO[bytes]) -> bytes:
 
 
 def _line_rows(file: IO[bytes]) -> Iterator[RawRow]:
-    index = 0
-    for number, line in enumerate(file, 1):
+    number = 0
+    for line_number, line in enumerate(file, 1):
         if data := line.strip():
-            yield RawRow(data, number, index)
-            index += 1
+            yield RawRow(data, line_number, number)
+            number += 1
 
 
 def _list_rows(path: Path, file: IO[bytes], block: int) -> Iterator[RawRow]:
-    head = file.read(block)
-    start = head.index(b"[") + 1
-    line, index, size = 1 + head.count(b"\n", 0, start), 0, block
-    rest, between = head[start:], b""
+    rest = file.read(max(block, 4096))
+    skip = rest.index(b"[") + 1
+    line, number, size = 1 + rest.count(b"\n", 0, skip), 0, block
+    rest, comma = rest[skip:], b""
     while True:
         spans, closed = _spans(rest)
         used = 0
-        for begin, end in spans:
-            gap = between + rest[used:begin].strip()
-            if gap != (b"," if index else b""):
-                raise DataError(f"{path}:{line}: {_short(gap)} stands where a row should start; repair the JSON list.")
-            line += rest.count(b"\n", used, begin)
-            yield RawRow(rest[begin:end], line, index)
-            line += rest.count(b"\n", begin, end)
-            used, index, between = end, index + 1, b""
+        for begin, end, above in spans:
+            if (gap := rest[used:begin].strip()) != comma:
+                raise DataError(
+                    f"{path}:{line + above}: {_short(gap)} stands before a row; repair the JSON list."
+                )
+            yield RawRow(rest[begin:end], line + above, number)
+            used, number, comma = end, number + 1, b","
         if closed >= 0:
-            if gap := between + rest[used:closed].strip():
-                raise DataError(f"{path}:{line}: {_short(gap)} stands at the end of the list; repair the JSON list.")
+            if gap := rest[used:closed].strip():
+                raise DataError(
+                    f"{path}:{line}: {_short(gap)} stands before the list's end; repair the JSON list."
+                )
             return
-        rest = rest[used:]
+        line += rest.count(b"\n", 0, used)
         size = block if spans else 2 * size  # a row longer than the block: read more at once, never quadratic
         if not (more := file.read(size)):
-            raise DataError(f"{path}:{line}: the file ends inside row {index}; it is cut short, fetch it again.")
-        rest += more
+            raise DataError(
+                f"{path}:{line}: the file ends inside row {number}; it is cut short, fetch it again."
+            )
+        rest = rest[used:] + more
 
 
-def _spans(data: bytes) -> tuple[list[tuple[int, int]], int]:
-    """``(start, end)`` of every whole row in ``data`` and where the list closes (-1: not here).
+def _spans(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
+    """``(start, end, newlines before start)`` of every whole row and where the list closes (-1: not in ``data``).
 
     ``data`` starts outside of any row and string.
     """
     block = np.frombuffer(data, np.uint8)
-    kinds = _BRACKETS[block]
-    at = np.flatnonzero(kinds)
+    curly = block | _CURLY
+    at = np.flatnonzero((curly == ord("{")) | (curly == ord("}")))
     at = at[np.searchsorted(_quotes(block), at) % 2 == 0]
-    opens = kinds[at] == _OPEN
+    opens = curly[at] == ord("{")
     depth = np.cumsum(np.where(opens, 1, -1))
     closed = -1
     if (below := np.flatnonzero(depth < 0)).size:
@@ -103,10 +103,11 @@ def _spans(data: bytes) -> tuple[list[tuple[int, int]], int]:
         at, opens, depth = at[: below[0]], opens[: below[0]], depth[: below[0]]
     ends = at[(depth == 0) & ~opens] + 1
     starts = at[(depth == 1) & opens][: len(ends)]
-    return list(zip(starts.tolist(), ends.tolist(), strict=True)), closed
+    above = np.searchsorted(np.flatnonzero(block == _NEWLINE), starts)
+    return list(zip(starts.tolist(), ends.tolist(), above.tolist(), strict=True)), closed
 
 
-def _quotes(block: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _quotes(block: NDArray[np.uint8]) -> NDArray[np.intp]:
     """Positions of the quotes that open or close a string: those after an even run of backslashes."""
     quotes = np.flatnonzero(block == _QUOTE)
     slashes = np.flatnonzero(block == _BACKSLASH)
@@ -116,7 +117,8 @@ def _quotes(block: NDArray[np.uint8]) -> NDArray[np.int64]:
     run_start = slashes[first][np.cumsum(first) - 1]
     run_length = np.zeros(len(block) + 1, np.int32)  # of the run that ends just before a position
     run_length[slashes + 1] = slashes - run_start + 1
-    return quotes[run_length[quotes] % 2 == 0]
+    unescaped: NDArray[np.intp] = quotes[run_length[quotes] % 2 == 0]
+    return unescaped
 
 
 def _short(data: bytes) -> str:
