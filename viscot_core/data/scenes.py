@@ -1,0 +1,175 @@
+"""Synthetic scenes: coloured objects that carry numbers too small to read until one looks closer.
+
+A scene is plain data first (what stands where) and pixels second, so that tests and the small model's foundation
+stage know the truth of every patch. Everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from viscot_core.boxes import Size
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (205, 35, 40),
+    "orange": (240, 140, 20),
+    "yellow": (245, 220, 50),
+    "green": (40, 150, 60),
+    "blue": (40, 85, 205),
+    "purple": (135, 50, 165),
+    "black": (28, 28, 30),
+    "white": (248, 248, 246),
+}
+NOUNS = ("card", "disc", "tag")
+
+TEXT_SHARE = 0.043
+"""Font size as a share of the picture's longer side: 4.8 px in a 112 px full view, 14-22 px in a 112 px crop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object: its name in words, its box and its text's box in pixels of the scene."""
+
+    noun: str
+    color: str
+    text: str
+    box: tuple[int, int, int, int]
+    text_box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture's content. ``seed`` also draws its background."""
+
+    seed: int
+    size: Size
+    font_size: int
+    things: tuple[Thing, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Scene:
+        things = tuple(
+            Thing(t["noun"], t["color"], t["text"], tuple(t["box"]), tuple(t["text_box"])) for t in row["things"]
+        )
+        return cls(row["seed"], (row["size"][0], row["size"][1]), row["font_size"], things)
+
+
+def make_scene(seed: int) -> Scene:
+    """Three to five objects of different colours that do not touch, in a picture of 448-1024 px."""
+    rng = random.Random(seed)
+    side = rng.randrange(640, 1025, 8)
+    short = rng.randrange(max(448, side * 5 // 8), side + 1, 8)
+    size = rng.choice([(side, short), (short, side)])
+    font_size = round(side * TEXT_SHARE * rng.uniform(0.93, 1.07))
+    things: list[Thing] = []
+    for color in rng.sample(list(COLORS), rng.randint(3, 5)):
+        box = _free_place(rng, size, side, things)
+        if box is None:
+            continue
+        text = str(rng.randint(10, 99))
+        things.append(Thing(rng.choice(NOUNS), color, text, box, _text_box(rng, text, font_size, box)))
+    return Scene(seed, size, font_size, tuple(things))
+
+
+def _free_place(
+    rng: random.Random, size: Size, side: int, things: list[Thing]
+) -> tuple[int, int, int, int] | None:
+    """A box of 15-22 % of the longer side (at most the 224 px of the crop window) that touches no other."""
+    for _ in range(60):
+        width = min(222, round(side * rng.uniform(0.15, 0.22)))
+        height = min(222, round(width * rng.uniform(0.72, 1.1)))
+        x = rng.randint(4, size[0] - width - 4)
+        y = rng.randint(4, size[1] - height - 4)
+        box = (x, y, x + width, y + height)
+        gap = 8
+        if all(
+            box[2] + gap < t.box[0] or t.box[2] + gap < box[0] or box[3] + gap < t.box[1] or t.box[3] + gap < box[1]
+            for t in things
+        ):
+            return box
+    return None
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size=size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise RuntimeError("this build of Pillow has no FreeType; install the Pillow wheel from PyPI")
+    return font
+
+
+def _text_box(
+    rng: random.Random, text: str, font_size: int, box: tuple[int, int, int, int]
+) -> tuple[int, int, int, int]:
+    """Where the text stands: near the object's middle, moved a little."""
+    left, top, right, bottom = _font(font_size).getbbox(text, stroke_width=1)
+    width, height = round(right - left), round(bottom - top)
+    jitter_x = max(0, (box[2] - box[0] - width) // 5)
+    jitter_y = max(0, (box[3] - box[1] - height) // 5)
+    cx = (box[0] + box[2]) // 2 + rng.randint(-jitter_x, jitter_x)
+    cy = (box[1] + box[3]) // 2 + rng.randint(-jitter_y, jitter_y)
+    x, y = cx - width // 2, cy - height // 2
+    return (x, y, x + width, y + height)
+
+
+def draw_scene(scene: Scene) -> Image.Image:
+    """The scene's pixels, RGB."""
+    rng = random.Random(f"pixels-{scene.seed}")
+    image = _background(rng, scene.size)
+    pen = ImageDraw.Draw(image)
+    for thing in scene.things:
+        fill = _jitter(rng, COLORS[thing.color])
+        draw_thing(pen, thing, fill, scene.font_size)
+    return image
+
+
+def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, fill: tuple[int, int, int], font_size: int) -> None:
+    """One object with its number in a contrasting ink."""
+    x0, y0, x1, y1 = thing.box
+    edge = tuple(c * 2 // 3 for c in fill)
+    if thing.noun == "disc":
+        pen.ellipse(thing.box, fill=fill, outline=edge, width=2)
+    elif thing.noun == "tag":
+        cut = (x1 - x0) // 5
+        corners = [(x0 + cut, y0), (x1 - cut, y0), (x1, (y0 + y1) // 2), (x1 - cut, y1), (x0 + cut, y1)]
+        pen.polygon([*corners, (x0, (y0 + y1) // 2)], fill=fill, outline=edge, width=2)
+    else:
+        pen.rounded_rectangle(thing.box, radius=(x1 - x0) // 10, fill=fill, outline=edge, width=2)
+    ink = (15, 15, 15) if sum(fill) > 390 else (250, 250, 250)
+    font = _font(font_size)
+    left, top, *_ = font.getbbox(thing.text, stroke_width=1)
+    at = (thing.text_box[0] - left, thing.text_box[1] - top)
+    pen.text(at, thing.text, fill=ink, font=font, stroke_width=1, stroke_fill=ink)
+
+
+def _jitter(rng: random.Random, color: tuple[int, int, int], by: int = 14) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, c + rng.randint(-by, by))) for c in color)
+    return red, green, blue
+
+
+def _background(rng: random.Random, size: Size) -> Image.Image:
+    """A dull, uneven ground with grey strokes and shapes that carry nothing."""
+    base = rng.randint(120, 190)
+    coarse = Image.new("RGB", (6, 6))
+    for x in range(6):
+        for y in range(6):
+            tone = base + rng.randint(-22, 22)
+            coarse.putpixel((x, y), _jitter(rng, (tone, tone, tone), 8))
+    image = coarse.resize(size, Image.Resampling.BILINEAR)
+    pen = ImageDraw.Draw(image)
+    for _ in range(rng.randint(4, 12)):
+        tone = _jitter(rng, (base - 35, base - 35, base - 35), 12)
+        x, y = rng.randrange(size[0]), rng.randrange(size[1])
+        dx, dy = rng.randint(-200, 200), rng.randint(-200, 200)
+        if rng.random() < 0.6:
+            pen.line((x, y, x + dx, y + dy), fill=tone, width=rng.randint(2, 9))
+        else:
+            spot = rng.randint(10, 40)
+            pen.ellipse((x, y, x + spot, y + spot), outline=tone, width=rng.randint(2, 6))
+    return image

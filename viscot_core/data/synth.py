@@ -1,0 +1,271 @@
+"""``viscot data synth``: an offline data set that stands in for the real one, file for file.
+
+Writes the layout of a data root (see DESIGN, contracts): benchmark, benchmark_det, RefCOCO and metadata files,
+training conversations with ``###`` crops, and the pictures. Training and held-out scenes come from disjoint
+seeds. The same arguments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from viscot_core.boxes import Box, Frame, format_box
+from viscot_core.data.scenes import COLORS, Scene, Thing, draw_scene, make_scene
+from viscot_core.prompts import BOX_REQUEST, IMAGE, Turn, answer_turns, cot_turns, direct_turns
+
+DATASET = "synth"
+QUESTIONS = (
+    "What number is on the {color} {noun}?",
+    "Which number does the {color} {noun} show?",
+    "Read the number on the {color} {noun}.",
+    "What is written on the {color} {noun}?",
+    "Tell me the number of the {color} {noun}.",
+    "What does the {color} {noun} say?",
+)
+HELD_OUT_SEED = 1_000_000_000
+"""Validation scenes use seeds from here on, training scenes seeds below."""
+
+
+def write_dataset(
+    out: Path,
+    *,
+    train: int,
+    val: int,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, int]:
+    """Write ``train`` and ``val`` scenes and every annotation file under ``out``; returns the row counts.
+
+    ``val`` is also the number of held-out questions: one each. ``progress(done, total)`` is called as
+    pictures are written.
+    """
+    scenes = {
+        "train": _scenes(seed * 10_000_000, train),
+        "val": _scenes(HELD_OUT_SEED + seed * 10_000_000, val),
+    }
+    jobs: list[tuple[Scene, Path]] = []
+    for split, members in scenes.items():
+        folder = out / "cot" / DATASET / split
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs += [(scene, out / image_path(split, i)) for i, scene in enumerate(members)]
+    _write_pictures(jobs, workers, progress)
+
+    counts = {
+        "train.json": _write_json(out / "train.json", list(_train_rows(scenes["train"]))),
+        "pretrain.json": _write_json(out / "pretrain.json", list(_caption_rows(scenes["train"]))),
+    }
+    for split, members in scenes.items():
+        items = list(_items(members, split))
+        if split == "train":
+            name = f"metadata/{DATASET}_cot_train.jsonl"
+            counts[name] = _write_jsonl(out / name, [i.metadata() for i in items])
+        else:
+            counts[f"benchmark/{DATASET}.json"] = _write_json(
+                out / "benchmark" / f"{DATASET}.json", [i.conversation() for i in items]
+            )
+            name = f"benchmark_det/{DATASET}.jsonl"
+            counts[name] = _write_jsonl(out / name, [i.detection() for i in items])
+            name = f"refcoco/REC_refcoco_{DATASET}_val.jsonl"
+            counts[name] = _write_jsonl(out / name, list(_refcoco_rows(members)))
+    rows = [
+        {"image": image_path(split, i), **scene.to_json()}
+        for split, members in scenes.items()
+        for i, scene in enumerate(members)
+    ]
+    counts["scenes.jsonl"] = _write_jsonl(out / "scenes.jsonl", rows)
+    return counts
+
+
+def image_path(split: str, index: int) -> str:
+    """Path of a scene's picture under the data root."""
+    return f"cot/{DATASET}/{split}/{index:06d}.jpg"
+
+
+def _scenes(first_seed: int, count: int) -> list[Scene]:
+    return [make_scene(first_seed + i) for i in range(count)]
+
+
+def _write_pictures(
+    jobs: list[tuple[Scene, Path]], workers: int, progress: Callable[[int, int], None] | None
+) -> None:
+    def report(done: int) -> None:
+        if progress and (done % 100 == 0 or done == len(jobs)):
+            progress(done, len(jobs))
+
+    if workers <= 1:
+        for done, job in enumerate(jobs, 1):
+            _write_picture(job)
+            report(done)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(_write_picture, jobs, chunksize=32), 1):
+            report(done)
+
+
+def _write_picture(job: tuple[Scene, Path]) -> None:
+    scene, path = job
+    temporary = path.with_suffix(".tmp")
+    draw_scene(scene).save(temporary, "JPEG", quality=90)
+    os.replace(temporary, path)
+
+
+class _Item:
+    """One question about one object of one scene, in every on-disk form."""
+
+    def __init__(self, question_id: int, image: str, scene: Scene, thing: Thing, split: str, rng: random.Random):
+        self.question_id = question_id
+        self.image = image
+        self.scene = scene
+        self.thing = thing
+        self.split = split
+        self.question = rng.choice(QUESTIONS).format(color=thing.color, noun=thing.noun)
+
+    @property
+    def box_text(self) -> str:
+        box = Box(*map(float, self.thing.box), frame=Frame.ORIGINAL)
+        return format_box(box.to_square(self.scene.size))
+
+    @property
+    def crop_path(self) -> str:
+        return f"{self.image}###{list(self.thing.box)}"
+
+    def conversation(self) -> dict[str, Any]:
+        turns = cot_turns(self.question, self.box_text, self.thing.text)
+        return _row([self.image, self.crop_path], turns, self.question_id, split=self.split)
+
+    def detection(self) -> dict[str, Any]:
+        width, height = self.scene.size
+        return {
+            "img_path": self.image,
+            "expression": self.question,
+            "bbox": list(self.thing.box),
+            "height": height,
+            "width": width,
+            "question_id": self.question_id,
+            "split": self.split,
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        width, height = self.scene.size
+        return {
+            "question": self.question,
+            "answer": self.thing.text,
+            "image": f"{self.split}/{Path(self.image).name}",
+            "width": width,
+            "height": height,
+            "bboxs": [list(self.thing.box)],
+            "dataset": DATASET,
+            "split": self.split,
+        }
+
+
+def _items(scenes: list[Scene], split: str) -> Iterator[_Item]:
+    for index, scene in enumerate(scenes):
+        rng = random.Random(f"item-{scene.seed}")
+        yield _Item(index, image_path(split, index), scene, rng.choice(scene.things), split, rng)
+
+
+def _row(
+    images: list[str], turns: tuple[Turn, ...], question_id: int, *, split: str = "train"
+) -> dict[str, Any]:
+    return {
+        "dataset": DATASET,
+        "split": split,
+        "question_id": question_id,
+        "image": images if len(images) > 1 else images[0],
+        "conversations": [{"from": t.role, "value": t.text} for t in turns],
+    }
+
+
+def _train_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
+    """Per scene: all boxes in one conversation, two chains (training and benchmark wording), two readings."""
+    number = 0
+    for index, scene in enumerate(scenes):
+        rng = random.Random(f"train-{scene.seed}")
+        image = image_path("train", index)
+        items = [_Item(0, image, scene, thing, "train", rng) for thing in scene.things]
+        rng.shuffle(items)
+        first, second, third = items[0], items[1 % len(items)], items[2 % len(items)]
+        rows = [
+            ([image], _all_boxes(items, rng)),
+            ([image, first.crop_path], cot_turns(first.question, first.box_text, first.thing.text)),
+            (
+                [image, second.crop_path],
+                (*answer_turns(second.question, second.box_text), Turn("gpt", second.thing.text)),
+            ),
+            ([third.crop_path], (*direct_turns(third.question), Turn("gpt", third.thing.text))),
+        ]
+        if index % 4 == 0:
+            rows.append(([image], (*direct_turns(first.question), Turn("gpt", first.thing.text))))
+        for images, turns in rows:
+            yield _row(images, turns, number)
+            number += 1
+
+
+def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Turn, ...]:
+    """One picture, one box turn for each of its objects, in the benchmark's and in training's wording."""
+    turns: list[Turn] = []
+    for item in items:
+        asked = rng.choice([f"{item.question.lower()}. {BOX_REQUEST}", f"{item.question} {BOX_REQUEST}"])
+        turns.append(Turn("human", f"{IMAGE}\n{asked}" if not turns else asked))
+        turns.append(Turn("gpt", item.box_text))
+    return tuple(turns)
+
+
+def _caption_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
+    """Stage 1: a picture and what stands in it, from left to right."""
+    for index, scene in enumerate(scenes):
+        things = sorted(scene.things, key=lambda t: t.box[0])
+        caption = ", ".join(f"a {t.color} {t.noun}" for t in things)
+        turns = (Turn("human", f"{IMAGE}\nWhat is in the picture?"), Turn("gpt", caption + "."))
+        yield _row([image_path("train", index)], turns, index)
+
+
+def _refcoco_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
+    sent_id = 0
+    for index, scene in enumerate(scenes):
+        width, height = scene.size
+        for thing in scene.things:
+            yield {
+                "img_path": image_path("val", index),
+                "expression": f"the {thing.color} {thing.noun}",
+                "bbox": list(thing.box),
+                "dataset_name": DATASET,
+                "height": height,
+                "width": width,
+                "image_id": index,
+                "sent_id": sent_id,
+                "split": "val",
+            }
+            sent_id += 1
+
+
+def color_in(text: str) -> str | None:
+    """The colour word that a synthetic question names, or None."""
+    words = text.lower().replace("?", " ").replace(".", " ").split()
+    return next((word for word in words if word in COLORS), None)
+
+
+def _write_json(path: Path, rows: list[dict[str, Any]]) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    return _write(path, f"[\n{lines}\n]\n", len(rows))
+
+
+def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _write(path, "".join(json.dumps(row) + "\n" for row in rows), len(rows))
+
+
+def _write(path: Path, text: str, count: int) -> int:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return count
