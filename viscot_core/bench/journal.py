@@ -1,0 +1,315 @@
+"""A run folder: ``run.json`` says what was asked and how, ``predictions.jsonl`` holds every finished item.
+
+Lines are appended and flushed as items finish, so a kill loses at most the batch in flight; a line cut short
+by a kill is set aside and its item asked again. One process writes at a time. Settings that change an answer
+may never change within a folder; what is asked (strategies, data sets, limit) may grow. ``score`` and ``report``
+read through ``read_predictions`` and ``read_run`` and need nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from viscot_core.errors import DataError, UsageError
+
+RUN_FILE = "run.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+BROKEN_FILE = "predictions.broken"
+LOCK_FILE = ".lock"
+
+Key = tuple[str, str, str]
+"""(strategy, data set, question id as text): what names one line of a run."""
+
+Coords = tuple[float, float, float, float]
+
+
+class Prediction(BaseModel):
+    """One finished item. Boxes are 0..1 of the padded square, ``crop`` is pixels of the stored picture."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    strategy: str
+    dataset: str
+    question_id: int | str
+    status: Literal["done", "failed"]
+    error: str | None = None
+    image: str
+    width: int
+    height: int
+    question: str
+    reference: str | None = None
+    answer: str | None = None
+    box_text: str | None = None
+    box_status: Literal["ok", "repaired", "unparsable"] | None = None
+    box: Coords | None = None
+    box_gt: Coords | None = None
+    crop: tuple[int, int, int, int] | None = None
+    iou: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        return (self.strategy, self.dataset, str(self.question_id))
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+    def to_line(self) -> bytes:
+        """The line of ``predictions.jsonl``, newline included."""
+        return orjson.dumps(self.model_dump(), option=orjson.OPT_APPEND_NEWLINE)
+
+
+Planned = dict[str, dict[str, int]]
+"""How many items each strategy has in each data set: the N of every "n of N"."""
+
+
+class RunInfo(BaseModel):
+    """``run.json``. ``settings`` is everything that can change an answer; the rest informs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: Literal[1] = 1
+    kind: Literal["cot", "refcoco"] = "cot"
+    model: str = ""
+    data: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    planned: Planned = Field(default_factory=dict)
+    missing: dict[str, int] = Field(default_factory=dict)
+    """Items left out by --skip-missing, by data set; they are part of ``planned``."""
+    warnings: list[str] = Field(default_factory=list)
+    pending: dict[str, int] = Field(default_factory=dict)
+    """Why items are still open (server errors, budget), with counts, as of the last run."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """``done``, ``failed`` and ``pending`` items as of the last run."""
+    seconds: float = 0.0
+    """Wall time of all sessions together."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    created: str = ""
+
+    def save(self, folder: Path) -> None:
+        """Write ``folder/run.json`` atomically."""
+        temporary = folder / (RUN_FILE + ".tmp")
+        temporary.write_text(
+            json.dumps(self.model_dump(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        temporary.replace(folder / RUN_FILE)
+
+
+def read_run(folder: Path | str) -> RunInfo:
+    """The ``run.json`` of a run folder.
+
+    Raises:
+        UsageError: the folder is no run folder.
+        DataError: the file is damaged.
+    """
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} is no run folder (it has no {RUN_FILE}); give the --out of a 'viscot bench'."
+        )
+    try:
+        return RunInfo.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = str(error).splitlines()[0]
+        raise DataError(
+            f"{path} is damaged ({first}); run the same 'viscot bench' into a new folder."
+        ) from error
+
+
+def read_predictions(folder: Path | str) -> list[Prediction]:
+    """Every finished item of a run in order of first finish; a later line of the same key replaces the earlier.
+
+    A last line without its newline is a write in progress or cut short, and is left out.
+
+    Raises:
+        UsageError: the folder holds no predictions.
+        DataError: a whole line is damaged; names file and line.
+    """
+    path = Path(folder) / PREDICTIONS_FILE
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no {PREDICTIONS_FILE}; give the --out of a 'viscot bench'.")
+    found: dict[Key, Prediction] = {}
+    for prediction in _lines(path):
+        found[prediction.key] = prediction
+    return list(found.values())
+
+
+def _lines(path: Path) -> Iterator[Prediction]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield Prediction.model_validate_json(line)
+            except ValidationError as error:
+                fault = error.errors(include_url=False)[0]
+                where = ".".join(str(part) for part in fault["loc"]) or "the line"
+                raise DataError(
+                    f"{path}:{number}: {where}: {fault['msg']}; delete this line and run 'viscot bench' again."
+                ) from error
+
+
+class Journal:
+    """The writing end of a run folder; use as a context manager.
+
+    Raises on entering:
+        UsageError: another process is writing to the folder.
+        DataError: a file of the folder is damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.finished: dict[Key, Prediction] = {}
+        self.info: RunInfo | None = None
+        self._file: IO[bytes] | None = None
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> Journal:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder} cannot be a run folder ({error.strerror}); choose another --out."
+            ) from error
+        self._lock = _take_lock(self.folder)
+        path = self.folder / PREDICTIONS_FILE
+        try:
+            if (self.folder / RUN_FILE).exists():
+                self.info = read_run(self.folder)
+            elif path.exists() and path.stat().st_size:
+                raise UsageError(f"{self.folder} has predictions but no {RUN_FILE}; choose a new --out.")
+            _set_broken_line_aside(path)
+            if path.exists():
+                self.finished = {p.key: p for p in read_predictions(self.folder)}
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let the next writer in."""
+        for handle in (self._file, self._lock):
+            if handle is not None:
+                handle.close()
+        self._file = self._lock = None
+
+    def begin(self, info: RunInfo) -> RunInfo:
+        """Start the run or go on with it; returns the run's info with what was planned before taken in.
+
+        Raises:
+            UsageError: a setting differs from the one the folder was begun with; the message shows both.
+        """
+        if self.info is not None:
+            refuse_changes(self.info, info, self.folder)
+            info = info.model_copy(
+                update={
+                    "planned": _union(self.info.planned, info.planned),
+                    "missing": {**self.info.missing, **info.missing},
+                    "created": self.info.created,
+                    "seconds": self.info.seconds,
+                }
+            )
+        self.info = info
+        info.save(self.folder)
+        return info
+
+    def is_done(self, key: Key) -> bool:
+        """Whether the item needs no more work; a failed one is tried again by the next run."""
+        found = self.finished.get(key)
+        return found is not None and found.done
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Append finished items and flush them to the file before returning."""
+        batch = list(predictions)
+        if not batch:
+            return
+        if self._file is None:
+            self._file = (self.folder / PREDICTIONS_FILE).open("ab")
+        self._file.write(b"".join(p.to_line() for p in batch))
+        self._file.flush()
+        self.finished.update((p.key, p) for p in batch)
+
+
+def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
+    """Raise UsageError showing every setting in which ``new`` differs from what ``folder`` was begun with."""
+    before, after = _flat({"kind": old.kind, **old.settings}), _flat({"kind": new.kind, **new.settings})
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    if changed:
+        shown = "; ".join(f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in changed)
+        raise UsageError(
+            f"{folder} was begun with other settings ({shown}); repeat those to go on, or choose a new --out."
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, lists and tuples alike (JSON knows no tuples)."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = (
+                list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            )
+    return flat
+
+
+def _union(old: Planned, new: Planned) -> Planned:
+    """What was ever asked of this folder: the larger count of each strategy and data set."""
+    joined = {strategy: dict(sets) for strategy, sets in old.items()}
+    for strategy, sets in new.items():
+        mine = joined.setdefault(strategy, {})
+        for name, count in sets.items():
+            mine[name] = max(count, mine.get(name, 0))
+    return joined
+
+
+def _take_lock(folder: Path) -> IO[bytes]:
+    handle = (folder / LOCK_FILE).open("ab")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise UsageError(
+            f"Another process is writing to {folder}; wait for it, or choose another --out."
+        ) from error
+    return handle
+
+
+def _set_broken_line_aside(path: Path) -> None:
+    """Move bytes after the last newline (a write cut short) to a side file, so that a line can be appended."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        keep = _end_of_last_line(file, size)
+        if keep == size:
+            return
+        file.seek(keep)
+        with (path.parent / BROKEN_FILE).open("ab") as broken:
+            broken.write(file.read() + b"\n")
+        file.truncate(keep)
+
+
+def _end_of_last_line(file: IO[bytes], size: int, block: int = 1 << 16) -> int:
+    """Position after the last newline of a file of ``size`` bytes; 0 where it has none."""
+    end = size
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
