@@ -1,0 +1,73 @@
+"""Fixtures and rules every test may count on: the golden data, an offline hub, command lines in-process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+NETWORK = os.environ.get("VISCOT_NETWORK", "") not in ("", "0")
+
+# Before torch or the hub are imported: tests never reach the network unless asked to, and draw no bars.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DS_BUILD_OPS", "0")
+if not NETWORK:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one command line did: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, with the reason."""
+    for item in items:
+        if "network" in item.keywords and not NETWORK:
+            item.add_marker(pytest.mark.skip(reason="needs the hub: set VISCOT_NETWORK=1"))
+        if "gpu" in item.keywords and not _has_gpu():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The top of the repository."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden data (``VISCOT_SHARED``, by default ``../shared``); skips where it is absent."""
+    folder = Path(os.environ.get("VISCOT_SHARED", REPO.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"no golden data at {folder}: set VISCOT_SHARED")
+    return folder
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """``cli("infer", "a.png", "What?")`` runs ``viscot infer a.png What?`` in this process."""
+    from viscot_cli.app import main
+
+    def run(*argv: str | Path) -> Ran:
+        capfd.readouterr()
+        code = main([str(word) for word in argv])
+        captured = capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run

@@ -1,0 +1,142 @@
+"""The root of the command line: a table of commands, each imported only when it is asked for.
+
+``viscot --help`` reads the table and nothing else, so it imports neither torch nor any command. To add a
+command, write ``viscot_cli/NAME.py`` and one line of ``COMMANDS``; the line may exist before the file does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from viscot_cli import console
+
+if TYPE_CHECKING:  # typer carries its own click; these names serve annotations only
+    from typer._click import Command, Context, HelpFormatter
+
+
+class Entry(NamedTuple):
+    """Where a command lives (``module:attribute`` of viscot_cli), its heading and its line in the help."""
+
+    where: str
+    heading: str
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "tour": Entry("tour:tour", "Try", "Three pictures and a small benchmark with the bundled model."),
+    "infer": Entry("infer:infer", "Ask", "Ask a question about a picture: box, crop and answer."),
+    "chat": Entry("chat:chat", "Ask", "Ask several questions about one picture."),
+    "demo": Entry("demo:demo", "Ask", "A web page to try a model on."),
+    "serve": Entry("serve:serve", "Ask", "An OpenAI-compatible server running the two-turn chain."),
+    "data": Entry("data:app", "Prepare", "Fetch, organise, check, convert and make data."),
+    "models": Entry("models:app", "Prepare", "List, pull, inspect and export checkpoints."),
+    "recipes": Entry("recipes:app", "Train", "List, show, copy and check training recipes."),
+    "train": Entry("train:train", "Train", "Train a recipe's stages, on one machine or many."),
+    "pretrain": Entry("train:pretrain", "Train", "Train stage 1 only: the projector."),
+    "finetune": Entry("train:finetune", "Train", "Train stage 2 only: everything the recipe says."),
+    "bench": Entry("bench:app", "Measure", "Run a benchmark into a run folder; continue one."),
+    "score": Entry("score:score", "Measure", "Let a judge score the answers of a run folder."),
+    "stats": Entry("stats:stats", "Measure", "Tables of a run folder: means, intervals, boxes."),
+    "doctor": Entry("doctor:doctor", "Look after", "What this machine has, what fits it, and the fixes."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A command group that lists ``COMMANDS`` and imports one of them when it is called."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        """The commands whose module exists, in the table's order."""
+        return [name for name, entry in COMMANDS.items() if _exists(entry)]
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """The command called ``cmd_name``, imported now; None where there is none."""
+        entry = COMMANDS.get(cmd_name)
+        return None if entry is None or not _exists(entry) else _load(cmd_name, entry)
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        """As typer does, with the nearest names where the command is unknown."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from viscot_core.errors import UsageError, nearest
+
+            hint = nearest(args[0], self.list_commands(ctx)) or " 'viscot --help' lists them all."
+            raise UsageError(f"There is no command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """The table under its headings, without importing a command."""
+        names = self.list_commands(ctx)
+        width = max((len(name) for name in names), default=0)
+        for heading in dict.fromkeys(COMMANDS[name].heading for name in names):
+            under = [name for name in names if COMMANDS[name].heading == heading]
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), COMMANDS[name].help) for name in under])
+
+
+def _exists(entry: Entry) -> bool:
+    return importlib.util.find_spec(f"viscot_cli.{entry.where.partition(':')[0]}") is not None
+
+
+def _load(name: str, entry: Entry) -> Command:
+    module, _, attribute = entry.where.partition(":")
+    found: Any = getattr(importlib.import_module(f"viscot_cli.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(rich_markup_mode=None, add_completion=False)
+        single.command(name)(found)
+        found = single
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    rich_markup_mode=None,  # rich would double the time --help takes
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="--debug, before or after a command, shows the traceback of an error. "
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly done.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from viscot_core import __version__
+
+        typer.echo(f"viscot {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Visual chain of thought: name the region that matters, look at it closely, then answer."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; every error ends here as one sentence on stderr."""
+    command = typer.main.get_command(app)
+    if "_VISCOT_COMPLETE" in os.environ:  # the shell asks for completions
+        command.main(prog_name="viscot")
+    args, debug = console.split_debug(sys.argv[1:] if argv is None else argv)
+
+    def run() -> int:
+        console.prepare(debug)
+        with command.make_context("viscot", args or ["--help"]) as context:
+            command.invoke(context)
+        return 0
+
+    return console.guarded(run, debug=debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""The one place that knows how viscot talks: tables, progress, and errors turned into exit codes.
+
+Results go to stdout and talk to stderr, so that ``viscot ... --json > answers.jsonl`` holds answers only.
+rich is imported inside the functions that draw, never at the top.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from viscot_core.errors import ViscotError
+
+INTERRUPTED = 130
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+EXTRAS = {
+    "accelerate": "train",
+    "bitsandbytes": "quant",
+    "deepspeed": "train",
+    "fastapi": "serve",
+    "flash_attn": "flash",
+    "gradio": "demo",
+    "lmms_eval": "general",
+    "openai": "api",
+    "peft": "train",
+    "tensorboard": "train",
+    "uvicorn": "serve",
+}
+
+
+# -- results and talk ------------------------------------------------------------------------------
+
+
+def out(text: str = "") -> None:
+    """Print a result to stdout."""
+    typer.echo(text)
+
+
+def say(text: str) -> None:
+    """Print talk (what is happening, where a file went) to stderr."""
+    typer.echo(text, err=True)
+
+
+def emit(value: Any) -> None:
+    """Print one JSON object on one line of stdout; takes dataclasses and numpy values, NaN becomes null."""
+    import orjson
+
+    flags = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    typer.echo(orjson.dumps(value, option=flags, default=str).decode())
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    right: Iterable[str] = (),
+) -> None:
+    """Draw a table on stdout; the columns named in ``right`` are aligned right. Cells are shown as they are.
+
+    In a terminal it takes the terminal's width; into a file or a pipe nothing is cut or wrapped.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    aligned_right = set(right)
+    for column in columns:
+        drawn.add_column(Text(column), justify="right" if column in aligned_right else "left")
+    for row in rows:
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 400).print(drawn)
+
+
+# -- progress --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show progress on stderr; yields ``advance(n)``. A bar in a terminal, else a line every 30 seconds."""
+    bar = _bar(what, total) if sys.stderr.isatty() else _lines(what, total)
+    with bar as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(what, total=total)
+        yield lambda n: bars.advance(task, n)
+
+
+@contextmanager
+def _lines(what: str, total: int | None, every: float = 30.0) -> Iterator[Callable[[int], None]]:
+    done, said = 0, time.monotonic()
+
+    def advance(n: int) -> None:
+        nonlocal done, said
+        done += n
+        if time.monotonic() - said >= every:
+            said = time.monotonic()
+            say(f"{what}: {done}" + (f" of {total}" if total else ""))
+
+    yield advance
+
+
+# -- errors and exit codes -------------------------------------------------------------------------
+
+
+def split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """Take ``--debug`` out of the command line, wherever before ``--`` it stands (or VISCOT_DEBUG=1)."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    kept = [word for word in argv[:end] if word != "--debug"]
+    debug = len(kept) < end or os.environ.get("VISCOT_DEBUG", "") not in ("", "0")
+    return [*kept, *argv[end:]], debug
+
+
+def prepare(debug: bool) -> None:
+    """Quiet the libraries unless debugging; the ``viscot`` logger speaks to stderr in plain lines."""
+    import logging
+
+    if not debug:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "%(message)s"))
+    logger = logging.getLogger("viscot_core")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
+    """Call ``run`` and return the exit code. The process's edge: whatever comes out becomes one sentence."""
+    try:
+        return run()
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.TyperException as wrong:
+        show = getattr(wrong, "show", None)  # shows usage and the nearest option itself
+        show() if show else say(f"Error: {wrong}")
+        return wrong.exit_code
+    except BrokenPipeError:
+        # `viscot ... | head`: the reader left; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - recorded: shown as a sentence, whole with --debug
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        message, code = explain(error)
+        typer.secho(f"Error: {message}" if code != INTERRUPTED else message, err=True, fg="red")
+        return code
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """The sentence a user should read for ``error``, and the exit code."""
+    if isinstance(error, ViscotError):
+        return str(error), error.exit_code
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return "Stopped; what was finished is kept.", INTERRUPTED
+    return _sentence(error), 1
+
+
+def _sentence(error: BaseException) -> str:
+    if _says_no_space(error):
+        where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return f"The disk is full{where}; free some space, then run the same command again."
+    if isinstance(error, ModuleNotFoundError):
+        name = (error.name or "").partition(".")[0]
+        if name in EXTRAS:
+            return f"{name} is not installed; get it with: pip install 'viscot[{EXTRAS[name]}]'"
+    if isinstance(error, OSError) and error.strerror:
+        about = f"{error.filename}: " if error.filename else ""
+        return f"{about}{error.strerror}."
+    if isinstance(error, MemoryError):
+        return "This machine ran out of memory; try a smaller --batch-size, --dtype bf16 or --load-in 8bit."
+    kind = type(error).__name__
+    if kind == "OutOfMemoryError":  # torch's, known by name so that torch need not be imported
+        return "The GPU ran out of memory; try a smaller --batch-size, --load-in 8bit or 4bit or --device cpu."
+    return f"Something unexpected happened ({kind}: {error}); run it again with --debug and report it."
+
+
+def _says_no_space(error: BaseException | None) -> bool:
+    """Whether ``error`` or its cause is a full disk; libraries in other languages say so in words only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

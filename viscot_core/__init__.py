@@ -1,0 +1,39 @@
+"""viscot: a multimodal model first names the region that matters, looks at its crop, then answers.
+
+    from viscot_core import load
+
+    answer = load("VisCoT-7b-336").ask("receipt.jpg", "What is the total?")
+    answer.text, answer.box, answer.crop, answer.status
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from viscot_core.chain import VisualCoT
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    load_in: str | None = None,
+    attn: str = "sdpa",
+) -> VisualCoT:
+    """A model ready to be asked: a name of the zoo, a checkpoint folder, or (without a name) the bundled one.
+
+    Nothing heavy is imported before this is called. Raises ``CheckpointError`` where the model is unknown or
+    damaged.
+    """
+    from viscot_core.chain import VisualCoT
+    from viscot_core.engines.local import LocalEngine
+    from viscot_core.models.load import load_model
+
+    loaded = load_model(name, device=device, dtype=dtype, load_in=load_in, attn=attn)
+    return VisualCoT(LocalEngine(loaded))
