@@ -36,7 +36,7 @@ def test_split_crop(path: str, name: str, coords: tuple[float, ...] | None) -> N
 
 @pytest.mark.parametrize("suffix", ["", "[]", "[1, 2, 3]", "[1, 2, 3, x]", "[1, 2, 3, 4, 5]", "1, 2, 3, 4"])
 def test_a_crop_that_is_no_box_is_refused(suffix: str) -> None:
-    with pytest.raises(DataError, match="'a.jpg###.*' is no"):
+    with pytest.raises(DataError, match=r"'a\.jpg###.*' is no"):
         split_crop("a.jpg###" + suffix)
 
 

@@ -1,6 +1,6 @@
 """Every annotation format viscot reads, as typed rows; a bad row is named by file, line, field and value.
 
-Conversations are LLaVA's layout: ``{id|question_id, image: str | [str, ...], conversations: [{from, value}]}``.
+Conversations are LLaVA's layout: ``{id|question_id, image, conversations: [{from, value}]}``.
 Metadata rows are Visual CoT's training facts, detection and RefCOCO rows its benchmark's. Boxes are pixels of
 the stored image (``Frame.ORIGINAL``).
 """
@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import core_schema as schema
 
 from viscot_core.boxes import Box, Frame, Size
-from viscot_core.data.rows import raw_rows
+from viscot_core.data.rows import RawRow, raw_rows
 from viscot_core.errors import DataError
 from viscot_core.prompts import Turn
 
@@ -81,13 +81,13 @@ _Side = Annotated[int, Field(gt=0)]
 
 
 class Row(BaseModel):
-    """What all rows share: frozen, unknown keys ignored, numbers finite, a number is text where text is asked."""
+    """What all rows share: frozen, unknown keys ignored, numbers finite, a number is text where due."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class Conversation(Row):
-    """One training or benchmark sample: ``image`` paths (``###[...]`` included) and the turns spoken about them."""
+    """One training or benchmark sample: ``image`` paths (``###[...]`` included) and what is said of them."""
 
     id: int | str | None = Field(None, validation_alias=AliasChoices("id", "question_id"))
     image: _Paths = ()
@@ -166,8 +166,8 @@ R = TypeVar("R", bound=Row)
 class Rows(Generic[R]):
     """Iterate the typed rows of a JSON list or JSONL file, one block in memory.
 
-    Up to ``skip_bad`` rows may be bad: they are kept in ``bad`` (one sentence each) and counted by the caller; one
-    more raises DataError, naming file, line, field and value.
+    Up to ``skip_bad`` rows may be bad: ``bad`` holds a sentence about each. One more raises DataError, naming
+    file, line, field and value.
     """
 
     def __init__(self, path: Path | str, kind: type[R], skip_bad: int = 0) -> None:
@@ -177,19 +177,22 @@ class Rows(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         self.bad = []
         for raw in raw_rows(self.path):
-            try:
-                yield self.kind.model_validate_json(raw.data)
-            except ValidationError as error:
-                self.refuse(raw.line, error)
+            row = self.parse(raw)
+            if row is not None:
+                yield row
 
-    def refuse(self, line: int, error: ValidationError) -> None:
-        """Count one bad row; raise DataError where that is one too many."""
-        problem = f"{self.path}:{line}: {describe(error)}"
+    def parse(self, raw: RawRow) -> R | None:
+        """The typed row, or None for a bad one that ``skip_bad`` still allows."""
+        try:
+            return self.kind.model_validate_json(raw.data)
+        except ValidationError as error:
+            problem = f"{self.path}:{raw.line}: {describe(error)}"
         self.bad.append(problem)
         if len(self.bad) > self.skip_bad:
             raise DataError(
                 f"{problem}; correct the row, or pass --skip-bad {len(self.bad)} to go on without it."
             )
+        return None
 
 
 def describe(error: ValidationError) -> str:

@@ -1,8 +1,8 @@
 """Stream the rows of a JSON list or a JSONL file without ever holding the file: memory is one block.
 
-A 2.76 GB JSON list is one value to every JSON parser. Only its brackets matter for cutting it into rows, so a
-block is searched for quotes and brackets with numpy, brackets inside strings are dropped, and the running depth
-says where a row starts and ends. The rows stay bytes: the schema parses each once (``annotations``).
+A 2.76 GB JSON list is one value to every JSON parser. Only its brackets matter for cutting it into rows:
+numpy finds quotes and brackets in a block, those inside strings are dropped, and the running depth says
+where a row starts and ends. Rows stay bytes; the schema parses each once (``annotations``).
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ _CURLY = 0x20  # the bit that makes [ into { and ] into }
 
 
 class RawRow(NamedTuple):
-    """One row as it stands in the file: its bytes, the line it starts on (from 1) and its number (from 0)."""
+    """A row as it stands in the file: its bytes, the byte and line (from 1) it starts on, its number."""
 
     data: bytes
+    start: int
     line: int
     number: int
 
 
 def raw_rows(path: Path, block: int = BLOCK_BYTES) -> Iterator[RawRow]:
-    """The rows of ``path`` in order, one block in memory. Raises DataError where the file is no JSON list or JSONL."""
+    """The rows of ``path`` in order, one block in memory. Raises DataError where the file is broken."""
     try:
         with path.open("rb") as file:
             first = _first_byte(file)
@@ -49,18 +50,20 @@ def _first_byte(file: IO[bytes]) -> bytes:
 
 
 def _line_rows(file: IO[bytes]) -> Iterator[RawRow]:
-    number = 0
+    number, start = 0, file.tell()
     for line_number, line in enumerate(file, 1):
         if data := line.strip():
-            yield RawRow(data, line_number, number)
+            yield RawRow(data, start + line.index(data), line_number, number)
             number += 1
+        start += len(line)
 
 
 def _list_rows(path: Path, file: IO[bytes], block: int) -> Iterator[RawRow]:
+    start = file.tell()
     rest = file.read(max(block, 4096))
     skip = rest.index(b"[") + 1
     line, number, size = 1 + rest.count(b"\n", 0, skip), 0, block
-    rest, comma = rest[skip:], b""
+    rest, comma, start = rest[skip:], b"", start + skip
     while True:
         spans, closed = _spans(rest)
         used = 0
@@ -69,7 +72,7 @@ def _list_rows(path: Path, file: IO[bytes], block: int) -> Iterator[RawRow]:
                 raise DataError(
                     f"{path}:{line + above}: {_short(gap)} stands before a row; repair the JSON list."
                 )
-            yield RawRow(rest[begin:end], line + above, number)
+            yield RawRow(rest[begin:end], start + begin, line + above, number)
             used, number, comma = end, number + 1, b","
         if closed >= 0:
             if gap := rest[used:closed].strip():
@@ -83,11 +86,11 @@ def _list_rows(path: Path, file: IO[bytes], block: int) -> Iterator[RawRow]:
             raise DataError(
                 f"{path}:{line}: the file ends inside row {number}; it is cut short, fetch it again."
             )
-        rest = rest[used:] + more
+        rest, start = rest[used:] + more, start + used
 
 
 def _spans(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
-    """``(start, end, newlines before start)`` of every whole row and where the list closes (-1: not in ``data``).
+    """``(start, end, newlines before)`` of every whole row, and where the list closes (-1: not in ``data``).
 
     ``data`` starts outside of any row and string.
     """

@@ -1,0 +1,176 @@
+"""Build a mixture: several JSON or JSONL files of conversations become one memory-mapped folder, streamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from viscot_core.data.annotations import Conversation, Rows, describe
+from viscot_core.data.mixture import FORMAT, Mixture, Progress, Source
+from viscot_core.data.rows import raw_rows
+from viscot_core.errors import DataError, UsageError, nearest
+
+_BATCH = 2048
+
+
+class _Listed(BaseModel):
+    """One file of a mixture list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str
+    name: str | None = None
+    weight: float = 1.0
+
+
+class _List(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    sources: list[_Listed]
+
+
+def sources_of(paths: Sequence[Path], weights: Mapping[str, float]) -> tuple[Source, ...]:
+    """The sources that ``paths`` name: JSON, JSONL, or YAML lists ``sources: [{file, name, weight}]``.
+
+    Files in a list are relative to it; a source is called after its file. ``weights`` (by name) win over the
+    lists. Raises UsageError for a list that is wrong or a weight that fits no source.
+    """
+    found: list[Source] = []
+    for path in paths:
+        if path.suffix in (".yaml", ".yml"):
+            found += [
+                Source(item.name or Path(item.file).stem, str(path.parent / item.file), item.weight)
+                for item in _read_list(path).sources
+            ]
+        else:
+            found.append(Source(path.stem, str(path)))
+    names = [source.name for source in found]
+    for name in weights:
+        if name not in names:
+            raise UsageError(
+                f"no source is called '{name}'; they are {', '.join(names)}.{nearest(name, names)}"
+            )
+    weighted = tuple(replace(source, weight=weights.get(source.name, source.weight)) for source in found)
+    for source in weighted:
+        if not source.weight > 0:
+            raise UsageError(f"the weight of '{source.name}' is {source.weight:g}; give a number above 0.")
+    return weighted
+
+
+def _read_list(path: Path) -> _List:
+    try:
+        return _List.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; check the path.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is no YAML ({error}); correct it.") from error
+    except ValidationError as error:
+        raise UsageError(
+            f"{path}: {describe(error)}; a list is 'sources: [{{file, name, weight}}]'."
+        ) from error
+
+
+def build(
+    out: Path,
+    sources: Sequence[Source],
+    *,
+    skip_bad: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Mixture:
+    """Stream the files of ``sources`` into one mixture folder; memory does not grow with the rows.
+
+    ``skip_bad`` bad rows are allowed over all files, counted in their source's ``skipped``. Killed at any
+    moment it leaves no half-made ``out``. Raises DataError for a bad row, UsageError where ``out`` exists
+    and ``overwrite`` is not set.
+    """
+    names = [source.name for source in sources]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"two sources are called '{double}'; give one of them another name.")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists; choose another --out, or pass --overwrite to build it anew.")
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    total = sum(_size(Path(source.file)) for source in sources)
+    writer = _Writer(unfinished, progress, total, skip_bad)
+    with writer.rows, writer.offsets:
+        done = tuple(writer.add(source) for source in sources)
+    if not writer.count:
+        raise DataError(f"the files of {out} hold no rows; check that they are the right ones.")
+    about = {
+        "format": FORMAT,
+        "rows": writer.count,
+        "sha256": writer.sha.hexdigest(),
+        "sources": [asdict(s) for s in done],
+    }
+    (unfinished / "mixture.json").write_text(json.dumps(about, indent=1) + "\n")
+    if out.exists():
+        shutil.rmtree(out)
+    unfinished.replace(out)
+    return Mixture.open(out)
+
+
+class _Writer:
+    """Appends rows to the open files of a mixture being built, a few thousand at a time."""
+
+    def __init__(self, folder: Path, progress: Progress | None, total: int, skip_bad: int) -> None:
+        self.rows: BinaryIO = (folder / "rows.jsonl").open("wb")
+        self.offsets: BinaryIO = (folder / "offsets.bin").open("wb")
+        self.offsets.write(np.zeros(1, np.int64).tobytes())
+        self.sha = hashlib.sha256()
+        self.count = self.end = self.read = self.skipped = 0
+        self.progress, self.total, self.skip_bad = progress, total, skip_bad
+
+    def add(self, source: Source) -> Source:
+        first, skipped, path = self.count, self.skipped, Path(source.file)
+        checked = Rows(path, Conversation, self.skip_bad - self.skipped)
+        batch: list[bytes] = []
+        for row in raw_rows(path):
+            if checked.parse(row) is None:
+                continue
+            batch.append(_one_line(row.data))
+            if len(batch) == _BATCH:
+                self.flush(batch, row.start)
+                batch.clear()
+        self.flush(batch, _size(path))
+        self.read += _size(path)
+        self.skipped += len(checked.bad)
+        return Source(
+            source.name, source.file, source.weight, first, self.count - first, self.skipped - skipped
+        )
+
+    def flush(self, batch: list[bytes], position: int) -> None:
+        if not batch:
+            return
+        ends = self.end + np.cumsum([len(row) for row in batch], dtype=np.int64)
+        joined = b"".join(batch)
+        self.rows.write(joined)
+        self.offsets.write(ends.tobytes())
+        self.sha.update(joined)
+        self.count, self.end = self.count + len(batch), int(ends[-1])
+        if self.progress:
+            self.progress(self.read + position, self.total)
+
+
+def _one_line(data: bytes) -> bytes:
+    """A row on one line: JSON text holds raw line ends between values only, so a space says the same."""
+    if b"\n" in data or b"\r" in data:
+        data = data.replace(b"\r", b" ").replace(b"\n", b" ")
+    return data + b"\n"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check the path.") from error
