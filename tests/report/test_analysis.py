@@ -1,0 +1,155 @@
+"""Means, counts and slices on runs small enough to check by hand."""
+
+from pathlib import Path
+
+import pytest
+from made_runs import prediction, sample_run, write_run
+
+from viscot_core.errors import DataError, UsageError
+from viscot_core.report.analysis import Average, By, Options, analyse
+from viscot_core.report.runs import read_run_folder
+from viscot_core.report.tables import to_json
+from viscot_core.score.offline import OfflineJudge
+from viscot_core.score.run import score_run
+
+
+def scored(folder: Path, rows: list, planned: dict | None = None):  # type: ignore[no-untyped-def,type-arg]
+    score_run(write_run(folder, rows, planned), OfflineJudge("exact"))
+    return read_run_folder(folder)
+
+
+def test_the_overall_mean_is_the_mean_of_data_sets_and_pooling_is_an_option(tmp_path: Path) -> None:
+    rows = [prediction(dataset="docvqa", question_id=i, answer="42" if i < 1 else "no") for i in range(2)]
+    rows += [prediction(dataset="cub", question_id=i) for i in range(8)]
+    run = scored(tmp_path / "r", rows)
+    assert analyse(run).answers["cot"].overall.mean == pytest.approx((0.5 + 1) / 2)
+    pooled = analyse(run, Options(average=Average.ITEMS)).answers["cot"].overall
+    assert pooled.mean == pytest.approx(0.9)
+
+
+def test_an_unscored_data_set_is_named_and_never_a_zero(tmp_path: Path) -> None:
+    rows = [prediction(dataset="docvqa", question_id=i) for i in range(3)]
+    run = scored(tmp_path / "r", rows, {"cot": {"docvqa": 4, "cub": 5}})
+    stats = analyse(run)
+    overall = stats.answers["cot"].overall
+    assert (overall.mean, overall.n, overall.of) == (1.0, 3, 9)
+    cub = stats.answers["cot"].groups["cub"]
+    assert (cub.mean, cub.n, cub.of, cub.ci95) == (None, 0, 5, None)
+    assert any("cub" in note for note in stats.notes)
+
+
+def test_a_failed_prediction_leaves_the_mean_alone(tmp_path: Path) -> None:
+    rows = [prediction(), prediction(question_id=2, status="failed", error="x", answer=None, iou=None)]
+    stats = analyse(scored(tmp_path / "r", rows))
+    assert (stats.answers["cot"].overall.mean, stats.answers["cot"].overall.n) == (1.0, 1)
+    assert (stats.boxes["cot"].overall.acc50, stats.boxes["cot"].overall.n) == (1.0, 1)
+    assert stats.failed == {"cot": 1}
+
+
+def test_boxes_count_strictly_above_the_threshold_and_unparsable_as_wrong(tmp_path: Path) -> None:
+    rows = [
+        prediction(question_id=1, iou=0.5),
+        prediction(question_id=2, iou=0.501, box_status="repaired"),
+        prediction(question_id=3, iou=0.9, box_status="unparsable", box_text="none"),
+        prediction(question_id=4, iou=0.2),
+    ]
+    boxes = analyse(scored(tmp_path / "r", rows)).boxes["cot"].overall
+    assert boxes.acc50 == 0.25
+    assert boxes.accuracy[0.3] == 0.5
+    assert boxes.mean_iou == pytest.approx((0.5 + 0.501 + 0 + 0.2) / 4)
+    assert (boxes.repaired, boxes.unparsable, boxes.n) == (1, 1, 4)
+
+
+def test_only_strategies_that_predict_a_box_have_box_figures(tmp_path: Path) -> None:
+    rows = [prediction(strategy=s) for s in ("cot", "gt-box", "center-box")]
+    assert list(analyse(scored(tmp_path / "r", rows)).boxes) == ["cot"]
+
+
+def test_refcoco_needs_no_judge(tmp_path: Path) -> None:
+    splits = ("refcoco+/testA", "refcoco/val")
+    rows = [prediction(strategy="refcoco", dataset=d, reference=None, answer=None) for d in splits]
+    stats = analyse(read_run_folder(write_run(tmp_path / "r", rows)))
+    assert stats.answers == {}
+    assert list(stats.boxes["refcoco"].groups) == ["refcoco/val", "refcoco+/testA"]
+    assert stats.notes == []
+
+
+def test_by_domain_and_by_box_area(tmp_path: Path) -> None:
+    rows = [
+        prediction(dataset="docvqa", question_id=1, box_gt=(0, 0.2, 0.05, 0.25)),
+        prediction(dataset="v7w", question_id=2, box_gt=(0, 0.125, 1, 0.875), answer="wrong"),
+        prediction(dataset="synth", question_id=3),
+    ]
+    run = scored(tmp_path / "r", rows)
+    domains = analyse(run, Options(by=By.DOMAIN)).answers["cot"].groups
+    assert {d: c.mean for d, c in domains.items()} == {"Text": 1, "General": 0, "Other": 1}
+    areas = analyse(run, Options(by=By.BOX_AREA)).answers["cot"].groups
+    assert {a: c.n for a, c in areas.items()} == {"< 1 %": 1, "1-5 %": 0, "5-20 %": 1, ">= 20 %": 1}
+    assert areas[">= 20 %"].mean == 0
+
+
+def test_paired_differences_use_shared_questions_only(tmp_path: Path) -> None:
+    rows = [prediction(question_id=i) for i in range(4)]
+    rows += [prediction(strategy="direct", question_id=i, answer="no") for i in range(2, 6)]
+    (difference,) = analyse(scored(tmp_path / "r", rows)).differences
+    assert (difference.first, difference.second) == ("cot", "direct")
+    assert (difference.test.mean, difference.test.n) == (1.0, 2)
+
+
+def test_answers_after_right_and_wrong_boxes(tmp_path: Path) -> None:
+    rows = [prediction(question_id=1), prediction(question_id=2, iou=0.1, answer="no")]
+    split = analyse(scored(tmp_path / "r", rows)).by_box["cot"]
+    assert (split.right.mean, split.wrong.mean) == (1.0, 0.0)
+
+
+def test_the_json_keeps_its_contract(tmp_path: Path) -> None:
+    run = sample_run(tmp_path / "r", datasets=("docvqa", "cub"))
+    score_run(run, OfflineJudge("exact"))
+    data = to_json(analyse(read_run_folder(run)))
+    assert list(data["answers"]) == ["cot", "direct", "gt-box"]
+    for part in data["answers"].values():
+        assert set(part) == {"datasets", "overall"}
+        for cell in (*part["datasets"].values(), part["overall"]):
+            assert set(cell) == {"mean", "n", "of", "ci95"}
+            assert cell["ci95"][0] <= cell["mean"] <= cell["ci95"][1]
+    for part in data["boxes"].values():
+        for cell in (*part["datasets"].values(), part["overall"]):
+            assert set(cell) == {"acc50", "mean_iou", "n", "of", "unparsable"}
+
+
+def test_adding_a_strategy_changes_no_other_digit(tmp_path: Path) -> None:
+    small = sample_run(tmp_path / "a")
+    rows = [prediction(strategy="no-image", question_id=i) for i in range(5)]
+    from viscot_core.bench.journal import read_predictions
+
+    large = write_run(tmp_path / "b", [*read_predictions(small), *rows])
+    for run in (small, large):
+        score_run(run, OfflineJudge("exact"))
+    a, b = (to_json(analyse(read_run_folder(run)))["answers"] for run in (small, large))
+    assert all(a[s] == b[s] for s in a)
+
+
+def test_two_judges_must_be_named(tmp_path: Path) -> None:
+    run = sample_run(tmp_path / "r")
+    for name in ("exact", "anls"):
+        score_run(run, OfflineJudge(name))
+    with pytest.raises(UsageError, match="--judge"):
+        read_run_folder(run)
+    judge = read_run_folder(run, "anls").judge
+    assert judge and judge.name == "anls"
+    with pytest.raises(UsageError, match="no scores of the judge 'vqa'"):
+        read_run_folder(run, "vqa")
+
+
+def test_an_unscored_run_says_how_to_score_it(tmp_path: Path) -> None:
+    stats = analyse(read_run_folder(sample_run(tmp_path / "r")))
+    assert stats.answers["cot"].overall.n == 0
+    assert "viscot score" in stats.notes[0]
+
+
+def test_the_scores_of_another_run_are_refused(tmp_path: Path) -> None:
+    a, b = sample_run(tmp_path / "a", seed=1), sample_run(tmp_path / "b", seed=2)
+    score_run(a, OfflineJudge("exact"))
+    (b / "scores.exact.jsonl").write_bytes((a / "scores.exact.jsonl").read_bytes())
+    with pytest.raises(DataError, match="does not belong"):
+        read_run_folder(b)

@@ -1,0 +1,67 @@
+"""Resampling against closed forms, and its two ways of drawing against each other."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from viscot_core.report.bootstrap import mean_interval, paired_test, resampled_means
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("values", [np.repeat([0.0, 1.0], [300, 700]), np.random.default_rng(1).random(1000)])
+def test_the_interval_is_the_normal_one_for_many_items(values: np.ndarray) -> None:
+    low, high = mean_interval(resampled_means(values, rng(), 20_000))
+    half = 1.96 * values.std() / np.sqrt(values.size)
+    assert low == pytest.approx(values.mean() - half, abs=0.05 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.05 * half)
+
+
+def test_counting_and_drawing_give_the_same_distribution() -> None:
+    """100 values on 9 levels are drawn item by item, 200 of them by counting; the spread must scale only."""
+    base = np.arange(9) / 8
+    drawn = resampled_means(np.tile(base, 15), rng(), 20_000)  # 9 * 16 > 135
+    counted = resampled_means(np.tile(base, 60), rng(), 20_000)  # 9 * 16 < 540
+    assert drawn.std() / counted.std() == pytest.approx(2, rel=0.03)
+    assert drawn.mean() == pytest.approx(counted.mean(), abs=1e-3)
+
+
+def test_one_value_has_no_spread() -> None:
+    assert mean_interval(resampled_means([0.3], rng())) == (pytest.approx(0.3), pytest.approx(0.3))
+
+
+def test_nothing_to_resample_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        resampled_means([], rng())
+
+
+def test_the_permutation_p_is_the_exact_one() -> None:
+    """Six differences of +1: only 2 of the 64 sign patterns are as extreme, so p = 1/32."""
+    assert paired_test([np.ones(6)], rng(), 50_000).p == pytest.approx(1 / 32, abs=0.003)
+
+
+def test_no_difference_has_p_1() -> None:
+    test = paired_test([np.zeros(5), np.zeros(3)], rng())
+    assert (test.mean, test.p, test.n) == (0, 1, 8)
+
+
+def test_the_statistic_is_the_mean_of_data_sets() -> None:
+    test = paired_test([np.ones(1000), np.zeros(2)], rng(), 2000)
+    assert test.mean == 0.5
+
+
+def test_many_distinct_differences_agree_with_few() -> None:
+    base = np.random.default_rng(3).normal(0.1, 1, 400)
+    many = paired_test([base], rng(), 20_000)
+    few = paired_test([np.round(base, 1)], rng(), 20_000)
+    assert many.p == pytest.approx(few.p, abs=0.03)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=30))
+@settings(max_examples=30, deadline=None)
+def test_the_interval_stays_inside_the_values(values: list[float]) -> None:
+    low, high = mean_interval(resampled_means(values, rng(), 500))
+    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9

@@ -1,0 +1,57 @@
+"""The offline measures against values worked out by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from viscot_core.score.offline import MEASURES, edit_distance, normalise
+
+
+@pytest.mark.parametrize(
+    ("measure", "reference", "answer", "score"),
+    [
+        ("exact", "The Cat.", "cat", 1),
+        ("exact", "42", " 42. ", 1),
+        ("exact", "1.5", "15", 0),
+        ("exact", "-3", "3", 0),
+        ("exact", "$1,200", "1200", 1),
+        ("exact", "A", "a.", 1),
+        ("exact", "A", "the", 0),
+        ("exact", "?", "!", 0),
+        ("exact", "No", "", 0),
+        ("exact", "ﬁve", "five", 1),
+        ("contains", "red card", "It is the red card.", 1),
+        ("contains", "red", "a credible answer", 0),
+        ("contains", "10", "100", 0),
+        ("vqa", "two dogs", "2 dogs", 1),
+        ("vqa", "no", "yes", 0),
+        ("anls", "kitten", "kitten", 1),
+        ("anls", "kitten", "sitten", 1 - 1 / 6),
+        ("anls", "ab", "ac", 0),  # a similarity of exactly 0.5 counts as wrong
+        ("anls", "User", "", 0),
+        ("relaxed", "100", "104.9", 1),
+        ("relaxed", "100", "106", 0),
+        ("relaxed", "$1,200", "1190", 1),
+        ("relaxed", "12.5%", "0.125", 1),
+        ("relaxed", "0", "0.0001", 0),
+        ("relaxed", "blue", "Blue.", 1),
+    ],
+)
+def test_measures(measure: str, reference: str, answer: str, score: float) -> None:
+    assert MEASURES[measure](reference, answer) == pytest.approx(score)
+
+
+@given(st.text(), st.text())
+def test_scores_stay_between_0_and_1_and_equal_texts_are_right(a: str, b: str) -> None:
+    for name, measure in MEASURES.items():
+        assert 0 <= measure(a, b) <= 1
+        if name != "contains" or normalise(a):
+            assert measure(a, a) == 1
+
+
+@given(st.text(max_size=8), st.text(max_size=8))
+def test_edit_distance_is_a_distance(a: str, b: str) -> None:
+    distance = edit_distance(a, b)
+    assert distance == edit_distance(b, a)
+    assert abs(len(a) - len(b)) <= distance <= max(len(a), len(b))
+    assert (distance == 0) == (a == b)

@@ -1,0 +1,327 @@
+"""The statistics of a run: answers, boxes, differences, slices. Numbers only; ``tables.py`` prints them.
+
+Conventions, the same everywhere:
+
+* Only scored answers enter a mean; every mean says n of N, where N counts what the benchmark set out to do.
+* *Overall* is the mean of the data sets' means, as the paper averages (``Average.ITEMS`` pools the items
+  instead). A data set without any score is left out, and named in ``notes``; it never counts as 0.
+* A box counts as right at IoU strictly above the threshold (paper Table 7). A box that cannot be parsed
+  is the model's mistake: it counts as wrong, with IoU 0. A prediction that failed is not the model's
+  answer: it is left out.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from viscot_core.report.bootstrap import (
+    RESAMPLES,
+    Floats,
+    Interval,
+    PairedTest,
+    mean_interval,
+    paired_test,
+    resampled_means,
+)
+from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, domain, paper_order
+from viscot_core.report.runs import BOX_STRATEGIES, Item, Run
+
+T = TypeVar("T")
+
+IOU_THRESHOLDS = (0.3, 0.5, 0.7)
+AREA_BINS = ((0.0, 0.01), (0.01, 0.05), (0.05, 0.2), (0.2, float("inf")))
+"""Share of the picture that the annotated box covers; the benchmark's median is 3.6 %."""
+
+
+class Average(StrEnum):
+    """How data sets become one figure."""
+
+    DATASETS = "datasets"
+    ITEMS = "items"
+
+
+class By(StrEnum):
+    """What to split by."""
+
+    DATASET = "dataset"
+    DOMAIN = "domain"
+    BOX_AREA = "box-area"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Mean score of a group of answers; mean and ci95 are None where nothing was scored."""
+
+    mean: float | None
+    n: int
+    of: int
+    ci95: Interval | None
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Predicted boxes of a group against the annotated ones; accuracies by IoU threshold, 0..1."""
+
+    accuracy: dict[float, float | None]
+    ci95: Interval | None
+    """Of the accuracy at 0.5."""
+    mean_iou: float | None
+    n: int
+    of: int
+    repaired: int
+    unparsable: int
+
+    @property
+    def acc50(self) -> float | None:
+        return self.accuracy[0.5]
+
+
+@dataclass(frozen=True)
+class Slice(Generic[T]):
+    """One strategy: a figure per group (data set, domain or size of box) and overall."""
+
+    groups: dict[str, T]
+    overall: T
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Score of ``first`` minus score of ``second`` on the questions both have a score for."""
+
+    first: str
+    second: str
+    test: PairedTest
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """Mean score of the answers after a right box (IoU > 0.5) and after a wrong one."""
+
+    right: Answers
+    wrong: Answers
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Everything ``viscot stats`` says about one run."""
+
+    run: Run
+    by: By
+    answers: dict[str, Slice[Answers]]
+    boxes: dict[str, Slice[Boxes]]
+    differences: list[Difference]
+    by_box: dict[str, Conditional]
+    failed: dict[str, int]
+    """Predictions without an answer, by strategy."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to average and resample. The same options give the same digits."""
+
+    by: By = By.DATASET
+    average: Average = Average.DATASETS
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+def analyse(run: Run, options: Options | None = None) -> Stats:
+    """All statistics of one run."""
+    options = options or Options()
+    answers: dict[str, Slice[Answers]] = {}
+    boxes: dict[str, Slice[Boxes]] = {}
+    notes: list[str] = []
+    by_strategy = _grouped(run.items, lambda item: item.strategy)
+    for strategy in run.strategies:
+        items = by_strategy.get(strategy, [])
+        planned = {d: n for (s, d), n in run.planned.items() if s == strategy}
+        if strategy != "refcoco":
+            answers[strategy] = _answers(strategy, items, planned, options)
+        if strategy in BOX_STRATEGIES:
+            boxes[strategy] = _boxes(strategy, items, planned, options)
+    notes += _missing_notes(run, answers, options)
+    return Stats(
+        run=run,
+        by=options.by,
+        answers=answers,
+        boxes=boxes,
+        differences=_differences(by_strategy, options),
+        by_box={s: _conditional(by_strategy.get(s, []), options) for s in answers if s in BOX_STRATEGIES},
+        failed={s: sum(not i.prediction.done for i in by_strategy.get(s, [])) for s in run.strategies},
+        notes=notes,
+    )
+
+
+def _grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return dict(groups)
+
+
+def _rng(options: Options, *names: str) -> np.random.Generator:
+    """A generator of its own for each figure: adding a data set or a strategy changes no other digit."""
+    return np.random.default_rng([options.seed, *(zlib.crc32(n.encode()) for n in names)])
+
+
+@dataclass
+class _Group:
+    """Items of one table cell, still split by data set, with the planned count."""
+
+    by_dataset: dict[str, list[Item]]
+    of: int
+
+
+def _groups(items: list[Item], planned: dict[str, int], by: By) -> dict[str, _Group]:
+    """Items in the groups of a table, in its order. The planned count of a box size is what is done of it."""
+    by_dataset = _grouped(items, lambda item: item.dataset)
+    if by is By.DATASET:
+        return {d: _Group({d: by_dataset.get(d, [])}, planned[d]) for d in paper_order(set(planned))}
+    if by is By.DOMAIN:
+        found = {name: [d for d in planned if domain(d) == name] for name in (*DOMAINS, OTHER_DOMAIN)}
+        return {
+            name: _Group({d: by_dataset.get(d, []) for d in sets}, sum(planned[d] for d in sets))
+            for name, sets in found.items()
+            if sets
+        }
+    groups = {}
+    for low, high in AREA_BINS:
+        inside = [i for i in items if (share := i.box_share) is not None and low <= share < high]
+        groups[area_label(low, high)] = _Group(_grouped(inside, lambda item: item.dataset), len(inside))
+    return groups
+
+
+def area_label(low: float, high: float) -> str:
+    """``1-5 %``: one of ``AREA_BINS`` in words."""
+    if low == 0:
+        return f"< {high:.0%}".replace("%", " %")
+    if high == float("inf"):
+        return f">= {low:.0%}".replace("%", " %")
+    return f"{100 * low:g}-{100 * high:g} %"
+
+
+def _answers(strategy: str, items: list[Item], planned: dict[str, int], options: Options) -> Slice[Answers]:
+    values = {
+        dataset: np.array([i.score for i in group if i.score is not None])
+        for dataset, group in _grouped(items, lambda item: item.dataset).items()
+    }
+    overall = _mean_of(values, sum(planned.values()), options, strategy)
+    groups = {}
+    for name, group in _groups(items, planned, options.by).items():
+        inside = {
+            d: np.array([i.score for i in members if i.score is not None])
+            for d, members in group.by_dataset.items()
+        }
+        groups[name] = _mean_of(inside, group.of, options, strategy, by_items=options.by is By.BOX_AREA)
+    return Slice(groups, overall)
+
+
+def _mean_of(
+    values: dict[str, Floats], of: int, options: Options, strategy: str, *, by_items: bool = False
+) -> Answers:
+    """Mean and interval of scores that are still split by data set."""
+    arrays = {d: v for d, v in values.items() if v.size}
+    n = sum(v.size for v in arrays.values())
+    if not n:
+        return Answers(None, 0, of, None)
+    if by_items or options.average is Average.ITEMS:
+        arrays = {"items of " + " ".join(arrays): np.concatenate(list(arrays.values()))}
+    draws = [resampled_means(v, _rng(options, strategy, d), options.resamples) for d, v in arrays.items()]
+    mean = float(np.mean([v.mean() for v in arrays.values()]))
+    return Answers(mean, n, of, mean_interval(np.mean(draws, axis=0)))
+
+
+def _boxes(strategy: str, items: list[Item], planned: dict[str, int], options: Options) -> Slice[Boxes]:
+    def cell(by_dataset: dict[str, list[Item]], of: int, by_items: bool = False) -> Boxes:
+        compared = {d: [i for i in members if i.iou is not None] for d, members in by_dataset.items()}
+        ious = {d: np.array([i.iou for i in members]) for d, members in compared.items()}
+        status = [i.prediction.box_status for members in compared.values() for i in members]
+        hits = {t: {d: (v > t).astype(float) for d, v in ious.items()} for t in IOU_THRESHOLDS}
+        accuracy = {t: _plain_mean(hits[t], options, by_items) for t in IOU_THRESHOLDS}
+        at_half = _mean_of(hits[0.5], of, options, strategy + " boxes", by_items=by_items)
+        return Boxes(
+            accuracy=accuracy,
+            ci95=at_half.ci95,
+            mean_iou=_plain_mean(ious, options, by_items),
+            n=at_half.n,
+            of=of,
+            repaired=status.count("repaired"),
+            unparsable=status.count("unparsable"),
+        )
+
+    groups = _groups(items, planned, options.by)
+    return Slice(
+        {name: cell(g.by_dataset, g.of, options.by is By.BOX_AREA) for name, g in groups.items()},
+        cell(_grouped(items, lambda item: item.dataset), sum(planned.values())),
+    )
+
+
+def _plain_mean(values: dict[str, Floats], options: Options, by_items: bool) -> float | None:
+    arrays = [v for v in values.values() if v.size]
+    if not arrays:
+        return None
+    if by_items or options.average is Average.ITEMS:
+        return float(np.concatenate(arrays).mean())
+    return float(np.mean([v.mean() for v in arrays]))
+
+
+def _differences(by_strategy: dict[str, list[Item]], options: Options) -> list[Difference]:
+    """``cot`` against every other strategy, paired by question."""
+    first = "cot"
+    found = []
+    for second in by_strategy:
+        if first in by_strategy and second not in (first, "refcoco"):
+            test = paired(by_strategy[first], by_strategy[second], options, first, second)
+            if test:
+                found.append(Difference(first, second, test))
+    return found
+
+
+def paired(first: Sequence[Item], second: Sequence[Item], options: Options, *names: str) -> PairedTest | None:
+    """The paired test of two strategies or two runs; None where they share no scored question."""
+    other = {i.key: i.score for i in second if i.score is not None}
+    differences: dict[str, list[float]] = defaultdict(list)
+    for item in first:
+        if item.score is not None and (score := other.get(item.key)) is not None:
+            differences[item.dataset].append(item.score - score)
+    if not differences:
+        return None
+    groups = list(differences.values())
+    if options.average is Average.ITEMS:
+        groups = [[d for group in groups for d in group]]
+    return paired_test(groups, _rng(options, *names), options.resamples)
+
+
+def _conditional(items: list[Item], options: Options) -> Conditional:
+    """Answer scores split by whether the model's own box was right; items pooled over data sets."""
+    scored = [(i.score, i.iou > 0.5) for i in items if i.score is not None and i.iou is not None]
+
+    def mean(right: bool) -> Answers:
+        values = np.array([score for score, hit in scored if hit is right])
+        return _mean_of({"": values}, values.size, options, f"box {right}", by_items=True)
+
+    return Conditional(mean(True), mean(False))
+
+
+def _missing_notes(run: Run, answers: dict[str, Slice[Answers]], options: Options) -> list[str]:
+    notes = []
+    if answers and run.judge is None:
+        notes.append(f"No answer is scored yet: run 'viscot score {run.path} --judge exact'.")
+        return notes
+    if options.by is By.DATASET:
+        for strategy, part in answers.items():
+            empty = [name for name, cell in part.groups.items() if not cell.n]
+            if empty:
+                notes.append(
+                    f"{strategy}: no score for {', '.join(empty)}; the overall mean is of the other "
+                    "data sets."
+                )
+    return notes

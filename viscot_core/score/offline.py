@@ -1,0 +1,125 @@
+"""Judges that need no model: deterministic, offline, the field's own measures.
+
+``exact`` (normalised match), ``anls`` (DocVQA, Biten et al. 2019), ``vqa`` (VQA accuracy against one
+reference, with the normalisation of VQA v2), ``contains`` (the reference appears in the answer as whole
+words) and ``relaxed`` (ChartQA, Masry et al. 2022: numbers within 5 %).
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Callable, Iterable
+
+from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
+
+Measure = Callable[[str, str], float]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = re.compile(
+    r"(?<=\d)\.(?=\d)|(?<!\w)[-.](?=\.?\d)"  # 1.5, .5 and -3 keep what makes them another number
+    f"|([{re.escape(string.punctuation)}])"
+)
+_NUMBER_WORDS = {
+    word: str(value)
+    for value, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
+} | {"none": "0"}
+ANLS_THRESHOLD = 0.5
+"""An ANLS similarity at or below this counts as a wrong answer (0), as DocVQA defines it."""
+RELAXED_TOLERANCE = 0.05
+
+
+def normalise(text: str) -> str:
+    """Case, Unicode spelling, punctuation, articles and spare whitespace removed: ``"The  Cat."`` is
+    ``"cat"``.
+
+    Decimal points and minus signs of numbers stay (1.5 is not 15). A text made of nothing but articles or
+    punctuation (``"A"``, ``"?"``) keeps them, so that it can still be right or wrong.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    plain = _PUNCTUATION.sub(lambda m: "" if m[1] else m[0], folded)
+    for candidate in (_ARTICLES.sub(" ", plain), plain, folded):
+        if words := candidate.split():
+            return " ".join(words)
+    return ""
+
+
+def exact(reference: str, answer: str) -> float:
+    """1 where the normalised texts are equal."""
+    return float(normalise(reference) == normalise(answer))
+
+
+def contains(reference: str, answer: str) -> float:
+    """1 where the normalised reference stands in the normalised answer as whole words."""
+    wanted, given = normalise(reference), normalise(answer)
+    return float(bool(wanted) and f" {wanted} " in f" {given} ")
+
+
+def anls(reference: str, answer: str) -> float:
+    """1 - edit distance / longer length, on lower-cased stripped text; 0 at or below ``ANLS_THRESHOLD``."""
+    a, b = " ".join(reference.lower().split()), " ".join(answer.lower().split())
+    longest = max(len(a), len(b))
+    similarity = 1.0 - edit_distance(a, b) / longest if longest else 1.0
+    return similarity if similarity > ANLS_THRESHOLD else 0.0
+
+
+def vqa(reference: str, answer: str) -> float:
+    """VQA accuracy against one reference: equal after VQA's normalisation, number words made digits."""
+    return float(_vqa_words(reference) == _vqa_words(answer))
+
+
+def relaxed(reference: str, answer: str) -> float:
+    """Numbers may differ by 5 % of the reference; anything else must match exactly."""
+    wanted, given = _number(reference), _number(answer)
+    if wanted is None or given is None:
+        return exact(reference, answer)
+    if wanted == 0:
+        return float(given == 0)
+    return float(abs(given - wanted) / abs(wanted) <= RELAXED_TOLERANCE)
+
+
+MEASURES: dict[str, Measure] = {
+    "exact": exact,
+    "anls": anls,
+    "vqa": vqa,
+    "contains": contains,
+    "relaxed": relaxed,
+}
+
+
+class OfflineJudge:
+    """One of ``MEASURES`` as a judge."""
+
+    def __init__(self, name: str) -> None:
+        self._measure = MEASURES[name]
+        self.identity = JudgeIdentity.now(name, name, None, None)
+
+    def judge(self, pairs: Iterable[Pair], done: Callable[[Pair, Outcome], None]) -> None:
+        for pair in pairs:
+            done(pair, Outcome(State.SCORED, self._measure(pair.reference, pair.answer)))
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Levenshtein distance in characters."""
+    if len(a) < len(b):
+        a, b = b, a
+    previous = list(range(len(b) + 1))
+    for i, char in enumerate(a, 1):
+        current = [i]
+        for j, other in enumerate(b, 1):
+            current.append(min(previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (char != other)))
+        previous = current
+    return previous[-1]
+
+
+def _vqa_words(text: str) -> list[str]:
+    return [_NUMBER_WORDS.get(word, word) for word in normalise(text).split()]
+
+
+def _number(text: str) -> float | None:
+    """``"$1,200"`` and ``"3"`` as numbers, ``"12.5 %"`` as 0.125 (ChartQA's rule)."""
+    match = re.fullmatch(r"\s*[$€£]?([-+]?(?:\d[\d,]*\.?\d*|\.\d+))\s*(%?)\.?\s*", text)
+    return float(match[1].replace(",", "")) / (100 if match[2] else 1) if match else None

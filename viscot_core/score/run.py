@@ -1,0 +1,150 @@
+"""Score one run folder with one judge: read the predictions, ask about what has no verdict yet, append."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from viscot_core.bench.journal import Key, Prediction, read_predictions
+from viscot_core.errors import DataError
+from viscot_core.score.judges import Judge
+from viscot_core.score.verdicts import Outcome, Pair, ScoreLog, Scores, State, Verdict, scores_path
+
+Progress = Callable[[int, int], None]
+"""``(items done, items to do)``, called after every pair."""
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """Where the answers of a run stand with one judge; the four states add up to ``items``."""
+
+    path: Path
+    items: int
+    states: dict[State, int]
+    new: int
+    """Verdicts written by this call."""
+    clipped: int
+    unanswered: int
+    """Predictions that failed and have no answer to judge; not part of ``items``."""
+    reasons: dict[str, int]
+    """Why items are unscored, pending or failed, most frequent first."""
+
+    @property
+    def complete(self) -> bool:
+        return not self.states[State.PENDING] and not self.states[State.FAILED] and not self.unanswered
+
+
+def pair_of(prediction: Prediction) -> Pair | None:
+    """What a judge sees of a prediction; None where there is no answer or nothing to compare it with."""
+    if not prediction.done or prediction.reference is None or prediction.answer is None:
+        return None
+    return Pair(prediction.question, prediction.reference, prediction.answer)
+
+
+def check_belongs(scores: Scores, predictions: Iterable[Prediction]) -> None:
+    """Refuse the scores of another run: an item this run does not have, or words it did not say.
+
+    Raises:
+        DataError: naming how many lines do not fit.
+    """
+    pairs = {p.key: pair_of(p) for p in predictions}
+    strange = 0
+    for key, verdict in scores.verdicts.items():
+        pair = pairs.get(key)
+        if pair is None or (verdict.pair is not None and verdict.pair != pair.digest()):
+            strange += 1
+    if strange:
+        raise DataError(
+            f"{scores.path} does not belong to this run: {strange} of its {len(scores.verdicts)} "
+            "verdicts are about "
+            "other items or other answers; move that file away and run 'viscot score' again."
+        )
+
+
+def open_pairs(
+    predictions: Sequence[Prediction], scores: Scores, *, retry_unscored: bool = False
+) -> dict[Pair, list[Prediction]]:
+    """What still has to be judged: distinct pairs, each with the items that share it."""
+    final = {State.SCORED} if retry_unscored else {State.SCORED, State.UNSCORED}
+    todo: dict[Pair, list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        pair = pair_of(prediction)
+        verdict = scores.verdicts.get(prediction.key)
+        if pair is not None and (verdict is None or verdict.outcome.state not in final):
+            todo[pair].append(prediction)
+    return dict(todo)
+
+
+def score_run(
+    run: Path,
+    judge: Judge,
+    *,
+    name: str | None = None,
+    retry_unscored: bool = False,
+    progress: Progress | None = None,
+) -> ScoreReport:
+    """Judge every answer of ``run`` that has no verdict yet and append to ``scores.<name>.jsonl``.
+
+    Whatever was written before an interruption stays; the same call continues. Raises DataError for a
+    scores file of another run, UsageError for one of another judge, EngineError when the judge cannot
+    work at all.
+    """
+    predictions = read_predictions(run)
+    path = scores_path(run, name or judge.identity.name)
+    with ScoreLog(path, judge.identity) as log:
+        check_belongs(log.scores, predictions)
+        verdicts = dict(log.scores.verdicts)
+        todo = open_pairs(predictions, log.scores, retry_unscored=retry_unscored)
+        total, new = sum(map(len, todo.values())), 0
+
+        def done(pair: Pair, outcome: Outcome) -> None:
+            nonlocal new
+            digest = pair.digest()
+            lines = [Verdict(p.strategy, p.dataset, p.question_id, outcome, digest) for p in todo[pair]]
+            log.append(lines)
+            verdicts.update((v.key, v) for v in lines)
+            new += len(lines)
+            if progress:
+                progress(new, total)
+
+        asked = _reuse(todo, log.scores, done)
+        if asked:
+            judge.judge(asked, done)
+    return _report(path, predictions, verdicts, new)
+
+
+def _reuse(
+    todo: dict[Pair, list[Prediction]], scores: Scores, done: Callable[[Pair, Outcome], None]
+) -> list[Pair]:
+    """Give items the score their words got under another strategy before; returns the pairs left to ask."""
+    known = {
+        v.pair: v.outcome for v in scores.verdicts.values() if v.outcome.state is State.SCORED and v.pair
+    }
+    rest = []
+    for pair in todo:
+        if outcome := known.get(pair.digest()):
+            done(pair, outcome)
+        else:
+            rest.append(pair)
+    return rest
+
+
+def _report(
+    path: Path, predictions: Sequence[Prediction], verdicts: dict[Key, Verdict], new: int
+) -> ScoreReport:
+    states = dict.fromkeys(State, 0)
+    reasons: Counter[str] = Counter()
+    clipped = items = 0
+    for prediction in predictions:
+        if pair_of(prediction) is None:
+            continue
+        items += 1
+        verdict = verdicts.get(prediction.key)
+        states[verdict.outcome.state if verdict else State.PENDING] += 1
+        if verdict and verdict.outcome.state is not State.SCORED:
+            reasons[verdict.outcome.reason or "no reason was kept"] += 1
+        clipped += bool(verdict and verdict.outcome.clipped)
+    unanswered = sum(p.reference is not None and not p.done for p in predictions)
+    return ScoreReport(path, items, states, new, clipped, unanswered, dict(reasons.most_common()))

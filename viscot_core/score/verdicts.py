@@ -1,0 +1,256 @@
+"""What a judge said about each answer: one append-only file per judge, beside the predictions.
+
+``scores.<judge>.jsonl`` opens with one header line that names the judge; every further line is one
+verdict. A later line about the same item replaces an earlier one. A verdict carries a digest of the words
+it was given for, so that the file of another run, or of answers that changed since, is noticed instead of
+averaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from viscot_core.bench.journal import Key
+from viscot_core.errors import DataError, UsageError
+
+
+class State(StrEnum):
+    """How far an answer came with a judge; only ``scored`` ever enters a mean."""
+
+    SCORED = "scored"
+    UNSCORED = "unscored"
+    """The judge replied, but no single score could be read from it."""
+    PENDING = "pending"
+    """Not asked yet, or asked and no reply came (it will be asked again)."""
+    FAILED = "failed"
+    """The judge refuses this item (a content filter, a request it calls wrong)."""
+
+
+class Pair(NamedTuple):
+    """What a judge sees. Equal pairs are judged once."""
+
+    question: str
+    reference: str
+    answer: str
+
+    def digest(self) -> str:
+        """16 hex digits that name these words."""
+        return hashlib.sha256("\0".join(self).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A judge's result for one pair; ``score`` is in 0..1 and only there when scored."""
+
+    state: State
+    score: float | None = None
+    reason: str | None = None
+    reply: str | None = None
+    clipped: bool = False
+    """The judge said a value outside 0..1 and it was cut to the nearer end."""
+
+
+@dataclass(frozen=True)
+class JudgeIdentity:
+    """All that changes a score. Two files compare only when model, prompt and temperature agree."""
+
+    name: str
+    model: str
+    prompt_sha256: str | None
+    temperature: float | None
+    created: str
+
+    @classmethod
+    def now(cls, name: str, model: str, prompt_sha256: str | None, temperature: float | None) -> Self:
+        return cls(name, model, prompt_sha256, temperature, datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def same_judge(self, other: JudgeIdentity) -> bool:
+        """Equal but for the date."""
+        return (self.name, self.model, self.prompt_sha256, self.temperature) == (
+            other.name,
+            other.model,
+            other.prompt_sha256,
+            other.temperature,
+        )
+
+    def describe(self) -> str:
+        """``openai:gpt-4o-mini, prompt 3f2a91c0, temperature 0``: one phrase for tables and errors."""
+        words = [self.name]
+        if self.prompt_sha256:
+            words.append(f"prompt {self.prompt_sha256[:8]}")
+        if self.temperature is not None:
+            words.append(f"temperature {self.temperature:g}")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of a scores file: an item and what the judge said about it."""
+
+    strategy: str
+    dataset: str
+    question_id: str | int
+    outcome: Outcome
+    pair: str | None = None
+    """``Pair.digest`` of the words that were judged; None in files written by other tools."""
+
+    @property
+    def key(self) -> Key:
+        return (self.strategy, self.dataset, str(self.question_id))
+
+    def line(self) -> str:
+        row: dict[str, Any] = {
+            "strategy": self.strategy,
+            "dataset": self.dataset,
+            "question_id": self.question_id,
+            "state": self.outcome.state.value,
+            "score": self.outcome.score,
+            "reason": self.outcome.reason,
+        }
+        if self.outcome.reply is not None:
+            row["reply"] = self.outcome.reply
+        if self.outcome.clipped:
+            row["clipped"] = True
+        if self.pair is not None:
+            row["pair"] = self.pair
+        return json.dumps(row, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A scores file as read: the judge and the last verdict about each item."""
+
+    judge: JudgeIdentity
+    verdicts: dict[Key, Verdict]
+    path: Path
+
+
+def scores_path(run: Path, judge: str) -> Path:
+    """``RUN/scores.<judge>.jsonl`` with every character that a file name should not hold made a dash."""
+    slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in judge).strip("-.")
+    return run / f"scores.{slug}.jsonl"
+
+
+def score_files(run: Path) -> dict[str, Path]:
+    """The scores files of a run by their judge's part of the name."""
+    return {
+        p.name.removeprefix("scores.").removesuffix(".jsonl"): p for p in sorted(run.glob("scores.*.jsonl"))
+    }
+
+
+def read_scores(path: Path) -> Scores:
+    """Read a scores file; a last line cut short by an interruption is left out (``ScoreLog`` sets it aside).
+
+    Raises:
+        DataError: no header, or a line in the middle that is no verdict.
+    """
+    lines, _ = _whole_lines(path)
+    if not lines:
+        raise DataError(f"{path} holds no judge's header line; delete it and run 'viscot score' again.")
+    judge = _header(path, lines[0])
+    verdicts: dict[Key, Verdict] = {}
+    for number, line in enumerate(lines[1:], 2):
+        if line.strip():
+            verdict = _verdict(path, number, line)
+            verdicts[verdict.key] = verdict
+    return Scores(judge, verdicts, path)
+
+
+def _whole_lines(path: Path) -> tuple[list[bytes], bytes]:
+    """Lines that ended, and what stands after the last line break (b"" in a whole file)."""
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check the path.") from error
+    return lines, rest
+
+
+def _header(path: Path, line: bytes) -> JudgeIdentity:
+    try:
+        judge = json.loads(line)["judge"]
+        return JudgeIdentity(
+            judge["name"], judge["model"], judge["prompt_sha256"], judge["temperature"], judge["created"]
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}:1 is no judge's header line; delete the file and score again.") from error
+
+
+def _verdict(path: Path, number: int, line: bytes) -> Verdict:
+    try:
+        row = json.loads(line)
+        state = State(row["state"])
+        score = None if row["score"] is None else float(row["score"])
+        if (state is State.SCORED) != (score is not None and 0 <= score <= 1):
+            raise ValueError(f"state {state} with score {score}")
+        outcome = Outcome(state, score, row["reason"], row.get("reply"), bool(row.get("clipped")))
+        return Verdict(
+            str(row["strategy"]), str(row["dataset"]), row["question_id"], outcome, row.get("pair")
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}:{number} is no verdict ({error}); remove that line, it is asked again."
+        ) from error
+
+
+class ScoreLog:
+    """Appends verdicts to a scores file, flushing each: a kill loses at most the line being written.
+
+    Opening an existing file checks that it is of the same judge and sets a broken last line aside in
+    ``<file>.broken``. Use as a context manager; ``.scores`` holds what was there before.
+    """
+
+    def __init__(self, path: Path, judge: JudgeIdentity) -> None:
+        self.path = path
+        kept = _set_broken_tail_aside(path) if path.exists() else 0
+        if kept:
+            self.scores = read_scores(path)
+            if not self.scores.judge.same_judge(judge):
+                raise UsageError(
+                    f"{path} was written by another judge ({self.scores.judge.describe()}, now "
+                    f"{judge.describe()}); "
+                    "give these scores a file of their own with --name."
+                )
+        else:
+            _write_header(path, judge)
+            self.scores = Scores(judge, {}, path)
+        self._file = path.open("a", encoding="utf-8", newline="\n")
+
+    def append(self, verdicts: Sequence[Verdict]) -> None:
+        self._file.write("".join(v.line() + "\n" for v in verdicts))
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _write_header(path: Path, judge: JudgeIdentity) -> None:
+    try:
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps({"judge": asdict(judge)}, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _set_broken_tail_aside(path: Path) -> int:
+    """Cut a half-written last line off (kept in ``<file>.broken``); returns the bytes that stay."""
+    lines, rest = _whole_lines(path)
+    whole = sum(len(line) + 1 for line in lines)
+    if rest:
+        with path.with_name(path.name + ".broken").open("ab") as aside:
+            aside.write(rest + b"\n")
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    return whole
