@@ -192,7 +192,7 @@ def _sentence(error: BaseException) -> str:
         return "This machine ran out of memory; try a smaller --batch-size, --dtype bf16 or --load-in 8bit."
     kind = type(error).__name__
     if kind == "OutOfMemoryError":  # torch's, known by name so that torch need not be imported
-        return "The GPU ran out of memory; try a smaller --batch-size, --load-in 8bit or 4bit or --device cpu."
+        return "The GPU ran out of memory; try a smaller --batch-size, --load-in 8bit or 4bit, --device cpu."
     return f"Something unexpected happened ({kind}: {error}); run it again with --debug and report it."
 
 

@@ -1,0 +1,53 @@
+# make help | demo | test | lint | bench. The first call makes .venv and installs the versions of constraints.txt.
+# PYTHON=python3.12 picks another interpreter; PYTEST_ARGS="-k boxes" narrows `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# A stamp per content of the two files, so that a changed dependency installs again and nothing else does.
+KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+RUNTIME := $(VENV)/.viscot-runtime-$(KEY)
+DEV := $(VENV)/.viscot-dev-$(KEY)
+HELD_OUT := --train 50 --val 500 --seed 1000003
+FAST := not slow and not gpu and not network
+
+.PHONY: help demo test lint bench
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+
+demo: $(RUNTIME)  ## install what is needed to run, then `viscot tour`: pictures, boxes, answers, a small benchmark
+	$(BIN)/viscot tour
+
+test: lint  ## ruff, mypy and the tests that need neither a GPU nor a network
+	$(BIN)/python -m pytest -q -m "$(FAST)" $(PYTEST_ARGS)
+
+lint: $(DEV)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(RUNTIME)  ## the figures of the bundled model: 500 held-out synthetic questions, about 5 minutes
+	test -d data/held-out || $(BIN)/viscot data synth --out data/held-out $(HELD_OUT)
+	$(BIN)/viscot bench cot --data data/held-out --strategy cot,direct,gt-box,center-box,random-box,no-image --out results/held-out
+	$(BIN)/viscot score results/held-out --judge exact
+	$(BIN)/viscot stats results/held-out
+
+# torch goes first, so that every later step builds against and keeps this one.
+$(RUNTIME): | $(BIN)/python
+	@echo "Installing viscot into $(VENV) (a few minutes the first time) ..."
+	$(PIP) torch
+	$(PIP) --editable .
+	@rm -f $(VENV)/.viscot-runtime-*
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "Installing what the tests need ..."
+	DS_BUILD_OPS=0 $(PIP) --editable '.[dev]'
+	@rm -f $(VENV)/.viscot-dev-*
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "viscot needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
