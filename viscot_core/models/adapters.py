@@ -1,0 +1,105 @@
+"""LoRA adapters, merged while a checkpoint is read: peft's own, and upstream's with ``non_lora_trainables.bin``."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viscot_core.errors import CheckpointError
+from viscot_core.models.layouts import Layout, module_name
+from viscot_core.models.weights import Stored, open_file
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "adapter_config.json"
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_WHOLE = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
+_PAIR = re.compile(r"\.lora_([AB])(?:\.default)?\.weight$")
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A LoRA's change to one matrix: ``weight + scale * b @ a``, computed in float32."""
+
+    a: Stored
+    b: Stored
+    scale: float
+
+    def add_to(self, weight: torch.Tensor) -> torch.Tensor:
+        """The merged matrix in the weight's own dtype."""
+        a, b = self.a.read().float(), self.b.read().float()
+        if (b.shape[0], a.shape[1]) != tuple(weight.shape) or a.shape[0] != b.shape[1]:
+            raise CheckpointError(
+                f"{self.a.file}: '{self.a.name}' {list(a.shape)} and its partner {list(b.shape)} do not fit a "
+                f"matrix of {list(weight.shape)}; the adapter belongs to another base model."
+            )
+        return (weight.float() + self.scale * (b @ a)).to(weight.dtype)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds a LoRA adapter."""
+    return (path / CONFIG).exists()
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        if config.get("peft_type", "LORA") != "LORA":
+            raise CheckpointError(f"{path} holds a {config['peft_type']} adapter; viscot merges LoRA only.")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path / CONFIG} is damaged ({error}); copy the adapter again.") from error
+    unread = [key for key in ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)]
+    if unread:
+        raise CheckpointError(f"{path} uses {', '.join(unread)}, which viscot does not merge; merge it with peft first.")
+    return config
+
+
+def base_name(path: Path) -> str:
+    """The base model that an adapter's config names."""
+    name = _config(path).get("base_model_name_or_path")
+    if not name:
+        raise CheckpointError(f"{path / CONFIG} names no base model (base_model_name_or_path); add it.")
+    return str(name)
+
+
+def changes(path: Path) -> dict[str, Delta | Stored]:
+    """What an adapter does, by module name: a ``Delta`` to add or a whole tensor that takes the base's place."""
+    config = _config(path)
+    rank = int(config["r"])
+    scale = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    file = next((path / name for name in _WEIGHTS if (path / name).exists()), None)
+    if file is None:
+        raise CheckpointError(f"{path} holds no adapter weights ({' or '.join(_WEIGHTS)}); copy the adapter again.")
+    tensors = open_file(file)
+    for name in _WHOLE:
+        if (path / name).exists():
+            tensors |= open_file(path / name)
+    found: dict[str, Delta | Stored] = {}
+    for name, stored in tensors.items():
+        pair = _PAIR.search(name)
+        if pair is None:
+            if "lora_" in name:
+                raise CheckpointError(f"{stored.file}: '{name}' is a kind of LoRA viscot does not merge; use peft.")
+            found[_module(name)] = stored
+        elif pair.group(1) == "A":
+            partner = name.replace(".lora_A", ".lora_B")
+            if partner not in tensors:
+                raise CheckpointError(f"{stored.file} lacks '{partner}'; copy the adapter again.")
+            found[_module(_PAIR.sub(".weight", name))] = Delta(stored, tensors[partner], scale)
+    return found
+
+
+def _module(name: str) -> str:
+    """An adapter's name as a module name; adapters of either layout's model are met."""
+    name = re.sub(r"^base_model\.model\.", "", name)
+    name = re.sub(r"\.(?:modules_to_save\.default|base_layer)\.", ".", name)
+    for layout in (Layout.LLAVA, Layout.HF):
+        renamed = module_name(name, layout)
+        if renamed is not None and renamed != name:
+            return renamed
+    return name

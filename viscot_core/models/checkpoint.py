@@ -1,0 +1,327 @@
+"""A checkpoint folder, understood: layout, config, and every tensor of the model with where it lies.
+
+``open_checkpoint`` reads headers only. ``load`` builds a model from it, ``export`` writes it in the other layout
+and ``inspect`` reports on it; all three see the same tensors and the same problems.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viscot_core.errors import CheckpointError
+from viscot_core.models import adapters, layouts, zoo
+from viscot_core.models.layouts import Layout, Shape
+from viscot_core.models.manifest import Manifest, TurnTokens
+from viscot_core.models.tokenizer import SENTENCEPIECE, declared_turn_tokens, token_count
+from viscot_core.models.weights import SINGLE, Stored, open_file, open_weights
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlavaConfig
+
+EMBEDDINGS = "model.language_model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one tensor of the model comes from, and what is done to it while it is read."""
+
+    stored: Stored
+    rows: int | None = None
+    """Rows the model wants where more than stored: the image token's and the padding after it."""
+    delta: adapters.Delta | None = None
+    """A LoRA's change to it."""
+
+    @property
+    def shape(self) -> Shape:
+        return self.stored.shape if self.rows is None else (self.rows, *self.stored.shape[1:])
+
+    def read(self) -> torch.Tensor:
+        """The tensor as the model wants it; a view of the file where nothing is done to it."""
+        import torch
+
+        tensor = self.stored.read()
+        if self.delta is not None:
+            tensor = self.delta.add_to(tensor)
+        if self.rows is None:
+            return tensor
+        # The mean of the real rows: as a row of the head its logit is the mean logit, never the largest.
+        mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+        return torch.cat([tensor, mean.expand(self.rows - tensor.shape[0], -1)])
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """One model on disk. ``tensors`` are keyed by module name; the three problem lists are empty when it is whole."""
+
+    path: Path
+    layout: Layout
+    raw_config: dict[str, Any]
+    config: LlavaConfig
+    manifest: Manifest
+    tensors: dict[str, Source]
+    text_rows: int
+    """Embedding rows of real tokens; ids from here on (the image token, padding) are never generated."""
+    tokenizer_folder: Path
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[Stored] = field(default_factory=list)
+    misshaped: list[tuple[str, Source, Shape]] = field(default_factory=list)
+
+    def require_whole(self) -> None:
+        """Raise a ``CheckpointError`` that names the file and tensor of the first problem."""
+        found = [*self._describe_problems()]
+        if found:
+            more = f" (and {len(found) - 1} more: viscot models inspect {self.path})" if len(found) > 1 else ""
+            raise CheckpointError(f"{found[0]}{more}; pull or copy the checkpoint again.")
+
+    def _describe_problems(self) -> list[str]:
+        file = next(iter(self.tensors.values())).stored.file if self.tensors else self.path
+        return [
+            *(
+                f"{source.stored.file}: '{source.stored.name}' has the shape {list(source.shape)} where "
+                f"config.json asks for {list(wanted)}"
+                for _, source, wanted in self.misshaped
+            ),
+            *(
+                f"{file.parent} lacks the tensor '{layouts.stored_name(name, self.layout)}'"
+                for name in self.missing
+            ),
+            *(f"{s.file}: '{s.name}' belongs to no part of this model" for s in self.unexpected),
+        ]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file a tensor comes from, sorted."""
+        return sorted({source.stored.file for source in self.tensors.values()})
+
+    @property
+    def dtype(self) -> str:
+        """torch's name of the dtype that most of the weights are stored in."""
+        sizes: dict[str, int] = {}
+        for source in self.tensors.values():
+            count = 1
+            for length in source.shape:
+                count *= length
+            sizes[source.stored.dtype] = sizes.get(source.stored.dtype, 0) + count
+        return max(sizes, key=lambda name: sizes[name]) if sizes else "float32"
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Understand the checkpoint in ``path``; its adapter's base and its tower are looked up where needed.
+
+    Raises:
+        CheckpointError: unreadable, of another kind, two tensors for one place; missing or mis-shaped tensors are
+            listed in the result instead (``require_whole`` raises for them).
+    """
+    try:
+        return _open(path)
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _open(path: Path) -> Checkpoint:
+    if adapters.is_adapter(path):
+        base = _open(_neighbour(adapters.base_name(path), path))
+        return _with_adapter(base, path)
+    raw, stored, tokenizer = _with_projector(path, read_json(path / "config.json"))
+    layout = layouts.detect(raw, stored)
+    tensors = _by_module(stored, layout)
+    notes: list[str] = []
+    if layout is Layout.HF:
+        config, rows = _hf_config(path, raw)
+    else:
+        vision = _vision_config(path, raw, tensors, notes)
+        rows = int(raw["vocab_size"])
+        config = layouts.config_from_llava(raw, vision, image_id=token_count(tokenizer))
+        for name in (EMBEDDINGS, HEAD):
+            wanted = config.text_config.vocab_size
+            if name in tensors and tensors[name].shape[0] == rows < wanted:
+                tensors[name] = Source(tensors[name].stored, rows=wanted)
+    manifest = Manifest.read(path) or _derived_manifest(path, raw, config)
+    found = Checkpoint(path, layout, raw, config, manifest, tensors, rows, tokenizer, notes)
+    _compare(found, expected_shapes(config))
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint; errors name the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} is no checkpoint: it has no {path.name}.") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object; pull or copy it again.")
+    return content
+
+
+def expected_shapes(config: LlavaConfig) -> dict[str, Shape]:
+    """Shape of every tensor that a model of this config keeps, by module name; allocates nothing."""
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        shapes.pop(HEAD, None)
+    return shapes
+
+
+def _by_module(stored: Mapping[str, Stored], layout: Layout) -> dict[str, Source]:
+    """Sources by module name; refuses two stored tensors for one place (two projectors, two towers)."""
+    tensors: dict[str, Source] = {}
+    for name, tensor in stored.items():
+        module = layouts.module_name(name, layout)
+        if module is None:
+            continue
+        if module in tensors:
+            first = tensors[module].stored
+            raise CheckpointError(
+                f"'{first.name}' in {first.file} and '{name}' in {tensor.file} are the same part of the model "
+                "twice; remove one of them."
+            )
+        tensors[module] = Source(tensor)
+    return tensors
+
+
+def _compare(found: Checkpoint, expected: Mapping[str, Shape]) -> None:
+    """Fill the three lists of problems; what belongs to no module moves from tensors to unexpected."""
+    for name in [n for n in found.tensors if n not in expected]:
+        found.unexpected.append(found.tensors.pop(name).stored)
+    found.missing = [name for name in expected if name not in found.tensors]
+    found.misshaped = [
+        (name, source, expected[name]) for name, source in found.tensors.items() if source.shape != expected[name]
+    ]
+
+
+def _hf_config(path: Path, raw: dict[str, Any]) -> tuple[LlavaConfig, int]:
+    from transformers import LlavaConfig
+
+    try:
+        config = LlavaConfig.from_dict(raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path / 'config.json'} is damaged ({error}); pull or copy it again.") from error
+    original = raw.get(layouts.ORIGINAL_CONFIG)
+    rows = int(original["vocab_size"]) if original else int(config.text_config.vocab_size)
+    return config, rows
+
+
+# --- the parts a checkpoint may leave out -------------------------------------------------------------------------
+
+
+def _with_projector(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Stored], Path]:
+    """Config, tensors and the tokenizer's folder; a projector file completes a Llama, its base completes a projector."""
+    projector = next((path / name for name in PROJECTOR_FILES if (path / name).exists()), None)
+    has_weights = any((path / f"{name}{end}").exists() for name in SINGLE for end in ("", ".index.json"))
+    if projector is None or has_weights:
+        stored = open_weights(path)
+        if projector is None or any("mm_projector." in name for name in stored):
+            return raw, stored, path
+        return _llava_fields(raw), {**stored, **_projector_tensors(projector)}, path
+    base = raw.get("_name_or_path")
+    if not base:
+        raise CheckpointError(f"{path} holds only a projector, and its config.json names no base model.")
+    folder = _neighbour(str(base), path)
+    stored = {**open_weights(folder), **_projector_tensors(projector)}
+    return raw, stored, path if (path / SENTENCEPIECE).exists() else folder
+
+
+def _projector_tensors(file: Path) -> dict[str, Stored]:
+    """``mm_projector.bin``'s tensors under the names the original layout gives them."""
+    return {f"model.mm_projector.{name.split('mm_projector.')[-1]}": t for name, t in open_file(file).items()}
+
+
+def _llava_fields(raw: dict[str, Any]) -> dict[str, Any]:
+    """A plain Llama's config with LLaVA-1.5's choices for what it does not say."""
+    assumed = {
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+    }
+    return {**assumed, **raw}
+
+
+def _neighbour(name: str, path: Path) -> Path:
+    """The folder that a checkpoint's config names: as it is, beside the checkpoint, or pulled from the hub."""
+    for folder in (Path(name), path / name, path.parent / name, path.parent / Path(name).name):
+        if (folder / "config.json").exists():
+            return folder
+    try:
+        return zoo.resolve(name)
+    except CheckpointError:
+        # Another machine's absolute path often ends in a public name.
+        return zoo.resolve(Path(name).name)
+
+
+def _vision_config(
+    path: Path, raw: dict[str, Any], tensors: dict[str, Source], notes: list[str]
+) -> dict[str, Any]:
+    """The tower's config; adds the tower's tensors from its own folder where the checkpoint has none."""
+    name = layouts.tower_name(raw)
+    inside = any(key.startswith("model.vision_tower.") for key in tensors)
+    folder: Path | None = None
+    try:
+        folder = _neighbour(name, path) if name else None
+    except CheckpointError:
+        if not inside:
+            raise CheckpointError(
+                f"its vision tower is not inside and '{name}' is not on this machine; "
+                f"get it with: viscot models pull {name}"
+            ) from None
+    stated: dict[str, Any] = {}
+    if folder is not None:
+        stated = read_json(folder / "config.json")
+        stated = stated.get("vision_config", stated)
+    if inside:
+        heads = {k: stated[k] for k in ("num_attention_heads", "hidden_act", "layer_norm_eps") if k in stated}
+        shapes = {key: source.shape for key, source in tensors.items()}
+        if not heads:
+            notes.append(f"the tower's config ({name}) is not here: its heads are taken to be 64 wide")
+            return layouts.tower_config_from_shapes(shapes)
+        return {**layouts.tower_config_from_shapes(shapes, heads=heads["num_attention_heads"]), **heads}
+    if folder is None:
+        raise CheckpointError("it has no vision tower, and its config.json names none (mm_vision_tower).")
+    notes.append(f"the vision tower comes from {folder}")
+    for key, tensor in open_weights(folder).items():
+        module = layouts.clip_module_name(key)
+        if module is not None:
+            tensors[module] = Source(tensor)
+    return stated
+
+
+def _with_adapter(base: Checkpoint, path: Path) -> Checkpoint:
+    """``base`` with the adapter in ``path`` merged while its tensors are read."""
+    for name, change in adapters.changes(path).items():
+        if name not in base.tensors:
+            raise CheckpointError(f"the adapter in {path} changes '{name}', which its base {base.path} lacks.")
+        source = base.tensors[name]
+        if isinstance(change, Stored):
+            base.tensors[name] = Source(change, rows=source.rows)
+        else:
+            base.tensors[name] = Source(source.stored, rows=source.rows, delta=change)
+    base.notes.append(f"adapter {path.name} on {base.path}")
+    base.manifest = Manifest.read(path) or base.manifest.model_copy(update={"name": path.name})
+    base.path = path
+    return base
+
+
+def _derived_manifest(path: Path, raw: Mapping[str, Any], config: LlavaConfig) -> Manifest:
+    known = zoo.find(path.name) or zoo.find(str(raw.get("_name_or_path", "")))
+    turn_tokens: TurnTokens = known.turn_tokens if known else declared_turn_tokens(path, raw)
+    return Manifest(
+        name=known.name if known else path.name,
+        turn_tokens=turn_tokens,
+        image_side=int(config.vision_config.image_size),
+    )

@@ -1,0 +1,236 @@
+"""Load a model: a name or a folder in, a ready transformers model with its tokenizer and manifest out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viscot_core.errors import CheckpointError, EngineError, UsageError
+from viscot_core.models.checkpoint import Checkpoint, Source, open_checkpoint
+from viscot_core.models.manifest import Manifest
+from viscot_core.models.tokenizer import load_tokenizer
+from viscot_core.models.tokens import ChatTokenizer
+from viscot_core.models.weights import hash_files
+from viscot_core.models.zoo import resolve
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+LOAD_IN = ("4bit", "8bit")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory. ``text_rows``: ids from here on are the image token and padding, never to be generated."""
+
+    model: LlavaForConditionalGeneration
+    tokens: ChatTokenizer
+    manifest: Manifest
+    path: Path
+    weights_hash: str
+    text_rows: int
+    load_in: str | None = None
+
+
+def load_model(
+    name_or_path: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    load_in: str | None = None,
+    attn: str = "sdpa",
+) -> LoadedModel:
+    """Load a checkpoint of either layout; without a name, the bundled viscot-tiny.
+
+    Args:
+        device: ``auto`` (the GPUs where there are any, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        dtype: ``auto`` (see ``choose_dtype``) or ``fp32``, ``fp16``, ``bf16`` (torch's names too).
+        load_in: ``4bit`` or ``8bit`` through bitsandbytes.
+        attn: ``sdpa``, ``flash`` (needs flash-attn) or ``eager``.
+
+    Raises:
+        CheckpointError: unknown, damaged or of another kind; names the file and the tensor.
+        EngineError: a missing extra, a device that is not there, or too little memory.
+    """
+    if attn not in ATTENTION:
+        raise UsageError(f"--attn is one of {', '.join(ATTENTION)}, not '{attn}'.")
+    if load_in is not None and load_in not in LOAD_IN:
+        raise UsageError(f"--load-in is 4bit or 8bit, not '{load_in}'.")
+    checkpoint = open_checkpoint(resolve(name_or_path))
+    checkpoint.require_whole()
+    tokens = load_tokens(checkpoint)
+    place = choose_device(device)
+    model = _build(checkpoint, place, choose_dtype(dtype, place, checkpoint), load_in, attn)
+    return LoadedModel(
+        model=model,
+        tokens=tokens,
+        manifest=checkpoint.manifest,
+        path=checkpoint.path,
+        weights_hash=hash_files(checkpoint.files),
+        text_rows=checkpoint.text_rows,
+        load_in=load_in,
+    )
+
+
+def load_tokens(checkpoint: Checkpoint) -> ChatTokenizer:
+    """A checkpoint's tokenizer with viscot's rules, checked against the config's image token."""
+    folder = checkpoint.tokenizer_folder
+    tokenizer = load_tokenizer(folder, checkpoint.manifest.turn_tokens)
+    tokens = ChatTokenizer(
+        tokenizer,
+        image_tokens=int(checkpoint.config.image_seq_length),
+        turn_tokens=checkpoint.manifest.turn_tokens,
+    )
+    if tokens.image_id != checkpoint.config.image_token_id:
+        raise CheckpointError(
+            f"{folder}: the tokenizer gives <image> the id {tokens.image_id} and config.json "
+            f"{checkpoint.config.image_token_id}; take both from the same checkpoint."
+        )
+    return tokens
+
+
+def choose_device(device: str) -> str:
+    """``auto`` -> ``cuda`` or ``cpu``; any other name is checked.
+
+    Raises:
+        EngineError: the device is not on this machine.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UsageError(f"There is no device '{device}'; use auto, cpu, cuda, cuda:1 or mps.") from error
+    if (kind == "cuda" and not torch.cuda.is_available()) or (
+        kind == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise EngineError(f"This machine has no '{device}' that torch can use; try --device cpu (viscot doctor).")
+    return device
+
+
+def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype:
+    """``auto``: bf16 on a GPU (fp16 where it has none); on the CPU fp32 while that takes at most half of the
+    free memory, else the stored dtype.
+    """
+    import torch
+
+    if dtype != "auto":
+        found = getattr(torch, DTYPES.get(dtype, dtype), None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise UsageError(f"--dtype is auto, {', '.join(DTYPES)}, not '{dtype}'.")
+        return found
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    stored: torch.dtype = getattr(torch, checkpoint.dtype)
+    count = sum(_count(source) for source in checkpoint.tensors.values())
+    return torch.float32 if count * 4 <= free_memory() / 2 or not stored.is_floating_point else stored
+
+
+def _count(source: Source) -> int:
+    count = 1
+    for length in source.shape:
+        count *= length
+    return count
+
+
+def free_memory() -> int:
+    """Bytes of memory this machine can still give (Linux; elsewhere a cautious 8 GB)."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 8 << 30
+
+
+class _Lazy:
+    """A tensor that transformers reads when it places it: ``lazy[...]``. So a model is never held twice."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getitem__(self, _: Any) -> torch.Tensor:
+        return self._source.read()
+
+
+class _State(Mapping[str, _Lazy]):
+    """The state dict of a checkpoint, read tensor by tensor."""
+
+    def __init__(self, tensors: Mapping[str, Source]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> _Lazy:
+        return _Lazy(self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _build(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype, load_in: str | None, attn: str
+) -> LlavaForConditionalGeneration:
+    import torch
+    from transformers import LlavaForConditionalGeneration
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        return LlavaForConditionalGeneration.from_pretrained(
+            None,
+            config=checkpoint.config,
+            state_dict=_State(checkpoint.tensors),
+            dtype=dtype,
+            attn_implementation=ATTENTION[attn],
+            quantization_config=_quantization(load_in, dtype),
+            device_map=_device_map(device, checkpoint, dtype, load_in),
+        ).eval()
+    except ImportError as error:
+        extra = "flash" if attn == "flash" else "quant"
+        raise EngineError(f"{str(error).splitlines()[0]} Install it with: pip install 'viscot[{extra}]'.") from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise EngineError(
+            f"{checkpoint.manifest.name} does not fit in the GPU's memory; try --load-in 4bit (or 8bit), "
+            "a smaller model, or --device cpu."
+        ) from error
+
+
+def _quantization(load_in: str | None, dtype: torch.dtype) -> Any:
+    """bitsandbytes' config; tower, projector and head stay in 16 bit, as quantising them costs boxes first."""
+    if load_in is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    keep = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+    if load_in == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=keep,
+    )
+
+
+def _device_map(device: str, checkpoint: Checkpoint, dtype: torch.dtype, load_in: str | None) -> Any:
+    """None on the CPU, one GPU where the weights fit into it, else ``auto``: accelerate spreads the layers."""
+    import torch
+
+    if device == "cpu":
+        return None
+    if device == "cuda" and torch.cuda.device_count() > 1:
+        free, _ = torch.cuda.mem_get_info(0)
+        bytes_each = {"4bit": 0.6, "8bit": 1.1}.get(load_in or "", float(dtype.itemsize))
+        if sum(_count(source) for source in checkpoint.tensors.values()) * bytes_each > 0.85 * free:
+            return "auto"
+    return {"": device if device != "cuda" else "cuda:0"}

@@ -1,0 +1,227 @@
+"""The tensors of a checkpoint folder, by stored name, opened lazily and never as code.
+
+Reads ``model.safetensors``, ``pytorch_model.bin`` and their sharded forms. Opening reads headers only; every
+fault names the file and the tensor. Tensors read on the CPU are views of the file's private memory mapping, so
+a model loaded in its stored dtype costs its own size once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viscot_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+"""Whole-model files in the order they are preferred (safetensors carries no code)."""
+
+_HASH_WHOLE = 1 << 30
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor on disk: its name there, its file, shape and dtype (torch's name), and how to read it."""
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], torch.Tensor]
+
+
+def open_weights(folder: Path) -> dict[str, Stored]:
+    """Every tensor of ``folder`` by stored name; headers only.
+
+    Raises:
+        CheckpointError: no weights, a missing or damaged shard, an index that does not fit, code in a pickle.
+    """
+    for name in SINGLE:
+        index = folder / f"{name}.index.json"
+        if index.exists():
+            return _open_sharded(index)
+        if (folder / name).exists():
+            return open_file(folder / name)
+    raise CheckpointError(
+        f"{folder} holds no weights (neither {' nor '.join(SINGLE)}, whole or sharded); "
+        "check the path or pull the model again."
+    )
+
+
+def open_file(path: Path) -> dict[str, Stored]:
+    """Every tensor of one safetensors or ``.bin`` file."""
+    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files ``open_weights`` would read, in order."""
+    return sorted({stored.file for stored in open_weights(folder).values()})
+
+
+def _open_sharded(index: Path) -> dict[str, Stored]:
+    try:
+        placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(placed.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is damaged ({error!r}); pull or copy the checkpoint again.") from error
+    tensors: dict[str, Stored] = {}
+    for shard in shards:
+        path = index.parent / shard
+        names = [name for name, file in placed.items() if file == shard]
+        if not path.exists():
+            raise CheckpointError(
+                f"{path} is missing: {index.name} places {_some(names)} in it; pull or copy that file again."
+            )
+        found = _open_shard(path, names)
+        for name in names:
+            if name not in found:
+                raise CheckpointError(
+                    f"{index} places '{name}' in {shard}, which does not hold it; the index and the files "
+                    "belong to different checkpoints: pull the whole checkpoint again."
+                )
+            tensors[name] = found[name]
+    return tensors
+
+
+def _open_shard(path: Path, names: list[str]) -> dict[str, Stored]:
+    try:
+        return open_file(path)
+    except CheckpointError as error:
+        if any(f"'{name}'" in str(error) for name in names):
+            raise
+        raise CheckpointError(f"{error} It should hold {_some(names)}.") from error
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+    return f"'{names[0]}'{more}"
+
+
+def _open_safetensors(path: Path) -> dict[str, Stored]:
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size - 8:
+                raise ValueError(f"its header wants {length:,} bytes of {size:,}")
+            header: dict[str, Any] = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        spans = {name: (entry["data_offsets"], entry["shape"], entry["dtype"]) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
+    tensors = {}
+    for name, ((_, end), shape, dtype) in spans.items():
+        if 8 + length + end > size:
+            raise CheckpointError(
+                f"{path} is truncated: '{name}' ends at byte {8 + length + end:,} of a file of {size:,} bytes; "
+                "pull or copy it again."
+            )
+        tensors[name] = Stored(
+            name, path, tuple(shape), _DTYPES.get(dtype, dtype.lower()), _safetensors_reader(path, name)
+        )
+    return tensors
+
+
+def _safetensors_reader(path: Path, name: str) -> Callable[[], torch.Tensor]:
+    def read() -> torch.Tensor:
+        tensor: torch.Tensor = _handle(str(path)).get_tensor(name)
+        return tensor
+
+    return read
+
+
+@cache
+def _handle(path: str) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(path, framework="pt", device="cpu")
+
+
+def close_files() -> None:
+    """Forget open safetensors files; mappings in use by tensors stay alive with them."""
+    _handle.cache_clear()
+
+
+def _open_pickle(path: Path) -> dict[str, Stored]:
+    content = _load_pickle(path)
+    if not isinstance(content, dict) or not all(hasattr(t, "shape") for t in content.values()):
+        raise CheckpointError(f"{path} does not hold named tensors; give the folder of a model's weights.")
+    return {
+        name: Stored(
+            name,
+            path,
+            tuple(tensor.shape),
+            str(tensor.dtype).removeprefix("torch."),
+            lambda tensor=tensor: tensor,
+        )
+        for name, tensor in content.items()
+    }
+
+
+def _load_pickle(path: Path) -> Any:
+    """``torch.load`` that runs no code; memory-mapped where the file's format allows it."""
+    import torch
+
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):
+                raise
+            return torch.load(path, map_location="cpu", weights_only=True)  # written before torch 1.6
+    except pickle.UnpicklingError as error:
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        if match is None:
+            raise CheckpointError(f"{path} is damaged (not a readable pickle); pull or copy it again.") from error
+        raise CheckpointError(
+            f"{path} holds code ({match.group(1)}), not only tensors, and was refused; "
+            "get the weights as safetensors from their publisher."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is damaged or truncated ({reason}); pull or copy it again.") from error
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """A name for the weights' content: sha256 of the files, whole up to 1 GiB together.
+
+    Beyond that, of each file's size and 64 evenly spaced blocks of 1 MiB (marked ``sampled``): 14 GB in well
+    under a second instead of a minute, and still another value for any retrained weights.
+    """
+    files = list(files)
+    whole = sum(file.stat().st_size for file in files) <= _HASH_WHOLE
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{size}\n".encode())
+        with file.open("rb") as stream:
+            if whole:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+            else:
+                for number in range(64):
+                    stream.seek(number * max(size - (1 << 20), 0) // 63)
+                    digest.update(stream.read(1 << 20))
+    return ("" if whole else "sampled-") + digest.hexdigest()

@@ -1,0 +1,142 @@
+"""Names of models: the bundled one, the released ones, and where they lie on this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from viscot_core.errors import CheckpointError, nearest
+from viscot_core.models.manifest import TurnTokens
+
+BUNDLED = "viscot-tiny"
+BUNDLED_FOLDER = Path(__file__).resolve().parent / "viscot_tiny"
+RECOMMENDED = "VisCoT-7b-336"
+
+LLAMA2 = "Llama 2 Community License (Vicuna v1.5)"
+
+
+@dataclass(frozen=True, slots=True)
+class ZooModel:
+    """One known model. ``parameters`` in billions; ``turn_tokens`` as its training tokenized turn starts."""
+
+    name: str
+    hub: str | None
+    parameters: float
+    side: int
+    license: str
+    turn_tokens: TurnTokens
+    kind: Literal["viscot", "llava", "tower"]
+    disk_gb: float
+
+    def gpu_gb(self, bits: int) -> float:
+        """GPU memory to answer one question, GB: weights plus about a tenth and 1 GB of activations and cache.
+
+        An estimate from the parameter count; quantised models keep the tower and the head in 16 bit.
+        """
+        kept = 0.45 if bits < 16 else 0.0
+        body = max(self.parameters - kept, 0.0) * bits / 8 + min(kept, self.parameters) * 2
+        return round(body * 1.1 + (1.0 if self.parameters > 1 else 0.1), 1)
+
+
+def _released(size: str, parameters: float, side: int) -> ZooModel:
+    name = f"VisCoT-{size}-{side}"
+    disk = round(parameters * 2, 1)
+    return ZooModel(name, f"deepcs233/{name}", parameters, side, LLAMA2, "v4.31", "viscot", disk)
+
+
+ZOO: dict[str, ZooModel] = {
+    model.name: model
+    for model in (
+        ZooModel(BUNDLED, None, 0.005, 112, "Apache-2.0", "plain", "viscot", 0.016),
+        _released("7b", 7.06, 224),
+        _released("7b", 7.06, 336),
+        _released("13b", 13.35, 224),
+        _released("13b", 13.35, 336),
+        ZooModel("llava-v1.5-7b", "liuhaotian/llava-v1.5-7b", 6.76, 336, LLAMA2, "v4.31", "llava", 13.5),
+        ZooModel("llava-v1.5-13b", "liuhaotian/llava-v1.5-13b", 13.05, 336, LLAMA2, "v4.31", "llava", 26.1),
+        ZooModel(
+            "clip-vit-large-patch14",
+            "openai/clip-vit-large-patch14",
+            0.304,
+            224,
+            "MIT",
+            "plain",
+            "tower",
+            1.7,
+        ),
+        ZooModel(
+            "clip-vit-large-patch14-336",
+            "openai/clip-vit-large-patch14-336",
+            0.304,
+            336,
+            "MIT",
+            "plain",
+            "tower",
+            1.7,
+        ),
+    )
+}
+"""Everything with a short name. Sizes of the released models are computed from their shapes."""
+
+
+def find(name: str) -> ZooModel | None:
+    """The zoo's model of this short name or hub id, whatever the case."""
+    wanted = name.lower()
+    return next((m for m in ZOO.values() if wanted in (m.name.lower(), (m.hub or "").lower())), None)
+
+
+def cache_folder() -> Path | None:
+    """``VISCOT_CACHE`` where set; None means huggingface_hub's own cache (HF_HOME, HF_HUB_CACHE)."""
+    value = os.environ.get("VISCOT_CACHE")
+    return Path(value).expanduser() if value else None
+
+
+def cached(hub: str) -> Path | None:
+    """The snapshot folder of a pulled hub model, or None; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(hub, "config.json", cache_dir=cache_folder())
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def resolve(name: str | Path | None = None) -> Path:
+    """The folder of a model: a path, a name of the zoo, a pulled hub id, or (without a name) the bundled model.
+
+    Raises:
+        CheckpointError: unknown (with the nearest names), or known but not pulled yet.
+    """
+    if name is None or str(name) == BUNDLED:
+        if (BUNDLED_FOLDER / "config.json").exists():
+            return BUNDLED_FOLDER
+        raise CheckpointError("The bundled viscot-tiny is not in this installation; name one with --model.")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file; give the folder of a checkpoint.")
+    text = str(name)
+    known = find(text)
+    hub = known.hub if known else text
+    if hub and hub.count("/") == 1 and not hub.startswith((".", "/", "~")):
+        folder = cached(hub)
+        if folder is not None:
+            return folder
+        if known:
+            raise CheckpointError(
+                f"{known.name} is not on this machine; get it with: viscot models pull {known.name} "
+                f"({known.disk_gb:g} GB)."
+            )
+    raise CheckpointError(f"There is no model '{name}'.{_hint(text)}")
+
+
+def _hint(name: str) -> str:
+    near = nearest(name.rsplit("/", 1)[-1], ZOO) or nearest(name, [m.hub for m in ZOO.values() if m.hub])
+    if near:
+        return near
+    parent = Path(name).expanduser().parent
+    beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    return nearest(Path(name).name, beside) or (
+        " Give a folder, a hub id that was pulled, or a name of 'viscot models list'."
+    )
