@@ -46,14 +46,15 @@ def split_crop(path: str) -> tuple[str, Box | None]:
     return name, Box(x0, y0, x1, y1, Frame.ORIGINAL)
 
 
-def _paths(value: Any) -> Any:
-    """One path, several paths or nothing -> several paths."""
+def _several(value: Any) -> Any:
+    """One text, several or nothing -> several."""
     if value is None or value == "":
         return ()
     return (value,) if isinstance(value, str) else value
 
 
-_Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
+_Paths = Annotated[tuple[str, ...], BeforeValidator(_several)]
+_Steps = _Paths
 _Turn = Annotated[
     Turn,  # read from {"from", "value"}; a number is an answer too (the reference stops there)
     GetPydanticSchema(
@@ -120,6 +121,10 @@ class MetadataRow(Row):
     bboxs: tuple[_Pixels, ...] = Field(min_length=1)
     dataset: str
     split: str
+    reasoning: _Steps = Field(
+        (), validation_alias=AliasChoices("reasoning", "reasoning_steps", "thoughts", "thought")
+    )
+    """The steps of the 98 k detailed rows. Their key is nowhere documented, so its likely names are read."""
 
     @property
     def size(self) -> Size:

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.rows import raw_rows
 from viscot_core.errors import DataError
+from viscot_core.files import sha256_of
 
 FORMAT = 1
 _BATCH = 2048
@@ -94,7 +95,9 @@ class Mixture:
             ends.append(row.start + len(row.data))
         if not starts:
             raise DataError(f"{path} holds no rows; check that it is the right file.")
-        return cls(path, path, starts, ends, (Source(path.stem, str(path), rows=len(starts)),), _sha256(path))
+        return cls(
+            path, path, starts, ends, (Source(path.stem, str(path), rows=len(starts)),), sha256_of(path)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path.is_dir():
@@ -197,11 +200,3 @@ def _integers(path: Path) -> memoryview:
     """A file of native int64 as a read-only sequence whose pages all processes share."""
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).cast("q")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
