@@ -48,9 +48,14 @@ class Engine(Protocol):
     continue a run whose engine's identity differs.
     """
 
-    name: str
-    template: Template
-    identity: dict[str, str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def template(self) -> Template: ...
+
+    @property
+    def identity(self) -> dict[str, str]: ...
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation per request, in the same order.

@@ -53,9 +53,13 @@ def _config(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} holds a {config['peft_type']} adapter; viscot merges LoRA only.")
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path / CONFIG} is damaged ({error}); copy the adapter again.") from error
-    unread = [key for key in ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)]
+    unread = [
+        key for key in ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)
+    ]
     if unread:
-        raise CheckpointError(f"{path} uses {', '.join(unread)}, which viscot does not merge; merge it with peft first.")
+        raise CheckpointError(
+            f"{path} uses {', '.join(unread)}, which viscot does not merge; merge it with peft first."
+        )
     return config
 
 
@@ -74,7 +78,9 @@ def changes(path: Path) -> dict[str, Delta | Stored]:
     scale = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
     file = next((path / name for name in _WEIGHTS if (path / name).exists()), None)
     if file is None:
-        raise CheckpointError(f"{path} holds no adapter weights ({' or '.join(_WEIGHTS)}); copy the adapter again.")
+        raise CheckpointError(
+            f"{path} holds no adapter weights ({' or '.join(_WEIGHTS)}); copy the adapter again."
+        )
     tensors = open_file(file)
     for name in _WHOLE:
         if (path / name).exists():
@@ -84,7 +90,9 @@ def changes(path: Path) -> dict[str, Delta | Stored]:
         pair = _PAIR.search(name)
         if pair is None:
             if "lora_" in name:
-                raise CheckpointError(f"{stored.file}: '{name}' is a kind of LoRA viscot does not merge; use peft.")
+                raise CheckpointError(
+                    f"{stored.file}: '{name}' is a kind of LoRA viscot does not merge; use peft."
+                )
             found[_module(name)] = stored
         elif pair.group(1) == "A":
             partner = name.replace(".lora_A", ".lora_B")

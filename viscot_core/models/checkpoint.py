@@ -78,7 +78,9 @@ class Checkpoint:
         """Raise a ``CheckpointError`` that names the file and tensor of the first problem."""
         found = [*self._describe_problems()]
         if found:
-            more = f" (and {len(found) - 1} more: viscot models inspect {self.path})" if len(found) > 1 else ""
+            more = (
+                f" (and {len(found) - 1} more: viscot models inspect {self.path})" if len(found) > 1 else ""
+            )
             raise CheckpointError(f"{found[0]}{more}; pull or copy the checkpoint again.")
 
     def _describe_problems(self) -> list[str]:
@@ -201,7 +203,9 @@ def _compare(found: Checkpoint, expected: Mapping[str, Shape]) -> None:
         found.unexpected.append(found.tensors.pop(name).stored)
     found.missing = [name for name in expected if name not in found.tensors]
     found.misshaped = [
-        (name, source, expected[name]) for name, source in found.tensors.items() if source.shape != expected[name]
+        (name, source, expected[name])
+        for name, source in found.tensors.items()
+        if source.shape != expected[name]
     ]
 
 
@@ -211,7 +215,9 @@ def _hf_config(path: Path, raw: dict[str, Any]) -> tuple[LlavaConfig, int]:
     try:
         config = LlavaConfig.from_dict(raw)
     except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path / 'config.json'} is damaged ({error}); pull or copy it again.") from error
+        raise CheckpointError(
+            f"{path / 'config.json'} is damaged ({error}); pull or copy it again."
+        ) from error
     original = raw.get(layouts.ORIGINAL_CONFIG)
     rows = int(original["vocab_size"]) if original else int(config.text_config.vocab_size)
     return config, rows
@@ -305,7 +311,9 @@ def _with_adapter(base: Checkpoint, path: Path) -> Checkpoint:
     """``base`` with the adapter in ``path`` merged while its tensors are read."""
     for name, change in adapters.changes(path).items():
         if name not in base.tensors:
-            raise CheckpointError(f"the adapter in {path} changes '{name}', which its base {base.path} lacks.")
+            raise CheckpointError(
+                f"the adapter in {path} changes '{name}', which its base {base.path} lacks."
+            )
         source = base.tensors[name]
         if isinstance(change, Stored):
             base.tensors[name] = Source(change, rows=source.rows)

@@ -169,7 +169,11 @@ def tower_config_from_shapes(shapes: Mapping[str, Shape], heads: int | None = No
         raise CheckpointError(f"the vision tower is not in the checkpoint ('{_PATCH}' is missing).")
     width, channels, patch, _ = shapes[_PATCH]
     grid = math.isqrt(shapes[_POSITION][0] - 1)
-    layers = {int(m.group(1)) for name in shapes if (m := re.search(r"vision_tower\.encoder\.layers\.(\d+)\.", name))}
+    layers = {
+        int(m.group(1))
+        for name in shapes
+        if (m := re.search(r"vision_tower\.encoder\.layers\.(\d+)\.", name))
+    }
     if heads is None and width % _HEAD_DIM:
         raise CheckpointError(
             f"the vision tower is {width} wide, which does not tell its number of attention heads; "
@@ -203,13 +207,19 @@ def config_from_llava(original: Mapping[str, Any], vision: Mapping[str, Any], im
 
     projector = original.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
-        raise CheckpointError(f"its projector is '{projector}'; viscot reads the two-layer 'mlp2x_gelu' of LLaVA-1.5.")
+        raise CheckpointError(
+            f"its projector is '{projector}'; viscot reads the two-layer 'mlp2x_gelu' of LLaVA-1.5."
+        )
     select = original.get("mm_vision_select_feature", "patch")
     text = {key: original[key] for key in _TEXT_FIELDS if original.get(key) is not None}
-    vision_config = CLIPVisionConfig(**{k: v for k, v in vision.items() if k not in ("architectures", "dtype")})
+    vision_config = CLIPVisionConfig(
+        **{k: v for k, v in vision.items() if k not in ("architectures", "dtype")}
+    )
     return LlavaConfig(
         vision_config=vision_config,
-        text_config=LlamaConfig(vocab_size=rows_with_image_token(int(original["vocab_size"]), image_id), **text),
+        text_config=LlamaConfig(
+            vocab_size=rows_with_image_token(int(original["vocab_size"]), image_id), **text
+        ),
         image_token_index=image_id,
         image_seq_length=image_tokens(vision_config) + (select == "cls_patch"),
         projector_hidden_act="gelu",
@@ -238,7 +248,11 @@ def config_to_llava(config: LlavaConfig, rows: int, dtype: str, tower: str | Non
     if original is not None:
         kept = {**original, "torch_dtype": dtype, "vocab_size": rows}
         return {**kept, "mm_vision_tower": tower} if tower else kept
-    known = _OPENAI.get(vision.image_size) if vision.hidden_size == 1024 and vision.num_hidden_layers == 24 else None
+    known = (
+        _OPENAI.get(vision.image_size)
+        if vision.hidden_size == 1024 and vision.num_hidden_layers == 24
+        else None
+    )
     rope: dict[str, Any] = getattr(text, "rope_parameters", None) or {}
     fields = {key: getattr(text, key, None) for key in _TEXT_FIELDS if key not in ("head_dim", "mlp_bias")}
     return {
@@ -258,7 +272,9 @@ def config_to_llava(config: LlavaConfig, rows: int, dtype: str, tower: str | Non
         "mm_projector_type": "mlp2x_gelu",
         "mm_use_im_patch_token": False,
         "mm_use_im_start_end": False,
-        "mm_vision_select_feature": "cls_patch" if config.vision_feature_select_strategy == "full" else "patch",
+        "mm_vision_select_feature": "cls_patch"
+        if config.vision_feature_select_strategy == "full"
+        else "patch",
         "mm_vision_select_layer": config.vision_feature_layer,
         "mm_vision_tower": tower or known or "vision_tower",
         "use_mm_proj": True,

@@ -111,7 +111,9 @@ def choose_device(device: str) -> str:
     if (kind == "cuda" and not torch.cuda.is_available()) or (
         kind == "mps" and not torch.backends.mps.is_available()
     ):
-        raise EngineError(f"This machine has no '{device}' that torch can use; try --device cpu (viscot doctor).")
+        raise EngineError(
+            f"This machine has no '{device}' that torch can use; try --device cpu (viscot doctor)."
+        )
     return device
 
 
@@ -197,7 +199,9 @@ def _build(
         ).eval()
     except ImportError as error:
         extra = "flash" if attn == "flash" else "quant"
-        raise EngineError(f"{str(error).splitlines()[0]} Install it with: pip install 'viscot[{extra}]'.") from error
+        raise EngineError(
+            f"{str(error).splitlines()[0]} Install it with: pip install 'viscot[{extra}]'."
+        ) from error
     except torch.cuda.OutOfMemoryError as error:
         raise EngineError(
             f"{checkpoint.manifest.name} does not fit in the GPU's memory; try --load-in 4bit (or 8bit), "

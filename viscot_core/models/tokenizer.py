@@ -59,7 +59,9 @@ def _read(path: Path, turn_tokens: TurnTokens) -> PreTrainedTokenizerBase:
     from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
     if not (path / FAST).exists() and not (path / SENTENCEPIECE).exists():
-        raise CheckpointError(f"{path} has no tokenizer ({FAST} or {SENTENCEPIECE}); copy it from the model's source.")
+        raise CheckpointError(
+            f"{path} has no tokenizer ({FAST} or {SENTENCEPIECE}); copy it from the model's source."
+        )
     try:
         if (path / SENTENCEPIECE).exists() and not (path / FAST).exists():
             return LlamaTokenizer.from_pretrained(path, legacy=turn_tokens != "plain")

@@ -85,7 +85,9 @@ def _open_sharded(index: Path) -> dict[str, Stored]:
         placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted(set(placed.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is damaged ({error!r}); pull or copy the checkpoint again.") from error
+        raise CheckpointError(
+            f"{index} is damaged ({error!r}); pull or copy the checkpoint again."
+        ) from error
     tensors: dict[str, Stored] = {}
     for shard in shards:
         path = index.parent / shard
@@ -128,7 +130,9 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
                 raise ValueError(f"its header wants {length:,} bytes of {size:,}")
             header: dict[str, Any] = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        spans = {name: (entry["data_offsets"], entry["shape"], entry["dtype"]) for name, entry in header.items()}
+        spans = {
+            name: (entry["data_offsets"], entry["shape"], entry["dtype"]) for name, entry in header.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
     tensors = {}
@@ -194,7 +198,9 @@ def _load_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL (\S+)", str(error))
         if match is None:
-            raise CheckpointError(f"{path} is damaged (not a readable pickle); pull or copy it again.") from error
+            raise CheckpointError(
+                f"{path} is damaged (not a readable pickle); pull or copy it again."
+            ) from error
         raise CheckpointError(
             f"{path} holds code ({match.group(1)}), not only tensors, and was refused; "
             "get the weights as safetensors from their publisher."

@@ -1,0 +1,191 @@
+"""The local engine: transformers' model on this machine, batched, greedy by default.
+
+Batches are left-padded and sorted by length; a batched answer equals the single one token for token (in
+float32; bf16 kernels may round differently by batch shape). Pictures are encoded once per process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from viscot_core.engines.base import Generation, Request
+from viscot_core.engines.vision import FeatureCache
+from viscot_core.errors import EngineError, UsageError
+from viscot_core.models.load import LoadedModel
+from viscot_core.prompts import TEMPLATES
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen: greedy at temperature 0, else sampled from the ``top_p`` nucleus with ``seed``."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UsageError(
+                f"--temperature is 0 or more and --top-p in (0, 1]; got {self.temperature} and {self.top_p}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """One request tokenized; ``number`` is its place in the caller's list."""
+
+    number: int
+    ids: list[int]
+    request: Request
+
+
+class LocalEngine:
+    """An ``Engine`` over a loaded model. ``batch_size`` bounds the prompts that run together."""
+
+    def __init__(self, loaded: LoadedModel, *, batch_size: int = 8, sampling: Sampling | None = None) -> None:
+        if batch_size < 1:
+            raise UsageError(f"--batch-size is at least 1, not {batch_size}.")
+        self.loaded = loaded
+        self.model = loaded.model
+        self.tokens = loaded.tokens
+        self.batch_size = batch_size
+        self.sampling = sampling or Sampling()
+        self.name = loaded.manifest.name
+        self.template = TEMPLATES[loaded.manifest.template]
+        self.vision = FeatureCache(self.model, loaded.manifest.image_side)
+        self._context = int(self.model.config.text_config.max_position_embeddings)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """All that can change the text: weights, numbers' precision, device, kernels, tokens, sampling."""
+        chosen = self.sampling
+        greedy = (
+            "greedy"
+            if chosen.temperature == 0
+            else f"t={chosen.temperature},p={chosen.top_p},s={chosen.seed}"
+        )
+        return {
+            "engine": "local",
+            "model": self.name,
+            "weights": self.loaded.weights_hash,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "load_in": self.loaded.load_in or "none",
+            "device": self.model.device.type,
+            "attention": str(self.model.config._attn_implementation),
+            "turn_tokens": self.tokens.turn_tokens,
+            "template": self.template.name,
+            "sampling": greedy,
+        }
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """One generation per request, in order; a prompt that does not fit the context fails alone.
+
+        Raises:
+            EngineError: out of memory, with the flags to try.
+        """
+        import torch
+
+        results: list[Generation | None] = [None] * len(requests)
+        prompts: list[_Prompt] = []
+        for number, request in enumerate(requests):
+            prompt = _Prompt(number, self.tokens.encode(request.rendered).ids, request)
+            error = self._unfit(prompt)
+            if error is None:
+                prompts.append(prompt)
+            else:
+                results[number] = Generation("", 0, False, error)
+        prompts.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the largest first: it fails first
+        with torch.inference_mode():
+            for start in range(0, len(prompts), self.batch_size):
+                group = prompts[start : start + self.batch_size]
+                for prompt, new in zip(group, self._run(group), strict=True):
+                    results[prompt.number] = self._generation(new, prompt.request.max_new_tokens)
+        return [result for result in results if result is not None]
+
+    def _unfit(self, prompt: _Prompt) -> str | None:
+        """Why a prompt cannot run, or None."""
+        request = prompt.request
+        marks, views = request.rendered.n_images, len(request.views)
+        if marks != views or prompt.ids.count(self.tokens.image_id) != views * self.tokens.image_tokens:
+            return f"the prompt has {marks} <image> marks for {views} pictures"
+        room = self._context - len(prompt.ids)
+        if room < 1:
+            return f"the prompt's {len(prompt.ids)} tokens do not fit the model's context of {self._context}"
+        return None
+
+    def _run(self, prompts: Sequence[_Prompt]) -> list[list[int]]:
+        """New token ids of each prompt, up to and without the end token and what follows it."""
+        import torch
+
+        try:
+            embeddings, mask = self._embed(prompts)
+            if self.sampling.temperature > 0:
+                torch.manual_seed(self.sampling.seed)
+            out = self.model.generate(
+                inputs_embeds=embeddings, attention_mask=mask, generation_config=self._options(prompts)
+            )
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise EngineError(
+                f"Out of GPU memory with {len(prompts)} prompts at once; try --batch-size 1, --load-in 4bit "
+                "or 8bit, or --device cpu."
+            ) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            raise EngineError(
+                "Out of memory; try --batch-size 1, --dtype bf16 or a smaller model."
+            ) from error
+        return [row.tolist() for row in out]
+
+    def _embed(self, prompts: Sequence[_Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded input embeddings ``[b, n, hidden]`` with the pictures' features in place, and the mask."""
+        import torch
+
+        device = self.model.device
+        longest = max(len(prompt.ids) for prompt in prompts)
+        ids = torch.full((len(prompts), longest), self.tokens.pad_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
+            mask[row, longest - len(prompt.ids) :] = 1
+        ids = ids.to(device)
+        embeddings = self.model.get_input_embeddings()(ids)
+        views = [view for prompt in prompts for view in prompt.request.views]
+        if views:
+            features = torch.cat(self.vision.features(views)).to(embeddings.device, embeddings.dtype)
+            embeddings[ids == self.tokens.image_id] = features
+        return embeddings, mask.to(device)
+
+    def _options(self, prompts: Sequence[_Prompt]) -> Any:
+        from transformers import GenerationConfig
+
+        longest = max(len(prompt.ids) for prompt in prompts)
+        wanted = max(prompt.request.max_new_tokens for prompt in prompts)
+        rows = int(self.model.config.text_config.vocab_size)
+        never = sorted({self.tokens.image_id, *range(self.loaded.text_rows, rows)})
+        chosen = self.sampling
+        sampled = (
+            {"do_sample": True, "temperature": chosen.temperature, "top_p": chosen.top_p, "top_k": 0}
+            if chosen.temperature > 0
+            else {"do_sample": False}
+        )
+        return GenerationConfig(
+            max_new_tokens=min(wanted, self._context - longest),
+            eos_token_id=self.tokens.eos_id,
+            pad_token_id=self.tokens.pad_id,
+            suppress_tokens=never,
+            **sampled,
+        )
+
+    def _generation(self, new: list[int], limit: int) -> Generation:
+        new = new[:limit]
+        finished = self.tokens.eos_id in new
+        if finished:
+            new = new[: new.index(self.tokens.eos_id)]
+        return Generation(self.tokens.decode(new), len(new) + finished, finished)
