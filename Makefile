@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 # A stamp per content of the two files, so that a changed dependency installs again and nothing else does.
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 RUNTIME := $(VENV)/.viscot-runtime-$(KEY)
@@ -37,17 +37,17 @@ bench: $(RUNTIME)  ## the figures of the bundled model: 500 held-out synthetic q
 # torch goes first, so that every later step builds against and keeps this one.
 $(RUNTIME): | $(BIN)/python
 	@echo "Installing viscot into $(VENV) (a few minutes the first time) ..."
-	$(PIP) torch
-	$(PIP) --editable .
+	@$(PIP) torch
+	@$(PIP) --editable .
 	@rm -f $(VENV)/.viscot-runtime-*
 	@touch $@
 
 $(DEV): $(RUNTIME)
 	@echo "Installing what the tests need ..."
-	DS_BUILD_OPS=0 $(PIP) --editable '.[dev]'
+	@DS_BUILD_OPS=0 $(PIP) --editable '.[dev]'
 	@rm -f $(VENV)/.viscot-dev-*
 	@touch $@
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "viscot needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "viscot needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)

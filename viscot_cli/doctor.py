@@ -1,0 +1,38 @@
+"""``viscot doctor``: what this machine has, what fits it, and the fixes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from viscot_cli import console
+
+COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    measure: Annotated[bool, typer.Option(help="Time fp32 and bf16 on the CPU (about a second).")] = True,
+) -> None:
+    """What this machine has, one line each: ok, warn or missing, and the fix.
+
+    The exit code is 1 only where something viscot cannot run without is missing.
+    """
+    from viscot_core import doctor
+
+    group, unusable = "", False
+    for finding in doctor.examine(measure=measure):
+        unusable |= finding.state == "missing" and finding.name in doctor.ESSENTIAL
+        if json:
+            console.emit(finding)
+            continue
+        if finding.group != group:
+            group = finding.group
+            console.out(("\n" if finding.name != "python" else "") + group)
+        state = typer.style(finding.state.ljust(8), fg=COLOURS[finding.state])
+        console.out(f"  {state}{finding.name.ljust(16)} {finding.text}")
+        if finding.fix:
+            console.out(f"{' ' * 10}{' ' * 16} -> {finding.fix}")
+    if unusable:
+        raise typer.Exit(1)

@@ -1,0 +1,246 @@
+"""What this machine has and what fits it: findings of ``ok``, ``warn`` or ``missing``, each with its fix.
+
+    for finding in examine():
+        print(finding.state, finding.name, finding.text, finding.fix)
+
+Findings come one by one, cheap ones first. Whether a model or a recipe fits is an estimate and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from viscot_core import hardware
+from viscot_core.hardware import GIB
+
+LITTLE_DISK_GIB = 20.0  # a 7B checkpoint is 14 GB
+LITTLE_MEMORY_GIB = 4.0
+ESSENTIAL = ("torch", "transformers")
+OPTIONAL = {
+    "deepspeed": ("train", "training on several GPUs"),
+    "accelerate": ("train", "training, and models spread over several GPUs"),
+    "peft": ("train", "LoRA"),
+    "bitsandbytes": ("quant", "--load-in 8bit or 4bit"),
+    "flash-attn": ("flash", "--attn flash"),
+    "openai": ("api", "models behind an HTTP server, and judges"),
+    "gradio": ("demo", "viscot demo"),
+    "fastapi": ("serve", "viscot serve"),
+    "lmms-eval": ("general", "viscot bench general"),
+}
+NEEDS_CUDA = ("flash-attn",)
+
+State = Literal["ok", "warn", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. ``fix`` is what to do, empty where nothing need be done."""
+
+    group: str
+    name: str
+    state: State
+    text: str
+    fix: str = ""
+
+
+def examine(*, measure: bool = True) -> Iterator[Finding]:
+    """Every finding, in the order of the report; ``measure=False`` leaves the CPU timing out (a second)."""
+    yield _python()
+    for name in ESSENTIAL:
+        yield _essential(name)
+    for name in OPTIONAL:
+        yield _optional(name)
+    yield from _gpus()
+    yield _memory()
+    if measure:
+        yield _cpu_speed()
+    yield _disk(Path.cwd(), "disk here")
+    yield from _hub()
+    yield from _checkpoints()
+    yield from _recipes()
+
+
+# -- software --------------------------------------------------------------------------------------
+
+
+def _python() -> Finding:
+    return Finding("software", "python", "ok", f"{platform.python_version()} at {sys.executable}")
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution, or None; imports nothing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _floors() -> dict[str, str]:
+    """What viscot's own metadata asks for, by package: ``{"torch": ">=2.6", ...}``; extras included."""
+    from packaging.requirements import Requirement
+
+    try:
+        asked = [Requirement(line) for line in metadata.requires("viscot") or ()]
+    except metadata.PackageNotFoundError:  # run from a checkout that was not installed
+        return {}
+    return {one.name.lower(): str(one.specifier) for one in asked}
+
+
+def _too_old(package: str, version: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return not SpecifierSet(_floors().get(package, "")).contains(version, prereleases=True)
+
+
+def _essential(name: str) -> Finding:
+    version = version_of(name)
+    if version is None:
+        return Finding("software", name, "missing", "not installed", f"pip install {name}")
+    if _too_old(name, version):
+        return Finding("software", name, "warn", version, f"pip install '{name}{_floors()[name]}'")
+    return Finding("software", name, "ok", version)
+
+
+def _optional(name: str) -> Finding:
+    extra, use = OPTIONAL[name]
+    version, fix = version_of(name), f"pip install 'viscot[{extra}]'"
+    if version is None and name in NEEDS_CUDA and not hardware.gpus():
+        return Finding("software", name, "ok", f"not installed; of no use without a GPU ({use})")
+    if version is None:
+        return Finding("software", name, "missing", f"needed for {use}", fix)
+    if _too_old(name, version):
+        return Finding("software", name, "warn", f"{version} is older than {_floors()[name]}", fix)
+    return Finding("software", name, "ok", version)
+
+
+# -- hardware --------------------------------------------------------------------------------------
+
+
+def _gpus() -> Iterator[Finding]:
+    import torch
+
+    built = torch.version.cuda
+    if not hardware.gpus():
+        seen = Path("/proc/driver/nvidia/version").exists()
+        text = "none; models run on the CPU" + ("" if built else " (torch is a CPU build)")
+        fix = "torch sees no GPU though a driver is there: install a CUDA build of torch" if seen else ""
+        yield Finding("hardware", "cuda", "warn" if seen else "ok", text, fix)
+        return
+    yield Finding("hardware", "cuda", "ok", f"torch is built for CUDA {built}")
+    for index, gpu in enumerate(hardware.gpus()):
+        busy = gpu.free < 0.5 * gpu.total
+        text = f"{gpu.name}, {gpu.free:.1f} of {gpu.total:.1f} GiB free"
+        fix = "another process holds most of its memory" if busy else ""
+        yield Finding("hardware", f"gpu {index}", "warn" if busy else "ok", text, fix)
+
+
+def _memory() -> Finding:
+    ram = hardware.ram_gib()
+    text = f"{hardware.cores()} CPU cores, {ram:.1f} GiB of memory"
+    if ram < LITTLE_MEMORY_GIB:
+        return Finding("hardware", "memory", "warn", text, "only the bundled model fits")
+    return Finding("hardware", "memory", "ok", text)
+
+
+def _cpu_speed() -> Finding:
+    speeds = {"fp32": hardware.measure_cpu("fp32"), "bf16": hardware.measure_cpu("bf16")}
+    fastest = min(speeds, key=lambda name: speeds[name].answer_seconds())
+    text = ", ".join(f"{name} {s.gflops:.0f} Gflop/s and {s.gbytes:.0f} GB/s" for name, s in speeds.items())
+    seconds = speeds[fastest].answer_seconds()
+    text += f": {fastest} is faster, a 7B answer about {seconds:.0f} s (estimate)"
+    return Finding("hardware", "cpu speed", "ok", text)
+
+
+# -- disk and hub ----------------------------------------------------------------------------------
+
+
+def _disk(folder: Path, name: str) -> Finding:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free / GIB
+    text = f"{free:.1f} GiB free at {folder}"
+    if not os.access(there, os.W_OK):
+        return Finding("disk", name, "warn", f"{folder} cannot be written", "choose another folder")
+    if free < LITTLE_DISK_GIB:
+        return Finding("disk", name, "warn", text, "a 7B checkpoint needs 14 GiB, the pictures more")
+    return Finding("disk", name, "ok", text)
+
+
+def _hub() -> Iterator[Finding]:
+    from huggingface_hub import constants
+
+    from viscot_core.models import zoo
+
+    yield _disk(zoo.cache_folder() or Path(constants.HF_HUB_CACHE), "model cache")
+    if constants.HF_HUB_OFFLINE:
+        yield Finding("disk", "hub", "warn", "HF_HUB_OFFLINE is set: nothing is pulled", "unset it to pull")
+    else:
+        token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "no HF_TOKEN; the released need none"
+        yield Finding("disk", "hub", "ok", f"{constants.ENDPOINT} ({token})")
+
+
+# -- what fits -------------------------------------------------------------------------------------
+
+
+def _checkpoints() -> Iterator[Finding]:
+    from viscot_core.models import zoo
+
+    memory = sum(gpu.total for gpu in hardware.gpus()) or hardware.ram_gib()
+    where = f"{len(hardware.gpus())} GPU(s)" if hardware.gpus() else "the CPU"
+    for model in zoo.ZOO.values():
+        if model.kind == "tower":
+            continue
+        cached = model.name == zoo.BUNDLED or bool(model.hub and zoo.cached(model.hub))
+        have = "on this machine" if cached else "not pulled"
+        fits = next((bits for bits in (16, 8, 4) if model.gpu_gb(bits) * 1e9 / GIB <= memory), None)
+        need = f"{model.gpu_gb(fits or 4):g} GB"
+        if fits is None:
+            text = f"too large for {where}: {need} even in 4 bit"
+            yield Finding("models", model.name, "warn", text, "run it elsewhere: --model http://HOST/v1#NAME")
+        elif fits < 16:
+            fix = f"--load-in {fits}bit" + ("" if version_of("bitsandbytes") else ", with viscot[quant]")
+            yield Finding("models", model.name, "warn", f"{have}; fits {where} in {fits} bit ({need})", fix)
+        else:
+            fix = "" if cached else f"viscot models pull {model.name}"
+            yield Finding("models", model.name, "ok", f"{have}; fits {where} in 16 bit ({need})", fix)
+
+
+def _recipes() -> Iterator[Finding]:
+    from viscot_core import resources
+
+    if not resources.recipes():
+        fix = "reinstall viscot: its recipes are absent"
+        yield Finding("recipes", "recipes", "missing", "none found", fix)
+    for name in resources.recipes():
+        yield _recipe(name)
+
+
+def _recipe(name: str) -> Finding:
+    """Whether each stage's memory at one sample per GPU (an estimate) is here."""
+    from viscot_core.train import estimates
+    from viscot_core.train.recipe import load_recipe
+    from viscot_core.train.shapes import shape_of
+
+    recipe = load_recipe(name)
+    shape = shape_of(recipe.model)
+    if shape is None:
+        return Finding("recipes", name, "warn", "unknown size", f"viscot train --recipe {name} --dry-run")
+    have = min((gpu.total for gpu in hardware.gpus()), default=hardware.ram_gib())
+    need = max(estimates.memory_gib(shape, stage, 1, len(hardware.gpus()) or 1) for stage in recipe.stages)
+    unit = f"each of {len(hardware.gpus())} GPU(s)" if hardware.gpus() else "the CPU"
+    text = f"needs about {need:.0f} GiB on {unit}, has {have:.0f} (estimate)"
+    if need > have:
+        fix = f"viscot train --recipe {name} --dry-run --gpus 8 --gpu-memory 80 plans it for another machine"
+        return Finding("recipes", name, "warn", text, fix)
+    if not hardware.gpus() and shape.total > 5e8:
+        return Finding("recipes", name, "warn", f"{text}, but a CPU would take months", "use a GPU")
+    return Finding("recipes", name, "ok", text)

@@ -1,0 +1,89 @@
+"""The hardware viscot runs on: GPUs, memory, cores, and how fast this CPU multiplies in fp32 and bf16."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One CUDA device; memory in GiB."""
+
+    name: str
+    total: float
+    free: float
+
+
+@lru_cache(maxsize=1)
+def gpus() -> tuple[Gpu, ...]:
+    """The CUDA devices torch can use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ()
+    found = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        found.append(Gpu(torch.cuda.get_device_name(index), total / GIB, free / GIB))
+    return tuple(found)
+
+
+def ram_gib() -> float:
+    """Memory this process may use, GiB: the machine's, or its container's limit where that is lower."""
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+            ram = min(ram, int(text))
+    return ram / GIB
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class CpuSpeed:
+    """Measured on this CPU: matrix products in Gflop/s (prefill), weights read in GB/s (decoding)."""
+
+    gflops: float
+    gbytes: float
+    weight_bytes: int
+
+    def answer_seconds(self, parameters: float = 6.7e9, prefill: int = 1900, decoded: int = 30) -> float:
+        """Seconds of a two-turn answer at 336 px of a model that large: an estimate from the two measures."""
+        reading = self.weight_bytes * parameters / (self.gbytes * 1e9)
+        return 2 * parameters * prefill / (self.gflops * 1e9) + decoded * reading
+
+
+def measure_cpu(dtype: Literal["fp32", "bf16"]) -> CpuSpeed:
+    """Time a prefill-shaped and a decode-shaped product of one layer too large for the caches."""
+    import torch
+
+    kind, size = (torch.float32, 4) if dtype == "fp32" else (torch.bfloat16, 2)
+    width, tokens = 4096, 128
+    weight = torch.full((width, width), 0.5, dtype=kind)
+    many, one = torch.ones(tokens, width, dtype=kind), torch.ones(1, width, dtype=kind)
+    prefill = _best(lambda: torch.nn.functional.linear(many, weight))
+    decode = _best(lambda: torch.nn.functional.linear(one, weight), repeat=4)
+    return CpuSpeed(2 * width * width * tokens / prefill / 1e9, width * width * size / decode / 1e9, size)
+
+
+def _best(work: Callable[[], object], *, repeat: int = 1) -> float:
+    """Seconds of one call: the fastest of three rounds after one to warm up."""
+    work()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(repeat):
+            work()
+        times.append((time.perf_counter() - start) / repeat)
+    return min(times)
