@@ -11,7 +11,7 @@ from viscot_cli import console
 
 if TYPE_CHECKING:
     from viscot_core.asking import Asked
-    from viscot_core.chain import VisualCoT
+    from viscot_core.chain import Strategy, VisualCoT
 
 Model = Annotated[str | None, typer.Option(help="A folder, a hub id or a name of 'viscot models list'.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -56,7 +56,7 @@ def infer(
         open_image(items[0].image, exif=True)  # a bad path is told before a model is loaded
     chain = open_chain(model, device, dtype, load_in, attn, temperature, top_p, seed, batch_size)
     failed = 0
-    strategy = "direct" if direct else "cot"
+    strategy: Strategy = "direct" if direct else "cot"
     for asked in ask_items(
         chain, items, batch_size=batch_size, strategy=strategy, max_new_tokens=max_new_tokens
     ):

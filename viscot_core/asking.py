@@ -1,4 +1,4 @@
-"""Many pictures, one or many questions: what ``viscot infer`` is asked for, and the answers as plain records."""
+"""Many pictures, one or many questions: what ``viscot infer`` is asked for, the answers as plain records."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Asked:
     error: str | None = None
 
     def record(self, model: str) -> dict[str, Any]:
-        """One line of ``--json``: boxes in both frames (0..1 of the padded square, and pixels), status, timing."""
+        """One line of ``--json``: boxes in both frames (padded square 0..1, pixels), status, timing."""
         about = {"image": str(self.item.image), "question": self.item.question, "model": model}
         if self.answer is None:
             return {**about, "status": "failed", "error": self.error}

@@ -31,9 +31,9 @@ class Question:
 class Answer:
     """What the model said and where it looked.
 
-    ``box`` is in the padded square (0..1), ``crop`` in the picture's pixels; both are the whole picture where no
-    box could be read (``status`` unparsable) or none was asked for (strategy direct, ``status`` None). ``error``
-    says why there is no text; ``seconds`` is this question's share of its batch.
+    ``box`` is in the padded square (0..1), ``crop`` in the picture's pixels; both are the whole picture where
+    no box could be read (``status`` unparsable) or none was asked for (strategy direct, ``status`` None).
+    ``error`` says why there is no text; ``seconds`` is this question's share of its batch.
     """
 
     text: str
@@ -81,8 +81,8 @@ class VisualCoT:
     ) -> list[Answer]:
         """All first turns together, then all second turns; one answer per question, in order.
 
-        A question that the engine cannot answer has ``error`` set; pictures and questions are checked first and
-        raise as in ``ask``.
+        A question that the engine cannot answer has ``error`` set; pictures and questions are checked first
+        and raise as in ``ask``.
         """
         texts = [check_question(question.text) for question in questions]
         views = [_view(question.image) for question in questions]

@@ -32,20 +32,22 @@ class Generation:
     """What came back: ``tokens`` new tokens, ``finished`` when the model ended its turn by itself.
 
     ``error`` is set when this request failed while others of the batch may have worked; ``text`` is then "".
+    ``transient`` errors (a server that is busy, a budget that is spent) may be gone on another try.
     """
 
     text: str
     tokens: int
     finished: bool
     error: str | None = None
+    transient: bool = False
 
 
 @runtime_checkable
 class Engine(Protocol):
     """Anything that continues prompts.
 
-    ``identity`` names all that changes the text (weights hash, dtype, device, sampling): a benchmark refuses to
-    continue a run whose engine's identity differs.
+    ``identity`` names all that changes the text (weights hash, dtype, device, sampling): a benchmark refuses
+    to continue a run whose engine's identity differs.
     """
 
     @property

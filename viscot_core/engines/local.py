@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen: greedy at temperature 0, else sampled from the ``top_p`` nucleus with ``seed``."""
+    """How tokens are chosen: greedy at temperature 0, else from the ``top_p`` nucleus with ``seed``."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -144,7 +144,7 @@ class LocalEngine:
         return [row.tolist() for row in out]
 
     def _embed(self, prompts: Sequence[_Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded input embeddings ``[b, n, hidden]`` with the pictures' features in place, and the mask."""
+        """Left-padded embeddings ``[b, n, hidden]`` with the pictures' features in place, and the mask."""
         import torch
 
         device = self.model.device

@@ -1,4 +1,4 @@
-"""LoRA adapters, merged while a checkpoint is read: peft's own, and upstream's with ``non_lora_trainables.bin``."""
+"""LoRA adapters, merged while a checkpoint is read: peft's, and upstream's with ``non_lora_trainables``."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Delta:
         a, b = self.a.read().float(), self.b.read().float()
         if (b.shape[0], a.shape[1]) != tuple(weight.shape) or a.shape[0] != b.shape[1]:
             raise CheckpointError(
-                f"{self.a.file}: '{self.a.name}' {list(a.shape)} and its partner {list(b.shape)} do not fit a "
-                f"matrix of {list(weight.shape)}; the adapter belongs to another base model."
+                f"{self.a.file}: '{self.a.name}' {list(a.shape)} and its partner {list(b.shape)} do not fit "
+                f"a matrix of {list(weight.shape)}; the adapter belongs to another base model."
             )
         return (weight.float() + self.scale * (b @ a)).to(weight.dtype)
 
@@ -72,7 +72,7 @@ def base_name(path: Path) -> str:
 
 
 def changes(path: Path) -> dict[str, Delta | Stored]:
-    """What an adapter does, by module name: a ``Delta`` to add or a whole tensor that takes the base's place."""
+    """What an adapter does, by module name: a ``Delta`` to add, or a tensor in the base's place."""
     config = _config(path)
     rank = int(config["r"])
     scale = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)

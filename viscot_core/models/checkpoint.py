@@ -1,23 +1,22 @@
 """A checkpoint folder, understood: layout, config, and every tensor of the model with where it lies.
 
-``open_checkpoint`` reads headers only. ``load`` builds a model from it, ``export`` writes it in the other layout
-and ``inspect`` reports on it; all three see the same tensors and the same problems.
+``open_checkpoint`` reads headers only. ``load`` builds a model from it, ``export`` writes it in the other
+layout and ``inspect`` reports on it; all three see the same tensors and the same problems.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError
-from viscot_core.models import adapters, layouts, zoo
+from viscot_core.models import adapters, layouts, parts, zoo
 from viscot_core.models.layouts import Layout, Shape
 from viscot_core.models.manifest import Manifest, TurnTokens
-from viscot_core.models.tokenizer import SENTENCEPIECE, declared_turn_tokens, token_count
-from viscot_core.models.weights import SINGLE, Stored, open_file, open_weights
+from viscot_core.models.tokenizer import declared_turn_tokens, token_count
+from viscot_core.models.weights import Stored
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "model.language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class Source:
 
 @dataclass(slots=True)
 class Checkpoint:
-    """One model on disk. ``tensors`` are keyed by module name; the three problem lists are empty when it is whole."""
+    """One model on disk, tensors by module name; the three problem lists are empty when it is whole."""
 
     path: Path
     layout: Layout
@@ -119,8 +117,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Understand the checkpoint in ``path``; its adapter's base and its tower are looked up where needed.
 
     Raises:
-        CheckpointError: unreadable, of another kind, two tensors for one place; missing or mis-shaped tensors are
-            listed in the result instead (``require_whole`` raises for them).
+        CheckpointError: unreadable, of another kind, two tensors for one place; missing or mis-shaped tensors
+            are listed in the result instead (``require_whole`` raises for them).
     """
     try:
         return _open(path)
@@ -132,16 +130,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open(path: Path) -> Checkpoint:
     if adapters.is_adapter(path):
-        base = _open(_neighbour(adapters.base_name(path), path))
+        base = _open(parts.neighbour(adapters.base_name(path), path))
         return _with_adapter(base, path)
-    raw, stored, tokenizer = _with_projector(path, read_json(path / "config.json"))
+    raw, stored, tokenizer = parts.gather(path, parts.read_json(path / "config.json"))
     layout = layouts.detect(raw, stored)
     tensors = _by_module(stored, layout)
     notes: list[str] = []
     if layout is Layout.HF:
         config, rows = _hf_config(path, raw)
     else:
-        vision = _vision_config(path, raw, tensors, notes)
+        shapes = {key: source.shape for key, source in tensors.items()}
+        vision, added, note = parts.tower(path, raw, shapes)
+        tensors |= {name: Source(tensor) for name, tensor in added.items()}
+        notes += [note] if note else []
         rows = int(raw["vocab_size"])
         config = layouts.config_from_llava(raw, vision, image_id=token_count(tokenizer))
         for name in (EMBEDDINGS, HEAD):
@@ -152,19 +153,6 @@ def _open(path: Path) -> Checkpoint:
     found = Checkpoint(path, layout, raw, config, manifest, tensors, rows, tokenizer, notes)
     _compare(found, expected_shapes(config))
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint; errors name the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} is no checkpoint: it has no {path.name}.") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object; pull or copy it again.")
-    return content
 
 
 def expected_shapes(config: LlavaConfig) -> dict[str, Shape]:
@@ -190,7 +178,7 @@ def _by_module(stored: Mapping[str, Stored], layout: Layout) -> dict[str, Source
         if module in tensors:
             first = tensors[module].stored
             raise CheckpointError(
-                f"'{first.name}' in {first.file} and '{name}' in {tensor.file} are the same part of the model "
+                f"'{first.name}' in {first.file} and '{name}' in {tensor.file} are one part of the model "
                 "twice; remove one of them."
             )
         tensors[module] = Source(tensor)
@@ -221,90 +209,6 @@ def _hf_config(path: Path, raw: dict[str, Any]) -> tuple[LlavaConfig, int]:
     original = raw.get(layouts.ORIGINAL_CONFIG)
     rows = int(original["vocab_size"]) if original else int(config.text_config.vocab_size)
     return config, rows
-
-
-# --- the parts a checkpoint may leave out -------------------------------------------------------------------------
-
-
-def _with_projector(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Stored], Path]:
-    """Config, tensors and the tokenizer's folder; a projector file completes a Llama, its base completes a projector."""
-    projector = next((path / name for name in PROJECTOR_FILES if (path / name).exists()), None)
-    has_weights = any((path / f"{name}{end}").exists() for name in SINGLE for end in ("", ".index.json"))
-    if projector is None or has_weights:
-        stored = open_weights(path)
-        if projector is None or any("mm_projector." in name for name in stored):
-            return raw, stored, path
-        return _llava_fields(raw), {**stored, **_projector_tensors(projector)}, path
-    base = raw.get("_name_or_path")
-    if not base:
-        raise CheckpointError(f"{path} holds only a projector, and its config.json names no base model.")
-    folder = _neighbour(str(base), path)
-    stored = {**open_weights(folder), **_projector_tensors(projector)}
-    return raw, stored, path if (path / SENTENCEPIECE).exists() else folder
-
-
-def _projector_tensors(file: Path) -> dict[str, Stored]:
-    """``mm_projector.bin``'s tensors under the names the original layout gives them."""
-    return {f"model.mm_projector.{name.split('mm_projector.')[-1]}": t for name, t in open_file(file).items()}
-
-
-def _llava_fields(raw: dict[str, Any]) -> dict[str, Any]:
-    """A plain Llama's config with LLaVA-1.5's choices for what it does not say."""
-    assumed = {
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_select_layer": -2,
-        "mm_vision_select_feature": "patch",
-        "mm_vision_tower": "openai/clip-vit-large-patch14-336",
-    }
-    return {**assumed, **raw}
-
-
-def _neighbour(name: str, path: Path) -> Path:
-    """The folder that a checkpoint's config names: as it is, beside the checkpoint, or pulled from the hub."""
-    for folder in (Path(name), path / name, path.parent / name, path.parent / Path(name).name):
-        if (folder / "config.json").exists():
-            return folder
-    try:
-        return zoo.resolve(name)
-    except CheckpointError:
-        # Another machine's absolute path often ends in a public name.
-        return zoo.resolve(Path(name).name)
-
-
-def _vision_config(
-    path: Path, raw: dict[str, Any], tensors: dict[str, Source], notes: list[str]
-) -> dict[str, Any]:
-    """The tower's config; adds the tower's tensors from its own folder where the checkpoint has none."""
-    name = layouts.tower_name(raw)
-    inside = any(key.startswith("model.vision_tower.") for key in tensors)
-    folder: Path | None = None
-    try:
-        folder = _neighbour(name, path) if name else None
-    except CheckpointError:
-        if not inside:
-            raise CheckpointError(
-                f"its vision tower is not inside and '{name}' is not on this machine; "
-                f"get it with: viscot models pull {name}"
-            ) from None
-    stated: dict[str, Any] = {}
-    if folder is not None:
-        stated = read_json(folder / "config.json")
-        stated = stated.get("vision_config", stated)
-    if inside:
-        heads = {k: stated[k] for k in ("num_attention_heads", "hidden_act", "layer_norm_eps") if k in stated}
-        shapes = {key: source.shape for key, source in tensors.items()}
-        if not heads:
-            notes.append(f"the tower's config ({name}) is not here: its heads are taken to be 64 wide")
-            return layouts.tower_config_from_shapes(shapes)
-        return {**layouts.tower_config_from_shapes(shapes, heads=heads["num_attention_heads"]), **heads}
-    if folder is None:
-        raise CheckpointError("it has no vision tower, and its config.json names none (mm_vision_tower).")
-    notes.append(f"the vision tower comes from {folder}")
-    for key, tensor in open_weights(folder).items():
-        module = layouts.clip_module_name(key)
-        if module is not None:
-            tensors[module] = Source(tensor)
-    return stated
 
 
 def _with_adapter(base: Checkpoint, path: Path) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Two layouts of one model: the original LLaVA checkpoint and transformers' ``LlavaForConditionalGeneration``.
+"""Two layouts of one model: the original LLaVA one and transformers' ``LlavaForConditionalGeneration``.
 
 Everything is decided by the config and the tensors' names and shapes, never by a folder's name. Names are
 translated through the *module names* of transformers' model in memory, which both layouts map to one to one.
@@ -121,7 +121,7 @@ def detect(config: Mapping[str, Any], names: Iterable[str]) -> Layout:
     raise CheckpointError(f"viscot reads LLaVA checkpoints, and this is {kind}; give another model.")
 
 
-# --- configs ---------------------------------------------------------------------------------------------------
+# -- configs -----------------------------------------------------------------------------------------
 
 _TEXT_FIELDS = (
     "hidden_size",
@@ -160,7 +160,7 @@ def tower_name(config: Mapping[str, Any]) -> str | None:
 
 
 def tower_config_from_shapes(shapes: Mapping[str, Shape], heads: int | None = None) -> dict[str, Any]:
-    """A CLIP tower's config read off its tensors (module names); without ``heads``, they are taken as 64 wide.
+    """A CLIP tower's config read off its tensors (module names); without ``heads``, heads are 64 wide.
 
     Raises:
         CheckpointError: no tower inside, or a width that 64-wide heads do not divide.

@@ -26,7 +26,7 @@ LOAD_IN = ("4bit", "8bit")
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in memory. ``text_rows``: ids from here on are the image token and padding, never to be generated."""
+    """A model in memory. Ids from ``text_rows`` on are the image token and padding, never generated."""
 
     model: LlavaForConditionalGeneration
     tokens: ChatTokenizer
@@ -210,7 +210,7 @@ def _build(
 
 
 def _quantization(load_in: str | None, dtype: torch.dtype) -> Any:
-    """bitsandbytes' config; tower, projector and head stay in 16 bit, as quantising them costs boxes first."""
+    """bitsandbytes' config; tower, projector and head stay in 16 bit: they are small and boxes need them."""
     if load_in is None:
         return None
     from transformers import BitsAndBytesConfig
@@ -227,7 +227,7 @@ def _quantization(load_in: str | None, dtype: torch.dtype) -> Any:
 
 
 def _device_map(device: str, checkpoint: Checkpoint, dtype: torch.dtype, load_in: str | None) -> Any:
-    """None on the CPU, one GPU where the weights fit into it, else ``auto``: accelerate spreads the layers."""
+    """None on the CPU, one GPU where the weights fit, else ``auto``: accelerate spreads the layers."""
     import torch
 
     if device == "cpu":

@@ -1,8 +1,8 @@
 """The tensors of a checkpoint folder, by stored name, opened lazily and never as code.
 
 Reads ``model.safetensors``, ``pytorch_model.bin`` and their sharded forms. Opening reads headers only; every
-fault names the file and the tensor. Tensors read on the CPU are views of the file's private memory mapping, so
-a model loaded in its stored dtype costs its own size once.
+fault names the file and the tensor. Tensors read on the CPU are views of the file's private memory mapping,
+so a model loaded in its stored dtype costs its own size once.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
     for name, ((_, end), shape, dtype) in spans.items():
         if 8 + length + end > size:
             raise CheckpointError(
-                f"{path} is truncated: '{name}' ends at byte {8 + length + end:,} of a file of {size:,} bytes; "
+                f"{path} is truncated: '{name}' ends at byte {8 + length + end:,} of {size:,}; "
                 "pull or copy it again."
             )
         tensors[name] = Stored(
@@ -174,14 +174,14 @@ def _open_pickle(path: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{path} does not hold named tensors; give the folder of a model's weights.")
     return {
         name: Stored(
-            name,
-            path,
-            tuple(tensor.shape),
-            str(tensor.dtype).removeprefix("torch."),
-            lambda tensor=tensor: tensor,
+            name, path, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), _given(tensor)
         )
         for name, tensor in content.items()
     }
+
+
+def _given(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    return lambda: tensor
 
 
 def _load_pickle(path: Path) -> Any:

@@ -31,7 +31,7 @@ class ZooModel:
     disk_gb: float
 
     def gpu_gb(self, bits: int) -> float:
-        """GPU memory to answer one question, GB: weights plus about a tenth and 1 GB of activations and cache.
+        """GPU memory to answer one question, GB: the weights, a tenth of them, and 1 GB of activations.
 
         An estimate from the parameter count; quantised models keep the tower and the head in 16 bit.
         """
@@ -102,7 +102,7 @@ def cached(hub: str) -> Path | None:
 
 
 def resolve(name: str | Path | None = None) -> Path:
-    """The folder of a model: a path, a name of the zoo, a pulled hub id, or (without a name) the bundled model.
+    """The folder of a model: a path, a zoo name, a pulled hub id, or (without a name) the bundled model.
 
     Raises:
         CheckpointError: unknown (with the nearest names), or known but not pulled yet.
