@@ -1,7 +1,8 @@
-"""``viscot score RUN --judge J``: let a judge score the answers of a run folder; the same command continues."""
+"""``viscot score RUN --judge J``: let a judge score the answers of a run; the same command continues."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,28 +11,110 @@ import typer
 from viscot_cli import console
 
 if TYPE_CHECKING:
+    from viscot_core.score.api import Usage
     from viscot_core.score.run import ScoreReport
+
+
+class Style(StrEnum):
+    """``PromptStyle`` spelled out here as well: help imports nothing of the core."""
+
+    paper = "paper"
+    guarded = "guarded"
 
 
 def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: the --out of 'viscot bench'.")],
     judge: Annotated[
         str,
-        typer.Option(help="exact, anls, vqa, contains or relaxed (offline); openai:MODEL; hf:PATH_OR_NAME."),
+        typer.Option(help="exact, anls, vqa, contains, relaxed (offline); openai:MODEL; hf:PATH_OR_NAME."),
     ] = "exact",
+    name: Annotated[
+        str | None, typer.Option(help="Write to scores.NAME.jsonl instead of the judge's own name.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible server; OPENAI_BASE_URL says it as well.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Calls at once.")] = 32,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say how many calls, tokens and dollars; ask nothing.")
+    ] = False,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="Stop before spending more US dollars than this.")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="A price table of your own (YAML).")] = None,
+    prompt: Annotated[
+        Style, typer.Option(help="paper: the reference's words, odd answers guarded; guarded: all of them.")
+    ] = Style.paper,
+    json_mode: Annotated[
+        bool, typer.Option("--json-mode", help="Ask for a JSON verdict and accept nothing else.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the judge model.")] = 0.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a call counts as stalled.")] = 60.0,
+    attempts: Annotated[int, typer.Option(min=1, help="Tries per answer before it stays pending.")] = 6,
+    retry_unscored: Annotated[
+        bool, typer.Option("--retry-unscored", help="Ask again where the judge's reply held no score.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask again even where the cache holds a reply.")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where judge replies are kept for all runs (else VISCOT_CACHE).")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once, for hf: judges.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1, for hf: judges.")] = "auto",
 ) -> None:
     """Score the answers of RUN and append them to RUN/scores.<judge>.jsonl.
 
-    Only what has no score yet is asked. Exit code 3: something is still pending or failed; run it again.
+    Only what has no score yet is asked. The key of an API judge is read from OPENAI_API_KEY. Exit code 3:
+    something is pending or failed; run the same command again.
     """
     from viscot_core.errors import PartlyDone
     from viscot_core.score.judges import JudgeOptions, make_judge
+    from viscot_core.score.prompt import PromptStyle
     from viscot_core.score.run import score_run
 
-    report = score_run(run, make_judge(judge, JudgeOptions()))
+    options = JudgeOptions(
+        base_url=base_url,
+        concurrency=concurrency,
+        max_cost=max_cost,
+        prices=prices,
+        temperature=temperature,
+        timeout=timeout,
+        attempts=attempts,
+        style=PromptStyle(prompt.value),
+        json_mode=json_mode,
+        cache=cache,
+        fresh=fresh,
+        batch_size=batch_size,
+        device=device,
+    )
+    made = make_judge(judge, options)
+    if estimate:
+        _estimate(run, made, name, retry_unscored)
+        return
+    with console.progress(f"scoring {run}") as advance:
+        report = score_run(run, made, name=name, retry_unscored=retry_unscored, progress=advance)
     _show(report)
+    _show_usage(getattr(made, "usage", None))
     if not report.complete:
-        raise PartlyDone(f"Some answers of {run} have no score; run the same command again to go on.")
+        raise PartlyDone(f"Not every answer of {run} has a score; run the same command again to go on.")
+
+
+def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) -> None:
+    from viscot_core.errors import UsageError
+    from viscot_core.score.api import ApiJudge
+    from viscot_core.score.run import pairs_to_ask
+
+    if not isinstance(judge, ApiJudge):
+        raise UsageError("--estimate is about judges behind an API; offline and hf: judges cost nothing.")
+    pairs = pairs_to_ask(run, judge, name=name, retry_unscored=retry_unscored)
+    found = judge.estimate(pairs)
+    cost = "unknown price" if found.cost is None else f"about ${found.cost:.4f}"
+    console.out(f"{found.pairs} different answers to judge, {found.cached} of them in the cache")
+    console.out(
+        f"{found.calls} calls, about {found.tokens_in} tokens in and {found.tokens_out} out: {cost} "
+        f"with {judge.model}"
+    )
 
 
 def _show(report: ScoreReport) -> None:
@@ -45,3 +128,17 @@ def _show(report: ScoreReport) -> None:
         )
     for reason, count in list(report.reasons.items())[:5]:
         console.out(f"  {count} x {reason}")
+
+
+def _show_usage(usage: Usage | None) -> None:
+    if usage is None:
+        return
+    cost = "" if usage.cost is None else f", ${usage.cost:.4f}"
+    console.out(
+        f"{usage.calls} calls, {usage.cached} from the cache, {usage.retries} retries, "
+        f"{usage.tokens_in} tokens in, {usage.tokens_out} out{cost}"
+    )
+    if usage.models:
+        console.out(f"The server calls its model {', '.join(sorted(usage.models))}")
+    if usage.capped:
+        console.out("--max-cost is reached: the rest stays pending")

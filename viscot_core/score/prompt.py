@@ -156,7 +156,7 @@ def read_score(reply: str) -> Outcome:
     matches += _OF_ONE.finditer(reply)
     if not matches and (bare := _BARE.fullmatch(reply)):
         matches = [bare]
-    values = sorted({_value(m) for m in matches})
+    values = sorted({v for m in matches if math.isfinite(v := _value(m))})
     if not values:
         return Outcome(State.UNSCORED, reason="no score can be read from the reply", reply=reply)
     if len(values) > 1:

@@ -10,10 +10,19 @@ from pathlib import Path
 from viscot_core.bench.journal import Key, Prediction, read_predictions
 from viscot_core.errors import DataError
 from viscot_core.score.judges import Judge
-from viscot_core.score.verdicts import Outcome, Pair, ScoreLog, Scores, State, Verdict, scores_path
+from viscot_core.score.verdicts import (
+    Outcome,
+    Pair,
+    ScoreLog,
+    Scores,
+    State,
+    Verdict,
+    read_scores,
+    scores_path,
+)
 
-Progress = Callable[[int, int], None]
-"""``(items done, items to do)``, called after every pair."""
+Progress = Callable[[int], None]
+"""Called with the number of items that came to an outcome."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ def score_run(
         check_belongs(log.scores, predictions)
         verdicts = dict(log.scores.verdicts)
         todo = open_pairs(predictions, log.scores, retry_unscored=retry_unscored)
-        total, new = sum(map(len, todo.values())), 0
+        new = 0
 
         def done(pair: Pair, outcome: Outcome) -> None:
             nonlocal new
@@ -107,12 +116,24 @@ def score_run(
             verdicts.update((v.key, v) for v in lines)
             new += len(lines)
             if progress:
-                progress(new, total)
+                progress(len(lines))
 
         asked = _reuse(todo, log.scores, done)
         if asked:
             judge.judge(asked, done)
     return _report(path, predictions, verdicts, new)
+
+
+def pairs_to_ask(
+    run: Path, judge: Judge, *, name: str | None = None, retry_unscored: bool = False
+) -> list[Pair]:
+    """What ``score_run`` would ask about now; reads only."""
+    predictions = read_predictions(run)
+    path = scores_path(run, name or judge.identity.name)
+    scores = read_scores(path) if path.exists() else Scores(judge.identity, {}, path)
+    check_belongs(scores, predictions)
+    todo = open_pairs(predictions, scores, retry_unscored=retry_unscored)
+    return _reuse(todo, scores, lambda pair, outcome: None)
 
 
 def _reuse(

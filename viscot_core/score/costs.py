@@ -1,0 +1,130 @@
+"""What judge calls cost: a price table, an estimate before, and a cap that holds while many calls are in
+flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from viscot_core.errors import UsageError
+
+CHARACTERS_PER_TOKEN = 4
+"""For estimates; English runs at about 4."""
+MESSAGE_OVERHEAD = 12
+"""Tokens a chat format adds to the words of a call."""
+TYPICAL_REPLY = 8
+"""Tokens of a reply such as ``score: 0.8``."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars per million tokens."""
+
+    input: float
+    output: float
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What scoring would take, before anything is asked."""
+
+    pairs: int
+    cached: int
+    tokens_in: int
+    tokens_out: int
+    cost: float | None
+    """US dollars; None where the price table does not know the model."""
+
+    @property
+    def calls(self) -> int:
+        return self.pairs - self.cached
+
+
+def load_price(model: str, own: Path | None = None) -> Price | None:
+    """The price of a model: of the user's table, else of the built-in one; a dated name finds its family.
+
+    Raises:
+        UsageError: the user's table is missing or malformed.
+    """
+    tables = [] if own is None else [_read_table(own)]
+    tables.append(
+        _parse(files("viscot_core.score").joinpath("prices.yaml").read_text(encoding="utf-8"), "prices.yaml")
+    )
+    undated = re.sub(r"-\d{4}-\d{2}-\d{2}$|-\d{4}$", "", model)
+    for name in (model, undated):
+        for table in tables:
+            if name in table:
+                return table[name]
+    return None
+
+
+def _read_table(path: Path) -> dict[str, Price]:
+    try:
+        return _parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise UsageError(
+            f"The price table {path} cannot be read: {error.strerror}; check --prices."
+        ) from error
+
+
+def _parse(text: str, name: str) -> dict[str, Price]:
+    try:
+        models: dict[str, Any] = yaml.safe_load(text)["models"]
+        prices = {str(m): Price(float(p["input"]), float(p["output"])) for m, p in models.items()}
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{name} is no price table; write 'models: {{NAME: {{input: 0.15, output: 0.60}}}}' "
+            "(dollars per million)."
+        ) from error
+    if any(min(p.input, p.output) < 0 for p in prices.values()):
+        raise UsageError(f"{name} holds a negative price; prices are dollars per million tokens.")
+    return prices
+
+
+def estimated_tokens(text: str) -> int:
+    return -(-len(text) // CHARACTERS_PER_TOKEN) + MESSAGE_OVERHEAD
+
+
+def most_tokens(text: str) -> int:
+    """An upper bound: no tokenizer in use makes more than one token of a byte."""
+    return len(text.encode("utf-8", "surrogatepass")) + MESSAGE_OVERHEAD
+
+
+class Budget:
+    """Holds spending under ``cap`` dollars: a call starts only when its worst case still fits.
+
+    ``reserve`` waits while calls in flight may yet turn out cheaper, and says no when even they cannot help.
+    """
+
+    def __init__(self, cap: float | None) -> None:
+        self.cap = cap
+        self.spent = 0.0
+        self._reserved = 0.0
+        self._settled = asyncio.Event()
+
+    async def reserve(self, amount: float) -> bool:
+        while self.cap is not None and self.spent + self._reserved + amount > self.cap:
+            if self._reserved <= 0:
+                return False
+            self._settled.clear()
+            await self._settled.wait()
+        self._reserved += amount
+        return True
+
+    def settle(self, reserved: float, actual: float) -> None:
+        """A call ended: give its reservation back and book what it cost."""
+        self._reserved = max(0.0, self._reserved - reserved)
+        if self._reserved < 1e-12:
+            self._reserved = 0.0
+        self.spent += actual
+        self._settled.set()

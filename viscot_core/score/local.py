@@ -1,0 +1,122 @@
+"""A judge on this machine: any text model of transformers, asked greedily, in left-padded batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from viscot_core.errors import EngineError, UsageError
+from viscot_core.score.judges import Done, JudgeOptions
+from viscot_core.score.prompt import Prompt, PromptBuilder
+from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
+
+MAX_NEW_TOKENS = 64
+
+
+class LocalJudge:
+    """``tokenizer`` and ``model`` are transformers'; ``name`` says where they came from.
+
+    A model with a chat template gets system and user message through it; any other one plain text ending in
+    ``Score:``. The identity names the weights by content, so that a folder that changed is another judge.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        model: Any,
+        *,
+        prompt: PromptBuilder | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        self.prompt = prompt or PromptBuilder()
+        self.batch_size = batch_size
+        self._tokenizer, self._model = tokenizer, model
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"
+        self.identity = JudgeIdentity.now(
+            f"hf:{name}", f"{name}@{weights_digest(model)}", self.prompt.sha256, 0.0
+        )
+
+    @classmethod
+    def from_options(cls, name: str, options: JudgeOptions) -> Self:
+        """Load a folder or a model of the hub. Raises UsageError where there is none of that name."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        device = options.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0][:200]
+            raise UsageError(
+                f"'{name}' does not load as a text model ({first}); give a folder or a hub name."
+            ) from error
+        prompt = PromptBuilder(options.style, options.json_mode)
+        shown = Path(name).name if Path(name).is_dir() else name
+        return cls(shown, tokenizer, model, prompt=prompt, batch_size=options.batch_size)
+
+    def judge(self, pairs: Sequence[Pair], done: Done) -> None:
+        """Judge all pairs, longest prompts first so that batches waste little padding."""
+        prompts = [(pair, self._render(self.prompt.build(pair))) for pair in pairs]
+        prompts.sort(key=lambda item: -len(item[1]))
+        for start in range(0, len(prompts), self.batch_size):
+            batch = prompts[start : start + self.batch_size]
+            for (pair, _), outcome in zip(batch, self._outcomes([text for _, text in batch]), strict=True):
+                done(pair, outcome)
+
+    def _render(self, prompt: Prompt) -> str:
+        if not self._tokenizer.chat_template:
+            return f"{prompt.system}{prompt.user}Score:"
+        messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _outcomes(self, texts: list[str]) -> list[Outcome]:
+        import torch
+
+        # A chat template writes its own start token; plain text gets the tokenizer's.
+        special = not self._tokenizer.chat_template
+        inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=special)
+        inputs = {
+            k: v.to(self._model.device) for k, v in inputs.items() if k in ("input_ids", "attention_mask")
+        }
+        try:
+            with torch.inference_mode():
+                output = self._model.generate(
+                    **inputs,
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    do_sample=False,
+                    pad_token_id=self._tokenizer.pad_token_id,
+                )
+        except torch.cuda.OutOfMemoryError as error:
+            raise EngineError("The judge ran out of GPU memory; try a smaller --batch-size.") from error
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [self._read(ids.tolist()) for ids in new]
+
+    def _read(self, ids: list[int]) -> Outcome:
+        reply = self._tokenizer.decode(ids, skip_special_tokens=True)
+        ends = {self._tokenizer.eos_token_id, self._tokenizer.pad_token_id}
+        stops = self._model.generation_config.eos_token_id
+        ends |= set(stops) if isinstance(stops, list) else {stops}
+        if len(ids) >= MAX_NEW_TOKENS and not ends & set(ids):
+            # A model that never stops may have been cut in the middle of a number: take whole lines only.
+            reply, _, _ = reply.rpartition("\n")
+            if not reply.strip():
+                return Outcome(State.UNSCORED, reason="the reply was cut off before its end")
+        return self.prompt.read(reply)
+
+
+def weights_digest(model: Any) -> str:
+    """12 hex digits of the weights: shapes, and the first and last values of every tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        ends = [*flat[:64].float().tolist(), *flat[-64:].float().tolist()]
+        digest.update(f"{name} {tuple(tensor.shape)} {ends}".encode())
+    return digest.hexdigest()[:12]
