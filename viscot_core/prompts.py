@@ -31,11 +31,17 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How turns are joined. ``plain`` (stage 1) keeps pictures and captions only and ends with a newline."""
+    """How turns are joined.
+
+    ``plain`` (stage 1) keeps pictures and captions only and ends with a newline. ``strip`` drops the white space
+    around a message: the benchmark's prompts have two spaces before ASSISTANT, training rows one, and a very
+    small model should not have to learn the difference.
+    """
 
     name: str
     system: str
     plain: bool = False
+    strip: bool = False
 
 
 _VICUNA_SYSTEM = (
@@ -45,7 +51,7 @@ _VICUNA_SYSTEM = (
 
 TEMPLATES: dict[str, Template] = {
     "vicuna_v1": Template("vicuna_v1", _VICUNA_SYSTEM),
-    "tiny": Template("tiny", "Look, then answer."),
+    "tiny": Template("tiny", "Look, then answer.", strip=True),
     "plain": Template("plain", "", plain=True),
 }
 
@@ -117,9 +123,10 @@ def render(turns: Sequence[Turn], template: Template, *, generate: bool = False)
     writer.say(template.system + " ")
     for turn in turns:
         if turn.role == "human":
+            text = turn.text.strip() if template.strip else turn.text
             writer.say("USER:")
-            if turn.text:
-                writer.say_with_images(" " + turn.text + " ")
+            if text:
+                writer.say_with_images(" " + text + " ")
         elif turn.role == "gpt":
             writer.say("ASSISTANT:")
             writer.say(" " + turn.text + EOS, spoken=True)

@@ -124,7 +124,7 @@ def draw_scene(scene: Scene) -> Image.Image:
     image = _background(rng, scene.size)
     pen = ImageDraw.Draw(image)
     for thing in scene.things:
-        fill = _jitter(rng, COLORS[thing.color])
+        fill = jitter_color(rng, COLORS[thing.color])
         draw_thing(pen, thing, fill, scene.font_size)
     return image
 
@@ -148,7 +148,8 @@ def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, fill: tuple[int, int, int
     pen.text(at, thing.text, fill=ink, font=font, stroke_width=1, stroke_fill=ink)
 
 
-def _jitter(rng: random.Random, color: tuple[int, int, int], by: int = 14) -> tuple[int, int, int]:
+def jitter_color(rng: random.Random, color: tuple[int, int, int], by: int = 14) -> tuple[int, int, int]:
+    """``color`` with each channel moved by at most ``by``."""
     red, green, blue = (min(255, max(0, c + rng.randint(-by, by))) for c in color)
     return red, green, blue
 
@@ -160,11 +161,11 @@ def _background(rng: random.Random, size: Size) -> Image.Image:
     for x in range(6):
         for y in range(6):
             tone = base + rng.randint(-22, 22)
-            coarse.putpixel((x, y), _jitter(rng, (tone, tone, tone), 8))
+            coarse.putpixel((x, y), jitter_color(rng, (tone, tone, tone), 8))
     image = coarse.resize(size, Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(image)
     for _ in range(rng.randint(4, 12)):
-        tone = _jitter(rng, (base - 35, base - 35, base - 35), 12)
+        tone = jitter_color(rng, (base - 35, base - 35, base - 35), 12)
         x, y = rng.randrange(size[0]), rng.randrange(size[1])
         dx, dy = rng.randint(-200, 200), rng.randint(-200, 200)
         if rng.random() < 0.6:

@@ -17,7 +17,7 @@ from typing import Any
 
 from viscot_core.boxes import Box, Frame, format_box
 from viscot_core.data.scenes import COLORS, Scene, Thing, draw_scene, make_scene
-from viscot_core.prompts import BOX_REQUEST, IMAGE, Turn, answer_turns, cot_turns, direct_turns
+from viscot_core.prompts import ANSWER_REQUEST, BOX_REQUEST, IMAGE, Turn, cot_turns, direct_turns
 
 DATASET = "synth"
 QUESTIONS = (
@@ -196,10 +196,7 @@ def _train_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
         rows = [
             ([image], _all_boxes(items, rng)),
             ([image, first.crop_path], cot_turns(first.question, first.box_text, first.thing.text)),
-            (
-                [image, second.crop_path],
-                (*answer_turns(second.question, second.box_text), Turn("gpt", second.thing.text)),
-            ),
+            ([image, second.crop_path], _benchmark_chain(second)),
             ([third.crop_path], (*direct_turns(third.question), Turn("gpt", third.thing.text))),
         ]
         if index % 4 == 0:
@@ -209,10 +206,17 @@ def _train_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
             number += 1
 
 
+def _benchmark_chain(item: _Item) -> tuple[Turn, ...]:
+    """A chain whose second question is put in the benchmark's words instead of the bare ``<image>``."""
+    turns = cot_turns(item.question, item.box_text, item.thing.text)
+    asked = Turn("human", f"{IMAGE}\n{ANSWER_REQUEST}{item.question}")
+    return (*turns[:2], asked, turns[3])
+
+
 def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Turn, ...]:
-    """One picture, one box turn for each of its objects, in the benchmark's and in training's wording."""
+    """One picture and a box turn for up to four of its objects, in the benchmark's and in training's wording."""
     turns: list[Turn] = []
-    for item in items:
+    for item in items[:4]:
         asked = rng.choice([f"{item.question.lower()}. {BOX_REQUEST}", f"{item.question} {BOX_REQUEST}"])
         turns.append(Turn("human", f"{IMAGE}\n{asked}" if not turns else asked))
         turns.append(Turn("gpt", item.box_text))

@@ -51,6 +51,7 @@ class ChatTokenizer:
         self.bos_id: int | None = tokenizer.bos_token_id
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
+        self._pieces: dict[int, str] = {}
 
     def encode(self, rendered: Rendered) -> Encoded:
         """Ids and labels of a whole conversation, beginning with BOS where the vocabulary has one."""
@@ -91,6 +92,12 @@ class ChatTokenizer:
             kept_ids.append(token)
             kept_spoken.append(said)
         return kept_ids, kept_spoken
+
+    def piece(self, token: int) -> str:
+        """The text of one token, remembered: rows are looked through token by token."""
+        if token not in self._pieces:
+            self._pieces[token] = str(self.hf.decode([token]))
+        return self._pieces[token]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Words of generated ids, special tokens left out, surrounding white space stripped."""

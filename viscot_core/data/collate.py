@@ -1,0 +1,31 @@
+"""Samples -> one batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from viscot_core.data.encode import IGNORE, Sample, pad
+
+Batch = dict[str, torch.Tensor]
+
+
+def collate(
+    samples: Sequence[Sample], pixels: Sequence[NDArray[np.float32]], *, pad_id: int, multiple: int = 1
+) -> Batch:
+    """``input_ids, attention_mask, labels`` as ``int64[B, T]`` padded at the right; ``pixel_values``
+    ``float32[all pictures of the batch, 3, H, W]`` in the order of their image tokens (left out when there are none)."""
+    ids = pad([s.encoded.ids for s in samples], pad_id, multiple=multiple)
+    labels = pad([s.encoded.labels for s in samples], IGNORE, multiple=multiple)
+    mask = pad([[1] * len(s.encoded.ids) for s in samples], 0, multiple=multiple)
+    batch = {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(mask),
+        "labels": torch.tensor(labels),
+    }
+    if pixels:
+        batch["pixel_values"] = torch.from_numpy(np.stack(pixels))
+    return batch

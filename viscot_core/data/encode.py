@@ -1,0 +1,79 @@
+"""Conversation -> token ids and labels: what one training sample teaches.
+
+Keeps the reference's tensors (``golden_train_tensors.json``) except where the reference loses words or pictures;
+``tests/golden_differences.md`` lists each difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from viscot_core.data.annotations import Conversation
+from viscot_core.errors import DataError
+from viscot_core.models.tokens import IGNORE, ChatTokenizer, Encoded
+from viscot_core.prompts import IMAGE, Template, Turn, render, with_images_first
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Ids and labels of one row and the ``image`` entries whose views stand at its image tokens, in order."""
+
+    encoded: Encoded
+    images: tuple[str, ...]
+
+
+def training_turns(turns: Sequence[Turn], *, plain: bool = False) -> tuple[Turn, ...]:
+    """Turns as training reads them: leading gpt turns dropped, each ``<image>`` moved to its message's front."""
+    start = next((i for i, turn in enumerate(turns) if turn.role == "human"), len(turns))
+    kept = turns[start:]
+    if plain:
+        return tuple(kept)
+    return tuple(replace(t, text=with_images_first(t.text)) if t.role == "human" else t for t in kept)
+
+
+def encode(row: Conversation, tokens: ChatTokenizer, template: Template, *, max_length: int) -> Sample:
+    """Render and tokenize one row.
+
+    A row longer than ``max_length`` tokens is cut; a picture that would be cut in two goes as a whole, with all
+    that follows, so ids and pictures always agree.
+
+    Raises:
+        DataError: as many ``<image>`` as pictures are not there, or nothing is left to learn.
+    """
+    rendered = render(training_turns(row.turns, plain=template.plain), template)
+    if rendered.n_images != len(row.image):
+        raise DataError(
+            f"row {row.id}: {rendered.n_images} {IMAGE} marks for {len(row.image)} pictures; make them agree."
+        )
+    encoded = _cut(tokens.encode(rendered), tokens, max_length)
+    if not encoded.n_supervised:
+        raise DataError(
+            f"row {row.id}: no supervised token within {max_length} tokens; shorten the row or raise max_length."
+        )
+    return Sample(encoded, row.image[: encoded.n_images])
+
+
+def _cut(encoded: Encoded, tokens: ChatTokenizer, max_length: int) -> Encoded:
+    if len(encoded.ids) <= max_length:
+        return encoded
+    end = max_length
+    kept = encoded.ids[:end]
+    partial = kept.count(tokens.image_id) % tokens.image_tokens
+    if partial:
+        while partial:
+            end -= 1
+            partial -= kept[end] == tokens.image_id
+        kept = kept[:end]
+    images = kept.count(tokens.image_id) // tokens.image_tokens
+    return Encoded(kept, encoded.labels[:end], images)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> list[list[int]]:
+    """Rows padded at the right to one length, the longest rounded up to ``multiple``."""
+    longest = max(map(len, rows))
+    length = -(-longest // multiple) * multiple
+    return [[*row, *[value] * (length - len(row))] for row in rows]
+
+
+__all__ = ["IGNORE", "Sample", "encode", "pad", "training_turns"]

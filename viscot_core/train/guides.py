@@ -1,0 +1,123 @@
+"""Two helps for a very small model learning chains: token weights and guided attention.
+
+Both act on the loss alone. Teacher forcing hides that a model ignores the question's colour when it begins a box;
+the guides show two heads of layer 0 the colour word and two heads of layer 1 the object's patches, and fade to
+nothing before the end of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from viscot_core.boxes import crop_window
+from viscot_core.data.annotations import split_crop
+from viscot_core.data.encode import Sample
+from viscot_core.data.scenes import COLORS, Scene, Thing
+from viscot_core.models.tokens import IGNORE, ChatTokenizer
+from viscot_core.train.foundation import view_box
+from viscot_core.train.schema import TokenWeights
+
+GUIDED_HEADS = 2
+"""Heads of layer 0 (colour word) and of layer 1 (patches) that are guided."""
+
+
+def token_weights(sample: Sample, tokens: ChatTokenizer, weights: TokenWeights) -> list[float]:
+    """Loss weight of each position: the decimals of box coordinates by place, digits elsewhere as answers."""
+    out: list[float] = []
+    place: int | None = None
+    for label in sample.encoded.labels:
+        if label == IGNORE:
+            out.append(0.0)
+            place = None
+            continue
+        piece = tokens.piece(label)
+        weight = 1.0
+        if piece.endswith("0."):
+            place = 0
+        elif piece.isdigit():
+            weight = weights.answer_digits if place is None else weights.decimals[min(place, 2)]
+            place = None if place is None else place + 1
+        else:
+            place = None
+        out.append(weight)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """For one supervised token: where it is predicted from, its colour word, and the patches to look at."""
+
+    query: int
+    word: int
+    patches: NDArray[np.int64]
+
+
+def guides_of(sample: Sample, scene: Scene, tokens: ChatTokenizer, grid: int) -> list[Guide]:
+    """Attention targets of every supervised token whose question names a colour of the scene."""
+    ids, labels = sample.encoded.ids, sample.encoded.labels
+    by_color = {thing.color: thing for thing in scene.things}
+    found: list[Guide] = []
+    word: int | None = None
+    thing: Thing | None = None
+    image, image_start = -1, 0
+    for position, token in enumerate(ids):
+        if token == tokens.image_id:
+            if (
+                position == 0
+                or ids[position - 1] != token
+                or (position - image_start) % tokens.image_tokens == 0
+            ):
+                image, image_start = image + 1, position
+            continue
+        if labels[position] != IGNORE and word is not None and thing is not None:
+            patches = _patches(sample.images[image], thing, scene, grid) + image_start
+            found.append(Guide(position - 1, word, patches))
+        name = tokens.piece(token).strip()
+        if name in COLORS:
+            word, thing = position, by_color.get(name)
+    return found
+
+
+def _patches(image: str, thing: Thing, scene: Scene, grid: int) -> NDArray[np.int64]:
+    """Patches under the object (whole picture) or under its number (crop), at least one."""
+    box = split_crop(image)[1]
+    if box is None:
+        target = view_box(thing.box, (0, 0, *scene.size))
+    else:
+        target = view_box(thing.text_box, crop_window(box, scene.size))
+    low_x, low_y = int(np.clip(target.x0 * grid, 0, grid - 1)), int(np.clip(target.y0 * grid, 0, grid - 1))
+    high_x, high_y = (
+        int(np.clip(target.x1 * grid, low_x, grid - 1)),
+        int(np.clip(target.y1 * grid, low_y, grid - 1)),
+    )
+    columns, rows = np.arange(low_x, high_x + 1), np.arange(low_y, high_y + 1)
+    return (rows[:, None] * grid + columns[None, :]).ravel()
+
+
+def guide_tensors(guides: Sequence[Sequence[Guide]], length: int) -> dict[str, torch.Tensor]:
+    """``guide_row, guide_query, guide_word int64[n]`` and ``guide_patches bool[n, length]`` of a batch."""
+    flat = [(row, guide) for row, of_row in enumerate(guides) for guide in of_row]
+    patches = torch.zeros(len(flat), length, dtype=torch.bool)
+    for index, (_, guide) in enumerate(flat):
+        patches[index, torch.from_numpy(guide.patches)] = True
+    return {
+        "guide_row": torch.tensor([row for row, _ in flat], dtype=torch.long),
+        "guide_query": torch.tensor([guide.query for _, guide in flat], dtype=torch.long),
+        "guide_word": torch.tensor([guide.word for _, guide in flat], dtype=torch.long),
+        "guide_patches": patches,
+    }
+
+
+def guide_loss(attentions: Sequence[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean of ``-log`` attention mass on the targets; ``attentions`` are ``[B, heads, T, T]`` per layer."""
+    row, query = batch["guide_row"], batch["guide_query"]
+    to_word = attentions[0][row, :GUIDED_HEADS, query, batch["guide_word"]]
+    to_patches = attentions[1][row, :GUIDED_HEADS, query]
+    mass = (to_patches * batch["guide_patches"][:, None, :]).sum(-1)
+    floor = 1e-4
+    return -(to_word.float() + floor).log().mean() - (mass.float() + floor).log().mean()
