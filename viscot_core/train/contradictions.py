@@ -56,7 +56,7 @@ def _scratch(shape: ScratchSpec, feature_layer: int) -> list[str]:
             if n
         )
         problems.append(
-            f"model.scratch.image_side: {shape.image_side} - multiple of patch {shape.patch}: {sides}"
+            f"model.scratch.image_side: {shape.image_side} - must be a multiple of {shape.patch}: {sides}"
         )
     for part, width, heads in (
         ("vision", shape.vision_width, shape.vision_heads),
@@ -121,7 +121,8 @@ def _stage_and_model(stage: StageSpec, model: ModelSpec) -> list[str]:
         problems.append("kind: foundation - only goes with model.scratch; a pre-trained tower needs none")
     if model.scratch and stage.max_length > model.scratch.max_positions:
         problems.append(
-            f"max_length: {stage.max_length} - at most model.scratch.max_positions {model.scratch.max_positions}"
+            f"max_length: {stage.max_length} - "
+            f"at most model.scratch.max_positions {model.scratch.max_positions}"
         )
     if stage.lora and "llm" not in stage.train:
         problems.append("lora: given - adapts the language model; add llm to train")

@@ -16,6 +16,11 @@ from viscot_core.errors import RecipeError
 StageKind = Literal["foundation", "pretrain", "finetune"]
 Part = Literal["projector", "llm", "vision_tower"]
 PARTS: tuple[Part, ...] = get_args(Part)
+USUAL_FILES: dict[StageKind, str] = {
+    "foundation": "scenes.jsonl",
+    "pretrain": "pretrain.json",
+    "finetune": "train.json",
+}
 
 
 def _field(
@@ -224,14 +229,24 @@ class StageSpec(Strict):
     row_mix: RowMix | None = _field(None, "rows of each kind in every batch")
     lora: LoraSpec | None = _field(None, "train adapters instead of the language model's own weights")
     compile: bool = _field(False, "torch.compile the model")
-    save_steps: int = _field(500, "a checkpoint every so many steps",
-                             source="viscot (the script's 50000 exceeds its run)", unit="steps", gt=0)  # fmt: skip
+    save_steps: int = _field(
+        500,
+        "a checkpoint every so many steps",
+        unit="steps",
+        source="viscot (the script's 50000 exceeds its run)",
+        gt=0,
+    )
     keep_checkpoints: int = _field(
         2, "older checkpoints are deleted", unit="checkpoints", source="viscot", gt=0
     )
     log_steps: int = _field(1, "a line in the log every so many steps", unit="steps", source="script", gt=0)
     workers: int = _field(4, "loader processes per rank", unit="processes", source="script", ge=0)
     seed: int | None = _field(None, "this stage's own seed; null takes the recipe's", ge=0)
+
+    @property
+    def data_files(self) -> tuple[str, ...]:
+        """The stage's files, relative to the data root; those of `viscot data synth` where none are named."""
+        return self.files or (USUAL_FILES[self.kind],)
 
 
 class Recipe(Strict):

@@ -1,0 +1,128 @@
+"""Estimates of memory, time and disk for a plan. They are rules of thumb and are labelled so wherever shown.
+
+Memory counts weights, gradients and optimizer state as ZeRO divides them (Rajbhandari et al., 2020),
+activations of the longest sample, and the logits. Time counts floating-point operations (2 per weight and
+token forward, 4 backward) at an assumed share of the GPU's peak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viscot_core.train.schema import StageSpec
+from viscot_core.train.shapes import Shape
+
+GIB = 2**30
+PICTURES = 2  # a CoT sample shows two
+UTILISATION = 0.40  # share of the peak a well-fed run reaches; the reference's 60 h are about 0.12
+OVERHEAD_GIB = 2.0  # context, NCCL buffers, fragmentation
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "A6000": 155.0,
+    "4090": 165.0,
+    "V100": 125.0,
+}
+"""Dense bf16 (V100: fp16) matrix peak, from the makers' data sheets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Bytes per parameter: the working weights, gradients, and what the optimizer keeps."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+
+def bytes_of(stage: StageSpec) -> Bytes:
+    """DeepSpeed keeps 16-bit weights and an fp32 copy; plain data parallelism fp32 weights under autocast."""
+    if stage.precision == "fp32" or stage.zero_stage == 0:
+        return Bytes(weights=4, gradients=4, optimizer=8)
+    return Bytes(weights=2, gradients=2, optimizer=12)
+
+
+def memory_gib(shape: Shape, stage: StageSpec, per_device: int, processes: int) -> float:
+    """Memory of one GPU at its peak, GiB."""
+    return (
+        _state_bytes(shape, stage, processes) + per_device * _sample_bytes(shape, stage)
+    ) / GIB + OVERHEAD_GIB
+
+
+def _state_bytes(shape: Shape, stage: StageSpec, processes: int) -> float:
+    size, trained = bytes_of(stage), sum(shape.trained(stage).values())
+    frozen = shape.total - (0 if stage.lora else trained)
+    frozen_bytes = 2.0 if size.weights == 2 else 4.0
+    if stage.lora and stage.lora.load_in:
+        frozen_bytes = 0.6 if stage.lora.load_in == "4bit" else 1.1
+    weights = trained * size.weights + frozen * frozen_bytes
+    gradients, optimizer = trained * size.gradients, trained * size.optimizer
+    if stage.zero_stage >= 1:
+        optimizer /= processes
+    if stage.zero_stage >= 2:
+        gradients /= processes
+    if stage.zero_stage == 3:
+        weights /= processes
+        weights += 2 * size.weights * shape.llm.layer_parameters  # one layer gathered, one on its way
+    if stage.offload in ("optimizer", "all"):
+        optimizer = 0
+    if stage.offload == "all":
+        weights = 2 * size.weights * shape.llm.layer_parameters
+    return weights + gradients + optimizer
+
+
+def _sample_bytes(shape: Shape, stage: StageSpec) -> float:
+    number = 4 if stage.precision == "fp32" else 2
+    llm, tower = shape.llm, shape.tower
+    llm_layer = number * (8 * llm.width + 4 * llm.mlp)
+    tower_layer = number * (8 * tower.width + 2 * tower.mlp)
+    logits = llm.vocab * (number + 8)  # logits, their fp32 copy and its gradient
+    if stage.gradient_checkpointing:
+        per_token = number * llm.width * llm.layers + llm_layer
+        per_patch = number * tower.width * tower.layers + tower_layer
+    else:
+        per_token = llm_layer * llm.layers
+        per_patch = tower_layer * tower.layers
+    if "vision_tower" not in stage.train:
+        per_patch = tower_layer  # runs without gradients: one layer at a time
+    return stage.max_length * (per_token + logits) + PICTURES * (tower.tokens + 1) * per_patch
+
+
+def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, pictures: float) -> float:
+    """Floating-point operations of one sample, forward and backward, without recomputation."""
+    llm = shape.llm
+    matrices = llm.layers * llm.layer_parameters + llm.vocab * llm.width
+    forward = 2 * matrices * tokens + 2 * llm.layers * llm.width * tokens**2  # causal attention: half of 4
+    backward = (
+        2.0 if "llm" in stage.train and not stage.lora else 1.0
+    )  # a frozen LLM still passes gradients on
+    seeing = 2 * shape.tower.parameters * (shape.tower.tokens + 1) * pictures
+    seeing *= 3 if "vision_tower" in stage.train else 1
+    return (
+        forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * shape.tower.tokens * pictures
+    )
+
+
+def hours(
+    shape: Shape, stage: StageSpec, samples: int, tokens: float, pictures: float, gpus: int, gpu: str
+) -> float:
+    """Hours on ``gpus`` of that kind at `UTILISATION`; gradient checkpointing costs a third more."""
+    work = samples * flops_per_sample(shape, stage, tokens, pictures)
+    work *= 4 / 3 if stage.gradient_checkpointing else 1
+    return work / (gpus * peak_tflops(gpu) * 1e12 * UTILISATION) / 3600
+
+
+def peak_tflops(gpu: str) -> float:
+    """Peak of the GPU whose name contains a known one; an A100's for the others."""
+    return next(
+        (peak for name, peak in PEAK_TFLOPS.items() if name.lower() in gpu.lower()), PEAK_TFLOPS["A100"]
+    )
+
+
+def checkpoint_gib(shape: Shape, stage: StageSpec) -> float:
+    """Disk of one checkpoint: weights, optimizer state and, where ZeRO keeps one, the fp32 copy."""
+    size, trained = bytes_of(stage), sum(shape.trained(stage).values())
+    weights = trained if stage.lora else shape.total
+    return (weights * size.weights + trained * size.optimizer) / GIB
