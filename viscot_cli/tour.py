@@ -1,0 +1,55 @@
+"""``viscot tour``: three pictures, then a small benchmark, with the bundled model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from viscot_cli import console
+
+
+def tour(
+    out: Annotated[Path, typer.Option(help="Where the annotated pictures go.")] = Path("results/tour"),
+    questions: Annotated[int, typer.Option(min=1, help="Questions of the small benchmark.")] = 24,
+    model: Annotated[str | None, typer.Option(help="Another model than the bundled one.")] = None,
+) -> None:
+    """Three pictures (question, box, answer, drawing), then cot, direct and gt-box side by side."""
+    from viscot_core import load
+    from viscot_core.models.zoo import BUNDLED, RECOMMENDED
+    from viscot_core.report.tables import Format, draw, stats_tables
+    from viscot_core.tour import ask_examples, small_bench
+
+    if model is None:
+        console.say(
+            f"The bundled {BUNDLED} only knows viscot's synthetic pictures; for real ones: "
+            f'viscot infer photo.jpg "..." --model {RECOMMENDED}'
+        )
+    chain = load(model)
+    for example, asked, target in ask_examples(chain, out):
+        console.out(f"\n{example.image.name}: {example.question}")
+        if asked.answer is None:
+            console.out(f"  no answer: {asked.error}")
+            continue
+        right = "right" if asked.answer.text.strip() == example.answer else f"wrong, it is {example.answer}"
+        read = "" if asked.answer.status == "ok" else f", {asked.answer.status}"
+        console.out(f"  looks at  {asked.answer.box_text}  (left, top, right, bottom; 0..1{read})")
+        console.out(f"  answers   {asked.answer.text}  ({right})")
+        console.out(f"  drawn in  {target}")
+
+    console.say(f"\nA small benchmark: {questions} new pictures, one question each, three ways to look.")
+    with console.progress("Asking", total=3 * questions) as advance:
+        done = 0
+
+        def progress(finished: int, _: int) -> None:
+            nonlocal done
+            advance(finished - done)
+            done = finished
+
+        stats = small_bench(model, questions, progress=progress)
+    console.out("\n" + draw(stats_tables(stats), Format.TABLE))
+    console.out(
+        "\ncot: the model names the box itself. direct: it answers from the whole picture at once. "
+        "gt-box: it is given the true box.\nThe same on more questions: make bench"
+    )

@@ -1,0 +1,78 @@
+"""The first minute with viscot: three bundled pictures, then a small benchmark on pictures made anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from viscot_core.errors import DataError
+
+if TYPE_CHECKING:
+    from viscot_core.asking import Asked
+    from viscot_core.bench.run import Progress
+    from viscot_core.chain import VisualCoT
+    from viscot_core.report.analysis import Stats
+
+EXAMPLES = Path(__file__).resolve().parent / "examples"
+STRATEGIES = ("cot", "direct", "gt-box")
+SEED = 314
+"""Of the benchmark's scenes; like all held-out scenes they share nothing with training ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A bundled picture, a question about it and the true answer."""
+
+    image: Path
+    question: str
+    answer: str
+
+
+def examples(folder: Path = EXAMPLES) -> list[Example]:
+    """The bundled examples: ``questions.jsonl`` names the pictures beside it.
+
+    Raises:
+        DataError: they are not in this installation.
+    """
+    try:
+        lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [Example(folder / row["image"], row["question"], row["answer"]) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"The example pictures of {folder} are damaged: {error}.") from error
+
+
+def ask_examples(chain: VisualCoT, out: Path) -> Iterator[tuple[Example, Asked, Path]]:
+    """Ask about each example; box, crop and answer are drawn to a PNG of the same name under ``out``."""
+    from viscot_core.asking import Item, ask_items, save_picture
+
+    found = examples()
+    items = [Item(example.image, example.question) for example in found]
+    for example, asked in zip(found, ask_items(chain, items, batch_size=1), strict=True):
+        target = out / f"{example.image.stem}.png"
+        if asked.answer is not None:
+            save_picture(asked, target)
+        yield example, asked, target
+
+
+def small_bench(model: str | None, questions: int, *, progress: Progress | None = None) -> Stats:
+    """Make ``questions`` scenes in a temporary folder, run three strategies, score exactly, analyse."""
+    from viscot_core.bench.benchmarks import BenchOptions, bench_cot
+    from viscot_core.data.synth import write_dataset
+    from viscot_core.engines.open import EngineOptions
+    from viscot_core.report.analysis import analyse
+    from viscot_core.report.runs import read_run_folder
+    from viscot_core.score.judges import JudgeOptions, make_judge
+    from viscot_core.score.run import score_run
+
+    with TemporaryDirectory(prefix="viscot-tour-") as name:
+        data, run = Path(name) / "data", Path(name) / "tour"
+        write_dataset(data, train=0, val=questions, seed=SEED)
+        options = BenchOptions(out=run, data=data, engine=EngineOptions(model=model))
+        bench_cot(options, names=STRATEGIES, progress=progress)
+        score_run(run, make_judge("exact", JudgeOptions()))
+        return analyse(read_run_folder(run))
