@@ -30,7 +30,7 @@ def test_damaged_examples_are_one_sentence(tmp_path: Path) -> None:
 def test_a_tour_with_any_model_prints_answers_drawings_and_a_table(cli, shared: Path, tmp_path: Path) -> None:
     ran = cli("tour", "--model", shared / "golden" / "tiny_llava", "--questions", 2, "--out", tmp_path)
     assert ran.code == 0, ran.err
-    assert ran.out.count("  answers ") == 3
+    assert ran.out.count("\n  answers ") == 3
     assert {path.name for path in tmp_path.glob("*.png")} == {"cards.png", "wide.png", "tall.png"}
     assert "box acc" in ran.out
     assert all(f"\n{strategy} " in ran.out for strategy in tour.STRATEGIES)
