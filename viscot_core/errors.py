@@ -42,6 +42,10 @@ class EngineError(ViscotError):
     """A model could not generate: out of memory, a server that refuses, a missing extra."""
 
 
+class BudgetSpent(EngineError):
+    """The requests or the money a user allowed are used up; the rest is pending."""
+
+
 class PartlyDone(ViscotError):
     """Something is pending or failed; the report says what (exit code 3)."""
 

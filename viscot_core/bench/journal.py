@@ -2,8 +2,8 @@
 
 Lines are appended and flushed as items finish, so a kill loses at most the batch in flight; a line cut short
 by a kill is set aside and its item asked again. One process writes at a time. Settings that change an answer
-may never change within a folder; what is asked (strategies, data sets, limit) may grow. ``score`` and ``report``
-read through ``read_predictions`` and ``read_run`` and need nothing else.
+may never change within a folder; what is asked (strategies, data sets, limit) may grow. ``score`` and
+``report`` read through ``read_predictions`` and ``read_run`` and need nothing else.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ class RunInfo(BaseModel):
     model: str = ""
     data: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
+    hashes: dict[str, str] = Field(default_factory=dict)
+    """Of each data set's annotation files; a data set may be added but never change."""
     planned: Planned = Field(default_factory=dict)
     missing: dict[str, int] = Field(default_factory=dict)
     """Items left out by --skip-missing, by data set; they are part of ``planned``."""
@@ -127,7 +129,7 @@ def read_run(folder: Path | str) -> RunInfo:
 
 
 def read_predictions(folder: Path | str) -> list[Prediction]:
-    """Every finished item of a run in order of first finish; a later line of the same key replaces the earlier.
+    """Every finished item in order of first finish; a later line of the same key replaces the earlier.
 
     A last line without its newline is a write in progress or cut short, and is left out.
 
@@ -155,7 +157,7 @@ def _lines(path: Path) -> Iterator[Prediction]:
                 fault = error.errors(include_url=False)[0]
                 where = ".".join(str(part) for part in fault["loc"]) or "the line"
                 raise DataError(
-                    f"{path}:{number}: {where}: {fault['msg']}; delete this line and run 'viscot bench' again."
+                    f"{path}:{number}: {where}: {fault['msg']}; delete the line and run 'viscot bench' again."
                 ) from error
 
 
@@ -167,8 +169,9 @@ class Journal:
         DataError: a file of the folder is damaged.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, *, rank: int = 0, world: int = 1) -> None:
         self.folder = Path(folder)
+        self.rank, self.world = rank, world
         self.finished: dict[Key, Prediction] = {}
         self.info: RunInfo | None = None
         self._file: IO[bytes] | None = None
@@ -206,6 +209,12 @@ class Journal:
                 handle.close()
         self._file = self._lock = None
 
+    def check(self, info: RunInfo) -> None:
+        """Refuse what differs from the settings of the folder, as far as ``info`` names them already."""
+        if self.info is not None:
+            known = {name: value for name, value in self.info.settings.items() if name in info.settings}
+            refuse_changes(self.info.model_copy(update={"settings": known}), info, self.folder)
+
     def begin(self, info: RunInfo) -> RunInfo:
         """Start the run or go on with it; returns the run's info with what was planned before taken in.
 
@@ -217,11 +226,16 @@ class Journal:
             info = info.model_copy(
                 update={
                     "planned": _union(self.info.planned, info.planned),
+                    "hashes": {**self.info.hashes, **info.hashes},
                     "missing": {**self.info.missing, **info.missing},
                     "created": self.info.created,
                     "seconds": self.info.seconds,
                 }
             )
+        return self.save(info)
+
+    def save(self, info: RunInfo) -> RunInfo:
+        """Write ``run.json``."""
         self.info = info
         info.save(self.folder)
         return info
@@ -246,6 +260,8 @@ class Journal:
 def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
     """Raise UsageError showing every setting in which ``new`` differs from what ``folder`` was begun with."""
     before, after = _flat({"kind": old.kind, **old.settings}), _flat({"kind": new.kind, **new.settings})
+    for name in old.hashes.keys() & new.hashes.keys():
+        before[f"data of {name}"], after[f"data of {name}"] = old.hashes[name], new.hashes[name]
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     if changed:
         shown = "; ".join(f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in changed)
@@ -290,7 +306,7 @@ def _take_lock(folder: Path) -> IO[bytes]:
 
 
 def _set_broken_line_aside(path: Path) -> None:
-    """Move bytes after the last newline (a write cut short) to a side file, so that a line can be appended."""
+    """Move bytes after the last newline (a write cut short) to a side file: appending then starts a line."""
     with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         keep = _end_of_last_line(file, size)

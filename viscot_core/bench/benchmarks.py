@@ -1,0 +1,122 @@
+"""The two benchmarks as one call each: options in, a run folder out. What ``viscot bench`` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from viscot_core.bench.asking import Asker, Speaker
+from viscot_core.bench.cot import CotAsker
+from viscot_core.bench.items import Benchmark, load_cot, load_refcoco
+from viscot_core.bench.journal import RunInfo
+from viscot_core.bench.refcoco import RefcocoAsker
+from viscot_core.bench.run import Built, Plan, Progress, Tally, run
+from viscot_core.bench.strategies import REFCOCO_STRATEGY, strategies
+from viscot_core.bench.wording import PROTOCOLS, Protocol, Wording
+from viscot_core.boxes import CropPolicy
+from viscot_core.engines.open import EngineOptions, codec_for, open_engine
+from viscot_core.errors import UsageError, nearest
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What both benchmarks share."""
+
+    out: Path
+    data: Path
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    limit: int | None = None
+    seed: int = 0
+    skip_missing: bool = False
+    protocol: str = "paper"
+    max_new_tokens: int = 128
+
+    def wording(self) -> Wording:
+        """How the model is spoken to. Raises UsageError for an unknown protocol or box format."""
+        protocols: dict[str, Protocol] = {name: name for name in PROTOCOLS}
+        if self.protocol not in protocols:
+            raise UsageError(
+                f"--protocol is one of {', '.join(PROTOCOLS)}, not '{self.protocol}'."
+                f"{nearest(self.protocol, PROTOCOLS)}"
+            )
+        return Wording(codec_for(self.engine), protocols[self.protocol])
+
+
+def bench_cot(
+    options: BenchOptions,
+    *,
+    names: tuple[str, ...] = ("cot",),
+    suite: str | None = None,
+    tasks: tuple[str, ...] = (),
+    crop_policy: CropPolicy = CropPolicy.PAPER,
+    progress: Progress | None = None,
+) -> tuple[RunInfo, Tally]:
+    """The Visual CoT benchmark under the strategies ``names`` into ``options.out``; continues what is there.
+
+    Raises:
+        UsageError, DataError: before any model is loaded.
+        CheckpointError, EngineError: the model cannot be loaded or is gone; what was finished is kept.
+    """
+    chosen = tuple(strategy.name for strategy in strategies(names))
+    benchmark = load_cot(
+        options.data,
+        suite=suite,
+        tasks=tasks,
+        limit=options.limit,
+        seed=options.seed,
+        skip_missing=options.skip_missing,
+    )
+
+    def asker(speaker: Speaker) -> Asker:
+        return CotAsker(speaker, crop_policy, options.seed)
+
+    return _run(options, benchmark, chosen, {"crop_policy": crop_policy.value}, asker, progress)
+
+
+def bench_refcoco(
+    options: BenchOptions, *, splits: tuple[str, ...] = (), progress: Progress | None = None
+) -> tuple[RunInfo, Tally]:
+    """Referring expressions into ``options.out``; errors as for ``bench_cot``."""
+    benchmark = load_refcoco(
+        options.data,
+        splits=splits,
+        limit=options.limit,
+        seed=options.seed,
+        skip_missing=options.skip_missing,
+    )
+    return _run(options, benchmark, (REFCOCO_STRATEGY,), {}, RefcocoAsker, progress)
+
+
+def _run(
+    options: BenchOptions,
+    benchmark: Benchmark,
+    names: tuple[str, ...],
+    settings: dict[str, Any],
+    asker: Callable[[Speaker], Asker],
+    progress: Progress | None,
+) -> tuple[RunInfo, Tally]:
+    wording = options.wording()
+    plan = Plan(
+        folder=options.out,
+        benchmark=benchmark,
+        strategies=names,
+        settings={
+            **settings,
+            "protocol": wording.protocol,
+            "box_format": wording.codec.name,
+            "seed": options.seed,
+            "max_new_tokens": options.max_new_tokens,
+        },
+        model=options.engine.model or "viscot-tiny",
+        data=options.data,
+        batch=max(8, options.engine.batch_size),
+    )
+
+    def build() -> Built:
+        engine = open_engine(options.engine)
+        known = {"engine": dict(engine.identity), "prompts": wording.digest(engine.template)}
+        return Built(asker(Speaker(engine, wording, options.max_new_tokens)), known)
+
+    return run(plan, build, progress=progress)

@@ -1,0 +1,326 @@
+"""The questions of a benchmark: read from a data root, joined by id, checked before any model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from viscot_core.boxes import Box, Size
+from viscot_core.data.annotations import Conversation, DetectionRow, R, Rows, split_crop
+from viscot_core.errors import DataError, UsageError, nearest
+from viscot_core.prompts import BOX_REQUEST, IMAGE
+
+PAPER = (
+    *("cub", "docvqa", "dude", "flickr30k", "gqa", "infographicsvqa"),
+    *("openimages", "sroie", "textcap", "textvqa", "visual7w", "vsr"),
+)
+"""The twelve data sets of the paper's tables."""
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "paper": PAPER,
+    "scripts": tuple(name for name in PAPER if name != "visual7w"),
+    "all": (*PAPER, "emotic"),
+}
+"""``scripts`` are the reference scripts' eleven, ``all`` every shipped file."""
+
+REFCOCO = tuple(
+    f"{name}/{split}"
+    for name, splits in {
+        "refcoco": ("val", "testA", "testB"),
+        "refcoco+": ("val", "testA", "testB"),
+        "refcocog": ("val", "test"),
+    }.items()
+    for split in splits
+)
+"""The eight splits of the paper's Table 9."""
+
+TASK_ALIASES = {"v7w": "visual7w"}
+PATH_ALIASES = (("cot/v7w/", "cot/visual7w/"), ("cot/visual7w/", "cot/v7w/"))
+"""The published files disagree about one folder's name; a picture is looked for under both."""
+REFCOCO_FOLDERS = ("", "coco/train2014/", "coco/", "train2014/")
+"""Where RefCOCO's pictures may lie: as the row says, or in COCO's folder under the data root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question. ``box`` is the annotated region in pixels of the stored picture of ``size``.
+
+    ``box_text`` quotes the benchmark file's own box words, where it has them: the reference shows those.
+    """
+
+    dataset: str
+    question_id: int | str
+    image: str
+    path: Path
+    size: Size
+    question: str
+    box: Box
+    box_text: str | None = None
+    reference: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``docvqa:17``: how a person names an item."""
+        return f"{self.dataset}:{self.question_id}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Items ready to run; ``missing`` counts those left out for want of a picture, by data set."""
+
+    kind: str
+    items: tuple[Item, ...]
+    missing: dict[str, int]
+    warnings: tuple[str, ...]
+    hashes: dict[str, str]
+    """Of each data set's annotation files: a run folder refuses to go on with other questions."""
+
+    def planned(self) -> dict[str, int]:
+        """How many items each data set has, missing pictures included."""
+        present = Counter(item.dataset for item in self.items)
+        names = dict.fromkeys([*present, *self.missing])
+        return {name: present[name] + self.missing.get(name, 0) for name in names}
+
+
+def load_cot(
+    root: Path,
+    *,
+    suite: str | None = None,
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    skip_missing: bool = False,
+) -> Benchmark:
+    """The Visual CoT benchmark of a data root: ``benchmark/*.json`` joined with ``benchmark_det/*.jsonl``.
+
+    Without ``suite`` and ``tasks``: the paper's data sets, or, in a root that has none of them, all it has.
+    ``limit`` draws that many questions of each data set by ``seed``; a larger limit keeps a smaller one's.
+
+    Raises:
+        UsageError: an unknown suite or task, or no benchmark there.
+        DataError: damaged or duplicate rows, or pictures missing (unless ``skip_missing``).
+    """
+    found = {path.stem: path for path in sorted((root / "benchmark").glob("*.json"))}
+    names = _chosen_tasks(root, found, suite, tasks)
+    items: list[Item] = []
+    hashes: dict[str, str] = {}
+    for name in names:
+        items += _sample(_cot_items(root, name, found[name]), limit, seed)
+        hashes[name] = _hash(found[name], _regions_file(root, name))
+    return _checked("cot", items, hashes, skip_missing)
+
+
+def load_refcoco(
+    root: Path,
+    *,
+    splits: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    skip_missing: bool = False,
+) -> Benchmark:
+    """Referring expressions of a data root, ``refcoco/REC_*.jsonl``; ``splits`` like ``refcoco+/testA``.
+
+    Raises:
+        UsageError: an unknown split, or no RefCOCO files there.
+        DataError: as for ``load_cot``.
+    """
+    found = {split_name(path): path for path in sorted((root / "refcoco").glob("REC_*.jsonl"))}
+    if not found:
+        raise UsageError(
+            f"{root} has no refcoco/REC_*.jsonl; give the folder of 'viscot data fetch' as --data."
+        )
+    order = [name for name in REFCOCO if name in found] or list(found)
+    items: list[Item] = []
+    hashes: dict[str, str] = {}
+    for name in _chosen([s.replace(":", "/") for s in splits] or order, found, "split"):
+        items += _sample(_refcoco_items(root, name, found[name]), limit, seed)
+        hashes[name] = _hash(found[name])
+    return _checked("refcoco", items, hashes, skip_missing)
+
+
+def split_name(path: Path) -> str:
+    """``REC_refcoco+_unc_testA.jsonl`` -> ``refcoco+/testA``; other stems keep their middle."""
+    stem = path.stem.removeprefix("REC_")
+    published = re.fullmatch(r"(refcoco[+g]?)_(?:unc|umd)_(\w+)", stem)
+    if published:
+        return f"{published[1]}/{published[2]}"
+    name, _, split = stem.rpartition("_")
+    return f"{name}/{split}"
+
+
+def _chosen_tasks(root: Path, found: dict[str, Path], suite: str | None, tasks: Sequence[str]) -> list[str]:
+    if not found:
+        raise UsageError(
+            f"{root} has no benchmark/*.json; give the folder of 'viscot data fetch' or 'viscot data synth'."
+        )
+    if tasks:
+        return _chosen([TASK_ALIASES.get(task, task) for task in tasks], found, "data set")
+    if suite is None:
+        known = [name for name in SUITES["all"] if name in found]
+        return _chosen(PAPER if known else found, found, "data set")
+    if suite not in SUITES:
+        raise UsageError(
+            f"There is no suite '{suite}'; there are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
+        )
+    return _chosen(SUITES[suite], found, "data set")
+
+
+def _chosen(names: Iterable[str], found: dict[str, Path], what: str) -> list[str]:
+    wanted = list(dict.fromkeys(names))
+    absent = [name for name in wanted if name not in found]
+    if absent:
+        hint = nearest(absent[0], found) if len(absent) == 1 else ""
+        raise UsageError(
+            f"The data root has no {what} {', '.join(absent)}; it has {', '.join(sorted(found))}.{hint}"
+        )
+    return wanted
+
+
+def _regions_file(root: Path, name: str) -> Path:
+    return root / "benchmark_det" / f"{name}.jsonl"
+
+
+def _cot_items(root: Path, name: str, path: Path) -> list[Item]:
+    boxes = _regions_file(root, name)
+    if not boxes.is_file():
+        raise DataError(f"{boxes} is missing; it holds the boxes of {path.name}, fetch it again.")
+    regions: dict[str, DetectionRow] = {}
+    for region in Rows(boxes, DetectionRow):
+        _put(regions, region.question_id, region, boxes)
+    rows: dict[str, Conversation] = {}
+    for row in Rows(path, Conversation):
+        _put(rows, row.id, row, path)
+    alone = [key for key in [*rows, *regions] if (key in rows) != (key in regions)]
+    if alone:
+        raise DataError(
+            f"{path} and {boxes} hold different questions ({len(alone)} ids stand in one of them only, "
+            f"first {alone[0]}); fetch both again."
+        )
+    return [_cot_item(root, name, path, row, regions[key]) for key, row in rows.items()]
+
+
+def _put(table: dict[str, R], key: int | str | None, row: R, path: Path) -> None:
+    if key is None:
+        raise DataError(
+            f"{path}: row {len(table) + 1} has no question_id; a row without one cannot be joined."
+        )
+    if str(key) in table:
+        raise DataError(f"{path}: question_id {key} stands there twice; keep one of the rows.")
+    table[str(key)] = row
+
+
+def _cot_item(root: Path, name: str, path: Path, row: Conversation, region: DetectionRow) -> Item:
+    assert row.id is not None
+    if len(row.turns) != 4 or not row.image:
+        raise DataError(f"{path}: question {row.id} is no question with a picture, a box and an answer.")
+    question = row.turns[0].text.removeprefix(f"{IMAGE}\n").removesuffix(f" {BOX_REQUEST}")
+    image = split_crop(row.image[0])[0]
+    return Item(
+        dataset=name,
+        question_id=row.id,
+        image=image,
+        path=_find(root, image),
+        size=region.size,
+        question=question,
+        box=region.box,
+        box_text=row.turns[1].text,
+        reference=row.turns[3].text,
+    )
+
+
+class _Expression(DetectionRow):
+    """A RefCOCO row; made-up files may lack ``sent_id`` and are then known by their question_id."""
+
+    sent_id: int | None = None
+
+
+def _refcoco_items(root: Path, name: str, path: Path) -> list[Item]:
+    rows: dict[str, _Expression] = {}
+    for row in Rows(path, _Expression):
+        _put(rows, row.question_id if row.sent_id is None else row.sent_id, row, path)
+    return [
+        Item(
+            dataset=name,
+            question_id=int(key) if key.isdecimal() else key,
+            image=row.img_path,
+            path=_find(root, row.img_path, REFCOCO_FOLDERS),
+            size=row.size,
+            question=row.expression,
+            box=row.box,
+        )
+        for key, row in rows.items()
+    ]
+
+
+def _find(root: Path, image: str, folders: Sequence[str] = ("",)) -> Path:
+    """Where the picture lies under the root: the first place that exists, else the place the row names."""
+    first = root / image
+    for folder in folders:
+        for name in (image, *(image.replace(a, b, 1) for a, b in PATH_ALIASES if image.startswith(a))):
+            if (path := root / (folder + name)).is_file():
+                return path
+    return first
+
+
+def _sample(items: list[Item], limit: int | None, seed: int) -> list[Item]:
+    """``limit`` items drawn by seed, in file order; the draw is nested: more keeps what less had."""
+    if limit is None or limit >= len(items):
+        return items
+    if limit < 1:
+        raise UsageError(f"--limit {limit} asks for nothing; give a number of questions per data set.")
+    drawn = sorted(
+        items, key=lambda i: hashlib.sha256(f"{seed}/{i.dataset}/{i.question_id}".encode()).digest()
+    )
+    kept = {str(item.question_id) for item in drawn[:limit]}
+    return [item for item in items if str(item.question_id) in kept]
+
+
+def _checked(kind: str, items: list[Item], hashes: dict[str, str], skip_missing: bool) -> Benchmark:
+    there: dict[Path, bool] = {}
+    for item in items:
+        if item.path not in there:
+            there[item.path] = item.path.is_file()
+    missing = [item for item in items if not there[item.path]]
+    if missing and not skip_missing:
+        raise DataError(_missing_message(missing, len(items)))
+    present = tuple(item for item in items if there[item.path])
+    if not present:
+        raise DataError(f"None of the {len(items)} questions has its picture; check --data.")
+    counted = Counter(item.dataset for item in missing)
+    return Benchmark(kind, present, dict(counted), tuple(_box_warnings(items)), hashes)
+
+
+def _missing_message(missing: Sequence[Item], total: int) -> str:
+    paths = list(dict.fromkeys(str(item.path) for item in missing))
+    shown = "\n  ".join(paths[:10])
+    more = f"\n  and {len(paths) - 10} more" if len(paths) > 10 else ""
+    return (
+        f"{len(paths)} pictures are missing ({len(missing)} of {total} questions need them); "
+        f"fetch them ('viscot data check' says how), or leave them out with --skip-missing:\n  {shown}{more}"
+    )
+
+
+def _box_warnings(items: Iterable[Item]) -> list[str]:
+    """Boxes that can never be found, by data set: counted, asked all the same."""
+    odd: Counter[str] = Counter()
+    for item in items:
+        inside = item.box.clip(item.size)
+        if not all(map(math.isfinite, item.box.coords)) or min(inside.width, inside.height) <= 0:
+            odd[item.dataset] += 1
+    return [
+        f"{n} annotated boxes of {name} have no area inside the picture: their IoU is 0"
+        for name, n in odd.items()
+    ]
+
+
+def _hash(*files: Path) -> str:
+    """Sixteen hex digits that change with any byte of the files."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,53 @@
+"""``--model`` in, an engine out: a name or folder of this machine, or ``http://HOST/v1#NAME`` of a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viscot_core.engines.base import Engine
+from viscot_core.engines.codecs import Codec
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Everything a user can say about an engine; what does not fit its kind is refused when it is opened."""
+
+    model: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    load_in: str | None = None
+    attn: str = "sdpa"
+    batch_size: int = 8
+    box_format: str | None = None
+
+    @property
+    def is_server(self) -> bool:
+        return bool(self.model) and str(self.model).startswith(("http://", "https://"))
+
+
+def codec_for(options: EngineOptions) -> Codec:
+    """How the model writes boxes: as the user says, as its checkpoint says, or as its name makes certain.
+
+    Raises:
+        UsageError: an unknown format, or a server whose model's name tells no family.
+    """
+    from viscot_core.engines.families import codec
+
+    if options.box_format is not None:
+        return codec(options.box_format)
+    return codec("viscot")
+
+
+def open_engine(options: EngineOptions) -> Engine:
+    """Load the model or reach the server.
+
+    Raises:
+        CheckpointError, EngineError, UsageError: as ``load_model`` and ``ApiEngine`` say.
+    """
+    from viscot_core.engines.local import LocalEngine
+    from viscot_core.models.load import load_model
+
+    loaded = load_model(
+        options.model, device=options.device, dtype=options.dtype, load_in=options.load_in, attn=options.attn
+    )
+    return LocalEngine(loaded, batch_size=options.batch_size)
