@@ -199,7 +199,10 @@ def _checkpoints() -> Iterator[Finding]:
     for model in zoo.ZOO.values():
         if model.kind == "tower":
             continue
-        cached = model.name == zoo.BUNDLED or bool(model.hub and zoo.cached(model.hub))
+        if model.name == zoo.BUNDLED and not (zoo.BUNDLED_FOLDER / "config.json").exists():
+            yield Finding("models", model.name, "missing", "not in this installation", "reinstall viscot")
+            continue
+        cached = model.hub is None or zoo.cached(model.hub) is not None
         have = "on this machine" if cached else "not pulled"
         fits = next((bits for bits in (16, 8, 4) if model.gpu_gb(bits) * 1e9 / GIB <= memory), None)
         need = f"{model.gpu_gb(fits or 4):g} GB"
