@@ -1,0 +1,197 @@
+"""Start a planned run: in this process where one CPU process does it, else through torchrun, stage by stage.
+
+plan = launch.prepare(recipe, machine, run=Path("runs/x"), data=root, images=root)
+launch.start(recipe, plan)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from viscot_core.errors import DataError, UsageError, ViscotError
+from viscot_core.files import written_whole
+from viscot_core.train import folder
+from viscot_core.train.plan import Machine, Plan, Rendezvous, make_plan
+from viscot_core.train.schema import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TAIL = 30  # lines of the failing rank's log that are shown
+
+
+def this_machine(
+    gpus: int | None = None,
+    gpu_memory: float | None = None,
+    gpu_name: str | None = None,
+    *,
+    nodes: int = 1,
+    processes: int = 1,
+    must_exist: bool = True,
+) -> Machine:
+    """The machine at hand, or the one asked for; `UsageError` for more GPUs than there are."""
+    from viscot_core import hardware
+
+    found = () if gpus is not None and not must_exist and gpu_memory else hardware.gpus()
+    wanted = len(found) if gpus is None else gpus
+    if must_exist and wanted > len(found):
+        raise UsageError(f"{wanted} GPUs are asked for and {len(found)} are here; give --gpus {len(found)}.")
+    memory = gpu_memory or (min(gpu.total for gpu in found) if found else 80.0)
+    name = gpu_name or (found[0].name if found else "A100")
+    return Machine(wanted, memory, name, nodes, processes, hardware.ram_gib())
+
+
+def prepare(
+    recipe: Recipe,
+    machine: Machine,
+    *,
+    run: Path,
+    data: Path,
+    images: Path,
+    rendezvous: Rendezvous | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """The plan, checked for everything that would stop the run later; `DataError` names what is missing."""
+    plan = make_plan(recipe, machine, run=run, data=data, images=images, rendezvous=rendezvous, notes=notes)
+    if plan.refusals:
+        raise DataError("Training cannot start:\n  " + "\n  ".join(plan.refusals))
+    _require_extras(recipe)
+    return plan
+
+
+def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -> Path:
+    """Run every stage; returns the run folder, which is then a checkpoint.
+
+    `UsageError` where the folder is in use or holds another run, `ViscotError` with the failing rank's log
+    first where a process dies. Ctrl-C stops all ranks; what they saved is kept. Where several machines share
+    the folder, the first one begins the run and the others join it.
+    """
+    run = Path(plan.run)
+    many = plan.machine.nodes > 1
+    with folder.locked(run, f"-{node or os.uname().nodename}" if many else ""):
+        folder.claim(run, recipe, resume=resume or (many and folder.holds_run(run)))
+        folder.write(run, recipe, plan)
+        if plan.machine.processes == 1 and not any(stage.zero_stage for stage in recipe.stages):
+            from viscot_core.train import worker
+
+            worker.run(run, recipe)
+            return run
+        for command in plan.commands:
+            _run_ranks(command, run)
+    return run
+
+
+def _require_extras(recipe: Recipe) -> None:
+    """Name a missing extra now, not after loading 26 GB."""
+    import importlib.util
+
+    needed = ["accelerate"]
+    needed += ["deepspeed"] if any(stage.zero_stage for stage in recipe.stages) else []
+    needed += ["peft"] if any(stage.lora for stage in recipe.stages) else []
+    needed += ["bitsandbytes"] if any(stage.lora and stage.lora.load_in for stage in recipe.stages) else []
+    needed += list(recipe.report_to)
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        extras = "train,quant" if "bitsandbytes" in missing else "train"
+        raise UsageError(f"{', '.join(missing)} missing; get it with: pip install 'viscot[{extras}]'")
+
+
+def _run_ranks(command: Sequence[str], run: Path) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    before = set((run / "logs").glob("*"))
+    # Its own session, so that a Ctrl-C reaches torchrun once, from us, and it stops every rank.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as child, _passing_signals(child):
+        code = child.wait()
+    if code == 0:
+        return
+    if code == -signal.SIGINT or code == 130:
+        raise KeyboardInterrupt
+    attempts = [path for path in (run / "logs").glob("*") if path not in before]
+    raise ViscotError(failure(attempts, code))
+
+
+@contextmanager
+def _passing_signals(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    def forward(number: int, _: FrameType | None) -> None:
+        child.send_signal(number)
+
+    kept = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def failure(logs: Sequence[Path], code: int) -> str:
+    """What to tell of a failed run: the first rank that died, the end of its log, and where the rest is."""
+    errors = sorted((_when(path), path) for log in logs for path in log.rglob("error.json"))
+    if not errors:
+        return f"The training processes stopped with code {code}; their output is above."
+    path = errors[0][1]
+    written = path.with_name("stderr.log")
+    lines = written.read_text(encoding="utf-8", errors="replace").splitlines() if written.exists() else []
+    said = _message(path)
+    shown = "\n".join(f"  | {line}" for line in lines[-TAIL:])
+    rank = path.parent.name
+    return f"Rank {rank} failed and all ranks were stopped: {said}\n{shown}\n  The whole log: {written}"
+
+
+def _when(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["message"]["extraInfo"]["timestamp"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.stat().st_mtime
+
+
+def _message(path: Path) -> str:
+    try:
+        message = json.loads(path.read_text(encoding="utf-8"))["message"]["message"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it left no message"
+    return str(message).strip().splitlines()[-1]
+
+
+def slurm_script(plan: Plan, arguments: Sequence[str], *, port: int = 29500) -> str:
+    """An sbatch file that runs the same command on every node; the first node is where they meet."""
+    import shlex
+
+    machine = plan.machine
+    words = [word for word in arguments if word not in ("--slurm", "print", "submit")]
+    command = shlex.join([sys.executable, "-m", "viscot_cli.app", *words])
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name={plan.recipe}",
+        f"#SBATCH --nodes={machine.nodes}",
+        "#SBATCH --ntasks-per-node=1",
+        f"#SBATCH --gpus-per-node={machine.gpus}",
+        f"#SBATCH --output={plan.run}/slurm-%j.log",
+        "#SBATCH --requeue",
+        "set -euo pipefail",
+        'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        f'srun --kill-on-bad-exit=1 {command} --rdzv "$HEAD:{port}" --rdzv-id "$SLURM_JOB_ID"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def submit(plan: Plan, script: str) -> str:
+    """Write ``RUN.sbatch`` beside the run folder and hand it to sbatch; returns what sbatch said."""
+    path = Path(f"{plan.run}.sbatch")
+    with written_whole(path) as file:
+        file.write(script)
+    try:
+        done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UsageError(f"sbatch is not on this machine; copy {path} to one with SLURM.") from None
+    if done.returncode:
+        raise ViscotError(f"sbatch refused {path}: {done.stderr.strip()}")
+    return done.stdout.strip()

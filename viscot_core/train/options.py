@@ -1,0 +1,108 @@
+"""What a command line may ask of a recipe before it is planned: which stages, one's own data, adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from viscot_core.errors import UsageError
+from viscot_core.train.recipe import load_recipe
+from viscot_core.train.schema import Recipe, StageKind
+
+Want = Literal["all", "pretrain", "finetune"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataChoice:
+    """Where rows and pictures are: a data root, or one file of one's own rows with its pictures' folder."""
+
+    root: Path
+    images: Path
+    file: str | None = None
+
+
+def choose_data(recipe: Recipe, data: str | Path | None, images: str | Path | None) -> DataChoice:
+    """``--data`` (a root or a JSON/JSONL file) and ``--images`` over the recipe's own; absolute paths.
+
+    `UsageError` where nothing says where the data is.
+    """
+    given = data or recipe.data.root
+    if given is None:
+        raise UsageError("The data root is not known; give --data DIR (or set data.root in the recipe).")
+    path = Path(given).expanduser().absolute()
+    pictures = images or recipe.data.images
+    if path.is_file():
+        root = path.parent
+        return DataChoice(root, Path(pictures).expanduser().absolute() if pictures else root, path.name)
+    return DataChoice(path, Path(pictures).expanduser().absolute() if pictures else path)
+
+
+def overrides(
+    recipe: Recipe,
+    data: DataChoice,
+    *,
+    lora: int | None = None,
+    load_in: str | None = None,
+    allow_bad: int | None = None,
+    report_to: str | None = None,
+) -> list[str]:
+    """The command line's options as ``a.b=c`` overrides, so that one place validates them all."""
+    kinds = [stage.kind for stage in recipe.stages]
+    found = []
+    if data.file:
+        found.append(f"stages.finetune.files=['{data.file}']")
+    if (lora or load_in) and "finetune" in kinds:
+        rank = lora or 128
+        found += [f"stages.finetune.lora.rank={rank}", f"stages.finetune.lora.alpha={2 * rank}"]
+        # Adapters train the language model; the tower stays as it is, as in LLaVA-1.5's LoRA recipe.
+        found.append("stages.finetune.train=[projector, llm]")
+        found += ["stages.finetune.vision_tower_lr=null", "stages.finetune.vision_layer_decay=null"]
+        if load_in:
+            found += [f"stages.finetune.lora.load_in={load_in}", "stages.finetune.zero_stage=2"]
+    if allow_bad is not None:
+        found.append(f"data.allow_bad={allow_bad}")
+    if report_to is not None:
+        found.append(f"report_to=[{report_to}]")
+    return found
+
+
+def choose_stages(recipe: Recipe, want: Want) -> tuple[Recipe, list[str]]:
+    """The recipe with the stages that will run, and a note for each that will not."""
+    if want != "all":
+        stage = recipe.stage(want)
+        if want == "finetune" and recipe.model.base_llm and not recipe.model.projector:
+            raise UsageError(
+                "Fine-tuning needs a projector: give --set model.projector=RUN/projector.safetensors "
+                "(viscot pretrain makes one), or run viscot train for both stages."
+            )
+        return recipe.model_copy(update={"stages": (stage,)}), []
+    kinds: list[StageKind] = [stage.kind for stage in recipe.stages]
+    if recipe.model.projector and "pretrain" in kinds and len(kinds) > 1:
+        kept = tuple(stage for stage in recipe.stages if stage.kind != "pretrain")
+        note = f"pretrain is skipped: the projector comes from {recipe.model.projector}"
+        return recipe.model_copy(update={"stages": kept}), [f"{note} (--set model.projector=null trains one)"]
+    return recipe, []
+
+
+def resolve(
+    name: str | Path,
+    sets: Sequence[str],
+    want: Want,
+    data: str | Path | None,
+    images: str | Path | None,
+    *,
+    lora: int | None = None,
+    load_in: str | None = None,
+    allow_bad: int | None = None,
+    report_to: str | None = None,
+) -> tuple[Recipe, DataChoice, list[str]]:
+    """The recipe that will run, where its data is, and notes on what the options changed."""
+    recipe = load_recipe(name, sets)
+    place = choose_data(recipe, data, images)
+    extra = overrides(recipe, place, lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report_to)
+    recipe = load_recipe(name, [*extra, *sets]) if extra else recipe
+    recipe, notes = choose_stages(recipe, want)
+    where = recipe.data.model_copy(update={"root": str(place.root), "images": str(place.images)})
+    return recipe.model_copy(update={"data": where}), place, notes
