@@ -67,8 +67,9 @@ def train(
     recipe: Recipe_, data: Data = None, out: Out = None, images: Images = None, set_: Set = None,
     dry_run: DryRun = False, resume: Resume = False, gpus: Gpus = None, gpu_memory: GpuMemory = None,
     gpu: Gpu = None, processes: Processes = 1, nnodes: Nnodes = 1, rdzv: Rdzv = None,
-    rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None, local_addr: LocalAddr = None,
-    slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None, allow_bad: AllowBad = None, report: Report = None,
+    rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
+    local_addr: LocalAddr = None, slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None,
+    allow_bad: AllowBad = None, report: Report = None,
 ) -> None:  # fmt: skip
     """Train every stage of a recipe; pretrain is skipped where a projector is given."""
     _train("all", dict(locals()))
@@ -78,8 +79,8 @@ def pretrain(
     recipe: Recipe_, data: Data = None, out: Out = None, images: Images = None, set_: Set = None,
     dry_run: DryRun = False, resume: Resume = False, gpus: Gpus = None, gpu_memory: GpuMemory = None,
     gpu: Gpu = None, processes: Processes = 1, nnodes: Nnodes = 1, rdzv: Rdzv = None,
-    rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None, local_addr: LocalAddr = None,
-    slurm: Slurm = None, allow_bad: AllowBad = None, report: Report = None,
+    rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
+    local_addr: LocalAddr = None, slurm: Slurm = None, allow_bad: AllowBad = None, report: Report = None,
 ) -> None:  # fmt: skip
     """Train stage 1 only: the projector; RUN/projector.safetensors is what it makes."""
     _train("pretrain", {"lora": None, "load_in": None, **locals()})
@@ -89,8 +90,9 @@ def finetune(
     recipe: Recipe_, data: Data = None, out: Out = None, images: Images = None, set_: Set = None,
     dry_run: DryRun = False, resume: Resume = False, gpus: Gpus = None, gpu_memory: GpuMemory = None,
     gpu: Gpu = None, processes: Processes = 1, nnodes: Nnodes = 1, rdzv: Rdzv = None,
-    rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None, local_addr: LocalAddr = None,
-    slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None, allow_bad: AllowBad = None, report: Report = None,
+    rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
+    local_addr: LocalAddr = None, slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None,
+    allow_bad: AllowBad = None, report: Report = None,
 ) -> None:  # fmt: skip
     """Train stage 2 only: from a base model with its projector, on the recipe's data or your own."""
     _train("finetune", dict(locals()))
