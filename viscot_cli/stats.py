@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from viscot_cli import console
 
+if TYPE_CHECKING:
+    from viscot_core.report.runs import Run
+
 
 class Format(StrEnum):
-    """Spelled out here as well, so that --help needs no numpy."""
+    """The core's formats, spelled out here as well: help imports nothing of the core."""
 
     table = "table"
     json = "json"
@@ -21,30 +24,120 @@ class Format(StrEnum):
     latex = "latex"
 
 
+class By(StrEnum):
+    """What to split by."""
+
+    dataset = "dataset"
+    domain = "domain"
+    box_area = "box-area"
+
+
+class Average(StrEnum):
+    """How data sets become one figure."""
+
+    datasets = "datasets"
+    items = "items"
+
+
+class Pictures(StrEnum):
+    """Where the report's pictures are."""
+
+    auto = "auto"
+    embed = "embed"
+    link = "link"
+    none = "none"
+
+
 def stats(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders: the --out of 'viscot bench'.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Run folders, or result files of the reference implementation."
+        ),
     ],
     judge: Annotated[
-        str | None, typer.Option(help="Whose scores, where several judges scored a run.")
+        str | None, typer.Option(help="Whose scores to use, where several judges scored a run.")
     ] = None,
+    detection: Annotated[
+        bool, typer.Option("--detection", help="Boxes only: accuracy at IoU 0.3, 0.5, 0.7 and mean IoU.")
+    ] = False,
+    by: Annotated[
+        By, typer.Option(help="Split by data set, domain or size of the annotated box.")
+    ] = By.dataset,
+    average: Annotated[
+        Average, typer.Option(help="Overall: mean of the data sets, as in the paper, or of all items.")
+    ] = Average.datasets,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="paper[:MODEL]", help="Set the run beside the paper's figures (Tables 3, 4, 7, 9)."
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Paired differences to this run, on the questions both have.")
+    ] = None,
+    mix_judges: Annotated[
+        bool, typer.Option("--mix-judges", help="Allow runs that different judges scored beside each other.")
+    ] = False,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report with a card per item to this file instead.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the report finds pictures, if not where the run found them.")
+    ] = None,
+    pictures: Annotated[
+        Pictures, typer.Option(help="Embed them, link them, leave them out; auto embeds up to 300.")
+    ] = Pictures.auto,
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the resampling; the same seed gives the same digits.")] = 0,
+    legacy_average: Annotated[
+        bool, typer.Option("--legacy-average", help="Print the reference's own tables, quirks included.")
+    ] = False,
 ) -> None:
     """Means with 95 % bootstrap intervals, paired differences, boxes.
 
-    Answers are means of the scored items, n of N; the overall figure is the mean of the data sets, as in
-    the paper.
+    Answers are means of the scored items, n of N. Overall is the mean of the data sets, as in the paper;
+    one without scores is left out and named. A box is right at IoU above 0.5; an unparsable one is wrong.
+
+    --legacy-average differs: a data set without scores and every failed judge call count as 0, the
+    detection average drops data sets at 0 %, boxes without spaces or with words around them count as
+    wrong, visual7w is left out, and "Error format" counts one too many. It is for comparing with old
+    printouts, to the digit.
     """
-    from viscot_core.report import tables
-    from viscot_core.report.analysis import analyse
+    from viscot_core.report.analysis import Average as CoreAverage
+    from viscot_core.report.analysis import By as CoreBy
+    from viscot_core.report.analysis import Options
+    from viscot_core.report.html import Pictures as CorePictures
+    from viscot_core.report.html import write_report
+    from viscot_core.report.sheet import Asked, make_sheet
+    from viscot_core.report.tables import Format as CoreFormat
+
+    found = [run for path in runs for run in _read(path, judge)]
+    if legacy_average:
+        from viscot_core.report.legacy import legacy_text
+
+        console.out("\n\n".join(legacy_text(run) for run in found))
+        return
+    asked = Asked(
+        options=Options(CoreBy(by.value), CoreAverage(average.value), resamples, seed),
+        detection=detection,
+        compare=compare,
+        baseline=_read(baseline, judge)[0] if baseline else None,
+        mix_judges=mix_judges,
+    )
+    sheet = make_sheet(found, asked)
+    if html:
+        write_report(html, sheet, data=data, pictures=CorePictures(pictures.value))
+        console.out(f"{html}: open it in a browser")
+    elif format is Format.json:
+        console.emit(sheet.to_json())
+    else:
+        console.out(sheet.to_text(CoreFormat(format.value)))
+
+
+def _read(path: Path, judge: str | None) -> list[Run]:
+    from viscot_core.report.reference import is_reference, read_reference
     from viscot_core.report.runs import read_run_folder
 
-    found = [analyse(read_run_folder(run, judge)) for run in runs]
-    if format is Format.json:
-        whole = {s.run.name: tables.to_json(s) for s in found}
-        console.emit({"runs": whole} if len(found) > 1 else next(iter(whole.values())))
-    elif format is Format.csv:
-        console.out(tables.to_csv(found))
-    else:
-        drawn = [table for s in found for table in tables.stats_tables(s)]
-        console.out(tables.draw(drawn, tables.Format(format.value)))
+    return read_reference(path) if is_reference(path) else [read_run_folder(path, judge)]

@@ -143,7 +143,7 @@ def analyse(run: Run, options: Options | None = None) -> Stats:
     for strategy in run.strategies:
         items = by_strategy.get(strategy, [])
         planned = {d: n for (s, d), n in run.planned.items() if s == strategy}
-        if strategy != "refcoco":
+        if run.info.kind != "refcoco":
             answers[strategy] = _answers(strategy, items, planned, options)
         if strategy in BOX_STRATEGIES:
             boxes[strategy] = _boxes(strategy, items, planned, options)
@@ -285,13 +285,19 @@ def _differences(by_strategy: dict[str, list[Item]], options: Options) -> list[D
     return found
 
 
-def paired(first: Sequence[Item], second: Sequence[Item], options: Options, *names: str) -> PairedTest | None:
-    """The paired test of two strategies or two runs; None where they share no scored question."""
-    other = {i.key: i.score for i in second if i.score is not None}
+def paired(
+    first: Sequence[Item],
+    second: Sequence[Item],
+    options: Options,
+    *names: str,
+    value: Callable[[Item], float | None] = lambda item: item.score,
+) -> PairedTest | None:
+    """The paired test of two strategies or two runs; None where they share no question with a value."""
+    other = {i.key: v for i in second if (v := value(i)) is not None}
     differences: dict[str, list[float]] = defaultdict(list)
     for item in first:
-        if item.score is not None and (score := other.get(item.key)) is not None:
-            differences[item.dataset].append(item.score - score)
+        if item.key in other and (mine := value(item)) is not None:
+            differences[item.dataset].append(mine - other[item.key])
     if not differences:
         return None
     groups = list(differences.values())
@@ -312,16 +318,16 @@ def _conditional(items: list[Item], options: Options) -> Conditional:
 
 
 def _missing_notes(run: Run, answers: dict[str, Slice[Answers]], options: Options) -> list[str]:
-    notes = []
+    """What an overall mean leaves out, in words."""
     if answers and run.judge is None:
-        notes.append(f"No answer is scored yet: run 'viscot score {run.path} --judge exact'.")
-        return notes
+        return [f"No answer is scored yet: run 'viscot score {run.path} --judge exact'."]
+    notes = []
     if options.by is By.DATASET:
+        everywhere = {name for part in answers.values() for name in part.groups}
         for strategy, part in answers.items():
-            empty = [name for name, cell in part.groups.items() if not cell.n]
-            if empty:
+            scored = {name for name, cell in part.groups.items() if cell.n}
+            if missing := paper_order(everywhere - scored):
                 notes.append(
-                    f"{strategy}: no score for {', '.join(empty)}; the overall mean is of the other "
-                    "data sets."
+                    f"{strategy}: no score for {', '.join(missing)}; its overall is of the other data sets."
                 )
     return notes

@@ -300,7 +300,7 @@ def to_json(stats: Stats) -> dict[str, Any]:
             for s, part in stats.boxes.items()
         },
         "differences": [
-            {"first": d.first, "second": d.second, **_test_json(d.test)} for d in stats.differences
+            {"first": d.first, "second": d.second, **paired_json(d.test)} for d in stats.differences
         ],
         "by_box": {
             s: {"right": _answers_json(split.right), "wrong": _answers_json(split.wrong)}
@@ -327,7 +327,7 @@ def _boxes_json(cell: Boxes) -> dict[str, Any]:
     }
 
 
-def _test_json(test: PairedTest) -> dict[str, Any]:
+def paired_json(test: PairedTest) -> dict[str, Any]:
     return {"mean": test.mean, "ci95": list(test.interval), "p": test.p, "n": test.n}
 
 

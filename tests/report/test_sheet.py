@@ -1,0 +1,183 @@
+"""Comparisons with the paper and with another run, and every format of the result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from made_runs import prediction, sample_run, write_run
+
+from viscot_core.errors import UsageError
+from viscot_core.report.analysis import By, Options
+from viscot_core.report.compare import compare_to_paper, paper_model, published_rows
+from viscot_core.report.names import DATASETS, canonical, domain, paper_order
+from viscot_core.report.runs import Run, read_run_folder
+from viscot_core.report.sheet import Asked, make_sheet
+from viscot_core.report.tables import Format, Table, draw
+from viscot_core.score.offline import OfflineJudge
+from viscot_core.score.run import score_run
+
+
+def scored(folder: Path, judge: str = "exact", model: str = "viscot-tiny") -> Run:
+    score_run(folder, OfflineJudge(judge))
+    run = read_run_folder(folder, judge)
+    run.info.model = model
+    return run
+
+
+# -- published figures
+
+
+def test_every_published_figure_is_the_papers(shared: Path) -> None:
+    """Against the transcription, cell by cell, with nothing missing."""
+    paper = json.loads((shared / "reference" / "published_figures.json").read_text())
+    names = {d.title: d.key for d in DATASETS}
+    rows = {(r.table, r.model, r.strategy): r.figures for r in published_rows()}
+    tables = {3: "table3_benchmark", 7: "table7_detection"}
+    for number, key in tables.items():
+        for model, values in paper[key]["rows"].items():
+            (found,) = [f for (t, m, _), f in rows.items() if (t, m) == (number, model)]
+            assert found == dict(zip((names[d] for d in paper[key]["datasets"]), values, strict=True))
+    for words, strategy in (
+        ("w/o CoT", "direct"),
+        ("GT BBox", "gt-box"),
+        ("Random", "random-box"),
+        ("Center", "center-box"),
+    ):
+        found = rows[4, "VisCoT-7B@224", strategy]
+        assert list(found.values()) == paper["table4_box_strategies_7B224"]["rows"][words]
+    for model, values in paper["table9_refcoco"]["rows"].items():
+        found = rows[9, model.replace(" @", "@"), "refcoco"]
+        assert list(found.values()) == [v for v in values if v is not None]
+    assert len(rows) == 5 + 4 + 2 + 16
+
+
+def test_it_says_whose_row_and_whose_judge(tmp_path: Path) -> None:
+    run = scored(sample_run(tmp_path / "r", datasets=("docvqa", "cub")), model="somewhere/VisCoT-7b-224")
+    assert paper_model(run) == "VisCoT-7B@224"
+    sheet = make_sheet([run], Asked(compare="paper"))
+    (part,) = sheet.parts
+    cot = {c.dataset: c for c in part.paper if (c.strategy, c.metric) == ("cot", "score")}
+    assert set(cot) == {"mean of 2", "docvqa", "cub"}
+    assert cot["docvqa"].theirs == 0.355
+    assert cot["mean of 2"].theirs == pytest.approx((0.355 + 0.556) / 2)
+    assert cot["docvqa"].difference == pytest.approx(cot["docvqa"].yours - 0.355)
+    assert cot["docvqa"].excluded == (not cot["docvqa"].ci95.low <= 0.355 <= cot["docvqa"].ci95.high)
+    boxes = {c.dataset: c for c in part.paper if c.metric == "acc50"}
+    assert boxes["cub"].theirs == 67.0
+    assert 50 < boxes["cub"].yours < 95
+    assert any("gpt-3.5-turbo-1106" in note for note in part.paper_notes)
+
+
+def test_refcoco_against_table_9(tmp_path: Path) -> None:
+    rows = [
+        prediction(
+            strategy="refcoco", dataset="refcoco+/testA", question_id=i, reference=None, answer=None, iou=0.9
+        )
+        for i in range(10)
+    ]
+    run = read_run_folder(write_run(tmp_path / "r", rows))
+    found, notes = compare_to_paper(make_sheet([run], Asked()).parts[0].stats, "VisCoT-7B@336")
+    assert [(c.table, c.dataset, c.yours, c.theirs) for c in found] == [
+        (9, "mean of 1", 100.0, 92.05),
+        (9, "refcoco+/testA", 100.0, 92.05),
+    ]
+    assert not any("judge" in note for note in notes)
+
+
+def test_a_data_set_the_paper_has_not_leaves_its_overall_out(tmp_path: Path) -> None:
+    run = scored(sample_run(tmp_path / "r", datasets=("docvqa", "synth")))
+    found = make_sheet([run], Asked(compare="paper")).parts[0].paper
+    assert {c.dataset for c in found} == {"docvqa"}
+
+
+def test_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:
+    run = scored(sample_run(tmp_path / "r"))
+    with pytest.raises(UsageError, match="VisCoT-7B@336"):
+        make_sheet([run], Asked(compare="paper:VisCoT-7B@33"))
+    with pytest.raises(UsageError, match="nothing to compare"):
+        make_sheet([run], Asked(compare="papr"))
+    with pytest.raises(UsageError, match="--by"):
+        make_sheet([run], Asked(options=Options(by=By.DOMAIN), compare="paper"))
+
+
+# -- another run
+
+
+def test_a_baseline_is_compared_question_by_question(tmp_path: Path) -> None:
+    rows = [prediction(question_id=i) for i in range(20)]
+    worse = [prediction(question_id=i, answer="no" if i < 10 else "42", iou=0.1) for i in range(20)]
+    run, base = scored(write_run(tmp_path / "a", rows)), scored(write_run(tmp_path / "b", worse))
+    differences = make_sheet([run], Asked(baseline=base)).parts[0].baseline
+    assert [(d.strategy, d.metric, d.test.mean) for d in differences] == [
+        ("cot", "score", 0.5),
+        ("cot", "acc50", 1.0),
+    ]
+    assert all(d.test.p < 0.01 for d in differences)
+
+
+def test_runs_of_different_judges_do_not_stand_beside_each_other(tmp_path: Path) -> None:
+    a, b = scored(sample_run(tmp_path / "a")), scored(sample_run(tmp_path / "b"), "anls")
+    for asked in (Asked(baseline=b), Asked()):
+        with pytest.raises(UsageError, match="--mix-judges"):
+            make_sheet([a] if asked.baseline else [a, b], asked)
+    assert make_sheet([a, b], Asked(mix_judges=True)).parts
+
+
+def test_two_runs_of_one_name(tmp_path: Path) -> None:
+    a, b = scored(sample_run(tmp_path / "x" / "r")), scored(sample_run(tmp_path / "y" / "r"))
+    with pytest.raises(UsageError, match="called r"):
+        make_sheet([a, b], Asked())
+
+
+# -- formats
+
+
+@pytest.mark.parametrize("form", [Format.TABLE, Format.MARKDOWN, Format.LATEX, Format.CSV])
+def test_every_format_prints_every_table(tmp_path: Path, form: Format) -> None:
+    run = scored(sample_run(tmp_path / "r", datasets=("docvqa", "cub")))
+    base = scored(sample_run(tmp_path / "base", datasets=("docvqa", "cub"), seed=9))
+    text = make_sheet([run], Asked(compare="paper", baseline=base)).to_text(form)
+    assert "docvqa" in text.lower()
+    assert json.dumps(make_sheet([run], Asked(compare="paper", baseline=base)).to_json())
+
+
+def test_awkward_words_survive_markdown_and_latex() -> None:
+    table = Table("50 % & more", ("a_b", "c"), [("x|y", "1"), ("#{}~^\\$<>", "2")])
+    assert r"x\|y" in draw([table], Format.MARKDOWN)
+    latex = draw([table], Format.LATEX)
+    for escaped in (
+        r"50 \% \& more",
+        r"a\_b",
+        r"\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}\$$<$$>$",
+    ):
+        assert escaped in latex
+
+
+# -- names
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("TextCaps", "textcap"),
+        ("InfoVQA", "infographicsvqa"),
+        ("v7w", "visual7w"),
+        ("flickr_30k", "flickr30k"),
+        ("Open-Images", "openimages"),
+        ("CUB", "cub"),
+        ("synth", "synth"),
+        ("refcoco+/testA", "refcoco+/testA"),
+    ],
+)
+def test_aliases(name: str, key: str) -> None:
+    assert canonical(name) == key
+
+
+def test_order_and_domains() -> None:
+    assert paper_order({"cub", "synth", "docvqa", "v7w"}) == ["docvqa", "v7w", "cub", "synth"]
+    assert [domain(n) for n in ("sroie", "infovqa", "v7w", "vsr", "cub", "synth")] == [
+        "Text", "Chart", "General", "Relation", "Fine-grained", "Other",
+    ]  # fmt: skip
+    assert len(DATASETS) == 12

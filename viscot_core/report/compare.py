@@ -1,0 +1,209 @@
+"""A run beside the paper's figures, and a run beside another run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from viscot_core.errors import UsageError, nearest
+from viscot_core.report.analysis import Options, Stats, paired
+from viscot_core.report.bootstrap import Interval, PairedTest
+from viscot_core.report.names import paper_order
+from viscot_core.report.runs import Item, Run
+
+PAPER_DEFAULT = "VisCoT-7B@336"
+"""The row a run of an unknown model is set beside."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a table of the paper: a model's figures by data set (``acc50`` in percent, scores 0..1)."""
+
+    table: int
+    metric: str
+    model: str
+    strategy: str
+    figures: dict[str, float]
+
+
+@cache
+def _published() -> tuple[str, tuple[Published, ...]]:
+    """The paper's judge and rows."""
+    data: dict[str, Any] = yaml.safe_load(
+        files("viscot_core.report").joinpath("published.yaml").read_text(encoding="utf-8")
+    )
+    rows = tuple(
+        Published(
+            table["table"],
+            table["metric"],
+            row["model"],
+            row["strategy"],
+            {c: v for c, v in zip(table["columns"], row["values"], strict=True) if v is not None},
+        )
+        for table in data["tables"]
+        for row in table["rows"]
+    )
+    return data["judge"], rows
+
+
+def published_rows() -> tuple[Published, ...]:
+    """Every row of the paper's tables 3, 4, 7 and 9."""
+    return _published()[1]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of yours and one of theirs, in the paper's unit."""
+
+    table: int
+    model: str
+    strategy: str
+    metric: str
+    dataset: str
+    yours: float
+    ci95: Interval
+    theirs: float
+    n: int
+    of: int
+
+    @property
+    def difference(self) -> float:
+        return self.yours - self.theirs
+
+    @property
+    def excluded(self) -> bool:
+        """Whether your interval leaves their figure out."""
+        return self.ci95.excludes(self.theirs)
+
+
+def paper_model(run: Run, wanted: str | None = None) -> str:
+    """Which of the paper's models a run is set beside: the one named, the one its name says, else the
+    default.
+
+    Raises:
+        UsageError: the paper has no such model.
+    """
+    models = {row.model for row in published_rows()}
+    if wanted:
+        by_name = {m.lower(): m for m in models}
+        if wanted.lower() not in by_name:
+            raise UsageError(f"The paper has no model '{wanted}'.{nearest(wanted, models)}")
+        return by_name[wanted.lower()]
+    match = re.search(r"viscot.?(7|13)b.?(224|336)", run.info.model, re.IGNORECASE)
+    named = f"VisCoT-{match[1]}B@{match[2]}" if match else PAPER_DEFAULT
+    return named if named in models else PAPER_DEFAULT
+
+
+def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comparison], list[str]]:
+    """Every figure both have, with the overall means over just those data sets; and what to bear in mind.
+
+    ``stats`` must be by data set. Table 4 (other sources of the box) exists for VisCoT-7B@224 only.
+    """
+    model = paper_model(stats.run, wanted)
+    judge, rows = _published()
+    found = []
+    for row in rows:
+        if row.model == model or (row.table == 4 and row.strategy != "cot" and wanted is None):
+            found += list(_against(stats, row))
+    notes = [f"Their figures: {model} where no other model is named, arXiv 2403.16999."]
+    mine = stats.run.judge
+    if any(c.metric == "score" for c in found) and (mine is None or mine.model != judge):
+        notes.append(
+            f"The paper's judge was {judge}, yours is {mine.describe() if mine else 'none'}: a difference of "
+            "scores may come from the judge."
+        )
+    if not found:
+        notes.append("The run and the paper have no data set and strategy in common.")
+    return found, notes
+
+
+def _against(stats: Stats, row: Published) -> Iterator[Comparison]:
+    cells: dict[str, tuple[float, Interval, int, int]] = {}
+    scale = 100 if row.metric == "acc50" else 1
+    if row.metric == "score" and row.strategy in stats.answers:
+        part = stats.answers[row.strategy]
+        for name, a in [*part.groups.items(), ("overall", part.overall)]:
+            if a.mean is not None and a.ci95:
+                cells[name] = (a.mean, a.ci95, a.n, a.of)
+    elif row.metric == "acc50" and row.strategy in stats.boxes:
+        boxes = stats.boxes[row.strategy]
+        for name, b in [*boxes.groups.items(), ("overall", boxes.overall)]:
+            if b.acc50 is not None and b.ci95:
+                cells[name] = (b.acc50, b.ci95, b.n, b.of)
+    overall = cells.pop("overall", None)
+    shared = [name for name in paper_order(set(cells)) if name in row.figures]
+    if overall and shared and len(shared) == len(cells):
+        mean = sum(row.figures[name] for name in shared) / len(shared)
+        yield _comparison(row, f"mean of {len(shared)}", overall, mean, scale)
+    for name in shared:
+        yield _comparison(row, name, cells[name], row.figures[name], scale)
+
+
+def _comparison(
+    row: Published, name: str, cell: tuple[float, Interval, int, int], theirs: float, scale: int
+) -> Comparison:
+    value, ends, n, of = cell
+    scaled = Interval(scale * ends.low, scale * ends.high)
+    return Comparison(
+        row.table, row.model, row.strategy, row.metric, name, scale * value, scaled, theirs, n, of
+    )
+
+
+@dataclass(frozen=True)
+class RunDifference:
+    """One strategy of a run minus the same of the baseline run, on the questions both have."""
+
+    strategy: str
+    metric: str
+    """``score`` or ``acc50`` (0..1)."""
+    test: PairedTest
+
+
+def compare_runs(
+    run: Run, baseline: Run, options: Options, *, mix_judges: bool = False
+) -> list[RunDifference]:
+    """Paired differences ``run - baseline`` of answer scores and of box accuracy at IoU > 0.5.
+
+    Raises:
+        UsageError: the scores come from different judges.
+    """
+    check_same_judge([run, baseline], mix_judges=mix_judges)
+    found = []
+    for strategy in run.strategies:
+        mine = [i for i in run.items if i.strategy == strategy]
+        theirs = [i for i in baseline.items if i.strategy == strategy]
+        for metric, value in (("score", _score), ("acc50", _hit)):
+            if test := paired(mine, theirs, options, strategy, metric, value=value):
+                found.append(RunDifference(strategy, metric, test))
+    return found
+
+
+def _score(item: Item) -> float | None:
+    return item.score
+
+
+def _hit(item: Item) -> float | None:
+    return None if item.iou is None else float(item.iou > 0.5)
+
+
+def check_same_judge(runs: list[Run], *, mix_judges: bool = False) -> None:
+    """Refuse to set runs beside each other whose scores come from different judges.
+
+    Raises:
+        UsageError: naming both judges.
+    """
+    judged = [run for run in runs if run.judge]
+    for other in judged[1:]:
+        first, second = judged[0].judge, other.judge
+        if first and second and not first.same_judge(second) and not mix_judges:
+            raise UsageError(
+                f"{judged[0].path} was judged by {first.describe()}, {other.path} by "
+                f"{second.describe()}: such scores "
+                "do not compare; score both with one judge, or say --mix-judges."
+            )

@@ -1,0 +1,220 @@
+"""The report: one HTML file with tables, plots and a card per item, for any browser, from ``file://``,
+offline.
+
+All items stand in the page as JSON; a page of cards at a time becomes HTML, so that 10,000 items stay
+quick. Words of models and judges are data all the way: they are escaped into the JSON and shown as text,
+never as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterable
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from PIL import Image
+
+from viscot_core.boxes import Box
+from viscot_core.errors import DataError, ImageError
+from viscot_core.images import open_image
+from viscot_core.report.analysis import AREA_BINS, By, Stats, area_label
+from viscot_core.report.names import title
+from viscot_core.report.plots import Mark, dots, histogram
+from viscot_core.report.runs import Item, Run
+from viscot_core.report.sheet import Sheet
+
+EMBED_AT_MOST = 300
+"""Different pictures up to which ``Pictures.AUTO`` embeds them (about 30 KB each)."""
+EMBEDDED_SIDE = 512
+
+
+class Pictures(StrEnum):
+    """Where the pictures of the cards are."""
+
+    AUTO = "auto"
+    EMBED = "embed"
+    LINK = "link"
+    NONE = "none"
+
+
+def write_report(
+    path: Path, sheet: Sheet, *, data: Path | None = None, pictures: Pictures = Pictures.AUTO
+) -> None:
+    """Write the report to ``path``, whole or not at all.
+
+    ``data`` is the data root when the runs' own is not there any more. A picture that cannot be read is
+    named on its card; the report is written all the same. Raises DataError when ``path`` cannot be
+    written.
+    """
+    runs = [part.stats.run for part in sheet.parts]
+    shelf = _Shelf(path.parent, data, pictures, runs)
+    items = [_item_json(item, run, shelf) for run in runs for item in run.items]
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(
+            lambda name: files("viscot_core.report").joinpath(name).read_text(encoding="utf-8")
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=", ".join(run.name for run in runs),
+        tables=sheet.tables(),
+        plots=[plot for part in sheet.parts for plot in _plots(part.stats, len(sheet.parts) > 1)],
+        runs=[_run_facts(run) for run in runs],
+        data=_safe_json({"items": items, "pictures": shelf.pictures}),
+    )
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path} cannot be written: {error.strerror}; choose another --html.") from error
+
+
+def _safe_json(data: Any) -> str:
+    """JSON that can stand inside a script element: no ``<`` can end it."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _run_facts(run: Run) -> dict[str, str]:
+    environment = ", ".join(f"{k} {v}" for k, v in run.info.environment.items())
+    return {
+        "Run": run.name,
+        "Model": run.info.model,
+        "Judge": run.judge.describe() if run.judge else "none",
+        "Data": run.info.data,
+        "Begun": run.info.created,
+        "Environment": environment,
+    }
+
+
+# -- cards
+
+
+def _item_json(item: Item, run: Run, shelf: _Shelf) -> dict[str, Any]:
+    """One card's facts; empty ones are left out to keep the page small. Boxes are pixels of the picture."""
+    p, outcome = item.prediction, item.outcome
+    size = (p.width, p.height)
+    facts = {
+        "run": run.name,
+        "strategy": p.strategy,
+        "dataset": item.dataset,
+        "id": str(p.question_id),
+        "question": p.question,
+        "reference": p.reference,
+        "answer": p.answer,
+        "error": p.error,
+        "status": p.status,
+        "state": outcome.state.value if outcome else None,
+        "score": item.score,
+        "reply": outcome.reply if outcome else None,
+        "reason": outcome.reason if outcome else None,
+        "boxStatus": p.box_status,
+        "iou": p.iou,
+        "size": size,
+        "box": _pixels(p.box, size),
+        "truth": _pixels(p.box_gt, size),
+        "crop": p.crop,
+        "image": p.image,
+        "picture": shelf.place(run, p.image),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _pixels(coords: tuple[float, float, float, float] | None, size: tuple[int, int]) -> list[float] | None:
+    return [round(c, 1) for c in Box(*coords).to_original(size).coords] if coords else None
+
+
+class _Shelf:
+    """Where each picture is: embedded once in ``pictures``, linked relative to the report, or nowhere."""
+
+    def __init__(self, folder: Path, data: Path | None, mode: Pictures, runs: Iterable[Run]) -> None:
+        self.folder, self.data = folder.resolve(), data
+        self.pictures: list[str] = []
+        self._placed: dict[Path, int | str | None] = {}
+        if mode is Pictures.AUTO:
+            different = {(run.info.data, item.prediction.image) for run in runs for item in run.items}
+            mode = Pictures.EMBED if len(different) <= EMBED_AT_MOST else Pictures.LINK
+        self.mode = mode
+
+    def place(self, run: Run, image: str) -> int | str | None:
+        """A number in ``pictures``, an address, or None where there is no picture to show."""
+        root = self.data or (Path(run.info.data) if run.info.data else None)
+        if self.mode is Pictures.NONE or root is None or not image:
+            return None
+        path = root / image
+        if path not in self._placed:
+            self._placed[path] = self._embed(path) if self.mode is Pictures.EMBED else self._link(path)
+        return self._placed[path]
+
+    def _link(self, path: Path) -> str:
+        return quote(Path(os.path.relpath(path.resolve(), self.folder)).as_posix())
+
+    def _embed(self, path: Path) -> int | None:
+        try:
+            image = open_image(path)
+        except ImageError:
+            return None
+        image.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=80)
+        self.pictures.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+        return len(self.pictures) - 1
+
+
+# -- plots
+
+
+def _plots(stats: Stats, several: bool) -> list[str]:
+    prefix = f"{stats.run.name}: " if several else ""
+    plots = []
+    if stats.answers and stats.run.judge:
+        overall = [(s, [_mark(part.overall)]) for s, part in stats.answers.items()]
+        plots.append(dots(f"{prefix}Answers, overall, with 95 % intervals", overall, ["score"]))
+        names = list(next(iter(stats.answers.values())).groups)
+        if len(names) > 1:
+            rows = [
+                (title(n), [_mark(part.groups[n]) for part in stats.answers.values() if n in part.groups])
+                for n in names
+            ]
+            plots.append(dots(f"{prefix}Answers by {stats.by.value}", rows, list(stats.answers)))
+        if stats.by is not By.BOX_AREA:
+            plots.append(_by_area(stats, prefix))
+    for strategy in stats.boxes:
+        ious = [i.iou for i in stats.run.items if i.strategy == strategy and i.iou is not None]
+        if ious:
+            plots.append(histogram(f"{prefix}IoU of the boxes of {strategy}", ious))
+    return plots
+
+
+def _mark(cell: Any) -> Mark:
+    return Mark(cell.mean, *(cell.ci95 or (None, None)))
+
+
+def _by_area(stats: Stats, prefix: str) -> str:
+    """Mean score by how much of the picture the annotated box covers."""
+    rows = []
+    for low, high in AREA_BINS:
+        marks = []
+        for strategy in stats.answers:
+            scores = [
+                i.score
+                for i in stats.run.items
+                if i.strategy == strategy
+                and i.score is not None
+                and i.box_share is not None
+                and low <= i.box_share < high
+            ]
+            marks.append(Mark(sum(scores) / len(scores) if scores else None))
+        rows.append((area_label(low, high), marks))
+    return dots(f"{prefix}Answers by share of the picture the true box covers", rows, list(stats.answers))

@@ -1,0 +1,199 @@
+"""All that one ``viscot stats`` command was asked for, worked out once, then drawn in any format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from viscot_core.errors import UsageError
+from viscot_core.report.analysis import By, Options, Stats, analyse
+from viscot_core.report.compare import (
+    Comparison,
+    RunDifference,
+    check_same_judge,
+    compare_runs,
+    compare_to_paper,
+)
+from viscot_core.report.names import title
+from viscot_core.report.runs import Run
+from viscot_core.report.tables import (
+    Format,
+    Table,
+    count,
+    draw,
+    interval,
+    p_value,
+    paired_json,
+    stats_tables,
+    to_csv,
+    to_json,
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command's options."""
+
+    options: Options = field(default_factory=Options)
+    detection: bool = False
+    compare: str | None = None
+    """``paper`` or ``paper:MODEL``."""
+    baseline: Run | None = None
+    mix_judges: bool = False
+
+
+@dataclass(frozen=True)
+class RunSheet:
+    """One run's part."""
+
+    stats: Stats
+    paper: list[Comparison]
+    paper_notes: list[str]
+    baseline: list[RunDifference]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Everything, for one or several runs."""
+
+    asked: Asked
+    parts: list[RunSheet]
+
+    def tables(self) -> list[Table]:
+        tables = []
+        for part in self.parts:
+            tables += stats_tables(part.stats, detection=self.asked.detection)
+            tables += _paper_tables(part)
+            tables += _baseline_tables(part, self.asked.baseline)
+        return tables
+
+    def to_text(self, form: Format) -> str:
+        """TABLE, MARKDOWN, LATEX or CSV."""
+        if form is Format.CSV:
+            return to_csv([part.stats for part in self.parts])
+        return draw(self.tables(), form)
+
+    def to_json(self) -> dict[str, Any]:
+        """One run: the contract of ``tables.to_json``; several: that under ``runs`` and each run's name."""
+        if len(self.parts) == 1:
+            return _part_json(self.parts[0])
+        return {"runs": {part.stats.run.name: _part_json(part) for part in self.parts}}
+
+
+def make_sheet(runs: Sequence[Run], asked: Asked) -> Sheet:
+    """Work everything out.
+
+    Raises:
+        UsageError: runs of different judges, two runs of one name, or a comparison that makes no sense.
+    """
+    check_same_judge([*runs, *([asked.baseline] if asked.baseline else [])], mix_judges=asked.mix_judges)
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"Two of the runs are called {max(names, key=names.count)}; rename one of the folders."
+        )
+    model = _compare_model(asked.compare)
+    if asked.compare and asked.options.by is not By.DATASET:
+        raise UsageError("--compare paper needs the figures by data set; leave --by out.")
+    return Sheet(asked, [_part(run, asked, model) for run in runs])
+
+
+def _compare_model(compare: str | None) -> str | None:
+    what, _, model = (compare or "paper").partition(":")
+    if what != "paper":
+        raise UsageError(
+            f"There is nothing to compare with called '{what}'; say --compare paper or paper:MODEL."
+        )
+    return model or None
+
+
+def _part(run: Run, asked: Asked, model: str | None) -> RunSheet:
+    stats = analyse(run, asked.options)
+    paper, notes = compare_to_paper(stats, model) if asked.compare else ([], [])
+    baseline = (
+        compare_runs(run, asked.baseline, asked.options, mix_judges=asked.mix_judges)
+        if asked.baseline
+        else []
+    )
+    if asked.detection:
+        paper = [c for c in paper if c.metric == "acc50"]
+        baseline = [d for d in baseline if d.metric == "acc50"]
+    return RunSheet(stats, paper, notes, baseline)
+
+
+def _paper_tables(part: RunSheet) -> list[Table]:
+    if not (part.paper or part.paper_notes):
+        return []
+    rows = []
+    for c in part.paper:
+        digits = 3 if c.metric == "score" else 1
+        rows.append(
+            (
+                f"{c.table}",
+                c.model,
+                c.strategy,
+                "answers" if c.metric == "score" else "box acc %",
+                title(c.dataset),
+                f"{c.yours:.{digits}f}",
+                interval(c.ci95, digits=digits),
+                f"{c.theirs:.{digits}f}",
+                f"{c.difference:+.{digits}f}",
+                "differs" if c.excluded else "within",
+                count(c.n, c.of),
+            )
+        )
+    header = (
+        "table", "their model", "strategy", "figure", "data set", "yours", "95 % interval", "theirs",
+        "difference", "interval", "n of N",
+    )  # fmt: skip
+    return [Table(f"{part.stats.run.name} beside the paper", header, rows, part.paper_notes)]
+
+
+def _baseline_tables(part: RunSheet, baseline: Run | None) -> list[Table]:
+    if baseline is None:
+        return []
+    rows = [
+        (
+            d.strategy,
+            "answers" if d.metric == "score" else "box acc",
+            f"{d.test.mean:+.3f}",
+            interval(d.test.interval, signed=True),
+            p_value(d.test.p),
+            str(d.test.n),
+        )
+        for d in part.baseline
+    ]
+    header = ("strategy", "figure", "difference", "95 % interval", "p", "pairs")
+    notes = [] if rows else ["The two runs share no scored question."]
+    return [Table(f"{part.stats.run.name} minus {baseline.name}", header, rows, notes)]
+
+
+def _part_json(part: RunSheet) -> dict[str, Any]:
+    data = to_json(part.stats)
+    if part.paper_notes:
+        data["paper"] = {
+            "figures": [
+                {
+                    "table": c.table,
+                    "model": c.model,
+                    "strategy": c.strategy,
+                    "metric": c.metric,
+                    "dataset": c.dataset,
+                    "yours": c.yours,
+                    "ci95": list(c.ci95),
+                    "theirs": c.theirs,
+                    "difference": c.difference,
+                    "excluded": c.excluded,
+                    "n": c.n,
+                    "of": c.of,
+                }
+                for c in part.paper
+            ],
+            "notes": part.paper_notes,
+        }
+    if part.baseline:
+        data["baseline"] = [
+            {"strategy": d.strategy, "metric": d.metric, **paired_json(d.test)} for d in part.baseline
+        ]
+    return data
