@@ -1,0 +1,184 @@
+"""Archives made hostile on purpose: refused by name, and nothing outside the target is touched."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from viscot_core.errors import DataError
+from viscot_core.sources.archives import Limits, unpack
+from viscot_core.sources.catalog import Placing
+
+FILES = {"top/a.txt": b"a" * 10, "top/sub/b.txt": b"b" * 2000, "c.txt": b""}
+
+
+def make_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), data, compression)
+    return path
+
+
+def make_tar(path: Path, files: dict[str, bytes], extra: tuple[tarfile.TarInfo, ...] = ()) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        for info in extra:
+            archive.addfile(info)
+    return path
+
+
+def make(kind: str, folder: Path, files: dict[str, bytes]) -> Path:
+    return make_zip(folder / "x.zip", files) if kind == "zip" else make_tar(folder / f"x.{kind}", files)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def kind_of(suffix: str) -> str:
+    return "zip" if suffix == "zip" else "tar"
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tgz"])
+def test_files_are_unpacked_and_not_written_twice(tmp_path: Path, suffix: str) -> None:
+    archive = make(suffix, tmp_path, FILES)
+    into = tmp_path / "out"
+    done = unpack(archive, kind_of(suffix), into)
+    assert tree(into) == FILES
+    assert (done.files, done.total) == (3, 2010)
+    before = {p: p.stat().st_ino for p in into.rglob("*") if p.is_file()}
+    (into / "c.txt").unlink()
+    (into / "top/a.txt").write_bytes(b"cut")
+    unpack(archive, kind_of(suffix), into)
+    assert tree(into) == FILES
+    assert (into / "top/sub/b.txt").stat().st_ino == before[into / "top/sub/b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("placing", "expected"),
+    [
+        (Placing(keep_from=("sub",)), {"top/a.txt", "sub/b.txt", "c.txt"}),
+        (Placing(keep_after=("top",)), {"a.txt", "sub/b.txt"}),
+        (Placing(flatten=True), {"a.txt", "b.txt", "c.txt"}),
+        (Placing(only=(".jpg",)), set()),
+    ],
+)
+def test_members_go_where_the_catalogue_says(tmp_path: Path, placing: Placing, expected: set[str]) -> None:
+    unpack(make_zip(tmp_path / "x.zip", FILES), "zip", tmp_path / "out", placing)
+    assert set(tree(tmp_path / "out")) == expected
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tgz"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("/etc/viscot-was-here", "absolute"),
+        ("../outside.txt", "leaves the folder"),
+        ("top/../../outside.txt", "leaves the folder"),
+        ("..\\outside.txt", "not safe"),
+        ("C:/outside.txt", "not safe"),
+    ],
+)
+def test_a_member_that_leaves_the_target_is_refused(tmp_path: Path, suffix: str, name: str, why: str) -> None:
+    archive = make(suffix, tmp_path, {"fine.txt": b"1", name: b"2"})
+    with pytest.raises(DataError, match=f"is refused: .*{why}") as error:
+        unpack(archive, kind_of(suffix), tmp_path / "in" / "out")
+    assert repr(name) in str(error.value)
+    found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert found <= {archive.name, "in/out/fine.txt"}
+
+
+def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, to
+    return info
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        link("way-out", "/etc"),
+        link("hard", "/etc/passwd", tarfile.LNKTYPE),
+        link("device", "", tarfile.CHRTYPE),
+        link("pipe", "", tarfile.FIFOTYPE),
+    ],
+)
+def test_links_and_devices_are_refused(tmp_path: Path, member: tarfile.TarInfo) -> None:
+    archive = make_tar(tmp_path / "x.tar", FILES, (member,))
+    with pytest.raises(DataError, match=f"'{member.name}' is refused: it is a link, a device or sparse"):
+        unpack(archive, "tar", tmp_path / "out")
+    assert not os.path.lexists(tmp_path / "out" / member.name)
+
+
+def test_a_link_inside_a_zip_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        info = zipfile.ZipInfo("way-out")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc")
+    with pytest.raises(DataError, match="'way-out' is refused: it is a link"):
+        unpack(tmp_path / "x.zip", "zip", tmp_path / "out")
+
+
+def test_a_link_that_waits_in_the_target_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "top").symlink_to(outside)
+    with pytest.raises(DataError, match="is a link"):
+        unpack(make_zip(tmp_path / "x.zip", FILES), "zip", tmp_path / "out")
+    assert not any(outside.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_two_members_of_one_name_are_refused(tmp_path: Path, suffix: str) -> None:
+    archive = make(suffix, tmp_path, {"x/a.txt": b"1", "y/a.txt": b"2"})
+    with pytest.raises(DataError, match=r"'y/a\.txt' is refused: another member is already called a\.txt"):
+        unpack(archive, kind_of(suffix), tmp_path / "out", Placing(flatten=True))
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "x.tar", {"a": b"1", "a/b": b"2"})
+    with pytest.raises(DataError, match="'a/b' is refused: a file stands in the place of its folder"):
+        unpack(archive, "tar", tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tgz"])
+def test_a_bomb_is_refused_before_it_bursts(tmp_path: Path, suffix: str) -> None:
+    archive = make(suffix, tmp_path, {"small.txt": b"1", "bomb.txt": bytes(5_000_000)})
+    with pytest.raises(DataError, match=r"'bomb\.txt' is refused: with it the archive would unpack to over"):
+        unpack(archive, kind_of(suffix), tmp_path / "out", limits=Limits(ratio=10, floor=1000))
+    assert set(tree(tmp_path / "out")) <= {"small.txt"}
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tgz"])
+def test_a_damaged_archive_says_so(tmp_path: Path, suffix: str) -> None:
+    archive = make(suffix, tmp_path, {"a.bin": os.urandom(5000), "b.bin": os.urandom(5000)})
+    archive.write_bytes(archive.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"is damaged .*; delete it and fetch it again"):
+        unpack(archive, kind_of(suffix), tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_zip_with_a_wrong_checksum_leaves_no_file(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "x.zip", {"a.txt": b"abcdefgh"}, zipfile.ZIP_STORED)
+    archive.write_bytes(archive.read_bytes().replace(b"abcdefgh", b"abcdefgX"))
+    with pytest.raises(DataError, match="is damaged"):
+        unpack(archive, "zip", tmp_path / "out")
+    assert not tree(tmp_path / "out")
+
+
+def test_damage_in_the_middle_of_a_tar_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "x.tar", {f"{n}.txt": b"x" * 512 for n in range(4)})
+    data = bytearray(archive.read_bytes())
+    data[2048:2560] = os.urandom(512)
+    archive.write_bytes(data)
+    with pytest.raises(DataError, match="no member starts where one should"):
+        unpack(archive, "tar", tmp_path / "out")

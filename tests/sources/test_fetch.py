@@ -1,0 +1,234 @@
+"""Fetching a whole world of sources: complete, repeatable, killable at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from made import HUB, make_world
+from web import Web
+
+from viscot_core.errors import DataError, UsageError
+from viscot_core.sources.archives import Limits
+from viscot_core.sources.catalog import Catalog, load_catalog, select
+from viscot_core.sources.fetch import Outcome, fetch, plan
+from viscot_core.sources.transfer import Patience
+
+QUICK = Patience(attempts=4, first_wait=0.001, longest_wait=0.05)
+
+
+@pytest.fixture
+def hub(web: Web, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """The loopback server as huggingface_hub's hub."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", web.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    template = web.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    return web
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def pictures(root: Path) -> dict[str, bytes]:
+    """The tree without viscot's own records and without what is reached through links."""
+    return {
+        name: data
+        for name, data in tree(root).items()
+        if not name.startswith(".viscot/") and not (root / name).parent.is_symlink()
+    }
+
+
+def get(root: Path, catalog: Catalog, *wanted: str) -> Outcome:
+    return fetch(root, plan(root, select(catalog, wanted or ("all",))), catalog, patience=QUICK)
+
+
+def test_everything_comes_and_lies_where_it_should(hub: Web, tmp_path: Path) -> None:
+    catalog, expected = make_world(hub)
+    outcome = get(tmp_path, catalog)
+    assert not outcome.failed
+    assert sorted(outcome.done) == ["hub-file", "rows/one", "rows/two", "split", "tgz", "zip"]
+    assert pictures(tmp_path) == expected
+    assert (tmp_path / "cot/other").readlink() == Path("../cot/pics")
+    assert (tmp_path / "cot/other/000.jpg").read_bytes() == expected["cot/pics/000.jpg"]
+    state = {s.name: s.state(tmp_path) for s in catalog.sources}
+    assert state.pop("gated") == "absent" and set(state.values()) == {"complete"}
+    lock = json.loads((tmp_path / ".viscot/lock.json").read_text())
+    assert lock[hub.url + "/z.zip"] == hashlib.sha256(hub.files["/z.zip"]).hexdigest()
+    assert not (tmp_path / ".viscot/staging").exists()
+
+
+def test_a_second_fetch_asks_for_nothing(hub: Web, tmp_path: Path) -> None:
+    catalog, _ = make_world(hub)
+    get(tmp_path, catalog)
+    before = tree(tmp_path)
+    hub.log.clear()
+    todo = plan(tmp_path, select(catalog, ["all"]))
+    assert not todo.jobs and [s.name for s in todo.by_hand] == ["gated"]
+    assert get(tmp_path, catalog) == Outcome()
+    assert not hub.log and tree(tmp_path) == before
+
+
+def test_faults_on_the_way_change_nothing(hub: Web, tmp_path: Path) -> None:
+    catalog, expected = make_world(hub)
+    hub.faults = {
+        "/rows/two.json": ["code:503", "drop:100"],
+        "/z.zip": ["drop:1000", "drop:1000"],
+        "/t.tgz": ["code:429:0", "long:4"],
+        f"{HUB}/split/part_01": ["drop:5000", "garbage"],
+        f"{HUB}/split/part_03": ["short:100"],
+        f"{HUB}/big.json": ["drop:7", "code:500"],
+    }
+    assert not get(tmp_path, catalog).failed
+    assert pictures(tmp_path) == expected
+
+
+def test_what_fails_is_told_and_the_rest_comes(hub: Web, tmp_path: Path) -> None:
+    catalog, expected = make_world(hub)
+    hub.faults["/z.zip"] = ["code:404"]
+    outcome = get(tmp_path, catalog)
+    assert list(outcome.failed) == ["zip"] and "answered 404" in outcome.failed["zip"]
+    assert len(outcome.done) == 5
+    assert not get(tmp_path, catalog).failed
+    assert pictures(tmp_path) == expected
+
+
+def test_some_data_sets_of_a_purpose(hub: Web, tmp_path: Path) -> None:
+    catalog, _ = make_world(hub)
+    get(tmp_path, catalog, "bench:two")
+    assert list(pictures(tmp_path)) == ["rows/two.json"]
+    assert catalog.named("rows").state(tmp_path) == "partial"
+    assert catalog.named("zip").state(tmp_path) == "absent"
+
+
+def test_an_interrupted_archive_is_partial(hub: Web, tmp_path: Path) -> None:
+    catalog, _ = make_world(hub)
+    hub.faults["/z.zip"] = ["drop:1000", *["code:503"] * 4]
+    assert "could not be fetched" in get(tmp_path, catalog, "zip").failed["zip"]
+    assert catalog.named("zip").state(tmp_path) == "partial"
+
+
+def test_a_file_that_changed_at_its_origin_is_noticed(hub: Web, tmp_path: Path) -> None:
+    catalog, _ = make_world(hub)
+    get(tmp_path, catalog, "rows")
+    (tmp_path / "rows/one.json").unlink()
+    hub.files["/rows/one.json"] = b'[{"a": 2}]'
+    assert "is not the file it should be" in get(tmp_path, catalog, "rows").failed["rows/one"]
+    (tmp_path / ".viscot/lock.json").unlink()
+    assert not get(tmp_path, catalog, "rows").failed
+    assert (tmp_path / "rows/one.json").read_bytes() == b'[{"a": 2}]'
+
+
+def test_a_full_disk_is_told_before_the_first_byte(
+    hub: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, _ = make_world(hub)
+    monkeypatch.setattr("viscot_core.sources.fetch.free_bytes", lambda _: 100_000)
+    with pytest.raises(
+        DataError, match=r"needs about .* GB of free disk for this and has 0\.0 GB; free some"
+    ):
+        get(tmp_path, catalog)
+    assert not hub.log
+
+
+def test_a_bomb_fails_its_source_only(hub: Web, tmp_path: Path) -> None:
+    catalog, _ = make_world(hub)
+    todo = plan(tmp_path, select(catalog, ["zip", "rows"]))
+    outcome = fetch(tmp_path, todo, catalog, limits=Limits(ratio=0, floor=1000), patience=QUICK)
+    assert "would unpack to over 1,000 bytes" in outcome.failed["zip"]
+    assert sorted(outcome.done) == ["rows/one", "rows/two"]
+
+
+def test_two_fetches_do_not_meet(hub: Web, tmp_path: Path) -> None:
+    import fcntl
+
+    catalog, _ = make_world(hub)
+    (tmp_path / ".viscot").mkdir()
+    with (tmp_path / ".viscot/fetching").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match=r"another fetch into .* is running"):
+            get(tmp_path, catalog)
+
+
+def test_the_disk_is_planned_with_the_archives_in_it(hub: Web, tmp_path: Path) -> None:
+    catalog = load_catalog()
+    todo = plan(tmp_path, select(catalog, ["cot-images", "gqa", "refcoco"]))
+    gb = 1_000_000_000
+    assert 138 * gb < todo.to_fetch - 20.3 * gb - 13.5 * gb < 139.5 * gb
+    assert todo.disk(4) > todo.to_fetch + 20 * gb
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ("bnch:gqa", "There is no purpose 'bnch'. Did you mean 'bench'"),
+        ("bench:docvq", "There is no data set 'docvq' there. Did you mean 'docvqa'"),
+        ("cocotrain2014", "There is no source called 'cocotrain2014'. Did you mean 'coco-train2014'"),
+    ],
+)
+def test_a_wrong_wish_gets_the_nearest_name(wanted: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        select(load_catalog(), [wanted])
+    assert says in str(error.value)
+
+
+def test_the_catalogue_is_whole() -> None:
+    catalog = load_catalog()
+    names = [source.name for source in catalog.sources]
+    assert len(names) == len(set(names)) >= 20
+    keys = [d.key for source in catalog.sources for d in source.downloads]
+    assert len(keys) == len(set(keys))
+    bench = {d.to for w in select(catalog, ["bench"]) for d in w.downloads}
+    assert sum(to.startswith("benchmark/") for to in bench) == 13
+    assert sum(to.startswith("benchmark_det/") for to in bench) == 13
+    assert len(catalog.named("refcoco").downloads) == 8
+    assert len(catalog.named("metadata").downloads) == 12
+    split = catalog.named("cot-images").downloads[0]
+    assert split.parts == 13 and split.path and split.path.format(part=12).endswith("cot_images_12")
+
+
+def kill_often(web: Web, root: Path, catalog: Catalog, kills: int, seed: int) -> int:
+    """Kill the fetch of everything ``kills`` times at random moments, then let it end; the kills that landed."""
+    split = catalog.named("split").downloads[0]
+    command = [sys.executable, str(Path(__file__).with_name("made.py")), web.url, str(split.parts)]
+    command += [str(split.size), str(root)]
+    environment = os.environ | {"HF_ENDPOINT": web.url, "HF_HUB_OFFLINE": "0"}
+    draw, landed = random.Random(seed), 0
+    for _ in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        assert process.stdout and process.stdout.readline()
+        time.sleep(draw.uniform(0.0, 0.5))
+        landed += process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    last = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert last.returncode == 0, last.stdout + last.stderr
+    return landed
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_the_tree_is_the_same(hub: Web, tmp_path: Path, kills: int) -> None:
+    catalog, expected = make_world(hub, files=40 if kills < 10 else 400)
+    get(tmp_path / "once", catalog)
+    served = sum(map(len, hub.files.values()))
+    hub.log.clear()
+    hub.bytes_per_second = served / max(2.0, kills * 0.25)
+    landed = kill_often(hub, tmp_path / "killed", catalog, kills, seed=kills)
+    assert pictures(tmp_path / "killed") == expected
+    assert tree(tmp_path / "killed") == tree(tmp_path / "once")
+    assert landed >= kills // 2
+    # every byte that had reached the disk was kept: beyond one whole copy, a kill costs what was in flight
+    again = sum(count for method, _, _, count in hub.log if method == "GET") - served
+    print(f"{landed} of {kills} kills landed in a running fetch; {again:,} bytes of {served:,} came twice")
+    assert again < landed * 6 * 400_000

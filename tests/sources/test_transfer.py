@@ -1,0 +1,147 @@
+"""One URL becomes one file over a network that drops, stalls, lies and is busy."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+from threading import Event
+
+import httpx
+import pytest
+from web import Web
+
+from viscot_core.errors import DataError
+from viscot_core.sources.transfer import Fetched, Patience, Remote, Stopped, download, finished
+
+DATA = random.Random(1).randbytes(300_000)
+SHA = hashlib.sha256(DATA).hexdigest()
+QUICK = Patience(attempts=4, first_wait=0.001, longest_wait=0.05)
+
+
+@pytest.fixture
+def client() -> httpx.Client:
+    return httpx.Client(follow_redirects=True, timeout=0.5)
+
+
+def get(
+    web: Web, to: Path, client: httpx.Client, sha256: str | None = None, size: int | None = None
+) -> Fetched:
+    return download(Remote(web.url + "/a.bin", size=size, sha256=sha256), to, client, patience=QUICK)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        ["drop:1000"],
+        ["drop:100000", "drop:50000", "drop:1"],
+        ["stall:70000"],
+        ["code:503", "code:429", "drop:200000", "code:500"],
+        ["code:429:0"],
+        ["drop:100000", "no-range"],
+        ["long:500"],
+        ["weak", "drop:10"],
+    ],
+)
+def test_the_file_comes_whole_whatever_happens(
+    web: Web, tmp_path: Path, client: httpx.Client, faults: list[str]
+) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, list(faults)
+    to = tmp_path / "new" / "a.bin"
+    assert get(web, to, client) == Fetched(len(DATA), SHA)
+    assert to.read_bytes() == DATA
+    assert sorted(path.name for path in to.parent.iterdir()) == ["a.bin", "a.bin.note"]
+    assert finished(to) == Fetched(len(DATA), SHA)
+
+
+def test_a_dropped_download_goes_on_from_its_last_byte(
+    web: Web, tmp_path: Path, client: httpx.Client
+) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["drop:100000", "drop:100000"]
+    get(web, tmp_path / "a.bin", client)
+    assert [asked for _, _, asked, _ in web.log] == [None, "bytes=100000-", "bytes=200000-"]
+    assert web.sent("/a.bin") == len(DATA)
+
+
+def test_a_complete_file_is_not_fetched_again(web: Web, tmp_path: Path, client: httpx.Client) -> None:
+    web.files["/a.bin"] = DATA
+    get(web, tmp_path / "a.bin", client)
+    web.log.clear()
+    assert get(web, tmp_path / "a.bin", client) == Fetched(len(DATA), SHA)
+    assert not web.log
+
+
+def test_another_run_goes_on_where_one_gave_up(web: Web, tmp_path: Path, client: httpx.Client) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["drop:120000", *["code:503"] * 4]
+    with pytest.raises(DataError, match="120,000 bytes that came are kept, run the command again"):
+        get(web, tmp_path / "a.bin", client)
+    assert get(web, tmp_path / "a.bin", client) == Fetched(len(DATA), SHA)
+    assert web.sent("/a.bin") == len(DATA)
+
+
+def test_a_file_that_changed_meanwhile_starts_over(web: Web, tmp_path: Path, client: httpx.Client) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["drop:120000", *["code:503"] * 4]
+    with pytest.raises(DataError):
+        get(web, tmp_path / "a.bin", client)
+    web.files["/a.bin"] = other = DATA[::-1]
+    assert get(web, tmp_path / "a.bin", client).sha256 == hashlib.sha256(other).hexdigest()
+
+
+def test_a_part_without_a_validator_is_not_trusted(web: Web, tmp_path: Path, client: httpx.Client) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["weak"]
+    (tmp_path / "a.bin.part").write_bytes(b"something else")
+    assert get(web, tmp_path / "a.bin", client).sha256 == SHA
+
+
+def test_wrong_content_is_fetched_once_more_then_refused(
+    web: Web, tmp_path: Path, client: httpx.Client
+) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["garbage"]
+    assert get(web, tmp_path / "a.bin", client, sha256=SHA).sha256 == SHA
+    web.faults["/a.bin"] = ["garbage", "garbage"]
+    with pytest.raises(DataError, match=f"is not the file it should be: its sha256 is .*, not {SHA}"):
+        get(web, tmp_path / "b.bin", client, sha256=SHA)
+    assert not (tmp_path / "b.bin").exists() and not (tmp_path / "b.bin.part").exists()
+
+
+def test_a_server_that_declares_too_little_is_caught_by_size_or_sum(
+    web: Web, tmp_path: Path, client: httpx.Client
+) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["short:5"]
+    assert get(web, tmp_path / "a.bin", client, sha256=SHA).sha256 == SHA
+    web.faults["/a.bin"] = ["short:5"]
+    assert get(web, tmp_path / "b.bin", client, size=len(DATA)).sha256 == SHA
+
+
+@pytest.mark.parametrize(
+    ("code", "says"), [(404, "it has moved"), (403, "wants a login"), (418, "try again later")]
+)
+def test_a_refusal_is_told_at_once(
+    web: Web, tmp_path: Path, client: httpx.Client, code: int, says: str
+) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, [f"code:{code}"] * 9
+    with pytest.raises(DataError, match=f"answered {code}.*{says}"):
+        get(web, tmp_path / "a.bin", client)
+    assert len(web.log) == 1
+
+
+def test_no_server_at_all(tmp_path: Path, client: httpx.Client) -> None:
+    with pytest.raises(DataError, match="could not be fetched"):
+        download(Remote("http://127.0.0.1:9/x"), tmp_path / "x", client, patience=QUICK)
+
+
+def test_a_stop_keeps_what_came(web: Web, tmp_path: Path, client: httpx.Client) -> None:
+    web.files["/a.bin"] = DATA * 20
+    stop, seen = Event(), []
+
+    def progress(here: int, of: int | None) -> None:
+        seen.append((here, of))
+        stop.set()
+
+    with pytest.raises(Stopped):
+        download(Remote(web.url + "/a.bin"), tmp_path / "a.bin", client, stop=stop, progress=progress)
+    assert (tmp_path / "a.bin.part").stat().st_size == seen[-1][0] > 0
+    assert seen[-1][1] == len(DATA) * 20
+    get(web, tmp_path / "a.bin", client)
+    assert (tmp_path / "a.bin").read_bytes() == DATA * 20

@@ -1,0 +1,137 @@
+"""A loopback web server that speaks Range, ETag and If-Range, and misbehaves on request.
+
+``Web.files`` maps paths to bytes; ``Web.faults`` maps paths to faults used up one per request: ``drop:N``
+(close the connection after N bytes of body), ``stall:N``, ``short:N`` (declare N bytes less than are sent),
+``long:N`` (declare N more), ``code:N[:RETRY_AFTER]``, ``no-range`` (200 for a range), ``garbage`` (other
+bytes), ``weak`` (no validator). ``Web.log`` holds (method, path, range, bytes sent).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Web:
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    log: list[tuple[str, str, str | None, int]] = field(default_factory=list)
+    bytes_per_second: float | None = None
+    commit: str = "c0ffee" + "0" * 34
+
+    def sent(self, path: str) -> int:
+        """Body bytes sent for a path over all requests."""
+        return sum(count for _, where, _, count in self.log if where == path)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    web: Web
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        path = self.path.split("?")[0]
+        # A hub's file address: /datasets/ORG/NAME/resolve/REVISION/FILE
+        hub = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        name = f"{hub[1]}/{hub[3]}" if hub else path
+        data = self.web.files.get(name)
+        faults = self.web.faults.get(name, [])
+        fault = faults.pop(0) if faults and body else ""
+        kind, _, number = fault.partition(":")
+        if data is None:
+            self._error(404, name)
+            return
+        if kind == "code":
+            code, _, after = number.partition(":")
+            self._error(int(code), name, {"Retry-After": after} if after else {})
+            return
+        if kind == "garbage":
+            data = bytes(len(data))
+        etag = '"' + hashlib.sha256(data).hexdigest() + '"'
+        asked = self.headers.get("Range")
+        start = 0
+        if asked and kind != "no-range" and self.headers.get("If-Range", etag) == etag:
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(data):
+                self._error(416, name)
+                return
+        part = data[start:]
+        promise = len(part) + {"short": -1, "long": 1}.get(kind, 0) * (
+            int(number) if kind in ("short", "long") else 0
+        )
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(promise))
+        self.send_header("Accept-Ranges", "bytes")
+        if kind != "weak":
+            self.send_header("ETag", etag)
+        if hub:
+            self.send_header("X-Repo-Commit", self.web.commit)
+        self.end_headers()
+        sent = self._send(part, kind, number) if body else 0
+        self.web.log.append((self.command, name, asked, sent))
+
+    def _send(self, part: bytes, kind: str, number: str) -> int:
+        stop = int(number) if kind in ("drop", "stall") else len(part)
+        if kind == "short":
+            stop = len(part) - int(number)
+        sent, step = 0, 1 << 14
+        try:
+            while sent < min(stop, len(part)):
+                block = part[sent : min(sent + step, stop)]
+                self.wfile.write(block)
+                self.wfile.flush()
+                sent += len(block)
+                if self.web.bytes_per_second:
+                    time.sleep(len(block) / self.web.bytes_per_second)
+        except OSError:
+            self.close_connection = True
+            return sent
+        if kind == "stall":
+            time.sleep(1.5)
+        if kind in ("drop", "stall", "long", "short"):
+            self.close_connection = True
+        return sent
+
+    def _error(self, code: int, name: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(code)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        self.web.log.append((self.command, name, self.headers.get("Range"), 0))
+
+
+@contextmanager
+def serving() -> Iterator[Web]:
+    """A server on a free loopback port for the length of the block."""
+    web = Web()
+    handler = type("Handler", (_Handler,), {"web": web})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    web.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()

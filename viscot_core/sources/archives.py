@@ -1,0 +1,223 @@
+"""Unpack archives that strangers made: nothing outside the target is touched, what is refused is named.
+
+Only plain files are unpacked. A member is refused when its path leaves the target, when it is a link or a
+device, when two members want one place, or when the archive holds far more than its size can explain. Each
+file is written beside its place and renamed; files that are there with the right size are not written again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from threading import Event
+from typing import IO
+
+from viscot_core.errors import DataError
+from viscot_core.sources.catalog import Placing
+from viscot_core.sources.transfer import Stopped
+
+_BLOCK = 1 << 20
+Progress = Callable[[int], None]
+"""Called with the bytes just unpacked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A bomb is an archive that unpacks to over ``ratio`` times its size (and over ``floor`` bytes)."""
+
+    ratio: int = 100
+    floor: int = 1 << 30
+
+    def most(self, archive_bytes: int) -> int:
+        return max(self.floor, archive_bytes * self.ratio)
+
+
+@dataclass(slots=True)
+class Unpacker:
+    """Writes members under ``into`` and keeps count. One per archive: it remembers which places are taken."""
+
+    into: Path
+    placing: Placing
+    most_bytes: int
+    name: str = "archive"
+    stop: Event = field(default_factory=Event)
+    progress: Progress = lambda count: None
+    files: int = 0
+    total: int = 0
+    _taken: set[str] = field(default_factory=set)
+    _made: set[Path] = field(default_factory=set)
+
+    @property
+    def partial(self) -> Path:
+        """The file being written, on the same disk as its place; only this archive's unpacking uses it."""
+        return self.into / f".unpacking-{self.name}"
+
+    def add(self, member: str, size: int, read: Callable[[], IO[bytes]]) -> None:
+        """Unpack one plain file of ``size`` bytes. Raises DataError, naming the member, to refuse it."""
+        place = self.place(member, size)
+        if place is None:
+            return
+        target = self.into / place
+        self._folder(target.parent, member)
+        if not (target.is_file() and not target.is_symlink() and target.stat().st_size == size):
+            if target.is_dir():
+                raise refused(member, "a folder stands in its place")
+            self._write(target, size, member, read)
+        self.files += 1
+        self.total += size
+        self.progress(size)
+
+    def place(self, member: str, size: int) -> str | None:
+        """Where a member goes, None where it is not wanted; takes the place and the bytes into account."""
+        if self.stop.is_set():
+            raise Stopped
+        safe_name(member)
+        place = self.placing.place(member)
+        if place is None:
+            return None
+        if place in self._taken:
+            raise refused(member, f"another member is already called {place}")
+        self._taken.add(place)
+        self._room(member, size)
+        return place
+
+    def _room(self, member: str, size: int) -> None:
+        if self.total + size > self.most_bytes:
+            raise refused(member, f"with it the archive would unpack to over {self.most_bytes:,} bytes")
+
+    def _folder(self, folder: Path, member: str) -> None:
+        """Make the folder, following no link below the target."""
+        if folder in self._made:
+            return
+        current = self.into
+        for part in folder.relative_to(self.into).parts:
+            current /= part
+            if current.is_symlink():
+                raise refused(member, f"{current} is a link")
+            if current.exists() and not current.is_dir():
+                raise refused(member, f"a file stands in the place of its folder {current}")
+            current.mkdir(exist_ok=True)
+        self._made.add(folder)
+
+    def _write(self, target: Path, size: int, member: str, read: Callable[[], IO[bytes]]) -> None:
+        written = 0
+        with read() as source, self.partial.open("wb") as file:
+            while block := source.read(_BLOCK):
+                if self.stop.is_set():
+                    raise Stopped
+                written += len(block)
+                if written > size:
+                    break
+                file.write(block)
+        if written != size:
+            raise refused(member, f"it holds {written:,} bytes or more, not the {size:,} it declares")
+        os.replace(self.partial, target)
+
+
+def unpack(
+    archive: Path,
+    kind: str,
+    into: Path,
+    placing: Placing | None = None,
+    *,
+    name: str = "archive",
+    limits: Limits | None = None,
+    stop: Event | None = None,
+    progress: Progress = lambda count: None,
+) -> Unpacker:
+    """Unpack ``archive`` (``zip`` or ``tar``, compressed or not) under ``into`` and return what was unpacked.
+
+    A zip is judged whole before its first byte is written, a tar member by member. Raises DataError where it
+    is damaged or a member is refused.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    most = (limits or Limits()).most(archive.stat().st_size)
+    unpacker = Unpacker(into, placing or Placing(), most, name, stop or Event(), progress)
+    try:
+        if kind == "zip":
+            _unpack_zip(archive, unpacker, most)
+        else:
+            with tarfile.open(archive, "r:*", tarinfo=StrictTarInfo) as tar:
+                unpack_tar(tar, unpacker)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
+        raise DataError(f"{archive} is damaged ({error}); delete it and fetch it again.") from error
+    finally:
+        unpacker.partial.unlink(missing_ok=True)
+    return unpacker
+
+
+def _unpack_zip(archive: Path, unpacker: Unpacker, most: int) -> None:
+    with zipfile.ZipFile(archive) as zipped:
+        members = [member for member in zipped.infolist() if not member.is_dir()]
+        judge = Unpacker(unpacker.into, unpacker.placing, most)
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG):
+                raise refused(member.filename, "it is a link or a device")
+            if judge.place(member.filename, member.file_size) is not None:
+                judge.total += member.file_size
+        for member in members:
+            unpacker.add(member.filename, member.file_size, lambda member=member: zipped.open(member))  # type: ignore[misc]
+
+
+class StrictTarInfo(tarfile.TarInfo):
+    """A header that is none is damage. Python's tarfile takes it for the end, silently."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"no member starts where one should: {error}") from error
+
+
+def unpack_tar(
+    tar: tarfile.TarFile, unpacker: Unpacker, after: Callable[[int], None] = lambda at: None
+) -> None:
+    """Unpack the members of an open tar in their order; ``after`` is told where each one ends in the tar."""
+    for member in tar:
+        if member.isreg() and not member.issparse():
+            unpacker.add(member.name, member.size, lambda member=member: _content(tar, member))  # type: ignore[misc]
+        elif not member.isdir():
+            raise refused(member.name, "it is a link, a device or sparse")
+        else:
+            safe_name(member.name)
+        after(member.offset_data + -(-(member.size if member.isreg() else 0) // 512) * 512)
+        tar.members = []  # type: ignore[attr-defined]  # a tar of a million pictures need not be remembered
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = tar.extractfile(member)
+    if content is None:
+        raise refused(member.name, "it is no plain file")
+    return content
+
+
+def safe_name(member: str) -> None:
+    """Refuse a member path that is empty, absolute, or leaves its folder."""
+    path = PurePosixPath(member)
+    if not member or "\0" in member or "\\" in member or ":" in path.parts[0]:
+        raise refused(member, "its name is not safe")
+    if path.is_absolute():
+        raise refused(member, "its path is absolute")
+    if ".." in path.parts:
+        raise refused(member, "its path leaves the folder")
+
+
+def refused(member: str, why: str) -> DataError:
+    """The error that names a member and what is wrong with it."""
+    return DataError(f"the archive's member {member!r} is refused: {why}; do not use this archive.")
+
+
+def free_bytes(folder: Path) -> int:
+    """Free disk space where ``folder`` is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,335 @@
+"""Fetch sources into a data root: plan first, then several downloads at once, each recorded when it is whole.
+
+Under ``ROOT/.viscot``: ``staging/SOURCE/`` (what is on its way), ``SOURCE.json`` (its manifest, one entry
+per finished download) and ``lock.json`` (sha256 of all that was ever fetched here, so that a change at its
+origin is noticed). Nothing that is complete is fetched again, and a kill at any moment costs only what was
+in memory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+import httpx
+
+from viscot_core.errors import DataError
+from viscot_core.files import written_whole
+from viscot_core.sources.archives import Limits, Unpacker, free_bytes, unpack
+from viscot_core.sources.catalog import STATE_FOLDER, Catalog, Download, Source, Wanted, manifest
+from viscot_core.sources.hub import locate
+from viscot_core.sources.splittar import next_part, unpack_parts
+from viscot_core.sources.transfer import (
+    Fetched,
+    Patience,
+    Remote,
+    Stopped,
+    download,
+    finished,
+    new_client,
+)
+
+Report = Callable[[str, int, int | None], None]
+"""Called with a download's label, the bytes done and the bytes in all, from several threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One download still to do; ``left``: bytes not fetched yet, about."""
+
+    source: Source
+    download: Download
+    left: int
+
+    @property
+    def label(self) -> str:
+        one = self.download
+        return f"{self.source.name}/{one.data_set}" if one.data_set else self.source.name
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a fetch will do: ``jobs``, what is ``complete`` already, what a person must get ``by_hand``."""
+
+    jobs: tuple[Job, ...]
+    complete: tuple[Source, ...]
+    by_hand: tuple[Source, ...]
+
+    @property
+    def to_fetch(self) -> int:
+        """Bytes to fetch, about."""
+        return sum(job.left for job in self.jobs)
+
+    def disk(self, at_once: int) -> int:
+        """Bytes of disk needed at the most: what stays, and the archives or parts being unpacked meanwhile.
+
+        Pictures are compressed already, so an archive is taken to unpack to its own size.
+        """
+        stays, passing = 0, []
+        for one, left in ((job.download, job.left) for job in self.jobs):
+            whole = one.archive and one.parts == 1
+            stays += one.size if whole else left
+            passing.append(left if whole else left // one.parts if one.archive else 0)
+        return stays + sum(sorted(passing)[-at_once:])
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a fetch did: labels ``done``, and why others ``failed``."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def plan(root: Path, wanted: Sequence[Wanted]) -> Plan:
+    """What is missing of ``wanted`` under ``root``."""
+    jobs: list[Job] = []
+    complete: list[Source] = []
+    by_hand: list[Source] = []
+    for source, downloads in ((w.source, w.downloads) for w in wanted):
+        if source.gate:
+            (complete if source.state(root) == "complete" else by_hand).append(source)
+            continue
+        here = manifest(root, source.name)
+        missing = [d for d in downloads if d.key not in here or not (root / d.to).exists()]
+        jobs += [Job(source, one, _left(root, source, one)) for one in missing]
+        if not missing:
+            complete.append(source)
+    return Plan(tuple(jobs), tuple(complete), tuple(by_hand))
+
+
+def _left(root: Path, source: Source, one: Download) -> int:
+    """Bytes of a download that are not on this disk yet, about."""
+    staging = staging_of(root, source, one)
+    read = one.size * next_part(staging) // one.parts if one.parts > 1 else 0
+    staged = sum(path.stat().st_size for path in staging.glob("*") if path.is_file())
+    return max(0, one.size - read - staged)
+
+
+def staging_of(root: Path, source: Source, one: Download) -> Path:
+    """The folder that holds a download while it is on its way."""
+    return root / STATE_FOLDER / "staging" / source.name / short_name(one)
+
+
+def short_name(one: Download) -> str:
+    """A name for a download that fits any file system and is the same in every run."""
+    return sha256(one.key.encode()).hexdigest()[:12]
+
+
+def fetch(
+    root: Path,
+    todo: Plan,
+    catalog: Catalog,
+    *,
+    at_once: int = 4,
+    report: Report = lambda label, done, of: None,
+    patience: Patience | None = None,
+    limits: Limits | None = None,
+) -> Outcome:
+    """Carry out a plan. One failed download does not stop the others; Ctrl-C keeps what has come.
+
+    Raises DataError before the first byte where the disk has too little room.
+    """
+    free, needed = free_bytes(root), todo.disk(at_once)
+    if needed > free:
+        raise DataError(
+            f"{root} needs about {needed / 1e9:.1f} GB of free disk for this and has {free / 1e9:.1f} GB; "
+            "free some, fetch less with --for, or use another --to."
+        )
+    outcome = Outcome()
+    with _alone(root), new_client() as client:
+        _sweep(root, catalog)
+        fetcher = _Fetcher(root, client, report, patience or Patience(), limits or Limits())
+        with ThreadPoolExecutor(at_once) as pool:
+            running: dict[Future[None], Job] = {pool.submit(fetcher.run, job): job for job in todo.jobs}
+            try:
+                for job, error in _as_they_end(running):
+                    if error is None:
+                        outcome.done.append(job.label)
+                    else:
+                        outcome.failed[job.label] = str(error)
+            except KeyboardInterrupt:
+                fetcher.stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+    link_aliases(root, catalog)
+    return outcome
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep a second fetch out of the same data root. Raises DataError where one is running."""
+    path = root / STATE_FOLDER / "fetching"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"another fetch into {root} is running; wait for it or stop it.") from error
+        yield
+
+
+def _sweep(root: Path, catalog: Catalog) -> None:
+    """Remove what a kill left of downloads that are recorded as finished."""
+    for source in catalog.sources:
+        here = manifest(root, source.name)
+        for one in source.downloads:
+            if one.key in here and (root / one.to).exists():
+                _clear(root, source, one)
+
+
+def _clear(root: Path, source: Source, one: Download) -> None:
+    """Remove a download's staging folder, and those above it that are empty then."""
+    staging = staging_of(root, source, one)
+    shutil.rmtree(staging, ignore_errors=True)
+    for folder in (staging.parent, staging.parent.parent):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _as_they_end(running: dict[Future[None], Job]) -> Iterator[tuple[Job, Exception | None]]:
+    waiting = set(running)
+    while waiting:
+        ended, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+        for future in ended:
+            error = future.exception()
+            if error is not None and not isinstance(error, (DataError, OSError)):
+                raise error
+            yield running[future], error
+
+
+def link_aliases(root: Path, catalog: Catalog) -> None:
+    """Make the catalogue's links, where the folder they mean is here and nothing stands in their place."""
+    for alias, meant in catalog.links.items():
+        link = root / alias
+        if (root / meant).is_dir() and not link.exists() and not link.is_symlink():
+            up = Path(*[".."] * (len(Path(alias).parts) - 1))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(up / meant)
+
+
+class _Fetcher:
+    """Brings single downloads home; shared by the threads of one fetch."""
+
+    def __init__(
+        self, root: Path, client: httpx.Client, report: Report, patience: Patience, limits: Limits
+    ) -> None:
+        self.root, self.client, self.report = root, client, report
+        self.patience, self.limits = patience, limits
+        self.stop = Event()
+        self._writing = Lock()
+
+    def run(self, job: Job) -> None:
+        """One download from wherever it stands to its place, its record, and a clean staging folder."""
+        if self.stop.is_set():
+            raise Stopped
+        one = job.download
+        staging = staging_of(self.root, job.source, one)
+        staging.mkdir(parents=True, exist_ok=True)
+        if one.parts > 1:
+            record = self._parts(job, staging)
+        elif one.archive:
+            record = self._archive(job, staging)
+        else:
+            record = self._file(job, staging)
+        self._record(job, record)
+
+    def _file(self, job: Job, staging: Path) -> dict[str, Any]:
+        target = self.root / job.download.to
+        come = finished(staging / "file")
+        if not (come and target.is_file() and target.stat().st_size == come.size):
+            come = self._download(job, job.download.key, staging / "file")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (staging / "file").replace(target)
+        return {"bytes": come.size, "sha256": come.sha256}
+
+    def _archive(self, job: Job, staging: Path) -> dict[str, Any]:
+        one = job.download
+        come = self._download(job, one.key, staging / "archive")
+        label, into = f"{job.label} (unpacking)", self.root / one.to
+        done = 0
+
+        def progress(count: int) -> None:
+            nonlocal done
+            done += count
+            self.report(label, done, None)
+
+        assert one.archive
+        unpacked = unpack(
+            staging / "archive",
+            one.archive,
+            into,
+            one,
+            name=short_name(one),
+            limits=self.limits,
+            stop=self.stop,
+            progress=progress,
+        )
+        return {
+            "bytes": come.size,
+            "sha256": come.sha256,
+            "files": unpacked.files,
+            "unpacked": unpacked.total,
+        }
+
+    def _parts(self, job: Job, staging: Path) -> dict[str, Any]:
+        one = job.download
+
+        def bring(number: int, path: Path) -> None:
+            self._download(job, one.key.format(part=number), path, number)
+
+        most = self.limits.most(one.size)
+        unpacker = Unpacker(self.root / one.to, one, most, short_name(one), self.stop)
+        unpack_parts(staging, one.parts, bring, unpacker)
+        return {"parts": one.parts}
+
+    def _download(self, job: Job, key: str, to: Path, part: int = 0) -> Fetched:
+        one = job.download
+        label = f"{job.label} part {part + 1} of {one.parts}" if one.parts > 1 else job.label
+        remote = Remote(key) if finished(to) else self._remote(one, part)
+        come = download(
+            replace(remote, sha256=remote.sha256 or one.sha256 or self._locked().get(key)),
+            to,
+            self.client,
+            stop=self.stop,
+            progress=lambda here, of: self.report(label, here, of),
+            patience=self.patience,
+        )
+        self._lock(key, come)
+        return come
+
+    def _remote(self, one: Download, part: int) -> Remote:
+        if one.hub and one.path:
+            return locate(one.hub, one.path.format(part=part) if one.parts > 1 else one.path)
+        url = str(one.url)
+        return Remote(url.format(part=part) if one.parts > 1 else url)
+
+    def _locked(self) -> dict[str, str]:
+        path = self.root / STATE_FOLDER / "lock.json"
+        found: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
+    def _lock(self, key: str, come: Fetched) -> None:
+        with self._writing:
+            if self._locked().get(key) != come.sha256:
+                _write_json(self.root / STATE_FOLDER / "lock.json", {**self._locked(), key: come.sha256})
+
+    def _record(self, job: Job, record: dict[str, Any]) -> None:
+        with self._writing:
+            done = {**manifest(self.root, job.source.name), job.download.key: record}
+            _write_json(self.root / STATE_FOLDER / f"{job.source.name}.json", done)
+            _clear(self.root, job.source, job.download)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with written_whole(path) as file:
+        json.dump(dict(sorted(value.items())), file, indent=1)

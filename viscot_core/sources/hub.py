@@ -1,0 +1,42 @@
+"""Files of hub data sets: huggingface_hub knows where they are and who may have them, ``transfer`` fetches.
+
+huggingface_hub's own download starts again from the first byte after a kill: too much for 10 GB.
+"""
+
+from __future__ import annotations
+
+from viscot_core.errors import DataError
+from viscot_core.sources.transfer import Remote
+
+
+def locate(repo: str, path: str, revision: str = "main") -> Remote:
+    """The address of a hub data set's file, pinned to the commit, with size and, for large files, sha256.
+
+    Follows HF_ENDPOINT and the stored login. Raises DataError where the file is not there or not allowed.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import build_hf_headers
+
+    headers = build_hf_headers()
+    address = hf_hub_url(repo, path, repo_type="dataset", revision=revision)
+    try:
+        found = get_hf_file_metadata(address, headers=headers)
+    except OfflineModeIsEnabled as error:
+        raise DataError(f"{repo} cannot be fetched while HF_HUB_OFFLINE is set; unset it.") from error
+    except GatedRepoError as error:
+        raise DataError(
+            f"{repo} is gated: ask for access on its page, then log in with 'hf auth login'."
+        ) from error
+    except HfHubHTTPError as error:
+        raise DataError(f"{repo}/{path} is not to be had ({error}); check it on the hub.") from error
+    if found.commit_hash:
+        address = hf_hub_url(repo, path, repo_type="dataset", revision=found.commit_hash)
+    etag = (found.etag or "").strip('"')
+    return Remote(
+        address,
+        {key: value for key, value in headers.items() if key.lower() in ("authorization", "user-agent")},
+        found.size,
+        etag if len(etag) == 64 else None,
+        pinned=bool(found.commit_hash),
+    )

@@ -1,0 +1,134 @@
+"""A tar cut into parts is unpacked part after part: on disk lie one part and the picture that straddles two.
+
+The parts are read as one stream. When one has been read to its end, the bytes behind the last whole member
+are put aside as ``carry``, the part is deleted and the next one fetched. ``progress.json`` names the next
+part, so a kill costs at most the reading of one part again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from viscot_core.errors import DataError
+from viscot_core.files import written_whole
+from viscot_core.sources.archives import StrictTarInfo, Unpacker, unpack_tar
+
+Fetch = Callable[[int, Path], None]
+"""Called with a part's number and the path it is wanted at."""
+
+
+class _Parts(io.RawIOBase):
+    """The carried bytes and the parts from ``number`` on, read as one stream."""
+
+    def __init__(self, folder: Path, number: int, count: int, fetch: Fetch) -> None:
+        self.folder, self.number, self.count, self.fetch = folder, number, count, fetch
+        self.start = 0  # position in the stream of the first byte that is still on disk
+        self.safe = 0  # position behind the last whole member
+        self._files = [path for path in (_carry(folder, number),) if path.exists()]
+        self._files.append(self._fetched())
+        self._at, self._open = 0, self._files[0].open("rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not (count := self._open.readinto(buffer)):
+            if not self._next_file():
+                return 0
+        return int(count)
+
+    def close(self) -> None:
+        self._open.close()
+        super().close()
+
+    def _next_file(self) -> bool:
+        """Turn to the next file; at the end of a part put the rest aside, delete it and fetch the next."""
+        self._at += 1
+        if self._at == len(self._files):
+            if self.number + 1 == self.count:
+                self._at -= 1
+                return False
+            self._open.close()
+            self._advance()
+        self._open.close()
+        self._open = self._files[self._at].open("rb")
+        return True
+
+    def _advance(self) -> None:
+        rest = self._rest()
+        old, self.number = self._files, self.number + 1
+        carry = _carry(self.folder, self.number)
+        partial = carry.with_suffix(".partial")
+        partial.write_bytes(rest)
+        partial.replace(carry)
+        with written_whole(self.folder / "progress.json") as file:
+            json.dump({"part": self.number}, file)
+        for path in old:
+            path.unlink()
+        self.start = self.safe
+        self._files = [carry, self._fetched()]
+        self._at = 1  # the carry was read as the end of the part before
+
+    def _fetched(self) -> Path:
+        path = self.folder / f"part-{self.number:02d}"
+        self.fetch(self.number, path)
+        return path
+
+    def _rest(self) -> bytes:
+        """What the files on disk hold behind the last whole member."""
+        skip, rest = self.safe - self.start, b""
+        for path in self._files:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                file.seek(min(skip, size))
+                rest += file.read()
+            skip = max(0, skip - size)
+        return rest
+
+
+def unpack_parts(folder: Path, count: int, fetch: Fetch, unpacker: Unpacker) -> None:
+    """Unpack a tar of ``count`` parts; ``fetch(n, path)`` brings part ``n``, which is deleted when read.
+
+    ``folder`` keeps the progress. Raises DataError where the parts are no tar or a member is refused.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    unpacker.into.mkdir(parents=True, exist_ok=True)
+    first = next_part(folder)
+    for number in range(first):  # a kill between the progress and the deletion leaves them
+        (folder / f"part-{number:02d}").unlink(missing_ok=True)
+        _carry(folder, number).unlink(missing_ok=True)
+    parts = _Parts(folder, first, count, fetch)
+    try:
+        with (
+            io.BufferedReader(parts, 1 << 20) as stream,
+            tarfile.open(fileobj=stream, mode="r|", tarinfo=StrictTarInfo) as tar,
+        ):
+
+            def after(end: int) -> None:
+                parts.safe = end
+
+            unpack_tar(tar, unpacker, after)
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(
+            f"part {parts.number} of the split archive is damaged ({error}); "
+            f"delete {folder} and fetch it again."
+        ) from error
+    finally:
+        parts.close()
+        unpacker.partial.unlink(missing_ok=True)
+
+
+def next_part(folder: Path) -> int:
+    """The number of the part that is read next."""
+    path = folder / "progress.json"
+    return int(json.loads(path.read_text())["part"]) if path.exists() else 0
+
+
+def _carry(folder: Path, number: int) -> Path:
+    """What is left of the parts before ``number``."""
+    return folder / f"carry-{number}"
