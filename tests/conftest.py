@@ -59,6 +59,12 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The golden files that travel with the tests (``tests/golden/README.md``)."""
+    return REPO / "tests" / "golden"
+
+
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """``cli("infer", "a.png", "What?")`` runs ``viscot infer a.png What?`` in this process."""

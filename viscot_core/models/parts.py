@@ -32,7 +32,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def gather(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Stored], Path]:
     """Config, tensors and the tokenizer's folder of a checkpoint.
 
-    A projector file completes a plain Llama's folder (LLaVA-1.5's choices are assumed for what its config does
+    A projector file completes a plain Llama's folder (LLaVA-1.5's choices stand in for what its config does
     not say), and the base model that the config names completes a folder with nothing but a projector. Beside
     whole weights, as LLaVA-1.5 ships it, a projector file is a copy and is not read.
 

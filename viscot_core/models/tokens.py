@@ -1,8 +1,8 @@
 """Rendered conversation -> token ids and labels, the same for training and for asking.
 
 Each text chunk between pictures is tokenized whole, as the reference does; a token is supervised when it
-covers a spoken character, which the tokenizer's own offsets tell. ``<image>`` becomes as many image ids as the
-tower gives features.
+covers a spoken character, which the tokenizer's own offsets tell. ``<image>`` becomes as many image ids as
+the tower gives features.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SPACE = "\u2581"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """``ids`` and ``labels`` have one length; image ids are expanded; ``labels`` hold IGNORE where unsupervised."""
+    """``ids`` and ``labels`` of one length, image ids expanded; IGNORE where a token is unsupervised."""
 
     ids: list[int]
     labels: list[int]
@@ -38,8 +38,8 @@ class ChatTokenizer:
 
     ``turn_tokens`` names how the text after ``</s>`` begins, for LLaMA's vocabulary: ``legacy`` ``▁US ER``,
     ``plain`` ``USER``, ``v4.31`` ``US ER`` (what transformers 4.31 gave with legacy=False, which the released
-    weights were trained with). The tokenizer must have been loaded with ``legacy=True`` for the first and the last
-    (``models/load.py`` does).
+    weights were trained with). The tokenizer must put a space after every special token for ``legacy`` and
+    ``v4.31`` (``models/tokenizer.py`` does).
     """
 
     def __init__(self, tokenizer: Any, *, image_tokens: int, turn_tokens: TurnTokens = "plain") -> None:
@@ -52,6 +52,13 @@ class ChatTokenizer:
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
         self._pieces: dict[int, str] = {}
+        # "<image>" said in words must not become a picture: it is spelled with these ids instead.
+        self._spelled: list[int] = [
+            i for part in ("<", "image", ">") for i in tokenizer(part, add_special_tokens=False)["input_ids"]
+        ]
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        # sentencepiece puts a space before every text, even one that begins with a space; Metaspace does not.
+        self._doubles_space = type(getattr(backend, "pre_tokenizer", None)).__name__ == "Metaspace"
 
     def encode(self, rendered: Rendered) -> Encoded:
         """Ids and labels of a whole conversation, beginning with BOS where the vocabulary has one."""
@@ -69,19 +76,32 @@ class ChatTokenizer:
     def _encode_chunk(self, chunk: Chunk) -> tuple[list[int], list[bool]]:
         if not chunk.text:
             return [], []
-        out = self.hf(chunk.text, add_special_tokens=False, return_offsets_mapping=True)
+        added = " " if self._doubles_space and chunk.text.startswith(" ") else ""
+        out = self.hf(added + chunk.text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = list(out["input_ids"])
-        spoken = [_overlaps(span, chunk.spoken) for span in out["offset_mapping"]]
+        spans = [(start - len(added), end - len(added)) for start, end in out["offset_mapping"]]
+        spoken = [_overlaps(span, chunk.spoken) for span in spans]
+        if self.image_id in ids:
+            ids, spoken = self._spell_images(ids, spoken)
         if self.turn_tokens == "v4.31":
             return self._split_turn_starts(ids, spoken)
         return ids, spoken
 
+    def _spell_images(self, ids: list[int], spoken: list[bool]) -> tuple[list[int], list[bool]]:
+        pairs = [
+            (new, said)
+            for token, said in zip(ids, spoken, strict=True)
+            for new in (self._spelled if token == self.image_id else [token])
+        ]
+        return [token for token, _ in pairs], [said for _, said in pairs]
+
     def _split_turn_starts(self, ids: list[int], spoken: list[bool]) -> tuple[list[int], list[bool]]:
-        """Take the space mark off the first token after each ``</s>``: ``▁US`` -> ``US``."""
+        """Take the space mark off the first token after each special token: ``▁US`` -> ``US``."""
+        special = {self.eos_id, self.bos_id, self.hf.unk_token_id}
         kept_ids: list[int] = []
         kept_spoken: list[bool] = []
         for position, (token, said) in enumerate(zip(ids, spoken, strict=True)):
-            if position and ids[position - 1] == self.eos_id:
+            if position and ids[position - 1] in special:
                 piece = self.hf.convert_ids_to_tokens(token)
                 if piece == _SPACE:
                     continue
@@ -105,5 +125,8 @@ class ChatTokenizer:
 
 
 def _overlaps(span: tuple[int, int], spoken: Sequence[tuple[int, int]]) -> bool:
+    """Whether a token covers a spoken character; a space set before the text counts with its first character."""
     start, end = span
+    if end <= 0:
+        start, end = 0, 1
     return any(start < high and end > low for low, high in spoken)
