@@ -132,6 +132,66 @@ def refcoco(
     _report(options, info, tally)
 
 
+@app.command("list")
+def list_() -> None:
+    """The data sets, splits, strategies and box formats that 'viscot bench' knows."""
+    from viscot_core.bench.items import REFCOCO, SUITES
+    from viscot_core.bench.strategies import STRATEGIES
+    from viscot_core.boxes import CENTER
+    from viscot_core.engines.families import CODECS
+
+    console.table(
+        ["suite", "data sets"],
+        [(name, f"{len(sets)}: {', '.join(sets)}") for name, sets in SUITES.items()],
+        title="bench cot: --suite, or --tasks with any of them",
+    )
+    console.table(
+        ["strategy", "what it does"],
+        [(s.name, s.summary) for s in STRATEGIES.values()],
+        title="bench cot: --strategy",
+    )
+    console.table(["split"], [(name.replace("/", ":"),) for name in REFCOCO], title="bench refcoco: --splits")
+    console.table(
+        ["box format", "the middle box of a 640 x 480 picture", "standing"],
+        [(c.name, c.encode(CENTER, (640, 480)), c.standing) for c in CODECS.values()],
+        title="--box-format",
+    )
+
+
+@app.command("show")
+def show(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    item: Annotated[str, typer.Option("--id", help="DATASET:ID, like docvqa:17.")],
+    strategy: Annotated[str | None, typer.Option(help="Only this one [all that were run].")] = None,
+    save: Annotated[Path | None, typer.Option(help="Draw picture, box and crop into FILE.png.")] = None,
+) -> None:
+    """One item of a run: picture, box, crop, the exact prompts, answer."""
+    from viscot_core.bench.show import show_item
+
+    shown = show_item(run, item, strategy=strategy)
+    for each in shown:
+        p = each.prediction
+        console.out(f"{p.strategy}  {p.dataset}:{p.question_id}  {each.picture}")
+        console.out(f"  question   {p.question}")
+        if p.box is not None:
+            box = ", ".join(f"{n:.3f}" for n in p.box)
+            overlap = "" if p.iou is None else f"  IoU {p.iou:.3f}"
+            console.out(f"  box        {box}  ({p.box_status or 'given'}: {p.box_text!r}){overlap}")
+        if p.crop is not None:
+            console.out(f"  crop       {', '.join(map(str, p.crop))} of {p.width} x {p.height}")
+        if p.status == "failed":
+            console.out(f"  failed     {p.error}")
+        if p.answer is not None:
+            console.out(f"  answer     {p.answer}")
+        if p.reference is not None:
+            console.out(f"  reference  {p.reference}")
+        for number, prompt in enumerate(each.prompts, 1):
+            console.out(f"  prompt {number}   {prompt!r}")
+    if save is not None:
+        shown[0].save(save)
+        console.say(f"saved {save} ({shown[0].prediction.strategy})")
+
+
 def _policy(name: str) -> CropPolicy:
     from viscot_core.boxes import CropPolicy
     from viscot_core.errors import UsageError, nearest

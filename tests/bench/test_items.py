@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_bench import write_root
 
-from tests.bench.conftest import write_root
 from viscot_core.bench.items import PAPER, REFCOCO, load_cot, load_refcoco, split_name
 from viscot_core.errors import DataError, UsageError
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from made_bench import FakeEngine, speak
 
-from tests.bench.conftest import FakeEngine, speak
 from viscot_core.bench.asking import Asker, Job, Outcome, Speaker
 from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import load_cot

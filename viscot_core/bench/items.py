@@ -224,7 +224,7 @@ def _cot_item(root: Path, name: str, path: Path, row: Conversation, region: Dete
         dataset=name,
         question_id=row.id,
         image=image,
-        path=_find(root, image),
+        path=find_picture(root, image),
         size=region.size,
         question=question,
         box=region.box,
@@ -248,7 +248,7 @@ def _refcoco_items(root: Path, name: str, path: Path) -> list[Item]:
             dataset=name,
             question_id=int(key) if key.isdecimal() else key,
             image=row.img_path,
-            path=_find(root, row.img_path, REFCOCO_FOLDERS),
+            path=find_picture(root, row.img_path, REFCOCO_FOLDERS),
             size=row.size,
             question=row.expression,
             box=row.box,
@@ -257,7 +257,7 @@ def _refcoco_items(root: Path, name: str, path: Path) -> list[Item]:
     ]
 
 
-def _find(root: Path, image: str, folders: Sequence[str] = ("",)) -> Path:
+def find_picture(root: Path, image: str, folders: Sequence[str] = ("",)) -> Path:
     """Where the picture lies under the root: the first place that exists, else the place the row names."""
     first = root / image
     for folder in folders:
