@@ -1,15 +1,10 @@
-"""A misbehaving web server and catalogues made for tests."""
+"""A misbehaving web server, for one test each."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from web import Web, serving
 
 

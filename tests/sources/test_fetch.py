@@ -199,7 +199,7 @@ def test_the_catalogue_is_whole() -> None:
 
 
 def kill_often(web: Web, root: Path, catalog: Catalog, kills: int, seed: int) -> int:
-    """Kill the fetch of everything ``kills`` times at random moments, then let it end; the kills that landed."""
+    """Kill the fetch ``kills`` times at random moments, then let it end; returns how many kills landed."""
     split = catalog.named("split").downloads[0]
     command = [sys.executable, str(Path(__file__).with_name("made.py")), web.url, str(split.parts)]
     command += [str(split.size), str(root)]

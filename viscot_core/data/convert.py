@@ -31,9 +31,14 @@ class Converted:
     without_reasoning: int = 0
 
 
+def picture_path(row: MetadataRow) -> str:
+    """Where the row's picture lies under the data root."""
+    return f"{FOLDERS.get(row.dataset, 'cot/' + row.dataset)}/{row.image}"
+
+
 def to_conversation(row: MetadataRow, number: int, *, with_reasoning: bool = False) -> Conversation:
     """The training sample of one metadata row; ``with_reasoning`` puts its steps before the answer."""
-    path = f"{FOLDERS.get(row.dataset, 'cot/' + row.dataset)}/{row.image}"
+    path = picture_path(row)
     pixels = ", ".join(str(int(corner)) for corner in row.box.coords)
     answer = " ".join([*row.reasoning, row.answer]) if with_reasoning else row.answer
     return Conversation(

@@ -40,6 +40,12 @@ def raw_rows(path: Path, block: int = BLOCK_BYTES) -> Iterator[RawRow]:
         raise DataError(f"{path} cannot be read: {error.strerror}; check the path.") from error
 
 
+def first_byte(path: Path) -> bytes:
+    """The first byte of a file that is no white space: ``[`` opens a JSON list, ``{`` a row of JSONL."""
+    with path.open("rb") as file:
+        return _first_byte(file)
+
+
 def _first_byte(file: IO[bytes]) -> bytes:
     """The first byte that says something; the file is left at its start (after a byte order mark)."""
     start = 3 if file.read(3) == b"\xef\xbb\xbf" else 0

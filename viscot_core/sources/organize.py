@@ -1,0 +1,185 @@
+"""Files got by hand find their places: what the annotations of a data root miss is looked for and linked in.
+
+A file is known by its name: exactly, with another picture ending (OCR-VQA's rows say .jpg for what comes as
+.gif or .png), or with and without COCO's prefix. Among several of one name the one whose folders agree best
+wins, then the one of the annotated size; where that does not decide, nothing is linked and the file is told.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from PIL import Image, UnidentifiedImageError
+
+from viscot_core.boxes import Size
+from viscot_core.errors import UsageError
+from viscot_core.files import sha256_of
+from viscot_core.sources.catalog import Catalog
+from viscot_core.sources.named import annotation_files, pictures_of, rows_of, spellings
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".gif")
+COCO_PREFIXES = ("COCO_train2014_", "COCO_val2014_", "v7w_")
+
+
+class Link(StrEnum):
+    """How a file is put into its place."""
+
+    AUTO = "auto"
+    """A hard link where the disk allows it, else a symlink."""
+    HARD = "hard"
+    SYMLINK = "symlink"
+    COPY = "copy"
+
+
+@dataclass(slots=True)
+class Organized:
+    """What became of the files that were missing: paths under the data root."""
+
+    placed: list[str] = field(default_factory=list)
+    not_found: list[str] = field(default_factory=list)
+    ambiguous: dict[str, list[Path]] = field(default_factory=dict)
+
+
+def organize(
+    hand: Path,
+    root: Path,
+    catalog: Catalog,
+    *,
+    groups: Sequence[str] = (),
+    link: Link = Link.AUTO,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Organized:
+    """Put files found anywhere under ``hand`` where the annotations under ``root`` want them.
+
+    Annotation files themselves are placed first, by the catalogue's names. Nothing that exists is touched.
+    Raises UsageError where ``hand`` is no folder or no annotation file is there.
+    """
+    if not hand.is_dir():
+        raise UsageError(f"{hand} is no folder; give the one your downloads are in as --from.")
+    store = _index(hand)
+    done = Organized()
+    for place in _missing_annotations(root, catalog):
+        _place(
+            root, place, store.get(PurePosixPath(place).name.lower(), []), None, link, done, found_only=True
+        )
+    for path, size in _missing_pictures(root, catalog, groups):
+        found = [file for name in _names(path) for file in store.get(name.lower(), [])]
+        _place(root, path, found, size, link, done)
+        progress(1)
+    return done
+
+
+def _index(folder: Path) -> dict[str, list[Path]]:
+    """Every file under ``folder`` by its lower-case name."""
+    store: dict[str, list[Path]] = defaultdict(list)
+    for base, _, names in os.walk(folder):
+        for name in sorted(names):
+            store[name.lower()].append(Path(base) / name)
+    return store
+
+
+def _missing_annotations(root: Path, catalog: Catalog) -> Iterator[str]:
+    for source in catalog.sources:
+        for one in source.downloads:
+            if not one.archive and not (root / one.to).exists():
+                yield one.to
+
+
+def _missing_pictures(
+    root: Path, catalog: Catalog, groups: Sequence[str]
+) -> Iterator[tuple[str, Size | None]]:
+    seen: set[str] = set()
+    for file in annotation_files(root, groups):
+        for row in rows_of(file, skip_bad=1 << 60):
+            for named in pictures_of(row):
+                if named.path in seen:
+                    continue
+                seen.add(named.path)
+                if not any((root / path).is_file() for path in spellings(named.path, catalog)):
+                    yield named.path, named.size
+
+
+def _names(path: str) -> Iterator[str]:
+    """The names a picture may have elsewhere, the likeliest first."""
+    pure = PurePosixPath(path)
+    stems = [pure.stem]
+    stems += [pure.stem.removeprefix(prefix) for prefix in COCO_PREFIXES if pure.stem.startswith(prefix)]
+    stems += [prefix + pure.stem for prefix in COCO_PREFIXES if pure.stem.isdigit()]
+    for stem in stems:
+        yield stem + pure.suffix
+        yield from (stem + ending for ending in ENDINGS if ending != pure.suffix.lower())
+
+
+def _place(
+    root: Path,
+    path: str,
+    found: list[Path],
+    size: Size | None,
+    link: Link,
+    done: Organized,
+    *,
+    found_only: bool = False,
+) -> None:
+    """Link the best of ``found`` to ``path`` and note it in ``done``."""
+    if not found:
+        if not found_only:
+            done.not_found.append(path)
+        return
+    best = _best(path, found, size)
+    if len(best) > 1:
+        done.ambiguous[path] = best
+        return
+    _link(best[0].resolve(), root / path, link)
+    done.placed.append(path)
+
+
+def _best(path: str, found: list[Path], size: Size | None) -> list[Path]:
+    """The files that fit best; more than one where they differ and nothing tells them apart."""
+    folders = PurePosixPath(path).parts[:-1]
+
+    def agreement(file: Path) -> int:
+        theirs = file.parts[:-1]
+        count = 0
+        while count < min(len(folders), len(theirs)) and folders[-1 - count] == theirs[-1 - count]:
+            count += 1
+        return count
+
+    most = max(map(agreement, found))
+    best = [file for file in found if agreement(file) == most]
+    if len(best) > 1 and size:
+        best = [file for file in best if _size_of(file) == size] or best
+    if len(best) > 1 and len({sha256_of(file) for file in best}) == 1:
+        return best[:1]
+    return best
+
+
+def _size_of(file: Path) -> Size | None:
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return None
+
+
+def _link(file: Path, place: Path, link: Link) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f".{place.name}.partial")
+    partial.unlink(missing_ok=True)
+    if link is Link.COPY:
+        shutil.copyfile(file, partial)
+    elif link is Link.SYMLINK:
+        partial.symlink_to(file)
+    else:
+        try:
+            os.link(file, partial)
+        except OSError:
+            if link is Link.HARD:
+                raise
+            partial.symlink_to(file)
+    partial.replace(place)
