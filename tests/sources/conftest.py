@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from web import Web, serving
+from web_server import Web, serving
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from made_roots import draw, made_root, real_root
 from PIL import Image
-from roots import draw, made_root, real_root
 
 from viscot_core.errors import UsageError
 from viscot_core.sources.catalog import load_catalog

@@ -12,9 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+import made_sources
 import pytest
-from made import HUB, make_world
-from web import Web
+from made_sources import HUB, make_world
+from web_server import Web
 
 from viscot_core.errors import DataError, UsageError
 from viscot_core.sources.archives import Limits
@@ -201,7 +202,7 @@ def test_the_catalogue_is_whole() -> None:
 def kill_often(web: Web, root: Path, catalog: Catalog, kills: int, seed: int) -> int:
     """Kill the fetch ``kills`` times at random moments, then let it end; returns how many kills landed."""
     split = catalog.named("split").downloads[0]
-    command = [sys.executable, str(Path(__file__).with_name("made.py")), web.url, str(split.parts)]
+    command = [sys.executable, str(Path(made_sources.__file__)), web.url, str(split.parts)]
     command += [str(split.size), str(root)]
     environment = os.environ | {"HF_ENDPOINT": web.url, "HF_HUB_OFFLINE": "0"}
     draw, landed = random.Random(seed), 0

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from roots import draw, made_root, real_root
+from made_roots import draw, made_root, real_root
 
 from viscot_core.errors import UsageError
 from viscot_core.sources.catalog import load_catalog

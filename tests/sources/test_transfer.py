@@ -9,7 +9,7 @@ from threading import Event
 
 import httpx
 import pytest
-from web import Web
+from web_server import Web
 
 from viscot_core.errors import DataError
 from viscot_core.sources.transfer import Fetched, Patience, Remote, Stopped, download, finished

@@ -7,7 +7,7 @@ import random
 import tarfile
 import zipfile
 
-from web import Web
+from web_server import Web
 
 from viscot_core.sources.catalog import Catalog
 
@@ -115,7 +115,7 @@ def catalog_of(url: str, parts: int, split_size: int) -> Catalog:
     )
 
 
-if __name__ == "__main__":  # a fetch that can be killed: python made.py URL PARTS SPLIT_SIZE ROOT
+if __name__ == "__main__":  # a fetch that can be killed: python made_sources.py URL PARTS SPLIT_SIZE ROOT
     import sys
     from pathlib import Path
 

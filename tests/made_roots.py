@@ -17,7 +17,7 @@ def draw(path: Path, size: tuple[int, int]) -> None:
 
 
 def real_root(shared: Path, root: Path, rows: int) -> int:
-    """The first ``rows`` rows of every real file, and their pictures; returns how many pictures were drawn."""
+    """The first ``rows`` rows of every real file, and their pictures; returns how many were drawn."""
     source = shared / "reference_data"
     sizes: dict[str, tuple[int, int]] = {}
     kinds: dict[str, type[Row]] = {
