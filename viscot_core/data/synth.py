@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.boxes import Box, Frame, format_box
-from viscot_core.data.scenes import COLORS, Scene, Thing, draw_scene, make_scene
+from viscot_core.data.scenes import Scene, Thing, draw_scene, make_scene
 from viscot_core.prompts import ANSWER_REQUEST, BOX_REQUEST, IMAGE, Turn, cot_turns, direct_turns
 
 DATASET = "synth"
@@ -59,6 +59,7 @@ def write_dataset(
 
     counts = {
         "train.json": _write_json(out / "train.json", list(_train_rows(scenes["train"]))),
+        "direct.json": _write_json(out / "direct.json", list(_direct_rows(scenes["train"]))),
         "pretrain.json": _write_json(out / "pretrain.json", list(_caption_rows(scenes["train"]))),
     }
     for split, members in scenes.items():
@@ -206,6 +207,18 @@ def _train_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
             number += 1
 
 
+def _direct_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
+    """The control's training file: every object's question on the full view, answered without a closer look."""
+    number = 0
+    for index, scene in enumerate(scenes):
+        rng = random.Random(f"direct-{scene.seed}")
+        for thing in scene.things:
+            image = image_path("train", index)
+            question = rng.choice(QUESTIONS).format(color=thing.color, noun=thing.noun)
+            yield _row([image], (*direct_turns(question), Turn("gpt", thing.text)), number)
+            number += 1
+
+
 def _benchmark_chain(item: _Item) -> tuple[Turn, ...]:
     """A chain whose second question is put in the benchmark's words instead of the bare ``<image>``."""
     turns = cot_turns(item.question, item.box_text, item.thing.text)
@@ -249,12 +262,6 @@ def _refcoco_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
                 "split": "val",
             }
             sent_id += 1
-
-
-def color_in(text: str) -> str | None:
-    """The colour word that a synthetic question names, or None."""
-    words = text.lower().replace("?", " ").replace(".", " ").split()
-    return next((word for word in words if word in COLORS), None)
 
 
 def _write_json(path: Path, rows: list[dict[str, Any]]) -> int:

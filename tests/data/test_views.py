@@ -1,0 +1,60 @@
+"""Views: one decode for picture and crop, and a pixel cache that is rebuilt when cut short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from viscot_core.boxes import Box, Frame, crop_window
+from viscot_core.data import views
+from viscot_core.data.views import cached_pixels, load_views
+from viscot_core.errors import ImageError
+from viscot_core.images import square_pixels
+
+CROP = "a.png###[10, 20, 60, 90]"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[:100, :50]).save(tmp_path / "b.png")
+    return tmp_path
+
+
+def test_a_crop_is_the_paper_window_of_its_box(root: Path) -> None:
+    whole, part = load_views(root, ["a.png", CROP])
+    window = crop_window(Box(10, 20, 60, 90, Frame.ORIGINAL), (400, 300))
+    assert part.image.tobytes() == whole.image.crop(window).tobytes()
+
+
+def test_neighbours_share_one_decode(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    real = views.open_image
+    monkeypatch.setattr(views, "open_image", lambda path: (opened.append(path), real(path))[1])
+    load_views(root, ["a.png", CROP, "b.png"])
+    assert [path.name for path in opened] == ["a.png", "b.png"]
+
+
+def test_cached_pixels_equal_fresh_ones(root: Path) -> None:
+    names = ["b.png", CROP, "a.png", "a.png"]
+    cache = cached_pixels(root, names, 56, root / "cache", workers=2)
+    assert len(cache) == 3
+    for name in names:
+        assert np.array_equal(cache[name], square_pixels(load_views(root, [name])[0].image, 56))
+
+
+def test_a_cache_cut_short_is_built_again(root: Path) -> None:
+    cached_pixels(root, ["a.png"], 56, root / "cache")
+    (folder,) = (root / "cache").iterdir()
+    (folder / "index.json").unlink()
+    (folder / "pixels.u8").write_bytes(b"cut")
+    assert cached_pixels(root, ["a.png"], 56, root / "cache")["a.png"].any()
+
+
+def test_a_missing_picture_is_an_error_not_another_sample(root: Path) -> None:
+    with pytest.raises(ImageError, match="gone.png"):
+        load_views(root, ["gone.png"])

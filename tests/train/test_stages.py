@@ -1,0 +1,63 @@
+"""What trains in each stage, and the optimizer's groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from viscot_core.models.scratch import build_model, train_tokenizer
+from viscot_core.train.schema import ScratchSpec, StageSpec
+from viscot_core.train.stages import freeze_for, parameter_groups, part_of
+
+SHAPE = ScratchSpec(
+    image_side=56, patch=14, vision_width=24, vision_layers=3, vision_heads=2, vision_mlp=48,
+    llm_width=24, llm_layers=2, llm_heads=2, llm_mlp=48, max_positions=256, vocab_size=300,
+)  # fmt: skip
+
+
+@pytest.fixture
+def model() -> Any:
+    tokenizer = train_tokenizer(["x"], vocab_size=300, max_positions=256)
+    return build_model(SHAPE, tokenizer, feature_layer=-2, attention="sdpa", seed=0)
+
+
+def _stage(*parts: str, **fields: Any) -> StageSpec:
+    return StageSpec.model_validate(
+        {"kind": "finetune", "train": parts, "epochs": 1, "global_batch_size": 8, "learning_rate": 1e-3, **fields}
+    )
+
+
+def test_every_parameter_belongs_to_a_part(model: Any) -> None:
+    assert all(part_of(name) for name, _ in model.named_parameters())
+
+
+def test_stage_one_trains_the_projector_alone(model: Any) -> None:
+    counts = freeze_for(model, _stage("projector"), -2)
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trainable
+    assert all("multi_modal_projector" in name for name in trainable)
+    assert counts["llm"] == counts["vision_tower"] == 0
+
+
+def test_layers_that_never_get_a_gradient_stay_frozen(model: Any) -> None:
+    freeze_for(model, _stage("projector", "llm", "vision_tower"), -2)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen
+    assert all("encoder.layers.2." in name or "post_layernorm" in name for name in frozen)
+
+
+def test_groups_carry_each_parts_rate_and_spare_norms_and_biases(model: Any) -> None:
+    stage = _stage("projector", "llm", "vision_tower", weight_decay=0.1, projector_lr=1e-2, vision_tower_lr=1e-4)
+    freeze_for(model, stage, -2)
+    names = {id(p): name for name, p in model.named_parameters()}
+    seen = set()
+    for group in parameter_groups(model, stage):
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            seen.add(name)
+            rate = {"vision_tower": 1e-4, "projector": 1e-2, "llm": 1e-3}[str(part_of(name))]
+            assert group["lr"] == rate
+            plain = parameter.ndim < 2 or "norm" in name
+            assert group["weight_decay"] == (0.0 if plain else 0.1)
+    assert seen == {name for name, p in model.named_parameters() if p.requires_grad}
