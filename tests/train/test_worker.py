@@ -1,0 +1,94 @@
+"""The worker end to end on a handful of scenes: all stages, a usable checkpoint, and an exact resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from viscot_core.data.synth import write_dataset
+from viscot_core.models.manifest import Manifest
+from viscot_core.train.recipe import dump_recipe, load_recipe
+from viscot_core.train.schema import Recipe
+from viscot_core.train.worker import run
+
+SMALL = [
+    "model.scratch.image_side=56", "model.scratch.vision_width=24", "model.scratch.vision_layers=2",
+    "model.scratch.vision_heads=2", "model.scratch.vision_mlp=48", "model.scratch.llm_width=24",
+    "model.scratch.llm_layers=2", "model.scratch.llm_heads=2", "model.scratch.llm_mlp=48",
+]  # fmt: skip
+
+
+def _stage(kind: str, steps: int, save: int) -> list[str]:
+    fields = {"max_steps": steps, "save_steps": save, "global_batch_size": 4, "compile": "false", "log_steps": 1,
+              "precision": "fp32"}  # fmt: skip
+    return [f"stages.{kind}.{name}={value}" for name, value in fields.items()]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    root = tmp_path_factory.mktemp("synth")
+    write_dataset(root, train=10, val=2, seed=9)
+    stages = [*_stage("foundation", 3, 100), *_stage("pretrain", 2, 100), *_stage("finetune", 6, 3)]
+    return load_recipe("tiny", [f"data.root={root}", *SMALL, *stages])
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("run"), recipe)
+
+
+def _log(folder: Path, stage: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / f"stages/{stage}/log.jsonl").read_text().splitlines()]
+
+
+def test_all_stages_run_and_log(trained: Path) -> None:
+    for stage, steps in (("1-foundation", 3), ("2-pretrain", 2), ("3-finetune", 6)):
+        rows = [row for row in _log(trained, stage) if "loss" in row]
+        assert [row["step"] for row in rows] == list(range(1, steps + 1))
+        assert all(row["samples_per_second"] > 0 for row in rows)
+        assert {"learning_rate", "grad_norm"} <= rows[0].keys()
+
+
+def test_the_run_folder_is_a_checkpoint(trained: Path) -> None:
+    from viscot_core.models.load import load_model
+
+    loaded = load_model(trained)
+    assert loaded.manifest == Manifest(
+        name="viscot-tiny", template="tiny", turn_tokens="plain", image_side=56
+    )
+    names = set(load_file(trained / "model.safetensors"))
+    assert not [name for name in names if "heads" in name]
+
+
+def test_stage_one_moves_the_projector_alone(trained: Path) -> None:
+    before = load_file(trained / "stages/1-foundation/model/model.safetensors")
+    after = load_file(trained / "stages/2-pretrain/model/model.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all("multi_modal_projector" in name for name in moved)
+
+
+def test_a_killed_run_goes_on_exactly(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(trained, again)
+    for leftover in ("stages/3-finetune/model", "stages/3-finetune/checkpoint-6"):
+        shutil.rmtree(again / leftover)
+    (again / "model.safetensors").unlink()
+    (again / "stages/3-finetune/log.jsonl").unlink()
+    run(again, recipe)
+    resumed = {row["step"]: row["loss"] for row in _log(again, "3-finetune") if "loss" in row}
+    whole = {row["step"]: row["loss"] for row in _log(trained, "3-finetune") if "loss" in row}
+    assert sorted(resumed) == [4, 5, 6]
+    assert resumed == pytest.approx({step: whole[step] for step in resumed}, abs=1e-6)
+    first, second = load_file(trained / "model.safetensors"), load_file(again / "model.safetensors")
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_the_recipe_is_kept_whole(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
