@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import typer
@@ -67,18 +68,21 @@ def table(
 
     In a terminal it takes the terminal's width; into a file or a pipe nothing is cut or wrapped.
     """
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     aligned_right = set(right)
     for column in columns:
         drawn.add_column(Text(column), justify="right" if column in aligned_right else "left")
     for row in rows:
         drawn.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 400).print(drawn)
+    screen = Console(width=None if sys.stdout.isatty() else 10_000)
+    with screen.capture() as captured:
+        screen.print(drawn)
+    lines = [title] if title else []
+    typer.echo("\n".join([*lines, *(line.rstrip() for line in captured.get().splitlines())]))
 
 
 # -- progress --------------------------------------------------------------------------------------
@@ -103,6 +107,45 @@ def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(what, total=total)
         yield lambda n: bars.advance(task, n)
+
+
+@contextmanager
+def transfers() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show downloads on stderr; yields ``update(label, bytes done, bytes in all)`` for threads to call."""
+
+    said: dict[str, float] = {}
+    lock = Lock()
+    if not sys.stderr.isatty():
+
+        def tell(label: str, done: int, of: int | None) -> None:
+            with lock:
+                if done == of or time.monotonic() - said.get(label, -30.0) >= 30.0:
+                    said[label] = time.monotonic()
+                    say(f"{label}: {done / 1e6:,.1f} MB" + (f" of {of / 1e6:,.1f}" if of else ""))
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        Remaining(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+
+        def update(label: str, done: int, of: int | None) -> None:
+            with lock:
+                if label not in tasks:
+                    tasks[label] = bars.add_task(label, total=of)
+            bars.update(tasks[label], completed=done, total=of)
+
+        yield update
 
 
 @contextmanager
