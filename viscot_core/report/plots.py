@@ -9,7 +9,7 @@ from html import escape
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666")
 """Okabe and Ito's palette: told apart by colour-blind readers."""
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 640, 150, 60, 22, 34
+WIDTH, LEFT, RIGHT, ROW, TOP = 600, 130, 60, 22, 34
 
 
 @dataclass(frozen=True)

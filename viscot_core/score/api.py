@@ -11,6 +11,7 @@ import asyncio
 import os
 import random
 import re
+import ssl
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -162,16 +163,17 @@ class ApiJudge:
             self._cache.put(key, {"reply": reply.text, "model": reply.model})
         return outcome
 
-    def client(self) -> httpx.AsyncClient:
-        """An HTTP client with the key in its header; it follows no redirect, which could carry the key away."""
+    def client(self, tls: ssl.SSLContext) -> httpx.AsyncClient:
+        """One connection with the key in its header; it follows no redirect, which could carry the key away."""
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        limits = httpx.Limits(
-            max_connections=self.options.concurrency, max_keepalive_connections=self.options.concurrency
-        )
         return httpx.AsyncClient(
-            base_url=self.base_url + "/", headers=headers, timeout=self.options.timeout, limits=limits
+            base_url=self.base_url + "/",
+            headers=headers,
+            timeout=self.options.timeout,
+            limits=httpx.Limits(max_connections=1),
+            verify=tls,
         )
 
     def without_key(self, words: str) -> str:
@@ -190,22 +192,28 @@ class _Session:
         self.stop: str | None = None
 
     async def run(self, pairs: Iterator[Pair]) -> None:
-        async with self.judge.client() as client:
-            workers = [
-                asyncio.create_task(self._work(client, pairs)) for _ in range(self.judge.options.concurrency)
-            ]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
+        tls = ssl.create_default_context()
+        workers = [asyncio.create_task(self._work(tls, pairs)) for _ in range(self.judge.options.concurrency)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
         if self.stop:
             raise EngineError(
-                f"The judge cannot work: {self.stop}; what was scored is kept, run it again when mended."
+                f"The judge cannot work: {self.stop}; what was scored is kept, run it again when that "
+                "is mended."
             )
 
-    async def _work(self, client: httpx.AsyncClient, pairs: Iterator[Pair]) -> None:
-        """Take pairs from the shared iterator until it or the budget is empty."""
+    async def _work(self, tls: ssl.SSLContext, pairs: Iterator[Pair]) -> None:
+        """Take pairs from the shared iterator until it or the budget is empty.
+
+        Each worker has a connection of its own: a shared pool looks at all of them for every call.
+        """
+        async with self.judge.client(tls) as client:
+            await self._take(client, pairs)
+
+    async def _take(self, client: httpx.AsyncClient, pairs: Iterator[Pair]) -> None:
         for pair in pairs:
             if self.stop or self.usage.capped:
                 return

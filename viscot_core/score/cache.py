@@ -49,9 +49,13 @@ class ReplyCache:
 
     def put(self, key: str, entry: Mapping[str, Any]) -> None:
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
+        content = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        try:
+            temporary.write_bytes(content)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
         temporary.replace(path)
 
     def _path(self, key: str) -> Path:

@@ -1,0 +1,275 @@
+"""The report in a real browser (headless Chromium): it loads, filters and pages, and shows no model's
+markup.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import prediction, write_run
+from PIL import Image
+
+from viscot_core.bench.journal import Prediction, RunInfo
+from viscot_core.boxes import Box, Frame, crop_window
+from viscot_core.report.html import Pictures, write_report
+from viscot_core.report.plots import Mark, dots, histogram
+from viscot_core.report.runs import read_run_folder
+from viscot_core.report.sheet import Asked, make_sheet
+from viscot_core.score.offline import OfflineJudge
+from viscot_core.score.run import score_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+
+NASTY = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>\u2028"
+
+CATCH = (
+    """<script>window.faults = []; addEventListener("error", e => faults.push(e.message), true);</script>"""
+)
+RESULT = """<script>addEventListener("load", async () => {{
+  const result = {{}};
+  try {{ {script} }} catch (error) {{ faults.push(String(error)); }}
+  result.faults = faults; result.hacked = window.hacked === 1;
+  document.body.replaceChildren(Object.assign(document.createElement("pre"),
+    {{id: "result", textContent: JSON.stringify(result)}}));
+}});</script>"""
+
+
+def browse(report: Path, script: str) -> dict[str, Any]:
+    """Open ``report`` in Chromium, run ``script`` once all has loaded (it fills ``result``), return the
+    result.
+    """
+    page = report.with_name("browsed.html")
+    text = report.read_text().replace("<head>", "<head>" + CATCH, 1)
+    page.write_text(text.replace("</body>", RESULT.format(script=script) + "</body>"))
+    dom = chromium(report.parent, "--dump-dom", "--virtual-time-budget=20000", page.as_uri())
+    found = re.search(r'<pre id="result">(.*?)</pre>', dom, re.DOTALL)
+    assert found, dom[-2000:]
+    return json.loads(unescape(found[1]))
+
+
+def chromium(folder: Path, *arguments: str) -> str:
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={folder / 'profile'}", "--window-size=1300,2000", *arguments,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return done.stdout
+
+
+def make_run(folder: Path, items: int, *, pictures: int = 12) -> Path:
+    """A run with pictures on disk, boxes, crops, failures and words that try to be markup."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    size = (640, 480)
+    for number in range(min(items, pictures)):
+        Image.new("RGB", size, (40 + 15 * number, 90, 160)).save(data / f"{number} ü#.jpg")
+    truth = Box(300, 200, 420, 290, Frame.ORIGINAL)
+    mine = Box(320, 210, 440, 300, Frame.ORIGINAL)
+    rows: list[Prediction] = []
+    for number in range(items):
+        for strategy in ("cot", "direct"):
+            failed = number % 10 == 9
+            rows.append(
+                prediction(
+                    strategy=strategy,
+                    dataset=("docvqa", "cub")[number % 2],
+                    question_id=number,
+                    image=f"{number % pictures} ü#.jpg" if number % 7 else "gone.jpg",
+                    question=f"What is on card {number}?",
+                    status="failed" if failed else "done",
+                    error="the server stopped" if failed else None,
+                    answer=None if failed else ("42" if number % 3 else NASTY),
+                    width=size[0],
+                    height=size[1],
+                    box=mine.to_square(size).coords,
+                    box_gt=truth.to_square(size).coords,
+                    box_status="unparsable" if number % 11 == 0 else "ok",
+                    crop=crop_window(mine, size),
+                    iou=0.6 if number % 2 else 0.2,
+                )
+            )
+    run = write_run(folder / "run", rows)
+    info = RunInfo.model_validate_json((run / "run.json").read_bytes())
+    info.data = str(data)
+    info.save(run)
+    score_run(run, OfflineJudge("exact"))
+    return run
+
+
+def report_of(run: Path, target: Path, pictures: Pictures) -> Path:
+    write_report(target, make_sheet([read_run_folder(run)], Asked(compare="paper")), pictures=pictures)
+    return target
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("small"), 50)
+
+
+PICTURES_SEEN = """
+  const images = [...document.querySelectorAll("article .picture img")];
+  result.seen = images.filter(i => i.naturalWidth > 0).length;
+  result.missing = document.querySelectorAll(".missing").length;
+  result.cards = document.querySelectorAll("article").length;
+"""
+
+
+@browser
+@pytest.mark.parametrize("pictures", [Pictures.EMBED, Pictures.LINK])
+def test_it_loads_without_errors_and_shows_pictures(small: Path, tmp_path: Path, pictures: Pictures) -> None:
+    result = browse(report_of(small, tmp_path / "report.html", pictures), PICTURES_SEEN)
+    assert result["cards"] == 24
+    assert result["seen"] == 20
+    assert result["missing"] == 4
+    assert not result["hacked"]
+    if pictures is Pictures.EMBED:
+        assert result["faults"] == []
+
+
+@browser
+def test_filters_and_paging_work(small: Path, tmp_path: Path) -> None:
+    script = """
+      const where = () => document.getElementById("where").value;
+      const press = id => document.getElementById(id).click();
+      const heads = () =>
+        [...document.querySelectorAll("article header span:first-child")].map(s => s.textContent);
+      const set = (name, value) => {
+        form.elements[name].value = value;
+        form.elements[name].dispatchEvent(new Event("input", {bubbles: true}));
+        return where();
+      };
+      result.start = where();
+      press("next");
+      result.second = [where(), heads()[0]];
+      press("back");
+      result.back = where();
+      result.cot = [set("strategy", "cot"), heads().every(h => h.endsWith("cot"))];
+      result.cub = set("dataset", "cub");
+      result.right = set("score", "0.5 and more");
+      result.unjudged = set("score", "no verdict");
+      set("score", "");
+      result.failed = set("status", "failed");
+      set("status", "");
+      result.unparsable = set("box", "unparsable");
+      set("box", "");
+      result.words = [set("words", "card 13?"), heads()];
+      result.none = set("words", "nothing at all");
+      result.hash = location.hash;
+      for (const name of ["words", "strategy", "dataset"]) set(name, "");
+      result.per = [set("per", "96"), heads().length];
+    """
+    result = browse(report_of(small, tmp_path / "report.html", Pictures.EMBED), script)
+    assert result["faults"] == []
+    assert result["start"] == "100 items, page 1 of 5"
+    assert result["second"] == ["100 items, page 2 of 5", "docvqa 12, cot"]
+    assert result["back"] == "100 items, page 1 of 5"
+    assert result["cot"] == ["50 items, page 1 of 3", True]
+    assert result["cub"].startswith("25 items")
+    right = sum(n % 3 != 0 and n % 10 != 9 for n in range(1, 50, 2))
+    assert result["right"].startswith(f"{right} items")
+    assert result["unjudged"].startswith("5 items")
+    assert result["failed"].startswith("5 items")
+    assert result["unparsable"].startswith("2 items")
+    assert result["words"] == ["1 items, page 1 of 1", ["cub 13, cot"]]
+    assert result["none"] == "0 items, page 1 of 1"
+    assert "words=nothing+at+all" in result["hash"]
+    assert result["per"] == ["100 items, page 1 of 2", 96]
+
+
+@browser
+def test_a_link_opens_what_was_filtered(small: Path, tmp_path: Path) -> None:
+    script = """
+      location.hash = "strategy=direct&page=2";
+      await new Promise(done => setTimeout(done, 100));
+      result.where = document.getElementById("where").value;
+      location.hash = "strategy=unheard-of&per=7&page=x";
+      await new Promise(done => setTimeout(done, 100));
+      result.odd = document.getElementById("where").value;
+    """
+    result = browse(report_of(small, tmp_path / "report.html", Pictures.NONE), script)
+    assert result["where"] == "50 items, page 2 of 3"
+    assert result["odd"] == "100 items, page 1 of 5"
+    assert result["faults"] == []
+
+
+@browser
+def test_words_of_models_stay_words(small: Path, tmp_path: Path) -> None:
+    script = """
+      const answers = [...document.querySelectorAll("dd")].map(d => d.textContent);
+      result.shown = answers.filter(a => a.includes("onerror")).length;
+      result.images = document.querySelectorAll("dd img, dd script").length;
+    """
+    result = browse(report_of(small, tmp_path / "report.html", Pictures.NONE), script)
+    assert result["shown"] > 0
+    assert result["images"] == 0
+    assert not result["hacked"]
+
+
+@browser
+@pytest.mark.slow
+def test_ten_thousand_items_stay_usable(tmp_path: Path) -> None:
+    report = report_of(make_run(tmp_path, 5000, pictures=400), tmp_path / "report.html", Pictures.LINK)
+    assert report.stat().st_size < 12_000_000
+    script = """
+      const timed = act => {
+        const start = performance.now();
+        act();
+        document.body.offsetHeight;  // lay out
+        return performance.now() - start;
+      };
+      result.where = document.getElementById("where").value;
+      result.cards = document.querySelectorAll("article").length;
+      result.next = timed(() => document.getElementById("next").click());
+      form.elements.words.value = "card 4999?";
+      result.search = timed(() => form.dispatchEvent(new Event("input")));
+      result.found = document.getElementById("where").value;
+    """
+    result = browse(report, script)
+    assert result["where"] == "10000 items, page 1 of 417"
+    assert result["cards"] == 24
+    assert result["found"].startswith("2 items")
+    assert result["next"] < 1000
+    assert result["search"] < 1000
+
+
+@browser
+def test_a_screenshot_is_not_blank(small: Path, tmp_path: Path) -> None:
+    report = report_of(small, tmp_path / "report.html", Pictures.EMBED)
+    chromium(tmp_path, f"--screenshot={tmp_path / 'shot.png'}", report.as_uri())
+    with Image.open(tmp_path / "shot.png") as shot:
+        colors = shot.convert("RGB").getcolors(2**24)
+    assert colors and len(colors) > 200
+
+
+def test_the_file_stands_alone(small: Path, tmp_path: Path) -> None:
+    """Nothing is fetched from anywhere: no address, no stylesheet, no script of another file."""
+    text = report_of(small, tmp_path / "report.html", Pictures.EMBED).read_text()
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
+    assert "<link" not in text
+    assert str(small) not in text
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_links_are_relative_and_quoted(small: Path, tmp_path: Path) -> None:
+    text = report_of(small, tmp_path / "report.html", Pictures.LINK).read_text()
+    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
+    link = data["items"][2]["picture"]
+    assert link.endswith("/data/1%20%C3%BC%23.jpg")
+    assert link.startswith("..")
+
+
+def test_plots_draw_missing_values_and_extremes() -> None:
+    svg = dots("A & B", [("x<y", [Mark(None), Mark(1.0, 0.9, 1.0)])], ["one", "two"])
+    assert "x&lt;y" in svg
+    assert "A &amp; B" in svg
+    assert svg.count("<circle") == 1
+    assert histogram("IoU", [0.0, 1.0, 1.0]).count("<rect") == 20
