@@ -66,6 +66,18 @@ def sources_of(paths: Sequence[Path], weights: Mapping[str, float]) -> tuple[Sou
     return weighted
 
 
+def parse_weights(texts: Sequence[str]) -> dict[str, float]:
+    """``NAME=0.5`` texts as numbers by name. Raises UsageError for any other text."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError as error:
+            raise UsageError(f"'{text}' is no weight; write NAME=NUMBER, such as cot=0.5.") from error
+    return found
+
+
 def _read_list(path: Path) -> _List:
     try:
         return _List.model_validate(yaml.safe_load(path.read_text()))

@@ -209,6 +209,13 @@ def _data_sets(sources: Sequence[Source], names: str) -> set[str]:
     return asked
 
 
+def holders(catalog: Catalog, folder: str) -> list[str]:
+    """The sources whose pictures lie in ``folder`` of the data root or above it."""
+    path = PurePosixPath(folder)
+    above = {str(path), *map(str, path.parents)} - {"."}
+    return [source.name for source in catalog.sources if source.folder in above]
+
+
 def manifest(root: Path, name: str) -> dict[str, dict[str, object]]:
     """Finished downloads of a source by key: sha256 and bytes of the file, files and bytes unpacked."""
     path = root / STATE_FOLDER / f"{name}.json"

@@ -1,0 +1,137 @@
+"""``viscot data`` from the outside: what is printed, which files appear, which code comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def synth(cli: Cli, tmp_path: Path) -> Path:
+    root = tmp_path / "synth"
+    assert cli("data", "synth", "--out", root, "--train", 12, "--val", 4, "--seed", 3).code == 0
+    return root
+
+
+def test_list_names_every_source_with_its_state(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("data", "list", "--to", tmp_path, "--json")
+    rows = {row["name"]: row for row in map(json.loads, ran.out.splitlines())}
+    assert rows["cot-images"]["purposes"] == ["finetune", "bench"]
+    assert rows["docvqa"]["gate"].startswith("register") and rows["docvqa"]["state"] == "absent"
+    (tmp_path / "cot/docvqa").mkdir(parents=True)
+    (tmp_path / "cot/docvqa/a.png").touch()
+    table = cli("data", "list", "--to", tmp_path).out
+    assert next(line for line in table.splitlines() if line.startswith("docvqa")).count("complete") == 1
+
+
+def test_fetch_prints_its_plan_first(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("data", "fetch", "--for", "bench:docvqa,gqa", "--to", tmp_path / "d", "--dry-run")
+    assert ran.code == 0 and not (tmp_path / "d").exists()
+    assert "benchmark/docvqa.json" in ran.out and "benchmark/cub.json" not in ran.out
+    assert "138.8 GB" in ran.out and "of disk at the most" in ran.err
+
+
+def test_fetch_wants_a_purpose(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("data", "fetch", "--to", tmp_path)
+    assert ran.code == 2 and "Say what for" in ran.err
+    ran = cli("data", "fetch", "--for", "benh", "--to", tmp_path)
+    assert ran.code == 2 and "Did you mean" in ran.err
+
+
+def test_a_gated_source_is_partly_done(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("data", "fetch", "--for", "sroie", "--to", tmp_path, "--yes")
+    assert ran.code == 3 and "Get by hand: sroie; then 'viscot data organize" in ran.err
+
+
+def test_check_passes_a_made_root_and_fails_a_broken_one(cli: Cli, synth: Path, tmp_path: Path) -> None:
+    assert cli("data", "check", "--to", synth, "--decode").code == 0
+    assert (synth / "report.jsonl").read_text() == ""
+    victim = sorted((synth / "cot/synth/train").iterdir())[0]
+    victim.rename(tmp_path / victim.name)
+    ran = cli("data", "check", "--to", synth)
+    assert ran.code == 1 and "cot/synth/train: " in ran.err
+    missing = [json.loads(line) for line in (synth / "report.jsonl").read_text().splitlines()]
+    assert {row["path"] for row in missing} == {f"cot/synth/train/{victim.name}"}
+    ran = cli("data", "organize", "--from", tmp_path, "--to", synth)
+    assert ran.code == 0 and "1 files placed" in ran.err
+    assert cli("data", "check", "--to", synth).code == 0
+
+
+def test_what_cannot_be_placed_is_partly_done(cli: Cli, synth: Path, tmp_path: Path) -> None:
+    sorted((synth / "cot/synth/val").iterdir())[0].unlink()
+    (tmp_path / "empty").mkdir()
+    ran = cli("data", "organize", "--from", tmp_path / "empty", "--to", synth)
+    assert ran.code == 3 and "1 files are still missing" in ran.err
+
+
+def test_convert_mix_and_stats(cli: Cli, synth: Path, tmp_path: Path) -> None:
+    cot, mixture = tmp_path / "cot.json", tmp_path / "mixture"
+    ran = cli("data", "convert", synth / "metadata/synth_cot_train.jsonl", "--out", cot)
+    assert ran.code == 0 and "12 rows in" in ran.err
+    ran = cli("data", "mix", cot, synth / "pretrain.json", "--weight", "cot=2.5", "--out", mixture)
+    assert ran.code == 0 and (mixture / "rows.jsonl").exists()
+    assert next(line for line in ran.out.splitlines() if line.startswith("cot")).split() == [
+        "cot",
+        "12",
+        "2.5",
+        "30",
+        "0",
+    ]
+    assert cli("data", "mix", cot, "--out", mixture).code == 2
+    assert cli("data", "mix", cot, "--out", mixture, "--weight", "cot").code == 2
+    ran = cli("data", "stats", cot, synth / "benchmark/synth.json", "--json")
+    first, second = map(json.loads, ran.out.splitlines())
+    assert first["rows"] == 12 and first["data_sets"] == {"synth": 12} and sum(first["area_counts"]) == 12
+    assert second["pictures"] == 4
+    ran = cli("data", "stats", cot, synth / "metadata/synth_cot_train.jsonl", synth / "benchmark/synth.json")
+    assert ran.code == 0 and "share" in ran.out
+
+
+def test_shared_pictures_are_counted(cli: Cli, synth: Path, tmp_path: Path) -> None:
+    leak = tmp_path / "leak.json"
+    leak.write_text((synth / "benchmark/synth.json").read_text())
+    ran = cli("data", "stats", leak, synth / "benchmark/synth.json")
+    assert any(line.split()[-2:] == ["4", "4"] for line in ran.out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("where", "which"),
+    [(".", "synth:2"), (".", "train:0"), ("train.json", "1"), ("metadata/synth_cot_train.jsonl", "3")],
+)
+def test_show_draws_a_sample(cli: Cli, synth: Path, tmp_path: Path, where: str, which: str) -> None:
+    ran = cli("data", "show", synth / where, which, "--out", tmp_path / "sample.png")
+    assert ran.code == 0
+    assert "USER: <image>" in ran.out and "</s>]" in ran.out
+    with Image.open(tmp_path / "sample.png") as sheet:
+        assert sheet.width > 200
+
+
+@pytest.mark.parametrize(
+    ("where", "which", "says"),
+    [
+        (".", "synt:2", "Did you mean 'synth'"),
+        (".", "2", "write NAME:2, such as cub:2"),
+        (".", "synth:two", "names no sample"),
+        ("train.json", "99999", "has no row 99999; rows count from 0"),
+        ("none", "2", "does not exist"),
+    ],
+)
+def test_show_says_what_is_there_instead(cli: Cli, synth: Path, where: str, which: str, says: str) -> None:
+    ran = cli("data", "show", synth / where, which)
+    assert ran.code in (1, 2) and says in ran.err
+
+
+def test_bad_rows_are_named_and_may_be_left_out(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "q"}\n')
+    ran = cli("data", "convert", path, "--out", tmp_path / "out.json")
+    assert ran.code == 1 and "rows.jsonl:1: field 'answer' is missing" in ran.err
+    ran = cli("data", "convert", path, "--out", tmp_path / "out.json", "--skip-bad", 1)
+    assert ran.code == 0 and "left out: " in ran.err and json.loads((tmp_path / "out.json").read_text()) == []

@@ -1,0 +1,248 @@
+"""``viscot data convert | mix | show | stats | synth``: the commands that read and write rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from viscot_cli import console
+
+if TYPE_CHECKING:
+    from viscot_core.data.stats import FileStats
+
+SkipBad = Annotated[int, typer.Option(min=0, help="Bad rows to leave out, and count, before giving up.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes at once.")]
+
+
+def convert(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="metadata/*_cot_train.jsonl")],
+    out: Annotated[Path, typer.Option(help="A JSON list, or JSONL by its ending.")],
+    with_reasoning: Annotated[
+        bool, typer.Option("--with-reasoning", help="Put the reasoning steps before the answer.")
+    ] = False,
+    skip_bad: SkipBad = 0,
+) -> None:
+    """Metadata rows become four-turn training conversations, as the reference writes them."""
+    from viscot_core.data.convert import convert as run
+
+    with console.progress("rows") as advance:
+        done = run(files, out, with_reasoning=with_reasoning, skip_bad=skip_bad, progress=advance)
+    console.table(["data set", "rows"], sorted(done.counts.items()), right=["rows"])
+    for bad in done.bad:
+        console.say(f"left out: {bad}")
+    if done.without_reasoning:
+        console.say(f"{done.without_reasoning} rows have no reasoning steps; their answer stands alone.")
+    console.say(f"{done.counts.total()} rows in {out}")
+
+
+def mix(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="JSON, JSONL, a YAML list, or a recipe with --data."),
+    ],
+    out: Annotated[Path, typer.Option(help="The mixture's folder.")],
+    weight: Annotated[
+        list[str] | None, typer.Option(help="NAME=0.5: how often a source is seen in an epoch. Repeatable.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The data root a recipe's files are relative to.")] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Measure the rows' lengths with this model's tokenizer."),
+    ] = None,
+    template: Annotated[str, typer.Option(help="The words the lengths are measured with.")] = "vicuna_v1",
+    skip_bad: SkipBad = 0,
+    workers: Workers = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a mixture that is there.")] = False,
+) -> None:
+    """Several training files become one memory-mapped mixture with weights and counts."""
+    from viscot_core.data.mix import build, parse_weights, sources_of
+
+    sources = sources_of(_training_files(files, data), parse_weights(weight or ()))
+    with console.transfers() as report:
+        mixture = build(
+            out,
+            sources,
+            skip_bad=skip_bad,
+            overwrite=overwrite,
+            progress=lambda done, of: report("rows", done, of),
+        )
+    rows = [[s.name, s.rows, f"{s.weight:g}", round(s.rows * s.weight), s.skipped] for s in mixture.sources]
+    columns = ["source", "rows", "weight", "rows an epoch", "left out"]
+    console.table(columns, rows, right=columns[1:])
+    console.say(f"{len(mixture)} rows in {out}")
+    if tokenizer:
+        from viscot_core.data.lengths import token_lengths
+        from viscot_core.prompts import TEMPLATES
+
+        with console.progress("rows measured", len(mixture)) as advance:
+            seen = 0
+
+            def progress(done: int, of: int) -> None:
+                nonlocal seen
+                advance(done - seen)
+                seen = done
+
+            lengths = token_lengths(
+                mixture, _tokens(tokenizer), TEMPLATES[template], workers=workers, progress=progress
+            )
+        console.say(f"tokens a row: mean {lengths.mean():.1f}, longest {lengths.max()}")
+
+
+def _training_files(files: Sequence[str], data: Path | None) -> list[Path]:
+    """The paths as given; a recipe stands for the files of its finetune stage under ``data``."""
+    if data is None:
+        return [Path(name) for name in files]
+    from viscot_core.errors import UsageError
+    from viscot_core.train.recipe import load_recipe
+
+    found: list[Path] = []
+    for name in files:
+        stages = [stage for stage in load_recipe(name).stages if stage.kind == "finetune"]
+        found += [data / file for stage in stages for file in stage.data_files]
+    if not found:
+        raise UsageError("The recipe has no finetune stage to mix the files of; give the files themselves.")
+    return found
+
+
+def show(
+    where: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A data root, an annotation file or a mixture.")
+    ],
+    which: Annotated[
+        str, typer.Argument(metavar="SAMPLE", help="cub:17 in a data root; a row's number else.")
+    ],
+    out: Annotated[Path, typer.Option(help="The drawn sample.")] = Path("sample.png"),
+    images: Annotated[Path | None, typer.Option(help="What picture paths are relative to.")] = None,
+    template: Annotated[str, typer.Option(help="The words: vicuna_v1, tiny or plain.")] = "vicuna_v1",
+) -> None:
+    """Draw one sample: picture, box, the exact crop, the prompt, and what is supervised."""
+    from viscot_core.data.show import show as run
+
+    found = run(where, which, images=images, template=template)
+    for text, spoken in found.spans:
+        typer.secho(
+            text if not spoken else f"[{text}]", nl=False, fg="green" if spoken else None, bold=spoken
+        )
+    console.out()
+    console.say("What the model learns to say stands in [brackets].")
+    for path in found.row.image:
+        console.say(f"picture: {path}")
+    if found.window:
+        console.say(f"crop: {list(found.window)} (left, top, right, bottom, in pixels of the picture)")
+    if found.sheet:
+        found.sheet.save(out)
+        console.say(f"drawn: {out}")
+
+
+def stats(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Annotation files of any kind.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Measure lengths with this model's tokenizer.")
+    ] = None,
+    template: Annotated[str, typer.Option(help="The words the lengths are measured with.")] = "vicuna_v1",
+    skip_bad: SkipBad = 0,
+    json: Json = False,
+) -> None:
+    """Rows per data set, sizes of the regions, lengths in tokens, pictures train and bench share."""
+    from functools import partial
+
+    from viscot_core.data.stats import file_stats, shared_pictures
+
+    length = None
+    if tokenizer:
+        from viscot_core.data.lengths import row_length
+        from viscot_core.prompts import TEMPLATES
+
+        length = partial(row_length, _tokens(tokenizer), TEMPLATES[template])
+    found = [file_stats(path, length=length, skip_bad=skip_bad) for path in files]
+    shared = shared_pictures(found)
+    if json:
+        for one in found:
+            console.emit(_facts(one))
+        return
+    rows = [[s.file, name, count] for s in found for name, count in s.data_sets.most_common()]
+    console.table(["file", "data set", "rows"], rows, right=["rows"], title="Rows")
+    _region_table(found)
+    if tokenizer:
+        _length_table(found)
+    columns = ["training file", "benchmark file", "pictures in both", "of"]
+    console.table(columns, shared, right=columns[2:], title="Pictures that train and bench share")
+    for bad in (bad for one in found for bad in one.bad):
+        console.say(f"left out: {bad}")
+
+
+def _facts(one: FileStats) -> dict[str, object]:
+    from viscot_core.data.stats import EDGES
+
+    return {
+        "file": str(one.file),
+        "kind": one.kind.__name__,
+        "rows": one.rows,
+        "bad": len(one.bad),
+        "pictures": len(one.pictures),
+        "data_sets": dict(one.data_sets),
+        "area_edges": EDGES,
+        "area_counts": one.histogram(),
+        "lengths": _spread(one),
+    }
+
+
+def _spread(one: FileStats) -> dict[str, float]:
+    import numpy as np
+
+    if not one.lengths:
+        return {}
+    values = np.frombuffer(one.lengths, np.int32)
+    middle, high = np.percentile(values, [50, 95])
+    return {"mean": float(values.mean()), "p50": middle, "p95": high, "max": int(values.max())}
+
+
+def _region_table(found: Sequence[FileStats]) -> None:
+    from viscot_core.data.stats import EDGES
+
+    bins = [f"to {100 * edge:g}%" for edge in EDGES[1:]]
+    rows = [[s.file, len(s.pictures), *s.histogram()] for s in found]
+    columns = ["file", "pictures", *bins]
+    console.table(columns, rows, right=columns[1:], title="Regions by their share of the padded square")
+
+
+def _length_table(found: Sequence[FileStats]) -> None:
+    rows = [[s.file, *(f"{value:.0f}" for value in _spread(s).values())] for s in found if s.lengths]
+    console.table(
+        ["file", "mean", "p50", "p95", "max"], rows, right=["mean", "p50", "p95", "max"], title="Tokens"
+    )
+
+
+def _tokens(name: str) -> Any:
+    """A model's ChatTokenizer; Any, because its type would import transformers."""
+    from viscot_core.models.checkpoint import open_checkpoint
+    from viscot_core.models.load import load_tokens
+    from viscot_core.models.zoo import resolve
+
+    return load_tokens(open_checkpoint(resolve(name)))
+
+
+def synth(
+    out: Annotated[Path, typer.Option(help="The data root to make.")],
+    train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 2000,
+    val: Annotated[int, typer.Option(min=0, help="Held-out scenes, one benchmark question each.")] = 300,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same bytes.")] = 0,
+    workers: Workers = 1,
+) -> None:
+    """Make an offline data set: drawn scenes, training rows and a benchmark in the layout of the real one."""
+    from viscot_core.data.synth import write_dataset
+
+    with console.progress("pictures", train + val) as advance:
+        seen = 0
+
+        def progress(done: int, of: int) -> None:
+            nonlocal seen
+            advance(done - seen)
+            seen = done
+
+        counts = write_dataset(out, train=train, val=val, seed=seed, workers=workers, progress=progress)
+    console.table(["file", "rows"], counts.items(), right=["rows"])
