@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
@@ -134,9 +133,3 @@ def test_the_table_is_well_formed() -> None:
         assert module.isidentifier(), name
         assert attribute.isidentifier(), name
         assert entry.help.endswith("."), name
-
-
-def test_every_command_module_is_in_the_table(repo: Path) -> None:
-    listed = {entry.where.partition(":")[0] for entry in root.COMMANDS.values()} | {"app", "console"}
-    present = {path.stem for path in (repo / "viscot_cli").glob("*.py") if not path.stem.startswith("_")}
-    assert present <= listed
