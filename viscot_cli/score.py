@@ -118,8 +118,11 @@ def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) 
 
 
 def _show(report: ScoreReport) -> None:
+    if not report.items and not report.unanswered:
+        console.out("This run has no answers to judge; 'viscot stats' tells about its boxes.")
+        return
     states = ", ".join(f"{count} {state}" for state, count in report.states.items() if count)
-    console.out(f"{report.path}: {report.items} answers: {states or 'none to score'} ({report.new} new)")
+    console.out(f"{report.path}: {report.items} answers: {states or 'none'} ({report.new} new)")
     if report.clipped:
         console.out(f"{report.clipped} scores were outside 0..1 and were cut to the nearer end")
     if report.unanswered:

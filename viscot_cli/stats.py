@@ -108,8 +108,6 @@ def stats(
     from viscot_core.report.analysis import Average as CoreAverage
     from viscot_core.report.analysis import By as CoreBy
     from viscot_core.report.analysis import Options
-    from viscot_core.report.html import Pictures as CorePictures
-    from viscot_core.report.html import write_report
     from viscot_core.report.sheet import Asked, make_sheet
     from viscot_core.report.tables import Format as CoreFormat
 
@@ -128,6 +126,9 @@ def stats(
     )
     sheet = make_sheet(found, asked)
     if html:
+        from viscot_core.report.html import Pictures as CorePictures
+        from viscot_core.report.html import write_report
+
         write_report(html, sheet, data=data, pictures=CorePictures(pictures.value))
         console.out(f"{html}: open it in a browser")
     elif format is Format.json:

@@ -84,6 +84,9 @@ def measure(calls: int, concurrency: int) -> dict[str, float]:
     }
 
 
+GOOD = completion("score: 0.5")
+NOBODY = "http://127.0.0.1:9/v1"
+"""An address where nothing listens (the discard port)."""
 LASTING_FAULTS: dict[str, Action] = {
     "401": error(401),
     "404 model": error(404),
@@ -103,31 +106,31 @@ def fault_table() -> str:
         "| fault | share | requests | " + " | ".join(State) + " | lost | wrongly 0 |",
         "|---|" + "---:|" * 8,
     ]
-    for name, fault in {**PASSING_FAULTS, **LASTING_FAULTS}.items():
-        for share, words in ((3, "1/3"), (1, "all")):
+    for name, fault in {**PASSING_FAULTS, **LASTING_FAULTS, "refused": None}.items():
+        for share, words in ((3, "1/3"), (1, "all")) if fault else ((1, "all"),):
             with tempfile.TemporaryDirectory() as folder:
                 cells = [name, words, *struck(Path(folder), fault, share)]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
-def struck(folder: Path, fault: Action, share: int) -> list[int]:
-    """One row of the table: every ``share``-th request meets ``fault``."""
+def struck(folder: Path, fault: Action | None, share: int) -> list[int]:
+    """One row of the table: every ``share``-th request meets ``fault``; None: there is no server at first."""
     run = sample_run(folder / "run", items=60, strategies=("cot",))
     options = JudgeOptions(concurrency=8, timeout=0.3, attempts=8 if share > 1 else 2, cache=folder / "cache")
 
     def judge(url: str) -> ApiJudge:
         return ApiJudge("made-up", base_url=url, cache=ReplyCache(folder / "cache"), options=options)
 
-    with JudgeServer(lambda number, body: completion("score: 0.5") if number % share else fault) as server:
+    with JudgeServer(lambda number, body: fault if fault and number % share == 0 else GOOD) as server:
         with contextlib.suppress(EngineError):
-            score_run(run, judge(server.url))
+            score_run(run, judge(server.url if fault else NOBODY))
         requests = len(server.requests)
     first = read_scores(scores_path(run, "openai:made-up")).verdicts.values()
     states = Counter(v.outcome.state for v in first)
     states[State.PENDING] += 60 - len(first)
     zero = sum(v.outcome.score not in (None, 0.5) for v in first)
-    with JudgeServer(lambda number, body: completion("score: 0.5")) as server:
+    with JudgeServer(lambda number, body: GOOD) as server:
         report = score_run(run, judge(server.url), retry_unscored=True)
     return [requests, *(states[s] for s in State), report.items - report.states[State.SCORED], zero]
 

@@ -318,10 +318,13 @@ def _conditional(items: list[Item], options: Options) -> Conditional:
 
 
 def _missing_notes(run: Run, answers: dict[str, Slice[Answers]], options: Options) -> list[str]:
-    """What an overall mean leaves out, in words."""
-    if answers and run.judge is None:
-        return [f"No answer is scored yet: run 'viscot score {run.path} --judge exact'."]
+    """What the figures leave out, in words."""
     notes = []
+    if run.info.missing:
+        left = ", ".join(f"{name} {count}" for name, count in run.info.missing.items())
+        notes.append(f"Left out by --skip-missing, and part of every N: {left}.")
+    if answers and run.judge is None:
+        return [*notes, f"No answer is scored yet: run 'viscot score {run.path} --judge exact'."]
     if options.by is By.DATASET:
         everywhere = {name for part in answers.values() for name in part.groups}
         for strategy, part in answers.items():
