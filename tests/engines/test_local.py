@@ -24,7 +24,8 @@ def loaded(golden: Path) -> LoadedModel:
 
 @pytest.fixture
 def engine(loaded: LoadedModel) -> LocalEngine:
-    return LocalEngine(loaded)
+    """The plain way; what is shared between prompts has its own tests (test_prefix.py)."""
+    return LocalEngine(loaded, reuse=False)
 
 
 def ask(question: str, *views: View, max_new_tokens: int = 24) -> Request:

@@ -6,7 +6,8 @@ float32; bf16 kernels may round differently by batch shape). Pictures are encode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from viscot_core.prompts import TEMPLATES
 
 if TYPE_CHECKING:
     import torch
+
+    from viscot_core.engines.prefix import PrefixDecoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,19 @@ class _Prompt:
 
 
 class LocalEngine:
-    """An ``Engine`` over a loaded model. ``batch_size`` bounds the prompts that run together."""
+    """An ``Engine`` over a loaded model. ``batch_size`` bounds the prompts that run together.
 
-    def __init__(self, loaded: LoadedModel, *, batch_size: int = 8, sampling: Sampling | None = None) -> None:
+    ``reuse`` keeps what was computed of a picture for its next prompt (``prefix.py``); the text is the same.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        batch_size: int = 8,
+        sampling: Sampling | None = None,
+        reuse: bool = True,
+    ) -> None:
         if batch_size < 1:
             raise UsageError(f"--batch-size is at least 1, not {batch_size}.")
         self.loaded = loaded
@@ -58,6 +71,7 @@ class LocalEngine:
         self.name = loaded.manifest.name
         self.template = TEMPLATES[loaded.manifest.template]
         self.vision = FeatureCache(self.model, loaded.manifest.image_side)
+        self.prefix = self._prefix_decoder() if reuse else None
         self._context = int(self.model.config.text_config.max_position_embeddings)
 
     @property
@@ -101,11 +115,35 @@ class LocalEngine:
                 results[number] = Generation("", 0, False, error)
         prompts.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the largest first: it fails first
         with torch.inference_mode():
+            prompts = self._with_prefix(prompts, results)
             for start in range(0, len(prompts), self.batch_size):
                 group = prompts[start : start + self.batch_size]
                 for prompt, new in zip(group, self._run(group), strict=True):
                     results[prompt.number] = self._generation(new, prompt.request.max_new_tokens)
         return [result for result in results if result is not None]
+
+    def _prefix_decoder(self) -> PrefixDecoder | None:
+        """What shares the picture between prompts, where the model and the sampling allow it."""
+        from viscot_core.engines.prefix import PrefixDecoder
+
+        if self.sampling.temperature > 0 or not PrefixDecoder.supports(self.model):
+            return None
+        return PrefixDecoder(self.model, self.tokens, self.vision, never=self._never())
+
+    def _with_prefix(self, prompts: list[_Prompt], results: list[Generation | None]) -> list[_Prompt]:
+        """Do the prompts that begin with a picture, sharing it; gives back the others."""
+        from viscot_core.engines.prefix import Prompt
+
+        if self.prefix is None:
+            return prompts
+        limits = [prompt.request.max_new_tokens for prompt in prompts]
+        ready = [Prompt(p.ids, p.request.views, limit) for p, limit in zip(prompts, limits, strict=True)]
+        mine = [number for number, each in enumerate(ready) if self.prefix.fits(each)]
+        with _memory_told(self.batch_size):
+            said = self.prefix.generate([ready[number] for number in mine], self.batch_size)
+        for number, new in zip(mine, said, strict=True):
+            results[prompts[number].number] = self._generation(new, limits[number])
+        return [prompt for number, prompt in enumerate(prompts) if number not in set(mine)]
 
     def _unfit(self, prompt: _Prompt) -> str | None:
         """Why a prompt cannot run, or None."""
@@ -122,25 +160,13 @@ class LocalEngine:
         """New token ids of each prompt, up to and without the end token and what follows it."""
         import torch
 
-        try:
+        with _memory_told(len(prompts)):
             embeddings, mask = self._embed(prompts)
             if self.sampling.temperature > 0:
                 torch.manual_seed(self.sampling.seed)
             out = self.model.generate(
                 inputs_embeds=embeddings, attention_mask=mask, generation_config=self._options(prompts)
             )
-        except torch.cuda.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise EngineError(
-                f"Out of GPU memory with {len(prompts)} prompts at once; try --batch-size 1, --load-in 4bit "
-                "or 8bit, or --device cpu."
-            ) from error
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
-                raise
-            raise EngineError(
-                "Out of memory; try --batch-size 1, --dtype bf16 or a smaller model."
-            ) from error
         return [row.tolist() for row in out]
 
     def _embed(self, prompts: Sequence[_Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,8 +193,6 @@ class LocalEngine:
 
         longest = max(len(prompt.ids) for prompt in prompts)
         wanted = max(prompt.request.max_new_tokens for prompt in prompts)
-        rows = int(self.model.config.text_config.vocab_size)
-        never = sorted({self.tokens.image_id, *range(self.loaded.text_rows, rows)})
         chosen = self.sampling
         sampled = (
             {"do_sample": True, "temperature": chosen.temperature, "top_p": chosen.top_p, "top_k": 0}
@@ -179,9 +203,14 @@ class LocalEngine:
             max_new_tokens=min(wanted, self._context - longest),
             eos_token_id=self.tokens.eos_id,
             pad_token_id=self.tokens.pad_id,
-            suppress_tokens=never,
+            suppress_tokens=self._never(),
             **sampled,
         )
+
+    def _never(self) -> list[int]:
+        """Ids that are no words: the image's and the padding of the vocabulary."""
+        rows = int(self.model.config.text_config.vocab_size)
+        return sorted({self.tokens.image_id, *range(self.loaded.text_rows, rows)})
 
     def _generation(self, new: list[int], limit: int) -> Generation:
         new = new[:limit]
@@ -189,3 +218,22 @@ class LocalEngine:
         if finished:
             new = new[: new.index(self.tokens.eos_id)]
         return Generation(self.tokens.decode(new), len(new) + finished, finished)
+
+
+@contextmanager
+def _memory_told(together: int) -> Iterator[None]:
+    """Running out of memory becomes an error that names the flags to try."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise EngineError(
+            f"Out of GPU memory with {together} prompts at once; try --batch-size 1, --load-in 4bit "
+            "or 8bit, or --device cpu."
+        ) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise EngineError("Out of memory; try --batch-size 1, --dtype bf16 or a smaller model.") from error

@@ -1,0 +1,120 @@
+"""Sharing the picture changes nothing but the time: token for token the plain way's text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from viscot_core.engines import prefix
+from viscot_core.engines.base import Generation, Request
+from viscot_core.engines.local import LocalEngine, Sampling
+from viscot_core.images import View, crop, open_image
+from viscot_core.models.load import LoadedModel, load_model
+from viscot_core.prompts import TEMPLATES, Turn, answer_turns, direct_turns, render
+
+QUESTIONS = (
+    "What is written on the sign?",
+    "How many circles are there?",
+    "Is the red kite left of the wooden door?",
+    "Where?",
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(shared: Path) -> LoadedModel:
+    return load_model(shared / "golden" / "tiny_llava", device="cpu", dtype="fp32")
+
+
+@pytest.fixture(scope="module")
+def requests(shared: Path) -> list[Request]:
+    """One to four questions about each of many pictures, most with a crop besides, some without picture."""
+    made = []
+    for number, path in enumerate(sorted((shared / "golden" / "images").glob("*.[jp][pn]g"))):
+        view = View(open_image(path), path.name)
+        for question in QUESTIONS[: 1 + number % 4]:
+            made.append(request(direct_turns(question), view))
+            if number % 3:
+                window = (0, 0, min(224, view.image.width), min(224, view.image.height))
+                made.append(request(answer_turns(question, "[0.1, 0.2, 0.3, 0.4]"), view, crop(view, window)))
+        if number % 5 == 0:
+            made.append(request((Turn("human", QUESTIONS[1] + " "),)))
+    return made
+
+
+def request(turns: tuple[Turn, ...], *views: View, limit: int = 40) -> Request:
+    return Request(render(turns, TEMPLATES["vicuna_v1"], generate=True), views, limit)
+
+
+@pytest.fixture(scope="module")
+def plain(loaded: LoadedModel, requests: list[Request]) -> list[Generation]:
+    return LocalEngine(loaded, batch_size=1, reuse=False).generate(requests)
+
+
+@pytest.fixture(params=["folded", "joined"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both ways of attending to the prefix."""
+    monkeypatch.setattr(prefix, "FOLD_UP_TO", {"folded": 10_000, "joined": 0}[request.param])
+    yield
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
+@pytest.mark.usefixtures("way")
+def test_the_text_is_the_plain_ways(
+    loaded: LoadedModel, requests: list[Request], plain: list[Generation], batch_size: int
+) -> None:
+    engine = LocalEngine(loaded, batch_size=batch_size)
+    assert engine.generate(requests) == plain
+    assert engine.prefix is not None
+    assert engine.prefix.store.computed == 15
+    assert engine.generate(requests[:9]) == plain[:9]
+    assert engine.prefix.store.computed == 15, "the second turn reads what the first computed"
+    assert engine.identity["attention"] == "sdpa"
+
+
+def test_grouped_query_attention(loaded: LoadedModel) -> None:
+    """Fewer key heads than query heads, as newer language models have."""
+    torch.manual_seed(0)
+    heads, kv_heads, dim, pictures, each, p, s, t = 6, 2, 8, 2, 3, 5, 4, 7
+    rows = pictures * each
+    query = torch.randn(rows, heads, s, dim)
+    key, value = torch.randn(rows, kv_heads, t, dim), torch.randn(rows, kv_heads, t, dim)
+    before = (torch.randn(pictures, kv_heads, p, dim), torch.randn(pictures, kv_heads, p, dim))
+    mask = torch.ones(s, t, dtype=torch.bool).tril(t - s)[None, None].repeat(rows, 1, 1, 1)
+    mask[1, :, :, :2] = False
+    ways = [way(query, key, value, *before, mask, 0.3) for way in (prefix._folded, prefix._joined)]
+    assert torch.allclose(ways[0], ways[1], atol=1e-6)
+    keys = torch.cat([before[0].repeat_interleave(each, 0), key], 2).repeat_interleave(3, 1)
+    scores = query @ keys.transpose(2, 3) * 0.3
+    scores[:, :, :, p:].masked_fill_(~mask, float("-inf"))
+    values = torch.cat([before[1].repeat_interleave(each, 0), value], 2).repeat_interleave(3, 1)
+    assert torch.allclose(ways[0], (scores.softmax(-1) @ values).transpose(1, 2), atol=1e-6)
+
+
+def test_the_store_stays_within_its_bytes(
+    loaded: LoadedModel, requests: list[Request], plain: list[Generation]
+) -> None:
+    engine = LocalEngine(loaded)
+    assert engine.prefix is not None
+    engine.prefix.store = prefix.PrefixStore(max_bytes=400_000)
+    assert engine.generate(requests) == plain
+    kept = list(engine.prefix.store._kept.values())
+    assert sum(prefix._bytes(layers) for layers in kept) == engine.prefix.store._bytes <= 400_000
+    assert len(kept) < 15
+
+
+def test_limits_hold_for_each_prompt(loaded: LoadedModel) -> None:
+    view = View(Image.new("RGB", (80, 60), (200, 30, 30)), "red")
+    asked = [
+        request(direct_turns(q), view, limit=limit) for q, limit in zip(QUESTIONS, (1, 3, 40, 7), strict=True)
+    ]
+    together = LocalEngine(loaded).generate(asked)
+    assert together == LocalEngine(loaded, batch_size=1, reuse=False).generate(asked)
+    assert [g.tokens <= r.max_new_tokens for g, r in zip(together, asked, strict=True)] == [True] * 4
+
+
+def test_sampling_takes_the_plain_way(loaded: LoadedModel) -> None:
+    assert LocalEngine(loaded, sampling=Sampling(temperature=0.7)).prefix is None
