@@ -26,6 +26,20 @@ def test_pixels_equal_the_reference_bit_for_bit(golden: Path) -> None:
             assert hashlib.sha256(pixels.tobytes()).hexdigest() == digest, (name, side)
 
 
+def test_quick_pixels_stay_within_two_of_255(golden: Path) -> None:
+    differ, count = 0, 0
+    for name in json.loads((golden / "preprocess.json").read_text()):
+        image = open_image(golden / "images" / name)
+        for side in (56, 112, 224, 336):
+            exact = images.square_pixels(image, side).astype(int)
+            quick = images.quick_square_pixels(image, side)
+            assert quick.dtype == np.uint8 and quick.shape == (side, side, 3)
+            difference = np.abs(quick.astype(int) - exact)
+            assert difference.max() <= 2, (name, side)
+            differ, count = differ + int((difference > 0).sum()), count + difference.size
+    assert differ / count < 0.01
+
+
 def test_every_golden_picture_has_the_reference_rgb(golden: Path) -> None:
     facts = json.loads((golden / "images/images.json").read_text())["images"]
     for name, row in facts.items():
