@@ -11,8 +11,8 @@ import typer
 from viscot_cli import console
 
 if TYPE_CHECKING:
-    from viscot_core.score.api import Usage
     from viscot_core.score.run import ScoreReport
+    from viscot_core.score.session import Usage
 
 
 class Style(StrEnum):

@@ -105,9 +105,9 @@ def stats(
     wrong, visual7w is left out, and "Error format" counts one too many. It is for comparing with old
     printouts, to the digit.
     """
-    from viscot_core.report.analysis import Average as CoreAverage
-    from viscot_core.report.analysis import By as CoreBy
-    from viscot_core.report.analysis import Options
+    from viscot_core.report.figures import Average as CoreAverage
+    from viscot_core.report.figures import By as CoreBy
+    from viscot_core.report.figures import Options
     from viscot_core.report.sheet import Asked, make_sheet
     from viscot_core.report.tables import Format as CoreFormat
 

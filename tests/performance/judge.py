@@ -25,7 +25,7 @@ from judge_server import PASSING_FAULTS, Action, JudgeServer, completion, error
 from made_runs import sample_run
 
 from viscot_core.errors import EngineError
-from viscot_core.score import api
+from viscot_core.score import session
 from viscot_core.score.api import ApiJudge
 from viscot_core.score.cache import ReplyCache
 from viscot_core.score.judges import JudgeOptions
@@ -142,7 +142,7 @@ if __name__ == "__main__":
     parser.add_argument("--faults", action="store_true")
     arguments = parser.parse_args()
     if arguments.faults:
-        api.FIRST_WAIT = 0.01
+        session.FIRST_WAIT = 0.01
         print(fault_table())
         sys.exit()
     print(json.dumps(measure(arguments.calls, arguments.concurrency)))

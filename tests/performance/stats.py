@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from made_runs import prediction, write_run
 
-from viscot_core.report.analysis import Options
+from viscot_core.report.figures import Options
 from viscot_core.report.names import DATASETS
 from viscot_core.report.runs import read_run_folder
 from viscot_core.report.sheet import Asked, make_sheet

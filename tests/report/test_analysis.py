@@ -6,9 +6,10 @@ import pytest
 from made_runs import prediction, sample_run, write_run
 
 from viscot_core.errors import DataError, UsageError
-from viscot_core.report.analysis import Average, By, Options, analyse
+from viscot_core.report.analysis import analyse
+from viscot_core.report.export import to_json
+from viscot_core.report.figures import Average, By, Options
 from viscot_core.report.runs import read_run_folder
-from viscot_core.report.tables import to_json
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run
 

@@ -9,8 +9,8 @@ import pytest
 from made_runs import prediction, sample_run, write_run
 
 from viscot_core.errors import UsageError
-from viscot_core.report.analysis import By, Options
 from viscot_core.report.compare import compare_to_paper, paper_model, published_rows
+from viscot_core.report.figures import By, Options
 from viscot_core.report.names import DATASETS, canonical, domain, paper_order
 from viscot_core.report.runs import Run, read_run_folder
 from viscot_core.report.sheet import Asked, make_sheet

@@ -15,7 +15,7 @@ from judge_server import PASSING_FAULTS, Action, JudgeServer, Script, completion
 from made_runs import sample_run
 
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.score import api
+from viscot_core.score import session
 from viscot_core.score.api import ApiJudge
 from viscot_core.score.cache import ReplyCache
 from viscot_core.score.costs import Budget, Price, load_price
@@ -29,7 +29,7 @@ KEY = "sk-secret-0123456789"
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "FIRST_WAIT", 0.005)
+    monkeypatch.setattr(session, "FIRST_WAIT", 0.005)
 
 
 def some_pairs(count: int) -> list[Pair]:
@@ -403,7 +403,7 @@ def test_json_mode_asks_for_json_and_reads_nothing_else(tmp_path: Path) -> None:
 
 def test_reasoning_models_get_no_temperature(tmp_path: Path) -> None:
     judge = ApiJudge("gpt-5-mini", cache=ReplyCache(tmp_path))
-    body = judge._body(some_pairs(1)[0])
+    body = judge.body(some_pairs(1)[0])
     assert "temperature" not in body
     assert "max_completion_tokens" in body
     assert judge.identity.temperature is None

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from viscot_core.errors import UsageError, nearest
-from viscot_core.report.analysis import Options, Stats, paired
+from viscot_core.report.analysis import paired
 from viscot_core.report.bootstrap import Interval, PairedTest
+from viscot_core.report.figures import Options, Stats
 from viscot_core.report.names import paper_order
 from viscot_core.report.runs import Item, Run
 

@@ -25,7 +25,7 @@ from PIL import Image
 from viscot_core.boxes import Box
 from viscot_core.errors import DataError, ImageError
 from viscot_core.images import open_image
-from viscot_core.report.analysis import AREA_BINS, By, Stats, area_label
+from viscot_core.report.figures import AREA_BINS, By, Stats, area_label
 from viscot_core.report.names import title
 from viscot_core.report.plots import Mark, dots, histogram
 from viscot_core.report.runs import Item, Run

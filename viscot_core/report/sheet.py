@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from viscot_core.errors import UsageError
-from viscot_core.report.analysis import By, Options, Stats, analyse
+from viscot_core.report.analysis import analyse
 from viscot_core.report.compare import (
     Comparison,
     RunDifference,
@@ -15,20 +15,12 @@ from viscot_core.report.compare import (
     compare_runs,
     compare_to_paper,
 )
+from viscot_core.report.export import paired_json, to_csv, to_json
+from viscot_core.report.figures import By, Options, Stats
 from viscot_core.report.names import title
 from viscot_core.report.runs import Run
-from viscot_core.report.tables import (
-    Format,
-    Table,
-    count,
-    draw,
-    interval,
-    p_value,
-    paired_json,
-    stats_tables,
-    to_csv,
-    to_json,
-)
+from viscot_core.report.summary import stats_tables
+from viscot_core.report.tables import Format, Table, count, draw, interval, p_value
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""What the statistics of a run are made of. ``analysis.py`` works them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from viscot_core.report.bootstrap import RESAMPLES, Interval, PairedTest
+from viscot_core.report.runs import Run
+
+T = TypeVar("T")
+
+IOU_THRESHOLDS = (0.3, 0.5, 0.7)
+AREA_BINS = ((0.0, 0.01), (0.01, 0.05), (0.05, 0.2), (0.2, float("inf")))
+"""Share of the picture that the annotated box covers; the benchmark's median is 3.6 %."""
+
+
+class Average(StrEnum):
+    """How data sets become one figure."""
+
+    DATASETS = "datasets"
+    ITEMS = "items"
+
+
+class By(StrEnum):
+    """What to split by."""
+
+    DATASET = "dataset"
+    DOMAIN = "domain"
+    BOX_AREA = "box-area"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Mean score of a group of answers; mean and ci95 are None where nothing was scored."""
+
+    mean: float | None
+    n: int
+    of: int
+    ci95: Interval | None
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Predicted boxes of a group against the annotated ones; accuracies by IoU threshold, 0..1."""
+
+    accuracy: dict[float, float | None]
+    ci95: Interval | None
+    """Of the accuracy at 0.5."""
+    mean_iou: float | None
+    n: int
+    of: int
+    repaired: int
+    unparsable: int
+
+    @property
+    def acc50(self) -> float | None:
+        return self.accuracy[0.5]
+
+
+@dataclass(frozen=True)
+class Slice(Generic[T]):
+    """One strategy: a figure per group (data set, domain or size of box) and overall."""
+
+    groups: dict[str, T]
+    overall: T
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Score of ``first`` minus score of ``second`` on the questions both have a score for."""
+
+    first: str
+    second: str
+    test: PairedTest
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """Mean score of the answers after a right box (IoU > 0.5) and after a wrong one."""
+
+    right: Answers
+    wrong: Answers
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Everything ``viscot stats`` says about one run."""
+
+    run: Run
+    by: By
+    answers: dict[str, Slice[Answers]]
+    boxes: dict[str, Slice[Boxes]]
+    differences: list[Difference]
+    by_box: dict[str, Conditional]
+    failed: dict[str, int]
+    """Predictions without an answer, by strategy."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to average and resample. The same options give the same digits."""
+
+    by: By = By.DATASET
+    average: Average = Average.DATASETS
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+def area_label(low: float, high: float) -> str:
+    """``1-5 %``: one of ``AREA_BINS`` in words."""
+    if low == 0:
+        return f"< {high:.0%}".replace("%", " %")
+    if high == float("inf"):
+        return f">= {low:.0%}".replace("%", " %")
+    return f"{100 * low:g}-{100 * high:g} %"
