@@ -10,7 +10,18 @@ from typing import Literal
 
 from PIL import Image
 
-from viscot_core.boxes import WHOLE, Box, BoxStatus, CropPolicy, Size, Window, crop_window, parse_box
+from viscot_core.boxes import (
+    WHOLE,
+    Box,
+    BoxStatus,
+    CropPolicy,
+    ParsedBox,
+    Size,
+    Window,
+    crop_window,
+    format_box,
+    parse_box,
+)
 from viscot_core.engines.base import Engine, Generation, Request
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.images import View, crop, open_image, view_of
@@ -25,6 +36,30 @@ class Question:
 
     image: Image.Image | Path | str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A question that may be asked: checked words and an opened picture."""
+
+    view: View
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What came of turn 1: the region and its crop window (pixels); ``error`` where the engine failed."""
+
+    question: Prepared
+    parsed: ParsedBox
+    window: Window
+    seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def crop(self) -> View:
+        """The picture inside the window, as turn 2 shows it."""
+        return crop(self.question.view, self.window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,44 +119,69 @@ class VisualCoT:
         A question that the engine cannot answer has ``error`` set; pictures and questions are checked first
         and raise as in ``ask``.
         """
-        texts = [check_question(question.text) for question in questions]
-        views = [_view(question.image) for question in questions]
-        start = time.perf_counter()
+        prepared = self.prepare(questions)
         if strategy == "direct":
-            said = self._generate(
-                [direct_turns(text) for text in texts], [(view,) for view in views], max_new_tokens
-            )
-            share = _share(start, len(views))
-            return [self._whole(view, one, share) for view, one in zip(views, said, strict=True)]
-        first = self._generate(
-            [detection_turns(text) for text in texts], [(view,) for view in views], max_new_tokens
-        )
-        boxes = [parse_box(one.text) for one in first]
-        windows = [
-            crop_window(parsed.box, view.image.size, self.crop_policy)
-            for parsed, view in zip(boxes, views, strict=True)
-        ]
-        second = self._generate(
-            [answer_turns(text, one.text) for text, one in zip(texts, first, strict=True)],
-            [(view, crop(view, window)) for view, window in zip(views, windows, strict=True)],
+            return self._direct(prepared, max_new_tokens)
+        return self.answer(self.look(prepared, max_new_tokens=max_new_tokens), max_new_tokens=max_new_tokens)
+
+    def prepare(self, questions: Sequence[Question]) -> list[Prepared]:
+        """Check the questions and open their pictures; raises as ``ask`` does."""
+        return [Prepared(_view(question.image), check_question(question.text)) for question in questions]
+
+    def look(self, prepared: Sequence[Prepared], *, max_new_tokens: int = 128) -> list[Look]:
+        """Turn 1: where the model wants to look, one for each question."""
+        start = time.perf_counter()
+        said = self._generate(
+            [detection_turns(each.text) for each in prepared],
+            [(each.view,) for each in prepared],
             max_new_tokens,
         )
-        share = _share(start, len(views))
+        share = _share(start, len(prepared))
+        return [
+            self._look(each, parse_box(one.text), share, one.error)
+            for each, one in zip(prepared, said, strict=True)
+        ]
+
+    def look_at(self, prepared: Prepared, box: Box) -> Look:
+        """Turn 1 as if the model had named ``box`` (SQUARE frame): a person points, the model answers."""
+        return self._look(prepared, ParsedBox(box, BoxStatus.OK, format_box(box)), 0.0, None)
+
+    def answer(self, looks: Sequence[Look], *, max_new_tokens: int = 128) -> list[Answer]:
+        """Turn 2: answers after a look at each crop, in order."""
+        start = time.perf_counter()
+        said = self._generate(
+            [answer_turns(look.question.text, look.parsed.text) for look in looks],
+            [(look.question.view, look.crop) for look in looks],
+            max_new_tokens,
+        )
+        share = _share(start, len(looks))
         return [
             Answer(
-                text=answered.text,
-                box=parsed.box,
-                crop=window,
-                status=parsed.status,
-                box_text=detected.text,
-                size=view.image.size,
-                seconds=share,
-                error=detected.error or answered.error,
+                text=one.text,
+                box=look.parsed.box,
+                crop=look.window,
+                status=look.parsed.status,
+                box_text=look.parsed.text,
+                size=look.question.view.image.size,
+                seconds=look.seconds + share,
+                error=look.error or one.error,
             )
-            for view, parsed, window, detected, answered in zip(
-                views, boxes, windows, first, second, strict=True
-            )
+            for look, one in zip(looks, said, strict=True)
         ]
+
+    def _look(self, question: Prepared, parsed: ParsedBox, seconds: float, error: str | None) -> Look:
+        window = crop_window(parsed.box, question.view.image.size, self.crop_policy)
+        return Look(question, parsed, window, seconds, error)
+
+    def _direct(self, prepared: Sequence[Prepared], max_new_tokens: int) -> list[Answer]:
+        start = time.perf_counter()
+        said = self._generate(
+            [direct_turns(each.text) for each in prepared],
+            [(each.view,) for each in prepared],
+            max_new_tokens,
+        )
+        share = _share(start, len(prepared))
+        return [self._whole(each.view, one, share) for each, one in zip(prepared, said, strict=True)]
 
     def _generate(
         self, turns: Sequence[Sequence[Turn]], views: Sequence[tuple[View, ...]], max_new_tokens: int

@@ -6,6 +6,7 @@ layout and ``inspect`` reports on it; all three see the same tensors and the sam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,11 @@ class Source:
     @property
     def shape(self) -> Shape:
         return self.stored.shape if self.rows is None else (self.rows, *self.stored.shape[1:])
+
+    @property
+    def count(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
 
     def read(self) -> torch.Tensor:
         """The tensor as the model wants it; a view of the file where nothing is done to it."""
@@ -106,10 +112,7 @@ class Checkpoint:
         """torch's name of the dtype that most of the weights are stored in."""
         sizes: dict[str, int] = {}
         for source in self.tensors.values():
-            count = 1
-            for length in source.shape:
-                count *= length
-            sizes[source.stored.dtype] = sizes.get(source.stored.dtype, 0) + count
+            sizes[source.stored.dtype] = sizes.get(source.stored.dtype, 0) + source.count
         return max(sizes, key=lambda name: sizes[name]) if sizes else "float32"
 
 
@@ -207,8 +210,11 @@ def _hf_config(path: Path, raw: dict[str, Any]) -> tuple[LlavaConfig, int]:
             f"{path / 'config.json'} is damaged ({error}); pull or copy it again."
         ) from error
     original = raw.get(layouts.ORIGINAL_CONFIG)
-    rows = int(original["vocab_size"]) if original else int(config.text_config.vocab_size)
-    return config, rows
+    if original:
+        return config, int(original["vocab_size"])
+    rows, image_id = int(config.text_config.vocab_size), int(config.image_token_id)
+    # An image token that was added later is followed by padding only; one inside the vocabulary is not.
+    return config, image_id if rows - image_id <= layouts.ROW_MULTIPLE else rows
 
 
 def _with_adapter(base: Checkpoint, path: Path) -> Checkpoint:

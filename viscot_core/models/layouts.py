@@ -221,7 +221,7 @@ def config_from_llava(original: Mapping[str, Any], vision: Mapping[str, Any], im
             vocab_size=rows_with_image_token(int(original["vocab_size"]), image_id), **text
         ),
         image_token_index=image_id,
-        image_seq_length=image_tokens(vision_config) + (select == "cls_patch"),
+        image_seq_length=_patches(vision_config) + (select == "cls_patch"),
         projector_hidden_act="gelu",
         vision_feature_select_strategy="full" if select == "cls_patch" else "default",
         vision_feature_layer=int(original.get("mm_vision_select_layer", -2)),
@@ -229,8 +229,15 @@ def config_from_llava(original: Mapping[str, Any], vision: Mapping[str, Any], im
     )
 
 
-def image_tokens(vision: Any) -> int:
-    """Patches of one picture: 576 for CLIP-L/14 at 336 px."""
+def image_tokens(config: LlavaConfig) -> int:
+    """Ids that one picture takes in a prompt: 576 for CLIP-L/14 at 336 px.
+
+    Counted from the tower: ``image_seq_length`` of many a config is only its default.
+    """
+    return _patches(config.vision_config) + (config.vision_feature_select_strategy == "full")
+
+
+def _patches(vision: Any) -> int:
     return int(vision.image_size // vision.patch_size) ** 2
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError, EngineError, UsageError
 from viscot_core.models.checkpoint import Checkpoint, Source, open_checkpoint
+from viscot_core.models.layouts import image_tokens
 from viscot_core.models.manifest import Manifest
 from viscot_core.models.tokenizer import load_tokenizer
 from viscot_core.models.tokens import ChatTokenizer
@@ -83,7 +84,7 @@ def load_tokens(checkpoint: Checkpoint) -> ChatTokenizer:
     tokenizer = load_tokenizer(folder, checkpoint.manifest.turn_tokens)
     tokens = ChatTokenizer(
         tokenizer,
-        image_tokens=int(checkpoint.config.image_seq_length),
+        image_tokens=image_tokens(checkpoint.config),
         turn_tokens=checkpoint.manifest.turn_tokens,
     )
     if tokens.image_id != checkpoint.config.image_token_id:
@@ -131,15 +132,8 @@ def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     stored: torch.dtype = getattr(torch, checkpoint.dtype)
-    count = sum(_count(source) for source in checkpoint.tensors.values())
+    count = sum(source.count for source in checkpoint.tensors.values())
     return torch.float32 if count * 4 <= free_memory() / 2 or not stored.is_floating_point else stored
-
-
-def _count(source: Source) -> int:
-    count = 1
-    for length in source.shape:
-        count *= length
-    return count
 
 
 def free_memory() -> int:
@@ -235,6 +229,6 @@ def _device_map(device: str, checkpoint: Checkpoint, dtype: torch.dtype, load_in
     if device == "cuda" and torch.cuda.device_count() > 1:
         free, _ = torch.cuda.mem_get_info(0)
         bytes_each = {"4bit": 0.6, "8bit": 1.1}.get(load_in or "", float(dtype.itemsize))
-        if sum(_count(source) for source in checkpoint.tensors.values()) * bytes_each > 0.85 * free:
+        if sum(source.count for source in checkpoint.tensors.values()) * bytes_each > 0.85 * free:
             return "auto"
     return {"": device if device != "cuda" else "cuda:0"}

@@ -14,7 +14,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,16 +156,11 @@ def _safetensors_reader(path: Path, name: str) -> Callable[[], torch.Tensor]:
     return read
 
 
-@cache
+@lru_cache(maxsize=1)
 def _handle(path: str) -> Any:
     from safetensors import safe_open
 
     return safe_open(path, framework="pt", device="cpu")
-
-
-def close_files() -> None:
-    """Forget open safetensors files; mappings in use by tensors stay alive with them."""
-    _handle.cache_clear()
 
 
 def _open_pickle(path: Path) -> dict[str, Stored]:

@@ -101,6 +101,13 @@ def cached(hub: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
+def location(model: ZooModel) -> Path | None:
+    """Where a known model lies on this machine, or None."""
+    if model.hub is None:
+        return BUNDLED_FOLDER if (BUNDLED_FOLDER / "config.json").exists() else None
+    return cached(model.hub)
+
+
 def resolve(name: str | Path | None = None) -> Path:
     """The folder of a model: a path, a zoo name, a pulled hub id, or (without a name) the bundled model.
 

@@ -1,0 +1,203 @@
+"""Handing a model on: exact round trips, and the same answers from software that never heard of viscot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from viscot_core.chain import VisualCoT
+from viscot_core.engines.base import Request
+from viscot_core.engines.local import LocalEngine
+from viscot_core.errors import CheckpointError, UsageError
+from viscot_core.images import open_image, view_of
+from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.models.export import export
+from viscot_core.models.layouts import Layout
+from viscot_core.models.load import load_model
+from viscot_core.models.manifest import Manifest
+from viscot_core.models.weights import open_weights
+from viscot_core.prompts import Turn, render
+
+
+@pytest.fixture(scope="module")
+def hf(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "hf"
+    return export(open_checkpoint(golden / "tiny_llava"), out, Layout.HF)
+
+
+def test_there_and_back_is_exact(golden: Path, hf: Path, tmp_path: Path) -> None:
+    """Tensors, names, shapes, values and config fields are those the original code loads."""
+    import torch
+
+    back = export(open_checkpoint(hf), tmp_path / "llava", Layout.LLAVA)
+    before, after = open_weights(golden / "tiny_llava"), open_weights(back)
+    assert after.keys() == before.keys() and len(after) == 89
+    for name, stored in before.items():
+        assert (after[name].shape, after[name].dtype) == (stored.shape, stored.dtype), name
+        assert torch.equal(after[name].read(), stored.read()), name
+    config = json.loads((back / "config.json").read_text())
+    assert config == json.loads((golden / "tiny_llava" / "config.json").read_text())
+    assert (back / "tokenizer.model").read_bytes() == (golden / "tiny_llava" / "tokenizer.model").read_bytes()
+    assert json.loads((back / "tokenizer_config.json").read_text())["legacy"] is False
+
+
+def test_names_on_disk_are_the_ones_servers_read(hf: Path) -> None:
+    names = open_weights(hf)
+    assert "language_model.model.embed_tokens.weight" in names
+    assert "language_model.lm_head.weight" in names
+    assert "vision_tower.vision_model.pre_layrnorm.weight" in names
+    assert "multi_modal_projector.linear_1.weight" in names
+    assert names["language_model.lm_head.weight"].shape == (832, 64)
+    assert (hf / "preprocessor_config.json").exists()
+
+
+def test_reloaded_export_answers_the_same(golden: Path, hf: Path) -> None:
+    picture = open_image(golden / "images" / "landscape.jpg")
+    answers = [
+        VisualCoT(LocalEngine(load_model(path, device="cpu"))).ask(picture, "What is written on the sign?")
+        for path in (golden / "tiny_llava", hf)
+    ]
+    assert answers[0].text == answers[1].text
+    assert answers[0].box_text == answers[1].box_text == "[0.037, 0.142, 0.142, 0.525]"
+
+
+def test_dtype_and_shards(golden: Path, tmp_path: Path) -> None:
+    import torch
+
+    told: list[int] = []
+    checkpoint = open_checkpoint(golden / "tiny_llava")
+    out = export(
+        checkpoint, tmp_path / "b", Layout.HF, dtype="bf16", shard_bytes=200_000, advance=told.append
+    )
+    assert len(list(out.glob("model-*.safetensors"))) >= 3
+    assert max(p.stat().st_size for p in out.glob("*.safetensors")) < 220_000
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    reloaded = load_model(out, device="cpu", dtype="bf16").model
+    original = load_model(golden / "tiny_llava", device="cpu", dtype="bf16").model
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(tensor, reloaded.state_dict()[name]), name
+    assert sum(told) == sum(t.numel() * 2 for t in original.state_dict().values())
+
+
+def test_a_tower_without_a_public_name_travels_along(golden: Path, hf: Path, tmp_path: Path) -> None:
+    """A model that viscot trained from nothing has no original config; the export writes its CLIP folder."""
+    checkpoint = open_checkpoint(hf)
+    delattr(checkpoint.config, "original_llava_config")
+    out = export(checkpoint, tmp_path / "llava", Layout.LLAVA)
+    config = json.loads((out / "config.json").read_text())
+    assert config["mm_vision_tower"] == "vision_tower"
+    wanted = json.loads((golden / "tiny_llava" / "config.json").read_text())
+    same = wanted.keys() - {"_name_or_path", "mm_vision_tower", "transformers_version"}
+    assert {key: config.get(key) for key in same} == {key: wanted[key] for key in same}
+    again = open_checkpoint(out)
+    assert not again.missing and again.config.vision_config.num_attention_heads == 4
+
+
+def test_named_tower(hf: Path, tmp_path: Path) -> None:
+    out = export(
+        open_checkpoint(hf), tmp_path / "x", Layout.LLAVA, vision_tower="openai/clip-vit-large-patch14"
+    )
+    assert json.loads((out / "config.json").read_text())["mm_vision_tower"] == "openai/clip-vit-large-patch14"
+
+
+def test_refusals_leave_nothing_behind(golden: Path, hf: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(golden / "tiny_llava")
+    with pytest.raises(UsageError, match="holds something already"):
+        export(checkpoint, hf, Layout.HF)
+    with pytest.raises(UsageError, match="--dtype"):
+        export(checkpoint, tmp_path / "x", Layout.HF, dtype="int3")
+    checkpoint = open_checkpoint(hf)
+    checkpoint.tokenizer_folder = tmp_path
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.model"):
+        export(checkpoint, tmp_path / "x", Layout.LLAVA)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- plain transformers, in a process of its own -----------------------------------------------------
+
+PLAIN = """
+import json, sys
+import torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+folders, cases = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+for folder, case in [(folder, case) for folder in folders for case in cases]:
+    processor = AutoProcessor.from_pretrained(folder)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    pictures = [Image.open(path).convert("RGB") for path in case["images"]]
+    text = processor.apply_chat_template(case["messages"], add_generation_prompt=True, tokenize=False)
+    inputs = processor(images=pictures or None, text=text, return_tensors="pt", add_special_tokens=False)
+    with torch.inference_mode():
+        out = model.generate(**inputs, max_new_tokens=40)
+    new = out[0, inputs["input_ids"].shape[1]:]
+    said = processor.decode(new, skip_special_tokens=True).strip()
+    print(json.dumps({"text": said, "ids": inputs["input_ids"][0].tolist()}))
+assert not [name for name in sys.modules if name.startswith("viscot")], "viscot was imported"
+"""
+
+
+def _cases(golden: Path) -> list[tuple[list[Turn], list[Path]]]:
+    pictures = golden / "images"
+    box = "[0.300, 0.100, 0.700, 0.450]"
+    return [
+        ([Turn("human", "How many circles are there?")], []),
+        ([Turn("human", "<image>\nWhich color is the large shape? ")], [pictures / "portrait.jpg"]),
+        ([Turn("human", "<image>\nWhat is the total amount in the invoice? ")], [pictures / "document.png"]),
+        (
+            [
+                Turn("human", "<image>\nWhere is the tiny bird?"),
+                Turn("gpt", box),
+                Turn("human", "<image>\nPlease answer the question.Where is the tiny bird? "),
+            ],
+            [pictures / "portrait.jpg", pictures / "square.png"],
+        ),
+    ]
+
+
+def _messages(turns: list[Turn]) -> list[dict[str, Any]]:
+    messages = []
+    for turn in turns:
+        text = turn.text.removeprefix("<image>\n")
+        content: list[dict[str, str]] = [{"type": "text", "text": text}]
+        if text != turn.text:
+            content.insert(0, {"type": "image"})
+        messages.append({"role": "user" if turn.role == "human" else "assistant", "content": content})
+    return messages
+
+
+def test_plain_transformers_answers_the_same(golden: Path, tmp_path: Path) -> None:
+    """Ids and answers, for each of the three ways to tokenize a turn's start."""
+    folders = []
+    for turn_tokens in ("plain", "legacy", "v4.31"):
+        checkpoint = open_checkpoint(golden / "tiny_llava")
+        checkpoint.manifest = Manifest(name="tiny", turn_tokens=turn_tokens, image_side=56)
+        folders.append(export(checkpoint, tmp_path / turn_tokens, Layout.HF))
+    cases = _cases(golden)
+    given = [
+        {"messages": _messages(turns), "images": [str(picture) for picture in pictures]}
+        for turns, pictures in cases
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", PLAIN, json.dumps([str(f) for f in folders]), json.dumps(given)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    theirs = iter([json.loads(line) for line in ran.stdout.splitlines()])
+    for folder in folders:
+        engine = LocalEngine(load_model(folder, device="cpu", dtype="fp32"))
+        for turns, pictures in cases:
+            rendered = render(turns, engine.template, generate=True)
+            views = tuple(view_of(Image.open(picture).convert("RGB")) for picture in pictures)
+            plain = next(theirs)
+            assert plain["ids"] == engine.tokens.encode(rendered).ids, folder.name
+            (ours,) = engine.generate([Request(rendered, views, 40)])
+            assert plain["text"] == ours.text, folder.name

@@ -1,0 +1,154 @@
+"""``viscot models``: list, pull, inspect and export checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from viscot_cli import console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="The models viscot knows: list, pull, inspect and export them.",
+)
+
+
+@app.command("list")
+def list_models(json: Annotated[bool, typer.Option("--json", help="One object per line.")] = False) -> None:
+    """Show the known models: size, resolution, licence, disk, GPU memory, and whether they are here."""
+    from viscot_core.models.zoo import ZOO, location
+
+    rows = []
+    for model in ZOO.values():
+        where = location(model)
+        if json:
+            console.emit(
+                {
+                    "name": model.name,
+                    "hub": model.hub,
+                    "kind": model.kind,
+                    "parameters": round(model.parameters * 1e9),
+                    "side": model.side,
+                    "license": model.license,
+                    "disk_gb": model.disk_gb,
+                    "gpu_gb": {str(bits): model.gpu_gb(bits) for bits in (16, 8, 4)},
+                    "path": None if where is None else str(where),
+                }
+            )
+        memory = (
+            "-" if model.kind == "tower" else " / ".join(f"{model.gpu_gb(bits):g}" for bits in (16, 8, 4))
+        )
+        size = f"{model.parameters:.2f} B" if model.parameters >= 0.1 else f"{model.parameters * 1e3:.1f} M"
+        here = "no" if where is None else "bundled" if model.hub is None else "yes"
+        rows.append(
+            (
+                model.name,
+                model.kind,
+                size,
+                f"{model.side} px",
+                f"{model.disk_gb:g} GB",
+                memory,
+                here,
+                model.license,
+            )
+        )
+    if not json:
+        columns = (
+            "name",
+            "kind",
+            "size",
+            "picture",
+            "disk",
+            "GPU GB bf16 / 8-bit / 4-bit",
+            "here",
+            "licence",
+        )
+        console.table(columns, rows)
+        console.say("GPU memory is estimated from the parameter count. Get one: viscot models pull NAME")
+
+
+@app.command()
+def pull(name: Annotated[str, typer.Argument(help="A name of 'viscot models list', or ORG/NAME.")]) -> None:
+    """Download a model into the Hugging Face cache; stopped, the same command continues."""
+    from viscot_core.models.pull import pull as fetch
+
+    folder = fetch(name, say=console.say)
+    console.out(str(folder))
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="A folder, a pulled hub id or a name.")],
+    json: Annotated[bool, typer.Option("--json", help="The report as one object.")] = False,
+) -> None:
+    """Say what a checkpoint is, and name every tensor that is missing, unexpected or mis-shaped."""
+    from viscot_core.errors import CheckpointError
+    from viscot_core.models.checkpoint import open_checkpoint
+    from viscot_core.models.inspect import inspect as report_on
+    from viscot_core.models.zoo import resolve
+
+    report = report_on(open_checkpoint(resolve(model)))
+    if json:
+        console.emit(report)
+    else:
+        total = report.parameters["total"]
+        console.out(f"{report.name}  ({report.path})")
+        console.out(f"layout        {report.layout}")
+        console.out(
+            f"parameters    {total:,}"
+            + "".join(f"; {part} {count:,}" for part, count in report.parameters.items() if part != "total")
+        )
+        console.out(f"stored as     {', '.join(f'{name} {n:,}' for name, n in report.dtypes.items())}")
+        console.out(f"tower         {report.tower}")
+        console.out(f"pictures      {report.image_side} px, {report.image_tokens} tokens each")
+        console.out(f"context       {report.context} tokens")
+        console.out(f"vocabulary    {report.text_rows} ids in {report.embedding_rows} rows")
+        console.out(f"prompts       template {report.template}, turn tokens {report.turn_tokens}")
+        for file, size in report.files.items():
+            console.out(f"file          {file}  {size:,} bytes")
+        for note in report.notes:
+            console.out(f"note          {note}")
+        for kind in ("missing", "unexpected", "misshaped"):
+            for line in getattr(report, kind):
+                console.out(f"{kind:13} {line}")
+    if not report.whole:
+        count = len(report.missing) + len(report.unexpected) + len(report.misshaped)
+        raise CheckpointError(f"{report.path} is not whole: {count} tensors do not fit (listed above).")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A folder, a pulled hub id or a name.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    layout: Annotated[
+        str, typer.Option(help="hf (transformers, vLLM, SGLang) or llava (the original code).")
+    ] = "hf",
+    dtype: Annotated[str, typer.Option(help="keep, fp32, fp16 or bf16.")] = "keep",
+    vision_tower: Annotated[
+        str | None, typer.Option(help="llava: what mm_vision_tower says, where the default is not wanted.")
+    ] = None,
+) -> None:
+    """Write a checkpoint in another layout or dtype, a tensor at a time; adapters are merged."""
+    from viscot_core.errors import UsageError, nearest
+    from viscot_core.models.checkpoint import open_checkpoint
+    from viscot_core.models.export import export as write
+    from viscot_core.models.export import planned
+    from viscot_core.models.layouts import Layout
+    from viscot_core.models.zoo import resolve
+
+    try:
+        wanted = Layout(layout)
+    except ValueError as error:
+        raise UsageError(
+            f"--layout is hf or llava, not '{layout}'.{nearest(layout, list(Layout))}"
+        ) from error
+    checkpoint = open_checkpoint(resolve(model))
+    checkpoint.require_whole()
+    total = sum(tensor.nbytes for tensor in planned(checkpoint, wanted, dtype))
+    with console.progress("Writing", total=total) as advance:
+        folder = write(checkpoint, out, wanted, dtype=dtype, vision_tower=vision_tower, advance=advance)
+    console.out(f"{folder}: {layout} layout, {total / 1e9:.2f} GB")

@@ -1,0 +1,94 @@
+"""Get a model from the hub: resumable, into the Hugging Face cache, verified before it counts as there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from viscot_core.errors import CheckpointError, nearest
+from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.models.weights import open_weights
+from viscot_core.models.zoo import BUNDLED, ZOO, cache_folder, find, resolve
+
+_OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "tf_*", "flax_*", "*.onnx", "*.gguf", "*.ot", "*.tflite")
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+
+
+def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Download a zoo model or a hub id (``org/name``) and return its folder; what is there already is kept.
+
+    Files go to ``VISCOT_CACHE``, else to Hugging Face's own cache; ``HF_ENDPOINT`` and ``HF_TOKEN`` are
+    honoured. Every large file is checked against the hub's sha256, and the model against its own index.
+
+    Raises:
+        CheckpointError: unknown, refused, unreachable, or damaged on the way (the damaged file is removed).
+    """
+    known = find(name)
+    if known is not None and known.hub is None:
+        say(f"{BUNDLED} comes with viscot.")
+        return resolve(BUNDLED)
+    hub = known.hub if known else name
+    if hub is None or hub.count("/") != 1:
+        raise CheckpointError(f"There is no model '{name}'.{nearest(name, ZOO) or ' A hub id is ORG/NAME.'}")
+    folder = _download(hub, known.name if known else hub)
+    _verify(folder, say)
+    if known is not None and known.kind == "tower":
+        open_weights(folder)
+    else:
+        open_checkpoint(folder).require_whole()
+    return folder
+
+
+def _download(hub: str, name: str) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError as Unknown
+
+    try:
+        files = HfApi().list_repo_files(hub)
+        skip = list(_OTHER_FRAMEWORKS)
+        if any(file.endswith(".safetensors") for file in files):
+            skip.append("pytorch_model*")
+        return Path(snapshot_download(hub, cache_dir=cache_folder(), ignore_patterns=skip))
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{hub} asks for its licence to be accepted; do so there and set HF_TOKEN."
+        ) from error
+    except Unknown as error:
+        hint = nearest(hub, [model.hub for model in ZOO.values() if model.hub])
+        raise CheckpointError(
+            f"The hub has no model '{hub}', or it is private (set HF_TOKEN).{hint}"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise _unreachable(name, error) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise _unreachable(name, error) from error
+
+
+def _unreachable(name: str, error: Exception) -> CheckpointError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return CheckpointError(
+        f"{name} could not be downloaded ({reason}); the same command continues where it stopped. "
+        "HF_ENDPOINT names another hub, HF_HUB_OFFLINE must be unset."
+    )
+
+
+def _verify(folder: Path, say: Callable[[str], None]) -> None:
+    """Compare large files with the sha256 that the cache names them by; a damaged one is removed."""
+    for file in sorted(folder.iterdir()):
+        blob = file.resolve()
+        if not _SHA256.match(blob.name):
+            continue
+        say(f"checking {file.name} ({blob.stat().st_size / 1e9:.2f} GB)")
+        digest = hashlib.sha256()
+        with blob.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != blob.name:
+            blob.unlink()
+            file.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"{file.name} was damaged on the way and removed; run the same command again."
+            )
