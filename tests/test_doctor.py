@@ -29,7 +29,8 @@ def test_a_laptop_runs_the_bundled_model_and_is_told_what_is_too_large(machine) 
     found = machine(ram=8.0)
     assert found["cuda"].state == "ok"
     assert "CPU" in found["cuda"].text
-    assert found["viscot-tiny"].state == ("ok" if (zoo.BUNDLED_FOLDER / "config.json").exists() else "missing")
+    bundled = (zoo.BUNDLED_FOLDER / "config.json").exists()
+    assert found["viscot-tiny"].state == ("ok" if bundled else "missing")
     assert found["VisCoT-7b-336"].fix.startswith("--load-in")
     assert found["VisCoT-13b-336"].state == "warn"
     assert found["tiny"].state == "ok"

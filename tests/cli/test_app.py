@@ -43,6 +43,14 @@ def test_help_of_a_command_imports_no_model_library(name: str) -> None:
     assert not modules & {"torch", "transformers", "huggingface_hub", "tokenizers"}
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_is_its_own(cli, name: str) -> None:
+    ran = cli(name, "--help")
+    assert ran.code == 0
+    assert ran.out.startswith(f"Usage: viscot {name}")
+    assert "--install-completion" not in ran.out
+
+
 def test_help_lists_every_command_that_exists(cli) -> None:
     ran = cli("--help")
     assert ran.code == 0
