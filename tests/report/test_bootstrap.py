@@ -65,3 +65,23 @@ def test_many_distinct_differences_agree_with_few() -> None:
 def test_the_interval_stays_inside_the_values(values: list[float]) -> None:
     low, high = mean_interval(resampled_means(values, rng(), 500))
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """400 samples of 200 answers that are right with probability 0.7: about 95 % of the intervals hold 0.7."""
+    random = rng()
+    held = 0
+    for _ in range(400):
+        low, high = mean_interval(resampled_means(random.random(200) < 0.7, random, 1000))
+        held += low <= 0.7 <= high
+    assert 0.91 <= held / 400 <= 0.98
+
+
+def test_the_p_value_rejects_a_true_null_as_often_as_it_says() -> None:
+    """400 pairs of equally good strategies over two data sets: about 5 % get p < 0.05."""
+    random = rng()
+    rejected = 0
+    for _ in range(400):
+        groups = [random.integers(0, 2, n) - random.integers(0, 2, n) for n in (60, 40)]
+        rejected += paired_test(groups, random, 1000).p < 0.05
+    assert 0.02 <= rejected / 400 <= 0.09

@@ -32,10 +32,13 @@ from viscot_core.report.figures import (
     Options,
     Slice,
     Stats,
+    T,
     area_label,
 )
 from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, domain, paper_order
 from viscot_core.report.runs import BOX_STRATEGIES, Item, Run
+
+ByDataset = dict[str, list[Item]]
 
 
 def analyse(run: Run, options: Options | None = None) -> Stats:
@@ -81,7 +84,7 @@ def _rng(options: Options, *names: str) -> np.random.Generator:
 class _Group:
     """Items of one table cell, still split by data set, with the planned count."""
 
-    by_dataset: dict[str, list[Item]]
+    by_dataset: ByDataset
     of: int
 
 
@@ -104,31 +107,37 @@ def _groups(items: list[Item], planned: dict[str, int], by: By) -> dict[str, _Gr
     return groups
 
 
+def _slice(
+    cell: Callable[[ByDataset, int, bool], T], items: list[Item], planned: dict[str, int], by: By
+) -> Slice[T]:
+    """One cell per group and one over all. Items of one size of box are pooled over data sets: few are in
+    each.
+    """
+    pooled = by is By.BOX_AREA
+    groups = {name: cell(g.by_dataset, g.of, pooled) for name, g in _groups(items, planned, by).items()}
+    return Slice(groups, cell(_grouped(items, lambda item: item.dataset), sum(planned.values()), False))
+
+
 def _answers(strategy: str, items: list[Item], planned: dict[str, int], options: Options) -> Slice[Answers]:
-    values = {
-        dataset: np.array([i.score for i in group if i.score is not None])
-        for dataset, group in _grouped(items, lambda item: item.dataset).items()
-    }
-    overall = _mean_of(values, sum(planned.values()), options, strategy)
-    groups = {}
-    for name, group in _groups(items, planned, options.by).items():
-        inside = {
+    def cell(by_dataset: ByDataset, of: int, pooled: bool) -> Answers:
+        scores = {
             d: np.array([i.score for i in members if i.score is not None])
-            for d, members in group.by_dataset.items()
+            for d, members in by_dataset.items()
         }
-        groups[name] = _mean_of(inside, group.of, options, strategy, by_items=options.by is By.BOX_AREA)
-    return Slice(groups, overall)
+        return _mean_of(scores, of, options, strategy, pooled=pooled)
+
+    return _slice(cell, items, planned, options.by)
 
 
 def _mean_of(
-    values: dict[str, Floats], of: int, options: Options, strategy: str, *, by_items: bool = False
+    values: dict[str, Floats], of: int, options: Options, strategy: str, *, pooled: bool = False
 ) -> Answers:
     """Mean and interval of scores that are still split by data set."""
     arrays = {d: v for d, v in values.items() if v.size}
     n = sum(v.size for v in arrays.values())
     if not n:
         return Answers(None, 0, of, None)
-    if by_items or options.average is Average.ITEMS:
+    if pooled or options.average is Average.ITEMS:
         arrays = {"items of " + " ".join(arrays): np.concatenate(list(arrays.values()))}
     draws = [resampled_means(v, _rng(options, strategy, d), options.resamples) for d, v in arrays.items()]
     mean = float(np.mean([v.mean() for v in arrays.values()]))
@@ -136,35 +145,30 @@ def _mean_of(
 
 
 def _boxes(strategy: str, items: list[Item], planned: dict[str, int], options: Options) -> Slice[Boxes]:
-    def cell(by_dataset: dict[str, list[Item]], of: int, by_items: bool = False) -> Boxes:
+    def cell(by_dataset: ByDataset, of: int, pooled: bool) -> Boxes:
         compared = {d: [i for i in members if i.iou is not None] for d, members in by_dataset.items()}
         ious = {d: np.array([i.iou for i in members]) for d, members in compared.items()}
         status = [i.prediction.box_status for members in compared.values() for i in members]
         hits = {t: {d: (v > t).astype(float) for d, v in ious.items()} for t in IOU_THRESHOLDS}
-        accuracy = {t: _plain_mean(hits[t], options, by_items) for t in IOU_THRESHOLDS}
-        at_half = _mean_of(hits[0.5], of, options, strategy + " boxes", by_items=by_items)
+        at_half = _mean_of(hits[0.5], of, options, strategy + " boxes", pooled=pooled)
         return Boxes(
-            accuracy=accuracy,
+            accuracy={t: _plain_mean(hits[t], options, pooled) for t in IOU_THRESHOLDS},
             ci95=at_half.ci95,
-            mean_iou=_plain_mean(ious, options, by_items),
+            mean_iou=_plain_mean(ious, options, pooled),
             n=at_half.n,
             of=of,
             repaired=status.count("repaired"),
             unparsable=status.count("unparsable"),
         )
 
-    groups = _groups(items, planned, options.by)
-    return Slice(
-        {name: cell(g.by_dataset, g.of, options.by is By.BOX_AREA) for name, g in groups.items()},
-        cell(_grouped(items, lambda item: item.dataset), sum(planned.values())),
-    )
+    return _slice(cell, items, planned, options.by)
 
 
-def _plain_mean(values: dict[str, Floats], options: Options, by_items: bool) -> float | None:
+def _plain_mean(values: dict[str, Floats], options: Options, pooled: bool) -> float | None:
     arrays = [v for v in values.values() if v.size]
     if not arrays:
         return None
-    if by_items or options.average is Average.ITEMS:
+    if pooled or options.average is Average.ITEMS:
         return float(np.concatenate(arrays).mean())
     return float(np.mean([v.mean() for v in arrays]))
 
@@ -208,7 +212,7 @@ def _conditional(items: list[Item], options: Options) -> Conditional:
 
     def mean(right: bool) -> Answers:
         values = np.array([score for score, hit in scored if hit is right])
-        return _mean_of({"": values}, values.size, options, f"box {right}", by_items=True)
+        return _mean_of({"": values}, values.size, options, f"box {right}", pooled=True)
 
     return Conditional(mean(True), mean(False))
 
