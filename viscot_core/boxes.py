@@ -128,7 +128,8 @@ def parse_box(text: str) -> ParsedBox:
     """
     exact = _EXACT.fullmatch(text.strip())
     if exact:
-        box = Box(*(float(g) for g in exact.groups()))
+        x0, y0, x1, y1 = map(float, exact.groups())
+        box = Box(x0, y0, x1, y1)
         if box.x0 < box.x1 <= 1 and box.y0 < box.y1 <= 1:
             return ParsedBox(box, BoxStatus.OK, text)
     return _repair(text)

@@ -165,12 +165,12 @@ def _background(rng: random.Random, size: Size) -> Image.Image:
     image = coarse.resize(size, Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(image)
     for _ in range(rng.randint(4, 12)):
-        tone = jitter_color(rng, (base - 35, base - 35, base - 35), 12)
+        ink = jitter_color(rng, (base - 35, base - 35, base - 35), 12)
         x, y = rng.randrange(size[0]), rng.randrange(size[1])
         dx, dy = rng.randint(-200, 200), rng.randint(-200, 200)
         if rng.random() < 0.6:
-            pen.line((x, y, x + dx, y + dy), fill=tone, width=rng.randint(2, 9))
+            pen.line((x, y, x + dx, y + dy), fill=ink, width=rng.randint(2, 9))
         else:
             spot = rng.randint(10, 40)
-            pen.ellipse((x, y, x + spot, y + spot), outline=tone, width=rng.randint(2, 6))
+            pen.ellipse((x, y, x + spot, y + spot), outline=ink, width=rng.randint(2, 6))
     return image

@@ -130,7 +130,8 @@ class _Item:
 
     @property
     def box_text(self) -> str:
-        box = Box(*map(float, self.thing.box), frame=Frame.ORIGINAL)
+        x0, y0, x1, y1 = self.thing.box
+        box = Box(x0, y0, x1, y1, Frame.ORIGINAL)
         return format_box(box.to_square(self.scene.size))
 
     @property
