@@ -18,7 +18,7 @@ def tour(
     """Three pictures (question, box, answer, drawing), then cot, direct and gt-box side by side."""
     from viscot_core import load
     from viscot_core.models.zoo import BUNDLED, RECOMMENDED
-    from viscot_core.report.tables import Format, draw, stats_tables
+    from viscot_core.report.tables import Format
     from viscot_core.tour import ask_examples, small_bench
 
     if model is None:
@@ -47,8 +47,8 @@ def tour(
             advance(finished - done)
             done = finished
 
-        stats = small_bench(model, questions, progress=progress)
-    console.out("\n" + draw(stats_tables(stats), Format.TABLE))
+        sheet = small_bench(model, questions, progress=progress)
+    console.out("\n" + sheet.to_text(Format.TABLE))
     console.out(
         "\ncot: the model names the box itself. direct: it answers from the whole picture at once. "
         "gt-box: it is given the true box.\nThe same on more questions: make bench"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from viscot_core.asking import Asked
     from viscot_core.bench.run import Progress
     from viscot_core.chain import VisualCoT
-    from viscot_core.report.analysis import Stats
+    from viscot_core.report.sheet import Sheet
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"
 STRATEGIES = ("cot", "direct", "gt-box")
@@ -59,13 +59,13 @@ def ask_examples(chain: VisualCoT, out: Path) -> Iterator[tuple[Example, Asked, 
         yield example, asked, target
 
 
-def small_bench(model: str | None, questions: int, *, progress: Progress | None = None) -> Stats:
-    """Make ``questions`` scenes in a temporary folder, run three strategies, score exactly, analyse."""
+def small_bench(model: str | None, questions: int, *, progress: Progress | None = None) -> Sheet:
+    """Make ``questions`` scenes in a temporary folder, run three strategies, score exactly; the tables."""
     from viscot_core.bench.benchmarks import BenchOptions, bench_cot
     from viscot_core.data.synth import write_dataset
     from viscot_core.engines.open import EngineOptions
-    from viscot_core.report.analysis import analyse
     from viscot_core.report.runs import read_run_folder
+    from viscot_core.report.sheet import Asked, make_sheet
     from viscot_core.score.judges import JudgeOptions, make_judge
     from viscot_core.score.run import score_run
 
@@ -75,4 +75,4 @@ def small_bench(model: str | None, questions: int, *, progress: Progress | None 
         options = BenchOptions(out=run, data=data, engine=EngineOptions(model=model))
         bench_cot(options, names=STRATEGIES, progress=progress)
         score_run(run, make_judge("exact", JudgeOptions()))
-        return analyse(read_run_folder(run))
+        return make_sheet([read_run_folder(run)], Asked())
