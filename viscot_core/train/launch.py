@@ -80,7 +80,11 @@ def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -
     with folder.locked(run, f"-{node or os.uname().nodename}" if many else ""):
         folder.claim(run, recipe, resume=resume or (many and folder.holds_run(run)))
         folder.write(run, recipe, plan)
-        if plan.machine.processes == 1 and not any(stage.zero_stage for stage in recipe.stages):
+        if (
+            plan.machine.processes == 1
+            and not plan.machine.gpus
+            and not any(s.zero_stage for s in recipe.stages)
+        ):
             from viscot_core.train import worker
 
             worker.run(run, recipe)

@@ -191,7 +191,7 @@ def commands(
     found: list[tuple[str, ...]] = []
     for stage in recipe.stages:
         worker = ("-m", "viscot_core.train.worker", "--run", str(run), "--stage", stage.kind)
-        if machine.processes == 1 and stage.zero_stage == 0 and not rendezvous:
+        if machine.processes == 1 and not machine.gpus and stage.zero_stage == 0 and not rendezvous:
             found.append((sys.executable, *worker))
         else:
             found.append(
@@ -214,7 +214,14 @@ def _torchrun(machine: Machine, run: str | Path, rendezvous: Rendezvous | None) 
     else:
         argv += ["--standalone"]  # picks a free port: a port in use is no error
     logs = Path(run) / "logs"
-    return [*argv, f"--log_dir={logs}", "--redirects=3", "--tee=3", "--max_restarts=0"]
+    return [
+        *argv,
+        f"--log_dir={logs}",
+        "--redirects=3",
+        "--tee=3",
+        "--local_ranks_filter=0",
+        "--max_restarts=0",
+    ]
 
 
 def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) -> StagePlan:

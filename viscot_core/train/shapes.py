@@ -126,6 +126,12 @@ def shape_of(model: ModelSpec) -> Shape | None:
     return Shape(llm, tower) if llm and tower else None
 
 
+def shape_of_config(config: Any) -> Shape:
+    """The shape of a model in memory, from its ``LlavaConfig``."""
+    found = config.to_dict()
+    return Shape(_llm(found["text_config"]), _tower(found["vision_config"]))
+
+
 def _from_scratch(spec: ScratchSpec) -> Shape:
     llm = Llm(
         spec.llm_width,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from viscot_core.train.schema import Part, StageSpec
+from viscot_core.train.schema import LoraSpec, Part, StageSpec
 
 log = logging.getLogger(__name__)
 
@@ -18,15 +18,24 @@ PART_PREFIXES: dict[Part, tuple[str, ...]] = {
 }
 
 
+def module_name(name: str) -> str:
+    """A parameter's name in ``LlavaForConditionalGeneration``, whatever wraps it (heads, adapters)."""
+    for wrapper in ("llava.", "base_model.model."):
+        name = name.removeprefix(wrapper)
+    return name
+
+
 def part_of(name: str) -> Part | None:
     """The part a parameter of ``LlavaForConditionalGeneration`` belongs to."""
+    name = module_name(name)
     return next((part for part, starts in PART_PREFIXES.items() if name.startswith(starts)), None)
 
 
 def freeze_for(model: nn.Module, stage: StageSpec, feature_layer: int) -> dict[str, int]:
     """Let only the stage's parts learn; returns the number of trainable values per part.
 
-    Of the tower, ``post_layernorm`` and the layers above the one that is read never get a gradient: they stay frozen.
+    Of the tower, ``post_layernorm`` and the layers above the one that is read never get a gradient: they stay
+    frozen.
     """
     counts = dict.fromkeys(PART_PREFIXES, 0)
     last = _last_read_layer(model, feature_layer)
@@ -47,24 +56,69 @@ def _last_read_layer(model: Any, feature_layer: int) -> int:
 def _unread(name: str, last: int) -> bool:
     if "vision_tower.post_layernorm" in name:
         return True
-    if "vision_tower.encoder.layers." not in name:
-        return False
-    return int(name.split("encoder.layers.")[1].split(".")[0]) > last
+    return "vision_tower.encoder.layers." in name and _layer(name) > last
 
 
 def parameter_groups(model: nn.Module, stage: StageSpec) -> list[dict[str, Any]]:
-    """Optimizer groups of the trainable parameters: by part's learning rate, no decay on norms and biases."""
-    rates: dict[Part | None, float] = {
-        "projector": stage.projector_lr or stage.learning_rate,
-        "vision_tower": stage.vision_tower_lr or stage.learning_rate,
-        "llm": stage.learning_rate,
-        None: stage.learning_rate,
-    }
+    """Optimizer groups of the trainable parameters: by part's learning rate, no decay on norms, biases,
+    vectors.
+
+    With ``vision_layer_decay`` each layer of the tower learns slower than the one above it, its embeddings
+    slowest.
+    """
+    top = _top_layer(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = rates[part_of(name.removeprefix("llava."))]
         decay = 0.0 if parameter.ndim < 2 or "norm" in name else stage.weight_decay
-        groups.setdefault((rate, decay), []).append(parameter)
+        groups.setdefault((_rate(name, stage, top), decay), []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
+def _rate(name: str, stage: StageSpec, top: int) -> float:
+    part = part_of(name)
+    if part == "projector":
+        return stage.projector_lr or stage.learning_rate
+    if part != "vision_tower":
+        return stage.learning_rate
+    rate = stage.vision_tower_lr or stage.learning_rate
+    if stage.vision_layer_decay is None:
+        return rate
+    return rate * stage.vision_layer_decay ** (top - _layer(name))
+
+
+def _layer(name: str) -> int:
+    """Layer of a tower's parameter; -1 for what lies below the first."""
+    return int(name.split("encoder.layers.")[1].split(".")[0]) if "encoder.layers." in name else -1
+
+
+def _top_layer(model: nn.Module) -> int:
+    """The last layer of the tower that learns."""
+    learning = [n for n, p in model.named_parameters() if p.requires_grad and part_of(n) == "vision_tower"]
+    return max((_layer(name) for name in learning), default=-1)
+
+
+def add_adapters(model: Any, lora: LoraSpec, stage: StageSpec) -> Any:
+    """``model`` under LoRA on the language model's linear layers; the projector learns whole where it
+    learns.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if lora.load_in:
+        from peft import prepare_model_for_kbit_training
+
+        checkpointing = {"use_reentrant": False}
+        model = prepare_model_for_kbit_training(
+            model,
+            use_gradient_checkpointing=stage.gradient_checkpointing,
+            gradient_checkpointing_kwargs=checkpointing,
+        )
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj",
+        modules_to_save=["multi_modal_projector"] if "projector" in stage.train else None,
+    )
+    return get_peft_model(model, config)

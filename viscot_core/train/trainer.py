@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from viscot_core.errors import ViscotError
+from viscot_core.errors import DataError, ViscotError
 from viscot_core.models.tokens import IGNORE
+from viscot_core.train import checkpoints
 from viscot_core.train.guides import guide_loss
 from viscot_core.train.schema import StageSpec
 from viscot_core.train.stages import parameter_groups
+from viscot_core.train.throughput import Meter, StageLog
 
-SaveModel = Callable[[torch.nn.Module, Path], None]
+SaveModel = Callable[[torch.nn.Module, Path, Mapping[str, torch.Tensor] | None], None]
 LoadModel = Callable[[torch.nn.Module, Path], None]
+MODEL_KEYS = ("input_ids", "attention_mask", "position_ids", "pixel_values")
 
 
 class StageTrainer(Trainer):
-    """One stage's loop: ours are the loss, the groups, the order and how a checkpoint is written and read."""
+    """One stage's loop: ours are the loss, the groups, the order and how a checkpoint is written and read.
+
+    The loss of an optimizer step is the mean over all supervised tokens of the *global* batch, however that
+    is split over processes and accumulation.
+    """
 
     def __init__(
         self,
@@ -34,25 +40,31 @@ class StageTrainer(Trainer):
         args: TrainingArguments,
         rows: Dataset[Any],
         collate: Callable[[list[Any]], dict[str, torch.Tensor]],
-        order: Callable[[int], Sequence[int]],
+        order: Sequence[int],
         save: SaveModel,
         load: LoadModel,
         log_file: Path,
+        meter: Meter,
+        allow_bad: int = 0,
     ) -> None:
         self.stage = stage
         self.order = order
+        self.meter = meter
         self._save_model = save
         self._load_model = load
+        self._allow_bad = allow_bad
+        self._folder = log_file.parent
         self.loss_parts: dict[str, float] = {}
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows,
             data_collator=collate,
-            callbacks=[
-                JsonLog(log_file, args.per_device_train_batch_size * args.gradient_accumulation_steps)
-            ],
+            callbacks=[StageLog(log_file, meter)],
         )
+        self.remove_callback(PrinterCallback)  # the log says the same in better words
+        if stage.kind != "foundation":
+            self.loss_is_scaled_for_ga = True
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -66,7 +78,38 @@ class StageTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return EpochOrder(self.order)
+        return RunOrder(self.order)
+
+    # -- the loss
+    # ---------------------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | None]:
+        """The batches of one optimizer step and what their losses are divided by: supervised tokens,
+        weighted.
+        """
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        if self.stage.kind == "foundation" or not batches:
+            return batches, None
+        counts = torch.zeros(4, dtype=torch.float64, device=device)
+        for batch in batches:
+            counts += self._counts(batch).to(device)
+        counts = self.accelerator.reduce(counts, reduction="sum")
+        words, tokens, places, bad = counts.tolist()
+        self.meter.add(tokens, places, int(bad))
+        if self.meter.bad > self._allow_bad:
+            self._too_many_bad(batches)
+        return batches, torch.tensor(max(words, 1e-6), device=device)
+
+    @staticmethod
+    def _counts(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        supervised = batch["labels"][:, 1:] != IGNORE
+        words = supervised.sum() if "weights" not in batch else (batch["weights"][:, 1:] * supervised).sum()
+        real = batch["tokens"] if "tokens" in batch else batch["attention_mask"].sum()
+        bad = batch.get("bad", torch.tensor(0))
+        places = torch.tensor(batch["labels"].numel())
+        return torch.stack([t.double().cpu() for t in (words, real, places, bad)])
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -76,91 +119,109 @@ class StageTrainer(Trainer):
             loss = out["loss"]
             self.loss_parts = {k: float(v) for k, v in out.items() if k != "loss"}
         else:
-            loss = self._chain_loss(model, inputs)
-        if not torch.isfinite(loss):
-            raise ViscotError(
-                f"The loss became {float(loss)} at step {self.state.global_step}; lower the learning rate and "
-                "start again with --resume from the last checkpoint."
-            )
+            loss = self._chain_loss(model, inputs, num_items_in_batch)
+        self._require_finite(loss, "loss", inputs)
         return (loss, {}) if return_outputs else loss
 
-    def _chain_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    def _chain_loss(self, model: Any, inputs: dict[str, Any], words: torch.Tensor) -> torch.Tensor:
         """Token cross-entropy, weighted where the recipe weights tokens, plus the fading guide."""
         guide = self.stage.guide_attention
-        fade = 0.0
-        if guide:
-            fade = guide.weight * max(
-                0.0, 1.0 - self.state.global_step / (guide.until * self.state.max_steps)
-            )
         guided = guide is not None and len(inputs["guide_row"]) > 0
-        keys = ("input_ids", "attention_mask", "pixel_values")
-        out = model(**{k: inputs[k] for k in keys if k in inputs}, use_cache=False, output_attentions=guided)
-        loss = weighted_cross_entropy(out.logits, inputs["labels"], inputs.get("weights"))
+        known = {key: inputs[key] for key in MODEL_KEYS if key in inputs}
+        out = model(**known, use_cache=False, output_attentions=guided)
+        total = token_losses(out.logits, inputs["labels"], inputs.get("weights")).sum()
+        # DDP and ZeRO average over the processes; this sum is over this process's share of ``words``.
+        loss = total * (self.accelerator.num_processes / words)
         self.loss_parts = {"loss_words": float(loss.detach())}
-        if guided:
+        if guide is not None and guided:
+            fade = max(0.0, 1.0 - self.state.global_step / (guide.until * self.state.max_steps))
             towards = guide_loss(out.attentions, inputs)
             self.loss_parts["loss_guide"] = float(towards.detach())
-            loss = loss + fade * towards
+            loss = loss + guide.weight * fade * towards / self.current_gradient_accumulation_steps
         return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        found = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if found is not None:
+            self._require_finite(torch.as_tensor(found), "gradient", {})
+        return found
+
+    def _require_finite(self, value: torch.Tensor, what: str, inputs: Mapping[str, Any]) -> None:
+        """Stop before the optimizer step, and keep which rows the batch held."""
+        if torch.isfinite(value).all():
+            return
+        rows = inputs["rows"].tolist() if "rows" in inputs else []
+        place = self._folder / f"nonfinite-rank{self.args.process_index}.json"
+        place.write_text(json.dumps({"step": self.state.global_step, "what": what, "rows": rows}))
+        raise ViscotError(
+            f"The {what} became {float(value)} at step {self.state.global_step}; {place} names the batch. "
+            "Lower the learning rate and start again with --resume from the last checkpoint."
+        )
+
+    def _too_many_bad(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        rows = [row for batch in batches for row in batch["rows"].tolist()]
+        reasons = []
+        for row in rows:
+            reason = getattr(self.train_dataset[row], "reason", None)  # type: ignore[index]
+            reasons += [reason] if reason else []
+        first = reasons[0] if reasons else "a row of another rank"
+        raise DataError(
+            f"{self.meter.bad} rows cannot be learned from and {self._allow_bad} are allowed; the last: "
+            f"{first} Correct the data, or give --allow-bad N and --resume."
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log({**logs, **self.loss_parts}, start_time)
 
+    # -- checkpoints
+    # ------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            checkpoints.mark_started(folder)
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every rank's random state and optimizer shard is written
+        if self.args.should_save:
+            checkpoints.mark_complete(
+                folder, step=self.state.global_step, processes=self.accelerator.num_processes
+            )
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        self._save_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), folder)
+        self._save_model(
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False), folder, state_dict
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # transformers' own way reads a multimodal checkpoint with strict=False and silently restores no LLM.
         self._load_model(model or self.model, Path(resume_from_checkpoint))
 
 
-def weighted_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None
+def token_losses(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean next-token loss: ``logits [B, T, V]``, ``labels [B, T]``, ``weights [B, T]`` or None for all ones."""
+    """Next-token losses, 0 where unsupervised: ``logits [B, T, V]``, ``labels [B, T]`` -> ``[B * (T - 1)]``.
+
+    ``weights [B, T]`` multiply them; None weighs all alike.
+    """
     losses = F.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="none"
     )
-    counted = (labels[:, 1:] != IGNORE).flatten().float()
-    if weights is not None:
-        counted = counted * weights[:, 1:].flatten()
-    return (losses * counted).sum() / counted.sum().clamp(min=1e-6)
+    return losses if weights is None else losses * weights[:, 1:].flatten()
 
 
-class EpochOrder(Sampler[int]):
-    """Rows in the order of the current epoch; the Trainer skips to its place by itself on resume."""
+class RunOrder(Sampler[int]):
+    """The rows of the whole run in order; on resume the Trainer skips to its place."""
 
-    def __init__(self, order: Callable[[int], Sequence[int]]) -> None:
+    def __init__(self, order: Sequence[int]) -> None:
         self._order = order
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._order(self._epoch))
+        return iter(self._order)
 
     def __len__(self) -> int:
-        return len(self._order(self._epoch))
-
-
-class JsonLog(TrainerCallback):
-    """``log.jsonl``: loss, its parts, learning rate and samples/s, one line per logging step."""
-
-    def __init__(self, path: Path, batch: int) -> None:
-        self._path = path
-        self._batch = batch
-        self._last = (0, time.monotonic())
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        logs = {k: v for k, v in (kwargs.get("logs") or {}).items() if isinstance(v, int | float)}
-        now, (step, then) = time.monotonic(), self._last
-        if state.global_step > step:
-            logs["samples_per_second"] = round((state.global_step - step) * self._batch / (now - then), 2)
-        self._last = (state.global_step, now)
-        with self._path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        return len(self._order)

@@ -1,0 +1,128 @@
+"""Checkpoints of a run: complete or absent, loadable by ``infer`` and ``bench`` as they are, and resumable.
+
+``STAGE/checkpoint-N`` holds the model, the optimizer, the schedule, the random states and the position in the
+data. ``complete.json`` is written last: a folder without it was cut short and is not used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viscot_core.errors import CheckpointError, DataError
+from viscot_core.models.weights import open_weights
+
+COMPLETE = "complete.json"
+PROJECTOR = "projector.safetensors"
+PROJECTOR_BIN = "mm_projector.bin"
+PROJECTOR_MODULE = "model.multi_modal_projector."
+ADAPTER = "adapter_model.safetensors"
+
+
+def mark_complete(folder: Path, *, step: int, processes: int) -> None:
+    """Declare a checkpoint whole; written last, and atomically."""
+    temporary = folder / f"{COMPLETE}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({"step": step, "processes": processes}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / COMPLETE)
+
+
+def last_checkpoint(stage: Path) -> Path | None:
+    """The newest whole checkpoint of a stage's folder, or None."""
+    found = [path for path in stage.glob("checkpoint-*") if _is_whole(path)]
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _is_whole(folder: Path) -> bool:
+    if (folder / COMPLETE).exists():
+        return True
+    # Written before checkpoints were marked: the Trainer's state was the last file then.
+    return (folder / "trainer_state.json").exists() and not (folder / "started.json").exists()
+
+
+def mark_started(folder: Path) -> None:
+    """Declare that a checkpoint is being written; without `mark_complete` it will not be used."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "started.json").write_text("{}", encoding="utf-8")
+
+
+def processes_of(folder: Path) -> int | None:
+    """With how many processes a checkpoint was written; None where it does not say."""
+    path = folder / COMPLETE
+    return int(json.loads(path.read_text(encoding="utf-8"))["processes"]) if path.exists() else None
+
+
+def projector_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The projector's tensors of a state dict, by name inside the projector (``linear_1.weight``)."""
+    found = {}
+    for name, tensor in state.items():
+        if ".original_module." in name:
+            continue
+        clean = name.replace(".modules_to_save.default", "").removeprefix("base_model.model.")
+        if clean.startswith(PROJECTOR_MODULE):
+            found[clean.removeprefix(PROJECTOR_MODULE)] = tensor.detach().cpu().contiguous()
+    return found
+
+
+def save_projector(state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """``projector.safetensors``, and ``mm_projector.bin`` under the names the reference reads."""
+    from safetensors.torch import save_file
+
+    tensors = projector_tensors(state)
+    save_file(tensors, folder / PROJECTOR, metadata={"format": "pt"})
+    places = {"linear_1": "0", "linear_2": "2"}
+    reference = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.partition(".")
+        reference[f"model.mm_projector.{places[layer]}.{kind}"] = tensor
+    torch.save(reference, folder / PROJECTOR_BIN)
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Weights of a checkpoint of this run into ``model``: whole, a projector, or an adapter.
+
+    `CheckpointError` names what is missing or does not fit; nothing is left at its old value in silence.
+    """
+    from safetensors.torch import load_file
+
+    if (folder / ADAPTER).exists():
+        from peft import set_peft_model_state_dict
+
+        result = set_peft_model_state_dict(model, load_file(folder / ADAPTER))
+        _refuse(folder, [], list(result.unexpected_keys))
+        return
+    if not any(folder.glob("model*.safetensors")) and (folder / PROJECTOR).exists():
+        state = {PROJECTOR_MODULE + name: tensor for name, tensor in load_file(folder / PROJECTOR).items()}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        _refuse(folder, [name for name in missing if name.startswith(PROJECTOR_MODULE)], unexpected)
+        return
+    state = {name: stored.read() for name, stored in open_weights(folder).items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    _refuse(folder, [name for name in missing if name not in tied], unexpected)
+
+
+def _refuse(folder: Path, missing: list[str], unexpected: list[str]) -> None:
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{folder} does not fit this recipe: missing {missing[:3]}, unexpected {unexpected[:3]}."
+        )
+
+
+def require_room(folder: Path, gib: float) -> None:
+    """`DataError` where the disk has not room for a checkpoint, before the run starts."""
+    import shutil
+
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < gib:
+        raise DataError(
+            f"{folder} has {free:.1f} GiB free and the run needs about {gib:.1f}; "
+            "free some or give another --out."
+        )

@@ -1,0 +1,165 @@
+"""What a stage of a full-size model reads: rows of memory-mapped files, pictures decoded by the loader's
+workers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from viscot_core.boxes import crop_window
+from viscot_core.data.annotations import split_crop
+from viscot_core.data.collate import Batch, collate
+from viscot_core.data.encode import Sample, encode
+from viscot_core.data.mixture import Mixture
+from viscot_core.data.packing import collate_packed
+from viscot_core.data.sampler import filled, length_order, modality_length_order
+from viscot_core.data.views import load_views
+from viscot_core.errors import DataError
+from viscot_core.images import normalise, open_image, quick_square_pixels
+from viscot_core.models.tokens import ChatTokenizer
+from viscot_core.prompts import IMAGE, Template
+from viscot_core.train.batch import Split
+from viscot_core.train.schema import StageSpec
+
+BYTES_PER_TOKEN = 4.5
+"""Bytes of a JSON row per token of its text: good enough to group rows by length without tokenizing 2.4 M."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One row, ready: its sample and the pixels of its pictures, ``uint8[side, side, 3]`` each."""
+
+    row: int
+    sample: Sample
+    pixels: tuple[NDArray[np.uint8], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A row that cannot be learned from, and why. It is counted; no other row takes its place."""
+
+    row: int
+    reason: str
+
+
+class MixtureRows(Dataset[Item | Bad]):
+    """The rows of a stage's files, numbered through."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        images: Path,
+        tokens: ChatTokenizer,
+        template: Template,
+        stage: StageSpec,
+        *,
+        side: int,
+        legacy_crop: bool = False,
+    ) -> None:
+        self._mixtures = [Mixture.open(path) for path in files]
+        self._ends = list(accumulate(len(mixture) for mixture in self._mixtures))
+        self._images, self._tokens, self._template, self._stage = images, tokens, template, stage
+        self._side, self._legacy_crop = side, legacy_crop
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def raw(self, index: int) -> bytes:
+        """The row's JSON text."""
+        number = bisect_right(self._ends, index)
+        return self._mixtures[number].raw(index - (self._ends[number - 1] if number else 0))
+
+    def __getitem__(self, index: int) -> Item | Bad:
+        number = bisect_right(self._ends, index)
+        mixture = self._mixtures[number]
+        try:
+            row = mixture[index - (self._ends[number - 1] if number else 0)]
+            if self._legacy_crop and any(reference_drops(self._images, name) for name in row.image):
+                return self[(index + 1) % len(self)]
+            sample = encode(row, self._tokens, self._template, max_length=self._stage.max_length)
+            views = load_views(self._images, sample.images)
+        except DataError as error:  # an ImageError among them
+            return Bad(index, f"{mixture.path.name}: {error}")
+        return Item(index, sample, tuple(quick_square_pixels(view.image, self._side) for view in views))
+
+    def lengths(self) -> NDArray[np.int64]:
+        """About how many tokens each row has, pictures included; negative for rows without pictures."""
+        found = np.empty(len(self), np.int64)
+        for index in range(len(self)):
+            raw = self.raw(index)
+            pictures = raw.count(IMAGE.encode())
+            text = max(1, int(len(raw) / BYTES_PER_TOKEN))
+            found[index] = text + pictures * self._tokens.image_tokens if pictures else -text
+        return found
+
+    def order(self, split: Split, seed: int) -> list[int]:
+        """One epoch's rows, whole optimizer steps long; the same rows share a step on any number of
+        processes.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        grouping, chunks = self._stage.group_by, split.accumulation * split.processes
+        if grouping == "none":
+            order = torch.randperm(len(self), generator=generator).tolist()
+        elif grouping == "length":
+            order = length_order(np.abs(self.lengths()).tolist(), split.per_device, chunks, generator)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                order = modality_length_order(self.lengths().tolist(), split.per_device, chunks, generator)
+        return filled(order, split.total)
+
+    def collate(self, items: list[Item | Bad]) -> Batch:
+        """A batch as the model takes it, the rows' numbers (``rows``) and how many were bad (``bad``)."""
+        good = [item for item in items if isinstance(item, Item)]
+        bad = [item for item in items if isinstance(item, Bad)]
+        if not good:
+            return {
+                "rows": torch.tensor([b.row for b in bad]),
+                "bad": torch.tensor(len(bad)),
+                **self._nothing(),
+            }
+        samples = [item.sample for item in good]
+        if self._stage.packing:
+            batch, order = collate_packed(
+                samples, pad_id=self._tokens.pad_id, capacity=self._stage.max_length
+            )
+            pixels = [normalise(p) for index in order for p in good[index].pixels]
+            if pixels:
+                batch["pixel_values"] = torch.from_numpy(np.stack(pixels))
+        else:
+            pixels = [normalise(p) for item in good for p in item.pixels]
+            batch = collate(samples, pixels, pad_id=self._tokens.pad_id)
+        batch["rows"] = torch.tensor([item.row for item in items])
+        batch["bad"] = torch.tensor(len(bad))
+        batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
+        return batch
+
+    def _nothing(self) -> Batch:
+        """A batch that teaches nothing, so that every rank still takes its step."""
+        ids = torch.tensor([[self._tokens.pad_id, self._tokens.pad_id]])
+        empty = {"input_ids": ids, "labels": torch.full_like(ids, -100), "tokens": torch.tensor(0)}
+        key = "position_ids" if self._stage.packing else "attention_mask"
+        return {**empty, key: torch.arange(2)[None] if self._stage.packing else torch.ones_like(ids)}
+
+
+def reference_drops(images: Path, name: str) -> bool:
+    """Whether the reference silently swaps the row for another: its crop touches a border (UPSTREAM, fault
+    1).
+    """
+    path, box = split_crop(name)
+    if box is None:
+        return False
+    width, height = open_image(images / path).size
+    left, _, right, _ = crop_window(box, (10**6, 10**6))
+    half = (right - left) / 2
+    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    return x - half < 0 or y - half < 0 or x + half > width or y + half > height

@@ -1,0 +1,143 @@
+"""Which rows a stage reads: small pictures from a cache for a model from nothing, else rows of big files."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch.utils.data import Dataset
+
+from viscot_core.data.collate import Batch
+from viscot_core.data.scenes import Scene
+from viscot_core.data.views import PixelCache, cached_pixels
+from viscot_core.errors import UsageError
+from viscot_core.prompts import Template
+from viscot_core.train import ranks
+from viscot_core.train.batch import Split
+from viscot_core.train.feed import MixtureRows
+from viscot_core.train.preflight import preflight, require
+from viscot_core.train.rows import ChainRows, FoundationRows, read_conversations, read_scenes
+from viscot_core.train.schema import Recipe, StageSpec
+from viscot_core.train.start import Run
+
+log = logging.getLogger(__name__)
+
+
+class Rows(Protocol):
+    """A data set that knows its order and how its rows become a batch."""
+
+    @property
+    def dataset(self) -> Dataset[Any]: ...
+
+    def order(self, split: Split, seed: int) -> list[int]: ...
+
+    def collate(self, rows: list[Any]) -> Batch: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRows:
+    """Rows of the tiny recipe, whose order depends on the global batch alone."""
+
+    dataset: ChainRows | FoundationRows
+
+    def order(self, split: Split, seed: int) -> list[int]:
+        """Batches of one bucket each, whatever the number of processes."""
+        return self.dataset.order(split.total, seed)
+
+    def collate(self, rows: list[Any]) -> Batch:
+        """As the data set does."""
+        return self.dataset.collate(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRows:
+    """Rows of memory-mapped files."""
+
+    dataset: MixtureRows
+
+    def order(self, split: Split, seed: int) -> list[int]:
+        """Grouped as the recipe says."""
+        return self.dataset.order(split, seed)
+
+    def collate(self, rows: list[Any]) -> Batch:
+        """As the data set does."""
+        return self.dataset.collate(rows)
+
+
+def check_rows(state: Run, stage: StageSpec, template: Template, out: Path) -> None:
+    """The preflight, once for all ranks; its report and the first sample go to ``preflight.txt``."""
+    if stage.kind == "foundation" or not state.recipe.data.preflight:
+        return
+    problem = None
+    if ranks.rank() == 0:
+        report = preflight(
+            [state.root / name for name in stage.data_files],
+            state.images,
+            state.tokens,
+            template,
+            max_length=stage.max_length,
+            count=state.recipe.data.preflight,
+        )
+        lines = [f"{report.looked_at} samples looked at, {len(report.bad)} bad", *report.bad, report.sample]
+        (out / "preflight.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        log.info("preflight: %s; the first sample, supervised text marked:\n%s", lines[0], report.sample)
+        try:
+            require(report, state.recipe.data.allow_bad)
+        except Exception:
+            ranks.agree("the preflight failed on the first rank")
+            raise
+    problem = ranks.agree(problem)
+    if problem:
+        raise UsageError(problem)
+
+
+def open_rows(state: Run, stage: StageSpec, template: Template) -> Rows:
+    """The rows of a stage."""
+    root = state.root
+    files = [root / name for name in stage.data_files]
+    scenes = read_scenes(root / "scenes.jsonl") if stage.foundation or stage.guide_attention else {}
+    if stage.kind == "foundation":
+        conversations = read_conversations(files)
+        names = sorted({name for row in conversations for name in row.image})
+        return CachedRows(_foundation_rows(stage, _pixels(state), names, scenes, state.grid))
+    if state.recipe.model.scratch and not stage.packing and stage.group_by == "none":
+        conversations = read_conversations(files)
+        pixels = _pixels(state)
+        return CachedRows(ChainRows(conversations, pixels, state.tokens, template, stage, scenes, state.grid))
+    legacy_crop = state.recipe.data.legacy_crop
+    rows = MixtureRows(
+        files, state.images, state.tokens, template, stage, side=state.side, legacy_crop=legacy_crop
+    )
+    return FileRows(rows)
+
+
+def _foundation_rows(
+    stage: StageSpec, pixels: PixelCache, names: list[str], scenes: dict[str, Scene], grid: int
+) -> FoundationRows:
+    assert stage.foundation is not None
+    if not scenes:
+        raise UsageError(
+            "A foundation stage needs scenes.jsonl in the data root; make it with `viscot data synth`."
+        )
+    share = stage.foundation.sheet_share
+    sheets = math.floor(len(names) * share / (1 - share)) if share < 1 else len(names)
+    return FoundationRows(pixels, names, scenes, sheets=sheets, grid=grid)
+
+
+def _pixels(state: Run) -> PixelCache:
+    """The views of all stages in one cache beside the data, made by the first rank."""
+    names = {name for path in _files(state.recipe, state.root) for row in read_conversations([path])
+             for name in row.image}  # fmt: skip
+    with ranks.first_alone():
+        return cached_pixels(
+            state.images, names, state.side, state.root / ".cache", workers=os.cpu_count() or 1
+        )
+
+
+def _files(recipe: Recipe, root: Path) -> list[Path]:
+    """Every training file of the recipe, each once."""
+    return [root / name for name in dict.fromkeys(n for stage in recipe.stages for n in stage.data_files)]

@@ -1,0 +1,128 @@
+"""Before step 0: some samples of every file are rendered, tokenized and decoded, and their pictures opened.
+
+What the reference meets silently in the middle of a run (a masked row, an answer cut off, a missing picture)
+stops the run here, naming the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from viscot_core.data.annotations import Conversation
+from viscot_core.data.encode import encode, training_turns
+from viscot_core.data.mixture import Mixture
+from viscot_core.data.views import load_views
+from viscot_core.errors import DataError
+from viscot_core.models.tokens import IGNORE, ChatTokenizer, Encoded
+from viscot_core.prompts import Template, render
+
+OPEN, CLOSE = "\u27e6", "\u27e7"
+"""Marks of the supervised text in the sample that is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the preflight saw: samples looked at, the bad ones with their reasons, and the first good one."""
+
+    looked_at: int
+    bad: tuple[str, ...]
+    sample: str
+
+
+def preflight(
+    files: Sequence[Path],
+    images: Path,
+    tokens: ChatTokenizer,
+    template: Template,
+    *,
+    max_length: int,
+    count: int,
+    pictures: bool = True,
+) -> Report:
+    """Look at ``count`` samples of every file, evenly spread. ``pictures=False`` leaves the pictures
+    closed.
+    """
+    looked, bad, shown = 0, list[str](), ""
+    for path in files:
+        rows = Mixture.open(path)
+        for index in _spread(len(rows), count):
+            looked += 1
+            try:
+                text = _check(rows[index], images, tokens, template, max_length, pictures)
+            except DataError as error:
+                bad.append(f"{path.name}, row {index}: {error}")
+                continue
+            shown = shown or text
+    return Report(looked, tuple(bad), shown)
+
+
+def require(report: Report, allowed: int) -> None:
+    """`DataError` that names the bad samples where there are more than ``allowed``."""
+    if len(report.bad) <= allowed:
+        return
+    named = "\n  ".join(report.bad[:10])
+    more = f"\n  and {len(report.bad) - 10} more" if len(report.bad) > 10 else ""
+    raise DataError(
+        f"{len(report.bad)} of {report.looked_at} samples cannot be learned from; correct them or give "
+        f"--allow-bad {len(report.bad)}:\n  {named}{more}"
+    )
+
+
+def _spread(rows: int, count: int) -> list[int]:
+    count = min(rows, count)
+    return [round(i * (rows - 1) / max(1, count - 1)) for i in range(count)]
+
+
+def _check(
+    row: Conversation,
+    images: Path,
+    tokens: ChatTokenizer,
+    template: Template,
+    max_length: int,
+    pictures: bool,
+) -> str:
+    sample = encode(row, tokens, template, max_length=max_length)
+    whole = tokens.encode(render(training_turns(row.turns, plain=template.plain), template))
+    if len(whole.ids) > max_length and whole.labels[max_length:].count(IGNORE) < len(whole.ids) - max_length:
+        raise DataError(
+            f"row {row.id}: {len(whole.ids)} tokens, its answer is cut at {max_length}; shorten it."
+        )
+    expected = len(sample.images) * tokens.image_tokens
+    found = sample.encoded.ids.count(tokens.image_id)
+    if found != expected:
+        raise DataError(
+            f"row {row.id}: {found} image tokens for {len(sample.images)} pictures, not {expected}."
+        )
+    if pictures:
+        load_views(images, sample.images)
+    return marked(sample.encoded, tokens)
+
+
+def marked(encoded: Encoded, tokens: ChatTokenizer) -> str:
+    """The sample as the model reads it, supervised text between marks, each picture as ``<image>``."""
+    out: list[str] = []
+    run: list[int] = []
+    spoken = False
+
+    def flush() -> None:
+        if run:
+            text = str(tokens.hf.decode(run))
+            out.append(f"{OPEN}{text}{CLOSE}" if spoken else text)
+            run.clear()
+
+    pictures = 0
+    for token, label in zip(encoded.ids, encoded.labels, strict=True):
+        if token == tokens.image_id:
+            flush()
+            pictures += 1
+            if pictures % tokens.image_tokens == 1 or tokens.image_tokens == 1:
+                out.append("<image>")
+            continue
+        if (label != IGNORE) != spoken:
+            flush()
+            spoken = label != IGNORE
+        run.append(token)
+    flush()
+    return "".join(out)

@@ -1,0 +1,84 @@
+"""How a stage's model is written: whole, as adapters, or, where a base model is named, as a projector
+only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viscot_core.files import written_whole
+from viscot_core.models import layouts
+from viscot_core.train.checkpoints import load_weights, save_projector
+from viscot_core.train.foundation import FoundationModel
+from viscot_core.train.schema import StageSpec
+from viscot_core.train.start import Run
+
+HEADS = "heads.pt"
+
+
+def save_stage(
+    state: Run, stage: StageSpec, model: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """A checkpoint's model: what `load_stage` reads back and ``infer`` and ``bench`` take as it is."""
+    if isinstance(model, FoundationModel):
+        torch.save(model.heads.state_dict(), folder / HEADS)
+        model = model.llava
+    save_model(state, stage, model, folder, weights)
+
+
+def load_stage(model: Any, folder: Path) -> None:
+    """Weights of a checkpoint of this stage."""
+    if isinstance(model, FoundationModel):
+        model.heads.load_state_dict(torch.load(folder / HEADS, weights_only=True))
+        model = model.llava
+    load_weights(model, folder)
+
+
+def save_model(
+    state: Run, stage: StageSpec, model: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """The folder of a model that ``infer`` and ``bench`` take; the manifest is written last.
+
+    ``weights`` are the gathered ones under ZeRO; None takes the model's own. Module names are written, never
+    transformers' older on-disk ones: resume would silently not restore the language model.
+    """
+    if isinstance(model, FoundationModel):
+        model = model.llava
+    folder.mkdir(parents=True, exist_ok=True)
+    projector_only = (
+        stage.train == ("projector",) and state.base is not None and bool(state.recipe.model.base_llm)
+    )
+    if stage.lora:
+        model.save_pretrained(folder, state_dict=weights)
+        _name_base(state, folder)
+    elif not projector_only:
+        model.save_pretrained(folder, state_dict=weights, save_original_format=False)
+    if "projector" in stage.train:
+        save_projector(weights if weights is not None else model.state_dict(), folder)
+    if projector_only and state.base is not None:
+        with written_whole(folder / "config.json") as file:
+            json.dump(_projector_config(state), file, indent=1)
+    state.tokens.hf.save_pretrained(folder)
+    state.manifest().save(folder)
+
+
+def _projector_config(state: Run) -> dict[str, Any]:
+    """The config of a folder that holds a projector only: it names the base, as LLaVA's stage 1 does."""
+    assert state.base is not None
+    rows = state.base.text_rows
+    config = layouts.config_to_llava(state.model.config, rows, "float32")
+    return config | {"_name_or_path": str(state.recipe.model.base_llm)}
+
+
+def _name_base(state: Run, folder: Path) -> None:
+    """The base model in the adapter's config: a checkpoint's own name or folder."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = str(state.recipe.model.checkpoint or state.recipe.model.base_llm)
+    with written_whole(path) as file:
+        json.dump(config, file, indent=1)

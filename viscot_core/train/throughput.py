@@ -1,0 +1,96 @@
+"""The log of a stage: ``log.jsonl`` for machines, one line for people: loss, samples/s, tokens/s, MFU,
+time left.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from viscot_core.train.estimates import peak_tflops
+
+log = logging.getLogger(__name__)
+
+
+class Meter:
+    """Counts what went through since the last line; figures are those of the whole job."""
+
+    def __init__(self, batch: int, processes: int, flops_per_token: float = 0.0, gpu: str = "") -> None:
+        self.batch, self.processes, self.gpu = batch, processes, gpu
+        self.flops_per_token = flops_per_token
+        self.tokens = 0.0
+        self.places = 0.0
+        self.bad = 0
+        self._since = (0, time.monotonic())
+
+    def add(self, tokens: float, places: float, bad: int) -> None:
+        """Real tokens, places in the batch (padding included) and bad rows of one optimizer step."""
+        self.tokens += tokens
+        self.places += places
+        self.bad += bad
+
+    def start(self, step: int) -> None:
+        """Count from here."""
+        self._since = (step, time.monotonic())
+
+    def read(self, step: int) -> dict[str, float]:
+        """Figures since the last reading, which starts the count anew."""
+        (before, then), now = self._since, time.monotonic()
+        seconds = max(now - then, 1e-9)
+        found = {"samples_per_second": round((step - before) * self.batch / seconds, 2)}
+        if self.places:
+            found["tokens_per_second"] = round(self.tokens / seconds, 1)
+            found["non_padding"] = round(self.tokens / self.places, 4)
+            if self.gpu and self.flops_per_token:
+                peak = peak_tflops(self.gpu) * 1e12 * self.processes
+                found["mfu"] = round(self.tokens / seconds * self.flops_per_token / peak, 4)
+        if self.bad:
+            found["bad_rows"] = self.bad
+        self.tokens = self.places = 0.0
+        self._since = (step, now)
+        return found
+
+
+class StageLog(TrainerCallback):
+    """Writes ``log.jsonl`` and says a line, on the first rank only."""
+
+    def __init__(self, path: Path, meter: Meter) -> None:
+        self._path, self._meter = path, meter
+        self._begun = (0, 0.0)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._begun = (state.global_step, time.monotonic())
+        self._meter.start(state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        logs = {k: v for k, v in (kwargs.get("logs") or {}).items() if isinstance(v, int | float)}
+        if "loss" in logs:
+            logs |= self._meter.read(state.global_step)
+        with self._path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        if "loss" in logs:
+            log.info("%s", self._line(logs, state))
+
+    def _line(self, logs: dict[str, float], state: TrainerState) -> str:
+        first, then = self._begun
+        done = state.global_step - first
+        left = (time.monotonic() - then) / max(done, 1) * (state.max_steps - state.global_step)
+        words = [f"step {state.global_step}/{state.max_steps}", f"loss {logs['loss']:.4f}"]
+        words += [f"lr {logs['learning_rate']:.2e}"] if "learning_rate" in logs else []
+        words += [f"{logs['samples_per_second']:.1f} samples/s"]
+        if "tokens_per_second" in logs:
+            words += [f"{logs['tokens_per_second']:,.0f} tokens/s", f"{logs['non_padding']:.1%} not padding"]
+        words += [f"MFU {logs['mfu']:.1%}"] if "mfu" in logs else []
+        words += [f"{logs['bad_rows']:.0f} bad rows"] if "bad_rows" in logs else []
+        return ", ".join([*words, f"{left / 60:.0f} min left"])
