@@ -39,25 +39,26 @@ class Asked:
         about = {"image": str(self.item.image), "question": self.item.question, "model": model}
         if self.answer is None:
             return {**about, "status": "failed", "error": self.error}
-        found = self.answer
-        width, height = found.size
-        looked = found.strategy == "cot"
-        pixels = found.box.to_original(found.size).clip(found.size).coords
-        return {
-            **about,
-            "status": "done",
-            "error": None,
-            "strategy": found.strategy,
-            "answer": found.text,
-            "box": [round(c, 4) for c in found.box.coords] if looked else None,
-            "box_pixels": [round(c, 1) for c in pixels] if looked else None,
-            "box_text": found.box_text if looked else None,
-            "box_status": found.status.value if found.status else None,
-            "crop": list(found.crop) if looked else None,
-            "width": width,
-            "height": height,
-            "seconds": round(found.seconds, 4),
-        }
+        return {**about, "status": "done", "error": None, **describe(self.answer)}
+
+
+def describe(answer: Answer) -> dict[str, Any]:
+    """An answer as plain data: the box in both frames (padded square 0..1, pixels), its status, the crop."""
+    width, height = answer.size
+    looked = answer.strategy == "cot"
+    pixels = answer.box.to_original(answer.size).clip(answer.size).coords
+    return {
+        "strategy": answer.strategy,
+        "answer": answer.text,
+        "box": [round(c, 4) for c in answer.box.coords] if looked else None,
+        "box_pixels": [round(c, 1) for c in pixels] if looked else None,
+        "box_text": answer.box_text if looked else None,
+        "box_status": answer.status.value if answer.status else None,
+        "crop": list(answer.crop) if looked else None,
+        "width": width,
+        "height": height,
+        "seconds": round(answer.seconds, 4),
+    }
 
 
 def collect(what: str, question: str | None) -> list[Item]:

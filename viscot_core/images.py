@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +39,9 @@ class View:
 def open_image(path: Path | str, *, exif: bool = False) -> Image.Image:
     """Read a picture as RGB.
 
-    ``exif`` applies the orientation tag: right for a user's own picture, wrong for annotated data, whose boxes
-    belong to the stored pixels. Of an animation the first frame is read. 16-bit pictures are scaled to 8 bit.
+    ``exif`` applies the orientation tag: right for a user's own picture, wrong for annotated data, whose
+    boxes belong to the stored pixels. Of an animation the first frame is read. 16-bit pictures are scaled to
+    8 bit.
 
     Raises:
         ImageError: missing, a directory, empty, damaged, no picture, or more than ``MAX_PIXELS`` pixels.
@@ -51,24 +53,47 @@ def open_image(path: Path | str, *, exif: bool = False) -> Image.Image:
         raise ImageError(f"There is no picture at {path}; check the path.")
     if path.stat().st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes); copy or download it again.")
+    return read_image(path, str(path), exif=exif)
+
+
+def read_image(
+    source: Path | BinaryIO,
+    name: str,
+    *,
+    exif: bool = False,
+    max_pixels: int | None = None,
+    formats: tuple[str, ...] | None = None,
+) -> Image.Image:
+    """Decode a picture as RGB from a file or from bytes, as ``open_image`` says.
+
+    Args:
+        name: what errors call it.
+        max_pixels: the header is read first, and nothing is decoded beyond this (``MAX_PIXELS``).
+        formats: Pillow's names of the formats to accept; None for all it knows. Pictures of strangers should
+            be held to a few: some decoders (EPS) run other programs.
+
+    Raises:
+        ImageError: damaged, no picture of these formats, or too many pixels.
+    """
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         with warnings.catch_warnings():
             # The limit below is ours and larger than Pillow's, whose warning would only repeat it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
+            with Image.open(source, formats=formats) as image:
+                if image.width * image.height > limit:
                     raise ImageError(
-                        f"{path} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; "
+                        f"{name} has {image.width} x {image.height} pixels, more than {limit:,}; "
                         "make it smaller before asking about it."
                     )
                 if exif:
                     return _to_rgb(ImageOps.exif_transpose(image))
                 return _to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large to decode safely ({error}); make it smaller first.") from error
+        raise ImageError(f"{name} is too large to decode safely ({error}); make it smaller first.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(
-            f"{path} cannot be read as a picture ({error}); copy or convert it again."
+            f"{name} cannot be read as a picture ({error}); copy or convert it again."
         ) from error
 
 
