@@ -31,7 +31,12 @@ class Action:
 
 
 def completion(
-    text: str | None, *, finish: str = "stop", tokens: tuple[int, int] = (120, 6), model: str = "made-up-1", **more: Any
+    text: str | None,
+    *,
+    finish: str = "stop",
+    tokens: tuple[int, int] = (120, 6),
+    model: str = "made-up-1",
+    **more: Any,
 ) -> Action:
     """A reply of the judge."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
@@ -112,7 +117,8 @@ class JudgeServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Serve one request; whether the connection goes on."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = next(int(line.split(":")[1]) for line in head.splitlines() if line.lower().startswith("content-length"))
+        lines = head.lower().splitlines()
+        length = next(int(line.split(":")[1]) for line in lines if line.startswith("content-length"))
         body = json.loads(await reader.readexactly(length))
         number = len(self.requests)
         self.requests.append(body)

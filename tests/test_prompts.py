@@ -78,7 +78,9 @@ def test_an_image_mark_in_an_answer_is_text() -> None:
 
 
 def test_stage_one_keeps_pictures_and_captions() -> None:
-    rendered = render([Turn("human", f"Describe it.\n{IMAGE}"), Turn("gpt", "a red kite")], TEMPLATES["plain"])
+    rendered = render(
+        [Turn("human", f"Describe it.\n{IMAGE}"), Turn("gpt", "a red kite")], TEMPLATES["plain"]
+    )
     assert rendered.text == "<image>a red kite\n"
     assert rendered.chunks[1].spoken == ((0, len("a red kite\n")),)
 

@@ -1,9 +1,9 @@
 """viscot: a multimodal model first names the region that matters, looks at its crop, then answers.
 
-    from viscot_core import load
+from viscot_core import load
 
-    answer = load("VisCoT-7b-336").ask("receipt.jpg", "What is the total?")
-    answer.text, answer.box, answer.crop, answer.status
+answer = load("VisCoT-7b-336").ask("receipt.jpg", "What is the total?")
+answer.text, answer.box, answer.crop, answer.status
 """
 
 from __future__ import annotations

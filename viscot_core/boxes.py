@@ -53,7 +53,7 @@ class Box:
         return max(0.0, self.width) * max(0.0, self.height)
 
     def to_square(self, size: Size) -> Box:
-        """This box in the padded square of an image of ``size``; the offset is the reference's whole pixel."""
+        """This box in the padded square of an image of ``size``; its offset is in whole pixels."""
         if self.frame is Frame.SQUARE:
             return self
         side, left, top = _square_of(size)

@@ -1,8 +1,8 @@
 """Every word the model reads, quoted once.
 
-Turns become a ``Rendered`` conversation: text chunks between pictures, each with the character spans the model
-is trained to say. The mask is made here, while rendering; nothing splits strings afterwards. Wording and
-templates are the reference's (``vicuna_v1`` and ``plain``; UPSTREAM protocol), so that figures compare.
+Turns become a ``Rendered`` conversation: text chunks between pictures, each with the character spans the
+model is trained to say. The mask is made here, while rendering; nothing splits strings afterwards. Wording
+and templates are the reference's (``vicuna_v1`` and ``plain``; UPSTREAM protocol), so that figures compare.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Turn:
 class Template:
     """How turns are joined.
 
-    ``plain`` (stage 1) keeps pictures and captions only and ends with a newline. ``strip`` drops the white space
-    around a message: the benchmark's prompts have two spaces before ASSISTANT, training rows one, and a very
-    small model should not have to learn the difference.
+    ``plain`` (stage 1) keeps pictures and captions only and ends with a newline. ``strip`` drops the white
+    space around a message: the benchmark's prompts have two spaces before ASSISTANT, training rows one, and a
+    very small model should not have to learn the difference.
     """
 
     name: str
@@ -176,7 +176,7 @@ def direct_turns(question: str) -> tuple[Turn, ...]:
 
 
 def text_only_turns(question: str, box_text: str) -> tuple[Turn, ...]:
-    """The no-image baseline (paper Table 6): the box as words, no second picture and an empty second message."""
+    """The no-image baseline (paper Table 6): the box as words, no second picture, an empty second message."""
     return (Turn("human", f"{IMAGE}\n{question} {BOX_REQUEST}"), Turn("gpt", box_text), Turn("human", ""))
 
 

@@ -43,7 +43,7 @@ def _rows(shared: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_ids_and_labels_equal_the_reference(shared: Path, variant: str) -> None:
-    """Where the reference supervises a row at all; rows it masks whole by its tokenizer fault differ in labels."""
+    """Where the reference supervises a row at all; rows it masks whole by its fault differ in labels."""
     tokens = _variant(shared, variant)
     equal = masked = 0
     for row in _rows(shared):
@@ -82,7 +82,9 @@ def test_stage_one_equals_the_reference(shared: Path) -> None:
 
 @pytest.fixture
 def tokens(golden: Path) -> ChatTokenizer:
-    return ChatTokenizer(load_tokenizer(golden / "tiny_llava", "legacy"), image_tokens=4, turn_tokens="legacy")
+    return ChatTokenizer(
+        load_tokenizer(golden / "tiny_llava", "legacy"), image_tokens=4, turn_tokens="legacy"
+    )
 
 
 def _row(images: list[str], *turns: tuple[str, str]) -> Conversation:

@@ -68,7 +68,7 @@ def test_the_interval_stays_inside_the_values(values: list[float]) -> None:
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """400 samples of 200 answers that are right with probability 0.7: about 95 % of the intervals hold 0.7."""
+    """400 samples of 200 answers that are right with probability 0.7: 95 % of the intervals hold 0.7."""
     random = rng()
     held = 0
     for _ in range(400):

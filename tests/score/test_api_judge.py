@@ -278,7 +278,7 @@ DEAR = Price(input=1000.0, output=1000.0)
 
 
 def test_the_cap_holds_with_many_calls_in_flight(tmp_path: Path) -> None:
-    """120 + 6 tokens at 0.001 dollars each: 0.126 a call; never a cent over the cap, the rest stays pending."""
+    """120 + 6 tokens at 0.001 dollars each: 0.126 a call; never over the cap, the rest stays pending."""
     with JudgeServer(lambda number, body: completion("score: 1", delay=0.01)) as server:
         judge, outcomes = judged(server.url, some_pairs(200), tmp_path, price=DEAR, max_cost=5.0)
         paid = 0.126 * len(server.requests)

@@ -1,4 +1,4 @@
-"""The judge's words against the reference's, reading its verdicts, and 30 answers that try to talk it round."""
+"""The judge's words against the reference's, reading its verdicts, and 30 tries to talk it round."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +36,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[ChatTokenizer, list
     return tokens, [encode(row, tokens, TINY, max_length=512) for row in rows], scenes
 
 
-def test_decimals_and_answers_are_weighted_by_place(world: tuple[ChatTokenizer, list[Sample], object]) -> None:
+def test_decimals_and_answers_are_weighted_by_place(
+    world: tuple[ChatTokenizer, list[Sample], object],
+) -> None:
     tokens, samples, _ = world
     weights = TokenWeights(decimals=(2.0, 1.5, 0.2), answer_digits=3.0)
     chain = samples[1]

@@ -24,7 +24,14 @@ def model() -> Any:
 
 def _stage(*parts: str, **fields: Any) -> StageSpec:
     return StageSpec.model_validate(
-        {"kind": "finetune", "train": parts, "epochs": 1, "global_batch_size": 8, "learning_rate": 1e-3, **fields}
+        {
+            "kind": "finetune",
+            "train": parts,
+            "epochs": 1,
+            "global_batch_size": 8,
+            "learning_rate": 1e-3,
+            **fields,
+        }
     )
 
 
@@ -48,7 +55,9 @@ def test_layers_that_never_get_a_gradient_stay_frozen(model: Any) -> None:
 
 
 def test_groups_carry_each_parts_rate_and_spare_norms_and_biases(model: Any) -> None:
-    stage = _stage("projector", "llm", "vision_tower", weight_decay=0.1, projector_lr=1e-2, vision_tower_lr=1e-4)
+    stage = _stage(
+        "projector", "llm", "vision_tower", weight_decay=0.1, projector_lr=1e-2, vision_tower_lr=1e-4
+    )
     freeze_for(model, stage, -2)
     names = {id(p): name for name, p in model.named_parameters()}
     seen = set()

@@ -24,8 +24,8 @@ SMALL = [
 
 
 def _stage(kind: str, steps: int, save: int) -> list[str]:
-    fields = {"max_steps": steps, "save_steps": save, "global_batch_size": 4, "compile": "false", "log_steps": 1,
-              "precision": "fp32"}  # fmt: skip
+    fields = {"max_steps": steps, "save_steps": save, "global_batch_size": 4, "log_steps": 1}
+    fields |= {"compile": "false", "precision": "fp32"}
     return [f"stages.{kind}.{name}={value}" for name, value in fields.items()]
 
 

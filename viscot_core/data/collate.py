@@ -17,7 +17,7 @@ def collate(
     samples: Sequence[Sample], pixels: Sequence[NDArray[np.float32]], *, pad_id: int, multiple: int = 1
 ) -> Batch:
     """``input_ids, attention_mask, labels`` as ``int64[B, T]`` padded at the right; ``pixel_values``
-    ``float32[all pictures of the batch, 3, H, W]`` in the order of their image tokens (left out when there are none)."""
+    ``float32[all pictures of the batch, 3, H, W]`` in image-token order (if there are any)."""
     ids = pad([s.encoded.ids for s in samples], pad_id, multiple=multiple)
     labels = pad([s.encoded.labels for s in samples], IGNORE, multiple=multiple)
     mask = pad([[1] * len(s.encoded.ids) for s in samples], 0, multiple=multiple)

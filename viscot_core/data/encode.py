@@ -1,7 +1,7 @@
 """Conversation -> token ids and labels: what one training sample teaches.
 
-Keeps the reference's tensors (``golden_train_tensors.json``) except where the reference loses words or pictures;
-``tests/golden_differences.md`` lists each difference.
+Keeps the reference's tensors (``golden_train_tensors.json``) except where the reference loses words or
+pictures; ``tests/golden_differences.md`` lists each difference.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Sample:
 
 
 def training_turns(turns: Sequence[Turn], *, plain: bool = False) -> tuple[Turn, ...]:
-    """Turns as training reads them: leading gpt turns dropped, each ``<image>`` moved to its message's front."""
+    """Turns as training reads them: no leading gpt turn, each ``<image>`` at its message's front."""
     start = next((i for i, turn in enumerate(turns) if turn.role == "human"), len(turns))
     kept = turns[start:]
     if plain:
@@ -35,8 +35,8 @@ def training_turns(turns: Sequence[Turn], *, plain: bool = False) -> tuple[Turn,
 def encode(row: Conversation, tokens: ChatTokenizer, template: Template, *, max_length: int) -> Sample:
     """Render and tokenize one row.
 
-    A row longer than ``max_length`` tokens is cut; a picture that would be cut in two goes as a whole, with all
-    that follows, so ids and pictures always agree.
+    A row longer than ``max_length`` tokens is cut; a picture that would be cut in two goes as a whole, with
+    all that follows, so ids and pictures always agree.
 
     Raises:
         DataError: as many ``<image>`` as pictures are not there, or nothing is left to learn.
@@ -49,7 +49,7 @@ def encode(row: Conversation, tokens: ChatTokenizer, template: Template, *, max_
     encoded = _cut(tokens.encode(rendered), tokens, max_length)
     if not encoded.n_supervised:
         raise DataError(
-            f"row {row.id}: no supervised token within {max_length} tokens; shorten the row or raise max_length."
+            f"row {row.id}: no supervised token in {max_length} tokens; shorten the row or raise max_length."
         )
     return Sample(encoded, row.image[: encoded.n_images])
 

@@ -1,7 +1,7 @@
 """Synthetic scenes: coloured objects that carry numbers too small to read until one looks closer.
 
-A scene is plain data first (what stands where) and pixels second, so that tests and the small model's foundation
-stage know the truth of every patch. Everything follows from the seed.
+A scene is plain data first (what stands where) and pixels second, so that tests and the small model's
+foundation stage know the truth of every patch. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 NOUNS = ("card", "disc", "tag")
 
 TEXT_SHARE = 0.043
-"""Font size as a share of the picture's longer side: 4.8 px in a 112 px full view, 14-22 px in a 112 px crop."""
+"""Font size as a share of the picture's longer side: 4.8 px in a full view of 112 px, 14-22 px in a crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class Scene:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Scene:
         things = tuple(
-            Thing(t["noun"], t["color"], t["text"], tuple(t["box"]), tuple(t["text_box"])) for t in row["things"]
+            Thing(t["noun"], t["color"], t["text"], tuple(t["box"]), tuple(t["text_box"]))
+            for t in row["things"]
         )
         return cls(row["seed"], (row["size"][0], row["size"][1]), row["font_size"], things)
 
@@ -90,7 +91,10 @@ def _free_place(
         box = (x, y, x + width, y + height)
         gap = 8
         if all(
-            box[2] + gap < t.box[0] or t.box[2] + gap < box[0] or box[3] + gap < t.box[1] or t.box[3] + gap < box[1]
+            box[2] + gap < t.box[0]
+            or t.box[2] + gap < box[0]
+            or box[3] + gap < t.box[1]
+            or t.box[3] + gap < box[1]
             for t in things
         ):
             return box

@@ -1,8 +1,8 @@
 """``viscot data synth``: an offline data set that stands in for the real one, file for file.
 
-Writes the layout of a data root (see DESIGN, contracts): benchmark, benchmark_det, RefCOCO and metadata files,
-training conversations with ``###`` crops, and the pictures. Training and held-out scenes come from disjoint
-seeds. The same arguments give the same bytes.
+Writes the layout of a data root (see DESIGN, contracts): benchmark, benchmark_det, RefCOCO and metadata
+files, training conversations with ``###`` crops, and the pictures. Training and held-out scenes come from
+disjoint seeds. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUESTIONS = (
     "What does the {color} {noun} say?",
 )
 HELD_OUT_SEED = 2**62
-"""Validation scenes use seeds from here on; no ``--seed`` that fits 32 bits brings training scenes near them."""
+"""Validation scenes use seeds from here on; no 32-bit ``--seed`` brings training scenes near."""
 
 
 def write_dataset(
@@ -120,7 +120,9 @@ def _write_picture(job: tuple[Scene, Path]) -> None:
 class _Item:
     """One question about one object of one scene, in every on-disk form."""
 
-    def __init__(self, question_id: int, image: str, scene: Scene, thing: Thing, split: str, rng: random.Random):
+    def __init__(
+        self, question_id: int, image: str, scene: Scene, thing: Thing, split: str, rng: random.Random
+    ):
         self.question_id = question_id
         self.image = image
         self.scene = scene
@@ -209,7 +211,7 @@ def _train_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
 
 
 def _direct_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
-    """The control's training file: every object's question on the full view, answered without a closer look."""
+    """The control's training file: every object's question, answered without a closer look."""
     number = 0
     for index, scene in enumerate(scenes):
         rng = random.Random(f"direct-{scene.seed}")
@@ -228,7 +230,7 @@ def _benchmark_chain(item: _Item) -> tuple[Turn, ...]:
 
 
 def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Turn, ...]:
-    """One picture and a box turn for up to four of its objects, in the benchmark's and in training's wording."""
+    """One picture and a box turn for up to four of its objects, in both wordings."""
     turns: list[Turn] = []
     for item in items[:4]:
         asked = rng.choice([f"{item.question.lower()}. {BOX_REQUEST}", f"{item.question} {BOX_REQUEST}"])

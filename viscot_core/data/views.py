@@ -26,8 +26,8 @@ from viscot_core.images import View, crop, open_image, square_pixels
 def load_views(root: Path, names: Sequence[str]) -> list[View]:
     """The views named by ``image`` entries (``path`` or ``path###[x0, y0, x1, y1]``) under ``root``.
 
-    Neighbours that name one picture share its decode. Stored pixels are kept: EXIF is not applied, as the boxes
-    were drawn without it. Raises ImageError for a picture that cannot be read.
+    Neighbours that name one picture share its decode. Stored pixels are kept: EXIF is not applied, as the
+    boxes were drawn without it. Raises ImageError for a picture that cannot be read.
     """
     views: list[View] = []
     for path, group in groupby(names, key=lambda name: split_crop(name)[0]):
@@ -66,8 +66,8 @@ def cached_pixels(
 ) -> PixelCache:
     """Open the cache of these views under ``folder``, building it first where it is not complete.
 
-    The folder's name carries a digest of the names and the side, and the index is written last, so a cache cut
-    short is built again and another list of views never meets it.
+    The folder's name carries a digest of the names and the side, and the index is written last, so a cache
+    cut short is built again and another list of views never meets it.
     """
     ordered = sorted(set(names), key=lambda name: (split_crop(name)[0], name))
     digest = hashlib.sha256(f"{root}\n{side}\n{json.dumps(ordered)}".encode()).hexdigest()[:16]

@@ -31,7 +31,7 @@ class Shape(Protocol):
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_positions: int) -> Any:
-    """Byte-level BPE of at most ``vocab_size`` ids; every digit is a token, ``[0.`` and ``, 0.`` of a box one each."""
+    """Byte-level BPE of at most ``vocab_size`` ids; a digit is one token, so are ``[0.`` and ``, 0.``."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

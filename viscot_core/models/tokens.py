@@ -125,7 +125,7 @@ class ChatTokenizer:
 
 
 def _overlaps(span: tuple[int, int], spoken: Sequence[tuple[int, int]]) -> bool:
-    """Whether a token covers a spoken character; a space set before the text counts with its first character."""
+    """Whether a token covers a spoken character; a space before the text counts with its first."""
     start, end = span
     if end <= 0:
         start, end = 0, 1

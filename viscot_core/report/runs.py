@@ -42,7 +42,7 @@ class Item:
 
     @property
     def iou(self) -> float | None:
-        """IoU of a box the model predicted: 0 for an unparsable one, None where there is nothing to compare."""
+        """IoU of a box the model predicted: 0 for an unparsable one, None where nothing can be compared."""
         p = self.prediction
         if not p.done or self.strategy not in BOX_STRATEGIES or p.box_gt is None:
             return None

@@ -58,7 +58,7 @@ class ApiJudge:
 
     @classmethod
     def from_options(cls, model: str, options: JudgeOptions) -> Self:
-        """Read key and address from the environment. Raises UsageError where the key or a price is missing."""
+        """Read key and address from the environment. UsageError where the key or a price is missing."""
         base_url = options.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
         key = os.environ.get(KEY_VARIABLE, "").strip() or None
         if not re.match(r"https?://[^/]", base_url):
@@ -132,7 +132,7 @@ class ApiJudge:
         return outcome
 
     def client(self, tls: ssl.SSLContext) -> httpx.AsyncClient:
-        """One connection with the key in its header; it follows no redirect, which could carry the key away."""
+        """One connection with the key in its header; no redirect is followed, it could carry the key away."""
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"

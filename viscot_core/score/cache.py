@@ -28,7 +28,7 @@ def request_key(url: str, body: Mapping[str, Any]) -> str:
 
 
 class ReplyCache:
-    """JSON objects under ``folder/ab/abcdef….json``. ``damaged`` counts the entries that could not be read."""
+    """JSON objects under ``folder/ab/abcdef….json``. ``damaged`` counts entries that cannot be read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

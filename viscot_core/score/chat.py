@@ -1,4 +1,4 @@
-"""One call to an OpenAI-compatible chat endpoint, and what each way of failing means for the calls after it."""
+"""One call to an OpenAI-compatible chat endpoint, and what each way of failing means for the next."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """A chat completion: its words, why it ended, and the tokens the server counted (0 where it says none)."""
+    """A chat completion: its words, why it ended, and the server's count of tokens (0 where it says none)."""
 
     text: str
     finish: str | None

@@ -119,7 +119,7 @@ class Session:
             )
 
     async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Reply | None:
-        """One reply, after as many attempts as it takes; None when the budget is spent or the judge stopped."""
+        """One reply, after as many attempts as it takes; None when the budget is spent or the judge quit."""
         content = orjson.dumps(body)
         worst = self._worst_cost(body)
         for attempt in range(1, self.judge.options.attempts + 1):
@@ -155,7 +155,7 @@ class Session:
             self.usage.cost = self.budget.spent
 
     def _wait_after(self, fault: Fault, attempt: int) -> float | None:
-        """Seconds until the next attempt: full jitter, or what the server asks for. None: do not try again."""
+        """Seconds until the next attempt: full jitter, or what the server asks for; None: give up."""
         if fault.kind is not Kind.RETRY or attempt >= self.judge.options.attempts:
             return None
         jitter = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)))

@@ -1,9 +1,9 @@
 """The tiny recipe's foundation stage: what CLIP's pre-training gives a large model.
 
-A tower trained from nothing on chains alone does not learn to read within hours. Here tower and projector learn
-together under throw-away linear heads that must tell, from each projected patch, what lies under it: colour,
-digit, the object's box, the object's number. The heads sit *after* the projector, so that what they need survives
-it; they are dropped afterwards and are in no shipped file.
+A tower trained from nothing on chains alone does not learn to read within hours. Here tower and projector
+learn together under throw-away linear heads that must tell, from each projected patch, what lies under it:
+colour, digit, the object's box, the object's number. The heads sit *after* the projector, so that what they
+need survives it; they are dropped afterwards and are in no shipped file.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ READABLE_PX = 9.0
 
 @dataclass(frozen=True, slots=True)
 class PatchTruth:
-    """Per patch of a view, row-major: ``color int[n]``, ``glyph int[n]`` (10: none), ``tens`` and ``units`` of the
-    object's number ``int[n]`` (IGNORE where there is none or it is unreadable), ``box float[n, 4]`` 0..1."""
+    """Per patch of a view, row-major: ``color int[n]``, ``glyph int[n]`` (10: none), ``tens`` and ``units``
+    of the object's number ``int[n]`` (IGNORE where absent or unreadable), ``box float[n, 4]`` 0..1."""
 
     color: NDArray[np.int64]
     glyph: NDArray[np.int64]
@@ -91,7 +91,7 @@ def _mark_glyphs(glyph: NDArray[np.int64], thing: Thing, text: Box, grid: int) -
 
 
 def make_sheet(seed: int, side: int = MIN_CROP_SIDE) -> tuple[Image.Image, Scene]:
-    """A ``side x side`` picture full of coloured fields with numbers, in the scale of a crop, and what stands where."""
+    """A ``side x side`` picture full of coloured fields with numbers, in a crop's scale, and its truth."""
     rng = random.Random(f"sheet-{seed}")
     image = Image.new("RGB", (side, side), jitter_color(rng, (150, 150, 150), 40))
     pen = ImageDraw.Draw(image)
@@ -140,7 +140,7 @@ class FoundationModel(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor, **truth: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``pixel_values [B, 3, H, W]``; ``color, glyph, tens, units [B, patches]``; ``box [B, patches, 4]``."""
+        """``pixel_values [B, 3, H, W]``; ``color, glyph, tens, units [B, n]``; ``box [B, n, 4]``."""
         features = self.llava.model.get_image_features(pixel_values).pooler_output
         patches = torch.stack(tuple(features))
         losses = {
@@ -165,8 +165,8 @@ class FoundationModel(nn.Module):
 def whiten_projector(llava: Any, pixel_values: torch.Tensor) -> None:
     """Start the projector's first layer from whitened tower features.
 
-    CLIP hands over un-normalised hidden states with a few loud directions; a usual initialisation lets the projector
-    lose the quiet ones (colour among them).
+    CLIP hands over un-normalised hidden states with a few loud directions; a usual initialisation lets the
+    projector lose the quiet ones (colour among them).
     """
     hidden = llava.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
     features = hidden[llava.config.vision_feature_layer][:, 1:].flatten(0, 1).double()
