@@ -1,8 +1,8 @@
 """Two helps for a very small model learning chains: token weights and guided attention.
 
-Both act on the loss alone. Teacher forcing hides that a model ignores the question's colour when it begins a box;
-the guides show two heads of layer 0 the colour word and two heads of layer 1 the object's patches, and fade to
-nothing before the end of the run.
+Both act on the loss alone. Teacher forcing hides that a model ignores the question's colour when it begins a
+box; the guides show two heads of layer 0 the colour word and two heads of layer 1 the object's patches, and
+fade to nothing before the end of the run.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def guides_of(sample: Sample, scene: Scene, tokens: ChatTokenizer, grid: int) ->
     word: int | None = None
     thing: Thing | None = None
     image, image_start = -1, 0
+    seen: dict[tuple[int, str], NDArray[np.int64]] = {}
     for position, token in enumerate(ids):
         if token == tokens.image_id:
             if (
@@ -75,8 +76,10 @@ def guides_of(sample: Sample, scene: Scene, tokens: ChatTokenizer, grid: int) ->
                 image, image_start = image + 1, position
             continue
         if labels[position] != IGNORE and word is not None and thing is not None:
-            patches = _patches(sample.images[image], thing, scene, grid) + image_start
-            found.append(Guide(position - 1, word, patches))
+            key = (image, thing.color)
+            if key not in seen:
+                seen[key] = _patches(sample.images[image], thing, scene, grid) + image_start
+            found.append(Guide(position - 1, word, seen[key]))
         name = tokens.piece(token).strip()
         if name in COLORS:
             word, thing = position, by_color.get(name)
@@ -102,14 +105,14 @@ def _patches(image: str, thing: Thing, scene: Scene, grid: int) -> NDArray[np.in
 def guide_tensors(guides: Sequence[Sequence[Guide]], length: int) -> dict[str, torch.Tensor]:
     """``guide_row, guide_query, guide_word int64[n]`` and ``guide_patches bool[n, length]`` of a batch."""
     flat = [(row, guide) for row, of_row in enumerate(guides) for guide in of_row]
-    patches = torch.zeros(len(flat), length, dtype=torch.bool)
+    patches = np.zeros((len(flat), length), dtype=bool)
     for index, (_, guide) in enumerate(flat):
-        patches[index, torch.from_numpy(guide.patches)] = True
+        patches[index, guide.patches] = True
     return {
         "guide_row": torch.tensor([row for row, _ in flat], dtype=torch.long),
         "guide_query": torch.tensor([guide.query for _, guide in flat], dtype=torch.long),
         "guide_word": torch.tensor([guide.word for _, guide in flat], dtype=torch.long),
-        "guide_patches": patches,
+        "guide_patches": torch.from_numpy(patches),
     }
 
 
