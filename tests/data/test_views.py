@@ -56,5 +56,5 @@ def test_a_cache_cut_short_is_built_again(root: Path) -> None:
 
 
 def test_a_missing_picture_is_an_error_not_another_sample(root: Path) -> None:
-    with pytest.raises(ImageError, match="gone.png"):
+    with pytest.raises(ImageError, match=r"gone\.png"):
         load_views(root, ["gone.png"])
