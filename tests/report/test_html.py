@@ -5,6 +5,7 @@ markup.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -243,8 +244,11 @@ def test_ten_thousand_items_stay_usable(tmp_path: Path) -> None:
 
 @browser
 def test_a_screenshot_is_not_blank(small: Path, tmp_path: Path) -> None:
+    """``VISCOT_KEEP=FOLDER`` keeps the picture as FOLDER/report.png."""
     report = report_of(small, tmp_path / "report.html", Pictures.EMBED)
     chromium(tmp_path, f"--screenshot={tmp_path / 'shot.png'}", report.as_uri())
+    if keep := os.environ.get("VISCOT_KEEP"):
+        shutil.copy(tmp_path / "shot.png", Path(keep) / "report.png")
     with Image.open(tmp_path / "shot.png") as shot:
         colors = shot.convert("RGB").getcolors(2**24)
     assert colors and len(colors) > 200

@@ -151,3 +151,17 @@ def test_a_damaged_line_in_the_middle_names_file_and_line(tmp_path: Path, line: 
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(DataError, match=r"scores\.exact\.jsonl:2"):
         read_scores(path)
+
+
+def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
+    judge = JudgeIdentity.now("exact", "exact", None, None)
+    path = tmp_path / "scores.exact.jsonl"
+    with ScoreLog(path, judge), pytest.raises(UsageError, match="Another process"):
+        ScoreLog(path, judge)
+    with ScoreLog(path, judge) as log:
+        assert log.scores.verdicts == {}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written"):
+        ScoreLog(tmp_path / "nothing" / "scores.exact.jsonl", JudgeIdentity.now("exact", "exact", None, None))

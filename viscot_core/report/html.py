@@ -122,7 +122,7 @@ def _item_json(item: Item, run: Run, shelf: _Shelf) -> dict[str, Any]:
         "boxStatus": p.box_status,
         "iou": p.iou,
         "size": size,
-        "box": _pixels(p.box, size),
+        "box": None if p.box_status == "unparsable" else _pixels(p.box, size),
         "truth": _pixels(p.box_gt, size),
         "crop": p.crop,
         "image": p.image,

@@ -8,6 +8,7 @@ averaged.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
@@ -204,24 +205,43 @@ class ScoreLog:
     """Appends verdicts to a scores file, flushing each: a kill loses at most the line being written.
 
     Opening an existing file checks that it is of the same judge and sets a broken last line aside in
-    ``<file>.broken``. Use as a context manager; ``.scores`` holds what was there before.
+    ``<file>.broken``; a second process is turned away. Use as a context manager; ``.scores`` holds what
+    was there before.
     """
 
     def __init__(self, path: Path, judge: JudgeIdentity) -> None:
         self.path = path
-        kept = _set_broken_tail_aside(path) if path.exists() else 0
-        if kept:
-            self.scores = read_scores(path)
-            if not self.scores.judge.same_judge(judge):
-                raise UsageError(
-                    f"{path} was written by another judge ({self.scores.judge.describe()}, now "
-                    f"{judge.describe()}); "
-                    "give these scores a file of their own with --name."
-                )
-        else:
-            _write_header(path, judge)
-            self.scores = Scores(judge, {}, path)
-        self._file = path.open("a", encoding="utf-8", newline="\n")
+        try:
+            self._file = path.open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+        try:
+            self._take_lock()
+            self.scores = self._begin(judge)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"Another process is writing {self.path}; wait until it is done.") from error
+
+    def _begin(self, judge: JudgeIdentity) -> Scores:
+        """What the file holds already, after its repair; a new or headless one gets its header."""
+        if not _set_broken_tail_aside(self.path):
+            self._file.write(json.dumps({"judge": asdict(judge)}, ensure_ascii=False) + "\n")
+            self._file.flush()
+            return Scores(judge, {}, self.path)
+        scores = read_scores(self.path)
+        if not scores.judge.same_judge(judge):
+            raise UsageError(
+                f"{self.path} was written by another judge ({scores.judge.describe()}, now "
+                f"{judge.describe()}); "
+                "give these scores a file of their own with --name."
+            )
+        return scores
 
     def append(self, verdicts: Sequence[Verdict]) -> None:
         self._file.write("".join(v.line() + "\n" for v in verdicts))
@@ -234,14 +254,6 @@ class ScoreLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-
-
-def _write_header(path: Path, judge: JudgeIdentity) -> None:
-    try:
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps({"judge": asdict(judge)}, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _set_broken_tail_aside(path: Path) -> int:
