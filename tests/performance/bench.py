@@ -1,0 +1,331 @@
+"""How much faster the benchmark is than the reference's procedure, on the same weights and pictures.
+
+``python tests/performance/bench.py cot``        two-turn questions, CPU seconds an item
+``python tests/performance/bench.py refcoco``    8 and 16 expressions a picture, CPU seconds an expression
+``python tests/performance/bench.py command``    the whole command against one process per pass and data set
+``python tests/performance/bench.py reference``  one such pass (what ``command`` starts)
+
+The reference's procedure: one process per pass, one prompt at a time, every picture decoded and encoded
+whenever a prompt shows it, nothing kept. Texts of both ways are compared. ``--model`` is a checkpoint folder;
+without it a random model of 17 M parameters that reads 336 px (576 tokens) is made, and ``--new`` tokens are
+said (a random model never ends by itself). One thread, CPU time: a busy machine distorts little. One JSON
+object is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from viscot_core.bench.asking import Job, Outcome, Speaker, open_looks
+from viscot_core.bench.cot import CotAsker
+from viscot_core.bench.items import Item, load_cot, load_refcoco
+from viscot_core.bench.journal import Prediction
+from viscot_core.bench.refcoco import RefcocoAsker
+from viscot_core.bench.wording import Turns, Wording
+from viscot_core.boxes import Box, Frame, crop_window, format_box, parse_box
+from viscot_core.engines.families import codec
+from viscot_core.engines.local import LocalEngine
+from viscot_core.images import View, open_image, preprocess
+from viscot_core.images import crop as crop_view
+from viscot_core.models.load import LoadedModel, load_model
+from viscot_core.prompts import BOX_REQUEST, IMAGE, render
+
+WORDING = Wording(codec("viscot"))
+QUESTIONS = (
+    "What is written on the sign?",
+    "Which color is the large shape on the left?",
+    "How many are there?",
+)
+
+
+# -- weights and pictures --------------------------------------------------------------------------------
+
+
+def make_model(folder: Path) -> Path:
+    """A random model of 17 M parameters: 336 px, 576 image tokens, most of its work in the language model."""
+    from viscot_core.models.manifest import Manifest
+    from viscot_core.models.scratch import build_model, train_tokenizer
+    from viscot_core.train.schema import ScratchSpec
+
+    shape = ScratchSpec(
+        image_side=336,
+        vision_width=192,
+        vision_layers=6,
+        vision_mlp=768,
+        llm_width=384,
+        llm_layers=8,
+        llm_mlp=1024,
+        max_positions=2048,
+        vocab_size=1000,
+    )
+    # Real vocabularies know these words: prompts must not be longer in tokens than they really are.
+    said = [turns for q in QUESTIONS for turns in (WORDING.answer(q, "[0.1, 0.2]"), WORDING.detection(q))]
+    said.append(WORDING.refcoco("The thing number 1 on the left"))
+    texts = [render(turns, _template(), generate=True).text for turns in said]
+    texts += [text.lower() for text in texts]
+    tokenizer = train_tokenizer(texts * 3, vocab_size=shape.vocab_size, max_positions=shape.max_positions)
+    model = build_model(shape, tokenizer, feature_layer=-2, attention="sdpa", seed=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Manifest(name="random-17m", template="vicuna_v1", image_side=336).save(folder)
+    return folder
+
+
+def _template() -> Any:
+    from viscot_core.prompts import TEMPLATES
+
+    return TEMPLATES["vicuna_v1"]
+
+
+def make_data(root: Path, *, pictures: int, expressions: int, name: str = "made") -> Path:
+    """``pictures`` of 640 x 480 with one question and ``expressions`` referring expressions each."""
+    import numpy as np
+    from PIL import Image
+
+    rng = random.Random(name)
+    (root / "pictures").mkdir(parents=True, exist_ok=True)
+    for folder in ("benchmark", "benchmark_det", "refcoco"):
+        (root / folder).mkdir(exist_ok=True)
+    questions, regions, referring = [], [], []
+    for number in range(pictures):
+        image = f"pictures/{name}_{number}.jpg"
+        coarse = np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((640, 480)).save(root / image, quality=90)
+        box = [rng.randrange(300), rng.randrange(200), 320 + rng.randrange(300), 220 + rng.randrange(200)]
+        words = format_box(Box(*map(float, box), frame=Frame.ORIGINAL).to_square((640, 480)))
+        question = QUESTIONS[number % 3]
+        spoken = [f"{IMAGE}\n{question} {BOX_REQUEST}", words, IMAGE, "yes"]
+        turns = [{"from": "gpt" if n % 2 else "human", "value": text} for n, text in enumerate(spoken)]
+        questions.append(
+            {"dataset": name, "question_id": number, "image": [image, image], "conversations": turns}
+        )
+        region = {"img_path": image, "bbox": box, "height": 480, "width": 640}
+        regions.append({**region, "expression": question, "question_id": number})
+        referring += [
+            {**region, "expression": f"The thing number {n} on the left", "sent_id": number * expressions + n}
+            for n in range(expressions)
+        ]
+    (root / "benchmark" / f"{name}.json").write_text(json.dumps(questions))
+    for path, rows in ((f"benchmark_det/{name}", regions), (f"refcoco/REC_refcoco_{name}_val", referring)):
+        (root / f"{path}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+# -- the reference's procedure ---------------------------------------------------------------------------
+
+
+class Reference:
+    """One prompt at a time: decode, encode, read, say; nothing is kept for the next."""
+
+    def __init__(self, loaded: LoadedModel, new: int) -> None:
+        self.loaded, self.new = loaded, new
+        self.template = LocalEngine(loaded, reuse=False).template
+
+    def say(self, turns: Turns, views: Sequence[View]) -> str:
+        loaded, tokens = self.loaded, self.loaded.tokens
+        ids = torch.tensor([tokens.encode(render(turns, self.template, generate=True)).ids])
+        side = loaded.manifest.image_side
+        pixels = torch.stack([torch.from_numpy(preprocess(view.image, side)) for view in views])
+        rows = int(loaded.model.config.text_config.vocab_size)
+        with torch.inference_mode():
+            out = loaded.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values=pixels,
+                max_new_tokens=self.new,
+                do_sample=False,
+                eos_token_id=tokens.eos_id,
+                pad_token_id=tokens.pad_id,
+                suppress_tokens=sorted({tokens.image_id, *range(loaded.text_rows, rows)}),
+            )
+        said = out[0, ids.shape[1] :].tolist()
+        return tokens.decode(said[: said.index(tokens.eos_id)] if tokens.eos_id in said else said)
+
+    def detect(self, item: Item) -> str:
+        return self.say(WORDING.detection(item.question), [_view(item)])
+
+    def answer(self, item: Item, box_text: str) -> str:
+        view = _view(item)
+        window = crop_window(parse_box(box_text).box, view.image.size)
+        return self.say(WORDING.answer(item.question, box_text), [view, crop_view(view, window)])
+
+    def refer(self, item: Item) -> str:
+        return self.say(WORDING.refcoco(item.question), [_view(item)])
+
+
+def _view(item: Item) -> View:
+    return View(open_image(item.path), str(item.path))
+
+
+# -- measurements ----------------------------------------------------------------------------------------
+
+
+def measure_cot(loaded: LoadedModel, root: Path, new: int, batch: int) -> dict[str, Any]:
+    """CPU seconds an item of the two-turn benchmark, both ways."""
+    items = load_cot(root).items
+    reference = Reference(loaded, new)
+    reference.detect(items[0])  # the first call pays for set-up on either side
+
+    def slowly() -> list[tuple[str, str]]:
+        boxes = [reference.detect(item) for item in items]
+        return [(box, reference.answer(item, box)) for item, box in zip(items, boxes, strict=True)]
+
+    engine = LocalEngine(loaded, batch_size=batch)
+    engine.generate([])
+
+    def quickly() -> list[Outcome]:
+        asker = CotAsker(Speaker(engine, WORDING, new))
+        return [
+            o
+            for chunk in _chunks(items, batch)
+            for o in asker.ask([Job(k, "cot") for k in open_looks(chunk)])
+        ]
+
+    return _compare(slowly, quickly, len(items), lambda p: (p.box_text, p.answer))
+
+
+def measure_refcoco(loaded: LoadedModel, root: Path, new: int, batch: int) -> dict[str, Any]:
+    """CPU seconds an expression, both ways."""
+    items = load_refcoco(root).items
+    reference = Reference(loaded, new)
+    reference.refer(items[0])
+    engine = LocalEngine(loaded, batch_size=batch)
+
+    def quickly() -> list[Outcome]:
+        asker = RefcocoAsker(Speaker(engine, WORDING, new))
+        chunks = _chunks(items, 4 * batch)
+        return [o for chunk in chunks for o in asker.ask([Job(k, "refcoco") for k in open_looks(chunk)])]
+
+    return _compare(
+        lambda: [reference.refer(item) for item in items], quickly, len(items), lambda p: p.box_text
+    )
+
+
+def _chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _compare(slowly: Any, quickly: Any, count: int, text: Any) -> dict[str, Any]:
+    seconds, said, peaks = {}, {}, {}
+    for name, work in (("reference", slowly), ("viscot", quickly)):
+        start = time.process_time()
+        said[name] = work()
+        seconds[name] = time.process_time() - start
+        peaks[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    mine = [text(outcome) for outcome in said["viscot"] if isinstance(outcome, Prediction)]
+    return {
+        "items": count,
+        "reference_cpu_s": round(seconds["reference"] / count, 4),
+        "viscot_cpu_s": round(seconds["viscot"] / count, 4),
+        "ratio": round(seconds["reference"] / seconds["viscot"], 2),
+        "same_text": sum(a == b for a, b in zip(said["reference"], mine, strict=True)),
+        "peak_MiB_reference": round(peaks["reference"]),
+        "peak_MiB_both": round(peaks["viscot"]),
+    }
+
+
+def one_pass(model: Path, root: Path, dataset: str, kind: str, file: Path, new: int) -> None:
+    """One process of the reference: one data set, boxes or answers, into a file of one line an item."""
+    items = load_cot(root, tasks=[dataset]).items
+    reference = Reference(load_model(model, device="cpu"), new)
+    boxes = file.with_suffix(".boxes").read_text().splitlines() if kind == "answer" else []
+    said = (reference.detect(i) for i in items) if kind == "detect" else map(reference.answer, items, boxes)
+    target = file.with_suffix(".boxes" if kind == "detect" else ".answers")
+    target.write_text("".join(text.replace("\n", " ") + "\n" for text in said))
+
+
+def measure_command(model: Path, root: Path, out: Path, new: int, sets: int, each: int) -> dict[str, Any]:
+    """Wall seconds of one command against one process per pass and data set."""
+    names = [f"set{number}" for number in range(sets)]
+    for name in names:
+        make_data(root, pictures=each, expressions=1, name=name)
+    me = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "reference",
+        "--model",
+        str(model),
+        "--new",
+        str(new),
+    ]
+    start = time.perf_counter()
+    for name in names:
+        for kind in ("detect", "answer"):
+            rest = ["--data", str(root), "--dataset", name, "--kind", kind, "--out", str(out / name)]
+            subprocess.run([*me, *rest], check=True)
+    reference = time.perf_counter() - start
+    command = ["bench", "cot", "--model", str(model), "--data", str(root), "--out", str(out / "run")]
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "viscot_cli.app", *command, "--max-new-tokens", str(new)], check=True
+    )
+    viscot = time.perf_counter() - start
+    return {
+        "data_sets": sets,
+        "items": sets * each,
+        "reference_s": round(reference, 1),
+        "viscot_s": round(viscot, 1),
+        "ratio": round(reference / viscot, 2),
+    }
+
+
+def main() -> None:
+    """Measure what is asked for and print it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["cot", "refcoco", "command", "reference"])
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--new", type=int, default=18, help="tokens said at most: a box is about 17")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument(
+        "--sets", type=int, default=11, help="command: the reference scripts' number of data sets"
+    )
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--dataset")
+    parser.add_argument("--kind", choices=["detect", "answer"])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if args.what == "reference":
+        one_pass(args.model, args.data, args.dataset, args.kind, args.out, args.new)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model = args.model or make_model(Path(folder) / "random-17m")
+        found: dict[str, Any] = {
+            "model": model.name,
+            "new_tokens": args.new,
+            "threads": torch.get_num_threads(),
+        }
+        if args.what == "command":
+            (Path(folder) / "out").mkdir()
+            found["command"] = measure_command(
+                model, Path(folder) / "data", Path(folder) / "out", args.new, args.sets, args.pictures
+            )
+        else:
+            loaded = load_model(model, device="cpu")
+            for number in [1] if args.what == "cot" else [8, 16]:
+                root = make_data(Path(folder) / f"data{number}", pictures=args.pictures, expressions=number)
+                measure = measure_cot if args.what == "cot" else measure_refcoco
+                found[f"{args.what}_{number}"] = measure(loaded, root, args.new, args.batch)
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
