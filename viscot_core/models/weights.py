@@ -14,7 +14,6 @@ import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +51,37 @@ class Stored:
     read: Callable[[], torch.Tensor]
 
 
+class _Reader:
+    """Reads tensors of one opening's files, one file mapped at a time.
+
+    Converting thus never maps the whole model, and two openings never share pages: what is written to one
+    loaded model is not seen by the next.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._get: Callable[[str], torch.Tensor] | None = None
+
+    def of(self, path: Path, name: str) -> Callable[[], torch.Tensor]:
+        """How to read one tensor, when it is wanted."""
+
+        def read() -> torch.Tensor:
+            if self._get is None or path != self._path:
+                self._path, self._get = path, _map(path)
+            return self._get(name)
+
+        return read
+
+
+def _map(path: Path) -> Callable[[str], torch.Tensor]:
+    if path.suffix != ".safetensors":
+        pickled: dict[str, torch.Tensor] = _load_pickle(path)
+        return pickled.__getitem__
+    from safetensors import safe_open
+
+    return safe_open(path, framework="pt", device="cpu").get_tensor
+
+
 def open_weights(folder: Path) -> dict[str, Stored]:
     """Every tensor of ``folder`` by stored name; headers only.
 
@@ -70,14 +100,10 @@ def open_weights(folder: Path) -> dict[str, Stored]:
     )
 
 
-def open_file(path: Path) -> dict[str, Stored]:
+def open_file(path: Path, reader: _Reader | None = None) -> dict[str, Stored]:
     """Every tensor of one safetensors or ``.bin`` file."""
-    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files ``open_weights`` would read, in order."""
-    return sorted({stored.file for stored in open_weights(folder).values()})
+    open_one = _open_safetensors if path.suffix == ".safetensors" else _open_pickle
+    return open_one(path, reader or _Reader())
 
 
 def _open_sharded(index: Path) -> dict[str, Stored]:
@@ -88,6 +114,7 @@ def _open_sharded(index: Path) -> dict[str, Stored]:
         raise CheckpointError(
             f"{index} is damaged ({error!r}); pull or copy the checkpoint again."
         ) from error
+    reader = _Reader()
     tensors: dict[str, Stored] = {}
     for shard in shards:
         path = index.parent / shard
@@ -96,7 +123,7 @@ def _open_sharded(index: Path) -> dict[str, Stored]:
             raise CheckpointError(
                 f"{path} is missing: {index.name} places {_some(names)} in it; pull or copy that file again."
             )
-        found = _open_shard(path, names)
+        found = _open_shard(path, names, reader)
         for name in names:
             if name not in found:
                 raise CheckpointError(
@@ -107,9 +134,9 @@ def _open_sharded(index: Path) -> dict[str, Stored]:
     return tensors
 
 
-def _open_shard(path: Path, names: list[str]) -> dict[str, Stored]:
+def _open_shard(path: Path, names: list[str], reader: _Reader) -> dict[str, Stored]:
     try:
-        return open_file(path)
+        return open_file(path, reader)
     except CheckpointError as error:
         if any(f"'{name}'" in str(error) for name in names):
             raise
@@ -121,7 +148,7 @@ def _some(names: list[str]) -> str:
     return f"'{names[0]}'{more}"
 
 
-def _open_safetensors(path: Path) -> dict[str, Stored]:
+def _open_safetensors(path: Path, reader: _Reader) -> dict[str, Stored]:
     size = path.stat().st_size
     try:
         with path.open("rb") as stream:
@@ -143,40 +170,21 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
                 "pull or copy it again."
             )
         tensors[name] = Stored(
-            name, path, tuple(shape), _DTYPES.get(dtype, dtype.lower()), _safetensors_reader(path, name)
+            name, path, tuple(shape), _DTYPES.get(dtype, dtype.lower()), reader.of(path, name)
         )
     return tensors
 
 
-def _safetensors_reader(path: Path, name: str) -> Callable[[], torch.Tensor]:
-    def read() -> torch.Tensor:
-        tensor: torch.Tensor = _handle(str(path)).get_tensor(name)
-        return tensor
-
-    return read
-
-
-@lru_cache(maxsize=1)
-def _handle(path: str) -> Any:
-    from safetensors import safe_open
-
-    return safe_open(path, framework="pt", device="cpu")
-
-
-def _open_pickle(path: Path) -> dict[str, Stored]:
+def _open_pickle(path: Path, reader: _Reader) -> dict[str, Stored]:
     content = _load_pickle(path)
     if not isinstance(content, dict) or not all(hasattr(t, "shape") for t in content.values()):
         raise CheckpointError(f"{path} does not hold named tensors; give the folder of a model's weights.")
     return {
         name: Stored(
-            name, path, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), _given(tensor)
+            name, path, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), reader.of(path, name)
         )
         for name, tensor in content.items()
     }
-
-
-def _given(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-    return lambda: tensor
 
 
 def _load_pickle(path: Path) -> Any:
