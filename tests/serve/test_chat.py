@@ -1,0 +1,166 @@
+"""Questions over HTTP: the chain's box, crop and answer; streams; raw prompts; the openai client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+from serve_help import Looker, Running, data_url, question
+
+Serve = Callable[..., Running]
+
+
+def test_a_question_is_answered_in_two_turns_with_box_and_crop(serve: Serve) -> None:
+    here = serve()
+    reply = here.post(question("What is it?")).json()
+    assert reply["object"] == "chat.completion" and reply["model"] == "looker"
+    assert reply["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "seen 224 x 200",
+        "refusal": None,
+    }
+    assert reply["choices"][0]["finish_reason"] == "stop"
+    assert reply["usage"]["completion_tokens"] == 16
+    field = reply["viscot"]
+    assert (
+        field["box"] == [0.5, 0.25, 0.75, 0.5] and field["box_status"] == "ok" and field["strategy"] == "cot"
+    )
+    assert field["crop"] == [138, 0, 362, 200] and (field["width"], field["height"]) == (400, 200)
+    assert field["box_pixels"] == [200.0, 0.0, 300.0, 100.0]
+    first, second = here.engine.prompts
+    assert "what is it?. Please provide the bounding box" in first
+    assert "ASSISTANT: [0.500, 0.250, 0.750, 0.500]</s>USER: <image>\nPlease answer" in second
+
+
+def test_direct_and_an_own_box_by_request(serve: Serve) -> None:
+    here = serve()
+    direct = here.post(question(viscot={"strategy": "direct"})).json()
+    assert direct["choices"][0]["message"]["content"] == "seen 400 x 200" and direct["viscot"]["box"] is None
+    assert len(here.engine.prompts) == 1
+    own = here.post(question(viscot={"box": [0.0, 0.25, 0.1, 0.5]})).json()
+    assert (
+        own["viscot"]["crop"] == [0, 0, 224, 200]
+        and own["viscot"]["box_text"] == "[0.000, 0.250, 0.100, 0.500]"
+    )
+    assert len(here.engine.prompts) == 2, "the model is not asked for a box it was given"
+    by_header = here.post(question(), headers={"x-viscot-strategy": "direct"}).json()
+    assert by_header["viscot"]["strategy"] == "direct"
+
+
+def test_a_stream_tells_the_box_before_the_answer(serve: Serve) -> None:
+    here = serve()
+    reply = here.post(question(stream=True, stream_options={"include_usage": True}))
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    lines = [line.removeprefix("data: ") for line in reply.text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    events = [json.loads(line) for line in lines[:-1]]
+    assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert events[1]["viscot"]["box"] == [0.5, 0.25, 0.75, 0.5] and not events[1]["choices"][0]["delta"]
+    words = [event["choices"][0]["delta"]["content"] for event in events[2:-2]]
+    assert words == ["seen ", "224 ", "x ", "200"]
+    assert events[-2]["choices"][0]["finish_reason"] == "stop" and events[-2]["viscot"]["seconds"] >= 0
+    assert events[-1]["choices"] == [] and events[-1]["usage"]["completion_tokens"] == 16
+    assert len({event["id"] for event in events}) == 1
+
+
+def test_an_unparsable_box_is_said_and_the_whole_picture_is_looked_at(serve: Serve) -> None:
+    field = serve(Looker(box="over there")).post(question()).json()["viscot"]
+    assert field["box_status"] == "unparsable" and field["box_text"] == "over there"
+    assert field["crop"] == [0, 0, 400, 200]
+
+
+def test_raw_continues_the_messages_as_they_stand(serve: Serve) -> None:
+    here = serve()
+    small = data_url(Image.new("RGB", (30, 20)))
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": data_url()}},
+                {"type": "text", "text": "Who?"},
+            ],
+        },
+        {"role": "assistant", "content": "[0.1, 0.2, 0.3, 0.4]"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": small}},
+                {"type": "text", "text": "\nAnswer. Who? "},
+            ],
+        },
+    ]
+    reply = here.post({"messages": messages}, headers={"X-Viscot-Strategy": "raw"}).json()
+    assert reply["choices"][0]["message"]["content"] == "seen 30 x 20"
+    assert reply["viscot"] == {"strategy": "raw", "ignored": ["system message"]}
+    (prompt,) = here.engine.prompts
+    assert prompt.endswith(
+        "USER: <image>\nWho? ASSISTANT: [0.1, 0.2, 0.3, 0.4]</s>USER: <image>\nAnswer. Who?  ASSISTANT:"
+    )
+
+
+def test_a_chat_goes_on_about_the_newest_picture(serve: Serve) -> None:
+    body = question("First?")
+    body["messages"] += [
+        {"role": "assistant", "content": "7"},
+        {"role": "user", "content": "And the second?"},
+    ]
+    here = serve()
+    reply = here.post({**body, "temperature": 0.7, "user": "me"}).json()
+    assert reply["viscot"]["ignored"] == ["temperature", "earlier questions"]
+    assert "and the second?" in here.engine.prompts[0]
+
+
+def test_max_tokens_bounds_the_answer_and_not_the_box(serve: Serve) -> None:
+    reply = serve().post(question(max_tokens=1)).json()
+    assert reply["choices"][0]["finish_reason"] == "length" and reply["viscot"]["box_status"] == "ok"
+
+
+def test_models_are_listed_and_named(serve: Serve) -> None:
+    here = serve()
+    names = [card["id"] for card in here.get("/v1/models").json()["data"]]
+    assert names == ["looker", "viscot"]
+    assert here.get("/v1/models/looker").json()["owned_by"] == "viscot"
+    assert here.get("/v1/models/other").status_code == 404
+    wrong = here.post({**question(), "model": "gpt-4"})
+    assert wrong.status_code == 404 and wrong.json()["error"]["code"] == "model_not_found"
+
+
+def test_the_openai_client_asks_streams_and_reads_the_field(serve: Serve) -> None:
+    openai = pytest.importorskip("openai")
+    here = serve()
+    client = openai.OpenAI(base_url=f"{here.url}/v1", api_key="none", max_retries=0)
+    body = question()
+    reply = client.chat.completions.create(model="viscot", messages=body["messages"])
+    assert reply.choices[0].message.content == "seen 224 x 200" and reply.viscot["box_status"] == "ok"
+    chunks = list(
+        client.chat.completions.create(
+            model="viscot",
+            messages=body["messages"],
+            stream=True,
+            extra_body={"viscot": {"strategy": "direct"}},
+        )
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "seen 400 x 200"
+    assert [model.id for model in client.models.list()] == ["looker", "viscot"]
+    with pytest.raises(openai.BadRequestError, match="picture is missing"):
+        client.chat.completions.create(model="viscot", messages=[{"role": "user", "content": "Who?"}])
+
+
+def test_questions_at_the_same_time_run_together_and_keep_their_answers(serve: Serve) -> None:
+    here = serve(Looker(seconds=0.05))
+    sizes = [(300 + 10 * n, 150) for n in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        asks = [
+            pool.submit(
+                here.post, question(url=data_url(Image.new("RGB", size)), viscot={"strategy": "direct"})
+            )
+            for size in sizes
+        ]
+        texts = [ask.result().json()["choices"][0]["message"]["content"] for ask in asks]
+    assert texts == [f"seen {width} x {height}" for width, height in sizes]
+    assert sum(here.engine.batches) == 12 and max(here.engine.batches) > 2
+    assert here.metric("viscot_batch_prompts_sum") == 12

@@ -1,0 +1,139 @@
+"""A real server on loopback over an engine made up for the tests."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from viscot_core.engines.base import Generation, Request
+from viscot_core.prompts import BOX_REQUEST, TEMPLATES
+
+pytest.importorskip("fastapi", reason="needs viscot[serve]")
+pytest.importorskip("uvicorn", reason="needs viscot[serve]")
+
+BOX = "[0.500, 0.250, 0.750, 0.500]"
+
+
+@dataclass
+class Looker:
+    """Looks at one box and answers with the size of what it was shown, after ``seconds``."""
+
+    seconds: float = 0.0
+    box: str = BOX
+    name: str = "looker"
+    error: str | None = None
+    batches: list[int] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    identity: dict[str, str] = field(default_factory=lambda: {"engine": "looker"})
+
+    template = TEMPLATES["vicuna_v1"]
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        self.batches.append(len(requests))
+        self.prompts += [request.rendered.text for request in requests]
+        time.sleep(self.seconds)
+        return [self._say(request) for request in requests]
+
+    def _say(self, request: Request) -> Generation:
+        if self.error is not None:
+            return Generation("", 0, False, self.error)
+        if BOX_REQUEST in request.rendered.text:
+            return Generation(self.box, 12, True)
+        if not request.views:
+            return Generation("nothing seen", 2, True)
+        width, height = request.views[-1].image.size
+        return Generation(
+            f"seen {width} x {height}"[: request.max_new_tokens * 4], 4, request.max_new_tokens > 4
+        )
+
+
+@dataclass
+class Running:
+    """A server that listens, the engine behind it, and ways to ask it."""
+
+    url: str
+    engine: Any
+    server: Any
+    uvicorn: Any
+
+    def post(self, body: Any, **more: Any) -> httpx.Response:
+        """One chat completion without a client library; ``body`` as JSON, or as it is where it is bytes."""
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        headers = {"content-type": "application/json", **more.pop("headers", {})}
+        return httpx.post(
+            f"{self.url}/v1/chat/completions", **content, headers=headers, timeout=30, trust_env=False, **more
+        )
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30, trust_env=False, **more)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples."""
+        lines = self.get("/metrics").text.splitlines()
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in lines
+            if line.partition("{")[0].partition(" ")[0] == name
+        )
+
+    def settled(self, seconds: float = 5.0) -> None:
+        """Wait until nothing is in flight."""
+        until = time.monotonic() + seconds
+        while self.server.gate.inside or self.server.batcher.waiting:
+            assert time.monotonic() < until, "requests are still in flight"
+            time.sleep(0.01)
+
+
+@contextmanager
+def running(engine: Any, *, fetcher: Any = None, **options: Any) -> Iterator[Running]:
+    """Serve ``engine`` in a thread on a free port; ``options`` are those of ``Limits``, ``ServeOptions``."""
+    from viscot_core.serve.chat import Server
+    from viscot_core.serve.run import listen, url_of, uvicorn_server
+    from viscot_core.serve.settings import Limits, ServeOptions
+
+    own = {name: options.pop(name) for name in ("api_key", "allow_urls") if name in options}
+    chosen = ServeOptions(limits=Limits(**options), **own)
+    server = Server(engine, chosen, fetcher)
+    server_loop = uvicorn_server(engine, chosen, server)
+    with listen("127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=server_loop.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        until = time.monotonic() + 20
+        while not server_loop.started:
+            assert time.monotonic() < until, "the server does not start"
+            time.sleep(0.01)
+        try:
+            yield Running(url_of(listening), engine, server, server_loop)
+        finally:
+            server_loop.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive(), "the server does not stop"
+
+
+def data_url(image: Image.Image | None = None, kind: str = "PNG", **options: Any) -> str:
+    """A picture (by default 400 x 200) as a data URL."""
+    image = image or Image.new("RGB", (400, 200), (20, 90, 160))
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return as_data_url(file.getvalue(), kind)
+
+
+def as_data_url(data: bytes, kind: str = "PNG") -> str:
+    """Bytes, called a picture."""
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"
+
+
+def question(text: str = "What is it?", url: str | None = None, **more: Any) -> dict[str, Any]:
+    """The body of a question about a picture."""
+    parts = [{"type": "image_url", "image_url": {"url": url or data_url()}}, {"type": "text", "text": text}]
+    return {"model": "viscot", "messages": [{"role": "user", "content": parts}], **more}

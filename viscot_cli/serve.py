@@ -1,0 +1,77 @@
+"""``viscot serve``: an OpenAI-compatible server that runs the two-turn chain."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from viscot_cli import console
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="A folder, a hub id or a name of 'viscot models list'.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable with the key clients must send.")
+    ] = None,
+    allow_urls: Annotated[
+        str, typer.Option(metavar="HOSTS", help="Hosts whose pictures may be fetched, with commas [none].")
+    ] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 16,
+    queue: Annotated[int, typer.Option(min=1, help="Requests in work or waiting; more get 429.")] = 64,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds a request may take.")] = 120.0,
+    max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, MB.")] = 20.0,
+    max_pixels: Annotated[float, typer.Option(min=0.01, help="Largest picture, million pixels.")] = 40.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer that may be asked for.")] = 512,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
+    load_in: Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")] = None,
+    attn: Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")] = "sdpa",
+) -> None:
+    """Serve a model over HTTP as OpenAI does: /v1/chat/completions and /v1/models, with /health and /metrics.
+
+    A question with a picture is answered in two turns; the reply's extra field "viscot" holds box, crop and
+    status. "viscot": {"strategy": "direct"} or {"box": [x0, y0, x1, y1]} in the request choose otherwise.
+    """
+    import os
+
+    from viscot_cli.infer import open_chain
+    from viscot_core.serve.settings import Limits, ServeOptions, api_key_from
+
+    options = ServeOptions(
+        host=host,
+        port=port,
+        api_key=api_key_from(api_key_env, dict(os.environ)),
+        allow_urls=tuple(name.strip() for name in allow_urls.split(",") if name.strip()),
+        limits=Limits(
+            body_bytes=int(max_body * 1_000_000),
+            pixels=int(max_pixels * 1_000_000),
+            new_tokens=max_new_tokens,
+            seconds=timeout,
+            queue=queue,
+            batch=batch_size,
+        ),
+    )
+    from viscot_core.serve.run import listen, url_of
+    from viscot_core.serve.run import serve as run
+
+    with listen(host, port) as listening:  # a taken port is told before a model is loaded
+        engine = open_chain(model, device, dtype, load_in, attn, 0.0, 1.0, 0, batch_size).engine
+
+        def ready() -> None:
+            console.say(f"{engine.name} is served at {url_of(listening)}/v1 (Ctrl-C finishes and leaves)")
+            console.say(reach(options.is_local, options.api_key is not None, host))
+
+        run(engine, options, listening, ready)
+
+
+def reach(is_local: bool, has_key: bool, host: str) -> str:
+    """Who can connect, in a sentence."""
+    if is_local:
+        return "Only programs on this machine can connect; --host 0.0.0.0 opens it to the network."
+    key = "with the API key" if has_key else "WITHOUT a key (--api-key-env asks for one)"
+    return f"Everybody who reaches {host} can ask, {key}."

@@ -1,0 +1,82 @@
+"""The HTTP side: OpenAI's models and chat completions, health, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+
+from viscot_core import __version__
+from viscot_core.serve.chat import Chat, Server
+from viscot_core.serve.errors import ApiError
+from viscot_core.serve.guard import check_key
+from viscot_core.serve.metrics import CONTENT_TYPE
+
+
+def create_app(server: Server) -> FastAPI:
+    """The application; its shutdown finishes what is queued."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        server.close()
+
+    # No /docs: their page loads scripts from another host, and one route with a raw body has no schema.
+    app = FastAPI(title="viscot", version=__version__, lifespan=lifespan, openapi_url=None)
+    app.add_exception_handler(ApiError, _refusal)
+    app.add_exception_handler(HTTPException, _not_here)
+    app.add_route("/v1/chat/completions", Chat(server), methods=["POST"])
+    started = int(time.time())
+
+    def card(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": started, "owned_by": "viscot"}
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        check_key(request, server.options.api_key)
+        return {"object": "list", "data": [card(name) for name in server.names]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        check_key(request, server.options.api_key)
+        if name not in server.names:
+            raise ApiError(
+                404, f"This server has no such model; it has {server.names[0]}.", "model_not_found"
+            )
+        return card(name)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        well = server.batcher.alive
+        about = {
+            "status": "ok" if well else "stopping",
+            "model": server.names[0],
+            "version": __version__,
+            "in_flight": server.gate.inside,
+            "queue": server.limits.queue,
+        }
+        return JSONResponse(about, status_code=200 if well else 503)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> PlainTextResponse:
+        check_key(request, server.options.api_key)
+        return PlainTextResponse(server.metrics.text(), media_type=CONTENT_TYPE)
+
+    return app
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+async def _not_here(request: Request, error: Exception) -> Response:
+    """Unknown paths and wrong methods, in the same shape as every other error."""
+    assert isinstance(error, HTTPException)
+    said = ApiError(error.status_code, f"{error.detail}: {request.method} is not served here.", "not_found")
+    return JSONResponse(said.body(), status_code=said.status, headers=dict(error.headers or {}))

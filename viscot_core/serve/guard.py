@@ -1,0 +1,123 @@
+"""The door: who may come in, how much they may bring, how many at once, how long they may take."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from viscot_core.serve.errors import ApiError
+from viscot_core.serve.settings import Limits
+
+
+class Gate:
+    """Lets ``limit`` requests be in work or waiting at once; knows when the next place is likely free."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._inside = 0
+        self._left_at: float | None = None
+        self._pace = 1.0
+        """Smoothed seconds between two requests that finish while others wait."""
+
+    @property
+    def inside(self) -> int:
+        """Requests in work or waiting."""
+        return self._inside
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Take a place.
+
+        Raises:
+            ApiError: 429 with ``Retry-After`` where there is none.
+        """
+        if self._inside >= self._limit:
+            seconds = min(max(math.ceil(self._pace * self._inside / 2), 1), 60)
+            raise ApiError(
+                429,
+                f"{self._inside} requests are already waiting; try again in {seconds} s.",
+                "busy",
+                headers={"Retry-After": str(seconds)},
+            )
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._note_pace()
+
+    def _note_pace(self) -> None:
+        now = time.monotonic()
+        if self._left_at is not None and self._inside:
+            self._pace += 0.1 * (min(now - self._left_at, 60.0) - self._pace)
+        self._left_at = now
+
+
+def check_key(request: Request, key: str | None) -> None:
+    """Compare the bearer token in constant time, whatever its length.
+
+    Raises:
+        ApiError: 401.
+    """
+    if key is None:
+        return
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    digests = [
+        hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest() for text in (given.strip(), key)
+    ]
+    if not (hmac.compare_digest(*digests) and kind.lower() == "bearer"):
+        raise ApiError(
+            401,
+            "The API key is missing or wrong: send 'Authorization: Bearer KEY'.",
+            "invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body, within ``body_bytes`` and ``body_seconds``.
+
+    Raises:
+        ApiError: 413 too large, 408 too slow, 415 no JSON, 400 cut off.
+    """
+    # A page of another site can post text/plain to this machine without asking; JSON makes the browser ask.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "Send the request as JSON (Content-Type: application/json).", "not_json")
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdigit() or int(declared) > limits.body_bytes:
+        raise _too_large(limits)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for block in request.stream():
+                body += block
+                if len(body) > limits.body_bytes:
+                    raise _too_large(limits)
+    except TimeoutError as error:
+        raise ApiError(
+            408,
+            f"The request did not arrive in {limits.body_seconds:g} s.",
+            "slow_request",
+            headers={"Connection": "close"},
+        ) from error
+    except ClientDisconnect as error:
+        raise ApiError(400, "The request was cut off.", "cut_off") from error
+    return bytes(body)
+
+
+def _too_large(limits: Limits) -> ApiError:
+    return ApiError(
+        413,
+        f"A request may have {limits.body_bytes:,} bytes; send a smaller picture.",
+        "too_large",
+        headers={"Connection": "close"},
+    )

@@ -1,0 +1,142 @@
+"""Pictures from other hosts, for a server that was told which hosts: a closed list, public addresses only.
+
+A server that fetches what strangers name is a way into its own network. So: the host must be listed; its name
+is resolved here, every address must be public, and the connection goes to the very address that was checked
+(a second look-up could answer otherwise); redirects are refused, not followed; time and size are bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import SplitResult, urlsplit
+
+import httpx
+
+from viscot_core.errors import UsageError
+from viscot_core.serve.errors import ApiError, bad_request
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+"""``(host, port) -> addresses``."""
+
+PORTS = {"http": 80, "https": 443}
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """Every address of a name."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return sorted({str(entry[4][0]) for entry in found})
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one of the open internet, also where it wraps another (``::ffff:10.0.0.1``)."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is not None and not is_public(str(inner)):
+            return False
+        if ip in ipaddress.ip_network("64:ff9b::/96"):  # IPv4 behind NAT64
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def no_urls() -> ApiError:
+    """For a server that fetches nothing."""
+    return bad_request(
+        "This server takes pictures as data URLs only (data:image/png;base64,...).",
+        "image_url",
+        "url_not_allowed",
+    )
+
+
+class Fetcher:
+    """Gets pictures from ``hosts``: ``example.org``, ``example.org:8443``, ``.example.org``."""
+
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        *,
+        max_bytes: int,
+        seconds: float = 10.0,
+        resolve: Resolve = resolve,
+        is_public: Callable[[str], bool] = is_public,
+    ) -> None:
+        for host in hosts:
+            if "/" in host or "*" in host or not host.strip("."):
+                raise UsageError(
+                    f"--allow-urls takes hosts like example.org or .example.org, with commas; not '{host}'."
+                )
+        self.hosts = tuple(host.lower() for host in hosts)
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+        self._resolve = resolve
+        self._is_public = is_public
+
+    async def fetch(self, url: str) -> bytes:
+        """The bytes behind ``url``.
+
+        Raises:
+            ApiError: 400 for anything not allowed or not there, 413 too large, 504 too slow.
+        """
+        host, port, parts = self._allowed(url)
+        try:
+            async with asyncio.timeout(self._seconds):
+                address = await self._public_address(host, port)
+                return await self._get(parts, host, port, address)
+        except TimeoutError as error:
+            raise ApiError(
+                504, f"{host} did not send the picture in {self._seconds:g} s.", "url_timeout"
+            ) from error
+        except (httpx.HTTPError, OSError) as error:
+            raise bad_request(
+                f"The picture could not be fetched from {host}.", "image_url", "url_failed"
+            ) from error
+
+    def _allowed(self, url: str) -> tuple[str, int, SplitResult]:
+        try:
+            parts = urlsplit(url)
+            host, port = (parts.hostname or "").rstrip("."), parts.port
+        except ValueError as error:
+            raise bad_request("The picture's URL cannot be read.", "image_url", "bad_url") from error
+        if parts.scheme not in PORTS or not host or parts.username is not None or "\\" in url:
+            raise bad_request("A picture's URL is http(s)://HOST/PATH or data:.", "image_url", "bad_url")
+        named = f"{host}:{port}" if port not in (None, PORTS[parts.scheme]) else host
+        under = [h for h in self.hosts if h.startswith(".") and (host == h[1:] or host.endswith(h))]
+        if named not in self.hosts and not (under and named == host):
+            raise bad_request(
+                f"This server fetches no pictures from {named[:80]}.", "image_url", "url_not_allowed"
+            )
+        return host, port or PORTS[parts.scheme], parts
+
+    async def _public_address(self, host: str, port: int) -> str:
+        addresses = await self._resolve(host, port)
+        if not addresses or not all(self._is_public(address) for address in addresses):
+            raise bad_request(f"{host} is no public host.", "image_url", "url_not_allowed")
+        return addresses[0]
+
+    async def _get(self, parts: SplitResult, host: str, port: int, address: str) -> bytes:
+        literal = f"[{address}]" if ":" in address else address
+        target = f"{parts.scheme}://{literal}:{port}{parts.path or '/'}" + (
+            f"?{parts.query}" if parts.query else ""
+        )
+        headers = {"host": parts.netloc, "accept": "image/*", "accept-encoding": "identity"}
+        async with (
+            httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=self._seconds) as client,
+            client.stream("GET", target, headers=headers, extensions={"sni_hostname": host}) as reply,
+        ):
+            if reply.is_redirect:
+                raise bad_request(
+                    f"{host} redirects; give the picture's final address.", "image_url", "url_redirects"
+                )
+            if reply.status_code != 200:
+                raise bad_request(f"{host} answered {reply.status_code}.", "image_url", "url_failed")
+            body = bytearray()
+            async for block in reply.aiter_raw():
+                body += block
+                if len(body) > self._max_bytes:
+                    raise ApiError(
+                        413, f"The picture of {host} is larger than {self._max_bytes:,} bytes.", "too_large"
+                    )
+            return bytes(body)

@@ -1,0 +1,74 @@
+"""What a server allows: sizes, times, how many at once. Every limit has a flag of ``viscot serve``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from viscot_core.boxes import CropPolicy
+from viscot_core.errors import UsageError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that keep one client from taking the server down, or from making all others wait."""
+
+    body_bytes: int = 20 << 20
+    """Largest request, pictures included."""
+    body_seconds: float = 15.0
+    """How long a client may take to send its request."""
+    head_seconds: float = 10.0
+    """How long a client may take to send the request's head."""
+    pixels: int = 40_000_000
+    """Largest picture that is decoded."""
+    pictures: int = 8
+    """Most pictures in one request."""
+    characters: int = 32_000
+    """Most text in one request; more would only be tokenized to learn that it does not fit."""
+    new_tokens: int = 512
+    """Longest answer that may be asked for."""
+    seconds: float = 120.0
+    """How long a request may take from its first byte to its answer."""
+    queue: int = 64
+    """Requests in work or waiting; the next one is told to come back later."""
+    batch: int = 16
+    """Prompts that run together."""
+    gather_seconds: float = 0.02
+    """How long a batch waits for prompts of requests that are known to be under way."""
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in self.__slots__ if getattr(self, name) <= 0]
+        if wrong:
+            raise UsageError(f"The limit '{wrong[0]}' must be more than 0, not {getattr(self, wrong[0])}.")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Where a server listens, whom it lets in, and its limits."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    allow_urls: tuple[str, ...] = ()
+    crop_policy: CropPolicy = CropPolicy.PAPER
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs of this machine can connect."""
+        return self.host in LOOPBACK
+
+
+def api_key_from(variable: str | None, environment: dict[str, str]) -> str | None:
+    """The key in the environment variable called ``variable``; None where none was named.
+
+    Raises:
+        UsageError: the variable is unset or empty: a server that was meant to be closed must not open.
+    """
+    if variable is None:
+        return None
+    key = environment.get(variable, "").strip()
+    if not key:
+        raise UsageError(f"The environment variable {variable} is empty; export {variable}=SECRET first.")
+    return key

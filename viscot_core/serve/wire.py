@@ -1,0 +1,322 @@
+"""OpenAI's chat completions as far as viscot speaks them: what comes in, checked; what goes out, built.
+
+A request is a *question* (the chain runs inside: ``cot``, or ``direct``) about the newest picture of the
+conversation, or ``raw``: the messages are continued as they stand, for clients that run the chain themselves.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+
+from viscot_core.asking import describe
+from viscot_core.boxes import Box, Frame
+from viscot_core.chain import Answer, Look, check_question
+from viscot_core.errors import UsageError
+from viscot_core.prompts import IMAGE, Turn
+from viscot_core.serve.errors import ApiError, bad_request
+from viscot_core.serve.settings import Limits
+
+STRATEGY_HEADER = "x-viscot-strategy"
+ALIAS = "viscot"
+"""The name every viscot server answers to, beside the name of its model."""
+Way = Literal["cot", "direct", "raw"]
+UNSUPPORTED = ("tools", "functions", "audio", "logprobs", "stop", "logit_bias")
+"""Fields that would change the answer's meaning; refused rather than ignored."""
+IGNORED = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "reasoning_effort")
+"""Fields that most clients send and greedy decoding does not need; the reply names them."""
+
+
+class _Url(BaseModel):
+    url: str
+
+
+class Part(BaseModel):
+    """A piece of a message: text or a picture."""
+
+    type: Literal["text", "image_url"]
+    text: str = ""
+    image_url: _Url | None = None
+
+
+class Message(BaseModel):
+    """One message."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+    def parts(self) -> list[Part]:
+        """The content as parts."""
+        return [Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+
+
+class Wishes(BaseModel):
+    """viscot's own field: which strategy, or the box (0..1 of the padded square) to look at."""
+
+    model_config = ConfigDict(extra="forbid")
+    strategy: Way | None = None
+    box: tuple[float, float, float, float] | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries beside the words."""
+
+    include_usage: StrictBool = False
+
+
+class ChatRequest(BaseModel):
+    """The body of a chat completion; other fields are kept to be refused or named as ignored."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str | None = None
+    messages: list[Message] = Field(min_length=1, max_length=256)
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: StrictInt | None = Field(default=None, ge=1)
+    max_completion_tokens: StrictInt | None = Field(default=None, ge=1)
+    n: StrictInt | None = None
+    viscot: Wishes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A checked request. ``urls`` are its pictures: the one the question is about, or all in order (raw)."""
+
+    way: Way
+    question: str
+    turns: tuple[Turn, ...]
+    urls: tuple[str, ...]
+    box: Box | None
+    stream: bool
+    usage_in_stream: bool
+    max_new_tokens: int
+    ignored: tuple[str, ...]
+
+
+def read(body: bytes, strategy_header: str | None, names: tuple[str, ...], limits: Limits) -> Asked:
+    """Check a body.
+
+    Raises:
+        ApiError: 400 with the field at fault; 404 for a model that is not served.
+    """
+    try:
+        request = ChatRequest.model_validate_json(body)
+        header = Wishes(strategy=strategy_header).strategy
+    except ValidationError as error:
+        raise _invalid(error) from error
+    if request.model is not None and request.model not in names:
+        raise ApiError(
+            404, f"This server has no such model; it has {names[0]}.", "model_not_found", param="model"
+        )
+    _refuse(request)
+    if sum(len(part.text) for message in request.messages for part in message.parts()) > limits.characters:
+        raise bad_request(f"There are more than {limits.characters:,} characters of text.", "messages")
+    wishes = request.viscot or Wishes()
+    way = wishes.strategy or header or "cot"
+    if wishes.box is not None and way != "cot":
+        raise bad_request("A box is looked at with the strategy cot only.", "viscot.box")
+    question, turns, urls = _raw(request) if way == "raw" else _question(request)
+    if len(urls) > limits.pictures:
+        raise bad_request(f"There are more than {limits.pictures} pictures in the request.", "messages")
+    return Asked(
+        way=way,
+        question=question,
+        turns=turns,
+        urls=urls,
+        box=_box(wishes.box),
+        stream=bool(request.stream),
+        usage_in_stream=bool(request.stream_options and request.stream_options.include_usage),
+        max_new_tokens=_max_new(request, limits),
+        ignored=_ignored(request, way),
+    )
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(step) for step in first["loc"]) or None
+    message = str(first["msg"])[:200]
+    return bad_request(f"The request is not valid: {where or 'body'}: {message}.", where)
+
+
+def _refuse(request: ChatRequest) -> None:
+    more = request.model_extra or {}
+    for name in UNSUPPORTED:
+        if more.get(name):
+            raise bad_request(f"'{name}' is not supported.", name, "unsupported")
+    if request.n not in (None, 1):
+        raise bad_request("'n' can only be 1: answers are greedy.", "n", "unsupported")
+    form = more.get("response_format")
+    if form and not (isinstance(form, dict) and form.get("type") == "text"):
+        raise bad_request("'response_format' can only be text.", "response_format", "unsupported")
+
+
+def _max_new(request: ChatRequest, limits: Limits) -> int:
+    wanted = request.max_completion_tokens or request.max_tokens or min(128, limits.new_tokens)
+    if wanted > limits.new_tokens:
+        raise bad_request(f"An answer may be {limits.new_tokens} tokens long at most.", "max_tokens")
+    return wanted
+
+
+def _ignored(request: ChatRequest, way: Way) -> tuple[str, ...]:
+    more = request.model_extra or {}
+    found = [name for name in IGNORED if more.get(name) is not None]
+    if any(message.role in ("system", "developer") for message in request.messages):
+        found.append("system message")
+    if way != "raw" and sum(message.role == "user" for message in request.messages) > 1:
+        found.append("earlier questions")
+    return tuple(found)
+
+
+def _box(coords: tuple[float, float, float, float] | None) -> Box | None:
+    if coords is None:
+        return None
+    x0, y0, x1, y1 = coords
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise bad_request(
+            "A box is [x0, y0, x1, y1] in 0..1 of the padded square, corners in order.", "viscot.box"
+        )
+    return Box(x0, y0, x1, y1, Frame.SQUARE)
+
+
+def _question(request: ChatRequest) -> tuple[str, tuple[Turn, ...], tuple[str, ...]]:
+    """The last user message's words and the newest picture at or before it."""
+    last = request.messages[-1]
+    if last.role != "user":
+        raise bad_request("The last message must be the user's question.", "messages")
+    words = " ".join(part.text.strip() for part in last.parts() if part.type == "text" and part.text.strip())
+    try:
+        question = check_question(words)
+    except UsageError as error:
+        raise bad_request(str(error), "messages") from error
+    here = _urls(last)
+    if len(here) > 1:
+        raise bad_request("A question is about one picture; send one image_url.", "messages")
+    urls = [url for message in request.messages if message.role == "user" for url in _urls(message)]
+    if not urls:
+        raise bad_request("A picture is missing: send an image_url part with the question.", "messages")
+    return question, (), (urls[-1],)
+
+
+def _raw(request: ChatRequest) -> tuple[str, tuple[Turn, ...], tuple[str, ...]]:
+    turns: list[Turn] = []
+    urls: list[str] = []
+    for message in request.messages:
+        if message.role in ("system", "developer"):
+            continue
+        text = ""
+        for part in message.parts():
+            if part.type == "image_url":
+                text += IMAGE
+            elif IMAGE in part.text:
+                raise bad_request(f"{IMAGE} marks a picture in a prompt; write it otherwise.", "messages")
+            else:
+                text += (
+                    "\n" + part.text
+                    if text.endswith(IMAGE) and part.text[:1] not in ("", "\n")
+                    else part.text
+                )
+        if message.role == "user":
+            urls += _urls(message)
+        elif IMAGE in text:
+            raise bad_request("Only the user's messages hold pictures.", "messages")
+        turns.append(Turn("human" if message.role == "user" else "gpt", text))
+    if not turns or turns[-1].role != "human":
+        raise bad_request("The last message must be the user's.", "messages")
+    return "", tuple(turns), tuple(urls)
+
+
+def _urls(message: Message) -> list[str]:
+    out = []
+    for part in message.parts():
+        if part.type == "image_url":
+            if part.image_url is None:
+                raise bad_request("An image_url part needs image_url.url.", "messages")
+            out.append(part.image_url.url)
+    return out
+
+
+# -- replies -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came of a request; ``answer`` is None for raw ones."""
+
+    text: str
+    finished: bool
+    prompt_tokens: int
+    new_tokens: int
+    answer: Answer | None = None
+
+    @property
+    def finish_reason(self) -> str:
+        return "stop" if self.finished else "length"
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens of both turns together."""
+        total = self.prompt_tokens + self.new_tokens
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.new_tokens,
+            "total_tokens": total,
+        }
+
+
+class Reply:
+    """Builds the one reply, or the chunks, of a request."""
+
+    def __init__(self, asked: Asked, model: str) -> None:
+        self._asked = asked
+        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, said: Said) -> dict[str, Any]:
+        """A chat completion with viscot's field."""
+        message = {"role": "assistant", "content": said.text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish_reason}
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": said.usage,
+            "viscot": self._field(said),
+        }
+
+    def first(self) -> dict[str, Any]:
+        """The chunk that opens a stream."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def looked(self, look: Look) -> dict[str, Any]:
+        """The chunk that says where the model looks, before it answers."""
+        size = look.question.view.image.size
+        answer = Answer(
+            "", look.parsed.box, look.window, look.parsed.status, look.parsed.text, size, look.seconds
+        )
+        field = describe(answer)
+        del field["answer"], field["seconds"]
+        return {**self._chunk({}), "viscot": field}
+
+    def words(self, text: str) -> dict[str, Any]:
+        """A chunk of the answer."""
+        return self._chunk({"content": text})
+
+    def last(self, said: Said) -> dict[str, Any]:
+        """The chunk that closes a stream, with all of viscot's field."""
+        return {**self._chunk({}, said.finish_reason), "viscot": self._field(said)}
+
+    def usage(self, said: Said) -> dict[str, Any]:
+        """The extra chunk of ``stream_options.include_usage``."""
+        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": said.usage}
+
+    def _field(self, said: Said) -> dict[str, Any]:
+        about = {"strategy": "raw"} if said.answer is None else describe(said.answer)
+        about.pop("answer", None)
+        return {**about, "ignored": list(self._asked.ignored)}
+
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
