@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from viscot_core.data.annotations import Conversation
-from viscot_core.data.mix import build, sources_of
+from viscot_core.data.mix import build, plainly_right, sources_of
 from viscot_core.data.mixture import Mixture, Source
 from viscot_core.errors import DataError, UsageError
 
@@ -182,3 +185,34 @@ def test_sources_are_named_by_files_or_a_list(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("sources:\n  - {fil: b.json}\n")
     with pytest.raises(UsageError, match=r"bad\.yaml: field 'sources.0.file' is missing"):
         sources_of([tmp_path / "bad.yaml"], {})
+
+
+odd = (
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 9)
+    | st.floats()
+    | st.sampled_from(["", "human", "gpt", "a.jpg"])
+)
+odd |= st.lists(odd, max_size=2)
+turn = odd | st.fixed_dictionaries(
+    {"from": st.sampled_from(["human", "gpt"]) | odd, "value": st.text() | odd}
+)
+row = st.fixed_dictionaries(
+    {"conversations": st.lists(turn, max_size=3) | odd},
+    optional={"id": odd, "question_id": odd, "image": odd, "dataset": odd, "split": odd},
+)
+
+
+@given(row | odd)
+def test_the_quick_yes_is_never_wrong(made: object) -> None:
+    data = json.dumps(made).encode()
+    try:
+        Conversation.model_validate_json(data)
+    except ValidationError:
+        assert not plainly_right(data)
+
+
+def test_the_quick_yes_is_said_to_usual_rows() -> None:
+    assert all(plainly_right(json.dumps(made).encode()) for made in rows(3))
+    assert not plainly_right(b"{")
