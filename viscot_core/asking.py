@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from viscot_core.boxes import Window
+from PIL import Image
+
 from viscot_core.chain import Answer, Question, Strategy, VisualCoT, check_question
 from viscot_core.errors import DataError, ImageError, UsageError
 from viscot_core.images import draw_answer, open_image
@@ -144,24 +146,28 @@ def save_picture(asked: Asked, target: Path) -> None:
     Raises:
         UsageError: the ending is none that Pillow writes.
     """
-    import os
-
-    from PIL import Image
-
     answer = asked.answer
     if answer is None:
         return
-    if target.suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"{target}: pictures are saved as .png or .jpg; change the ending.")
     lines: tuple[str, ...] = (asked.item.question, answer.text)
-    window: Window = answer.crop
     if answer.strategy == "cot":
         lines = (*lines, f"box {answer.box_text} ({answer.status})")
-    drawn = draw_answer(open_image(asked.item.image, exif=True), answer.box, window, lines)
+    _write(draw_answer(open_image(asked.item.image, exif=True), answer.box, answer.crop, lines), target)
+
+
+def save_crop(asked: Asked, target: Path) -> None:
+    """Save the part of the picture that the model looked at again; written atomically."""
+    if asked.answer is not None:
+        _write(open_image(asked.item.image, exif=True).crop(asked.answer.crop), target)
+
+
+def _write(picture: Image.Image, target: Path) -> None:
+    if target.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"{target}: pictures are saved as .png or .jpg; change the ending.")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.part{target.suffix}")
     try:
-        drawn.save(temporary)
+        picture.save(temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,243 @@
+"""``viscot infer`` and ``viscot chat`` as people type them: pictures of every kind, many, mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Run = Callable[..., Any]
+QUESTION = "What is written on the sign?"
+
+
+@pytest.fixture
+def tiny(golden: Path) -> tuple[str, str]:
+    return ("--model", str(golden / "tiny_llava"))
+
+
+def test_one_picture(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
+    picture, drawn = golden / "images" / "landscape.jpg", tmp_path / "new" / "out.png"
+    ran = cli("infer", picture, QUESTION, *tiny, "--save", drawn)
+    assert ran.code == 0, ran.err
+    assert "answer  Total amount due: The sign says road 6, 6, 666." in ran.out
+    assert "crop    0, 0, 230, 230  of 640 x 427" in ran.out
+    assert "No --model" not in ran.err
+    assert Image.open(drawn).width > 640
+    assert [p.name for p in drawn.parent.iterdir()] == ["out.png"]
+
+
+def test_json_has_both_frames(cli: Run, golden: Path, tiny: tuple[str, str]) -> None:
+    ran = cli("infer", golden / "images" / "landscape.jpg", QUESTION, *tiny, "--json")
+    (row,) = [json.loads(line) for line in ran.out.splitlines()]
+    assert row["box"] == [0.037, 0.142, 0.142, 0.525] and row["box_status"] == "ok"
+    assert row["box_pixels"] == pytest.approx([23.7, 0.0, 90.9, 230.0], abs=0.1)
+    assert (row["status"], row["strategy"], row["model"]) == ("done", "cot", "tiny_llava")
+    assert (row["width"], row["height"], row["crop"]) == (640, 427, [0, 0, 230, 230])
+    assert row["seconds"] > 0
+
+
+def test_direct(cli: Run, golden: Path, tiny: tuple[str, str]) -> None:
+    ran = cli(
+        "infer", golden / "images" / "portrait.jpg", "Which color is the large shape?", *tiny, "--direct"
+    )
+    assert ran.out == "answer  The large shape is dark green.\n"
+
+
+def test_a_folder_in_one_load(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
+    """Every kind of picture in one folder; batches give what single questions give."""
+    ran = cli("infer", golden / "images", QUESTION, *tiny, "--json", "--batch-size", 4, "--save", tmp_path)
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    assert ran.code == 0 and len(rows) == 15
+    assert [row["image"] for row in rows] == sorted(row["image"] for row in rows)
+    assert all(row["status"] == "done" and row["answer"] for row in rows)
+    exif = next(row for row in rows if row["image"].endswith("exif6.jpg"))
+    assert (exif["width"], exif["height"]) == (300, 512)
+    assert len(list(tmp_path.glob("*.png"))) == 15
+
+
+def test_glob_and_jsonl(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
+    ran = cli("infer", str(golden / "images" / "gray*"), QUESTION, *tiny, "--json")
+    assert len(ran.out.splitlines()) == 3
+    rows = [
+        {"image": str(golden / "images" / "portrait.jpg"), "question": "Which color is the large shape?"},
+        {"image": "here.png", "question": "How many circles are there?"},
+        {"image": "gone.png", "question": "How many circles are there?"},
+    ]
+    Image.new("RGB", (80, 60)).save(tmp_path / "here.png")
+    (tmp_path / "ask.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    ran = cli("infer", tmp_path / "ask.jsonl", *tiny, "--json")
+    answers = [json.loads(line) for line in ran.out.splitlines()]
+    assert ran.code == 3 and "1 of 3 questions have no answer" in ran.err
+    assert [answer["status"] for answer in answers] == ["done", "done", "failed"]
+    assert "no picture at" in answers[2]["error"] and answers[2]["question"]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"question": "x"}', "[]", '{"image": "a.png", "question": " "}', ""]
+)
+def test_bad_rows(cli: Run, tmp_path: Path, content: str) -> None:
+    (tmp_path / "ask.jsonl").write_text(content)
+    ran = cli("infer", tmp_path / "ask.jsonl")
+    assert ran.code == 1 and "ask.jsonl" in ran.err and "Traceback" not in ran.err
+
+
+# -- pictures that are none, or unusual --------------------------------------------------------------
+
+
+def _bomb() -> bytes:
+    """A PNG of 200,000 x 200,000 pixels in a few hundred bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", size)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 999))
+        + chunk(b"IEND", b"")
+    )
+
+
+def _png(mode: str = "RGB") -> bytes:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (80, 90, 3), dtype=np.uint8)
+    Image.fromarray(noise).convert(mode).save(stream, "PNG")
+    return stream.getvalue()
+
+
+BAD = {
+    "empty.png": (b"", "is empty"),
+    "text.jpg": (b"not a picture", "cannot be read as a picture"),
+    "cut.png": (_png()[:9000], "cannot be read as a picture"),
+    "bomb.png": (_bomb(), "too large|more than"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_pictures(cli: Run, tmp_path: Path, name: str) -> None:
+    """Told in one sentence before a model is loaded (there is no such model)."""
+    import re
+
+    content, said = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    ran = cli("infer", tmp_path / name, "What?", "--model", "not-loaded")
+    assert ran.code == 1 and re.search(said, ran.err), ran.err
+    assert name in ran.err and "Traceback" not in ran.err and ran.err.count("\n") == 1
+
+
+def test_odd_pictures_are_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
+    """16-bit, palette, animated: one frame, as RGB."""
+    deep = np.linspace(0, 65535, 80 * 90, dtype=np.uint16).reshape(80, 90)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    (tmp_path / "palette.png").write_bytes(_png("P"))
+    frames = [Image.new("RGB", (60, 40), color) for color in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    ran = cli("infer", tmp_path, "How many circles are there?", *tiny, "--json")
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    assert ran.code == 0 and [row["status"] for row in rows] == ["done"] * 3
+
+
+def test_mistakes(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
+    picture = golden / "images" / "landscape.jpg"
+    for argv, code, said in [
+        ((tmp_path / "gone.jpg", "What?"), 1, "no picture at"),
+        ((picture, ""), 2, "question is empty"),
+        ((picture,), 2, "question is missing"),
+        ((tmp_path, "What?"), 2, "no picture in"),
+        ((str(tmp_path / "*.jpg"), "What?"), 2, "No file matches"),
+        ((picture, "What?", "--model", "VisCoT-7b-33"), 1, "Did you mean 'VisCoT-7b-336'"),
+        ((picture, "What is <image>?"), 2, "<image>"),
+        ((picture, "What?", *tiny, "--dtype", "int4"), 2, "--dtype"),
+        ((picture, "What?", *tiny, "--save", tmp_path / "x.docx"), 2, "change the ending"),
+        ((picture, "What?", *tiny, "--batch-size", 0), 2, "batch-size"),
+    ]:
+        ran = cli("infer", *argv)
+        assert ran.code == code and said in ran.err, (argv, ran)
+        assert "Traceback" not in ran.err
+    assert not any(tmp_path.iterdir())
+
+
+# -- the bundled model -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bundled() -> Path:
+    from viscot_core.models.zoo import BUNDLED_FOLDER
+
+    if not (BUNDLED_FOLDER / "model.safetensors").exists():
+        pytest.skip("the bundled weights are not in this checkout yet")
+    return BUNDLED_FOLDER
+
+
+def test_without_model_one_line_says_what_it_knows(cli: Run, bundled: Path, golden: Path) -> None:
+    ran = cli("infer", golden / "images" / "square.png", "What number is on the red card?")
+    assert ran.code == 0 and ran.out.startswith("answer")
+    assert "only knows viscot's synthetic pictures" in ran.err and "--model VisCoT-7b-336" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_cold_start(bundled: Path, golden: Path) -> None:
+    """A whole cold process within six seconds of CPU time."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-m", "viscot_cli.app", "infer", golden / "images" / "square.png", "What number?"],
+        check=True,
+        capture_output=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 6.0
+
+
+# -- chat --------------------------------------------------------------------------------------------
+
+
+def test_chat(
+    cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = iter(
+        [
+            "/box",
+            QUESTION,
+            "/box",
+            "/crop",
+            f"/image {golden / 'images' / 'portrait.jpg'}",
+            "/direct Which color is the large shape?",
+            "/image gone.jpg",
+            "",
+            "/what",
+            "/quit",
+        ]
+    )
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    ran = cli("chat", golden / "images" / "landscape.jpg", *tiny)
+    assert ran.code == 0, ran.err
+    assert "Total amount due: The sign says road 6, 6, 666." in ran.out
+    assert "The large shape is dark green." in ran.out
+    assert "There is no box yet" in ran.err and "no picture at gone.jpg" in ran.err
+    assert Image.open(tmp_path / "landscape-box-1.png").width > 640
+    assert Image.open(tmp_path / "landscape-crop-2.png").size == (230, 230)
+
+
+def test_chat_ends_with_its_input(
+    cli: Run, golden: Path, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", end)
+    assert cli("chat", golden / "images" / "landscape.jpg", *tiny).code == 0
