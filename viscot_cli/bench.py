@@ -12,10 +12,10 @@ import typer
 from viscot_cli import console
 
 if TYPE_CHECKING:
-    from viscot_core.bench.benchmarks import BenchOptions
     from viscot_core.bench.journal import RunInfo
     from viscot_core.bench.run import Tally
     from viscot_core.boxes import CropPolicy
+    from viscot_core.engines.api import ApiOptions
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -28,7 +28,7 @@ Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, or http://HOST:PORT/v1#NAME.")
 ]
 Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_det/, refcoco/ and pictures.")]
-Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-cot or -refcoco].")]
+Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-BENCHMARK].")]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="This many questions of each data set, drawn by --seed.")
 ]
@@ -42,6 +42,11 @@ BoxFormat = Annotated[
     str | None, typer.Option(help="How the model writes boxes; 'viscot bench list' shows them.")
 ]
 MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Server: prompts under way at once.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Server: seconds until a call is tried again.")]
+MaxRequests = Annotated[int | None, typer.Option(min=1, help="Server: stop after this many calls.")]
+MaxCost = Annotated[float | None, typer.Option(help="Server: stop before this many dollars; needs --price.")]
+PriceOf = Annotated[str | None, typer.Option(help="READ,WRITTEN in dollars for a million tokens each.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
 LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
@@ -70,6 +75,11 @@ def cot(
     dtype: Dtype = "auto",
     load_in: LoadIn = None,
     attn: Attn = "sdpa",
+    concurrency: Concurrency = 8,
+    timeout: Timeout = 120.0,
+    max_requests: MaxRequests = None,
+    max_cost: MaxCost = None,
+    price: PriceOf = None,
 ) -> None:
     """The Visual CoT benchmark: does the model look where it must, and answer better for it?"""
     from viscot_core.bench.benchmarks import BenchOptions, bench_cot
@@ -78,7 +88,16 @@ def cot(
     options = BenchOptions(
         out=out or _default_out(model, "cot"),
         data=data,
-        engine=EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format),
+        engine=EngineOptions(
+            model,
+            device,
+            dtype,
+            load_in,
+            attn,
+            batch_size,
+            box_format,
+            _api(concurrency, timeout, max_requests, max_cost, price),
+        ),
         limit=limit,
         seed=seed,
         skip_missing=skip_missing,
@@ -94,7 +113,8 @@ def cot(
             crop_policy=_policy(crop_policy),
             progress=progress,
         )
-    _report(options, info, tally)
+    then = f"viscot stats {options.out} after viscot score {options.out} --judge exact"
+    _report(options.out, info, tally, then)
 
 
 @app.command("refcoco")
@@ -113,6 +133,11 @@ def refcoco(
     dtype: Dtype = "auto",
     load_in: LoadIn = None,
     attn: Attn = "sdpa",
+    concurrency: Concurrency = 8,
+    timeout: Timeout = 120.0,
+    max_requests: MaxRequests = None,
+    max_cost: MaxCost = None,
+    price: PriceOf = None,
 ) -> None:
     """Referring expressions: the box of what a sentence describes (RefCOCO, RefCOCO+, RefCOCOg)."""
     from viscot_core.bench.benchmarks import BenchOptions, bench_refcoco
@@ -121,7 +146,16 @@ def refcoco(
     options = BenchOptions(
         out=out or _default_out(model, "refcoco"),
         data=data,
-        engine=EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format),
+        engine=EngineOptions(
+            model,
+            device,
+            dtype,
+            load_in,
+            attn,
+            batch_size,
+            box_format,
+            _api(concurrency, timeout, max_requests, max_cost, price),
+        ),
         limit=limit,
         seed=seed,
         skip_missing=skip_missing,
@@ -129,7 +163,73 @@ def refcoco(
     )
     with _counted("bench refcoco") as progress:
         info, tally = bench_refcoco(options, splits=_names(splits), progress=progress)
-    _report(options, info, tally)
+    _report(options.out, info, tally, f"viscot stats {options.out}")
+
+
+@app.command("general")
+def general(
+    tasks: Annotated[str, typer.Option(help="Tasks of lmms-eval, with commas, like pope,gqa,textvqa_val.")],
+    model: Model = None,
+    out: Out = None,
+    strategy: Annotated[
+        str, typer.Option(help="direct, cot or both; cot needs --backend viscot.")
+    ] = "direct",
+    backend: Annotated[
+        str | None, typer.Option(help="Who answers: llava_hf, vllm or viscot [llava_hf; viscot for cot].")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The data root, for the tasks visual_cot and visual_cot_chain.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first N questions of each task.")] = None,
+    batch_size: BatchSize = 16,
+    box_format: BoxFormat = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    load_in: LoadIn = None,
+    attn: Attn = "sdpa",
+    python: Annotated[
+        str | None, typer.Option(help="The Python that has lmms-eval, where it is another [this one].")
+    ] = None,
+) -> None:
+    """General benchmarks (POPE, GQA, TextVQA, ScienceQA, MME, MMBench ...) through lmms-eval; paper Table 8.
+
+    lmms-eval fetches the data and scores; viscot exports the model, starts it task by task and takes over
+    figures and answers. Its tasks visual_cot and visual_cot_chain are the Visual CoT benchmark.
+    """
+    import sys
+
+    from viscot_core.bench.general import GeneralOptions, bench_general
+    from viscot_core.engines.open import EngineOptions
+    from viscot_core.score.lmms import import_scores
+
+    options = GeneralOptions(
+        out=out or _default_out(model, "general"),
+        tasks=_names(tasks),
+        engine=EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format),
+        strategies=_names(strategy),
+        backend=backend,
+        data=data,
+        limit=limit,
+        python=python or sys.executable,
+    )
+    with ExitStack() as bars:
+        shown: dict[str, Callable[[int, int], None]] = {}
+
+        def progress(task: str, done: int, total: int) -> None:
+            if task not in shown:
+                shown[task] = bars.enter_context(_counted(task))
+            shown[task](done, total)
+
+        info, tally = bench_general(options, progress)
+    import_scores(options.out)
+    rows = [
+        (name, task, metric, f"{value:.4g}")
+        for name, sets in info.figures.items()
+        for task, metrics in sets.items()
+        for metric, value in metrics.items()
+    ]
+    console.table(["strategy", "task", "lmms-eval's metric", "figure"], rows, right=("figure",))
+    _report(options.out, info, tally, f"viscot stats {options.out} --compare paper")
 
 
 @app.command("list")
@@ -192,6 +292,58 @@ def show(
         console.say(f"saved {save} ({shown[0].prediction.strategy})")
 
 
+@app.command("calibrate")
+def calibrate(
+    model: Annotated[str, typer.Option(help="http://HOST:PORT/v1#NAME, or a model of this machine.")],
+    formats: Annotated[str, typer.Option("--formats", help="Box formats to try, with commas [all].")] = "",
+    count: Annotated[int, typer.Option(min=4, help="Drawn pictures a format is asked about.")] = 8,
+    concurrency: Concurrency = 8,
+    timeout: Timeout = 120.0,
+    max_requests: MaxRequests = None,
+) -> None:
+    """Find out how a model writes boxes: drawn pictures with known boxes, every format over the same ones."""
+    from viscot_core.bench.calibrate import FITS
+    from viscot_core.bench.calibrate import calibrate as measure
+    from viscot_core.engines.families import CODECS, codec
+    from viscot_core.engines.open import EngineOptions, open_engine
+    from viscot_core.errors import PartlyDone
+
+    chosen = [codec(name) for name in _names(formats)] or list(CODECS.values())
+    api = _api(concurrency, timeout, max_requests, None, None)
+    # Calibration shows each format its own size of picture: the engine sends them as they are.
+    engine = open_engine(EngineOptions(model, box_format="viscot", api=api))
+    fits = measure(engine, chosen, count=count)
+    rows = [
+        (
+            f.codec.name,
+            f"{f.read} of {f.asked}",
+            f"{f.mean_iou:.3f}",
+            "fits" if f.fits else "",
+            f.example[:60],
+        )
+        for f in fits
+    ]
+    console.table(["box format", "boxes read", "mean IoU", "", "a reply"], rows, right=["mean IoU"])
+    if not any(fit.fits for fit in fits):
+        raise PartlyDone(f"No box format reaches a mean IoU of {FITS}: the model may write none of them.")
+
+
+def _api(
+    concurrency: int, timeout: float, max_requests: int | None, max_cost: float | None, price: str | None
+) -> ApiOptions:
+    from viscot_core.engines.api import ApiOptions, Price
+    from viscot_core.errors import UsageError
+
+    parsed = None
+    if price is not None:
+        try:
+            read, written = (float(part) for part in price.split(","))
+        except ValueError as error:
+            raise UsageError(f"--price is READ,WRITTEN like 0.15,0.60, not '{price}'.") from error
+        parsed = Price(read, written)
+    return ApiOptions(concurrency, timeout, max_requests=max_requests, max_cost=max_cost, price=parsed)
+
+
 def _policy(name: str) -> CropPolicy:
     from viscot_core.boxes import CropPolicy
     from viscot_core.errors import UsageError, nearest
@@ -230,7 +382,7 @@ def _default_out(model: str | None, kind: str) -> Path:
     return Path("results") / f"{name}-{kind}"
 
 
-def _report(options: BenchOptions, info: RunInfo, tally: Tally) -> None:
+def _report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
     """What was done and what is open; PartlyDone where something failed or is pending."""
     from viscot_core.errors import PartlyDone
 
@@ -239,16 +391,13 @@ def _report(options: BenchOptions, info: RunInfo, tally: Tally) -> None:
     counts = info.counts
     total = sum(counts.values())
     speed = f", {tally.finished / tally.seconds:.1f} a second" if tally.finished and tally.seconds else ""
-    console.out(f"{options.out}: {counts['done']} of {total} done ({tally.finished} now{speed})")
+    console.out(f"{out}: {counts['done']} of {total} done ({tally.finished} now{speed})")
     if counts["missing"]:
         console.out(f"{counts['missing']} left out: their pictures are missing (--skip-missing)")
-    if counts["failed"] or counts["pending"]:
+    if counts["failed"] or counts["pending"] or tally.open:
         reasons = "".join(f"\n  {n} x {reason}" for reason, n in tally.open.most_common(5))
         raise PartlyDone(
             f"{counts['failed']} failed and {counts['pending']} pending; the same command tries them again."
             f"{reasons}"
         )
-    console.say(
-        f"next: viscot stats {options.out}"
-        + ("" if info.kind == "refcoco" else f" after viscot score {options.out} --judge exact")
-    )
+    console.say(f"next: {then}")

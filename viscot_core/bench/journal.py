@@ -79,7 +79,7 @@ class RunInfo(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     format: Literal[1] = 1
-    kind: Literal["cot", "refcoco"] = "cot"
+    kind: Literal["cot", "refcoco", "general", "vqa"] = "cot"
     model: str = ""
     data: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -93,6 +93,8 @@ class RunInfo(BaseModel):
     """Why items are still open (server errors, budget), with counts, as of the last run."""
     counts: dict[str, int] = Field(default_factory=dict)
     """``done``, ``failed`` and ``pending`` items as of the last run."""
+    figures: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
+    """What another library says of whole tasks: strategy -> task -> metric, in the library's own units."""
     seconds: float = 0.0
     """Wall time of all sessions together."""
     environment: dict[str, str] = Field(default_factory=dict)
@@ -230,6 +232,7 @@ class Journal:
                     "missing": {**self.info.missing, **info.missing},
                     "created": self.info.created,
                     "seconds": self.info.seconds,
+                    "figures": {**self.info.figures, **info.figures},
                 }
             )
         return self.save(info)

@@ -1,0 +1,136 @@
+"""Start lmms-eval as a child, watch it, and say in one sentence why it failed.
+
+lmms-eval ends with exit code 0 after most errors and says what happened in its log only: whether it worked is
+whether its results are there, and why not is read from the log's words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from viscot_core.errors import DataError, EngineError, UsageError, ViscotError
+
+Progress = Callable[[int, int], None]
+"""``(answered, asked)`` requests of the running task."""
+
+LOG_FILE = "log.txt"
+INSTALL = "pip install 'viscot[general]' (beside a CPU build of torch: see CONTRIBUTING.md)"
+_PROBE = """
+import importlib.metadata as m, json
+found = {}
+for name in ("lmms-eval", "viscot", "torch", "transformers", "vllm"):
+    try: found[name] = m.version(name)
+    except m.PackageNotFoundError: pass
+print(json.dumps(found))
+"""
+_BAR = re.compile(rb"Model Responding:[^\r\n]*?(\d+)/(\d+) \[")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def versions(python: str, *, needs_viscot: bool) -> dict[str, str]:
+    """What ``python`` has installed of the packages that matter.
+
+    Raises:
+        EngineError: it has no lmms-eval, or no viscot where that is needed; the message says the command.
+    """
+    try:
+        done = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UsageError(f"--python {python} does not run ({error}); give the path of a Python.") from error
+    found: dict[str, str] = json.loads(done.stdout)
+    if "lmms-eval" not in found:
+        raise EngineError(f"lmms-eval is not installed for {python}; install it with: {INSTALL}.")
+    if needs_viscot and "viscot" not in found:
+        raise EngineError(
+            f"{python} has lmms-eval but no viscot; install it: {python} -m pip install viscot."
+        )
+    return found
+
+
+def run_child(
+    argv: Sequence[str], folder: Path, env: Mapping[str, str], progress: Progress | None = None
+) -> None:
+    """Run ``argv`` to its end, its words in ``folder/log.txt``; stopped with this process.
+
+    Raises:
+        ViscotError: it wrote no results; one of the kinds of ``why``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / LOG_FILE
+    child = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **env}, bufsize=0
+    )
+    try:
+        with log.open("wb") as file:
+            _watch(child, file.fileno(), progress)
+        child.wait()
+    finally:
+        _end(child)
+    if not any(folder.rglob("*_results.json")):
+        raise why(log, argv[0])
+
+
+def _watch(child: subprocess.Popen[bytes], log: int, progress: Progress | None) -> None:
+    assert child.stdout is not None
+    rest = b""
+    while block := os.read(child.stdout.fileno(), 1 << 16):
+        os.write(log, block)
+        rest = (rest + block)[-4096:]
+        seen = _BAR.findall(rest)
+        if seen and progress:
+            done, total = seen[-1]
+            progress(int(done), int(total))
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """A child that still runs (Ctrl-C, a full disk) is asked to stop, then made to."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    if child.stdout is not None:
+        child.stdout.close()
+
+
+_OFFLINE = (
+    r"Couldn't (?:find|reach)|LocalEntryNotFound|OfflineModeIsEnabled|ConnectionError|Cannot reach|offline"
+)
+
+
+def why(log: Path, python: str) -> ViscotError:
+    """The log's last error as one sentence with what to do: a task, a data set, a package or memory."""
+    text = _COLOUR.sub("", log.read_text(encoding="utf-8", errors="replace"))
+    errors = re.findall(r"Error during evaluation: (.*?)(?:\. Please set `--verbosity|\n|$)", text)
+    said = errors[-1] if errors else next((x for x in reversed(text.splitlines()) if x.strip()), "nothing")
+    if found := re.search(r"Tasks not found: ([^\s.]+)", said):
+        return UsageError(
+            f"lmms-eval has no task '{found[1]}'; list them with: {python} -m lmms_eval --tasks list."
+        )
+    name = re.search(r"dataset '?([\w.-]+/[\w.-]+)'?|'([\w.-]+/[\w.-]+)'|datasets/([\w.-]+/[\w.-]+)", said)
+    data = next((group for group in name.groups() if group), None) if name else None
+    if re.search(r"Token is required|gated|401", said):
+        return DataError(f"The data set {data or 'of this task'} wants a login; log in with: hf auth login.")
+    if re.search(_OFFLINE, said):
+        fetch = f"hf download --repo-type dataset {data}" if data else "the same command, online"
+        return DataError(
+            f"The data set {data or 'of this task'} is not on this machine and cannot be fetched now; "
+            f"get it with: {fetch}."
+        )
+    if found := re.search(r"No module named '([\w.]+)'", text):
+        return EngineError(
+            f"lmms-eval needs the module {found[1]}, which is not there; install it with {python} -m pip."
+        )
+    if "out of memory" in said:
+        return EngineError(
+            "lmms-eval ran out of GPU memory; try --batch-size 1 or --backend viscot --load-in 4bit."
+        )
+    return EngineError(f"lmms-eval wrote no results ({said.strip()[:300]}); its log is {log}.")
