@@ -8,7 +8,7 @@ and templates are the reference's (``vicuna_v1`` and ``plain``; UPSTREAM protoco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 IMAGE = "<image>"
 EOS = "</s>"
@@ -66,9 +66,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation ready to tokenize: ``len(chunks) - 1`` pictures stand between the chunks."""
+    """A conversation ready to tokenize: ``len(chunks) - 1`` pictures stand between the chunks.
+
+    ``turns`` are what was rendered, for engines whose server has a template of its own.
+    """
 
     chunks: tuple[Chunk, ...]
+    turns: tuple[Turn, ...] = field(default=(), compare=False)
 
     @property
     def n_images(self) -> int:
@@ -104,8 +108,8 @@ class _Writer:
         self._done.append(Chunk(self._text, tuple(self._spoken)))
         self._text, self._spoken = "", []
 
-    def finish(self) -> Rendered:
-        return Rendered((*self._done, Chunk(self._text, tuple(self._spoken))))
+    def finish(self, turns: Sequence[Turn]) -> Rendered:
+        return Rendered((*self._done, Chunk(self._text, tuple(self._spoken))), tuple(turns))
 
 
 def render(turns: Sequence[Turn], template: Template, *, generate: bool = False) -> Rendered:
@@ -134,7 +138,7 @@ def render(turns: Sequence[Turn], template: Template, *, generate: bool = False)
             raise ValueError(f"a turn's role is 'human' or 'gpt', not {turn.role!r}")
     if generate:
         writer.say("ASSISTANT:")
-    return writer.finish()
+    return writer.finish(turns)
 
 
 def _render_plain(turns: Sequence[Turn], writer: _Writer) -> Rendered:
@@ -144,7 +148,7 @@ def _render_plain(turns: Sequence[Turn], writer: _Writer) -> Rendered:
                 writer.image()
         else:
             writer.say(turn.text + "\n", spoken=True)
-    return writer.finish()
+    return writer.finish(turns)
 
 
 def with_images_first(text: str) -> str:

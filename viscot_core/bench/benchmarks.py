@@ -111,7 +111,9 @@ def _run(
         },
         model=options.engine.model or "viscot-tiny",
         data=options.data,
-        batch=max(8, options.engine.batch_size),
+        # A server is asked about many pictures at once, one at a time each; a model here in batches.
+        batch=1 if options.engine.is_server else max(8, options.engine.batch_size),
+        parallel=_parallel(options.engine),
     )
 
     def build() -> Built:
@@ -120,3 +122,11 @@ def _run(
         return Built(asker(Speaker(engine, wording, options.max_new_tokens)), known)
 
     return run(plan, build, progress=progress)
+
+
+def _parallel(engine: EngineOptions) -> int:
+    if not engine.is_server:
+        return 1
+    from viscot_core.engines.api import ApiOptions
+
+    return (engine.api or ApiOptions()).concurrency

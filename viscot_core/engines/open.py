@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from viscot_core.engines.base import Engine
 from viscot_core.engines.codecs import Codec
+from viscot_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from viscot_core.engines.api import ApiOptions
 
 
 @dataclass(frozen=True)
@@ -19,10 +24,22 @@ class EngineOptions:
     attn: str = "sdpa"
     batch_size: int = 8
     box_format: str | None = None
+    api: ApiOptions | None = None
 
     @property
     def is_server(self) -> bool:
         return bool(self.model) and str(self.model).startswith(("http://", "https://"))
+
+    def address(self) -> tuple[str, str]:
+        """``http://HOST:PORT/v1#NAME`` -> address and the model's name there.
+
+        Raises:
+            UsageError: the name is missing.
+        """
+        url, _, name = str(self.model).partition("#")
+        if not name:
+            raise UsageError(f"Which model of {url}? Write its name after #: {url}#NAME.")
+        return url, name
 
 
 def codec_for(options: EngineOptions) -> Codec:
@@ -31,11 +48,11 @@ def codec_for(options: EngineOptions) -> Codec:
     Raises:
         UsageError: an unknown format, or a server whose model's name tells no family.
     """
-    from viscot_core.engines.families import codec
+    from viscot_core.engines.families import codec, codec_of_model
 
     if options.box_format is not None:
         return codec(options.box_format)
-    return codec("viscot")
+    return codec_of_model(options.address()[1]) if options.is_server else codec("viscot")
 
 
 def open_engine(options: EngineOptions) -> Engine:
@@ -44,6 +61,11 @@ def open_engine(options: EngineOptions) -> Engine:
     Raises:
         CheckpointError, EngineError, UsageError: as ``load_model`` and ``ApiEngine`` say.
     """
+    if options.is_server:
+        from viscot_core.engines.api import ApiEngine
+
+        url, name = options.address()
+        return ApiEngine(url, name, options=options.api, resize=codec_for(options).resize)
     from viscot_core.engines.local import LocalEngine
     from viscot_core.models.load import load_model
 

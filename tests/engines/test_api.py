@@ -1,0 +1,187 @@
+"""The engine behind a server: what it sends, what it does with every kind of fault, what it pays for."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_server import PASSING_FAULTS, Action, JudgeServer, completion, error
+from PIL import Image
+
+from viscot_core.engines import api
+from viscot_core.engines.api import ApiEngine, ApiOptions, Price
+from viscot_core.engines.base import Engine, Request
+from viscot_core.engines.families import smart_resize
+from viscot_core.errors import BudgetSpent, EngineError, UsageError
+from viscot_core.images import View, crop
+from viscot_core.prompts import TEMPLATES, answer_turns, direct_turns, render
+
+pytest.importorskip("openai")
+
+Start = Callable[..., tuple[ApiEngine, JudgeServer]]
+PICTURE = View(Image.effect_noise((90, 60), 40).convert("RGB"), "noise")
+
+
+def request(question: str = "What?", *, limit: int = 20) -> Request:
+    turns = direct_turns(question)
+    return Request(render(turns, TEMPLATES["vicuna_v1"], generate=True), (PICTURE,), limit)
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """``start(script, **options) -> (engine, server)`` with short waits and a cache of its own."""
+    monkeypatch.setattr(api, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(api, "LONGEST_WAIT", 0.05)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    opened: list[tuple[ApiEngine, JudgeServer]] = []
+
+    def begin(
+        script: Callable[[int, dict[str, Any]], Action], **options: Any
+    ) -> tuple[ApiEngine, JudgeServer]:
+        resize, key = options.pop("resize", None), options.pop("key", None)
+        if key:
+            monkeypatch.setenv("OPENAI_API_KEY", key)
+        server = JudgeServer(script).__enter__()
+        settings = {"cache": tmp_path / "cache", "timeout": 0.4, "attempts": 3, "concurrency": 4, **options}
+        engine = ApiEngine(server.url, "made-up", options=ApiOptions(**settings), resize=resize)
+        opened.append((engine, server))
+        return engine, server
+
+    yield begin
+    for engine, server in opened:
+        engine.close()
+        server.__exit__(None, None, None)
+
+
+def test_a_chain_is_sent_as_messages_with_the_crop_as_second_picture(start: Start) -> None:
+    engine, server = start(lambda *_: completion(" a word "))
+    assert isinstance(engine, Engine)
+    small = crop(PICTURE, (10, 10, 40, 30))
+    turns = answer_turns("What is it?", "[0.1, 0.2, 0.3, 0.4]")
+    (said,) = engine.generate([Request(render(turns, engine.template, generate=True), (PICTURE, small), 20)])
+    assert (said.text, said.tokens, said.finished) == ("a word", 6, True)
+    body = server.requests[0]
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("made-up", 20, 0)
+    first, box, second = body["messages"]
+    assert [part["type"] for part in first["content"]] == ["image_url", "text"]
+    assert first["content"][1]["text"] == "What is it?"
+    assert box == {"role": "assistant", "content": "[0.1, 0.2, 0.3, 0.4]"}
+    assert second["content"][1]["text"] == turns[-1].text.removeprefix("<image>\n")
+    for part, view in ((first["content"][0], PICTURE), (second["content"][0], small)):
+        data = base64.b64decode(part["image_url"]["url"].partition(",")[2])
+        assert list(Image.open(io.BytesIO(data)).getdata()) == list(view.image.getdata())
+    assert "x-viscot-strategy: raw" in server.headers[0].lower()
+
+
+def test_pictures_are_sent_in_the_size_the_server_leaves_alone(start: Start) -> None:
+    engine, server = start(lambda *_: completion("x"), resize=smart_resize)
+    engine.generate([request()])
+    url = server.requests[0]["messages"][0]["content"][0]["image_url"]["url"]
+    assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (84, 56)
+    assert engine.identity["resize"] == "smart_resize"
+
+
+def test_order_and_concurrency(start: Start) -> None:
+    engine, server = start(
+        lambda _, body: completion(body["messages"][0]["content"][1]["text"].strip(), delay=0.05)
+    )
+    questions = [f"Question {number}?" for number in range(12)]
+    assert [g.text for g in engine.generate([request(q) for q in questions])] == questions
+    assert server.most_open == 4
+
+
+@pytest.mark.parametrize("name", PASSING_FAULTS)
+def test_passing_faults_are_tried_again(start: Start, name: str) -> None:
+    engine, server = start(lambda number, _: PASSING_FAULTS[name] if number == 0 else completion("fine"))
+    (said,) = engine.generate([request()])
+    assert (said.text, said.error) == ("fine", None)
+    assert len(server.requests) == 2
+    assert engine.spent.retries == 1
+
+
+@pytest.mark.parametrize("name", PASSING_FAULTS)
+def test_lasting_outages_leave_the_prompt_for_later(start: Start, name: str) -> None:
+    engine, server = start(lambda *_: PASSING_FAULTS[name])
+    (said,) = engine.generate([request()])
+    assert said.transient and said.error and not said.text
+    assert len(server.requests) == 3
+
+
+def test_a_long_retry_after_is_not_waited_for(start: Start) -> None:
+    engine, server = start(lambda *_: error(429, Retry_After="3600"))
+    (said,) = engine.generate([request()])
+    assert said.transient and said.error == "HTTP 429"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("key", [None, "sk-secret"])
+def test_a_refused_key_stops_at_once_and_names_the_variable(start: Start, key: str | None) -> None:
+    engine, server = start(lambda *_: error(401, "bad key sk-secret"), concurrency=1, key=key)
+    with pytest.raises(EngineError, match="OPENAI_API_KEY") as refusal:
+        engine.generate([request(str(n)) for n in range(10)])
+    assert len(server.requests) == 1
+    assert not key or "sk-secret" not in str(refusal.value)
+
+
+def test_an_unknown_model_stops_at_once(start: Start) -> None:
+    engine, _ = start(lambda *_: error(404, "no such model"))
+    with pytest.raises(EngineError, match="knows no 'made-up'"):
+        engine.generate([request()])
+
+
+def test_a_bad_prompt_fails_alone_and_for_good(start: Start) -> None:
+    engine, server = start(
+        lambda _, body: error(400, "too long") if "Bad" in str(body) else completion("fine")
+    )
+    bad, good = engine.generate([request("Bad?"), request("Good?")])
+    assert bad.error and "HTTP 400" in bad.error and "too long" in bad.error and not bad.transient
+    assert good.text == "fine"
+    assert len(server.requests) == 2
+
+
+def test_a_server_that_is_gone_is_given_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "GIVE_UP_AFTER", 5)
+    engine, server = start(lambda *_: error(503), attempts=1, concurrency=1)
+    with pytest.raises(EngineError, match="no answer to 5 prompts in a row"):
+        engine.generate([request(str(n)) for n in range(30)])
+    assert len(server.requests) == 5
+
+
+def test_a_reply_is_never_paid_for_twice(start: Start) -> None:
+    engine, server = start(lambda number, _: completion(f"reply {number}"))
+    first = engine.generate([request()])
+    assert engine.generate([request()]) == first
+    assert len(server.requests) == 1
+    assert engine.generate([request(limit=21)])[0].text == "reply 1"
+    for file in engine._replies._folder.rglob("*.json"):
+        file.write_text("{")
+    assert engine.generate([request()])[0].text == "reply 2"
+
+
+def test_requests_and_money_are_capped(start: Start) -> None:
+    engine, server = start(lambda *_: completion("x"), max_requests=3, concurrency=1)
+    with pytest.raises(BudgetSpent, match="--max-requests 3"):
+        engine.generate([request(str(n)) for n in range(9)])
+    assert len(server.requests) == 3
+    price = Price(read=1000.0, written=0.0)  # 0.12 dollars a call by the server's count of 120 tokens
+    engine, server = start(lambda *_: completion("x"), max_cost=5.0, price=price, concurrency=3, cache=None)
+    engine._replies._folder = engine._replies._folder / "none"
+    with pytest.raises(BudgetSpent, match="--max-cost 5"):
+        engine.generate([request(f"{n} other?") for n in range(99)])
+    assert 0.5 < engine.spent.cost <= 5.0
+    assert engine.spent.cost == pytest.approx(0.12 * len(server.requests))
+    with pytest.raises(UsageError, match="--price"):
+        ApiOptions(max_cost=1.0)
+
+
+def test_hosted_models_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UsageError, match="OPENAI_API_KEY is not set"):
+        ApiEngine("https://api.openai.com/v1", "gpt")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk\u2026")
+    with pytest.raises(UsageError, match="characters no key has"):
+        ApiEngine("http://localhost:1/v1", "x")

@@ -1,0 +1,90 @@
+"""Which box convention does a server's model write? Drawn pictures with known boxes tell.
+
+Each convention asks for its own form and reads its own form, over the same pictures: one bright rectangle on
+a dark ground, in wide, tall and square pictures so that frames and orders come apart. The answer is a table;
+what to do with it is the reader's choice, and no run ever switches by itself.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from viscot_core.bench.asking import Speaker
+from viscot_core.bench.wording import Wording
+from viscot_core.boxes import Box, BoxStatus, Frame, iou
+from viscot_core.engines.base import Engine
+from viscot_core.engines.codecs import Codec
+from viscot_core.images import View
+
+SIZES = ((1200, 500), (500, 1100), (800, 800), (640, 480))
+COLORS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (50, 90, 220), "yellow": (240, 210, 40)}
+FITS = 0.5
+"""Mean IoU from which a convention is said to fit."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one convention did: boxes read of those asked, and their mean IoU (0 for one not read)."""
+
+    codec: Codec
+    asked: int
+    read: int
+    mean_iou: float
+    example: str
+
+    @property
+    def fits(self) -> bool:
+        return self.mean_iou >= FITS
+
+
+def pictures(count: int, seed: int = 0) -> Iterator[tuple[View, str, Box]]:
+    """Drawn pictures: the view, what to look for, and its box in pixels."""
+    rng = random.Random(seed)
+    for number in range(count):
+        width, height = SIZES[number % len(SIZES)]
+        name = list(COLORS)[number % len(COLORS)]
+        w, h = rng.randrange(width // 6, width // 3), rng.randrange(height // 6, height // 3)
+        x, y = rng.randrange(width - w), rng.randrange(height - h)
+        image = Image.new("RGB", (width, height), (35, 35, 40))
+        ImageDraw.Draw(image).rectangle((x, y, x + w, y + h), fill=COLORS[name])
+        view = View(image, f"calibration-{seed}-{number}")
+        yield view, f"the {name} rectangle", Box(x, y, x + w, y + h, Frame.ORIGINAL)
+
+
+def calibrate(engine: Engine, codecs: Sequence[Codec], *, count: int = 8, seed: int = 0) -> list[Fit]:
+    """Every convention over the same pictures, the best first. Families of points are left out.
+
+    Raises:
+        EngineError: the server is gone or refuses the key.
+    """
+    drawn = list(pictures(count, seed))
+    fits = [_fit(engine, codec, drawn) for codec in codecs if not codec.points]
+    return sorted(fits, key=lambda fit: -fit.mean_iou)
+
+
+def _fit(engine: Engine, codec: Codec, drawn: Sequence[tuple[View, str, Box]]) -> Fit:
+    speaker = Speaker(engine, Wording(codec))
+    # A family whose pixels depend on the size sent is shown the size that its server leaves alone.
+    views = [_sent(view, codec) for view, _, _ in drawn]
+    said = speaker.say(
+        [(speaker.wording.refcoco(what), (v,)) for v, (_, what, _) in zip(views, drawn, strict=True)]
+    )
+    overlaps, read = [], 0
+    for (view, _, box), one in zip(drawn, said, strict=True):
+        size = view.image.size
+        parsed = codec.parse(one.text, size)
+        found = parsed.status is not BoxStatus.UNPARSABLE
+        read += found
+        overlaps.append(iou(parsed.box, box.to_square(size)) if found else 0.0)
+    return Fit(codec, len(drawn), read, statistics.mean(overlaps), said[0].text or said[0].error or "")
+
+
+def _sent(view: View, codec: Codec) -> View:
+    if codec.resize is None or (size := codec.resize(view.image.size)) == view.image.size:
+        return view
+    return View(view.image.resize(size), f"{view.key}-{size}")

@@ -1,0 +1,63 @@
+"""Turns and pictures as the messages of a chat completion."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image
+
+from viscot_core.engines.codecs import Resize
+from viscot_core.images import View
+from viscot_core.prompts import IMAGE, Turn
+
+
+class Messages:
+    """Makes messages; the last ``kept`` pictures stay encoded, for the next turn about them."""
+
+    def __init__(self, resize: Resize | None, kept: int) -> None:
+        self._resize = resize
+        self._data_url = lru_cache(maxsize=kept)(self._encode)
+
+    def of(self, turns: Sequence[Turn], views: Sequence[View]) -> list[dict[str, Any]]:
+        """One message per turn; ``views`` are the pictures of the ``<image>`` marks in reading order."""
+        pictures = iter(views)
+        return [self._message(turn, pictures) for turn in turns]
+
+    def _message(self, turn: Turn, views: Iterator[View]) -> dict[str, Any]:
+        """``<image>`` becomes the next picture; a line break after it goes, templates bring their own."""
+        if turn.role == "gpt":
+            return {"role": "assistant", "content": turn.text}
+        first, *rest = turn.text.split(IMAGE)
+        if not rest:
+            return {"role": "user", "content": first}
+        parts: list[dict[str, Any]] = [{"type": "text", "text": first}] if first else []
+        for text in rest:
+            parts.append({"type": "image_url", "image_url": {"url": self._data_url(_ByKey(next(views)))}})
+            if words := text.removeprefix("\n"):
+                parts.append({"type": "text", "text": words})
+        return {"role": "user", "content": parts}
+
+    def _encode(self, keyed: _ByKey) -> str:
+        image = keyed.view.image
+        if self._resize is not None and (size := self._resize(image.size)) != image.size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        image.save(file, "PNG", compress_level=1)  # lossless: what is measured is the model, not a codec
+        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+class _ByKey:
+    """A view that is equal to every view of the same content."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def __hash__(self) -> int:
+        return hash(self.view.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByKey) and other.view.key == self.view.key
