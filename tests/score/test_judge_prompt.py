@@ -93,6 +93,9 @@ def test_the_references_replies(shared: Path) -> None:
         ("The model is right.\n\nScore: 1 point", 1),
         ("score: 0.8 (0.8/1)", 0.8),
         ("The score would be 0.", 0),
+        ("Score: 0.8\n- 2 of 3 words are right", 0.8),
+        ("score: 0.5\n1. It names the colour.\n2. It misses the number.", 0.5),
+        ("Score: 0.9 (out of 1)", 0.9),
     ],
 )
 def test_readable_verdicts(reply: str, score: float) -> None:

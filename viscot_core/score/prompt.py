@@ -134,7 +134,7 @@ def _escape_char(char: str) -> str:
 
 _NUMBER = r"(?>[-+]?(?:\d+(?:\.\d*)?|\.\d+))"
 # What may follow a number without making it another one: not 1.0.0, 0,8, 1e-1, 0.5-0.7 or "0.5 or 0.7".
-_END = r"(?![\w/]|[.,]\d|\s*[-–~]\s*\.?\d|\s*(?:to|or|and)\s+\.?\d)"
+_END = r"(?![\w/]|[.,]\d|[ \t]*[-–~][ \t]*\.?\d|[ \t]*(?:to|or|and)[ \t]+\.?\d)"
 _AMOUNT = rf"(?P<value>{_NUMBER})(?:\s*(?P<percent>%)|\s*(?:/|out\s+of)\s*(?P<full>{_NUMBER}))?{_END}"
 _LABELLED = re.compile(
     r"(?P<scale>\b(?:full|max(?:imum)?|min(?:imum)?|highest|lowest|total|possible|perfect|best)\s+(?:possible\s+)?)?"
