@@ -151,11 +151,11 @@ def test_an_interruption_loses_nothing(tmp_path: Path, how: signal.Signals, code
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
         )
         path = run / "scores.openai-m.jsonl"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and not (path.exists() and path.read_bytes().count(b"\n") > 6):
             time.sleep(0.02)
         process.send_signal(how)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == code
         assert "Traceback" not in err
         kept = len(read_scores(path).verdicts)

@@ -1,4 +1,7 @@
-"""The speed that scoring and statistics promise, measured as ``judge.py`` and ``stats.py`` measure it."""
+"""The speed that scoring and statistics promise, measured as ``judge.py`` and ``stats.py`` measure it.
+
+The better of two measurements counts: other work on the machine only ever slows them down.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,12 @@ def script(name: str) -> ModuleType:
 @pytest.mark.slow
 @pytest.mark.parametrize("distinct", [False, True])
 def test_ten_thousand_items_and_resamples_within_three_seconds(distinct: bool) -> None:
-    figures = script("stats").measure(distinct)
-    assert figures["cpu_s"] <= 3, figures
+    figures = [script("stats").measure(distinct) for _ in range(2)]
+    assert min(f["cpu_s"] for f in figures) <= 3, figures
 
 
 @pytest.mark.slow
 def test_many_calls_at_once_are_twenty_times_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The better of two measurements: other work on the machine only ever slows it down."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # the server's process finds the script by name
     import judge
 
