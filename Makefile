@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 RUNTIME := $(VENV)/.viscot-runtime-$(KEY)
 DEV := $(VENV)/.viscot-dev-$(KEY)
-HELD_OUT := --train 50 --val 500 --seed 1000003
+HELD_OUT := --train 0 --val 500
 FAST := not slow and not gpu and not network
 
 .PHONY: help demo test lint bench
@@ -29,8 +29,8 @@ lint: $(DEV)  ## ruff and mypy
 	$(BIN)/mypy
 
 bench: $(RUNTIME)  ## the figures of the bundled model: 500 held-out synthetic questions, about 5 minutes
-	test -d data/held-out || $(BIN)/viscot data synth --out data/held-out $(HELD_OUT)
-	$(BIN)/viscot bench cot --data data/held-out --strategy cot,direct,gt-box,center-box,random-box,no-image --out results/held-out
+	test -f data/held-out/scenes.jsonl || $(BIN)/viscot data synth --out data/held-out $(HELD_OUT)
+	$(BIN)/viscot bench cot --data data/held-out --strategy cot,direct,gt-box,center-box,random-box --out results/held-out
 	$(BIN)/viscot score results/held-out --judge exact
 	$(BIN)/viscot stats results/held-out
 
