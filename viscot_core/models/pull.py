@@ -42,10 +42,13 @@ def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
 
 
 def _download(hub: str, name: str) -> Path:
+    import httpx
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.errors import RepositoryNotFoundError as Unknown
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # it retries; one sentence at the end is enough
     try:
         files = HfApi().list_repo_files(hub)
         skip = list(_OTHER_FRAMEWORKS)
@@ -61,9 +64,7 @@ def _download(hub: str, name: str) -> Path:
         raise CheckpointError(
             f"The hub has no model '{hub}', or it is private (set HF_TOKEN).{hint}"
         ) from error
-    except LocalEntryNotFoundError as error:
-        raise _unreachable(name, error) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise _unreachable(name, error) from error
 
 

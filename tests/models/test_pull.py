@@ -1,0 +1,188 @@
+"""``viscot models pull`` against a hub on this machine: whole, resumed, refused, damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """A model hub of one repository; notes what was asked and can drop or spoil a file on its way."""
+
+    files: dict[str, bytes]
+    repo: str = "someone/tiny-viscot"
+    url: str = ""
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    drop_after: dict[str, int] = field(default_factory=dict)
+    """Bytes after which the connection is cut, once per file."""
+    spoil: set[str] = field(default_factory=set)
+
+    def tree(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for name, content in self.files.items():
+            row: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+            if name.endswith(".safetensors"):
+                digest = hashlib.sha256(content).hexdigest()
+                row["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
+            rows.append(row)
+        return rows
+
+
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def _json(self, content: object, body: bool, status: int = 200) -> None:
+            data = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            if status == 404:
+                self.send_header("x-error-code", "RepoNotFound")
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+        def _answer(self, body: bool) -> None:
+            path = self.path.partition("?")[0]
+            hub.asked.append((self.command, path, self.headers.get("range")))
+            if path.startswith(f"/api/models/{hub.repo}/tree/"):
+                return self._json(hub.tree(), body)
+            if path.startswith(f"/api/models/{hub.repo}"):
+                siblings = [{"rfilename": name} for name in hub.files]
+                return self._json({"id": hub.repo, "sha": SHA, "siblings": siblings}, body)
+            name = path.rsplit("/", 1)[-1]
+            if not path.startswith(f"/{hub.repo}/resolve/") or name not in hub.files:
+                return self._json({"error": "Repository not found"}, body, status=404)
+            return self._file(name, body)
+
+        def _file(self, name: str, body: bool) -> None:
+            content = hub.files[name]
+            start = 0
+            if (wanted := self.headers.get("range")) is not None:
+                start = int(wanted.removeprefix("bytes=").split("-")[0])
+            self.send_response(206 if start else 200)
+            self.send_header("etag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("x-repo-commit", SHA)
+            self.send_header("accept-ranges", "bytes")
+            self.send_header("content-length", str(len(content) - start))
+            if start:
+                self.send_header("content-range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.end_headers()
+            if not body:
+                return
+            if name in hub.spoil:
+                content = content[:-64] + bytes(64)
+            if (cut := hub.drop_after.pop(name, None)) is not None:
+                self.wfile.write(content[start:cut])
+                self.wfile.flush()
+                self.connection.close()
+                self.close_connection = True
+                return
+            self.wfile.write(content[start:])
+
+    return Handler
+
+
+@pytest.fixture
+def hub(golden: Path) -> Iterator[Hub]:
+    files = {p.name: p.read_bytes() for p in (golden / "tiny_llava").iterdir()}
+    files["flax_model.msgpack"] = b"another framework"
+    hub = Hub(files)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+def pull(hub: Hub, cache: Path, golden: Path, name: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own (the hub's address is read once, at import)."""
+    environment = os.environ | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "VISCOT_CACHE": str(cache),
+        "NO_PROXY": "127.0.0.1",
+    }
+    # mm_vision_tower "tiny_clip" is found beside the snapshot's folder or below the working directory.
+    return subprocess.run(
+        [sys.executable, "-m", "viscot_cli.app", "models", "pull", name or hub.repo],
+        env=environment,
+        cwd=golden,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_pull_verifies_keeps_and_is_found(hub: Hub, tmp_path: Path, golden: Path) -> None:
+    ran = pull(hub, tmp_path, golden)
+    assert ran.returncode == 0, ran.stderr
+    folder = Path(ran.stdout.strip())
+    assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+    assert not (folder / "flax_model.msgpack").exists()
+    assert "checking model.safetensors" in ran.stderr
+    hub.asked.clear()
+    again = pull(hub, tmp_path, golden)
+    assert again.returncode == 0
+    assert not [path for method, path, _ in hub.asked if method == "GET" and "resolve" in path]
+
+
+def test_a_dropped_connection_is_taken_up_again(hub: Hub, tmp_path: Path, golden: Path) -> None:
+    hub.drop_after["model.safetensors"] = 600_000
+    ran = pull(hub, tmp_path, golden)
+    if ran.returncode != 0:  # or the command is given again
+        assert "the same command continues" in ran.stderr
+        ran = pull(hub, tmp_path, golden)
+    assert ran.returncode == 0, ran.stderr
+    folder = Path(ran.stdout.strip())
+    assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+    taken = [
+        wanted for method, path, wanted in hub.asked if method == "GET" and path.endswith(".safetensors")
+    ]
+    assert len(taken) == 2
+
+
+def test_a_file_damaged_on_the_way_is_removed(hub: Hub, tmp_path: Path, golden: Path) -> None:
+    hub.spoil.add("model.safetensors")
+    ran = pull(hub, tmp_path, golden)
+    assert ran.returncode == 1 and "model.safetensors was damaged on the way and removed" in ran.stderr
+    hub.spoil.clear()
+    assert pull(hub, tmp_path, golden).returncode == 0
+
+
+def test_unknown_and_unreachable(hub: Hub, tmp_path: Path, golden: Path) -> None:
+    ran = pull(hub, tmp_path, golden, "deepcs233/VisCoT-7b-335")
+    assert ran.returncode == 1 and "Did you mean 'deepcs233/VisCoT-7b-336'" in ran.stderr
+    hub.url = "http://127.0.0.1:9"
+    ran = pull(hub, tmp_path, golden)
+    assert ran.returncode == 1 and "could not be downloaded" in ran.stderr, ran.stderr
+    assert "Traceback" not in ran.stderr and len(ran.stderr.strip().splitlines()) == 1
