@@ -190,7 +190,7 @@ def commands(
     """
     found: list[tuple[str, ...]] = []
     for stage in recipe.stages:
-        worker = ("-m", "viscot_core.train.worker", "--run", str(run), "--stage", stage.kind)
+        worker = ("-m", "viscot_core.train.worker", "--run-folder", str(run), "--stage", stage.kind)
         if machine.processes == 1 and not machine.gpus and stage.zero_stage == 0 and not rendezvous:
             found.append((sys.executable, *worker))
         else:

@@ -46,6 +46,7 @@ class StageTrainer(Trainer):
         log_file: Path,
         meter: Meter,
         allow_bad: int = 0,
+        text_rows: int | None = None,
     ) -> None:
         self.stage = stage
         self.order = order
@@ -53,6 +54,7 @@ class StageTrainer(Trainer):
         self._save_model = save
         self._load_model = load
         self._allow_bad = allow_bad
+        self._text_rows = text_rows  # ids from here on (the image token, padding) are no words to choose from
         self._folder = log_file.parent
         self.loss_parts: dict[str, float] = {}
         super().__init__(
@@ -129,7 +131,8 @@ class StageTrainer(Trainer):
         guided = guide is not None and len(inputs["guide_row"]) > 0
         known = {key: inputs[key] for key in MODEL_KEYS if key in inputs}
         out = model(**known, use_cache=False, output_attentions=guided)
-        total = token_losses(out.logits, inputs["labels"], inputs.get("weights")).sum()
+        logits = out.logits[..., : self._text_rows]
+        total = token_losses(logits, inputs["labels"], inputs.get("weights")).sum()
         # DDP and ZeRO average over the processes; this sum is over this process's share of ``words``.
         loss = total * (self.accelerator.num_processes / words)
         self.loss_parts = {"loss_words": float(loss.detach())}

@@ -93,6 +93,7 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
         log_file=out / "log.jsonl",
         meter=meter_for(state, stage, split),
         allow_bad=recipe.data.allow_bad,
+        text_rows=None if state.base is None else state.base.text_rows,
     )
     resume = checkpoints.last_checkpoint(out)
     if resume is not None:
@@ -180,7 +181,7 @@ def _keep_model(state: Run, stage: StageSpec, trainer: StageTrainer, out: Path) 
 def main() -> None:
     """The process's edge under torchrun: its error lands in the rank's ``error.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="run folder with recipe.yaml")
+    parser.add_argument("--run", "--run-folder", type=Path, required=True, help="run folder with recipe.yaml")
     parser.add_argument("--stage", help="only the stage of this kind")
     given = parser.parse_args()
     ranks.join()

@@ -1,0 +1,126 @@
+"""A run folder is never overwritten, never shared, and only continued with the same settings."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from viscot_core.errors import UsageError
+from viscot_core.train import folder, launch, options
+from viscot_core.train.plan import Machine, make_plan
+from viscot_core.train.recipe import dump_recipe, load_recipe
+
+
+def begun(run: Path) -> None:
+    run.mkdir()
+    (run / "recipe.yaml").write_text(dump_recipe(load_recipe("tiny")))
+
+
+def test_a_begun_run_is_refused_and_resumed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begun(run)
+    with pytest.raises(UsageError, match=r"unfinished run; --resume continues it"):
+        folder.claim(run, load_recipe("tiny"), resume=False)
+    folder.claim(run, load_recipe("tiny"), resume=True)
+    folder.claim(run, load_recipe("tiny", ["stages.finetune.save_steps=9", "data.root=/else"]), resume=True)
+    (run / "viscot.json").touch()
+    with pytest.raises(UsageError, match="a finished run"):
+        folder.claim(run, load_recipe("tiny"), resume=False)
+
+
+def test_changed_settings_are_named(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begun(run)
+    old = load_recipe("tiny").stage("finetune").max_steps
+    with pytest.raises(UsageError, match=rf"stages\.finetune\.max_steps: {old} -> 7"):
+        folder.claim(run, load_recipe("tiny", ["stages.finetune.max_steps=7"]), resume=True)
+
+
+def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match=r"other files \(thesis\.tex\)"):
+        folder.claim(tmp_path, load_recipe("tiny"), resume=False)
+    with pytest.raises(UsageError, match="no run to resume"):
+        folder.claim(tmp_path / "new", load_recipe("tiny"), resume=True)
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    with (
+        folder.locked(tmp_path),
+        pytest.raises(UsageError, match=r"in use by process \d+"),
+        folder.locked(tmp_path),
+    ):
+        pass
+    with folder.locked(tmp_path):  # the lock went with its holder
+        pass
+
+
+def test_recipe_and_plan_are_written(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny")
+    plan = make_plan(recipe, Machine(), run=tmp_path, data=tmp_path)
+    folder.write(tmp_path, recipe, plan)
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_the_rank_that_died_first_is_shown_first(tmp_path: Path) -> None:
+    for rank, when in ((0, 20), (1, 10)):
+        place = tmp_path / "job/attempt_0" / str(rank)
+        place.mkdir(parents=True)
+        (place / "stderr.log").write_text(f"line of rank {rank}\n")
+        said = {"message": {"message": f"Error: rank {rank} fell", "extraInfo": {"timestamp": when}}}
+        (place / "error.json").write_text(json.dumps(said))
+    told = launch.failure([tmp_path / "job"], 1)
+    assert told.startswith("Rank 1 failed and all ranks were stopped: Error: rank 1 fell")
+    assert "| line of rank 1" in told and str(tmp_path / "job/attempt_0/1/stderr.log") in told
+    assert "code 9" in launch.failure([], 9)
+
+
+def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
+    import sys
+
+    start = time.monotonic()
+    with pytest.raises(Exception, match="stopped with code 3"):
+        launch._run_ranks([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
+    assert time.monotonic() - start < 20
+
+
+def test_stages_are_chosen() -> None:
+    recipe, notes = options.choose_stages(load_recipe("13b-336"), "all")
+    assert [s.kind for s in recipe.stages] == ["finetune"] and "pretrain is skipped" in notes[0]
+    recipe, notes = options.choose_stages(load_recipe("13b-336", ["model.projector=null"]), "all")
+    assert [s.kind for s in recipe.stages] == ["pretrain", "finetune"] and not notes
+    recipe, _ = options.choose_stages(load_recipe("7b-336"), "pretrain")
+    assert [s.kind for s in recipe.stages] == ["pretrain"]
+    with pytest.raises(UsageError, match="needs a projector"):
+        options.choose_stages(load_recipe("7b-224"), "finetune")
+
+
+def test_ones_own_data_and_adapters(tmp_path: Path) -> None:
+    file = tmp_path / "my data.json"
+    file.write_text("[]")
+    recipe, place, _ = options.resolve(
+        "7b-336", [], "finetune", file, tmp_path / "pictures", lora=64, load_in="4bit", allow_bad=2
+    )
+    stage = recipe.stage("finetune")
+    assert stage.files == ("my data.json",) and place.root == tmp_path
+    assert recipe.data.images == str(tmp_path / "pictures") and recipe.data.allow_bad == 2
+    assert stage.lora is not None and (stage.lora.rank, stage.lora.alpha, stage.lora.load_in) == (
+        64,
+        128,
+        "4bit",
+    )
+    assert stage.train == ("projector", "llm")
+    with pytest.raises(UsageError, match="give --data"):
+        options.resolve("7b-336", [], "finetune", None, None)
+
+
+def test_slurm_scripts_repeat_the_command(tmp_path: Path) -> None:
+    plan = make_plan(load_recipe("7b-336"), Machine(gpus=8, nodes=4), run="runs/x", data=tmp_path)
+    argv = ["train", "--recipe", "7b-336", "--nnodes", "4", "--data", "my data", "--slurm", "print"]
+    script = launch.slurm_script(plan, argv)
+    assert "#SBATCH --nodes=4" in script and "#SBATCH --gpus-per-node=8" in script
+    assert "train --recipe 7b-336 --nnodes 4 --data 'my data' --rdzv \"$HEAD:29500\"" in script
+    assert "--slurm" not in script
