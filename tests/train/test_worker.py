@@ -92,3 +92,12 @@ def test_a_killed_run_goes_on_exactly(recipe: Recipe, trained: Path, tmp_path: P
 def test_the_recipe_is_kept_whole(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_every_checkpoint_of_a_run_can_be_asked(trained: Path) -> None:
+    """A projector is saved beside the weights for the reference; it must not stand in the loader's way."""
+    from viscot_core.models.load import load_model
+
+    checkpoint = trained / "stages/3-finetune/checkpoint-6"
+    assert (checkpoint / "mm_projector.bin").exists()
+    assert load_model(checkpoint).manifest.name == "viscot-tiny"

@@ -14,6 +14,8 @@ from viscot_core.models.tokenizer import SENTENCEPIECE
 from viscot_core.models.weights import SINGLE, Stored, open_file, open_weights
 
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
+PROJECTOR_NAMES = ("mm_projector.", "multi_modal_projector.")
+"""What the projector's tensors are called in the original layout and in transformers'."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -34,7 +36,8 @@ def gather(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, S
 
     A projector file completes a plain Llama's folder (LLaVA-1.5's choices stand in for what its config does
     not say), and the base model that the config names completes a folder with nothing but a projector. Beside
-    whole weights, as LLaVA-1.5 ships it, a projector file is a copy and is not read.
+    whole weights of either layout, as LLaVA-1.5 and viscot's training write it, a projector file is a copy and is
+    not read.
 
     Raises:
         CheckpointError: no weights, or a base that is not on this machine.
@@ -43,7 +46,7 @@ def gather(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, S
     has_weights = any((path / f"{name}{end}").exists() for name in SINGLE for end in ("", ".index.json"))
     if projector is None or has_weights:
         stored = open_weights(path)
-        if projector is None or any("mm_projector." in name for name in stored):
+        if projector is None or any(mark in name for name in stored for mark in PROJECTOR_NAMES):
             return raw, stored, path
         return _llava_fields(raw), stored | _projector_tensors(projector), path
     base = raw.get("_name_or_path")
