@@ -1,0 +1,222 @@
+"""The web page: a stage for the picture, a line for the question, cards for the answers.
+
+Gradio carries the events; what one sees is three small files beside this one. A visitor's picture stays in
+the server's memory for an hour; nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from PIL import Image
+
+from viscot_core.boxes import Box
+from viscot_core.demo.talk import Card, Talk, Way, box_of
+from viscot_core.errors import ViscotError
+from viscot_core.images import open_image
+from viscot_core.serve.errors import ApiError
+from viscot_core.serve.pictures import decode, picture_of
+from viscot_core.tour import examples
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: nothing is sent anywhere
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import gradio as gr
+
+HERE = Path(__file__).resolve().parent
+MAX_BYTES = 20_000_000
+MAX_PIXELS = 40_000_000
+Turns = tuple[dict[str, Any], ...]
+KEPT_SECONDS = 3600
+TURNS = 30
+"""Questions a page shows; older ones scroll out."""
+CHOICES = {"Look closer": ("cot",), "At once": ("direct",), "Both": ("cot", "direct")}
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What the server remembers of one open page."""
+
+    image: Image.Image | None = None
+    box: Box | None = None
+    turns: Turns = ()
+
+
+class Page:
+    """The page's answers to what a visitor does; each returns new values for what it changes."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+        self._examples = examples()
+
+    def thumbs(self) -> list[dict[str, str]]:
+        """The examples, small, for the strip under the stage."""
+        out = []
+        for example in self._examples:
+            image = open_image(example.image)
+            image.thumbnail((168, 128))
+            out.append({"thumb": _data_url(image), "question": example.question})
+        return out
+
+    def upload(self, event: gr.EventData) -> tuple[Visit, dict[str, Any], list[Any]]:
+        """A picture came as a data URL; the talk about the last one ends."""
+        try:
+            data = picture_of(str(event.picture))
+            if len(data) > MAX_BYTES:
+                raise ApiError(413, f"The picture is larger than {MAX_BYTES // 10**6} MB.", "too_large")
+            image = decode(data, max_pixels=MAX_PIXELS, exif=True)
+        except ApiError as error:
+            return Visit(), {"failed": True, "message": error.message}, []
+        return (
+            Visit(image),
+            {"message": f"{image.width} × {image.height} pixels. Ask something about it."},
+            [],
+        )
+
+    def example(self, event: gr.EventData) -> tuple[Visit, dict[str, Any], list[Any], str]:
+        """An example was chosen: its picture and its question."""
+        index = event.example
+        if not isinstance(index, int) or not 0 <= index < len(self._examples):
+            return Visit(), {"failed": True, "message": "There is no such example."}, [], ""
+        chosen = self._examples[index]
+        image = open_image(chosen.image)
+        return Visit(image), {"picture": _data_url(image), "message": "Press Ask."}, [], chosen.question
+
+    def select(self, visit: Visit, event: gr.EventData) -> Visit:
+        """A box was drawn, or removed."""
+        if visit.image is None or not isinstance(event.box, list):
+            return replace(visit, box=None)
+        return replace(visit, box=box_of(event.box, visit.image.size))
+
+    def ask(self, visit: Visit, question: str, choice: str) -> Iterator[tuple[Any, ...]]:
+        """Values of visit, stage, talk and the Ask button while a question is answered."""
+        if visit.image is None:
+            yield visit, {"message": "First choose a picture, or an example."}, gr.skip(), gr.skip()
+            return
+        box, ways = visit.box, CHOICES.get(choice, ("cot",))
+        if box is not None:
+            ways = tuple("box" if way == "cot" else way for way in ways)
+        stage: dict[str, Any] = {"forget": True}
+        try:
+            for cards in self._talk.ask(visit.image, question, _ways(ways), box):
+                if (region := card_region(cards)) is not None:
+                    stage = {"region": region}
+                shown = replace(visit, turns=_with(visit.turns, question, cards))
+                yield shown, stage, list(shown.turns), gr.Button("Asking", interactive=False)
+        except ViscotError as error:
+            yield gr.skip(), {"message": str(error)}, gr.skip(), ASK
+            return
+        yield gr.skip(), gr.skip(), gr.skip(), ASK
+
+
+HEAD = """<div class="vs-head"><h1>viscot</h1><p>Ask about a picture. The model names the region that matters,
+looks at it closely, then answers. <b>{model}</b></p></div>"""
+ASK: Any = gr.Button("Ask", interactive=True, variant="primary")
+
+
+def _ways(names: Sequence[str]) -> tuple[Way, ...]:
+    return tuple(way for way in get_args(Way) if way in names)
+
+
+def card_region(cards: Sequence[Card]) -> dict[str, Any] | None:
+    """The region of the first card that has one, as the stage takes it."""
+    return next((card.plain()["region"] for card in cards if card.region), None)
+
+
+def _with(
+    turns: tuple[dict[str, Any], ...], question: str, cards: Sequence[Card]
+) -> tuple[dict[str, Any], ...]:
+    number = turns[-1]["number"] + 1 if turns else 0
+    asked = {"number": number, "question": question.strip(), "cards": [card.plain() for card in cards]}
+    return (*turns, asked)[-TURNS:]
+
+
+def _data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=92)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def build(talk: Talk, model: str) -> gr.Blocks:
+    """The page, ready to be launched."""
+    page = Page(talk)
+    with gr.Blocks(title="viscot", analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML(HEAD.format(model=html.escape(model)))
+        visit = gr.State(Visit(), time_to_live=KEPT_SECONDS)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=6, min_width=320):
+                stage = gr.HTML(
+                    value={},
+                    html_template='<div class="vs-stage"></div>',
+                    js_on_load=(HERE / "stage.js").read_text(encoding="utf-8"),
+                    examples=page.thumbs(),
+                    max_bytes=MAX_BYTES,
+                    elem_id="stage",
+                )
+            with gr.Column(scale=5, min_width=320):
+                with gr.Row():
+                    question = gr.Textbox(
+                        placeholder="Your question",
+                        lines=1,
+                        max_lines=1,
+                        show_label=False,
+                        container=False,
+                        max_length=2000,
+                        scale=4,
+                        min_width=180,
+                        elem_id="question",
+                    )
+                    button = gr.Button("Ask", variant="primary", scale=1, min_width=90, elem_id="ask")
+                choice = gr.Radio(
+                    list(CHOICES),
+                    value=next(iter(CHOICES)),
+                    show_label=False,
+                    container=False,
+                    elem_id="mode",
+                )
+                talked = gr.HTML(
+                    value=[],
+                    html_template='<div class="vs-talk" aria-live="polite"></div>',
+                    js_on_load=(HERE / "talk.js").read_text(encoding="utf-8"),
+                    elem_id="talk",
+                )
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        stage.upload(page.upload, None, [visit, stage, talked], **quiet)
+        stage.click(page.example, None, [visit, stage, talked, question], **quiet)
+        stage.select(page.select, visit, visit, **quiet)
+        asking = {
+            "fn": page.ask,
+            "inputs": [visit, question, choice],
+            "outputs": [visit, stage, talked, button],
+        }
+        # One question a page at a time; how many pages at once is the line's business, which shows the places.
+        button.click(**asking, trigger_mode="once", concurrency_limit=None, **quiet)
+        question.submit(**asking, trigger_mode="once", concurrency_limit=None, **quiet)
+    return blocks
+
+
+def launch(blocks: gr.Blocks, host: str, port: int, *, block: bool = True) -> None:
+    """Serve the page, until Ctrl-C with ``block``; raises OSError where the port is taken."""
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+    blocks.queue(default_concurrency_limit=None, max_size=256)
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=not block,
+        max_threads=96,
+        ssr_mode=False,
+        state_session_capacity=256,
+        enable_monitoring=False,
+        footer_links=[],
+        css_paths=[HERE / "page.css"],
+        theme=gr.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
+    )

@@ -1,0 +1,171 @@
+// The stage: a picture dropped, pasted, chosen or taken from the examples; the box and the crop window over it;
+// a box of one's own, dragged. Pictures go to the server inside an event and are kept in its memory only.
+// `element`, `props`, `trigger` and `watch` are Gradio's.
+
+const make = (tag, className, parent, text) => {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text) made.textContent = text;
+  if (parent) parent.append(made);
+  return made;
+};
+
+const root = element.querySelector(".vs-stage");
+const input = make("input", "vs-file", root);
+input.type = "file";
+input.accept = "image/jpeg,image/png,image/webp,image/gif,image/bmp";
+input.setAttribute("aria-label", "Choose a picture");
+
+const drop = make("button", "vs-drop", root);
+drop.type = "button";
+make("span", "vs-drop-mark", drop, "+");
+make("strong", "", drop, "Drop a picture here");
+make("span", "vs-quiet", drop, "or tap to choose one, or paste it");
+
+const frame = make("div", "vs-frame", root);
+const picture = make("div", "vs-picture", frame);
+const image = make("img", "", picture);
+image.alt = "The picture you ask about";
+image.draggable = false;
+const layers = {};
+for (const name of ["window", "box", "own"]) layers[name] = make("div", `vs-layer vs-${name}`, picture);
+make("span", "vs-tag", layers.box, "looks here");
+make("span", "vs-tag", layers.window, "crop");
+make("span", "vs-tag", layers.own, "your box");
+
+const bar = make("div", "vs-bar", root);
+const other = make("button", "vs-button", bar, "Other picture");
+const draw = make("button", "vs-button", bar, "Draw my own box");
+const remove = make("button", "vs-button", bar, "Remove my box");
+for (const button of [other, draw, remove]) button.type = "button";
+
+const message = make("p", "vs-message", root);
+message.setAttribute("role", "status");
+
+const strip = make("div", "vs-examples", root);
+make("span", "vs-quiet", strip, "Examples");
+(props.examples || []).forEach((example, index) => {
+  const button = make("button", "vs-example", strip);
+  button.type = "button";
+  button.title = example.question;
+  const thumb = make("img", "", button);
+  thumb.src = example.thumb;
+  thumb.alt = `Example: ${example.question}`;
+  button.addEventListener("click", () => { say("Opening the example …"); trigger("click", { example: index }); });
+});
+
+let own = null;      // [x0, y0, x1, y1], shares of the picture
+let from = null;     // where a drag began
+let drawing = false; // the button's mode; with a mouse, dragging always draws
+
+const say = (text, wrong = false) => {
+  message.textContent = text || "";
+  message.classList.toggle("vs-wrong", wrong);
+};
+const place = (layer, shares) => {
+  layer.classList.toggle("vs-shown", Boolean(shares));
+  if (!shares) return;
+  const [x0, y0, x1, y1] = shares.map((share) => 100 * share);
+  Object.assign(layer.style, { left: `${x0}%`, top: `${y0}%`, width: `${x1 - x0}%`, height: `${y1 - y0}%` });
+};
+const refresh = () => {
+  root.classList.toggle("vs-filled", Boolean(image.getAttribute("src")));
+  root.classList.toggle("vs-drawing", drawing);
+  draw.setAttribute("aria-pressed", String(drawing));
+  remove.hidden = !own;
+  place(layers.own, own);
+};
+const forget = () => {
+  place(layers.box, null);
+  place(layers.window, null);
+};
+const setOwn = (box) => {
+  own = box;
+  drawing = false;
+  refresh();
+  trigger("select", { box });
+  say(box ? "Your next question is about your box." : "");
+};
+const show = (source) => {
+  image.src = source;
+  own = null;
+  drawing = false;
+  forget();
+  refresh();
+};
+
+const take = (file) => {
+  if (!file) return;
+  if (!file.type.startsWith("image/")) return say(`${file.name} is no picture; choose a JPEG, PNG or WebP.`, true);
+  if (file.size > props.max_bytes) {
+    return say(`The picture is larger than ${Math.round(props.max_bytes / 1e6)} MB; choose a smaller one.`, true);
+  }
+  const reader = new FileReader();
+  say("Reading the picture …");
+  reader.onload = () => { show(reader.result); trigger("upload", { picture: reader.result }); };
+  reader.onerror = () => say("The picture could not be read; choose it again.", true);
+  reader.readAsDataURL(file);
+};
+
+drop.addEventListener("click", () => input.click());
+other.addEventListener("click", () => input.click());
+input.addEventListener("change", () => { take(input.files[0]); input.value = ""; });
+root.addEventListener("dragover", (event) => { event.preventDefault(); root.classList.add("vs-over"); });
+root.addEventListener("dragleave", () => root.classList.remove("vs-over"));
+root.addEventListener("drop", (event) => {
+  event.preventDefault();
+  root.classList.remove("vs-over");
+  take(event.dataTransfer.files[0]);
+});
+document.addEventListener("paste", (event) => {
+  const file = [...event.clipboardData.files].find((each) => each.type.startsWith("image/"));
+  if (file) take(file);
+});
+
+draw.addEventListener("click", () => {
+  drawing = !drawing;
+  say(drawing ? "Drag over the part that matters." : "");
+  refresh();
+});
+remove.addEventListener("click", () => setOwn(null));
+
+const at = (event) => {
+  const area = picture.getBoundingClientRect();
+  const inside = (value) => Math.min(Math.max(value, 0), 1);
+  return [inside((event.clientX - area.left) / area.width), inside((event.clientY - area.top) / area.height)];
+};
+const between = (a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])];
+picture.addEventListener("pointerdown", (event) => {
+  if (!drawing && event.pointerType !== "mouse") return;
+  from = at(event);
+  picture.setPointerCapture(event.pointerId);
+  event.preventDefault();
+});
+picture.addEventListener("pointermove", (event) => { if (from) place(layers.own, between(from, at(event))); });
+picture.addEventListener("pointerup", (event) => {
+  if (!from) return;
+  const box = between(from, at(event));
+  from = null;
+  const meant = box[2] - box[0] > 0.02 && box[3] - box[1] > 0.02;
+  if (meant) setOwn(box);
+  else refresh();
+});
+picture.addEventListener("pointercancel", () => { from = null; refresh(); });
+
+const look = (region) => {
+  const [width, height] = region.size;
+  const shares = ([x0, y0, x1, y1]) => [x0 / width, y0 / height, x1 / width, y1 / height];
+  place(layers.box, own || region.status === "unparsable" ? null : shares(region.box));
+  place(layers.window, shares(region.crop));
+};
+
+const update = () => {
+  const value = props.value || {};
+  if (value.picture && value.picture !== image.getAttribute("src")) show(value.picture);
+  if (value.failed) { image.removeAttribute("src"); own = null; forget(); refresh(); }
+  if (value.forget) forget();
+  if (value.region) (image.complete ? Promise.resolve() : image.decode()).then(() => look(value.region));
+  say(value.message, Boolean(value.failed));
+};
+watch("value", update);
+refresh();
