@@ -26,6 +26,10 @@ GUIDED_HEADS = 2
 """Heads of layer 0 (colour word) and of layer 1 (patches) that are guided."""
 
 
+ENOUGH = 0.8
+"""Attention mass on the target from which a head is left alone."""
+
+
 def token_weights(sample: Sample, tokens: ChatTokenizer, weights: TokenWeights) -> list[float]:
     """Loss weight of each position: the decimals of box coordinates by place, digits elsewhere as answers."""
     out: list[float] = []
@@ -117,10 +121,17 @@ def guide_tensors(guides: Sequence[Sequence[Guide]], length: int) -> dict[str, t
 
 
 def guide_loss(attentions: Sequence[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean of ``-log`` attention mass on the targets; ``attentions`` are ``[B, heads, T, T]`` per layer."""
+    """Mean of ``-log`` attention mass on the targets, nothing from ``ENOUGH`` mass on.
+
+    ``attentions`` are ``[B, heads, T, T]`` per layer. Without the bound, ever sharper attention to a colour is
+    rewarded, and the projector grows it until it drowns what else a patch knows.
+    """
     row, query = batch["guide_row"], batch["guide_query"]
     to_word = attentions[0][row, :GUIDED_HEADS, query, batch["guide_word"]]
     to_patches = attentions[1][row, :GUIDED_HEADS, query]
     mass = (to_patches * batch["guide_patches"][:, None, :]).sum(-1)
-    floor = 1e-4
-    return -(to_word.float() + floor).log().mean() - (mass.float() + floor).log().mean()
+    return _lacking(to_word) + _lacking(mass)
+
+
+def _lacking(mass: torch.Tensor) -> torch.Tensor:
+    return -(mass.float() / ENOUGH).clamp(1e-4, 1.0).log().mean()
