@@ -7,8 +7,10 @@ data. ``complete.json`` is written last: a folder without it was cut short and i
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import torch
 
 from viscot_core.errors import CheckpointError, DataError
 from viscot_core.models.weights import open_weights
+from viscot_core.train.schema import StageSpec
+
+log = logging.getLogger(__name__)
 
 COMPLETE = "complete.json"
 PROJECTOR = "projector.safetensors"
@@ -57,6 +62,32 @@ def processes_of(folder: Path) -> int | None:
     """With how many processes a checkpoint was written; None where it does not say."""
     path = folder / COMPLETE
     return int(json.loads(path.read_text(encoding="utf-8"))["processes"]) if path.exists() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A checkpoint whose optimizer state was divided over another number of processes: weights and place
+    only.
+    """
+
+    checkpoint: Path
+    step: int
+
+
+def moved_from(checkpoint: Path | None, stage: StageSpec, processes: int) -> Moved | None:
+    """`Moved` where ``checkpoint`` was written by another number of processes under ZeRO, else None.
+
+    Without ZeRO every process holds the whole optimizer, and a plain resume does.
+    """
+    before = None if checkpoint is None else processes_of(checkpoint)
+    if checkpoint is None or before is None or before == processes:
+        return None
+    kept = "the optimizer's averages begin anew" if stage.zero_stage else "random states are new"
+    log.warning(
+        "%s was written by %d processes and %d go on: weights and the place in the data are kept, %s",
+        checkpoint.name, before, processes, kept,
+    )  # fmt: skip
+    return Moved(checkpoint, int(checkpoint.name.split("-")[1])) if stage.zero_stage else None
 
 
 def projector_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

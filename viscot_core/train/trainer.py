@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from viscot_core.errors import DataError, ViscotError
 from viscot_core.models.tokens import IGNORE
@@ -215,6 +222,20 @@ def token_losses(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="none"
     )
     return losses if weights is None else losses * weights[:, 1:].flatten()
+
+
+class GoOnFrom(TrainerCallback):
+    """Begin at ``step`` of the schedule, with weights that were loaded before: see `checkpoints.Moved`."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.global_step = self._step
+        for _ in range(self._step):
+            kwargs["lr_scheduler"].step()
 
 
 class RunOrder(Sampler[int]):

@@ -31,7 +31,7 @@ from viscot_core.train.saving import load_stage, save_model, save_stage
 from viscot_core.train.schema import Recipe, StageSpec
 from viscot_core.train.stages import add_adapters, freeze_for
 from viscot_core.train.start import Run, start
-from viscot_core.train.trainer import StageTrainer
+from viscot_core.train.trainer import GoOnFrom, StageTrainer
 
 log = logging.getLogger(__name__)
 
@@ -81,13 +81,19 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     seed = recipe.seed if stage.seed is None else stage.seed
     steps = stage.max_steps or math.ceil((stage.epochs or 1.0) * len(rows.order(split, seed)) / split.total)
     model = _prepared(state, stage, rows, split, seed)
+    order = run_order(rows, split, seed, steps)
+    resume = checkpoints.last_checkpoint(out)
+    moved = checkpoints.moved_from(resume, stage, ranks.count())
+    if moved is not None:
+        checkpoints.load_weights(model, moved.checkpoint)
+        order = order[moved.step * split.total :]
     trainer = StageTrainer(
         model=model,
         stage=stage,
         args=training_arguments(state, stage, out, split, steps, seed),
         rows=rows.dataset,
         collate=rows.collate,
-        order=run_order(rows, split, seed, steps),
+        order=order,
         save=partial(save_stage, state, stage),
         load=load_stage,
         log_file=out / "log.jsonl",
@@ -95,10 +101,9 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
         allow_bad=recipe.data.allow_bad,
         text_rows=None if state.base is None else state.base.text_rows,
     )
-    resume = checkpoints.last_checkpoint(out)
-    if resume is not None:
-        _note_other_world(resume)
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    if moved is not None:
+        trainer.add_callback(GoOnFrom(moved.step))
+    trainer.train(resume_from_checkpoint=None if resume is None or moved else str(resume))
     _keep_model(state, stage, trainer, out)
 
 
@@ -154,15 +159,6 @@ def _prepared(state: Run, stage: StageSpec, rows: Rows, split: Split, seed: int)
         if stage.kind != "foundation":
             state.model.model.language_model.compile(dynamic=False)
     return model
-
-
-def _note_other_world(checkpoint: Path) -> None:
-    before, now = checkpoints.processes_of(checkpoint), ranks.count()
-    if before is not None and before != now:
-        log.warning(
-            "%s was written by %d processes and %d go on: the place in the data is kept, random states are new",
-            checkpoint.name, before, now,
-        )  # fmt: skip
 
 
 def _keep_model(state: Run, stage: StageSpec, trainer: StageTrainer, out: Path) -> None:

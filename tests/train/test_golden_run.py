@@ -1,0 +1,112 @@
+"""The reference's own two-stage training, replayed: the same batches give the same losses, step for step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from viscot_core.prompts import TEMPLATES
+from viscot_core.train.batch import Split
+from viscot_core.train.recipe import validate
+from viscot_core.train.schema import Recipe
+
+SPLIT = Split(4, 1, 1)
+
+
+def golden_recipe(golden: Path, **finetune: Any) -> Recipe:
+    """Both stages as the reference ran them on its tiny model (`golden_train_run_stage*.json`, argv)."""
+    common = {
+        "files": ["golden_train_run_data.json"],
+        "template": "vicuna_v1",
+        "epochs": 1,
+        "global_batch_size": 4,
+        "precision": "fp32",
+        "workers": 0,
+    }
+    raw = {
+        "name": "golden",
+        "model": {
+            "base_llm": str(golden / "tiny_vicuna"),
+            "vision_tower": str(golden / "tiny_clip"),
+            "projector": str(golden / "tiny_projector.bin"),
+            "turn_tokens": "legacy",
+        },
+        "data": {"root": str(golden), "images": str(golden / "images")},
+        "report_to": [],
+        "stages": [
+            {"kind": "pretrain", "train": ["projector"], "learning_rate": 1e-2, **common},
+            {
+                "kind": "finetune",
+                "train": ["projector", "llm", "vision_tower"],
+                "learning_rate": 2e-3,
+                **common,
+                **finetune,
+            },
+        ],
+    }
+    return validate(raw)
+
+
+def replayed_order(rows: Any, steps: list[dict[str, Any]], image_id: int) -> list[int]:
+    """The reference's order of rows, found by their ids (its image tokens are one -200 each)."""
+    by_ids: dict[tuple[int, ...], list[int]] = {}
+    for number in range(len(rows)):
+        ids: list[int] = []
+        for token in rows[number].sample.encoded.ids:
+            if token != image_id:
+                ids.append(token)
+            elif not ids or ids[-1] != -200:
+                ids.append(-200)
+        by_ids.setdefault(tuple(ids), []).append(number)
+    order = []
+    for step in steps:
+        for row in step["input_ids"]:
+            while row and row[-1] == 0:
+                row = row[:-1]
+            order.append(by_ids[tuple(row)].pop(0))
+    return order
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_losses_of_the_reference(kind: str, shared: Path, tmp_path: Path) -> None:
+    from viscot_core.train import checkpoints
+    from viscot_core.train.arguments import training_arguments
+    from viscot_core.train.feed import MixtureRows
+    from viscot_core.train.meters import meter_for
+    from viscot_core.train.stages import freeze_for
+    from viscot_core.train.start import start
+    from viscot_core.train.trainer import StageTrainer
+
+    golden = shared / "golden"
+    recipe = golden_recipe(golden)
+    stage = recipe.stage(kind)  # type: ignore[arg-type]
+    number = {"pretrain": 1, "finetune": 2}[kind]
+    run = json.loads((golden / f"golden_train_run_stage{number}.json").read_text())
+    state = start(tmp_path, recipe, stage)
+    freeze_for(state.model, stage, recipe.model.feature_layer)
+    files = [golden / "golden_train_run_data.json"]
+    rows = MixtureRows(files, state.images, state.tokens, TEMPLATES["vicuna_v1"], stage, side=state.side)
+    order = replayed_order(rows, run["steps"], state.tokens.image_id)
+    trainer = StageTrainer(
+        model=state.model,
+        stage=stage,
+        args=training_arguments(state, stage, tmp_path, SPLIT, 8, 42),
+        rows=rows,
+        collate=rows.collate,
+        order=order,
+        save=lambda *_: None,
+        load=checkpoints.load_weights,
+        log_file=tmp_path / "log.jsonl",
+        meter=meter_for(state, stage, SPLIT),
+        text_rows=state.base.text_rows if state.base else None,
+    )
+    trainer.args.save_strategy = "no"
+    trainer.train()
+    logged = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    losses = [line["loss"] for line in logged if "loss" in line]
+    expected = [step["loss"] for step in run["steps"]]
+    assert losses == pytest.approx(expected, abs=2e-3)
