@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.float64)
         scale = 255.0 / 65535.0 if values.max(initial=0) > 255 else 1.0
         image = Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
+    if image.mode == "RGB":
+        image.load()  # convert would copy every pixel
+        return image
     return image.convert("RGB")
 
 
@@ -151,7 +155,7 @@ def quick_square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
         warnings.simplefilter("ignore", UserWarning)  # the array is read-only, and only read
         planes = torch.from_numpy(np.asarray(square)).permute(2, 0, 1)[None]
     small = torch.nn.functional.interpolate(planes, size=(side, side), mode="bicubic", antialias=True)
-    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
+    return small[0].permute(1, 2, 0).numpy()
 
 
 @cache
@@ -165,9 +169,16 @@ def _table() -> NDArray[np.float32]:
 
 def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """``uint8[side, side, 3]`` -> ``float32[3, side, side]`` as CLIP reads it."""
-    planes = np.empty((3, *pixels.shape[:2]), np.float32)
-    for plane, values, channel in zip(planes, _table(), range(3), strict=True):
-        np.take(values, pixels[..., channel], out=plane, mode="clip")  # clip: no bounds are checked
+    return normalise_all([pixels])[0]
+
+
+def normalise_all(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """``normalise`` for several pictures of one size: ``float32[n, 3, side, side]``."""
+    planes = np.empty((len(pictures), 3, *pictures[0].shape[:2]), np.float32)
+    for number, pixels in enumerate(pictures):
+        for channel, values in enumerate(_table()):
+            # clip: a byte is always inside the table's 256 values, so no bounds need checking
+            np.take(values, pixels[..., channel], out=planes[number, channel], mode="clip")
     return planes
 
 

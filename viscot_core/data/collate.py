@@ -14,7 +14,11 @@ Batch = dict[str, torch.Tensor]
 
 
 def collate(
-    samples: Sequence[Sample], pixels: Sequence[NDArray[np.float32]], *, pad_id: int, multiple: int = 1
+    samples: Sequence[Sample],
+    pixels: Sequence[NDArray[np.float32]] | NDArray[np.float32],
+    *,
+    pad_id: int,
+    multiple: int = 1,
 ) -> Batch:
     """``input_ids, attention_mask, labels`` as ``int64[B, T]`` padded at the right; ``pixel_values``
     ``float32[all pictures of the batch, 3, H, W]`` in image-token order (if there are any)."""
@@ -22,10 +26,15 @@ def collate(
     labels = pad([s.encoded.labels for s in samples], IGNORE, multiple=multiple)
     mask = pad([[1] * len(s.encoded.ids) for s in samples], 0, multiple=multiple)
     batch = {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(mask),
-        "labels": torch.tensor(labels),
+        "input_ids": _tensor(ids),
+        "attention_mask": _tensor(mask),
+        "labels": _tensor(labels),
     }
-    if pixels:
-        batch["pixel_values"] = torch.from_numpy(np.stack(pixels))
+    if len(pixels):
+        batch["pixel_values"] = torch.from_numpy(np.asarray(pixels))
     return batch
+
+
+def _tensor(rows: list[list[int]]) -> torch.Tensor:
+    """``int64[B, T]``; numpy reads lists several times faster than torch."""
+    return torch.from_numpy(np.array(rows, np.int64))

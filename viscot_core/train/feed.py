@@ -24,7 +24,7 @@ from viscot_core.data.packing import collate_packed
 from viscot_core.data.sampler import filled, length_order, modality_length_order
 from viscot_core.data.views import load_views
 from viscot_core.errors import DataError
-from viscot_core.images import normalise, open_image, quick_square_pixels
+from viscot_core.images import normalise_all, open_image, quick_square_pixels
 from viscot_core.models.tokens import ChatTokenizer
 from viscot_core.prompts import IMAGE, Template
 from viscot_core.train.batch import Split
@@ -132,12 +132,12 @@ class MixtureRows(Dataset[Item | Bad]):
             batch, order = collate_packed(
                 samples, pad_id=self._tokens.pad_id, capacity=self._stage.max_length
             )
-            pixels = [normalise(p) for index in order for p in good[index].pixels]
-            if pixels:
-                batch["pixel_values"] = torch.from_numpy(np.stack(pixels))
+            pictures = [p for index in order for p in good[index].pixels]
+            if pictures:
+                batch["pixel_values"] = torch.from_numpy(normalise_all(pictures))
         else:
-            pixels = [normalise(p) for item in good for p in item.pixels]
-            batch = collate(samples, pixels, pad_id=self._tokens.pad_id)
+            pictures = [p for item in good for p in item.pixels]
+            batch = collate(samples, normalise_all(pictures) if pictures else [], pad_id=self._tokens.pad_id)
         batch["rows"] = torch.tensor([item.row for item in items])
         batch["bad"] = torch.tensor(len(bad))
         batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
