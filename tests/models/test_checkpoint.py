@@ -492,3 +492,26 @@ def test_writing_to_a_loaded_model_stays_in_it(copy: Path) -> None:
     again = load_model(copy, device="cpu", dtype="fp32").model
     name = "model.language_model.norm.weight"
     assert torch.equal(again.state_dict()[name] + 1.0, model.state_dict()[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("load_in", ["8bit", "4bit"])
+def test_quantised_on_the_cpu(copy: Path, golden: Path, load_in: str) -> None:
+    """bitsandbytes quantises the language model; tower, projector and head stay as they are."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    from viscot_core import load
+
+    tensors = tensors_of(copy)
+    for name, tensor in tensors.items():
+        if ".mlp." in name and "vision" not in name:  # 4-bit blocks are 64 numbers long
+            tensors[name] = tensor[:128] if "down" not in name else tensor[:, :128]
+    save(copy, {name: tensor.contiguous() for name, tensor in tensors.items()})
+    config(copy, intermediate_size=128)
+    chain = load(copy, device="cpu", load_in=load_in)
+    model = chain.engine.model  # type: ignore[attr-defined]
+    kinds = {"8bit": bitsandbytes.nn.Linear8bitLt, "4bit": bitsandbytes.nn.Linear4bit}
+    assert isinstance(model.model.language_model.layers[0].mlp.up_proj, kinds[load_in])
+    assert type(model.model.multi_modal_projector.linear_1) is torch.nn.Linear
+    assert type(model.lm_head) is torch.nn.Linear
+    assert chain.engine.identity["load_in"] == load_in
+    assert chain.ask(golden / "images" / "landscape.jpg", "How many?").box_text
