@@ -57,7 +57,7 @@ def test_overrides_by_stage_and_through_what_is_not_given() -> None:
 
 def test_all_faults_at_once_each_with_path_value_and_fix() -> None:
     faults = {
-        "stages.finetune.learning_rat=1e-5": "learning_rat: 1e-05 - unknown key. Did you mean 'learning_rate'",
+        "stages.finetune.learning_rat=1e-5": "1e-05 - unknown key. Did you mean 'learning_rate'",
         "stages.pretrain.schedule=cosin": "stages.pretrain.schedule: 'cosin' - input should be 'cosine'",
         "stages.finetune.per_device_batch_size=6": "6 - must divide global_batch_size 128: 4 or 8",
         "stages.pretrain.epochs=null": "stages.pretrain.epochs: null - give either epochs or max_steps",
