@@ -14,20 +14,34 @@ from viscot_core.prompts import EOS, IMAGE
 class Shape(Protocol):
     """The sizes of a model (``train.schema.ScratchSpec`` fits): pixels, patches, widths, layers, heads."""
 
-    image_side: int
-    patch: int
-    vision_width: int
-    vision_layers: int
-    vision_heads: int
-    vision_mlp: int
-    llm_width: int
-    llm_layers: int
-    llm_heads: int
-    llm_kv_heads: int | None
-    llm_mlp: int
-    max_positions: int
-    vocab_size: int
-    tie_embeddings: bool
+    @property
+    def image_side(self) -> int: ...
+    @property
+    def patch(self) -> int: ...
+    @property
+    def vision_width(self) -> int: ...
+    @property
+    def vision_layers(self) -> int: ...
+    @property
+    def vision_heads(self) -> int: ...
+    @property
+    def vision_mlp(self) -> int: ...
+    @property
+    def llm_width(self) -> int: ...
+    @property
+    def llm_layers(self) -> int: ...
+    @property
+    def llm_heads(self) -> int: ...
+    @property
+    def llm_kv_heads(self) -> int | None: ...
+    @property
+    def llm_mlp(self) -> int: ...
+    @property
+    def max_positions(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def tie_embeddings(self) -> bool: ...
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_positions: int) -> Any:

@@ -58,7 +58,7 @@ def _state_bytes(shape: Shape, stage: StageSpec, processes: int) -> float:
     if stage.lora and stage.lora.load_in:
         frozen_bytes = 0.6 if stage.lora.load_in == "4bit" else 1.1
     weights = trained * size.weights + frozen * frozen_bytes
-    gradients, optimizer = trained * size.gradients, trained * size.optimizer
+    gradients, optimizer = float(trained * size.gradients), float(trained * size.optimizer)
     if stage.zero_stage >= 1:
         optimizer /= processes
     if stage.zero_stage >= 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from viscot_core.train.plan import Plan, StagePlan
 
@@ -15,7 +15,7 @@ def command_line(command: Sequence[str]) -> str:
 
 def summary(plan: Plan) -> list[list[str]]:
     """Rows of the plan's table: a label and one cell per stage. Estimates begin with ``~``."""
-    rows = [
+    rows: list[tuple[str, Callable[[StagePlan], str]]] = [
         ("data", lambda s: ", ".join(s.files)),
         ("samples", lambda s: _count(s.samples)),
         ("  counted or published", lambda s: s.samples_from),

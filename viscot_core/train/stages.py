@@ -116,7 +116,7 @@ def add_adapters(model: Any, lora: LoraSpec, stage: StageSpec) -> Any:
         )
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj",
         modules_to_save=["multi_modal_projector"] if "projector" in stage.train else None,

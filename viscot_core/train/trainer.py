@@ -75,6 +75,8 @@ class StageTrainer(Trainer):
         if stage.kind != "foundation":
             self.loss_is_scaled_for_ga = True
 
+    optimizer: torch.optim.Optimizer | None
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             stage = self.stage
@@ -172,7 +174,7 @@ class StageTrainer(Trainer):
         rows = [row for batch in batches for row in batch["rows"].tolist()]
         reasons = []
         for row in rows:
-            reason = getattr(self.train_dataset[row], "reason", None)  # type: ignore[index]
+            reason = getattr(self.train_dataset[row], "reason", None)
             reasons += [reason] if reason else []
         first = reasons[0] if reasons else "a row of another rank"
         raise DataError(
