@@ -222,14 +222,103 @@ def general(
 
         info, tally = bench_general(options, progress)
     import_scores(options.out)
-    rows = [
-        (name, task, metric, f"{value:.4g}")
-        for name, sets in info.figures.items()
-        for task, metrics in sets.items()
-        for metric, value in metrics.items()
-    ]
-    console.table(["strategy", "task", "lmms-eval's metric", "figure"], rows, right=("figure",))
+    _figures(info)
     _report(options.out, info, tally, f"viscot stats {options.out} --compare paper")
+
+
+@app.command("import")
+def import_(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The run folder to write.")],
+    boxes: Annotated[
+        Path | None, typer.Option(help="The reference's detection folder: NAME.jsonl each.")
+    ] = None,
+    answers: Annotated[
+        list[str] | None, typer.Option(help="STRATEGY=FOLDER of NAME.jsonl each; may be given again.")
+    ] = None,
+    refcoco: Annotated[Path | None, typer.Option(help="The reference's RefCOCO folder: REC_*.jsonl.")] = None,
+    model: Annotated[str, typer.Option(help="Whose results they are, for the record.")] = "reference",
+) -> None:
+    """Read the reference's own result files into a run folder, to score and compare them here."""
+    from viscot_core.bench.upstream import UpstreamFiles, import_upstream
+    from viscot_core.errors import UsageError
+
+    folders = {}
+    for each in answers or []:
+        strategy, mark, folder = each.partition("=")
+        if not mark:
+            raise UsageError(f"--answers is STRATEGY=FOLDER, like cot=results, not '{each}'.")
+        folders[strategy] = Path(folder)
+    info = import_upstream(UpstreamFiles(boxes, folders, refcoco), data, out, model)
+    console.out(
+        f"{out}: {info.counts['done']} items read, {info.counts['pending']} of its questions have none"
+    )
+
+
+@app.command("export")
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write [RUN/upstream].")] = None,
+    to: Annotated[str, typer.Option("--to", help="upstream: the reference's own result files.")] = "upstream",
+) -> None:
+    """Write a run as the reference's own result files, for its scorer."""
+    from viscot_core.bench.upstream_export import export_upstream
+    from viscot_core.errors import UsageError
+
+    if to != "upstream":
+        raise UsageError(f"--to is upstream, not '{to}'.")
+    for path in export_upstream(run, out or run / "upstream"):
+        console.out(str(path))
+
+
+@app.command("vqa")
+def vqa(
+    questions: Annotated[
+        Path, typer.Option(help="JSONL or JSON of {question_id, image, text[, answer][, category]}.")
+    ],
+    images: Annotated[Path, typer.Option(help="The folder the rows' pictures lie in.")],
+    model: Model = None,
+    out: Out = None,
+    style: Annotated[
+        str, typer.Option(help="What is asked for and how it is scored: short, letter, yes-no or free.")
+    ] = "short",
+    strategy: Annotated[str, typer.Option(help="direct, cot or both.")] = "direct",
+    skip_missing: SkipMissing = False,
+    batch_size: BatchSize = 16,
+    box_format: BoxFormat = None,
+    max_new_tokens: MaxNew = 128,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    load_in: LoadIn = None,
+    attn: Attn = "sdpa",
+) -> None:
+    """Your own questions in LLaVA's question format, with LLaVA's prompts, scored here where answers are given.
+
+    short adds "using a single word or phrase" and scores as VQAv2 and TextVQA; letter asks for the option's
+    letter (ScienceQA); yes-no scores as POPE; free adds nothing and leaves the scores to 'viscot score'.
+    """
+    from viscot_core.bench.vqa import STYLES, VqaOptions, bench_vqa
+    from viscot_core.engines.open import EngineOptions
+    from viscot_core.score.vqa import score_vqa
+
+    options = VqaOptions(
+        out=out or _default_out(model, questions.stem),
+        questions=questions,
+        images=images,
+        engine=EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format),
+        style=style,
+        strategies=_names(strategy),
+        skip_missing=skip_missing,
+        max_new_tokens=max_new_tokens,
+    )
+    with _counted("bench vqa") as progress:
+        info, tally = bench_vqa(options, progress)
+    judge = STYLES[style].judge
+    if judge is not None:
+        info = score_vqa(options.out, judge)
+        _figures(info)
+    then = f"viscot stats {options.out}" + ("" if judge else " after viscot score with a judge that reads")
+    _report(options.out, info, tally, then)
 
 
 @app.command("list")
@@ -380,6 +469,18 @@ def _names(text: str) -> tuple[str, ...]:
 def _default_out(model: str | None, kind: str) -> Path:
     name = (model or "viscot-tiny").rstrip("/").replace("#", "/").rpartition("/")[2]
     return Path("results") / f"{name}-{kind}"
+
+
+def _figures(info: RunInfo) -> None:
+    """Whole data sets' figures, where a run keeps them."""
+    rows = [
+        (strategy, name, metric, f"{value:.4g}")
+        for strategy, sets in info.figures.items()
+        for name, metrics in sets.items()
+        for metric, value in metrics.items()
+    ]
+    if rows:
+        console.table(["strategy", "task", "metric", "figure"], rows, right=("figure",))
 
 
 def _report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:

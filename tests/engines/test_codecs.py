@@ -163,3 +163,10 @@ def test_names_that_do_not(model: str) -> None:
         codec_of_model(model)
     with pytest.raises(UsageError, match="Did you mean"):
         codec("qwen25-vl")
+
+
+def test_viscots_own_boxes_are_read_as_everywhere_else() -> None:
+    from viscot_core.boxes import parse_box
+
+    for text in ("[0.142, 0.388, 0.96, 0.9333]", "[0.100, 0.200, 0.300, 0.400]", "[.1,.2,.3,.4]", "no"):
+        assert codec("viscot").parse(text, SIZE) == parse_box(text)

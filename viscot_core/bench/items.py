@@ -79,6 +79,8 @@ class Benchmark:
     warnings: tuple[str, ...]
     hashes: dict[str, str]
     """Of each data set's annotation files: a run folder refuses to go on with other questions."""
+    files: dict[str, str]
+    """The stem of each data set's file."""
 
     def planned(self) -> dict[str, int]:
         """How many items each data set has, missing pictures included."""
@@ -95,6 +97,7 @@ def load_cot(
     limit: int | None = None,
     seed: int = 0,
     skip_missing: bool = False,
+    need_pictures: bool = True,
 ) -> Benchmark:
     """The Visual CoT benchmark of a data root: ``benchmark/*.json`` joined with ``benchmark_det/*.jsonl``.
 
@@ -112,7 +115,8 @@ def load_cot(
     for name in names:
         items += _sample(_cot_items(root, name, found[name]), limit, seed)
         hashes[name] = _hash(found[name], _regions_file(root, name))
-    return _checked("cot", items, hashes, skip_missing)
+    files = {name: found[name].stem for name in names}
+    return _checked("cot", items, hashes, files, skip_missing, need_pictures)
 
 
 def load_refcoco(
@@ -122,6 +126,7 @@ def load_refcoco(
     limit: int | None = None,
     seed: int = 0,
     skip_missing: bool = False,
+    need_pictures: bool = True,
 ) -> Benchmark:
     """Referring expressions of a data root, ``refcoco/REC_*.jsonl``; ``splits`` like ``refcoco+/testA``.
 
@@ -140,7 +145,8 @@ def load_refcoco(
     for name in _chosen([s.replace(":", "/") for s in splits] or order, found, "split"):
         items += _sample(_refcoco_items(root, name, found[name]), limit, seed)
         hashes[name] = _hash(found[name])
-    return _checked("refcoco", items, hashes, skip_missing)
+    files = {name: found[name].stem for name in hashes}
+    return _checked("refcoco", items, hashes, files, skip_missing, need_pictures)
 
 
 def split_name(path: Path) -> str:
@@ -280,7 +286,16 @@ def _sample(items: list[Item], limit: int | None, seed: int) -> list[Item]:
     return [item for item in items if str(item.question_id) in kept]
 
 
-def _checked(kind: str, items: list[Item], hashes: dict[str, str], skip_missing: bool) -> Benchmark:
+def _checked(
+    kind: str,
+    items: list[Item],
+    hashes: dict[str, str],
+    files: dict[str, str],
+    skip_missing: bool,
+    need_pictures: bool,
+) -> Benchmark:
+    if not need_pictures:
+        return Benchmark(kind, tuple(items), {}, tuple(_box_warnings(items)), hashes, files)
     there: dict[Path, bool] = {}
     for item in items:
         if item.path not in there:
@@ -292,7 +307,7 @@ def _checked(kind: str, items: list[Item], hashes: dict[str, str], skip_missing:
     if not present:
         raise DataError(f"None of the {len(items)} questions has its picture; check --data.")
     counted = Counter(item.dataset for item in missing)
-    return Benchmark(kind, present, dict(counted), tuple(_box_warnings(items)), hashes)
+    return Benchmark(kind, present, dict(counted), tuple(_box_warnings(items)), hashes, files)
 
 
 def _missing_message(missing: Sequence[Item], total: int) -> str:
