@@ -1,7 +1,7 @@
 """Pictures: open safely, pad to a square, crop, resize and normalise, draw an answer.
 
 Preprocessing equals 2023's CLIP pixels bit for bit: pad to a square with the mean colour, Pillow bicubic
-resize to the tower's side, then one look-up table for rescale and normalise.
+resize to the tower's side, rescale and normalise in float32.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -158,15 +157,6 @@ def quick_square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     return small[0].permute(1, 2, 0).numpy()
 
 
-@cache
-def _table() -> NDArray[np.float32]:
-    """``float32[3, 256]``: rescale by 1/255 and normalise, rounded as transformers' processor rounds."""
-    values = (np.arange(256) * (1 / 255)).astype(np.float32)[None, :]
-    mean = np.array(CLIP_MEAN, np.float32)[:, None]
-    std = np.array(CLIP_STD, np.float32)[:, None]
-    return (values - mean) / std
-
-
 def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """``uint8[side, side, 3]`` -> ``float32[3, side, side]`` as CLIP reads it."""
     return normalise_all([pixels])[0]
@@ -175,10 +165,12 @@ def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def normalise_all(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """``normalise`` for several pictures of one size: ``float32[n, 3, side, side]``."""
     planes = np.empty((len(pictures), 3, *pictures[0].shape[:2]), np.float32)
-    for number, pixels in enumerate(pictures):
-        for channel, values in enumerate(_table()):
-            # clip: a byte is always inside the table's 256 values, so no bounds need checking
-            np.take(values, pixels[..., channel], out=planes[number, channel], mode="clip")
+    for picture, planes_of_one in zip(pictures, planes, strict=True):
+        for channel, plane in enumerate(planes_of_one):
+            # Float32, in this order: rounded as transformers' processor rounds, for all 256 values.
+            np.divide(picture[..., channel], np.float32(255), out=plane, dtype=np.float32)
+            plane -= np.float32(CLIP_MEAN[channel])
+            plane /= np.float32(CLIP_STD[channel])
     return planes
 
 

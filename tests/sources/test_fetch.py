@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import made_sources
 import pytest
@@ -24,18 +26,6 @@ from viscot_core.sources.fetch import Outcome, fetch, plan
 from viscot_core.sources.transfer import Patience
 
 QUICK = Patience(attempts=4, first_wait=0.001, longest_wait=0.05)
-
-
-@pytest.fixture
-def hub(web: Web, monkeypatch: pytest.MonkeyPatch) -> Web:
-    """The loopback server as huggingface_hub's hub."""
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", web.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    template = web.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    return web
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -233,3 +223,44 @@ def test_killed_at_any_moment_the_tree_is_the_same(hub: Web, tmp_path: Path, kil
     again = sum(count for method, _, _, count in hub.log if method == "GET") - served
     print(f"{landed} of {kills} kills landed in a running fetch; {again:,} bytes of {served:,} came twice")
     assert again < landed * 6 * 400_000
+
+
+def test_an_interrupt_keeps_what_came_and_says_so(hub: Web, tmp_path: Path) -> None:
+    catalog, expected = make_world(hub, files=200)
+    hub.bytes_per_second = 500_000
+    split = catalog.named("split").downloads[0]
+    command = [
+        sys.executable,
+        made_sources.__file__,
+        hub.url,
+        str(split.parts),
+        str(split.size),
+        str(tmp_path),
+    ]
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout and process.stdout.readline()
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in said
+    assert list((tmp_path / ".viscot/staging").rglob("*.part"))
+    hub.bytes_per_second = None
+    assert not get(tmp_path, catalog).failed
+    assert pictures(tmp_path) == expected
+
+
+def test_the_command_fetches_and_says_what_is_left(
+    hub: Web, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, expected = make_world(hub)
+    monkeypatch.setattr("viscot_core.sources.catalog.load_catalog", lambda: catalog)
+    ran = cli("data", "fetch", "--for", "all", "--to", tmp_path, "--yes")
+    assert ran.code == 3 and "6 downloads done" in ran.err and "Get by hand: gated" in ran.err
+    assert pictures(tmp_path) == expected
+    (tmp_path / "rows/one.json").unlink()
+    hub.files["/rows/one.json"] = b"other"
+    ran = cli("data", "fetch", "--for", "rows", "--to", tmp_path, "--yes")
+    assert ran.code == 1 and "rows/one: " in ran.err and "1 of 1 downloads failed" in ran.err
+    ran = cli("data", "list", "--to", tmp_path)
+    assert "partial" in next(line for line in ran.out.splitlines() if line.startswith("rows"))
