@@ -15,6 +15,7 @@ from viscot_core.models.scratch import build_model, train_tokenizer
 from viscot_core.models.tokens import ChatTokenizer
 from viscot_core.prompts import TEMPLATES
 from viscot_core.train import checkpoints
+from viscot_core.train.folder import require_room
 from viscot_core.train.preflight import CLOSE, OPEN, preflight, require
 from viscot_core.train.schema import ScratchSpec
 from viscot_core.train.throughput import Meter
@@ -116,9 +117,9 @@ def test_a_projector_is_written_for_both_readers(tmp_path: Path) -> None:
 
 
 def test_no_room_is_told_at_second_0(tmp_path: Path) -> None:
-    checkpoints.require_room(tmp_path, 0.0)
+    require_room(tmp_path, 0.0)
     with pytest.raises(DataError, match="GiB free"):
-        checkpoints.require_room(tmp_path, 1e9)
+        require_room(tmp_path, 1e9)
 
 
 def test_throughput_counts_real_tokens() -> None:
