@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from viscot_core.errors import CheckpointError, DataError
+from viscot_core.errors import CheckpointError
 from viscot_core.models.weights import open_weights
 from viscot_core.train.schema import StageSpec
 
@@ -144,16 +144,4 @@ def _refuse(folder: Path, missing: list[str], unexpected: list[str]) -> None:
     if missing or unexpected:
         raise CheckpointError(
             f"{folder} does not fit this recipe: missing {missing[:3]}, unexpected {unexpected[:3]}."
-        )
-
-
-def require_room(folder: Path, gib: float) -> None:
-    """`DataError` where the disk has not room for a checkpoint, before the run starts."""
-    import shutil
-
-    free = shutil.disk_usage(folder).free / 2**30
-    if free < gib:
-        raise DataError(
-            f"{folder} has {free:.1f} GiB free and the run needs about {gib:.1f}; "
-            "free some or give another --out."
         )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from viscot_core.errors import UsageError
+from viscot_core.errors import DataError, UsageError
 from viscot_core.files import written_whole
 from viscot_core.train.plan import PLAN_FILE, RECIPE_FILE, Plan
 from viscot_core.train.recipe import dump_recipe, load_recipe
@@ -93,6 +94,16 @@ def claim(run: Path, recipe: Recipe, *, resume: bool) -> None:
     if changed:
         listed = "; ".join(changed)
         raise UsageError(f"{run} was begun with other settings: {listed}. Use them again or another --out.")
+
+
+def require_room(folder: Path, gib: float) -> None:
+    """`DataError` where the disk has not room for a checkpoint, before the run starts."""
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < gib:
+        raise DataError(
+            f"{folder} has {free:.1f} GiB free and the run needs about {gib:.1f}; "
+            "free some or give another --out."
+        )
 
 
 def write(run: Path, recipe: Recipe, plan: Plan) -> None:

@@ -65,6 +65,12 @@ def prepare(
     if plan.refusals:
         raise DataError("Training cannot start:\n  " + "\n  ".join(plan.refusals))
     _require_extras(recipe)
+    if recipe.model.scratch is None:
+        from viscot_core.train.start import locate
+
+        locate(recipe.model)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    folder.require_room(run.parent, max((s.checkpoint_gib or 0.0 for s in plan.stages), default=0.0))
     return plan
 
 

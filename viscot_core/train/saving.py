@@ -19,6 +19,7 @@ from viscot_core.train.schema import StageSpec
 from viscot_core.train.start import Run
 
 HEADS = "heads.pt"
+BASE = "viscot-base"
 
 
 def save_stage(
@@ -55,30 +56,39 @@ def save_model(
     )
     if stage.lora:
         model.save_pretrained(folder, state_dict=weights)
-        _name_base(state, folder)
+        _name_base(state, folder, weights if weights is not None else model.state_dict())
     elif not projector_only:
         model.save_pretrained(folder, state_dict=weights, save_original_format=False)
     if "projector" in stage.train:
         save_projector(weights if weights is not None else model.state_dict(), folder)
-    if projector_only and state.base is not None:
-        with written_whole(folder / "config.json") as file:
-            json.dump(_projector_config(state), file, indent=1)
+    if projector_only:
+        _write_projector_config(state, folder)
     state.tokens.hf.save_pretrained(folder)
     state.manifest().save(folder)
 
 
-def _projector_config(state: Run) -> dict[str, Any]:
+def _write_projector_config(state: Run, folder: Path) -> None:
     """The config of a folder that holds a projector only: it names the base, as LLaVA's stage 1 does."""
     assert state.base is not None
-    rows = state.base.text_rows
-    config = layouts.config_to_llava(state.model.config, rows, "float32")
-    return config | {"_name_or_path": str(state.recipe.model.base_llm)}
+    config = layouts.config_to_llava(state.model.config, state.base.text_rows, "float32")
+    config |= {"_name_or_path": str(state.recipe.model.base_llm)}
+    with written_whole(folder / "config.json") as file:
+        json.dump(config, file, indent=1)
 
 
-def _name_base(state: Run, folder: Path) -> None:
-    """The base model in the adapter's config: a checkpoint's own name or folder."""
+def _name_base(state: Run, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Say in the adapter's config what it adapts: a checkpoint, or the base model under its projector.
+
+    A base model is no LLaVA checkpoint by itself, so the folder `BASE` inside the adapter's holds the
+    projector and names the rest.
+    """
+    name = state.recipe.model.checkpoint
+    if name is None:
+        (folder / BASE).mkdir(exist_ok=True)
+        save_projector(weights, folder / BASE)
+        _write_projector_config(state, folder / BASE)
+        name = BASE
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = str(state.recipe.model.checkpoint or state.recipe.model.base_llm)
+    config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": str(name)}
     with written_whole(path) as file:
         json.dump(config, file, indent=1)

@@ -80,7 +80,8 @@ def start(folder: Path, recipe: Recipe, stage: StageSpec) -> Run:
         tokens = load_tokens(base)
         torch.manual_seed(recipe.seed)  # a projector that is not given starts at random
         load_in = stage.lora.load_in if stage.lora else None
-        model = build(base, _device(), weights_dtype(stage), load_in, ATTENTION[recipe.model.attention])
+        attention = ATTENTION[recipe.model.attention]
+        model = build(base, _device(load_in), weights_dtype(stage), load_in, attention)
     allow_mixed_batches(model)
     disable_progress_bar()
     return Run(folder, recipe, root, images, tokens, model, base)
@@ -96,9 +97,9 @@ def weights_dtype(stage: StageSpec) -> torch.dtype:
     return torch.float16 if stage.precision == "fp16" else torch.bfloat16
 
 
-def _device() -> str:
-    # DeepSpeed and the Trainer place the weights; a quantised model must be on its GPU from the start.
-    return "cpu"
+def _device(load_in: str | None) -> str:
+    """DeepSpeed and the Trainer place the weights; a quantised model is on its GPU from the start."""
+    return f"cuda:{torch.cuda.current_device()}" if load_in and torch.cuda.is_available() else "cpu"
 
 
 def locate(model: ModelSpec) -> None:

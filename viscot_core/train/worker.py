@@ -48,7 +48,8 @@ def run(folder: Path, recipe: Recipe, only: str | None = None) -> Path:
         out = folder / "stages" / f"{number}-{stage.kind}"
         if (out / "model" / "viscot.json").exists() or (out / "model" / "config.json").exists():
             log.info("stage %s is finished; going on", out.name)
-            checkpoints.load_weights(state.model, out / "model")
+            if number < len(recipe.stages):  # else nothing follows that needs them
+                checkpoints.load_weights(state.model, out / "model")
         elif stage in wanted:
             _run_stage(state, stage, out)
         else:
@@ -63,12 +64,19 @@ def _finish(folder: Path, state: Run) -> None:
     if ranks.rank() == 0:
         last = state.recipe.stages[-1]
         model = folder / "stages" / f"{len(state.recipe.stages)}-{last.kind}" / "model"
-        for path in sorted(model.iterdir(), key=lambda p: p.name == "viscot.json"):  # the manifest last
-            partial_file = folder / f".{path.name}.partial"
-            partial_file.unlink(missing_ok=True)
-            os.link(path, partial_file)  # one copy on disk
-            partial_file.replace(folder / path.name)
+        for path in sorted(model.rglob("*"), key=lambda p: p.name == "viscot.json"):  # the manifest last
+            if path.is_file():
+                _link(path, folder / path.relative_to(model))
     ranks.wait()
+
+
+def _link(path: Path, target: Path) -> None:
+    """``target`` becomes another name of ``path``: one copy on disk, whole or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = target.with_name(f".{target.name}.partial")
+    partial_file.unlink(missing_ok=True)
+    os.link(path, partial_file)
+    partial_file.replace(target)
 
 
 def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
