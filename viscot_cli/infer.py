@@ -87,8 +87,13 @@ def open_chain(
     batch_size: int = 8,
 ) -> VisualCoT:
     """Load a model for asking; without a name the bundled one, with a line that says what it knows."""
+    from viscot_core.errors import UsageError
     from viscot_core.models.zoo import BUNDLED, RECOMMENDED, resolve
 
+    if model is not None and model.startswith(("http://", "https://")):
+        raise UsageError(
+            f"{model} is a server, which 'viscot bench' asks; here a model of this machine answers."
+        )
     resolve(model)  # a typo is told before torch is imported
     from viscot_core.chain import VisualCoT
     from viscot_core.engines.local import LocalEngine, Sampling
