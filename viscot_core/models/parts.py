@@ -36,8 +36,8 @@ def gather(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, S
 
     A projector file completes a plain Llama's folder (LLaVA-1.5's choices stand in for what its config does
     not say), and the base model that the config names completes a folder with nothing but a projector. Beside
-    whole weights of either layout, as LLaVA-1.5 and viscot's training write it, a projector file is a copy and is
-    not read.
+    whole weights of either layout, as LLaVA-1.5 and viscot's training write it, a projector file is a copy
+    and is not read.
 
     Raises:
         CheckpointError: no weights, or a base that is not on this machine.

@@ -123,8 +123,8 @@ def guide_tensors(guides: Sequence[Sequence[Guide]], length: int) -> dict[str, t
 def guide_loss(attentions: Sequence[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean of ``-log`` attention mass on the targets, nothing from ``ENOUGH`` mass on.
 
-    ``attentions`` are ``[B, heads, T, T]`` per layer. Without the bound, ever sharper attention to a colour is
-    rewarded, and the projector grows it until it drowns what else a patch knows.
+    ``attentions`` are ``[B, heads, T, T]`` per layer. Without the bound, ever sharper attention to a colour
+    is rewarded, and the projector grows it until it drowns what else a patch knows.
     """
     row, query = batch["guide_row"], batch["guide_query"]
     to_word = attentions[0][row, :GUIDED_HEADS, query, batch["guide_word"]]
