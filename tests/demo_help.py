@@ -62,7 +62,9 @@ class Browser:
     def wait(self, done: Any, what: str, seconds: float = 40) -> None:
         until = time.monotonic() + seconds
         while not done():
-            assert time.monotonic() < until, f"waited {seconds:g} s for {what}; the page says {self.text('body')!r}"
+            assert time.monotonic() < until, (
+                f"waited {seconds:g} s for {what}; the page says {self.text('body')!r}"
+            )
             time.sleep(0.05)
 
     def choose(self, picture: Path) -> None:
@@ -77,9 +79,11 @@ class Browser:
 
     def answered(self) -> None:
         self.wait(
-            lambda: self.all(".vs-turn:first-child .vs-card")
-            and not self.all(".vs-turn:first-child .vs-busy")
-            and self.text("#ask") == "Ask",
+            lambda: (
+                self.all(".vs-turn:first-child .vs-card")
+                and not self.all(".vs-turn:first-child .vs-busy")
+                and self.text("#ask") == "Ask"
+            ),
             "the answer",
         )
 

@@ -57,6 +57,19 @@ class Looker:
         )
 
 
+class Gated(Looker):
+    """Waits in its first batch until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go, self.inside = threading.Event(), threading.Event()
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        self.inside.set()
+        assert self.go.wait(60)
+        return super().generate(requests)
+
+
 @dataclass
 class Running:
     """A server that listens, the engine behind it, and ways to ask it."""

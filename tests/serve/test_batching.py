@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
-from serve_help import Looker
+from serve_help import Gated, Looker
 
 from viscot_core.engines.base import Generation, Request
 from viscot_core.errors import EngineError
@@ -17,19 +18,6 @@ from viscot_core.serve.batching import Batcher, Session
 
 def prompt(text: str) -> Request:
     return Request(render([Turn("human", text)], Looker.template, generate=True), ())
-
-
-class Gated(Looker):
-    """Waits in its first batch until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go, self.inside = threading.Event(), threading.Event()
-
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        self.inside.set()
-        assert self.go.wait(10)
-        return super().generate(requests)
 
 
 @contextmanager
@@ -67,8 +55,10 @@ def test_a_stopped_session_is_never_run_and_refuses_more() -> None:
 
         thread = threading.Thread(target=ask)
         thread.start()
+        until = time.monotonic() + 5
         while not here.waiting:
-            pass
+            assert time.monotonic() < until
+            time.sleep(0.01)
         session.stop()
         thread.join(5)
         engine.go.set()

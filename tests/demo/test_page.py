@@ -1,0 +1,125 @@
+"""The page in a headless Chromium, as a person uses it; ``VISCOT_SHOTS=DIR`` keeps what it looked like."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from demo_help import Browser, browser, shown
+from serve_help import Gated, Looker
+
+from viscot_core.models.zoo import BUNDLED_FOLDER
+from viscot_core.tour import EXAMPLES, examples
+
+pytest.importorskip("gradio", reason="needs viscot[demo]")
+pytestmark = pytest.mark.slow
+DESKTOP, PHONE = (1280, 860), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("chromium")) as made:
+        yield made
+
+
+@pytest.fixture
+def shot(person: Browser, tmp_path: Path) -> Callable[[str], None]:
+    folder = Path(os.environ.get("VISCOT_SHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return lambda name: person.screenshot(folder / f"{name}.png")
+
+
+def test_a_picture_is_asked_about_in_all_ways(person: Browser, shot: Callable[[str], None]) -> None:
+    engine = Looker(seconds=0.2)
+    with shown(engine) as url:
+        person.open(url, *DESKTOP)
+        shot("desktop-empty")
+        person.one("#ask").click()
+        person.wait(lambda: "First choose a picture" in person.text(".vs-message"), "the hint")
+        person.choose(EXAMPLES / "wide.jpg")
+        person.ask("What is it?")
+        person.wait(lambda: person.all(".vs-box.vs-shown"), "the box")
+        assert person.text("#ask") == "Asking", "the answer cannot be there before the crop was read"
+        shot("desktop-reading")
+        person.answered()
+        assert person.text(".vs-way-cot .vs-answer") == "seen 224 x 224"
+        assert person.all(".vs-way-cot canvas.vs-crop")
+
+        person.all("#mode input")[2].click()
+        person.drag((0.6, 0.5), (0.9, 0.9))
+        person.wait(lambda: "your box" in person.text(".vs-own.vs-shown .vs-tag"), "the drawn box")
+        person.ask("And here?")
+        person.answered()
+        cards = ".vs-turn:first-child .vs-title"
+        assert person.text(cards) == "ANSWERS AT ONCE | YOUR BOX"
+        assert engine.prompts.count(next(p for p in engine.prompts if "[0.6" in p)) == 1
+        assert len(person.all(".vs-turn")) == 2, "the first question is still there"
+        shot("desktop-both-own-box")
+        assert person.problems() == []
+
+
+def test_a_phone_sees_picture_question_and_answer(person: Browser, shot: Callable[[str], None]) -> None:
+    with shown(Looker(seconds=0.1)) as url:
+        person.open(url, *PHONE)
+        shot("phone-empty")
+        person.all(".vs-example")[2].click()
+        person.wait(lambda: "Press Ask" in person.text(".vs-message"), "the example")
+        person.one("#ask").click()
+        person.answered()
+        wide = person.driver.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= PHONE[0], "nothing sticks out to the right"
+        shot("phone-answer")
+
+
+def test_what_is_no_picture_is_said_and_the_page_goes_on(
+    person: Browser, shot: Callable[[str], None], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 100)
+    with shown(Looker(error="the prompt does not fit")) as url:
+        person.open(url, *DESKTOP)
+        person.one("input.vs-file").send_keys(str(tmp_path / "broken.png"))
+        person.wait(lambda: "no picture of the kinds" in person.text(".vs-message.vs-wrong"), "the error")
+        person.choose(EXAMPLES / "cards.jpg")
+        person.ask("<img src=x onerror=alert(1)>?")
+        person.answered()
+        assert person.text(".vs-question") == "<img src=x onerror=alert(1)>?", "words are no HTML"
+        assert person.text(".vs-failed .vs-note") == "the prompt does not fit"
+        shot("desktop-failed")
+
+
+def test_one_who_waits_sees_the_place_in_the_line(person: Browser, shot: Callable[[str], None]) -> None:
+    engine = Gated()
+    with shown(engine, places=1) as url:
+        person.open(url, *DESKTOP)
+        first = person.driver.current_window_handle
+        person.choose(EXAMPLES / "cards.jpg")
+        person.ask("First?")
+        person.wait(lambda: person.all(".vs-busy"), "the first to be asked")
+        person.driver.switch_to.new_window("tab")
+        person.open(url, *DESKTOP)
+        person.choose(EXAMPLES / "cards.jpg")
+        person.ask("Second?")
+        person.wait(lambda: "you are next" in person.text(".vs-busy"), "the place in the line")
+        shot("desktop-waiting")
+        engine.go.set()
+        person.answered()
+        person.driver.close()
+        person.driver.switch_to.window(first)
+
+
+def test_the_bundled_model_finds_and_reads_an_example(person: Browser, shot: Callable[[str], None]) -> None:
+    if not (BUNDLED_FOLDER / "config.json").exists():
+        pytest.skip("no bundled model in this checkout")
+    from viscot_core import load
+
+    example = examples()[0]
+    with shown(load().engine) as url:
+        person.open(url, *DESKTOP)
+        person.choose(example.image)
+        person.ask(example.question)
+        person.wait(lambda: person.all(".vs-box.vs-shown"), "the box")
+        person.answered()
+        assert person.text(".vs-way-cot .vs-answer") == example.answer
+        shot("bundled-model")
