@@ -7,6 +7,7 @@ was given: so a kill costs one task, and the same command goes on with the next.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -239,6 +240,7 @@ def _model(options: GeneralOptions, backend: str) -> tuple[str, str]:
     checkpoint.require_whole()
     weights = hash_files(checkpoint.files)
     path = checkpoint.path if backend == "viscot" else exported(checkpoint, weights)
+    path = without_bos(path) if backend == "llava_hf" else path
     if {",", "="} & set(str(path)):
         raise UsageError(f"lmms-eval takes no path with a comma or '=' ({path}); move or link the model.")
     return str(path), weights
@@ -258,6 +260,30 @@ def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) ->
     digest = "".join(c for c in weights if c.isalnum())[-16:]
     out = (cache or export_cache()) / f"{checkpoint.manifest.name}-{digest}"
     return out if (out / "config.json").exists() else export(checkpoint, out, Layout.HF)
+
+
+def without_bos(model: Path, cache: Path | None = None) -> Path:
+    """The same folder with a chat template that writes no BOS, in ``cache``; its other files are links.
+
+    lmms-eval's llava_hf renders the template to text and lets the processor tokenize it, which adds a BOS of
+    its own: with the template's there would be two, and other answers.
+    """
+    template = model / "chat_template.jinja"
+    words = template.read_text(encoding="utf-8")
+    plain = words.replace("{{- bos_token }}", "", 1).replace("{{ bos_token }}", "", 1)
+    if plain == words:
+        return model
+    name = hashlib.sha256(f"{model.resolve()}\0{plain}".encode()).hexdigest()[:16]
+    view = (cache or export_cache()) / f"{model.name}-no-bos-{name}"
+    building = view.with_name(f".{view.name}.{os.getpid()}")
+    building.mkdir(parents=True, exist_ok=True)
+    for file in model.iterdir():
+        if file != template:
+            (building / file.name).symlink_to(file.resolve())
+    (building / template.name).write_text(plain, encoding="utf-8")
+    shutil.rmtree(view, ignore_errors=True)
+    building.replace(view)
+    return view
 
 
 def export_cache() -> Path:

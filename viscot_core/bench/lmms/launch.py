@@ -110,14 +110,17 @@ def why(log: Path, python: str) -> ViscotError:
     """The log's last error as one sentence with what to do: a task, a data set, a package or memory."""
     text = _COLOUR.sub("", log.read_text(encoding="utf-8", errors="replace"))
     errors = re.findall(r"Error during evaluation: (.*?)(?:\. Please set `--verbosity|\n|$)", text)
+    raised = re.findall(r"^(?:[\w.]+\.)?(?!RetryError)\w+(?:Error|Exception): .*$", text, re.MULTILINE)
     said = errors[-1] if errors else next((x for x in reversed(text.splitlines()) if x.strip()), "nothing")
+    if raised and "RetryError" in said:
+        said = raised[-1]
     if found := re.search(r"Tasks not found: ([^\s.]+)", said):
         return UsageError(
             f"lmms-eval has no task '{found[1]}'; list them with: {python} -m lmms_eval --tasks list."
         )
     name = re.search(r"dataset '?([\w.-]+/[\w.-]+)'?|'([\w.-]+/[\w.-]+)'|datasets/([\w.-]+/[\w.-]+)", said)
     data = next((group for group in name.groups() if group), None) if name else None
-    if re.search(r"Token is required|gated|401", said):
+    if re.search(r"Token is required|gated repo|\b401\b", said):
         return DataError(f"The data set {data or 'of this task'} wants a login; log in with: hf auth login.")
     if re.search(_OFFLINE, said):
         fetch = f"hf download --repo-type dataset {data}" if data else "the same command, online"
