@@ -26,7 +26,7 @@ def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: the --out of 'viscot bench'.")],
     judge: Annotated[
         str,
-        typer.Option(help="exact, anls, vqa, contains, relaxed (offline); openai:MODEL; hf:PATH_OR_NAME."),
+        typer.Option(help="exact, anls, vqa, contains, relaxed, letter, yes-no; openai:MODEL; hf:PATH."),
     ] = "exact",
     name: Annotated[
         str | None, typer.Option(help="Write to scores.NAME.jsonl instead of the judge's own name.")

@@ -45,6 +45,8 @@ def test_measures(measure: str, reference: str, answer: str, score: float) -> No
 def test_scores_stay_between_0_and_1_and_equal_texts_are_right(a: str, b: str) -> None:
     for name, measure in MEASURES.items():
         assert 0 <= measure(a, b) <= 1
+        if name in ("letter", "yes-no"):
+            continue  # these read one letter or one word out of a sentence
         if name != "contains" or normalise(a):
             assert measure(a, a) == 1
 

@@ -1,8 +1,9 @@
 """Judges that need no model: deterministic, offline, the field's own measures.
 
-``exact`` (normalised match), ``anls`` (DocVQA, Biten et al. 2019), ``vqa`` (VQA accuracy against one
-reference, with the normalisation of VQA v2), ``contains`` (the reference appears in the answer as whole
-words) and ``relaxed`` (ChartQA, Masry et al. 2022: numbers within 5 %).
+``exact`` (normalised match), ``anls`` (DocVQA, Biten et al. 2019), ``vqa`` (VQA accuracy with the
+normalisation of VQA v2, against one reference or many on lines of their own), ``contains`` (the reference
+appears in the answer as whole words), ``relaxed`` (ChartQA, Masry et al. 2022: numbers within 5 %),
+``letter`` and ``yes-no`` (how LLaVA's scripts read an answer to ScienceQA and to POPE).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable
+from statistics import fmean
 
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
 
@@ -67,8 +69,32 @@ def anls(reference: str, answer: str) -> float:
 
 
 def vqa(reference: str, answer: str) -> float:
-    """VQA accuracy against one reference: equal after VQA's normalisation, number words made digits."""
-    return float(_vqa_words(reference) == _vqa_words(answer))
+    """VQA accuracy, number words made digits: against one reference, equal or not.
+
+    Against many (VQA v2 and TextVQA have ten): the mean over each of them left out of min(1, agreeing / 3).
+    """
+    given, wanted = _vqa_words(answer), [_vqa_words(line) for line in reference.split("\n")]
+    if len(wanted) == 1 or given == _vqa_words(reference):
+        return float(given == _vqa_words(reference))
+    agreeing = sum(words == given for words in wanted)
+    return fmean(min(1.0, (agreeing - (words == given)) / 3) for words in wanted)
+
+
+def letter(reference: str, answer: str) -> float:
+    """The option's letter as LLaVA's ScienceQA script reads it: ``B``, ``B. ..`` or ``The answer is B.``"""
+    said = answer.strip()
+    found = re.match(r"([A-Z])(?:\.(?:\s|$)|$)", said) or re.search(r"The answer is ([A-Z])\.", said)
+    return float(found is not None and found[1] == reference.strip().upper()[:1])
+
+
+def says_no(answer: str) -> bool:
+    """How LLaVA's POPE script reads an answer: its first sentence says no, not or No; all else is a yes."""
+    return bool({"No", "not", "no"} & set(answer.split(".")[0].replace(",", "").split()))
+
+
+def yes_no(reference: str, answer: str) -> float:
+    """1 where the answer, read by ``says_no``, agrees with the reference."""
+    return float(says_no(answer) == (normalise(reference) == "no"))
 
 
 def relaxed(reference: str, answer: str) -> float:
@@ -87,6 +113,8 @@ MEASURES: dict[str, Measure] = {
     "vqa": vqa,
     "contains": contains,
     "relaxed": relaxed,
+    "letter": letter,
+    "yes-no": yes_no,
 }
 
 
