@@ -50,7 +50,11 @@ def test_every_published_figure_is_the_papers(shared: Path) -> None:
     for model, values in paper["table9_refcoco"]["rows"].items():
         found = rows[9, model.replace(" @", "@"), "refcoco"]
         assert list(found.values()) == [v for v in values if v is not None]
-    assert len(rows) == 5 + 4 + 2 + 16
+    columns = paper["table8_general"]["columns"]
+    for model, values in paper["table8_general"]["rows"].items():
+        found = rows[8, model, "direct"]
+        assert found == {c: v for c, v in zip(columns, values, strict=True) if v is not None}
+    assert len(rows) == 5 + 4 + 2 + 15 + 16
 
 
 def test_it_says_whose_row_and_whose_judge(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from viscot_core.bench.general import TABLE8
 from viscot_core.errors import UsageError, nearest
 from viscot_core.report.analysis import paired
 from viscot_core.report.bootstrap import Interval, PairedTest
@@ -24,7 +25,10 @@ PAPER_DEFAULT = "VisCoT-7B@336"
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a table of the paper: a model's figures by data set (``acc50`` in percent, scores 0..1)."""
+    """One row of a table of the paper: a model's figures by data set or benchmark.
+
+    ``acc50`` is in percent, ``score`` 0..1, ``general`` in percent but for MME's points.
+    """
 
     table: int
     metric: str
@@ -54,7 +58,7 @@ def _published() -> tuple[str, tuple[Published, ...]]:
 
 
 def published_rows() -> tuple[Published, ...]:
-    """Every row of the paper's tables 3, 4, 7 and 9."""
+    """Every row of the paper's tables 3, 4, 7, 8 and 9."""
     return _published()[1]
 
 
@@ -68,7 +72,8 @@ class Comparison:
     metric: str
     dataset: str
     yours: float
-    ci95: Interval
+    ci95: Interval | None
+    """None where the figure is no mean of samples (F1, MME, MMBench)."""
     theirs: float
     n: int
     of: int
@@ -80,7 +85,7 @@ class Comparison:
     @property
     def excluded(self) -> bool:
         """Whether your interval leaves their figure out."""
-        return self.ci95.excludes(self.theirs)
+        return self.ci95 is not None and self.ci95.excludes(self.theirs)
 
 
 def paper_model(run: Run, wanted: str | None = None) -> str:
@@ -90,7 +95,7 @@ def paper_model(run: Run, wanted: str | None = None) -> str:
     Raises:
         UsageError: the paper has no such model.
     """
-    models = {row.model for row in published_rows()}
+    models = {row.model for row in _rows_for(run)}
     if wanted:
         by_name = {m.lower(): m for m in models}
         if wanted.lower() not in by_name:
@@ -107,10 +112,12 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
     ``stats`` must be by data set. Table 4 (other sources of the box) exists for VisCoT-7B@224 only.
     """
     model = paper_model(stats.run, wanted)
-    judge, rows = _published()
+    judge, _ = _published()
     found = []
-    for row in rows:
-        if row.model == model or (row.table == 4 and row.strategy != "cot" and wanted is None):
+    for row in _rows_for(stats.run):
+        if row.metric == "general":
+            found += list(_general(stats, row)) if row.model == model else []
+        elif row.model == model or (row.table == 4 and row.strategy != "cot" and wanted is None):
             found += list(_against(stats, row))
     notes = [f"Their figures: {model} where no other model is named, arXiv 2403.16999."]
     mine = stats.run.judge
@@ -122,6 +129,30 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
     if not found:
         notes.append("The run and the paper have no data set and strategy in common.")
     return found, notes
+
+
+def _rows_for(run: Run) -> list[Published]:
+    """The rows a run may stand beside: one name means other questions as a data set and as a task."""
+    general = run.info.kind in ("general", "vqa")
+    return [row for row in published_rows() if (row.metric == "general") == general]
+
+
+def _general(stats: Stats, row: Published) -> Iterator[Comparison]:
+    """Table 8: lmms-eval's own figures, with an interval where they are means of the samples' scores."""
+    tasks = stats.run.info.figures.get(row.strategy, {})
+    for column, theirs in row.figures.items():
+        task, metric, scale = TABLE8[column]
+        value = tasks.get(task, {}).get(metric)
+        if value is None:
+            continue
+        cell = stats.answers[row.strategy].groups.get(task)
+        ends = None
+        if cell and cell.ci95 and cell.mean is not None and abs(cell.mean - value) < 1e-6:
+            ends = Interval(scale * cell.ci95.low, scale * cell.ci95.high)
+        n, of = (cell.n, cell.of) if cell else (0, 0)
+        yield Comparison(
+            row.table, row.model, row.strategy, row.metric, column, scale * value, ends, theirs, n, of
+        )
 
 
 def _against(stats: Stats, row: Published) -> Iterator[Comparison]:

@@ -56,6 +56,7 @@ class Sheet:
         tables = []
         for part in self.parts:
             tables += stats_tables(part.stats, detection=self.asked.detection)
+            tables += _figure_tables(part.stats.run)
             tables += _paper_tables(part)
             tables += _baseline_tables(part, self.asked.baseline)
         return tables
@@ -114,6 +115,18 @@ def _part(run: Run, asked: Asked, model: str | None) -> RunSheet:
     return RunSheet(stats, paper, notes, baseline)
 
 
+def _figure_tables(run: Run) -> list[Table]:
+    """What the library that ran the tasks says of them, in its own units."""
+    rows = [
+        (strategy, task, metric, f"{value:.4g}")
+        for strategy, tasks in run.info.figures.items()
+        for task, metrics in tasks.items()
+        for metric, value in metrics.items()
+    ]
+    header = ("strategy", "task", "metric", "figure")
+    return [Table(f"{run.name}: figures of whole tasks", header, rows, [])] if rows else []
+
+
 def _paper_tables(part: RunSheet) -> list[Table]:
     if not (part.paper or part.paper_notes):
         return []
@@ -125,13 +138,13 @@ def _paper_tables(part: RunSheet) -> list[Table]:
                 f"{c.table}",
                 c.model,
                 c.strategy,
-                "answers" if c.metric == "score" else "box acc %",
+                {"score": "answers", "acc50": "box acc %", "general": "lmms-eval"}[c.metric],
                 title(c.dataset),
                 f"{c.yours:.{digits}f}",
                 interval(c.ci95, digits=digits),
                 f"{c.theirs:.{digits}f}",
                 f"{c.difference:+.{digits}f}",
-                "differs" if c.excluded else "within",
+                "-" if c.ci95 is None else "differs" if c.excluded else "within",
                 count(c.n, c.of),
             )
         )
@@ -173,7 +186,7 @@ def _part_json(part: RunSheet) -> dict[str, Any]:
                     "metric": c.metric,
                     "dataset": c.dataset,
                     "yours": c.yours,
-                    "ci95": list(c.ci95),
+                    "ci95": list(c.ci95) if c.ci95 else None,
                     "theirs": c.theirs,
                     "difference": c.difference,
                     "excluded": c.excluded,
