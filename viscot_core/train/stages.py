@@ -41,7 +41,8 @@ def freeze_for(model: nn.Module, stage: StageSpec, feature_layer: int) -> dict[s
     last = _last_read_layer(model, feature_layer)
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        parameter.requires_grad = part in stage.train and not _unread(name, last)
+        whole = part in stage.train and not (stage.lora and part == "llm")  # adapters learn in its place
+        parameter.requires_grad = whole and not _unread(name, last)
         if part and parameter.requires_grad:
             counts[part] += parameter.numel()
     log.info("stage %s trains %s", stage.kind, {part: f"{n:,}" for part, n in counts.items()})
