@@ -47,6 +47,7 @@ Timeout = Annotated[float, typer.Option(min=0.1, help="Server: seconds until a c
 MaxRequests = Annotated[int | None, typer.Option(min=1, help="Server: stop after this many calls.")]
 MaxCost = Annotated[float | None, typer.Option(help="Server: stop before this many dollars; needs --price.")]
 PriceOf = Annotated[str | None, typer.Option(help="READ,WRITTEN in dollars for a million tokens each.")]
+Gpus = Annotated[int, typer.Option(min=1, help="Share the pictures among this many GPUs of this machine.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
 LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
@@ -71,6 +72,7 @@ def cot(
     protocol: ProtocolName = "paper",
     box_format: BoxFormat = None,
     max_new_tokens: MaxNew = 128,
+    gpus: Gpus = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
     load_in: LoadIn = None,
@@ -103,6 +105,7 @@ def cot(
         skip_missing=skip_missing,
         protocol=protocol,
         max_new_tokens=max_new_tokens,
+        gpus=gpus,
     )
     with _counted("bench cot") as progress:
         info, tally = bench_cot(
@@ -129,6 +132,7 @@ def refcoco(
     batch_size: BatchSize = 16,
     box_format: BoxFormat = None,
     max_new_tokens: MaxNew = 128,
+    gpus: Gpus = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
     load_in: LoadIn = None,
@@ -160,6 +164,7 @@ def refcoco(
         seed=seed,
         skip_missing=skip_missing,
         max_new_tokens=max_new_tokens,
+        gpus=gpus,
     )
     with _counted("bench refcoco") as progress:
         info, tally = bench_refcoco(options, splits=_names(splits), progress=progress)
@@ -292,7 +297,7 @@ def vqa(
     load_in: LoadIn = None,
     attn: Attn = "sdpa",
 ) -> None:
-    """Your own questions in LLaVA's question format, with LLaVA's prompts, scored here where answers are given.
+    """Your own questions in LLaVA's format, asked with LLaVA's prompts, scored where answers are given.
 
     short adds "using a single word or phrase" and scores as VQAv2 and TextVQA; letter asks for the option's
     letter (ScienceQA); yes-no scores as POPE; free adds nothing and leaves the scores to 'viscot score'.

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viscot_core.bench.journal import (
-    BROKEN_FILE,
     PREDICTIONS_FILE,
     Journal,
     Prediction,
@@ -17,6 +16,7 @@ from viscot_core.bench.journal import (
     read_predictions,
     read_run,
 )
+from viscot_core.bench.lines import BROKEN_FILE
 from viscot_core.errors import DataError, UsageError
 
 

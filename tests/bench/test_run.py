@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from made_bench import FakeEngine, speak
 from viscot_core.bench.asking import Asker, Job, Outcome, Speaker
 from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import load_cot
-from viscot_core.bench.journal import Prediction, read_predictions, read_run
-from viscot_core.bench.run import Built, Plan, run
+from viscot_core.bench.journal import Journal, Prediction, read_predictions, read_run
+from viscot_core.bench.run import Built, Plan, left, run
+from viscot_core.bench.shards import Shard
 from viscot_core.bench.wording import Wording
 from viscot_core.engines.base import Generation
 from viscot_core.engines.families import codec
@@ -148,14 +150,9 @@ def test_a_spent_budget_leaves_the_rest_pending(root: Path, tmp_path: Path) -> N
 
 
 def test_ranks_share_the_pictures(root: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from viscot_core.bench.journal import Journal
-    from viscot_core.bench.run import left
-
     whole = plan(root, tmp_path)
     with Journal(tmp_path) as journal:
-        shares = [left(replace(whole, rank=rank, world=4), journal) for rank in range(4)]
+        shares = [left(replace(whole, shard=Shard(rank, 4)), journal) for rank in range(4)]
         assert sorted(item.name for share in shares for item, _ in share) == sorted(
             item.name for item, _ in left(whole, journal)
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import Benchmark, load_cot, load_refcoco
 from viscot_core.bench.journal import RunInfo
 from viscot_core.bench.refcoco import RefcocoAsker
-from viscot_core.bench.run import Built, Plan, Progress, Tally, run
+from viscot_core.bench.run import Built, Plan, Progress, Tally, run, run_sharded
+from viscot_core.bench.shards import check_gpus, device_of, shard_of
 from viscot_core.bench.strategies import REFCOCO_STRATEGY, strategies
 from viscot_core.bench.wording import PROTOCOLS, Protocol, Wording
 from viscot_core.boxes import CropPolicy
@@ -32,6 +34,8 @@ class BenchOptions:
     skip_missing: bool = False
     protocol: str = "paper"
     max_new_tokens: int = 128
+    gpus: int = 1
+    """Ranks that share the pictures, each with the whole model on a GPU of its own."""
 
     def wording(self) -> Wording:
         """How the model is spoken to. Raises UsageError for an unknown protocol or box format."""
@@ -72,7 +76,9 @@ def bench_cot(
     def asker(speaker: Speaker) -> Asker:
         return CotAsker(speaker, crop_policy, options.seed)
 
-    return _run(options, benchmark, chosen, {"crop_policy": crop_policy.value}, asker, progress)
+    more = {"names": names, "suite": suite, "tasks": tasks, "crop_policy": crop_policy}
+    job = pickle.dumps(("cot", options, more))
+    return _run(options, benchmark, chosen, {"crop_policy": crop_policy.value}, asker, progress, job)
 
 
 def bench_refcoco(
@@ -86,7 +92,8 @@ def bench_refcoco(
         seed=options.seed,
         skip_missing=options.skip_missing,
     )
-    return _run(options, benchmark, (REFCOCO_STRATEGY,), {}, RefcocoAsker, progress)
+    job = pickle.dumps(("refcoco", options, {"splits": splits}))
+    return _run(options, benchmark, (REFCOCO_STRATEGY,), {}, RefcocoAsker, progress, job)
 
 
 def _run(
@@ -96,8 +103,9 @@ def _run(
     settings: dict[str, Any],
     asker: Callable[[Speaker], Asker],
     progress: Progress | None,
+    job: bytes,
 ) -> tuple[RunInfo, Tally]:
-    wording = options.wording()
+    wording, shard = options.wording(), shard_of()
     plan = Plan(
         folder=options.out,
         benchmark=benchmark,
@@ -113,18 +121,24 @@ def _run(
         data=options.data,
         # A server is asked about many pictures at once, one at a time each; a model here in batches.
         batch=1 if options.engine.is_server else max(8, options.engine.batch_size),
-        parallel=_parallel(options.engine),
+        parallel=parallel_batches(options.engine),
+        shard=shard,
     )
+    if options.gpus > 1 and shard.is_alone:
+        check_gpus(options.gpus, options.engine.device)
+        return run_sharded(plan, job, options.gpus)
 
     def build() -> Built:
-        engine = open_engine(options.engine)
+        device = device_of(shard, options.engine.device)
+        engine = open_engine(replace(options.engine, device=device))
         known = {"engine": dict(engine.identity), "prompts": wording.digest(engine.template)}
         return Built(asker(Speaker(engine, wording, options.max_new_tokens)), known)
 
     return run(plan, build, progress=progress)
 
 
-def _parallel(engine: EngineOptions) -> int:
+def parallel_batches(engine: EngineOptions) -> int:
+    """How many batches are asked at once: more than one only where a server answers."""
     if not engine.is_server:
         return 1
     from viscot_core.engines.api import ApiOptions

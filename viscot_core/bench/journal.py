@@ -8,8 +8,6 @@ may never change within a folder; what is asked (strategies, data sets, limit) m
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,12 +17,13 @@ from typing import IO, Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from viscot_core.bench.lines import set_broken_line_aside, take_lock
 from viscot_core.errors import DataError, UsageError
 
 RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.jsonl"
-BROKEN_FILE = "predictions.broken"
-LOCK_FILE = ".lock"
+PARTS = "predictions.*.jsonl"
+"""What the ranks of a sharded run write, each its own, until it is joined into the one file."""
 
 Key = tuple[str, str, str]
 """(strategy, data set, question id as text): what names one line of a run."""
@@ -102,7 +101,7 @@ class RunInfo(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write ``folder/run.json`` atomically."""
-        temporary = folder / (RUN_FILE + ".tmp")
+        temporary = folder / f"{RUN_FILE}.{os.getpid()}.tmp"
         temporary.write_text(
             json.dumps(self.model_dump(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -140,11 +139,12 @@ def read_predictions(folder: Path | str) -> list[Prediction]:
         DataError: a whole line is damaged; names file and line.
     """
     path = Path(folder) / PREDICTIONS_FILE
-    if not path.is_file():
+    files = [*([path] if path.is_file() else []), *sorted(Path(folder).glob(PARTS))]
+    if not files:
         raise UsageError(f"{folder} holds no {PREDICTIONS_FILE}; give the --out of a 'viscot bench'.")
     found: dict[Key, Prediction] = {}
-    for prediction in _lines(path):
-        found[prediction.key] = prediction
+    for file in files:
+        found.update((prediction.key, prediction) for prediction in _lines(file))
     return list(found.values())
 
 
@@ -166,18 +166,21 @@ def _lines(path: Path) -> Iterator[Prediction]:
 class Journal:
     """The writing end of a run folder; use as a context manager.
 
+    With a ``session`` it is one rank of several that write at the same time: each into a file of its own,
+    which the next writer without one joins into ``predictions.jsonl``.
+
     Raises on entering:
         UsageError: another process is writing to the folder.
         DataError: a file of the folder is damaged.
     """
 
-    def __init__(self, folder: Path | str, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, folder: Path | str, *, rank: int = 0, session: str | None = None) -> None:
         self.folder = Path(folder)
-        self.rank, self.world = rank, world
+        self.rank, self.session = rank, session
         self.finished: dict[Key, Prediction] = {}
         self.info: RunInfo | None = None
         self._file: IO[bytes] | None = None
-        self._lock: IO[bytes] | None = None
+        self._locks: list[IO[bytes]] = []
 
     def __enter__(self) -> Journal:
         try:
@@ -186,30 +189,51 @@ class Journal:
             raise UsageError(
                 f"{self.folder} cannot be a run folder ({error.strerror}); choose another --out."
             ) from error
-        self._lock = _take_lock(self.folder)
-        path = self.folder / PREDICTIONS_FILE
+        self._locks.append(take_lock(self.folder, shared=self.session is not None))
+        if self.session is not None:
+            self._locks.append(take_lock(self.folder, name=f".lock.{self.rank}"))
         try:
-            if (self.folder / RUN_FILE).exists():
-                self.info = read_run(self.folder)
-            elif path.exists() and path.stat().st_size:
-                raise UsageError(f"{self.folder} has predictions but no {RUN_FILE}; choose a new --out.")
-            _set_broken_line_aside(path)
-            if path.exists():
-                self.finished = {p.key: p for p in read_predictions(self.folder)}
+            self._open()
         except BaseException:
             self.close()
             raise
         return self
+
+    def _open(self) -> None:
+        path = self.folder / PREDICTIONS_FILE
+        if (self.folder / RUN_FILE).exists():
+            self.info = read_run(self.folder)
+        elif path.exists() and path.stat().st_size:
+            raise UsageError(f"{self.folder} has predictions but no {RUN_FILE}; choose a new --out.")
+        if self.session is None:
+            set_broken_line_aside(path)
+            self._join_parts()
+        self.reload()
+
+    def reload(self) -> None:
+        """Take in what all writers have finished by now."""
+        if any(self.folder.glob("predictions*.jsonl")):
+            self.finished = {p.key: p for p in read_predictions(self.folder)}
+
+    def _join_parts(self) -> None:
+        """Move what ranks wrote into the one file; after a kill in between, a line twice reads as one."""
+        for part in sorted(self.folder.glob(PARTS)):
+            set_broken_line_aside(part)
+            with (self.folder / PREDICTIONS_FILE).open("ab") as whole:
+                whole.write(part.read_bytes())
+                whole.flush()
+                os.fsync(whole.fileno())
+            part.unlink()
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the file and let the next writer in."""
-        for handle in (self._file, self._lock):
+        for handle in (self._file, *self._locks):
             if handle is not None:
                 handle.close()
-        self._file = self._lock = None
+        self._file, self._locks = None, []
 
     def check(self, info: RunInfo) -> None:
         """Refuse what differs from the settings of the folder, as far as ``info`` names them already."""
@@ -254,7 +278,8 @@ class Journal:
         if not batch:
             return
         if self._file is None:
-            self._file = (self.folder / PREDICTIONS_FILE).open("ab")
+            name = f"predictions.{self.session}-{self.rank}.jsonl" if self.session else PREDICTIONS_FILE
+            self._file = (self.folder / name).open("ab")
         self._file.write(b"".join(p.to_line() for p in batch))
         self._file.flush()
         self.finished.update((p.key, p) for p in batch)
@@ -294,41 +319,3 @@ def _union(old: Planned, new: Planned) -> Planned:
         for name, count in sets.items():
             mine[name] = max(count, mine.get(name, 0))
     return joined
-
-
-def _take_lock(folder: Path) -> IO[bytes]:
-    handle = (folder / LOCK_FILE).open("ab")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.close()
-        raise UsageError(
-            f"Another process is writing to {folder}; wait for it, or choose another --out."
-        ) from error
-    return handle
-
-
-def _set_broken_line_aside(path: Path) -> None:
-    """Move bytes after the last newline (a write cut short) to a side file: appending then starts a line."""
-    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        keep = _end_of_last_line(file, size)
-        if keep == size:
-            return
-        file.seek(keep)
-        with (path.parent / BROKEN_FILE).open("ab") as broken:
-            broken.write(file.read() + b"\n")
-        file.truncate(keep)
-
-
-def _end_of_last_line(file: IO[bytes], size: int, block: int = 1 << 16) -> int:
-    """Position after the last newline of a file of ``size`` bytes; 0 where it has none."""
-    end = size
-    while end > 0:
-        start = max(0, end - block)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0

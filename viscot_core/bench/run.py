@@ -17,15 +17,18 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from viscot_core.bench.asking import Asker, Job, Look, Open, Outcome, open_looks
 from viscot_core.bench.items import Benchmark, Item
 from viscot_core.bench.journal import Journal, Prediction, RunInfo
+from viscot_core.bench.shards import Shard, launch
 from viscot_core.errors import BudgetSpent
 
 Progress = Callable[[int, int], None]
 """``(finished, total)`` jobs, called after every batch."""
+
+_KINDS: dict[str, Literal["cot", "refcoco", "vqa"]] = {"cot": "cot", "refcoco": "refcoco", "vqa": "vqa"}
 
 Work = tuple[Item, tuple[str, ...]]
 """An item with the strategies it still lacks."""
@@ -47,15 +50,14 @@ class Plan:
     data: Path
     batch: int = 16
     parallel: int = 1
-    rank: int = 0
-    world: int = 1
+    shard: Shard = field(default_factory=Shard)
     extra: dict[str, str] = field(default_factory=dict)
 
     def info(self) -> RunInfo:
         """The run's ``run.json`` before any engine is there."""
         counts = self.benchmark.planned()
         return RunInfo(
-            kind="refcoco" if self.benchmark.kind == "refcoco" else "cot",
+            kind=_KINDS[self.benchmark.kind],
             model=self.model,
             data=str(self.data),
             settings=self.settings,
@@ -95,7 +97,7 @@ def run(plan: Plan, build: Callable[[], Built], *, progress: Progress | None = N
         EngineError: the engine is gone; what was finished is kept.
     """
     tally = Tally()
-    with Journal(plan.folder, rank=plan.rank, world=plan.world) as journal:
+    with Journal(plan.folder, rank=plan.shard.rank, session=plan.shard.session) as journal:
         info = plan.info()
         journal.check(info)
         work = left(plan, journal)
@@ -112,6 +114,32 @@ def run(plan: Plan, build: Callable[[], Built], *, progress: Progress | None = N
     return info, tally
 
 
+def run_sharded(plan: Plan, job: bytes, gpus: int) -> tuple[RunInfo, Tally]:
+    """Do what is left of ``plan`` on ``gpus`` ranks, each of which unpickles ``job``.
+
+    Raises:
+        UsageError, EngineError: as ``run``; a rank that dies is an EngineError once all is joined.
+    """
+    tally = Tally()
+    with Journal(plan.folder) as journal:
+        info = plan.info()
+        journal.check(info)
+        before = sum(p.done for p in journal.finished.values())
+        if not left(plan, journal) and journal.info is not None and journal.info.model == plan.model:
+            return conclude(journal, journal.begin(_as_before(info, journal.info)), tally), tally
+    start = time.perf_counter()
+    try:
+        launch(job, gpus)
+    finally:
+        with Journal(plan.folder) as journal:
+            tally.seconds = time.perf_counter() - start
+            tally.finished = sum(p.done for p in journal.finished.values()) - before
+            if journal.info is not None:
+                tally.open.update(journal.info.pending)
+                info = conclude(journal, journal.info, tally)
+    return info, tally
+
+
 def left(plan: Plan, journal: Journal) -> list[Work]:
     """The items with the strategies that are not done, this rank's share, items of one picture together."""
     order: dict[Path, int] = {}
@@ -119,7 +147,7 @@ def left(plan: Plan, journal: Journal) -> list[Work]:
         order.setdefault(item.path, len(order))
     work: list[Work] = []
     for item in sorted(plan.benchmark.items, key=lambda item: order[item.path]):
-        if order[item.path] % plan.world != plan.rank:
+        if order[item.path] % plan.shard.world != plan.shard.rank:
             continue
         names = tuple(
             name
@@ -217,7 +245,9 @@ def _asked(asker: Asker, opened: Iterable[list[Job]], parallel: int) -> Iterator
 
 
 def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
-    """Write what the folder holds now into ``run.json``; other ranks' shares are added by the last one."""
+    """Write what the folder holds now into ``run.json``; of several ranks the last one has it all."""
+    if journal.session is not None:
+        journal.reload()
     states = Counter(
         "done" if prediction.done else "failed"
         for key, prediction in journal.finished.items()
@@ -231,7 +261,8 @@ def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
         "missing": missing,
         "pending": max(0, total - states["done"] - states["failed"] - missing),
     }
-    update = {"counts": counts, "pending": dict(tally.open), "seconds": info.seconds + tally.seconds}
+    seconds = tally.seconds if journal.session is None else 0.0  # of ranks the parent knows the wall time
+    update = {"counts": counts, "pending": dict(tally.open), "seconds": info.seconds + seconds}
     return journal.save(info.model_copy(update=update))
 
 
