@@ -87,10 +87,12 @@ def _where(batch: dict[str, torch.Tensor], one: Sample) -> tuple[int, int]:
 
 
 def test_the_first_label_of_a_sample_is_not_predicted_from_the_sample_before() -> None:
-    spoken = Sample(Encoded([7, 8, 9], [7, 8, 9], 0), ())
-    batch, _ = collate_packed([spoken, spoken], pad_id=0, capacity=6)
-    assert batch["labels"].tolist() == [[IGNORE, 8, 9, IGNORE, 8, 9]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2]]
+    spoken = [Sample(Encoded(ids, ids, 0), ()) for ids in ([7, 8, 9], [5, 6], [4])]
+    batch, order = collate_packed(spoken, pad_id=0, capacity=6)
+    assert order == [0, 1, 2]
+    assert batch["input_ids"].tolist() == [[7, 8, 9], [5, 6, 4]]
+    assert batch["labels"].tolist() == [[IGNORE, 8, 9], [IGNORE, 6, IGNORE]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 1, 0]]
 
 
 def test_a_batch_without_pictures_is_unchanged_and_reaches_every_part(model: Any) -> None:
