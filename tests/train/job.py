@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from viscot_core.train import ranks, worker
+from viscot_core.train.orphans import die_with_parent
 from viscot_core.train.recipe import load_recipe
 from viscot_core.train.schema import Recipe
 
@@ -45,6 +46,8 @@ def main(data: Path, out: Path, modes: list[str]) -> None:
     """Every mode, with the frameworks' global state cleared in between."""
     from accelerate.state import AcceleratorState, GradientState
 
+    if "RANK" in os.environ:
+        die_with_parent()
     ranks.join()
     for mode in modes:
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -50,8 +50,9 @@ def killed(processes: int, data: Path, out: Path, mode: str) -> int:
     while not checkpoint.exists():
         assert child.poll() is None, (out.parent / f"{out.name}.log").read_text()[-3000:]
         time.sleep(0.02)
-    os.killpg(child.pid, signal.SIGKILL)
+    os.kill(child.pid, signal.SIGKILL)  # torchrun alone: no rank may outlive it
     child.wait()
+    time.sleep(1.0)
     assert not (out / mode / "viscot.json").exists(), "the run was over before it was killed"
     last = last_checkpoint(out / mode / "stages/2-finetune")
     assert last is not None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from viscot_core.errors import DataError, UsageError, ViscotError
 from viscot_core.files import written_whole
 from viscot_core.train import folder
+from viscot_core.train.orphans import die_with_parent
 from viscot_core.train.plan import Machine, Plan, Rendezvous, make_plan
 from viscot_core.train.schema import Recipe
 
@@ -119,7 +120,12 @@ def _run_ranks(command: Sequence[str], run: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     before = set((run / "logs").glob("*"))
     # Its own session, so that a Ctrl-C reaches torchrun once, from us, and it stops every rank.
-    with subprocess.Popen(command, env=environment, start_new_session=True) as child, _passing_signals(child):
+    with (
+        subprocess.Popen(
+            command, env=environment, start_new_session=True, preexec_fn=die_with_parent
+        ) as child,
+        _passing_signals(child),
+    ):
         code = child.wait()
     if code == 0:
         return

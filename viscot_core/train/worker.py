@@ -26,6 +26,7 @@ from viscot_core.train.batch import Split
 from viscot_core.train.foundation import FoundationModel, whiten_projector
 from viscot_core.train.inputs import Rows, check_rows, open_rows
 from viscot_core.train.meters import meter_for
+from viscot_core.train.orphans import die_with_parent
 from viscot_core.train.plan import PLAN_FILE, read_plan
 from viscot_core.train.saving import load_stage, save_model, save_stage
 from viscot_core.train.schema import Recipe, StageSpec
@@ -188,6 +189,8 @@ def main() -> None:
     parser.add_argument("--run", "--run-folder", type=Path, required=True, help="run folder with recipe.yaml")
     parser.add_argument("--stage", help="only the stage of this kind")
     given = parser.parse_args()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent()  # started by hand, it may outlive its shell
     ranks.join()
     level = logging.INFO if ranks.rank() == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s")
