@@ -120,7 +120,8 @@ if __name__ == "__main__":  # a fetch that can be killed: python made_sources.py
     from pathlib import Path
 
     from viscot_core.sources.catalog import select
-    from viscot_core.sources.fetch import fetch, plan
+    from viscot_core.sources.fetch import fetch
+    from viscot_core.sources.plan import plan
 
     made, root = catalog_of(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])), Path(sys.argv[4])
     print("start", flush=True)

@@ -14,7 +14,7 @@ from viscot_cli.rows import Json, Workers
 
 if TYPE_CHECKING:
     from viscot_core.sources.check import Checked
-    from viscot_core.sources.fetch import Plan
+    from viscot_core.sources.plan import Plan
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 
@@ -80,7 +80,7 @@ def fetch(
     from viscot_core.errors import DataError, PartlyDone, UsageError
     from viscot_core.sources.catalog import load_catalog, select
     from viscot_core.sources.fetch import fetch as run
-    from viscot_core.sources.fetch import plan
+    from viscot_core.sources.plan import plan
 
     catalog = load_catalog()
     if not wanted:

@@ -22,8 +22,10 @@ from web_server import Web
 from viscot_core.errors import DataError, UsageError
 from viscot_core.sources.archives import Limits
 from viscot_core.sources.catalog import Catalog, load_catalog, select
-from viscot_core.sources.fetch import Outcome, fetch, plan
-from viscot_core.sources.transfer import Patience
+from viscot_core.sources.fetch import Outcome, fetch
+from viscot_core.sources.hub import locate
+from viscot_core.sources.plan import plan
+from viscot_core.sources.transfer import Lost, Patience, Remote
 
 QUICK = Patience(attempts=4, first_wait=0.001, longest_wait=0.05)
 
@@ -58,6 +60,42 @@ def test_everything_comes_and_lies_where_it_should(hub: Web, tmp_path: Path) -> 
     lock = json.loads((tmp_path / ".viscot/lock.json").read_text())
     assert lock[hub.url + "/z.zip"] == hashlib.sha256(hub.files["/z.zip"]).hexdigest()
     assert not (tmp_path / ".viscot/staging").exists()
+
+
+def test_a_folder_gets_its_other_name_whichever_is_here(hub: Web, tmp_path: Path) -> None:
+    catalog, _ = make_world(hub)
+    turned = catalog.model_copy(update={"links": {"cot/pics": "cot/other"}})
+    get(tmp_path, turned, "split")
+    assert (tmp_path / "cot/other").readlink() == Path("../cot/pics")
+    assert not (tmp_path / "cot/pics").is_symlink()
+
+
+def test_a_hub_that_is_away_is_asked_again(hub: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import viscot_core.sources.fetch as module
+
+    catalog, expected = make_world(hub)
+    away = [Lost("ConnectError"), Lost("the hub answered 503")]
+
+    def locate(repo: str, path: str) -> Remote:
+        if away:
+            raise away.pop()
+        return real(repo, path)
+
+    real = module.locate
+    monkeypatch.setattr(module, "locate", locate)
+    assert not get(tmp_path, catalog, "hub-file").failed
+    assert (tmp_path / "big.json").read_bytes() == expected["big.json"]
+    (tmp_path / "big.json").unlink()
+    away += [Lost("ConnectError")] * 9
+    assert "cannot be found just now (ConnectError)" in get(tmp_path, catalog, "hub-file").failed["hub-file"]
+
+
+def test_no_hub_at_all_is_a_failure_not_a_crash(hub: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    nowhere = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
+    with pytest.raises(Lost, match="ConnectError"):
+        locate("someone/Pictures", "big.json")
 
 
 def test_a_second_fetch_asks_for_nothing(hub: Web, tmp_path: Path) -> None:

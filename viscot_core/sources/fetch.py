@@ -11,11 +11,10 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -25,11 +24,13 @@ import httpx
 from viscot_core.errors import DataError
 from viscot_core.files import written_whole
 from viscot_core.sources.archives import Limits, Unpacker, free_bytes, unpack
-from viscot_core.sources.catalog import STATE_FOLDER, Catalog, Download, Source, Wanted, manifest
+from viscot_core.sources.catalog import STATE_FOLDER, Catalog, Download, Source, manifest
 from viscot_core.sources.hub import locate
-from viscot_core.sources.splittar import next_part, unpack_parts
+from viscot_core.sources.plan import Job, Plan, short_name, staging_of
+from viscot_core.sources.splittar import unpack_parts
 from viscot_core.sources.transfer import (
     Fetched,
+    Lost,
     Patience,
     Remote,
     Stopped,
@@ -42,87 +43,12 @@ Report = Callable[[str, int, int | None], None]
 """Called with a download's label, the bytes done and the bytes in all, from several threads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One download still to do; ``left``: bytes not fetched yet, about."""
-
-    source: Source
-    download: Download
-    left: int
-
-    @property
-    def label(self) -> str:
-        one = self.download
-        return f"{self.source.name}/{one.data_set}" if one.data_set else self.source.name
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a fetch will do: ``jobs``, what is ``complete`` already, what a person must get ``by_hand``."""
-
-    jobs: tuple[Job, ...]
-    complete: tuple[Source, ...]
-    by_hand: tuple[Source, ...]
-
-    @property
-    def to_fetch(self) -> int:
-        """Bytes to fetch, about."""
-        return sum(job.left for job in self.jobs)
-
-    def disk(self, at_once: int) -> int:
-        """Bytes of disk needed at the most: what stays, and the archives or parts being unpacked meanwhile.
-
-        Pictures are compressed already, so an archive is taken to unpack to its own size.
-        """
-        stays, passing = 0, []
-        for one, left in ((job.download, job.left) for job in self.jobs):
-            whole = one.archive and one.parts == 1
-            stays += one.size if whole else left
-            passing.append(left if whole else left // one.parts if one.archive else 0)
-        return stays + sum(sorted(passing)[-at_once:])
-
-
 @dataclass(slots=True)
 class Outcome:
     """What a fetch did: labels ``done``, and why others ``failed``."""
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-
-
-def plan(root: Path, wanted: Sequence[Wanted]) -> Plan:
-    """What is missing of ``wanted`` under ``root``."""
-    jobs: list[Job] = []
-    complete: list[Source] = []
-    by_hand: list[Source] = []
-    for source, downloads in ((w.source, w.downloads) for w in wanted):
-        if source.gate:
-            (complete if source.state(root) == "complete" else by_hand).append(source)
-            continue
-        here = manifest(root, source.name)
-        missing = [d for d in downloads if d.key not in here or not (root / d.to).exists()]
-        jobs += [Job(source, one, _left(root, source, one)) for one in missing]
-        if not missing:
-            complete.append(source)
-    return Plan(tuple(jobs), tuple(complete), tuple(by_hand))
-
-
-def _left(root: Path, source: Source, one: Download) -> int:
-    """Bytes of a download that are not on this disk yet, about."""
-    staging = staging_of(root, source, one)
-    read = one.size * next_part(staging) // one.parts if one.parts > 1 else 0
-    staged = sum(path.stat().st_size for path in staging.glob("*") if path.is_file())
-    return max(0, one.size - read - staged)
-
-
-def staging_of(root: Path, source: Source, one: Download) -> Path:
-    """The folder that holds a download while it is on its way."""
-    return root / STATE_FOLDER / "staging" / source.name / short_name(one)
-
-
-def short_name(one: Download) -> str:
-    """A name for a download that fits any file system and is the same in every run."""
-    return sha256(one.key.encode()).hexdigest()[:12]
 
 
 def fetch(
@@ -208,8 +134,9 @@ def _as_they_end(running: dict[Future[None], Job]) -> Iterator[tuple[Job, Except
 
 
 def link_aliases(root: Path, catalog: Catalog) -> None:
-    """Make the catalogue's links, where the folder they mean is here and nothing stands in their place."""
-    for alias, meant in catalog.links.items():
+    """Give each linked folder that is here its other name too, where nothing stands in that place."""
+    pairs = [*catalog.links.items(), *((meant, alias) for alias, meant in catalog.links.items())]
+    for alias, meant in pairs:
         link = root / alias
         if (root / meant).is_dir() and not link.exists() and not link.is_symlink():
             up = Path(*[".."] * (len(Path(alias).parts) - 1))
@@ -309,9 +236,24 @@ class _Fetcher:
 
     def _remote(self, one: Download, part: int) -> Remote:
         if one.hub and one.path:
-            return locate(one.hub, one.path.format(part=part) if one.parts > 1 else one.path)
+            return self._located(one.hub, one.path.format(part=part) if one.parts > 1 else one.path)
         url = str(one.url)
         return Remote(url.format(part=part) if one.parts > 1 else url)
+
+    def _located(self, repo: str, path: str) -> Remote:
+        """The hub's address of a file, asked for again while the hub cannot be reached."""
+        for failures in range(1, self.patience.attempts):
+            try:
+                return locate(repo, path)
+            except Lost:
+                if self.stop.wait(self.patience.wait(failures)):
+                    raise Stopped from None
+        try:
+            return locate(repo, path)
+        except Lost as error:
+            raise DataError(
+                f"{repo}/{path} cannot be found just now ({error}); run the command again."
+            ) from error
 
     def _locked(self) -> dict[str, str]:
         path = self.root / STATE_FOLDER / "lock.json"

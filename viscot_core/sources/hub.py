@@ -6,17 +6,18 @@ huggingface_hub's own download starts again from the first byte after a kill: to
 from __future__ import annotations
 
 from viscot_core.errors import DataError
-from viscot_core.sources.transfer import Remote
+from viscot_core.sources.transfer import BUSY, Lost, Remote
 
 
 def locate(repo: str, path: str, revision: str = "main") -> Remote:
     """The address of a hub data set's file, pinned to the commit, with size and, for large files, sha256.
 
-    Follows HF_ENDPOINT and the stored login. Raises DataError where the file is not there or not allowed.
+    Follows HF_ENDPOINT and the stored login. Raises DataError where the file is not there
+    or not allowed, Lost where the hub cannot be reached just now.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers, httpx  # the client it was built with
 
     headers = build_hf_headers()
     address = hf_hub_url(repo, path, repo_type="dataset", revision=revision)
@@ -29,7 +30,11 @@ def locate(repo: str, path: str, revision: str = "main") -> Remote:
             f"{repo} is gated: ask for access on its page, then log in with 'hf auth login'."
         ) from error
     except HfHubHTTPError as error:
+        if error.response.status_code in BUSY:
+            raise Lost(f"the hub answered {error.response.status_code}") from error
         raise DataError(f"{repo}/{path} is not to be had ({error}); check it on the hub.") from error
+    except httpx.HTTPError as error:
+        raise Lost(f"{type(error).__name__}: {error}") from error
     if found.commit_hash:
         address = hf_hub_url(repo, path, repo_type="dataset", revision=found.commit_hash)
     etag = (found.etag or "").strip('"')

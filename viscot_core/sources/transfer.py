@@ -24,7 +24,8 @@ from viscot_core.files import written_whole
 TIMEOUT = httpx.Timeout(30.0, connect=20.0)
 """Seconds without a byte before the connection counts as dead."""
 _BLOCK = 1 << 20
-_BUSY = (408, 425, 429, 500, 502, 503, 504)
+BUSY = (408, 425, 429, 500, 502, 503, 504)
+"""Answers that another attempt may mend."""
 Progress = Callable[[int, int | None], None]
 """Called with the bytes here and the bytes of the whole file, where that is known."""
 
@@ -203,7 +204,7 @@ class _Transfer:
     def _accept(self, response: httpx.Response) -> None:
         """Check the answer's head and settle from which byte on it counts."""
         code = response.status_code
-        if code in _BUSY:
+        if code in BUSY:
             raise Lost(f"the server answered {code}", _retry_after(response))
         if code == 416:
             self._start_over()

@@ -1,0 +1,86 @@
+"""What a fetch has to do: which downloads are missing, how many bytes they are, how much disk they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from viscot_core.sources.catalog import STATE_FOLDER, Download, Source, Wanted, manifest
+from viscot_core.sources.splittar import next_part
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One download still to do; ``left``: bytes not fetched yet, about."""
+
+    source: Source
+    download: Download
+    left: int
+
+    @property
+    def label(self) -> str:
+        one = self.download
+        return f"{self.source.name}/{one.data_set}" if one.data_set else self.source.name
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a fetch will do: ``jobs``, what is ``complete`` already, what a person must get ``by_hand``."""
+
+    jobs: tuple[Job, ...]
+    complete: tuple[Source, ...]
+    by_hand: tuple[Source, ...]
+
+    @property
+    def to_fetch(self) -> int:
+        """Bytes to fetch, about."""
+        return sum(job.left for job in self.jobs)
+
+    def disk(self, at_once: int) -> int:
+        """Bytes of disk needed at the most: what stays, and the archives or parts being unpacked meanwhile.
+
+        Pictures are compressed already, so an archive is taken to unpack to its own size.
+        """
+        stays, passing = 0, []
+        for one, left in ((job.download, job.left) for job in self.jobs):
+            whole = one.archive and one.parts == 1
+            stays += one.size if whole else left
+            passing.append(left if whole else left // one.parts if one.archive else 0)
+        return stays + sum(sorted(passing)[-at_once:])
+
+
+def plan(root: Path, wanted: Sequence[Wanted]) -> Plan:
+    """What is missing of ``wanted`` under ``root``."""
+    jobs: list[Job] = []
+    complete: list[Source] = []
+    by_hand: list[Source] = []
+    for source, downloads in ((w.source, w.downloads) for w in wanted):
+        if source.gate:
+            (complete if source.state(root) == "complete" else by_hand).append(source)
+            continue
+        here = manifest(root, source.name)
+        missing = [d for d in downloads if d.key not in here or not (root / d.to).exists()]
+        jobs += [Job(source, one, _left(root, source, one)) for one in missing]
+        if not missing:
+            complete.append(source)
+    return Plan(tuple(jobs), tuple(complete), tuple(by_hand))
+
+
+def _left(root: Path, source: Source, one: Download) -> int:
+    """Bytes of a download that are not on this disk yet, about."""
+    staging = staging_of(root, source, one)
+    read = one.size * next_part(staging) // one.parts if one.parts > 1 else 0
+    staged = sum(path.stat().st_size for path in staging.glob("*") if path.is_file())
+    return max(0, one.size - read - staged)
+
+
+def staging_of(root: Path, source: Source, one: Download) -> Path:
+    """The folder that holds a download while it is on its way."""
+    return root / STATE_FOLDER / "staging" / source.name / short_name(one)
+
+
+def short_name(one: Download) -> str:
+    """A name for a download that fits any file system and is the same in every run."""
+    return sha256(one.key.encode()).hexdigest()[:12]
