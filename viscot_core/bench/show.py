@@ -79,6 +79,8 @@ def _shown(info: RunInfo, prediction: Prediction) -> Shown:
     engine = info.settings.get("engine", {})
     template = TEMPLATES.get(str(engine.get("template")), TEMPLATES["vicuna_v1"])
     protocol = next((name for name in PROTOCOLS if name == info.settings.get("protocol")), PROTOCOLS[0])
+    if info.kind == "vqa" and prediction.strategy == "direct":
+        protocol = "native"
     wording = Wording(codec(str(info.settings.get("box_format", "viscot"))), protocol)
     folders = REFCOCO_FOLDERS if info.kind == "refcoco" else ("",)
     return Shown(

@@ -1,0 +1,81 @@
+"""A stand-in for lmms-eval in tests: a "Python" that answers as an installed one would, task by task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import json, pathlib, sys
+args = dict(zip(sys.argv[1:], sys.argv[2:]))
+task, out = args["--tasks"], pathlib.Path(args["--output_path"])
+with open({calls!r}, "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if task == "unheard":
+    sys.exit("Error during evaluation: Tasks not found: unheard. Try `lmms-eval --tasks list`.")
+if task == "gone":
+    print("ConnectionError: Couldn't reach 'lmms-lab/GONE' on the Hub (OfflineModeIsEnabled)")
+    print("Error during evaluation: RetryError[<ConnectionError>]. Please set `--verbosity=DEBUG`")
+    sys.exit(0)
+tasks = json.loads(pathlib.Path({tasks!r}).read_text())
+folder = out / "exports__model"
+folder.mkdir(parents=True)
+print("Model Responding:  50%|##   | 1/2 [00:01<00:01]", end="\\r", flush=True)
+results = {{"results": {{task: tasks[task]["figures"]}}}}
+(folder / "20260101_results.json").write_text(json.dumps(results))
+lines = "".join(json.dumps(row) + "\\n" for row in tasks[task]["samples"])
+(folder / f"20260101_samples_{{task}}.jsonl").write_text(lines)
+looks = "".join(json.dumps(row) + "\\n" for row in tasks[task].get("looks", []))
+(out / "looks.jsonl").write_text(looks)
+"""
+
+
+def sample(number: int, answer: str, target: str, **metrics: object) -> dict[str, object]:
+    """One line of lmms-eval's sample log."""
+    return {
+        "doc_id": number,
+        "target": target,
+        "filtered_resps": answer,
+        "input": f"Question {number}?",
+        **metrics,
+    }
+
+
+TASKS = {
+    "pope": {
+        "figures": {
+            "alias": "pope",
+            "pope_accuracy,none": 0.5,
+            "pope_accuracy_stderr,none": 0.1,
+            "pope_f1_score,none": 0.8,
+        },
+        "samples": [
+            sample(0, "Yes", "yes", pope_accuracy={"question_id": 7, "score": 1.0}),
+            sample(1, "Yes", "no", pope_accuracy={"question_id": 7, "score": 0.0}),
+        ],
+    },
+    "gqa": {
+        "figures": {"exact_match,none": 0.5, "exact_match_stderr,none": "N/A"},
+        "samples": [sample(0, "red", "red", exact_match=1.0), sample(1, "", "blue", exact_match=0.0)],
+        "looks": [{"task": "gqa", "doc_id": 1, "error": "the prompt does not fit"}],
+    },
+    "mmbench_en_dev": {
+        "figures": {"gpt_eval_score,none": 60.5},
+        "samples": [sample(0, "A", "B", gpt_eval_score={"index": 3, "answer": "B"})],
+    },
+}
+
+
+def make_python(folder: Path, installed: dict[str, str] | None = None) -> tuple[str, Path]:
+    """The stand-in, and the file that gets the arguments of every run, a JSON line each."""
+    calls = folder / "calls.jsonl"
+    (folder / "tasks.json").write_text(json.dumps(TASKS))
+    script = folder / "fake_lmms.py"
+    script.write_text(SCRIPT.format(calls=str(calls), tasks=str(folder / "tasks.json")))
+    versions = json.dumps({"lmms-eval": "0.7.3", "viscot": "0.1"} if installed is None else installed)
+    python = folder / "python"
+    run = f'exec {sys.executable} {script} "$@"'
+    python.write_text(f"#!/bin/sh\nif [ $1 = -c ]; then echo '{versions}'; else shift 2; {run}; fi\n")
+    python.chmod(0o755)
+    return str(python), calls
