@@ -1,0 +1,175 @@
+"""bench vqa: LLaVA's question files, LLaVA's prompts, and how its scripts read the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from made_bench import FakeEngine
+from PIL import Image
+
+from viscot_core.bench.journal import read_predictions, read_run
+from viscot_core.bench.vqa import STYLES, VqaOptions, bench_vqa, load_questions
+from viscot_core.engines.open import EngineOptions
+from viscot_core.errors import DataError, UsageError
+from viscot_core.prompts import BOX_REQUEST
+from viscot_core.score.offline import MEASURES
+from viscot_core.score.vqa import score_vqa, yes_no_figures
+
+Row = dict[str, object]
+
+
+def write(folder: Path, rows: list[Row], name: str = "mine.jsonl") -> Path:
+    """A question file and the pictures its rows name."""
+    for row in rows:
+        if (picture := folder / "images" / str(row["image"])).suffix == ".png":
+            picture.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (80, 60), (10, 120, 90)).save(picture)
+    file = folder / name
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def row(number: int, text: str = "What is it?", **more: object) -> Row:
+    return {"question_id": number, "image": f"{number}.png", "text": text, **more}
+
+
+def options(folder: Path, file: Path, **more: object) -> VqaOptions:
+    given = {"out": folder / "run", "questions": file, "images": folder / "images", "engine": EngineOptions()}
+    return VqaOptions(**{**given, **more})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    made = FakeEngine()
+    monkeypatch.setattr("viscot_core.bench.vqa.open_engine", lambda _: made)
+    return made
+
+
+def test_questions_end_in_their_style_once(tmp_path: Path) -> None:
+    suffix = STYLES["letter"].suffix
+    file = write(tmp_path, [row(1), row(2, "Which?\nA. a\nB. b" + suffix)])
+    first, second = load_questions(file, tmp_path / "images", STYLES["letter"]).items
+    assert first.question == "What is it?" + suffix
+    assert second.question == "Which?\nA. a\nB. b" + suffix
+    assert load_questions(file, tmp_path / "images", STYLES["free"]).items[0].question == "What is it?"
+
+
+def test_ids_may_repeat_and_categories_are_data_sets(tmp_path: Path) -> None:
+    rows = [row(1, category="random"), row(1, "And this?", category="random"), row(1, category="popular")]
+    found = load_questions(write(tmp_path, rows, "pope.jsonl"), tmp_path / "images", STYLES["yes-no"])
+    assert [item.name for item in found.items] == ["pope/random:1", "pope/random:1#2", "pope/popular:1"]
+    assert found.planned() == {"pope/random": 2, "pope/popular": 1}
+    same = load_questions(write(tmp_path, [row(1, category="default")]), tmp_path / "images", STYLES["short"])
+    assert same.items[0].dataset == "mine"
+
+
+def test_missing_pictures_are_named_or_counted(tmp_path: Path) -> None:
+    file = write(tmp_path, [row(1), {**row(2), "image": "gone.jpg"}])
+    with pytest.raises(DataError, match=r"1 of 2 questions.*--skip-missing"):
+        load_questions(file, tmp_path / "images", STYLES["short"])
+    found = load_questions(file, tmp_path / "images", STYLES["short"], skip_missing=True)
+    assert (len(found.items), found.missing) == (1, {"mine": 1})
+
+
+def test_a_bad_row_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, [row(1)])
+    file.write_text(file.read_text() + '{"question_id": 2, "image": "1.png"}\n')
+    with pytest.raises(DataError, match=r"mine\.jsonl:2.*text"):
+        load_questions(file, tmp_path / "images", STYLES["short"])
+
+
+def test_direct_is_llavas_prompt_and_cot_the_papers(tmp_path: Path, engine: FakeEngine) -> None:
+    file = write(tmp_path, [row(1, answer="it")])
+    info, tally = bench_vqa(options(tmp_path, file, strategies=("direct", "cot")))
+    assert (info.kind, tally.finished) == ("vqa", 2)
+    asked = "USER: <image>\nWhat is it?\nAnswer the question using a single word or phrase. ASSISTANT:"
+    assert engine.prompts[0].endswith(asked)  # one space, as LLaVA's scripts have it
+    assert BOX_REQUEST in engine.prompts[1]
+    direct, cot = read_predictions(tmp_path / "run")
+    assert direct.box is None
+    assert cot.crop is not None
+    assert cot.iou is cot.box_gt is None  # no region is annotated: nothing to be right about
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, engine: FakeEngine) -> None:
+    file = write(tmp_path, [row(1), row(2)])
+    bench_vqa(options(tmp_path, file))
+    asked = len(engine.prompts)
+    _, tally = bench_vqa(options(tmp_path, file))
+    assert (len(engine.prompts), tally.finished) == (asked, 0)
+    with pytest.raises(UsageError, match="style"):
+        bench_vqa(options(tmp_path, file, style="free"))
+
+
+def test_an_unreadable_picture_fails_alone(tmp_path: Path, engine: FakeEngine) -> None:
+    file = write(tmp_path, [row(1), {**row(2), "image": "bad.jpg"}])
+    (tmp_path / "images" / "bad.jpg").write_text("no picture")
+    _, tally = bench_vqa(options(tmp_path, file))
+    assert (tally.finished, tally.failed) == (1, 1)
+
+
+def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, [row(1)])
+    with pytest.raises(UsageError, match="Did you mean 'yes-no'"):
+        bench_vqa(options(tmp_path, file, style="yesno"))
+    with pytest.raises(UsageError, match="--strategy"):
+        bench_vqa(options(tmp_path, file, strategies=("gt-box",)))
+
+
+@pytest.mark.parametrize(
+    ("measure", "reference", "answer", "score"),
+    [
+        ("letter", "B", "B", 1),
+        ("letter", "B", "B. the dog", 1),
+        ("letter", "B", "The answer is B.", 1),
+        ("letter", "B", "A", 0),
+        ("letter", "B", "Because of the rain", 0),
+        ("yes-no", "yes", "Yes, there is.", 1),
+        ("yes-no", "no", "No.", 1),
+        ("yes-no", "no", "There is not, as far as I see", 1),
+        ("yes-no", "no", "I know of one", 0),
+        ("yes-no", "yes", "It is there. No doubt", 1),
+        ("vqa", "red", "Red.", 1),
+        ("vqa", "two", "2", 1),
+        ("vqa", "\n".join(["red"] * 10), "red", 1),
+        ("vqa", "\n".join(["red"] * 2 + ["blue"] * 8), "red", 0.6),  # (2 x 1/3 + 8 x 2/3) / 10
+        ("vqa", "\n".join(["red"] + ["blue"] * 9), "red", 0.3),
+        ("vqa", "\n".join(["blue"] * 10), "red", 0),
+    ],
+)
+def test_answers_are_read_as_the_fields_scripts_do(
+    measure: str, reference: str, answer: str, score: float
+) -> None:
+    assert MEASURES[measure](reference, answer) == pytest.approx(score)
+
+
+def test_popes_figures() -> None:
+    pairs = [("yes", "Yes"), ("yes", "No"), ("no", "Yes"), ("no", "No"), ("yes", "yes")]
+    figures = yes_no_figures(pairs)
+    assert figures == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "yes": 3 / 5})
+    assert yes_no_figures([("no", "no")])["f1"] == 0
+
+
+def test_figures_are_kept_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine(lambda prompt: "Yes")
+    monkeypatch.setattr("viscot_core.bench.vqa.open_engine", lambda _: engine)
+    file = write(tmp_path, [row(1, answer="yes"), row(2, answer="no"), row(3)])
+    bench_vqa(options(tmp_path, file, style="yes-no"))
+    score_vqa(tmp_path / "run", "yes-no")
+    figures = read_run(tmp_path / "run").figures["direct"]["mine"]
+    assert figures == pytest.approx({"yes-no": 0.5, "precision": 0.5, "recall": 1, "f1": 2 / 3, "yes": 1})
+    bench_vqa(options(tmp_path, file, style="yes-no"))  # going on keeps them
+    assert read_run(tmp_path / "run").figures["direct"]["mine"] == figures
+
+
+def test_the_command(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("viscot_core.bench.vqa.open_engine", lambda _: FakeEngine(lambda prompt: "red"))
+    file = write(tmp_path, [row(1, answer=["red", "red", "blue", "red"])])
+    ran = cli("bench", "vqa", "--questions", file, "--images", tmp_path / "images", "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    assert "vqa" in ran.out
+    assert cli("stats", tmp_path / "run").code == 0
+    shown = cli("bench", "show", tmp_path / "run", "--id", "mine:1")
+    assert "phrase. ASSISTANT:" in shown.out, shown.err
