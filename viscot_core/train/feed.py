@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from viscot_core.boxes import crop_window
+from viscot_core.boxes import MIN_CROP_SIDE, Box, Size
 from viscot_core.data.annotations import split_crop
 from viscot_core.data.collate import Batch, collate
 from viscot_core.data.encode import Sample, encode
@@ -152,14 +152,17 @@ class MixtureRows(Dataset[Item | Bad]):
 
 
 def reference_drops(images: Path, name: str) -> bool:
-    """Whether the reference silently swaps the row for another: its crop touches a border (UPSTREAM, fault
-    1).
-    """
+    """Whether the reference silently swaps a row with this picture for another (UPSTREAM, fault 1)."""
     path, box = split_crop(name)
-    if box is None:
-        return False
-    width, height = open_image(images / path).size
-    left, _, right, _ = crop_window(box, (10**6, 10**6))
-    half = (right - left) / 2
-    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-    return x - half < 0 or y - half < 0 or x + half > width or y + half > height
+    return box is not None and touches_border(box, open_image(images / path).size)
+
+
+def touches_border(box: Box, size: Size) -> bool:
+    """Whether the reference's training crop of ``box`` (original pixels) leaves a picture of ``size``.
+
+    It counts in whole pixels, cut off: of the corners, the centre and the half side.
+    """
+    x0, y0, x1, y1 = (int(number) for number in box.coords)
+    half = max(max(x1 - x0, y1 - y0) // 2, MIN_CROP_SIDE // 2)
+    x, y = (x0 + x1) // 2, (y0 + y1) // 2
+    return x - half < 0 or y - half < 0 or x + half > size[0] or y + half > size[1]
