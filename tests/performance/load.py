@@ -2,7 +2,7 @@
 
     python tests/performance/load.py --work /tmp/seven [--layers 32] [--keep]
 
-Writes about 13.5 GB (bf16, two pickled shards, a tensor at a time), then loads and converts it in processes
+Writes about 13.5 GB (bf16, two shards, a tensor at a time), then loads and converts it in processes
 of their own and prints their peak memory as a markdown table. Limits: load at most 1.15 x the model's bf16
 size, convert at most 1.3 x the largest shard + 1 GiB. Needs 40 GB of disk; the folder is removed.
 """
@@ -53,7 +53,7 @@ VISION = {
 }
 
 
-def make(folder: Path, layers: int) -> None:
+def make(folder: Path, layers: int, pickled: bool) -> None:
     """The checkpoint: shapes from a model on the meta device, values from one random block, file by file."""
     import torch
 
@@ -70,11 +70,12 @@ def make(folder: Path, layers: int) -> None:
     # The tiny tokenizer has 800 pieces: <image> takes a free row and no row is added.
     shapes = expected_shapes(config_from_llava(original, VISION, image_id=800))
     assert shapes[EMBEDDINGS] == shapes[HEAD] == (32000, 4096)
-    block = torch.randn(1 << 24, dtype=torch.float32).mul_(0.02).to(torch.bfloat16)
+    # Every tensor is the beginning of one random block: values do not matter to memory, writing time does.
+    block = torch.randn(1 << 20).mul_(0.02).to(torch.bfloat16).repeat(125)
+    assert len(block) >= max(torch.Size(shape).numel() for shape in shapes.values())
 
     def random(shape: tuple[int, ...]) -> torch.Tensor:
-        count = torch.Size(shape).numel()
-        return block.repeat(count // len(block) + 1)[:count].view(shape)
+        return block[: torch.Size(shape).numel()].view(shape)
 
     plan = [
         Planned(stored_name(name, Layout.LLAVA), shape, "bfloat16", lambda shape=shape: random(shape))
@@ -86,13 +87,19 @@ def make(folder: Path, layers: int) -> None:
         if room > 0:
             first.append(tensor)
     placed = {}
+    ending = "bin" if pickled else "safetensors"
+    stem = "pytorch_model" if pickled else "model"
     for number, part in enumerate((first, plan[len(first) :]), 1):
-        bridge, shard = folder / "bridge.safetensors", folder / f"pytorch_model-{number:05d}-of-00002.bin"
-        write_file(bridge, part)
-        torch.save({name: stored.read() for name, stored in open_file(bridge).items()}, shard)
-        bridge.unlink()
+        shard = folder / f"{stem}-{number:05d}-of-00002.{ending}"
+        if pickled:  # by way of a mapped file, so that no shard is ever in memory
+            bridge = folder / "bridge.safetensors"
+            write_file(bridge, part)
+            torch.save({name: stored.read() for name, stored in open_file(bridge).items()}, shard)
+            bridge.unlink()
+        else:
+            write_file(shard, part)
         placed |= {tensor.name: shard.name for tensor in part}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": placed}))
+    (folder / f"{stem}.{ending}.index.json").write_text(json.dumps({"weight_map": placed}))
 
 
 def load(folder: Path) -> None:
@@ -136,20 +143,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument(
+        "--pickled", action="store_true", help="pytorch_model-*.bin; takes much longer to make"
+    )
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--only", choices=("make", "load", "convert"))
+    parser.add_argument("--only", choices=("load", "convert"))
     given = parser.parse_args()
     folder = given.work / "checkpoint"
     if given.only:
-        {
-            "make": lambda: make(folder, given.layers),
-            "load": lambda: load(folder),
-            "convert": lambda: convert(folder),
-        }[given.only]()
+        (load if given.only == "load" else convert)(folder)
         return
     try:
-        make(folder, given.layers)
-        shards = [path.stat().st_size for path in folder.glob("*.bin")]
+        make(folder, given.layers, given.pickled)
+        shards = [path.stat().st_size for path in folder.glob("*-of-00002.*")]
         size, largest = sum(shards) / GIB, max(shards) / GIB
         print(f"model {size:.2f} GiB in bf16, largest shard {largest:.2f} GiB\n")
         print("| step | seconds | peak resident GiB | of it anonymous | limit GiB |\n|---|---|---|---|---|")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from viscot_core.errors import CheckpointError, nearest
@@ -42,19 +44,23 @@ def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
 
 
 def _download(hub: str, name: str) -> Path:
-    import httpx
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.errors import RepositoryNotFoundError as Unknown
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils import httpx, logging  # the client it was built with
 
     logging.set_verbosity_error()  # it retries; one sentence at the end is enough
     try:
-        files = HfApi().list_repo_files(hub)
+        revision = HfApi().model_info(hub).sha
+        tree = HfApi().list_repo_tree(hub, revision=revision)
+        files = [entry for entry in tree if hasattr(entry, "size")]  # not folders
         skip = list(_OTHER_FRAMEWORKS)
-        if any(file.endswith(".safetensors") for file in files):
+        if any(file.path.endswith(".safetensors") for file in files):
             skip.append("pytorch_model*")
-        return Path(snapshot_download(hub, cache_dir=cache_folder(), ignore_patterns=skip))
+        for file in files:
+            if file.lfs is not None and not any(fnmatch(file.path, pattern) for pattern in skip):
+                _fetch_large(hub, revision, file.path, file.lfs.sha256, file.size)
+        return Path(snapshot_download(hub, revision=revision, cache_dir=cache_folder(), ignore_patterns=skip))
     except GatedRepoError as error:
         raise CheckpointError(
             f"{hub} asks for its licence to be accepted; do so there and set HF_TOKEN."
@@ -66,6 +72,32 @@ def _download(hub: str, name: str) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise _unreachable(name, error) from error
+
+
+def _fetch_large(hub: str, revision: str, file: str, sha256: str, size: int) -> None:
+    """Put one large file into the cache, going on from what an earlier try left of it.
+
+    (``snapshot_download`` alone keeps whole files only: killed in a 10 GB shard, it would begin it anew.
+    It finds the finished file under its sha256 and links it.)
+    """
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import WeakFileLock, build_hf_headers
+
+    cache = cache_folder() or Path(constants.HF_HUB_CACHE)
+    blob = cache / repo_folder_name(repo_id=hub, repo_type="model") / "blobs" / sha256
+    part = blob.with_name(f"{sha256}.part")
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(part.with_suffix(".lock")):
+        if blob.exists():
+            return
+        with part.open("ab") as stream:
+            if stream.tell() > size:
+                stream.truncate(0)
+            url = hf_hub_url(hub, file, revision=revision)
+            headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+            http_get(url, stream, resume_size=stream.tell(), headers=headers, expected_size=size)
+        os.replace(part, blob)
 
 
 def _unreachable(name: str, error: Exception) -> CheckpointError:
