@@ -166,7 +166,7 @@ class StageTrainer(Trainer):
         place = self._folder / f"nonfinite-rank{self.args.process_index}.json"
         place.write_text(json.dumps({"step": self.state.global_step, "what": what, "rows": rows}))
         raise ViscotError(
-            f"The {what} became {float(value)} at step {self.state.global_step}; {place} names the batch. "
+            f"The {what} became {float(value.detach())} at step {self.state.global_step}; {place} names the batch. "
             "Lower the learning rate and start again with --resume from the last checkpoint."
         )
 
