@@ -12,8 +12,11 @@ from viscot_cli import console
 if TYPE_CHECKING:
     from viscot_core.asking import Asked
     from viscot_core.chain import Strategy, VisualCoT
+    from viscot_core.engines.open import EngineOptions
 
-Model = Annotated[str | None, typer.Option(help="A folder, a hub id or a name of 'viscot models list'.")]
+Model = Annotated[
+    str | None, typer.Option(help="A name of 'viscot models list', a folder, a hub id, http://HOST/v1#NAME.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
 LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
@@ -87,13 +90,11 @@ def open_chain(
     batch_size: int = 8,
 ) -> VisualCoT:
     """Load a model for asking; without a name the bundled one, with a line that says what it knows."""
-    from viscot_core.errors import UsageError
+    from viscot_core.engines.open import EngineOptions
     from viscot_core.models.zoo import BUNDLED, RECOMMENDED, resolve
 
-    if model is not None and model.startswith(("http://", "https://")):
-        raise UsageError(
-            f"{model} is a server, which 'viscot bench' asks; here a model of this machine answers."
-        )
+    if (options := EngineOptions(model)).is_server:
+        return _over_http(options, temperature)
     resolve(model)  # a typo is told before torch is imported
     from viscot_core.chain import VisualCoT
     from viscot_core.engines.local import LocalEngine, Sampling
@@ -107,6 +108,21 @@ def open_chain(
         )
     loaded = load_model(model, device=device, dtype=dtype, load_in=load_in, attn=attn)
     return VisualCoT(LocalEngine(loaded, batch_size=batch_size, sampling=sampling))
+
+
+def _over_http(options: EngineOptions, temperature: float) -> VisualCoT:
+    """A chain whose turns are run by a server of a viscot model: ``http://HOST:PORT/v1#NAME``."""
+    from viscot_core.chain import VisualCoT
+    from viscot_core.engines.open import codec_for, open_engine
+    from viscot_core.errors import UsageError
+
+    if codec_for(options).name != "viscot":
+        raise UsageError(
+            f"{options.model} writes boxes in another way than viscot's models; ask it with: viscot bench cot."
+        )
+    if temperature > 0:
+        raise UsageError("A server decides how tokens are chosen; leave out --temperature.")
+    return VisualCoT(open_engine(options))
 
 
 def show(asked: Asked, *, with_name: bool) -> None:

@@ -21,7 +21,7 @@ def serve(
     allow_urls: Annotated[
         str, typer.Option(metavar="HOSTS", help="Hosts whose pictures may be fetched, with commas [none].")
     ] = "",
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Requests in work or waiting; more get 429.")] = 64,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds a request may take.")] = 120.0,
     max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, MB.")] = 20.0,

@@ -32,7 +32,7 @@ class Limits:
     """How long a request may take from its first byte to its answer."""
     queue: int = 64
     """Requests in work or waiting; the next one is told to come back later."""
-    batch: int = 16
+    batch: int = 32
     """Prompts that run together."""
     gather_seconds: float = 0.02
     """How long a batch waits for prompts of requests that are known to be under way."""

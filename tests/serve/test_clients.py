@@ -1,0 +1,72 @@
+"""viscot's own clients against ``viscot serve``: the answers are the local engine's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_bench import write_root
+from serve_help import Running, running
+
+pytest.importorskip("openai", reason="needs viscot[api]")
+Cli = Callable[..., Any]
+LENGTH = ("--max-new-tokens", "12")
+
+
+@pytest.fixture(scope="module")
+def model(repo: Path) -> Path:
+    return repo / "tests" / "golden" / "tiny_llava"
+
+
+@pytest.fixture(scope="module")
+def here(model: Path) -> Iterator[Running]:
+    from viscot_core.engines.local import LocalEngine
+    from viscot_core.models.load import load_model
+
+    with running(LocalEngine(load_model(model), batch_size=8)) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_kept_replies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VISCOT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def test_infer_answers_as_the_local_model(cli: Cli, here: Running, model: Path, golden: Path) -> None:
+    picture = golden / "images" / "landscape.jpg"
+    said = []
+    for name in (str(model), f"{here.url}/v1#viscot"):
+        for way in ((), ("--direct",)):
+            ran = cli("infer", picture, "What is on the sign?", "--model", name, "--json", *LENGTH, *way)
+            assert ran.code == 0, ran.err
+            row = json.loads(ran.out)
+            said.append(
+                {key: row[key] for key in ("answer", "box", "box_text", "box_status", "crop", "strategy")}
+            )
+    assert said[2:] == said[:2]
+
+
+def test_a_benchmark_over_http_has_the_local_predictions(
+    cli: Cli, here: Running, model: Path, tmp_path: Path
+) -> None:
+    root = write_root(tmp_path / "data", count=4, pictures=2)
+    predictions = []
+    for number, name in enumerate((str(model), f"{here.url}/v1#viscot")):
+        out = tmp_path / str(number)
+        strategies = ("--strategy", "cot,direct,gt-box,no-image")
+        ran = cli("bench", "cot", "--model", name, "--data", root, "--out", out, *LENGTH, *strategies)
+        assert ran.code == 0, ran.err
+        rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        key = ("strategy", "question_id")
+        shown = ("answer", "box_text", "box", "crop", "status")
+        predictions.append({tuple(r[k] for k in key): [(r[k] or "") for k in shown] for r in rows})
+    assert len(predictions[0]) == 16
+    for found in predictions:  # the client strips a reply's ends, the local engine does not
+        for row in found.values():
+            row[0], row[1] = row[0].strip(), row[1].strip()
+    assert predictions[0] == predictions[1]
+    assert here.metric("viscot_batch_prompts_sum") >= 16
