@@ -35,6 +35,7 @@ Limit = Annotated[
 Seed = Annotated[int, typer.Option(help="Of --limit and of random boxes.")]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without a picture.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that run together.")]
+Batch = Annotated[str, typer.Option("--batch-size", help="Prompts that run together; auto finds what fits.")]
 ProtocolName = Annotated[
     str, typer.Option(help="paper: the reference's exact prompts; native: viscot's own.")
 ]
@@ -68,7 +69,7 @@ def cot(
     limit: Limit = None,
     seed: Seed = 0,
     skip_missing: SkipMissing = False,
-    batch_size: BatchSize = 16,
+    batch_size: Batch = "auto",
     protocol: ProtocolName = "paper",
     box_format: BoxFormat = None,
     max_new_tokens: MaxNew = 128,
@@ -96,7 +97,7 @@ def cot(
             dtype,
             load_in,
             attn,
-            batch_size,
+            _batch(batch_size),
             box_format,
             _api(concurrency, timeout, max_requests, max_cost, price),
         ),
@@ -129,7 +130,7 @@ def refcoco(
     limit: Limit = None,
     seed: Seed = 0,
     skip_missing: SkipMissing = False,
-    batch_size: BatchSize = 16,
+    batch_size: Batch = "auto",
     box_format: BoxFormat = None,
     max_new_tokens: MaxNew = 128,
     gpus: Gpus = 1,
@@ -156,7 +157,7 @@ def refcoco(
             dtype,
             load_in,
             attn,
-            batch_size,
+            _batch(batch_size),
             box_format,
             _api(concurrency, timeout, max_requests, max_cost, price),
         ),
@@ -436,6 +437,17 @@ def _api(
             raise UsageError(f"--price is READ,WRITTEN like 0.15,0.60, not '{price}'.") from error
         parsed = Price(read, written)
     return ApiOptions(concurrency, timeout, max_requests=max_requests, max_cost=max_cost, price=parsed)
+
+
+def _batch(text: str) -> int:
+    """``auto`` is 0."""
+    from viscot_core.errors import UsageError
+
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size is auto or a number from 1, not '{text}'.")
+    return int(text)
 
 
 def _policy(name: str) -> CropPolicy:

@@ -12,6 +12,7 @@ from PIL import Image
 from viscot_core.engines import prefix
 from viscot_core.engines.base import Generation, Request
 from viscot_core.engines.local import LocalEngine, Sampling
+from viscot_core.errors import EngineError
 from viscot_core.images import View, crop, open_image
 from viscot_core.models.load import LoadedModel, load_model
 from viscot_core.prompts import TEMPLATES, Turn, answer_turns, direct_turns, render
@@ -118,3 +119,24 @@ def test_limits_hold_for_each_prompt(loaded: LoadedModel) -> None:
 
 def test_sampling_takes_the_plain_way(loaded: LoadedModel) -> None:
     assert LocalEngine(loaded, sampling=Sampling(temperature=0.7)).prefix is None
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    loaded: LoadedModel, requests: list[Request], plain: list[Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(loaded, batch_size=0)
+    assert engine.batch_size == 8 and engine.prefix is not None
+    run = engine.prefix.generate
+
+    def small(prompts: list[prefix.Prompt], batch_size: int) -> list[list[int]]:
+        if batch_size > 4:
+            raise torch.cuda.OutOfMemoryError("full")
+        return run(prompts, batch_size)
+
+    monkeypatch.setattr(engine.prefix, "generate", small)
+    assert engine.generate(requests[:12]) == plain[:12]
+    assert engine.batch_size == 4
+    fixed = LocalEngine(loaded, batch_size=8)
+    monkeypatch.setattr(fixed.prefix, "generate", small)
+    with pytest.raises(EngineError, match="--batch-size 1"):
+        fixed.generate(requests[:12])

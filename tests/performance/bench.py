@@ -250,7 +250,7 @@ def one_pass(model: Path, root: Path, dataset: str, kind: str, file: Path, new: 
 
 
 def measure_command(model: Path, root: Path, out: Path, new: int, sets: int, each: int) -> dict[str, Any]:
-    """Wall seconds of one command against one process per pass and data set."""
+    """Wall and CPU seconds of one command against one process per pass and data set."""
     names = [f"set{number}" for number in range(sets)]
     for name in names:
         make_data(root, pictures=each, expressions=1, name=name)
@@ -263,25 +263,39 @@ def measure_command(model: Path, root: Path, out: Path, new: int, sets: int, eac
         "--new",
         str(new),
     ]
-    start = time.perf_counter()
+    start = _children()
     for name in names:
         for kind in ("detect", "answer"):
             rest = ["--data", str(root), "--dataset", name, "--kind", kind, "--out", str(out / name)]
             subprocess.run([*me, *rest], check=True)
-    reference = time.perf_counter() - start
+    reference = _since(start)
     command = ["bench", "cot", "--model", str(model), "--data", str(root), "--out", str(out / "run")]
-    start = time.perf_counter()
+    start = _children()
     subprocess.run(
         [sys.executable, "-m", "viscot_cli.app", *command, "--max-new-tokens", str(new)], check=True
     )
-    viscot = time.perf_counter() - start
+    viscot = _since(start)
     return {
         "data_sets": sets,
         "items": sets * each,
-        "reference_s": round(reference, 1),
-        "viscot_s": round(viscot, 1),
-        "ratio": round(reference / viscot, 2),
+        "reference_wall_s": round(reference[0], 1),
+        "viscot_wall_s": round(viscot[0], 1),
+        "ratio_wall": round(reference[0] / viscot[0], 2),
+        "reference_cpu_s": round(reference[1], 1),
+        "viscot_cpu_s": round(viscot[1], 1),
+        "ratio_cpu": round(reference[1] / viscot[1], 2),
     }
+
+
+def _children() -> tuple[float, float]:
+    """Wall seconds now, and CPU seconds of all child processes so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter(), used.ru_utime + used.ru_stime
+
+
+def _since(start: tuple[float, float]) -> tuple[float, float]:
+    wall, cpu = _children()
+    return wall - start[0], cpu - start[1]
 
 
 def main() -> None:
@@ -293,7 +307,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--new", type=int, default=18, help="tokens said at most: a box is about 17")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(
         "--sets", type=int, default=11, help="command: the reference scripts' number of data sets"
     )

@@ -119,8 +119,7 @@ def _run(
         },
         model=options.engine.model or "viscot-tiny",
         data=options.data,
-        # A server is asked about many pictures at once, one at a time each; a model here in batches.
-        batch=1 if options.engine.is_server else max(8, options.engine.batch_size),
+        batch=1,  # a server is asked about many pictures at once, one at a time each
         parallel=parallel_batches(options.engine),
         shard=shard,
     )
@@ -132,7 +131,8 @@ def _run(
         device = device_of(shard, options.engine.device)
         engine = open_engine(replace(options.engine, device=device))
         known = {"engine": dict(engine.identity), "prompts": wording.digest(engine.template)}
-        return Built(asker(Speaker(engine, wording, options.max_new_tokens)), known)
+        batch = getattr(engine, "batch_size", None)  # a model here is asked in batches of its own size
+        return Built(asker(Speaker(engine, wording, options.max_new_tokens)), known, batch)
 
     return run(plan, build, progress=progress)
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
@@ -76,6 +76,8 @@ class Built:
 
     asker: Asker
     settings: dict[str, Any]
+    batch: int | None = None
+    """How many items are asked together; None: as planned."""
 
 
 @dataclass
@@ -107,7 +109,7 @@ def run(plan: Plan, build: Callable[[], Built], *, progress: Progress | None = N
         info = journal.begin(info.model_copy(update={"settings": {**info.settings, **built.settings}}))
         start = time.perf_counter()
         try:
-            _loop(plan, built.asker, work, journal, tally, progress)
+            _loop(replace(plan, batch=built.batch or plan.batch), built.asker, work, journal, tally, progress)
         finally:
             tally.seconds = time.perf_counter() - start
             info = conclude(journal, info, tally)

@@ -48,7 +48,7 @@ class _Prompt:
 
 
 class LocalEngine:
-    """An ``Engine`` over a loaded model. ``batch_size`` bounds the prompts that run together.
+    """An ``Engine`` over a loaded model. ``batch_size`` bounds the prompts that run together (0: what fits).
 
     ``reuse`` keeps what was computed of a picture for its next prompt (``prefix.py``); the text is the same.
     """
@@ -61,12 +61,13 @@ class LocalEngine:
         sampling: Sampling | None = None,
         reuse: bool = True,
     ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"--batch-size is at least 1, not {batch_size}.")
+        if batch_size < 0:
+            raise UsageError(f"--batch-size is at least 1, or auto, not {batch_size}.")
         self.loaded = loaded
         self.model = loaded.model
         self.tokens = loaded.tokens
-        self.batch_size = batch_size
+        self._finds_size = batch_size == 0
+        self.batch_size = batch_size or fitting_batch(self.model)
         self.sampling = sampling or Sampling()
         self.name = loaded.manifest.name
         self.template = TEMPLATES[loaded.manifest.template]
@@ -102,6 +103,15 @@ class LocalEngine:
         Raises:
             EngineError: out of memory, with the flags to try.
         """
+        while True:
+            try:
+                return self._generate(requests)
+            except EngineError:
+                if not self._finds_size or self.batch_size == 1:
+                    raise
+                self.batch_size //= 2
+
+    def _generate(self, requests: Sequence[Request]) -> list[Generation]:
         import torch
 
         results: list[Generation | None] = [None] * len(requests)
@@ -237,3 +247,22 @@ def _memory_told(together: int) -> Iterator[None]:
         if "can't allocate memory" not in str(error):
             raise
         raise EngineError("Out of memory; try --batch-size 1, --dtype bf16 or a smaller model.") from error
+
+
+def fitting_batch(model: Any) -> int:
+    """How many prompts should fit together: 8 on a CPU; on a GPU what half of its free memory holds.
+
+    A row is taken for the longest of the benchmark's: two pictures and some hundred words. A guess that is
+    too large is halved when memory runs out.
+    """
+    import torch
+
+    if model.device.type != "cuda":
+        return 8
+    text = model.config.text_config
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = heads * (text.hidden_size // text.num_attention_heads)
+    tokens = 2 * int(model.config.image_seq_length) + 256
+    row = 2 * text.num_hidden_layers * width * tokens * model.dtype.itemsize
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return int(min(256, max(1, free // 2 // (2 * row))))

@@ -23,6 +23,7 @@ class EngineOptions:
     load_in: str | None = None
     attn: str = "sdpa"
     batch_size: int = 8
+    """0 finds what fits."""
     box_format: str | None = None
     api: ApiOptions | None = None
 

@@ -29,9 +29,10 @@ NAME = "viscot_prefix"
 """Under which the attention below is registered with transformers."""
 FOLD_UP_TO = 128
 """Queries a row up to which scores are made by hand; above, a fused kernel over joined keys is faster."""
-KEPT_BYTES = 512 << 20
-"""What is kept of pictures on a CPU; on a GPU a share of what is free."""
+KEPT_BYTES = 128 << 20
+"""What is kept of pictures on a CPU at least; more for models whose weights are four times that."""
 KEPT_SHARE = 0.4
+"""What is kept on a GPU, of the memory that is free."""
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, ``[pictures, heads, tokens, dim]``."""
@@ -198,7 +199,7 @@ class PrefixDecoder:
         self._vision = vision
         self._never = torch.tensor(list(never), dtype=torch.long, device=model.lm_head.weight.device)
         self._context = int(model.config.text_config.max_position_embeddings)
-        self.store = PrefixStore(_budget(model.device) if max_bytes is None else max_bytes)
+        self.store = PrefixStore(_budget(model) if max_bytes is None else max_bytes)
 
     @staticmethod
     def supports(model: LlavaForConditionalGeneration) -> bool:
@@ -356,9 +357,9 @@ def _joined_layers(prefixes: Sequence[Layers]) -> Layers:
     ]
 
 
-def _budget(device: torch.device) -> int:
-    """How many bytes of keys and values to keep on ``device``."""
-    if device.type != "cuda":
-        return KEPT_BYTES
-    free, _ = torch.cuda.mem_get_info(device)
+def _budget(model: LlavaForConditionalGeneration) -> int:
+    """How many bytes of keys and values to keep."""
+    if model.device.type != "cuda":
+        return max(KEPT_BYTES, sum(weights.nbytes for weights in model.parameters()) // 4)
+    free, _ = torch.cuda.mem_get_info(model.device)
     return int(free * KEPT_SHARE)
