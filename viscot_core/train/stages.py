@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from torch import nn
@@ -44,7 +45,7 @@ def freeze_for(model: nn.Module, stage: StageSpec, feature_layer: int) -> dict[s
         whole = part in stage.train and not (stage.lora and part == "llm")  # adapters learn in its place
         parameter.requires_grad = whole and not _unread(name, last)
         if part and parameter.requires_grad:
-            counts[part] += parameter.numel()
+            counts[part] += math.prod(_shape(parameter))
     log.info("stage %s trains %s", stage.kind, {part: f"{n:,}" for part, n in counts.items()})
     return {str(part): count for part, count in counts.items()}
 
@@ -72,9 +73,16 @@ def parameter_groups(model: nn.Module, stage: StageSpec) -> list[dict[str, Any]]
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = 0.0 if parameter.ndim < 2 or "norm" in name else stage.weight_decay
+        decay = 0.0 if len(_shape(parameter)) < 2 or "norm" in name else stage.weight_decay
         groups.setdefault((_rate(name, stage, top), decay), []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The whole shape, also while ZeRO-3 keeps only a share of the parameter here (its own shape is then
+    [0]).
+    """
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _rate(name: str, stage: StageSpec, top: int) -> float:
