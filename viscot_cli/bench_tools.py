@@ -1,0 +1,157 @@
+"""Around a benchmark: what there is, one item of a run, a model's box format, the reference's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from viscot_cli import console
+from viscot_cli.bench_options import Concurrency, Data, MaxRequests, Timeout, api_options, names_of
+
+
+def import_(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The run folder to write.")],
+    boxes: Annotated[
+        Path | None, typer.Option(help="The reference's detection folder: NAME.jsonl each.")
+    ] = None,
+    answers: Annotated[
+        list[str] | None, typer.Option(help="STRATEGY=FOLDER of NAME.jsonl each; may be given again.")
+    ] = None,
+    refcoco: Annotated[Path | None, typer.Option(help="The reference's RefCOCO folder: REC_*.jsonl.")] = None,
+    model: Annotated[str, typer.Option(help="Whose results they are, for the record.")] = "reference",
+) -> None:
+    """Read the reference's own result files into a run folder, to score and compare them here."""
+    from viscot_core.bench.upstream import UpstreamFiles, import_upstream
+    from viscot_core.errors import UsageError
+
+    folders = {}
+    for each in answers or []:
+        strategy, mark, folder = each.partition("=")
+        if not mark:
+            raise UsageError(f"--answers is STRATEGY=FOLDER, like cot=results, not '{each}'.")
+        folders[strategy] = Path(folder)
+    info = import_upstream(UpstreamFiles(boxes, folders, refcoco), data, out, model)
+    console.out(
+        f"{out}: {info.counts['done']} items read, {info.counts['pending']} of its questions have none"
+    )
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write [RUN/upstream].")] = None,
+    to: Annotated[str, typer.Option("--to", help="upstream: the reference's own result files.")] = "upstream",
+) -> None:
+    """Write a run as the reference's own result files, for its scorer."""
+    from viscot_core.bench.upstream_export import export_upstream
+    from viscot_core.errors import UsageError
+
+    if to != "upstream":
+        raise UsageError(f"--to is upstream, not '{to}'.")
+    for path in export_upstream(run, out or run / "upstream"):
+        console.out(str(path))
+
+
+def list_() -> None:
+    """The data sets, splits, strategies and box formats that 'viscot bench' knows."""
+    from viscot_core.bench.items import REFCOCO, SUITES
+    from viscot_core.bench.strategies import STRATEGIES
+    from viscot_core.boxes import CENTER
+    from viscot_core.engines.families import CODECS
+
+    console.table(
+        ["suite", "data sets"],
+        [(name, f"{len(sets)}: {', '.join(sets)}") for name, sets in SUITES.items()],
+        title="bench cot: --suite, or --tasks with any of them",
+    )
+    console.table(
+        ["strategy", "what it does"],
+        [(s.name, s.summary) for s in STRATEGIES.values()],
+        title="bench cot: --strategy",
+    )
+    console.table(["split"], [(name.replace("/", ":"),) for name in REFCOCO], title="bench refcoco: --splits")
+    console.table(
+        ["box format", "the middle box of a 640 x 480 picture", "standing"],
+        [(c.name, c.encode(CENTER, (640, 480)), c.standing) for c in CODECS.values()],
+        title="--box-format",
+    )
+
+
+def show(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    item: Annotated[str, typer.Option("--id", help="DATASET:ID, like docvqa:17.")],
+    strategy: Annotated[str | None, typer.Option(help="Only this one [all that were run].")] = None,
+    save: Annotated[Path | None, typer.Option(help="Draw picture, box and crop into FILE.png.")] = None,
+) -> None:
+    """One item of a run: picture, box, crop, the exact prompts, answer."""
+    from viscot_core.bench.show import show_item
+
+    shown = show_item(run, item, strategy=strategy)
+    for each in shown:
+        p = each.prediction
+        console.out(f"{p.strategy}  {p.dataset}:{p.question_id}  {each.picture}")
+        console.out(f"  question   {p.question}")
+        if p.box is not None:
+            box = ", ".join(f"{n:.3f}" for n in p.box)
+            overlap = "" if p.iou is None else f"  IoU {p.iou:.3f}"
+            console.out(f"  box        {box}  ({p.box_status or 'given'}: {p.box_text!r}){overlap}")
+        if p.crop is not None:
+            console.out(f"  crop       {', '.join(map(str, p.crop))} of {p.width} x {p.height}")
+        if p.status == "failed":
+            console.out(f"  failed     {p.error}")
+        if p.answer is not None:
+            console.out(f"  answer     {p.answer}")
+        if p.reference is not None:
+            console.out(f"  reference  {p.reference}")
+        for number, prompt in enumerate(each.prompts, 1):
+            console.out(f"  prompt {number}   {prompt!r}")
+    if save is not None:
+        shown[0].save(save)
+        console.say(f"saved {save} ({shown[0].prediction.strategy})")
+
+
+def calibrate(
+    model: Annotated[str, typer.Option(help="http://HOST:PORT/v1#NAME, or a model of this machine.")],
+    formats: Annotated[str, typer.Option("--formats", help="Box formats to try, with commas [all].")] = "",
+    count: Annotated[int, typer.Option(min=4, help="Drawn pictures a format is asked about.")] = 8,
+    concurrency: Concurrency = 8,
+    timeout: Timeout = 120.0,
+    max_requests: MaxRequests = None,
+) -> None:
+    """Find out how a model writes boxes: drawn pictures with known boxes, every format over the same ones."""
+    from viscot_core.bench.calibrate import FITS
+    from viscot_core.bench.calibrate import calibrate as measure
+    from viscot_core.engines.families import CODECS, codec
+    from viscot_core.engines.open import EngineOptions, open_engine
+    from viscot_core.errors import PartlyDone
+
+    chosen = [codec(name) for name in names_of(formats)] or list(CODECS.values())
+    api = api_options(concurrency, timeout, max_requests, None, None)
+    # Calibration shows each format its own size of picture: the engine sends them as they are.
+    engine = open_engine(EngineOptions(model, box_format="viscot", api=api))
+    fits = measure(engine, chosen, count=count)
+    rows = [
+        (
+            f.codec.name,
+            f"{f.read} of {f.asked}",
+            f"{f.mean_iou:.3f}",
+            "fits" if f.fits else "",
+            f.example[:60],
+        )
+        for f in fits
+    ]
+    console.table(["box format", "boxes read", "mean IoU", "", "a reply"], rows, right=["mean IoU"])
+    if not any(fit.fits for fit in fits):
+        raise PartlyDone(f"No box format reaches a mean IoU of {FITS}: the model may write none of them.")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "import": import_,
+    "export": export,
+    "list": list_,
+    "show": show,
+    "calibrate": calibrate,
+}
