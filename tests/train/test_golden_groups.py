@@ -100,6 +100,14 @@ def test_layer_decay_counts_from_the_last_layer_that_is_read(model: Any) -> None
     assert ours[f"{tower}pre_layrnorm.weight"][0] == pytest.approx(2e-5 * 0.64)
 
 
+def test_a_parameter_that_zero_3_has_divided_keeps_its_group() -> None:
+    layer = torch.nn.Linear(4, 4)
+    layer.weight.ds_shape = layer.weight.shape  # what DeepSpeed leaves on a parameter it has taken apart
+    layer.weight.data = torch.empty(0)
+    groups = parameter_groups(layer, _stage(EVERYTHING, weight_decay=0.1))
+    assert {g["weight_decay"]: len(g["params"]) for g in groups} == {0.1: 1, 0.0: 1}
+
+
 def _generator(seed: int | None) -> torch.Generator | None:
     return None if seed is None else torch.Generator().manual_seed(seed)
 

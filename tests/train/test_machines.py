@@ -89,3 +89,23 @@ def test_two_machines_train_one_job(machines: list[tuple[str, str, str]], tmp_pa
     complete = json.loads((run / "stages/1-pretrain/checkpoint-3/complete.json").read_text())
     assert complete["processes"] == 2
     assert (run / "viscot.json").exists() and (run / "projector.safetensors").exists()
+
+
+def test_the_log_of_the_failing_rank_is_shown_first(tmp_path: Path) -> None:
+    data = tmp_path / "my data"
+    write_dataset(data, train=8, val=1, seed=9)
+    for picture in data.glob("cot/synth/train/*.jpg"):
+        picture.write_bytes(b"no picture")
+    fields = {"max_steps": 2, "global_batch_size": 4, "workers": 0, "packing": "true", "precision": "fp32"}
+    sets = [f"stages.pretrain.{name}={value}" for name, value in fields.items()]
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(dump_recipe(load_recipe("tiny", [*sets, "report_to=[]", "data.preflight=0", *SHAPE])))
+    argv = [sys.executable, "-m", "viscot_cli.app", "pretrain", "--recipe", str(recipe), "--data", str(data)]
+    argv += ["--out", str(tmp_path / "a run"), "--gpus", "0", "--processes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    told = done.stderr[done.stderr.rindex("Error: Rank") :]
+    assert "failed and all ranks were stopped" in told.splitlines()[0]
+    assert "DataError" in told and "rows cannot be learned from" in told
+    assert "The whole log: " in told and "a run/logs" in told

@@ -122,7 +122,17 @@ def peak_tflops(gpu: str) -> float:
 
 
 def checkpoint_gib(shape: Shape, stage: StageSpec) -> float:
-    """Disk of one checkpoint: weights, optimizer state and, where ZeRO keeps one, the fp32 copy."""
+    """Disk of one checkpoint: the model where it is not a mere projector or adapter, and what resuming needs.
+
+    DeepSpeed keeps the weights once more beside the optimizer's state, frozen ones included.
+    """
     size, trained = bytes_of(stage), sum(shape.trained(stage).values())
-    weights = trained if stage.lora else shape.total
-    return (weights * size.weights + trained * size.optimizer) / GIB
+    part_only = stage.lora is not None or stage.train == ("projector",)
+    model = trained if part_only else shape.total
+    again = (trained if stage.lora else shape.total) if stage.zero_stage else 0
+    return ((model + again) * size.weights + trained * size.optimizer) / GIB
+
+
+def loading_gib(shape: Shape, stage: StageSpec, local_processes: int) -> float:
+    """Host memory of one machine while its processes load the weights: each holds them whole once."""
+    return local_processes * shape.total * bytes_of(stage).weights / GIB

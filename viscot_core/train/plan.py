@@ -85,6 +85,7 @@ class StagePlan:
     memory_gib: float | None = None
     hours: float | None = None
     checkpoint_gib: float | None = None
+    loading_gib: float | None = None
 
     @property
     def global_batch_size(self) -> int:
@@ -257,6 +258,7 @@ def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) 
         memory_gib=memory(split.per_device) if shape else None,
         hours=hours,
         checkpoint_gib=estimates.checkpoint_gib(shape, stage) if shape else None,
+        loading_gib=estimates.loading_gib(shape, stage, machine.local_processes) if shape else None,
     )
 
 
