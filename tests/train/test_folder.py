@@ -87,6 +87,19 @@ def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
     assert time.monotonic() - start < 20
 
 
+def test_ctrl_c_reaches_the_ranks(tmp_path: Path) -> None:
+    import os
+    import signal
+    import sys
+    import threading
+
+    threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launch._run_ranks([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
+    assert time.monotonic() - start < 30
+
+
 def test_stages_are_chosen() -> None:
     recipe, notes = options.choose_stages(load_recipe("13b-336"), "all")
     assert [s.kind for s in recipe.stages] == ["finetune"] and "pretrain is skipped" in notes[0]

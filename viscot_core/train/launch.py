@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,29 +121,31 @@ def _run_ranks(command: Sequence[str], run: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     before = set((run / "logs").glob("*"))
     # Its own session, so that a Ctrl-C reaches torchrun once, from us, and it stops every rank.
-    with (
-        subprocess.Popen(
-            command, env=environment, start_new_session=True, preexec_fn=die_with_parent
-        ) as child,
-        _passing_signals(child),
-    ):
+    child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=die_with_parent)
+    with _passing_signals(child) as passed:
         code = child.wait()
-    if code == 0:
-        return
-    if code == -signal.SIGINT or code == 130:
+    if passed:
         raise KeyboardInterrupt
-    attempts = [path for path in (run / "logs").glob("*") if path not in before]
-    raise ViscotError(failure(attempts, code))
+    if code:
+        attempts = [path for path in (run / "logs").glob("*") if path not in before]
+        raise ViscotError(failure(attempts, code))
 
 
 @contextmanager
-def _passing_signals(child: subprocess.Popen[bytes]) -> Iterator[None]:
+def _passing_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Hand Ctrl-C and SIGTERM on to the child; the value lists what came."""
+    passed: list[int] = []
+
     def forward(number: int, _: FrameType | None) -> None:
+        passed.append(number)
         child.send_signal(number)
 
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield passed
+        return
     kept = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

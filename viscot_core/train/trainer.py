@@ -166,8 +166,8 @@ class StageTrainer(Trainer):
         place = self._folder / f"nonfinite-rank{self.args.process_index}.json"
         place.write_text(json.dumps({"step": self.state.global_step, "what": what, "rows": rows}))
         raise ViscotError(
-            f"The {what} became {float(value.detach())} at step {self.state.global_step}; {place} names the batch. "
-            "Lower the learning rate and start again with --resume from the last checkpoint."
+            f"The {what} became {float(value.detach())} at step {self.state.global_step}; {place} names the "
+            "batch. Lower the learning rate and start again with --resume from the last checkpoint."
         )
 
     def _too_many_bad(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
