@@ -26,6 +26,8 @@ results = {{"results": {{task: tasks[task]["figures"]}}}}
 (folder / "20260101_results.json").write_text(json.dumps(results))
 lines = "".join(json.dumps(row) + "\\n" for row in tasks[task]["samples"])
 (folder / f"20260101_samples_{{task}}.jsonl").write_text(lines)
+for row in tasks[task].get("looks", []):
+    print("2026-01-01 | ERROR | " + task + " " + str(row["doc_id"]) + " failed: " + row["error"])
 looks = "".join(json.dumps(row) + "\\n" for row in tasks[task].get("looks", []))
 (out / "looks.jsonl").write_text(looks)
 """

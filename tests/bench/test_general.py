@@ -53,7 +53,8 @@ def test_figures_and_answers_come_into_the_run_folder(made: GeneralOptions) -> N
 
 def test_a_failed_request_is_failed_and_never_a_zero(made: GeneralOptions) -> None:
     """lmms-eval counts it as wrong; the run folder does not, and says how many."""
-    bench_general(made)
+    info, _ = bench_general(made)
+    assert any("1 requests of gqa direct failed" in warning for warning in info.warnings)
     (failed,) = [p for p in read_predictions(made.out) if not p.done]
     assert (failed.dataset, failed.error, failed.answer) == ("gqa", "the prompt does not fit", None)
     import_scores(made.out)

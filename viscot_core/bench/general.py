@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from viscot_core.bench.journal import Coords, Journal, Prediction, RunInfo
 from viscot_core.bench.lmms import PACKAGED, TASKS
-from viscot_core.bench.lmms.launch import run_child, versions
+from viscot_core.bench.lmms.launch import FAILED_REQUEST, LOG_FILE, run_child, versions
 from viscot_core.bench.lmms.logs import CHAIN, LOOKS_FILE, Sample, read_task
 from viscot_core.bench.lmms.utils import DATA
 from viscot_core.bench.run import Tally, conclude, environment
@@ -124,6 +124,7 @@ def bench_general(options: GeneralOptions, progress: Progress | None = None) -> 
                         tally.open[f"{task}: {error}"] += 1
         finally:
             tally.seconds = time.perf_counter() - start
+            info = info.model_copy(update={"warnings": _warnings(options.out)})
             info = conclude(journal, info, tally)
     if tally.open and not info.figures:
         raise DataError(next(iter(tally.open)))
@@ -187,6 +188,17 @@ def _one(
     # A group's own name stands for its tasks: it must not be run again.
     figures.setdefault(strategy, {}).setdefault(task, {})
     return journal.save(info.model_copy(update={"planned": planned, "figures": figures}))
+
+
+def _warnings(run: Path) -> list[str]:
+    """Requests that failed inside lmms-eval, whose figures count their empty answers as wrong, by task."""
+    found = []
+    for file in sorted((run / LOGS).glob(f"*/*/{LOG_FILE}")):
+        log = file.read_text(encoding="utf-8", errors="replace")
+        if failed := len(FAILED_REQUEST.findall(log)):
+            task = f"{file.parent.name} {file.parent.parent.name}"
+            found.append(f"{failed} requests of {task} failed and lmms-eval counts them as wrong ({file})")
+    return found
 
 
 def read_logs(run: Path) -> list[Sample]:

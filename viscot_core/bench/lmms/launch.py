@@ -20,6 +20,8 @@ Progress = Callable[[int, int], None]
 """``(answered, asked)`` requests of the running task."""
 
 LOG_FILE = "log.txt"
+FAILED_REQUEST = re.compile(r"Error .* in generating|ERROR.* \d+ failed: ")
+"""How the log tells of a request that became an empty answer: in lmms-eval's own classes, and in ours."""
 INSTALL = "pip install 'viscot[general]' (beside a CPU build of torch: see CONTRIBUTING.md)"
 _PROBE = """
 import importlib.metadata as m, json
