@@ -12,7 +12,7 @@ import pytest
 
 from viscot_core.data.synth import write_dataset
 
-HERE = Path(__file__).parent
+JOB = Path(__file__).parent.parent / "made_job.py"
 MODES = ["ddp", "zero2", "zero3", "mixed-ddp", "mixed-zero2", "mixed-zero3"]
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -25,17 +25,17 @@ def losses(run: Path, stage: str) -> list[float]:
 
 
 def job(processes: int, data: Path, out: Path, modes: list[str]) -> None:
-    """Run ``job.py``: by itself for one process, under torchrun for more."""
+    """Run ``made_job.py``: by itself for one process, under torchrun for more."""
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
     argv = [
         sys.executable,
         *(launcher if processes > 1 else []),
-        str(HERE / "job.py"),
+        str(JOB),
         str(data),
         str(out),
         *modes,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent.parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(JOB.parent.parent)}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
 

@@ -15,7 +15,7 @@ import pytest
 from viscot_core.data.synth import write_dataset
 from viscot_core.train.checkpoints import last_checkpoint
 
-HERE = Path(__file__).parent
+JOB = Path(__file__).parent.parent / "made_job.py"
 STEPS = 10
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -27,17 +27,17 @@ def losses(run: Path) -> dict[int, float]:
 
 
 def begin(processes: int, data: Path, out: Path, mode: str) -> subprocess.Popen[bytes]:
-    """Start ``job.py`` in its own session, so that all its processes can be killed at once."""
+    """Start ``made_job.py`` in its own session, so that all its processes can be killed at once."""
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
     argv = [
         sys.executable,
         *(launcher if processes > 1 or mode != "ddp" else []),
-        str(HERE / "job.py"),
+        str(JOB),
         str(data),
         str(out),
         mode,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent.parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(JOB.parent.parent)}
     environment["VISCOT_TEST_STEPS"] = str(STEPS)
     with (out.parent / f"{out.name}.log").open("ab") as log:
         return subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -229,15 +230,17 @@ def token_losses(
 class GoOnFrom(TrainerCallback):
     """Begin at ``step`` of the schedule, with weights that were loaded before: see `checkpoints.Moved`."""
 
-    def __init__(self, step: int) -> None:
-        self._step = step
+    def __init__(self, trainer: StageTrainer, step: int) -> None:
+        self._trainer, self._step = trainer, step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         state.global_step = self._step
-        for _ in range(self._step):
-            kwargs["lr_scheduler"].step()
+        self._trainer._globalstep_last_logged = self._step  # the next line's mean is over the steps made here
+        with warnings.catch_warnings(action="ignore"):  # the schedule moves before the optimizer on purpose
+            for _ in range(self._step):
+                kwargs["lr_scheduler"].step()
 
 
 class RunOrder(Sampler[int]):

@@ -111,7 +111,7 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
         text_rows=None if state.base is None else state.base.text_rows,
     )
     if moved is not None:
-        trainer.add_callback(GoOnFrom(moved.step))
+        trainer.add_callback(GoOnFrom(trainer, moved.step))
     trainer.train(resume_from_checkpoint=None if resume is None or moved else str(resume))
     _keep_model(state, stage, trainer, out)
 
