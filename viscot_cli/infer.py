@@ -118,7 +118,7 @@ def _over_http(options: EngineOptions, temperature: float) -> VisualCoT:
 
     if codec_for(options).name != "viscot":
         raise UsageError(
-            f"{options.model} writes boxes in another way than viscot's models; ask it with: viscot bench cot."
+            f"{options.model} does not write boxes as viscot's models do; ask it with: viscot bench cot."
         )
     if temperature > 0:
         raise UsageError("A server decides how tokens are chosen; leave out --temperature.")

@@ -18,6 +18,7 @@ from typing import Any, get_args
 from PIL import Image
 
 from viscot_core.boxes import Box
+from viscot_core.demo.limit import SizeLimit
 from viscot_core.demo.talk import Card, Talk, Way, box_of
 from viscot_core.errors import ViscotError
 from viscot_core.images import open_image
@@ -33,6 +34,8 @@ import gradio as gr
 HERE = Path(__file__).resolve().parent
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
+MAX_BODY = 2 * MAX_BYTES
+"""Largest event: a picture in base64 and what Gradio writes around it."""
 Turns = tuple[dict[str, Any], ...]
 KEPT_SECONDS = 3600
 TURNS = 30
@@ -196,7 +199,7 @@ def build(talk: Talk, model: str) -> gr.Blocks:
             "inputs": [visit, question, choice],
             "outputs": [visit, stage, talked, button],
         }
-        # One question a page at a time; how many pages at once is the line's business, which shows the places.
+        # One question a page at a time; how many pages at once is the line's business.
         button.click(**asking, trigger_mode="once", concurrency_limit=None, **quiet)
         question.submit(**asking, trigger_mode="once", concurrency_limit=None, **quiet)
     return blocks
@@ -216,6 +219,8 @@ def launch(blocks: gr.Blocks, host: str, port: int, *, block: bool = True) -> No
         ssr_mode=False,
         state_session_capacity=256,
         enable_monitoring=False,
+        max_file_size=1,  # Gradio's own upload writes to disk; the page does not use it
+        app_kwargs={"middleware": [(SizeLimit, [], {"max_bytes": MAX_BODY})]},
         footer_links=[],
         css_paths=[HERE / "page.css"],
         theme=gr.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),

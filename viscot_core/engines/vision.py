@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from viscot_core.images import View, preprocess
@@ -54,6 +56,7 @@ class FeatureCache:
         self._batch = batch
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._bytes = 0
+        self._threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="viscot-pixels")
         self.encoded = 0
         self.reused = 0
 
@@ -78,7 +81,9 @@ class FeatureCache:
         import torch
 
         tower = self._model.model.vision_tower
-        pixels = torch.from_numpy(np.stack([preprocess(view.image, self._side) for view in views]))
+        # Pillow and numpy let go of the interpreter while they resize: pictures of a batch are prepared together.
+        ready = self._threads.map(lambda view: preprocess(view.image, self._side), views)
+        pixels = torch.from_numpy(np.stack(list(ready)))
         self.encoded += len(views)
         return [f.clone() for f in encode(self._model, pixels.to(tower.device, tower.dtype))]
 

@@ -32,7 +32,7 @@ def picture_of(url: str) -> bytes:
     """
     head = _DATA.match(url)
     if head is None:
-        raise bad_request("A picture's data URL has the form data:image/TYPE;base64,DATA.", "image_url", "bad_url")
+        raise bad_request("A data URL has the form data:image/TYPE;base64,DATA.", "image_url", "bad_url")
     try:
         return base64.b64decode(url[head.end() :], validate=True)
     except (binascii.Error, ValueError) as error:

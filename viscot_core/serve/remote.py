@@ -15,8 +15,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from viscot_core.errors import UsageError
 from viscot_core.serve.errors import ApiError, bad_request
+from viscot_core.serve.settings import checked_hosts
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """``(host, port) -> addresses``."""
@@ -63,12 +63,7 @@ class Fetcher:
         resolve: Resolve = resolve,
         is_public: Callable[[str], bool] = is_public,
     ) -> None:
-        for host in hosts:
-            if "/" in host or "*" in host or not host.strip("."):
-                raise UsageError(
-                    f"--allow-urls takes hosts like example.org or .example.org, with commas; not '{host}'."
-                )
-        self.hosts = tuple(host.lower() for host in hosts)
+        self.hosts = checked_hosts(hosts)
         self._max_bytes = max_bytes
         self._seconds = seconds
         self._resolve = resolve

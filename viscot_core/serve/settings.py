@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from viscot_core.boxes import CropPolicy
@@ -54,10 +55,27 @@ class ServeOptions:
     crop_policy: CropPolicy = CropPolicy.PAPER
     limits: Limits = field(default_factory=Limits)
 
+    def __post_init__(self) -> None:
+        checked_hosts(self.allow_urls)
+
     @property
     def is_local(self) -> bool:
         """Whether only programs of this machine can connect."""
         return self.host in LOOPBACK
+
+
+def checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
+    """Names of hosts in lower case.
+
+    Raises:
+        UsageError: a URL or a pattern instead of a name.
+    """
+    for host in hosts:
+        if "/" in host or "*" in host or not host.strip("."):
+            raise UsageError(
+                f"--allow-urls takes hosts like example.org or .example.org, with commas; not '{host}'."
+            )
+    return tuple(host.lower() for host in hosts)
 
 
 def api_key_from(variable: str | None, environment: dict[str, str]) -> str | None:

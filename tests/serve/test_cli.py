@@ -1,0 +1,60 @@
+"""``viscot serve`` from the command line: refusals before a model is loaded, and a whole life."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serve_help import question
+
+Cli = Callable[..., Any]
+
+
+def test_what_is_wrong_is_told_before_a_model_is_loaded(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    for words, sentence in (
+        (("--api-key-env", "NO_SUCH_KEY"), "NO_SUCH_KEY is empty"),
+        (("--allow-urls", "https://example.org/*"), "takes hosts like example.org"),
+        (("--host", "203.0.113.7"), "choose another --port or --host"),
+        (("--port", "0", "--model", "no-such-model"), "no-such-model"),
+    ):
+        ran = cli("serve", *words)
+        assert ran.code != 0 and sentence in ran.err, ran.err
+        assert ran.err.count("\n") == 1, "one sentence"
+
+
+def test_a_taken_port_is_told(cli: Cli) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for command in ("serve", "demo"):
+            ran = cli(command, "--port", port)
+            assert ran.code == 2 and f"port {port}" in ran.err and "--port" in ran.err
+
+
+@pytest.mark.slow
+def test_a_server_says_where_it_is_answers_and_leaves_on_sigterm(repo: Path) -> None:
+    model = repo / "tests" / "golden" / "tiny_llava"
+    command = [sys.executable, "-m", "viscot_cli.app", "serve", "--port", "0", "--model", str(model)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=repo) as process:
+        try:
+            assert process.stderr is not None
+            lines = [process.stderr.readline(), process.stderr.readline()]
+            found = re.search(r"http://127\.0\.0\.1:\d+/v1", lines[0])
+            assert found is not None and "Only programs on this machine" in lines[1]
+            body = question(max_tokens=8)
+            reply = httpx.post(f"{found[0]}/chat/completions", json=body, timeout=120, trust_env=False)
+            assert reply.status_code == 200 and reply.json()["viscot"]["box_status"]
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert process.stderr.read() == "", "it leaves without a word"
