@@ -152,3 +152,20 @@ def export(
     with console.progress("Writing", total=total) as advance:
         folder = write(checkpoint, out, wanted, dtype=dtype, vision_tower=vision_tower, advance=advance)
     console.out(f"{folder}: {layout} layout, {total / 1e9:.2f} GB")
+
+
+@app.command("merge-lora")
+def merge_lora(
+    adapter: Annotated[Path, typer.Argument(help="A folder that viscot finetune --lora or peft wrote.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    dtype: Annotated[str, typer.Option(help="keep, fp32, fp16 or bf16.")] = "keep",
+) -> None:
+    """Write an adapter and its base as one whole checkpoint."""
+    from viscot_core.errors import UsageError
+    from viscot_core.models.adapters import is_adapter
+
+    if not is_adapter(adapter):
+        raise UsageError(
+            f"{adapter} holds no adapter (adapter_config.json); give a folder of --lora training."
+        )
+    export(str(adapter), out, dtype=dtype)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("load_in", [None, "4bit"])
-def test_an_adapter_is_a_checkpoint(load_in: str | None, shared: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_a_checkpoint(
+    load_in: str | None, shared: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
     from viscot_core.models.load import load_model
 
     recipe = golden_recipe(
@@ -29,6 +33,10 @@ def test_an_adapter_is_a_checkpoint(load_in: str | None, shared: Path, tmp_path:
     recipe = recipe.model_copy(update={"stages": (recipe.stage("finetune"),)})
     worker.run(tmp_path / "run", recipe)
     trained = load_model(tmp_path / "run", device="cpu", dtype="fp32").model.state_dict()
+    ran = cli("models", "merge-lora", tmp_path / "run", "--out", tmp_path / "merged")
+    assert ran.code == 0, ran.err
+    merged = load_model(tmp_path / "merged", device="cpu", dtype="fp32").model.state_dict()
+    assert all(torch.allclose(merged[name], tensor, atol=1e-6) for name, tensor in trained.items())
     before = start(tmp_path, recipe.model_copy(update={"stages": golden_recipe(shared / "golden").stages}),
                    golden_recipe(shared / "golden").stage("finetune")).model.state_dict()  # fmt: skip
     changed = {

@@ -154,7 +154,7 @@ def _open(path: Path) -> Checkpoint:
                 tensors[name] = Source(tensors[name].stored, rows=wanted)
     manifest = Manifest.read(path) or _derived_manifest(path, raw, config)
     found = Checkpoint(path, layout, raw, config, manifest, tensors, rows, tokenizer, notes)
-    _compare(found, expected_shapes(config))
+    compare(found, expected_shapes(config))
     return found
 
 
@@ -188,7 +188,7 @@ def _by_module(stored: Mapping[str, Stored], layout: Layout) -> dict[str, Source
     return tensors
 
 
-def _compare(found: Checkpoint, expected: Mapping[str, Shape]) -> None:
+def compare(found: Checkpoint, expected: Mapping[str, Shape]) -> None:
     """Fill the three lists of problems; what belongs to no module moves from tensors to unexpected."""
     for name in [n for n in found.tensors if n not in expected]:
         found.unexpected.append(found.tensors.pop(name).stored)

@@ -66,7 +66,7 @@ def load_model(
     checkpoint.require_whole()
     tokens = load_tokens(checkpoint)
     place = choose_device(device)
-    model = _build(checkpoint, place, choose_dtype(dtype, place, checkpoint), load_in, attn)
+    model = build(checkpoint, place, choose_dtype(dtype, place, checkpoint), load_in, attn)
     return LoadedModel(
         model=model,
         tokens=tokens,
@@ -173,9 +173,14 @@ class _State(Mapping[str, _Lazy]):
         return len(self._tensors)
 
 
-def _build(
+def build(
     checkpoint: Checkpoint, device: str, dtype: torch.dtype, load_in: str | None, attn: str
 ) -> LlavaForConditionalGeneration:
+    """The model of an opened checkpoint, its tensors read as they are placed (what is missing starts at
+    random).
+
+    Arguments are those of ``load_model``, resolved. Raises EngineError where an extra or memory is missing.
+    """
     import torch
     from transformers import LlavaForConditionalGeneration
     from transformers.utils import logging

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import distributed
@@ -16,7 +17,8 @@ def join() -> None:
         gpu = torch.cuda.is_available()
         if gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("nccl" if gpu else "gloo")
+        # The first rank may take its time over a cache while the others wait.
+        distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(hours=2))
 
 
 def leave() -> None:

@@ -14,10 +14,9 @@ from transformers.utils.logging import disable_progress_bar
 from viscot_core.data.encode import training_turns
 from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.models import layouts, parts, zoo
-from viscot_core.models.checkpoint import Checkpoint, Source, _compare, expected_shapes, open_checkpoint
+from viscot_core.models.checkpoint import Checkpoint, Source, compare, expected_shapes, open_checkpoint
 from viscot_core.models.layouts import Layout
-from viscot_core.models.load import _build as build
-from viscot_core.models.load import load_tokens
+from viscot_core.models.load import build, load_tokens
 from viscot_core.models.manifest import Manifest
 from viscot_core.models.scratch import build_model, train_tokenizer
 from viscot_core.models.tokenizer import token_count
@@ -145,7 +144,7 @@ def open_base(model: ModelSpec) -> Checkpoint:
         name=llm.name, template=model.template, turn_tokens=model.turn_tokens, image_side=side
     )
     found = Checkpoint(llm, Layout.LLAVA, raw, config, manifest, tensors, rows, llm)
-    _compare(found, expected_shapes(config))
+    compare(found, expected_shapes(config))
     if not model.projector:
         found.missing = [name for name in found.missing if ".multi_modal_projector." not in name]
     found.require_whole()

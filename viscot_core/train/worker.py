@@ -88,9 +88,9 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     check_rows(state, stage, template, out)
     rows = open_rows(state, stage, template)
     seed = recipe.seed if stage.seed is None else stage.seed
-    steps = stage.max_steps or math.ceil((stage.epochs or 1.0) * len(rows.order(split, seed)) / split.total)
     model = _prepared(state, stage, rows, split, seed)
-    order = run_order(rows, split, seed, steps)
+    order = run_order(rows, stage, split, seed)
+    steps = len(order) // split.total
     resume = checkpoints.last_checkpoint(out)
     moved = checkpoints.moved_from(resume, stage, ranks.count())
     if moved is not None:
@@ -116,10 +116,11 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     _keep_model(state, stage, trainer, out)
 
 
-def run_order(rows: Rows, split: Split, seed: int, steps: int) -> list[int]:
-    """The rows of all ``steps``: one epoch's order behind another."""
-    order: list[int] = []
-    epoch = 0
+def run_order(rows: Rows, stage: StageSpec, split: Split, seed: int) -> list[int]:
+    """The rows of all steps of a stage: one epoch's order behind another."""
+    order = rows.order(split, seed)
+    steps = stage.max_steps or math.ceil((stage.epochs or 1.0) * len(order) / split.total)
+    epoch = 1
     while len(order) < steps * split.total:
         order += rows.order(split, seed + epoch)
         epoch += 1
