@@ -81,7 +81,7 @@ class FeatureCache:
         import torch
 
         tower = self._model.model.vision_tower
-        # Pillow and numpy let go of the interpreter while they resize: pictures of a batch are prepared together.
+        # Pillow lets go of the interpreter while it resizes: pictures of a batch are prepared side by side.
         ready = self._threads.map(lambda view: preprocess(view.image, self._side), views)
         pixels = torch.from_numpy(np.stack(list(ready)))
         self.encoded += len(views)
