@@ -1,0 +1,129 @@
+"""Every command block of README.md is run, in order, in one folder; blocks that cannot run here are parsed.
+
+A block is parsed only where an HTML comment before it says why: ``<!-- parse: needs the hub -->``.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from viscot_cli.app import app
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+FENCE = r"^```(?P<kind>\w+)\n(?P<text>.*?)^```"
+BLOCK = re.compile(rf"(?:<!-- parse: (?P<why>[^\n]+?) -->\n)?{FENCE}", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text and, where it is not run, why."""
+
+    line: int
+    kind: str
+    text: str
+    why: str | None
+
+    def __str__(self) -> str:
+        return f"line-{self.line}"
+
+
+def read_blocks(text: str) -> list[Block]:
+    """The bash and python blocks of a Markdown text, in order."""
+    found = [
+        Block(text.count("\n", 0, match.start()) + 1, match["kind"], match["text"], match["why"])
+        for match in BLOCK.finditer(text)
+    ]
+    return [block for block in found if block.kind in ("bash", "python")]
+
+
+BLOCKS = read_blocks(README.read_text(encoding="utf-8"))
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command line: comments, redirections and what follows a pipe taken away."""
+    lines = text.replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        for part in re.split(r"\s[;|]\s|&&", line):
+            words = shlex.split(re.sub(r"\s>{1,2}\s*\S+", "", part), comments=True)
+            if words:
+                found.append(words)
+    return found
+
+
+def parse_viscot(words: list[str]) -> None:
+    """Let the command line's own parser read ``viscot ...`` without running it; wrong usage raises."""
+    command: Any = typer.main.get_command(app)
+    name, rest = "viscot", words[1:]
+    while hasattr(command, "list_commands"):
+        context = command.context_class(command, info_name=name)
+        name, rest = rest[0], rest[1:]
+        assert name in command.list_commands(context), f"there is no command {name}: {shlex.join(words)}"
+        command = command.get_command(context, name)
+    command.make_context(name, rest)
+
+
+def test_the_first_screen_is_the_two_commands_and_a_picture() -> None:
+    first = README.read_text(encoding="utf-8").splitlines()[:30]
+    assert "make demo" in "\n".join(first)
+    assert "make test" in "\n".join(first)
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", "\n".join(first))
+    assert pictures
+    assert (README.parent / pictures[0]).is_file()
+
+
+def test_links_into_the_repository_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (README.parent / link).exists()]
+
+
+def test_there_are_blocks_of_both_kinds() -> None:
+    assert len(BLOCKS) >= 6
+    assert any(block.why for block in BLOCKS)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.kind == "bash"], ids=str)
+def test_every_command_parses(block: Block, repo: Path) -> None:
+    for words in commands(block.text):
+        if words[0] == "viscot":
+            parse_viscot(words)
+        elif words[0] == "make":
+            subprocess.run([*words, "--dry-run"], cwd=repo, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.kind == "python"], ids=str)
+def test_python_blocks_parse(block: Block) -> None:
+    ast.parse(block.text)
+
+
+@pytest.fixture(scope="module")
+def workplace(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder that sees the repository's pictures and recipes under their names."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("viscot_core", "recipes"):
+        (folder / name).symlink_to(repo / name)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.why is None], ids=str)
+def test_the_blocks_run_in_order(block: Block, workplace: Path) -> None:
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    if shutil.which("viscot", path=env["PATH"]) is None:
+        pytest.skip("viscot is not installed as a command")
+    program = ["bash", "-euo", "pipefail", "-c"] if block.kind == "bash" else [sys.executable, "-c"]
+    argv = [*program, block.text]
+    ran = subprocess.run(argv, cwd=workplace, env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, f"{block.text}\n{ran.stdout}\n{ran.stderr}"
