@@ -125,13 +125,13 @@ def test_a_batch_that_does_not_fit_is_halved(
     loaded: LoadedModel, requests: list[Request], plain: list[Generation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = LocalEngine(loaded, batch_size=0)
-    assert engine.batch_size == 8 and engine.prefix is not None
+    assert engine.batch_size == 16 and engine.prefix is not None
     run = engine.prefix.generate
 
-    def small(prompts: list[prefix.Prompt], batch_size: int) -> list[list[int]]:
-        if batch_size > 4:
+    def small(prompts: list[prefix.Prompt], room: prefix.Room) -> list[list[int]]:
+        if room.rows > 4:
             raise torch.cuda.OutOfMemoryError("full")
-        return run(prompts, batch_size)
+        return run(prompts, room)
 
     monkeypatch.setattr(engine.prefix, "generate", small)
     assert engine.generate(requests[:12]) == plain[:12]
@@ -140,3 +140,25 @@ def test_a_batch_that_does_not_fit_is_halved(
     monkeypatch.setattr(fixed.prefix, "generate", small)
     with pytest.raises(EngineError, match="--batch-size 1"):
         fixed.generate(requests[:12])
+
+
+def test_short_prompts_share_the_room_of_long_ones() -> None:
+    room = prefix.Room(4, tokens=5600)
+    assert room.rows_of_one(before=634, own=168) == 29, "expressions about one picture"
+    assert room.pictures(each=1, before=634, own=788) == 3, "second turns, each with a crop"
+    assert room.pictures(each=16, before=634, own=168) == 1
+    fixed = prefix.Room(4)
+    assert (fixed.rows_of_one(634, 168), fixed.pictures(1, 634, 788), fixed.pictures(3, 1, 1)) == (4, 4, 1)
+
+
+@pytest.mark.parametrize("tokens", [100, 400, 4000])
+def test_any_room_gives_the_same_text(
+    loaded: LoadedModel,
+    requests: list[Request],
+    plain: list[Generation],
+    tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = LocalEngine(loaded)
+    monkeypatch.setattr(engine, "_room", lambda: prefix.Room(8, tokens))
+    assert engine.generate(requests) == plain

@@ -192,7 +192,7 @@ def measure_cot(loaded: LoadedModel, root: Path, new: int, batch: int) -> dict[s
         asker = CotAsker(Speaker(engine, WORDING, new))
         return [
             o
-            for chunk in _chunks(items, batch)
+            for chunk in _chunks(items, engine.batch_size)
             for o in asker.ask([Job(k, "cot") for k in open_looks(chunk)])
         ]
 
@@ -208,7 +208,7 @@ def measure_refcoco(loaded: LoadedModel, root: Path, new: int, batch: int) -> di
 
     def quickly() -> list[Outcome]:
         asker = RefcocoAsker(Speaker(engine, WORDING, new))
-        chunks = _chunks(items, 4 * batch)
+        chunks = _chunks(items, 4 * engine.batch_size)
         return [o for chunk in chunks for o in asker.ask([Job(k, "refcoco") for k in open_looks(chunk)])]
 
     return _compare(
@@ -307,7 +307,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--new", type=int, default=18, help="tokens said at most: a box is about 17")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=0, help="0: what fits")
     parser.add_argument(
         "--sets", type=int, default=11, help="command: the reference scripts' number of data sets"
     )

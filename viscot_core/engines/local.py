@@ -20,7 +20,7 @@ from viscot_core.prompts import TEMPLATES
 if TYPE_CHECKING:
     import torch
 
-    from viscot_core.engines.prefix import PrefixDecoder
+    from viscot_core.engines.prefix import PrefixDecoder, Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,13 @@ class LocalEngine:
             return None
         return PrefixDecoder(self.model, self.tokens, self.vision, never=self._never())
 
+    def _room(self) -> Room:
+        """What may run together: so many prompts, or as many short ones as weigh as much."""
+        from viscot_core.engines.prefix import Room
+
+        tokens = self.batch_size * longest_prompt(self.model)
+        return Room(self.batch_size, tokens if self._finds_size else None)
+
     def _with_prefix(self, prompts: list[_Prompt], results: list[Generation | None]) -> list[_Prompt]:
         """Do the prompts that begin with a picture, sharing it; gives back the others."""
         from viscot_core.engines.prefix import Prompt
@@ -150,7 +157,7 @@ class LocalEngine:
         ready = [Prompt(p.ids, p.request.views, limit) for p, limit in zip(prompts, limits, strict=True)]
         mine = [number for number, each in enumerate(ready) if self.prefix.fits(each)]
         with _memory_told(self.batch_size):
-            said = self.prefix.generate([ready[number] for number in mine], self.batch_size)
+            said = self.prefix.generate([ready[number] for number in mine], self._room())
         for number, new in zip(mine, said, strict=True):
             results[prompts[number].number] = self._generation(new, limits[number])
         return [prompt for number, prompt in enumerate(prompts) if number not in set(mine)]
@@ -249,20 +256,26 @@ def _memory_told(together: int) -> Iterator[None]:
         raise EngineError("Out of memory; try --batch-size 1, --dtype bf16 or a smaller model.") from error
 
 
-def fitting_batch(model: Any) -> int:
-    """How many prompts should fit together: 8 on a CPU; on a GPU what half of its free memory holds.
+def longest_prompt(model: Any) -> int:
+    """Tokens of the benchmark's longest prompts and their answers: two pictures and some hundred words."""
+    return 2 * int(model.config.image_seq_length) + 256
 
-    A row is taken for the longest of the benchmark's: two pictures and some hundred words. A guess that is
-    too large is halved when memory runs out.
+
+def fitting_batch(model: Any) -> int:
+    """How many prompts should fit together.
+
+    A row is taken for the longest of the benchmark's (``longest_prompt``). On a CPU, where rows gain little
+    by company: 2 to 16 of them in an eighth of the weights' memory (144 MiB at least). On a GPU: what half of its
+    free memory holds. A guess that is too large is halved when memory runs out.
     """
     import torch
 
-    if model.device.type != "cuda":
-        return 8
     text = model.config.text_config
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = heads * (text.hidden_size // text.num_attention_heads)
-    tokens = 2 * int(model.config.image_seq_length) + 256
-    row = 2 * text.num_hidden_layers * width * tokens * model.dtype.itemsize
+    row = 2 * text.num_hidden_layers * width * longest_prompt(model) * model.dtype.itemsize
+    if model.device.type != "cuda":
+        room = max(144 << 20, sum(weights.nbytes for weights in model.parameters()) // 8)
+        return int(min(16, max(2, room // row)))
     free, _ = torch.cuda.mem_get_info(model.device)
     return int(min(256, max(1, free // 2 // (2 * row))))

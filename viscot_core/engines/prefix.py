@@ -29,6 +29,8 @@ NAME = "viscot_prefix"
 """Under which the attention below is registered with transformers."""
 FOLD_UP_TO = 128
 """Queries a row up to which scores are made by hand; above, a fused kernel over joined keys is faster."""
+MOST_ROWS = 64
+"""More prompts than this gain nothing by running together."""
 KEPT_BYTES = 128 << 20
 """What is kept of pictures on a CPU at least; more for models whose weights are four times that."""
 KEPT_SHARE = 0.4
@@ -45,6 +47,26 @@ class Prompt:
     ids: list[int]
     views: tuple[View, ...]
     limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much runs together: ``rows`` prompts, or, with ``tokens``, as many as that many keys hold."""
+
+    rows: int
+    tokens: int | None = None
+
+    def rows_of_one(self, before: int, own: int) -> int:
+        """Prompts about one picture, with ``before`` shared tokens and ``own`` tokens each."""
+        if self.tokens is None:
+            return self.rows
+        return max(1, min(MOST_ROWS, (self.tokens - before) // own))
+
+    def pictures(self, each: int, before: int, own: int) -> int:
+        """Pictures with ``each`` prompts."""
+        if self.tokens is None:
+            return max(1, self.rows // each)
+        return max(1, min(MOST_ROWS // each, self.tokens // (before + each * own)))
 
 
 class PrefixStore:
@@ -215,10 +237,10 @@ class PrefixDecoder:
         cut = self._cut(prompt)
         return cut is not None and cut < len(prompt.ids)
 
-    def generate(self, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
-        """New ids of each prompt, in order, up to and with the end token; ``batch_size`` at most together."""
+    def generate(self, prompts: Sequence[Prompt], room: Room) -> list[list[int]]:
+        """New ids of each prompt, in order, up to and with the end token; ``room`` bounds what runs at once."""
         said: dict[int, list[int]] = {}
-        for batch in self._batches(prompts, batch_size):
+        for batch in self._batches(prompts, room):
             rows = [prompts[number] for group in batch for number in group]
             numbers = [number for group in batch for number in group]
             said.update(zip(numbers, self._run(rows, pictures=len(batch)), strict=True))
@@ -230,23 +252,27 @@ class PrefixDecoder:
             return None
         return prompt.ids.index(self._tokens.image_id) + self._tokens.image_tokens
 
-    def _batches(self, prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[list[int]]]:
+    def _batches(self, prompts: Sequence[Prompt], room: Room) -> Iterator[list[list[int]]]:
         """Groups of prompts about one picture, groups of one size together; the longest first.
 
         Prompts with and without a second picture differ in length by its tokens, so they never share a batch.
         """
-        groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
+        groups: dict[tuple[int, int, str], list[int]] = defaultdict(list)
+        own: dict[tuple[int, int], int] = defaultdict(int)
         for number, prompt in enumerate(prompts):
-            groups[prompt.views[0].key, self._cut(prompt) or 0, len(prompt.views)].append(number)
+            views, cut = len(prompt.views), self._cut(prompt) or 0
+            groups[views, cut, prompt.views[0].key].append(number)
+            own[views, cut] = max(own[views, cut], len(prompt.ids) - cut + prompt.limit)
         alike: dict[tuple[int, int, int], list[list[int]]] = defaultdict(list)
-        for (_, cut, views), numbers in groups.items():
+        for (views, cut, _), numbers in groups.items():
             numbers.sort(key=lambda number: len(prompts[number].ids))
-            for start in range(0, len(numbers), batch_size):
-                piece = numbers[start : start + batch_size]
+            most = room.rows_of_one(cut, own[views, cut])
+            for start in range(0, len(numbers), most):
+                piece = numbers[start : start + most]
                 alike[views, cut, len(piece)].append(piece)
-        for kind in sorted(alike, reverse=True):
-            pieces = sorted(alike[kind], key=lambda piece: -len(prompts[piece[-1]].ids))
-            together = max(1, batch_size // kind[2])
+        for views, cut, each in sorted(alike, reverse=True):
+            pieces = sorted(alike[views, cut, each], key=lambda piece: -len(prompts[piece[-1]].ids))
+            together = room.pictures(each, cut, own[views, cut])
             for start in range(0, len(pieces), together):
                 yield pieces[start : start + together]
 
