@@ -26,6 +26,7 @@ class Web:
     faults: dict[str, list[str]] = field(default_factory=dict)
     log: list[tuple[str, str, str | None, int]] = field(default_factory=list)
     bytes_per_second: float | None = None
+    bytes_sent: int = 0
     commit: str = "c0ffee" + "0" * 34
 
     def sent(self, path: str) -> int:
@@ -100,6 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(block)
                 self.wfile.flush()
                 sent += len(block)
+                self.web.bytes_sent += len(block)
                 if self.web.bytes_per_second:
                     time.sleep(len(block) / self.web.bytes_per_second)
         except OSError:
