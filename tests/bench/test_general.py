@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from made_lmms import make_python
 
 from viscot_core.bench.general import GeneralOptions, bench_general, exported, read_logs, without_bos
 from viscot_core.bench.journal import read_predictions, read_run
-from viscot_core.bench.lmms.launch import why
+from viscot_core.bench.lmms.launch import run_child, why
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import DataError, EngineError, UsageError
 from viscot_core.models.checkpoint import open_checkpoint
@@ -214,3 +217,21 @@ def test_a_log_becomes_one_sentence(tmp_path: Path, log: str, kind: type[Excepti
     error = why(file, "python")
     assert type(error) is kind
     assert words in str(error)
+
+
+def test_an_interruption_ends_lmms_eval_too(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    program = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_child([sys.executable, "-c", program], tmp_path / "run", {})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    child = int((tmp_path / "run" / "log.txt").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
