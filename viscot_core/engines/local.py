@@ -265,8 +265,8 @@ def fitting_batch(model: Any) -> int:
     """How many prompts should fit together.
 
     A row is taken for the longest of the benchmark's (``longest_prompt``). On a CPU, where rows gain little
-    by company: 2 to 16 of them in an eighth of the weights' memory (144 MiB at least). On a GPU: what half of its
-    free memory holds. A guess that is too large is halved when memory runs out.
+    by company: 2 to 16 of them in an eighth of the weights' memory (144 MiB at least). On a GPU: what half of
+    its free memory holds. A guess that is too large is halved when memory runs out.
     """
     import torch
 

@@ -238,7 +238,7 @@ class PrefixDecoder:
         return cut is not None and cut < len(prompt.ids)
 
     def generate(self, prompts: Sequence[Prompt], room: Room) -> list[list[int]]:
-        """New ids of each prompt, in order, up to and with the end token; ``room`` bounds what runs at once."""
+        """New ids of each prompt, in order, up to and with the end token; ``room`` bounds a batch."""
         said: dict[int, list[int]] = {}
         for batch in self._batches(prompts, room):
             rows = [prompts[number] for group in batch for number in group]
