@@ -127,8 +127,15 @@ def show_figures(info: RunInfo) -> None:
 
 def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
     """What was done and what is open; PartlyDone where something failed or is pending."""
+    from viscot_core.bench.shards import shard_of
     from viscot_core.errors import PartlyDone
 
+    shard = shard_of()
+    if not shard.is_alone:  # a task of srun: what is open now may be another's share
+        console.out(f"{out}: rank {shard.rank} of {shard.world} finished {tally.finished}")
+        if tally.failed or tally.open:
+            raise PartlyDone(f"Rank {shard.rank}: {tally.failed} failed, {tally.open.total()} left open.")
+        return
     for warning in info.warnings:
         console.say(f"note: {warning}.")
     counts = info.counts

@@ -64,3 +64,24 @@ def test_two_ranks_give_the_result_of_one(shared: Path, golden_root: Path, tmp_p
     assert tally.finished == 0
     info, _ = bench_refcoco(BenchOptions(tmp_path / "r", golden_root, engine, gpus=2))
     assert info.counts["done"] == 6
+
+
+def test_tasks_of_srun_share_and_the_last_one_leaves_the_whole(
+    shared: Path, golden_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32")
+    options = BenchOptions(tmp_path / "out", golden_root, engine, max_new_tokens=8)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    done = []
+    for task in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", task)
+        monkeypatch.setenv("SLURM_LOCALID", task)
+        info, tally = bench_cot(options)
+        done.append(tally.finished)
+    assert sum(done) == 12 and min(done) > 0
+    assert info.counts["done"] == 12
+    assert len(list((tmp_path / "out").glob("predictions.slurm5*"))) == 2
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    assert bench_cot(options)[1].finished == 0
+    assert [p.name for p in (tmp_path / "out").glob("predictions*")] == [PREDICTIONS_FILE]
