@@ -1,6 +1,6 @@
 """Load on ``viscot serve``: 32 clients, 500 questions on loopback, against one client asking one by one.
 
-    python tests/performance/serve.py [--model DIR] [--clients 32] [--requests 500] [--alone 100]
+    python tests/performance/serve.py [--model DIR] [--clients 32] [--requests 500] [--data ROOT]
 
 Every request is a picture of its own (a made scene), so no cache helps; both runs ask a fresh server. Nothing
 may be lost, and the answers of the crowd must be those of the lone client.
@@ -64,9 +64,10 @@ class Round:
 
 
 def bodies(folder: Path, count: int) -> list[bytes]:
-    """Requests about ``count`` made pictures."""
-    write_dataset(folder, train=0, val=count, seed=SEED)
-    rows = json.loads((folder / "benchmark" / "synth.json").read_text())
+    """Requests about the first ``count`` pictures of a data root, which is made where there is none."""
+    if not (folder / "benchmark" / "synth.json").exists():
+        write_dataset(folder, train=0, val=count, seed=SEED)
+    rows = json.loads((folder / "benchmark" / "synth.json").read_text())[:count]
     out = []
     for row in rows:
         images = row["image"] if isinstance(row["image"], list) else [row["image"]]
@@ -143,10 +144,11 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--alone", type=int, default=100, help="questions of the lone client")
+    parser.add_argument("--data", type=Path, help="a root of 'viscot data synth' instead of made pictures")
     options = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with TemporaryDirectory(prefix="viscot-serve-") as name:
-        questions = bodies(Path(name), options.requests)
+        questions = bodies(options.data or Path(name), options.requests)
     alone = measure(options.model, questions[: options.alone], 1)
     crowd = measure(options.model, questions, options.clients)
     same = sum(a.text == b.text for a, b in zip(alone.replies, crowd.replies, strict=False))
