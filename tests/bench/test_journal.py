@@ -136,3 +136,10 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(DataError, match="damaged"), Journal(tmp_path):
         pass
+
+
+def test_pictures_that_are_found_later_are_missing_no_more(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin(info().model_copy(update={"missing": {"synth": 3, "made": 1}}))
+    with Journal(tmp_path) as journal:
+        assert journal.begin(info()).missing == {"made": 1}

@@ -249,11 +249,13 @@ class Journal:
         """
         if self.info is not None:
             refuse_changes(self.info, info, self.folder)
+            asked = {name for sets in info.planned.values() for name in sets}
+            missing = {**self.info.missing, **dict.fromkeys(asked, 0), **info.missing}
             info = info.model_copy(
                 update={
                     "planned": _union(self.info.planned, info.planned),
                     "hashes": {**self.info.hashes, **info.hashes},
-                    "missing": {**self.info.missing, **info.missing},
+                    "missing": {name: n for name, n in missing.items() if n},
                     "created": self.info.created,
                     "seconds": self.info.seconds,
                     "figures": {**self.info.figures, **info.figures},
