@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from demo_help import Browser, browser, shown
 from serve_help import Gated, Looker
 
+from viscot_core.engines.base import Generation, Request
 from viscot_core.models.zoo import BUNDLED_FOLDER
+from viscot_core.prompts import BOX_REQUEST
 from viscot_core.tour import EXAMPLES, examples
 
 pytest.importorskip("gradio", reason="needs viscot[demo]")
@@ -31,8 +34,21 @@ def shot(person: Browser, tmp_path: Path) -> Callable[[str], None]:
     return lambda name: person.screenshot(folder / f"{name}.png")
 
 
+class Thinker(Looker):
+    """Names the region at once, and answers when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        if any(BOX_REQUEST not in request.rendered.text for request in requests):
+            assert self.go.wait(60)
+        return super().generate(requests)
+
+
 def test_a_picture_is_asked_about_in_all_ways(person: Browser, shot: Callable[[str], None]) -> None:
-    engine = Looker(seconds=0.2)
+    engine = Thinker()
     with shown(engine) as url:
         person.open(url, *DESKTOP)
         shot("desktop-empty")
@@ -43,6 +59,7 @@ def test_a_picture_is_asked_about_in_all_ways(person: Browser, shot: Callable[[s
         person.wait(lambda: person.all(".vs-box.vs-shown"), "the box")
         assert person.text("#ask") == "Asking", "the answer cannot be there before the crop was read"
         shot("desktop-reading")
+        engine.go.set()
         person.answered()
         assert person.text(".vs-way-cot .vs-answer") == "seen 224 x 224"
         assert person.all(".vs-way-cot canvas.vs-crop")
