@@ -14,6 +14,7 @@ NETWORK = os.environ.get("VISCOT_NETWORK", "") not in ("", "0")
 
 # Before torch or the hub are imported: tests never reach the network unless asked to, and draw no bars.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DS_BUILD_OPS", "0")
 if not NETWORK:
