@@ -158,13 +158,17 @@ def _cases(golden: Path) -> list[tuple[list[Turn], list[Path]]]:
             ],
             [pictures / "portrait.jpg", pictures / "square.png"],
         ),
+        (
+            [Turn("human", "<image>\nWhere is it? "), Turn("gpt", box), Turn("human", "<image>")],
+            [pictures / "portrait.jpg", pictures / "square.png"],
+        ),
     ]
 
 
 def _messages(turns: list[Turn]) -> list[dict[str, Any]]:
     messages = []
     for turn in turns:
-        text = turn.text.removeprefix("<image>\n")
+        text = turn.text.removeprefix("<image>").removeprefix("\n")
         content: list[dict[str, str]] = [{"type": "text", "text": text}]
         if text != turn.text:
             content.insert(0, {"type": "image"})
@@ -173,12 +177,13 @@ def _messages(turns: list[Turn]) -> list[dict[str, Any]]:
 
 
 def test_plain_transformers_answers_the_same(golden: Path, tmp_path: Path) -> None:
-    """Ids and answers, for each of the three ways to tokenize a turn's start."""
+    """Ids and answers, for each way to tokenize a turn's start and both templates."""
     folders = []
-    for turn_tokens in ("plain", "legacy", "v4.31"):
+    choices: list[tuple[Any, str]] = [(way, "vicuna_v1") for way in ("plain", "legacy", "v4.31")]
+    for turn_tokens, template in [*choices, ("plain", "tiny")]:
         checkpoint = open_checkpoint(golden / "tiny_llava")
-        checkpoint.manifest = Manifest(name="tiny", turn_tokens=turn_tokens, image_side=56)
-        folders.append(export(checkpoint, tmp_path / turn_tokens, Layout.HF))
+        checkpoint.manifest = Manifest(name="tiny", turn_tokens=turn_tokens, template=template, image_side=56)
+        folders.append(export(checkpoint, tmp_path / f"{turn_tokens}-{template}", Layout.HF))
     cases = _cases(golden)
     given = [
         {"messages": _messages(turns), "images": [str(picture) for picture in pictures]}

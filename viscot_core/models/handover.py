@@ -52,28 +52,35 @@ def chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) ->
     tokenizer puts it before the whole text only (Metaspace), the template writes that space.
     """
     metaspace = type(tokenizer.backend_tokenizer.pre_tokenizer).__name__ == "Metaspace"
-    picture = IMAGE + (" \\n" if metaspace else "\\n")
-    system = json.dumps(TEMPLATES[checkpoint.manifest.template].system)
+    template = TEMPLATES[checkpoint.manifest.template]
     bos = "{{- bos_token }}" if tokenizer.bos_token else ""
     bos += "{{- ' ' }}" if bos and metaspace else ""
+    picture = IMAGE + (" " if metaspace else "")
+    trim = " | trim" if template.strip else ""
     return (
         bos
         + "{%- if messages[0]['role'] == 'system' %}"
         + "{%- set system = messages[0]['content'] %}{%- set turns = messages[1:] %}"
         + "{%- else %}{%- set system = "
-        + system
+        + json.dumps(template.system)
         + " %}{%- set turns = messages %}{%- endif %}"
         + "{%- if system is not string %}{%- set system = system[0]['text'] %}{%- endif %}"
         + "{{- system + ' ' }}"
         + "{%- for message in turns %}"
         + "{{- 'USER:' if message['role'] == 'user' else 'ASSISTANT:' }}"
-        + "{%- if message['content'] is string %}{{- ' ' + message['content'] }}"
+        + "{%- if message['content'] is string %}{{- ' ' + (message['content']"
+        + trim
+        + ") }}"
         + "{%- elif message['content'] %}{{- ' ' }}"
-        + "{%- for part in message['content'] if part['type'] != 'text' %}{{- \""
+        + "{%- set words = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text')"
+        + " | join('')"
+        + trim
+        + " %}"
+        + "{%- for part in message['content'] | rejectattr('type', 'equalto', 'text') %}"
+        + "{{- '"
         + picture
-        + '" }}{%- endfor %}'
-        + "{%- for part in message['content'] if part['type'] == 'text' %}{{- part['text'] }}{%- endfor %}"
-        + "{%- endif %}"
+        + "' }}{%- if words or not loop.last %}{{- '\\n' }}{%- endif %}{%- endfor %}"
+        + "{{- words }}{%- endif %}"
         + "{{- ' ' if message['role'] == 'user' else '"
         + EOS
         + "' }}"
