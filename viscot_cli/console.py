@@ -177,7 +177,7 @@ def prepare(debug: bool) -> None:
     """Quiet the libraries unless debugging; the ``viscot`` logger speaks to stderr in plain lines."""
     import logging
 
-    # Threads that wait by spinning make a small model twenty times slower on a machine that does other work too.
+    # Threads that wait by spinning make a small model twenty times slower on a machine with other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not debug:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
