@@ -49,7 +49,7 @@ def _released(size: str, parameters: float, side: int) -> ZooModel:
 ZOO: dict[str, ZooModel] = {
     model.name: model
     for model in (
-        ZooModel(BUNDLED, None, 0.005, 112, "Apache-2.0", "plain", "viscot", 0.016),
+        ZooModel(BUNDLED, None, 0.0043, 112, "Apache-2.0", "plain", "viscot", 0.009),
         _released("7b", 7.06, 224),
         _released("7b", 7.06, 336),
         _released("13b", 13.35, 224),
