@@ -53,4 +53,6 @@ class Manifest(BaseModel):
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, ValidationError) as error:
             first = str(error).splitlines()[0]
-            raise CheckpointError(f"{path} is damaged ({first}); delete it to let viscot derive one.") from error
+            raise CheckpointError(
+                f"{path} is damaged ({first}); delete it to let viscot derive one."
+            ) from error
