@@ -104,12 +104,8 @@ def _stage(stage: StageSpec) -> list[str]:
         problems.append(f"offload: {stage.offload} - needs zero_stage 1, 2 or 3")
     if stage.offload == "all" and stage.zero_stage in (1, 2):
         problems.append(f"offload: all - zero_stage {stage.zero_stage} keeps whole weights; use 'optimizer'")
-    if stage.packing and stage.row_mix:
-        problems.append("packing: true - cannot go with row_mix; remove one")
     if stage.kind != "foundation" and stage.foundation:
         problems.append(f"foundation: given - only goes with kind foundation, not {stage.kind}")
-    if stage.row_mix and (rows := sum(stage.row_mix.model_dump().values())) != total:
-        problems.append(f"row_mix: {rows} rows - must add up to global_batch_size {total}")
     return problems
 
 

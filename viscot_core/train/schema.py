@@ -150,14 +150,6 @@ class FoundationSpec(Strict):
     whiten_projector: bool = _field(True, "start the projector's first layer from whitened tower features")
 
 
-class RowMix(Strict):
-    """Rows of each kind in every batch (the tiny recipe); they must add up to the global batch."""
-
-    two_turn: int = _field(24, "question, box, crop, answer", unit="rows", ge=0)
-    direct: int = _field(8, "question and answer on the full view", unit="rows", ge=0)
-    crop: int = _field(8, "question and answer on the crop", unit="rows", ge=0)
-
-
 class StageSpec(Strict):
     """One stage. The global batch is the invariant: per-device batch and accumulation follow from it."""
 
@@ -226,7 +218,6 @@ class StageSpec(Strict):
     token_weights: TokenWeights | None = _field(None, "loss weights of single tokens")
     guide_attention: GuideSpec | None = _field(None, "auxiliary attention targets")
     foundation: FoundationSpec | None = _field(None, "settings of a foundation stage")
-    row_mix: RowMix | None = _field(None, "rows of each kind in every batch")
     lora: LoraSpec | None = _field(None, "train adapters instead of the language model's own weights")
     compile: bool = _field(False, "torch.compile the model")
     save_steps: int = _field(
