@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 NETWORK = os.environ.get("VISCOT_NETWORK", "") not in ("", "0")
+
+# A shell that runs the tests in the background ignores Ctrl-C for them and for the processes they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch or the hub are imported: tests never reach the network unless asked to, and draw no bars.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
