@@ -58,6 +58,9 @@ def save_model(
         model.save_pretrained(folder, state_dict=weights)
         _name_base(state, folder, weights if weights is not None else model.state_dict())
     elif not projector_only:
+        if weights is not None and state.model.config.tie_word_embeddings:
+            # Gathered under ZeRO, the tied head is a second copy of the embeddings.
+            weights = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
         model.save_pretrained(folder, state_dict=weights, save_original_format=False)
     if "projector" in stage.train:
         save_projector(weights if weights is not None else model.state_dict(), folder)
