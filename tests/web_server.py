@@ -3,7 +3,7 @@
 ``Web.files`` maps paths to bytes; ``Web.faults`` maps paths to faults used up one per request: ``drop:N``
 (close the connection after N bytes of body), ``stall:N``, ``short:N`` (declare N bytes less than are sent),
 ``long:N`` (declare N more), ``code:N[:RETRY_AFTER]``, ``no-range`` (200 for a range), ``garbage`` (other
-bytes), ``weak`` (no validator). ``Web.log`` holds (method, path, range, bytes sent).
+bytes), ``weak`` (no validator). ``Web.log`` holds what was ``Served``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,28 @@ from typing import Any
 
 
 @dataclass
+class Served:
+    """One request and what was sent for it so far."""
+
+    method: str
+    path: str
+    range: str | None
+    sent: int = 0
+
+
+@dataclass
 class Web:
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
-    log: list[tuple[str, str, str | None, int]] = field(default_factory=list)
+    log: list[Served] = field(default_factory=list)
     bytes_per_second: float | None = None
     bytes_sent: int = 0
     commit: str = "c0ffee" + "0" * 34
 
     def sent(self, path: str) -> int:
         """Body bytes sent for a path over all requests."""
-        return sum(count for _, where, _, count in self.log if where == path)
+        return sum(served.sent for served in self.log if served.path == path)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -86,11 +96,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", etag)
         if hub:
             self.send_header("X-Repo-Commit", self.web.commit)
+        # Noted before the client can have the answer, so that a test never looks too early.
+        entry = Served(self.command, name, asked)
+        self.web.log.append(entry)
         self.end_headers()
-        sent = self._send(part, kind, number) if body else 0
-        self.web.log.append((self.command, name, asked, sent))
+        if body:
+            self._send(part, kind, number, entry)
 
-    def _send(self, part: bytes, kind: str, number: str) -> int:
+    def _send(self, part: bytes, kind: str, number: str, entry: Served) -> None:
         stop = int(number) if kind in ("drop", "stall") else len(part)
         if kind == "short":
             stop = len(part) - int(number)
@@ -98,28 +111,28 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             while sent < min(stop, len(part)):
                 block = part[sent : min(sent + step, stop)]
+                entry.sent += len(block)
+                self.web.bytes_sent += len(block)
                 self.wfile.write(block)
                 self.wfile.flush()
                 sent += len(block)
-                self.web.bytes_sent += len(block)
                 if self.web.bytes_per_second:
                     time.sleep(len(block) / self.web.bytes_per_second)
         except OSError:
             self.close_connection = True
-            return sent
+            return
         if kind == "stall":
             time.sleep(1.5)
         if kind in ("drop", "stall", "long", "short"):
             self.close_connection = True
-        return sent
 
     def _error(self, code: int, name: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(code)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
         self.send_header("Content-Length", "0")
+        self.web.log.append(Served(self.command, name, self.headers.get("Range")))
         self.end_headers()
-        self.web.log.append((self.command, name, self.headers.get("Range"), 0))
 
 
 @contextmanager
