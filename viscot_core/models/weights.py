@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError
@@ -61,14 +62,17 @@ class _Reader:
     def __init__(self) -> None:
         self._path: Path | None = None
         self._get: Callable[[str], torch.Tensor] | None = None
+        self._lock = Lock()
 
     def of(self, path: Path, name: str) -> Callable[[], torch.Tensor]:
         """How to read one tensor, when it is wanted."""
 
         def read() -> torch.Tensor:
-            if self._get is None or path != self._path:
-                self._path, self._get = path, _map(path)
-            return self._get(name)
+            with self._lock:  # transformers reads from several threads at once
+                if self._get is None or path != self._path:
+                    self._path, self._get = path, _map(path)
+                get = self._get
+            return get(name)
 
         return read
 
