@@ -87,6 +87,7 @@ def score(
         fresh=fresh,
         batch_size=batch_size,
         device=device,
+        only_estimate=estimate,
     )
     made = make_judge(judge, options)
     if estimate:

@@ -166,3 +166,14 @@ def test_an_interruption_loses_nothing(tmp_path: Path, how: signal.Signals, code
         assert len(server.requests) - asked <= 40 - kept
     assert {v.outcome.score for v in read_scores(path).verdicts.values()} == {0.5}
     assert len(read_scores(path).verdicts) == 40
+
+
+def test_an_estimate_needs_no_key(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    run = sample_run(tmp_path / "run", items=4)
+    command = ("score", run, "--judge", "openai:gpt-4o-mini")
+    assert cli(*command, "--estimate").code == 0
+    asked = cli(*command)
+    assert asked.code == 2
+    assert "OPENAI_API_KEY is not set" in asked.err

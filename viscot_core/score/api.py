@@ -63,7 +63,7 @@ class ApiJudge:
         key = os.environ.get(KEY_VARIABLE, "").strip() or None
         if not re.match(r"https?://[^/]", base_url):
             raise UsageError(f"--base-url {base_url} is no address; it looks like http://127.0.0.1:8000/v1.")
-        if key is None and base_url.rstrip("/") == OPENAI_URL:
+        if key is None and base_url.rstrip("/") == OPENAI_URL and not options.only_estimate:
             raise UsageError(
                 f"{KEY_VARIABLE} is not set; export your key, or point --base-url at your own server."
             )

@@ -46,6 +46,8 @@ class JudgeOptions:
     """Ask again even where the cache holds a reply."""
     batch_size: int = 8
     device: str = "auto"
+    only_estimate: bool = False
+    """Nothing will be sent, so no key is needed."""
 
 
 def make_judge(spec: str, options: JudgeOptions) -> Judge:
