@@ -62,6 +62,16 @@ def test_every_file_reads_as_its_format_and_boxes_agree(root: Path) -> None:
             assert len(load_views(root, row.image)) == len(row.image)
 
 
+def test_boxes_are_asked_for_in_every_wording(root: Path) -> None:
+    asked = [
+        t.text for row in Rows(root / "train.json", Conversation) for t in row.turns if t.role == "human"
+    ]
+    boxes = [text.removeprefix("<image>\n") for text in asked if "bounding box" in text]
+    assert any(text.startswith("Locate the region this sentence describes: the ") for text in boxes)
+    assert any(text[0].islower() for text in boxes)  # the benchmark's first turn
+    assert any(text[0].isupper() and text.endswith("the question better.") for text in boxes)
+
+
 def test_metadata_rows_convert_like_the_real_ones(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "cot.json"
     convert([root / "metadata/synth_cot_train.jsonl"], out)

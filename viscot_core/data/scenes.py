@@ -40,6 +40,11 @@ class Thing:
     box: tuple[int, int, int, int]
     text_box: tuple[int, int, int, int]
 
+    @property
+    def expression(self) -> str:
+        """What RefCOCO's annotators would call it."""
+        return f"the {self.color} {self.noun}"
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:

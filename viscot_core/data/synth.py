@@ -17,7 +17,16 @@ from typing import Any
 
 from viscot_core.boxes import Box, Frame, format_box
 from viscot_core.data.scenes import Scene, Thing, draw_scene, make_scene
-from viscot_core.prompts import ANSWER_REQUEST, BOX_REQUEST, IMAGE, Turn, cot_turns, direct_turns
+from viscot_core.prompts import (
+    ANSWER_REQUEST,
+    BOX_REQUEST,
+    IMAGE,
+    Turn,
+    cot_turns,
+    detection_turns,
+    direct_turns,
+    refcoco_turns,
+)
 
 DATASET = "synth"
 QUESTIONS = (
@@ -230,11 +239,16 @@ def _benchmark_chain(item: _Item) -> tuple[Turn, ...]:
 
 
 def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Turn, ...]:
-    """One picture and a box turn for up to four of its objects, in both wordings."""
+    """One picture and a box turn for up to four of its objects, in training, benchmark and RefCOCO words."""
     turns: list[Turn] = []
     for item in items[:4]:
-        asked = rng.choice([f"{item.question.lower()}. {BOX_REQUEST}", f"{item.question} {BOX_REQUEST}"])
-        turns.append(Turn("human", f"{IMAGE}\n{asked}" if not turns else asked))
+        wordings = (
+            f"{IMAGE}\n{item.question} {BOX_REQUEST}",
+            detection_turns(item.question)[0].text,
+            refcoco_turns(item.thing.expression)[0].text,
+        )
+        asked = rng.choice(wordings)
+        turns.append(Turn("human", asked if not turns else asked.removeprefix(f"{IMAGE}\n")))
         turns.append(Turn("gpt", item.box_text))
     return tuple(turns)
 
@@ -255,7 +269,7 @@ def _refcoco_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
         for thing in scene.things:
             yield {
                 "img_path": image_path("val", index),
-                "expression": f"the {thing.color} {thing.noun}",
+                "expression": thing.expression,
                 "bbox": list(thing.box),
                 "dataset_name": DATASET,
                 "height": height,
