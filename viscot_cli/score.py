@@ -36,10 +36,11 @@ def score(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Calls at once.")] = 32,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Say how many calls, tokens and dollars; ask nothing.")
+        bool, typer.Option("--estimate", help="Only say how many calls, tokens and dollars; ask nothing.")
     ] = False,
     max_cost: Annotated[
-        float | None, typer.Option(min=0, help="Stop before spending more US dollars than this.")
+        float | None,
+        typer.Option(min=0, help="Stop before spending more US dollars than this; needs a known price."),
     ] = None,
     prices: Annotated[Path | None, typer.Option(help="A price table of your own (YAML).")] = None,
     prompt: Annotated[
@@ -90,9 +91,12 @@ def score(
         only_estimate=estimate,
     )
     made = make_judge(judge, options)
-    if estimate:
-        _estimate(run, made, name, retry_unscored)
-        return
+    if estimate or judge.startswith("openai:"):
+        told = _estimate(run, made, name, retry_unscored)
+        if estimate:
+            console.out(told)
+            return
+        console.say(told)
     with console.progress(f"scoring {run}") as advance:
         report = score_run(run, made, name=name, retry_unscored=retry_unscored, progress=advance)
     _show(report)
@@ -101,21 +105,24 @@ def score(
         raise PartlyDone(f"Not every answer of {run} has a score; run the same command again to go on.")
 
 
-def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) -> None:
+def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) -> str:
+    """What scoring will take, in words; UsageError for a judge that costs nothing."""
     from viscot_core.errors import UsageError
     from viscot_core.score.api import ApiJudge
     from viscot_core.score.run import pairs_to_ask
 
     if not isinstance(judge, ApiJudge):
         raise UsageError("--estimate is about judges behind an API; offline and hf: judges cost nothing.")
-    pairs = pairs_to_ask(run, judge, name=name, retry_unscored=retry_unscored)
-    found = judge.estimate(pairs)
-    cost = "unknown price" if found.cost is None else f"about ${found.cost:.4f}"
-    console.out(f"{found.pairs} different answers to judge, {found.cached} of them in the cache")
-    console.out(
-        f"{found.calls} calls, about {found.tokens_in} tokens in and {found.tokens_out} out: {cost} "
-        f"with {judge.model}"
-    )
+    found = judge.estimate(pairs_to_ask(run, judge, name=name, retry_unscored=retry_unscored))
+    asked = f"{found.pairs} different answers to judge, {found.cached} of them in the cache"
+    tokens = f"{found.calls} calls, about {found.tokens_in} tokens in and {found.tokens_out} out"
+    price = judge.price
+    if found.cost is None or price is None:
+        cost = f"the price of '{judge.model}' is in no table, so the cost is unknown; --prices FILE gives one"
+    else:
+        read = " ".join(word for word in (price.date, f"({price.source})" if price.source else "") if word)
+        cost = f"about ${found.cost:.4f} with {judge.model}" + (f", at the price of {read}" if read else "")
+    return f"{asked}\n{tokens}: {cost}"
 
 
 def _show(report: ScoreReport) -> None:
@@ -137,10 +144,10 @@ def _show(report: ScoreReport) -> None:
 def _show_usage(usage: Usage | None) -> None:
     if usage is None:
         return
-    cost = "" if usage.cost is None else f", ${usage.cost:.4f}"
+    cost = "at an unknown price" if usage.cost is None else f"${usage.cost:.4f}"
     console.out(
         f"{usage.calls} calls, {usage.cached} from the cache, {usage.retries} retries, "
-        f"{usage.tokens_in} tokens in, {usage.tokens_out} out{cost}"
+        f"{usage.tokens_in} tokens in, {usage.tokens_out} out, {cost}"
     )
     if usage.models:
         console.out(f"The server calls its model {', '.join(sorted(usage.models))}")

@@ -84,8 +84,10 @@ def test_an_api_judge_from_estimate_to_scores(cli: Cli, tmp_path: Path) -> None:
         assert "about $0.0" in estimate.out
         assert not server.requests
         assert not (run / "scores.openai-gpt-4o-mini.jsonl").exists()
+        assert "at the price of 20" in estimate.out
         ran = cli(*command)
         assert ran.code == 0
+        assert "11 different answers to judge" in ran.err
         assert "18 scored" in ran.out
         assert "made-up-1" in ran.out
         assert "$0.00" in ran.out
@@ -117,6 +119,23 @@ def test_the_cost_cap_stops_and_says_so(cli: Cli, tmp_path: Path) -> None:
     assert ran.code == 3
     assert "--max-cost is reached" in ran.out
     assert "pending" in ran.out
+
+
+def test_an_unknown_price_is_said_and_no_cap_is_taken_without_one(cli: Cli, tmp_path: Path) -> None:
+    run = sample_run(tmp_path / "run", items=2)
+    with JudgeServer(lambda number, body: completion("score: 1")) as server:
+        command = ("score", run, "--judge", "openai:unheard-of", "--base-url", server.url)
+        refused = cli(*command, "--max-cost", "1")
+        assert refused.code == 2
+        assert "--max-cost needs the price of 'unheard-of'" in refused.err
+        assert not server.requests
+        sentence = "the price of 'unheard-of' is in no table, so the cost is unknown"
+        assert sentence in cli(*command, "--estimate").out
+        ran = cli(*command)
+    assert ran.code == 0
+    assert sentence in ran.err
+    assert "at an unknown price" in ran.out
+    assert "$" not in ran.out
 
 
 def test_a_wrong_key_is_one_sentence(cli: Cli, tmp_path: Path) -> None:

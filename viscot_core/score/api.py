@@ -72,7 +72,7 @@ class ApiJudge:
         price = load_price(model, options.prices)
         if options.max_cost is not None and price is None:
             raise UsageError(
-                f"--max-cost needs the price of '{model}', which no table knows; give one with --prices."
+                f"--max-cost needs the price of '{model}', which no table knows; give one with --prices FILE."
             )
         prompt = PromptBuilder(options.style, options.json_mode)
         cache = ReplyCache(options.cache or default_cache())

@@ -5,7 +5,7 @@ flight.
 from __future__ import annotations
 
 import asyncio
-import re
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,10 +25,12 @@ TYPICAL_REPLY = 8
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars per million tokens."""
+    """US dollars per million tokens, where they were read and when they held (a user's table may not say)."""
 
     input: float
     output: float
+    source: str = ""
+    date: str = ""
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
@@ -51,21 +53,20 @@ class Estimate:
 
 
 def load_price(model: str, own: Path | None = None) -> Price | None:
-    """The price of a model: of the user's table, else of the built-in one; a dated name finds its family.
+    """The price of exactly this model: the user's table first, then the built-in one; None in neither.
 
     Raises:
         UsageError: the user's table is missing or malformed.
     """
-    tables = [] if own is None else [_read_table(own)]
-    tables.append(
-        _parse(files("viscot_core.score").joinpath("prices.yaml").read_text(encoding="utf-8"), "prices.yaml")
+    mine = {} if own is None else _read_table(own)
+    return mine.get(model) or built_in_prices().get(model)
+
+
+def built_in_prices() -> dict[str, Price]:
+    """The table that comes with viscot."""
+    return _parse(
+        files("viscot_core.score").joinpath("prices.yaml").read_text(encoding="utf-8"), "prices.yaml"
     )
-    undated = re.sub(r"-\d{4}-\d{2}-\d{2}$|-\d{4}$", "", model)
-    for name in (model, undated):
-        for table in tables:
-            if name in table:
-                return table[name]
-    return None
 
 
 def _read_table(path: Path) -> dict[str, Price]:
@@ -80,15 +81,20 @@ def _read_table(path: Path) -> dict[str, Price]:
 def _parse(text: str, name: str) -> dict[str, Price]:
     try:
         models: dict[str, Any] = yaml.safe_load(text)["models"]
-        prices = {str(m): Price(float(p["input"]), float(p["output"])) for m, p in models.items()}
+        prices = {str(m): _price(entry) for m, entry in models.items()}
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{name} is no price table; write 'models: {{NAME: {{input: 0.15, output: 0.60}}}}' "
             "(dollars per million)."
         ) from error
-    if any(min(p.input, p.output) < 0 for p in prices.values()):
-        raise UsageError(f"{name} holds a negative price; prices are dollars per million tokens.")
+    if not all(0 <= p.input < math.inf and 0 <= p.output < math.inf for p in prices.values()):
+        raise UsageError(f"{name} holds a price below 0 or none; prices are dollars per million tokens.")
     return prices
+
+
+def _price(entry: Any) -> Price:
+    source, date = (str(entry.get(name, "")) for name in ("source", "date"))
+    return Price(float(entry["input"]), float(entry["output"]), source, date)
 
 
 def estimated_tokens(text: str) -> int:

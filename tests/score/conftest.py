@@ -1,0 +1,13 @@
+"""What all tests of scores share."""
+
+from __future__ import annotations
+
+import pytest
+
+from viscot_core.score import session
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries wait milliseconds."""
+    monkeypatch.setattr(session, "FIRST_WAIT", 0.005)
