@@ -69,6 +69,34 @@ def test_one_file_opens_as_a_mixture(files: list[Source], which: int) -> None:
     assert mixture.sources[0].name == files[which].name
 
 
+def test_words_are_counted_in_one_pass(files: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture = Mixture.open(files[0].file)
+    expected = [mixture.raw(index).count(b"gpt") for index in range(len(mixture))]
+    assert expected != [0] * 5 and mixture.count(b"gpt").tolist() == expected
+    monkeypatch.setattr("viscot_core.data.mixture._BLOCK", 7)  # a word across two blocks counts once
+    assert mixture.count(b"gpt").tolist() == expected
+    assert mixture.sizes().tolist() == [len(mixture.raw(index)) for index in range(len(mixture))]
+
+
+def test_a_large_files_index_is_kept_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viscot_core.data.mixture._KEPT", 1)
+    path = tmp_path / "large.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(3)))
+    first = Mixture.open(path)
+    (kept,) = (tmp_path / ".cache").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("viscot_core.data.mixture.raw_rows", lambda _: 1 // 0)
+        again = Mixture.open(path)
+    assert list(again) == list(first) == list(pickle.loads(pickle.dumps(again)))
+    assert again.sha256 == first.sha256
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(4)))
+    assert len(Mixture.open(path)) == 4
+    kept.write_bytes(kept.read_bytes()[:24])
+    assert len(Mixture.open(path)) == 4, "a damaged index is made again"
+
+
 def test_a_mixture_pickles(tmp_path: Path, files: list[Source]) -> None:
     for mixture in (build(tmp_path / "mix", files), Mixture.open(files[0].file)):
         again = pickle.loads(pickle.dumps(mixture))

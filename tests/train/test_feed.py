@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from viscot_core.boxes import Box, Frame
+from viscot_core.data.mix import build, sources_of
 from viscot_core.models.scratch import train_tokenizer
 from viscot_core.models.tokens import ChatTokenizer
 from viscot_core.prompts import TEMPLATES
 from viscot_core.train.batch import Split
-from viscot_core.train.feed import Bad, Item, MixtureRows, touches_border
+from viscot_core.train.facts import facts_of
+from viscot_core.train.feed import BYTES_PER_TOKEN, Bad, Item, MixtureRows, touches_border
 from viscot_core.train.schema import StageSpec
 
 
@@ -80,12 +83,31 @@ def test_orders_are_whole_steps_and_the_same_for_the_same_seed(tmp_path: Path, t
         rows = opened(tmp_path, tokens, many, group_by=grouping)
         order = rows.order(Split(2, 1, 2), 5)
         assert len(order) == 32 and set(order) == set(range(30))
-        assert order == rows.order(Split(2, 1, 2), 5) != rows.order(Split(2, 1, 2), 6)
+        assert order.tolist() == rows.order(Split(2, 1, 2), 5).tolist()
+        assert order.tolist() != rows.order(Split(2, 1, 2), 6).tolist()
     lengths = opened(tmp_path, tokens, many).lengths()
     assert (lengths[0] < 0) and (lengths[1] > 0)
     before = torch.random.get_rng_state()
     opened(tmp_path, tokens, many, group_by="modality_length").order(Split(2, 1, 2), 5)
     assert torch.equal(before, torch.random.get_rng_state()), "the run's own randomness is untouched"
+
+
+def test_lengths_count_bytes_and_pictures(tmp_path: Path, tokens: ChatTokenizer) -> None:
+    two = row(["a.png", "a.png"])
+    lengths = opened(tmp_path, tokens, [row(), row("a.png"), two]).lengths()
+    assert lengths[0] == -int(len(json.dumps(row())) / BYTES_PER_TOKEN)
+    assert lengths[2] == 2 * tokens.image_tokens + int(len(json.dumps(two)) / BYTES_PER_TOKEN)
+
+
+def test_a_mixtures_weights_say_how_often_rows_are_seen(tmp_path: Path, tokens: ChatTokenizer) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(json.dumps([row(answer=name * n) for n in range(1, 9)]))
+    sources = sources_of([tmp_path / "a.json", tmp_path / "b.json"], {"b": 2.5})
+    build(tmp_path / "mix", sources)
+    rows = MixtureRows([tmp_path / "mix"], tmp_path, tokens, TEMPLATES["tiny"], stage(), side=28)
+    seen = np.bincount(rows.order(Split(2, 1, 2), 5), minlength=16)
+    assert seen[:8].tolist() == [1] * 8 and sorted(seen[8:].tolist()) == [2] * 4 + [3] * 4
+    assert facts_of(tmp_path, ["mix"]).rows == 28
 
 
 def test_legacy_crop_drops_the_rows_the_reference_dropped(shared: Path) -> None:

@@ -14,7 +14,8 @@ LOOKED_AT = 500  # rows read for the mean length
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Rows, mean tokens of text and mean pictures of a row; None where unknown."""
+    """Rows of an epoch (sources by their weights), mean tokens of text and mean pictures of a row; None where
+    unknown."""
 
     rows: int | None
     text_tokens: float | None
@@ -55,4 +56,4 @@ def _facts(path: Path) -> Facts:
     looked = [rows[index] for index in range(0, len(rows), step)]
     text = sum(len(turn.text) for row in looked for turn in row.turns) / CHARACTERS_PER_TOKEN
     pictures = sum(len(row.image) for row in looked)
-    return Facts(len(rows), text / len(looked), pictures / len(looked), "counted")
+    return Facts(len(rows.epoch()), text / len(looked), pictures / len(looked), "counted")

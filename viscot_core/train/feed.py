@@ -93,29 +93,33 @@ class MixtureRows(Dataset[Item | Bad]):
 
     def lengths(self) -> NDArray[np.int64]:
         """About how many tokens each row has, pictures included; negative for rows without pictures."""
-        found = np.empty(len(self), np.int64)
-        for index in range(len(self)):
-            raw = self.raw(index)
-            pictures = raw.count(IMAGE.encode())
-            text = max(1, int(len(raw) / BYTES_PER_TOKEN))
-            found[index] = text + pictures * self._tokens.image_tokens if pictures else -text
-        return found
+        sizes = np.concatenate([mixture.sizes() for mixture in self._mixtures])
+        pictures = np.concatenate([mixture.count(IMAGE.encode()) for mixture in self._mixtures])
+        text = np.maximum(1, (sizes / BYTES_PER_TOKEN).astype(np.int64))
+        return np.where(pictures > 0, text + pictures * self._tokens.image_tokens, -text)
 
-    def order(self, split: Split, seed: int) -> list[int]:
+    def epoch(self, seed: int) -> NDArray[np.int64]:
+        """The rows of one epoch in file order: each as often as its source's weight says."""
+        starts = [0, *self._ends[:-1]]
+        parts = [mixture.epoch(0, seed) for mixture in self._mixtures]
+        return np.concatenate([start + part for start, part in zip(starts, parts, strict=True)])
+
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
         """One epoch's rows, whole optimizer steps long; the same rows share a step on any number of
         processes.
         """
         generator = torch.Generator().manual_seed(seed)
         grouping, chunks = self._stage.group_by, split.accumulation * split.processes
+        rows = self.epoch(seed)
         if grouping == "none":
-            order = torch.randperm(len(self), generator=generator).tolist()
+            order = torch.randperm(len(rows), generator=generator).numpy()
         elif grouping == "length":
-            order = length_order(np.abs(self.lengths()).tolist(), split.per_device, chunks, generator)
+            order = length_order(np.abs(self.lengths()[rows]), split.per_device, chunks, generator)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                order = modality_length_order(self.lengths().tolist(), split.per_device, chunks, generator)
-        return filled(order, split.total)
+                order = modality_length_order(self.lengths()[rows], split.per_device, chunks, generator)
+        return filled(rows[order], split.total)
 
     def collate(self, items: list[Item | Bad]) -> Batch:
         """A batch as the model takes it, the rows' numbers (``rows``) and how many were bad (``bad``)."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from viscot_core.data.collate import Batch
@@ -33,7 +35,7 @@ class Rows(Protocol):
     @property
     def dataset(self) -> Dataset[Any]: ...
 
-    def order(self, split: Split, seed: int) -> list[int]: ...
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]: ...
 
     def collate(self, rows: list[Any]) -> Batch: ...
 
@@ -44,9 +46,9 @@ class CachedRows:
 
     dataset: ChainRows | FoundationRows
 
-    def order(self, split: Split, seed: int) -> list[int]:
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
         """Batches of one bucket each, whatever the number of processes."""
-        return self.dataset.order(split.total, seed)
+        return np.array(self.dataset.order(split.total, seed), np.int64)
 
     def collate(self, rows: list[Any]) -> Batch:
         """As the data set does."""
@@ -59,7 +61,7 @@ class FileRows:
 
     dataset: MixtureRows
 
-    def order(self, split: Split, seed: int) -> list[int]:
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
         """Grouped as the recipe says."""
         return self.dataset.order(split, seed)
 

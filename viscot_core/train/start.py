@@ -5,12 +5,14 @@ checkpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from viscot_core.data.annotations import Conversation, Rows
 from viscot_core.data.encode import training_turns
 from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.models import layouts, parts, zoo
@@ -25,7 +27,6 @@ from viscot_core.models.weights import open_file, open_weights
 from viscot_core.prompts import TEMPLATES, render
 from viscot_core.train import ranks
 from viscot_core.train.mixed import allow_mixed_batches
-from viscot_core.train.rows import read_conversations
 from viscot_core.train.schema import ModelSpec, Recipe, StageSpec
 
 TOKENIZER_ROWS = 4000
@@ -206,6 +207,6 @@ def _make_tokenizer(recipe: Recipe, root: Path) -> Any:
         raise UsageError("Only a model from scratch trains a tokenizer.")
     template = TEMPLATES[recipe.model.template]
     files = dict.fromkeys(name for stage in recipe.stages for name in stage.data_files)
-    rows = [row for name in files for row in read_conversations([root / name])[:TOKENIZER_ROWS]]
+    rows = [row for name in files for row in islice(Rows(root / name, Conversation), TOKENIZER_ROWS)]
     texts = [c.text for row in rows for c in render(training_turns(row.turns), template).chunks if c.text]
     return train_tokenizer(texts, vocab_size=scratch.vocab_size, max_positions=scratch.max_positions)

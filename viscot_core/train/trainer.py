@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 from transformers import (
@@ -48,7 +50,7 @@ class StageTrainer(Trainer):
         args: TrainingArguments,
         rows: Dataset[Any],
         collate: Callable[[list[Any]], dict[str, torch.Tensor]],
-        order: Sequence[int],
+        order: NDArray[np.int64],
         save: SaveModel,
         load: LoadModel,
         log_file: Path,
@@ -246,11 +248,11 @@ class GoOnFrom(TrainerCallback):
 class RunOrder(Sampler[int]):
     """The rows of the whole run in order; on resume the Trainer skips to its place."""
 
-    def __init__(self, order: Sequence[int]) -> None:
+    def __init__(self, order: NDArray[np.int64]) -> None:
         self._order = order
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._order)
+        return map(int, self._order)  # one at a time: a list of 2.4 million takes 100 MB on every rank
 
     def __len__(self) -> int:
         return len(self._order)

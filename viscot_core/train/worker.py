@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from viscot_core.errors import UsageError
+from viscot_core.errors import DataError, UsageError
 from viscot_core.prompts import TEMPLATES, Template
 from viscot_core.train import checkpoints, ranks
 from viscot_core.train.arguments import training_arguments
@@ -116,15 +118,21 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     _keep_model(state, stage, trainer, out)
 
 
-def run_order(rows: Rows, stage: StageSpec, split: Split, seed: int) -> list[int]:
-    """The rows of all steps of a stage: one epoch's order behind another."""
-    order = rows.order(split, seed)
-    steps = stage.max_steps or math.ceil((stage.epochs or 1.0) * len(order) / split.total)
-    epoch = 1
-    while len(order) < steps * split.total:
-        order += rows.order(split, seed + epoch)
-        epoch += 1
-    return order[: steps * split.total]
+def run_order(rows: Rows, stage: StageSpec, split: Split, seed: int) -> NDArray[np.int64]:
+    """The rows of all steps of a stage: one epoch's order behind another.
+
+    `DataError` where an epoch has not one batch (the tiny recipe's are of one length and kind each).
+    """
+    epochs = [rows.order(split, seed)]
+    if not len(epochs[0]):
+        raise DataError(
+            f"stages.{stage.kind} would train nothing: no {split.total} of its rows make a batch; "
+            f"give more data or --set stages.{stage.kind}.global_batch_size=N."
+        )
+    steps = stage.max_steps or math.ceil((stage.epochs or 1.0) * len(epochs[0]) / split.total)
+    while sum(map(len, epochs)) < steps * split.total:
+        epochs.append(rows.order(split, seed + len(epochs)))
+    return np.concatenate(epochs)[: steps * split.total]
 
 
 def _split(folder: Path, stage: StageSpec) -> Split:
@@ -155,7 +163,7 @@ def _prepared(state: Run, stage: StageSpec, rows: Rows, split: Split, seed: int)
         torch.manual_seed(seed)
         model = FoundationModel(state.model, stage.foundation)
         if stage.foundation.whiten_projector:
-            sample = [rows.dataset[i] for i in rows.order(split, seed)[:256]]
+            sample = [rows.dataset[i] for i in rows.order(split, seed)[:256].tolist()]
             whiten_projector(state.model, rows.collate(sample)["pixel_values"])
     if stage.gradient_checkpointing:
         state.model.gradient_checkpointing_enable({"use_reentrant": False})
