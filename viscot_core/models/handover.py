@@ -45,6 +45,48 @@ def _forget_merge(tokenizer: PreTrainedTokenizerBase, piece: str) -> None:
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
 
 
+_CHAT_TEMPLATE = """\
+{%- set turns = messages %}
+{%- if messages[0]['role'] == 'system' %}
+  {%- set system = messages[0]['content'] %}
+  {%- set turns = messages[1:] %}
+{%- endif %}
+{%- if system is not string %}
+  {%- set system = system[0]['text'] %}
+{%- endif %}
+{{- system + ' ' }}
+{%- for message in turns %}
+  {%- set content = message['content'] or '' %}
+  {%- set pictures = [] %}
+  {%- set words = content %}
+  {%- if content is not string %}
+    {%- set pictures = content | rejectattr('type', 'equalto', 'text') | list %}
+    {%- set words = content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('') %}
+  {%- endif %}
+  {%- if message['role'] == 'user' %}
+    {%- if strip %}
+      {%- set words = words.rstrip() if pictures else words.strip() %}
+    {%- endif %}
+    {{- 'USER:' }}
+    {%- if pictures or words %}
+      {{- ' ' }}
+      {%- for _ in pictures %}
+        {{- picture }}
+        {%- if words or not loop.last %}
+          {{- '\\n' }}
+        {%- endif %}
+      {%- endfor %}
+      {{- words + ' ' }}
+    {%- endif %}
+  {%- else %}
+    {{- 'ASSISTANT: ' + words + eos }}
+  {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+  {{- 'ASSISTANT:' }}
+{%- endif %}"""
+
+
 def chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> str:
     """A Jinja chat template that renders messages as ``prompts.render`` does, a message's pictures first.
 
@@ -55,35 +97,11 @@ def chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) ->
     template = TEMPLATES[checkpoint.manifest.template]
     bos = "{{- bos_token }}" if tokenizer.bos_token else ""
     bos += "{{- ' ' }}" if bos and metaspace else ""
-    picture = IMAGE + (" " if metaspace else "")
-    trim = " | trim" if template.strip else ""
-    return (
-        bos
-        + "{%- if messages[0]['role'] == 'system' %}"
-        + "{%- set system = messages[0]['content'] %}{%- set turns = messages[1:] %}"
-        + "{%- else %}{%- set system = "
-        + json.dumps(template.system)
-        + " %}{%- set turns = messages %}{%- endif %}"
-        + "{%- if system is not string %}{%- set system = system[0]['text'] %}{%- endif %}"
-        + "{{- system + ' ' }}"
-        + "{%- for message in turns %}"
-        + "{{- 'USER:' if message['role'] == 'user' else 'ASSISTANT:' }}"
-        + "{%- if message['content'] is string %}{{- ' ' + (message['content']"
-        + trim
-        + ") }}"
-        + "{%- elif message['content'] %}{{- ' ' }}"
-        + "{%- set words = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text')"
-        + " | join('')"
-        + trim
-        + " %}"
-        + "{%- for part in message['content'] | rejectattr('type', 'equalto', 'text') %}"
-        + "{{- '"
-        + picture
-        + "' }}{%- if words or not loop.last %}{{- '\\n' }}{%- endif %}{%- endfor %}"
-        + "{{- words }}{%- endif %}"
-        + "{{- ' ' if message['role'] == 'user' else '"
-        + EOS
-        + "' }}"
-        + "{%- endfor %}"
-        + "{%- if add_generation_prompt %}{{- 'ASSISTANT:' }}{%- endif %}"
-    )
+    choices = {
+        "system": template.system,
+        "strip": template.strip,
+        "picture": IMAGE + (" " if metaspace else ""),
+        "eos": EOS,
+    }
+    chosen = "".join(f"{{%- set {name} = {json.dumps(value)} %}}\n" for name, value in choices.items())
+    return f"{bos}\n{chosen}{_CHAT_TEMPLATE}"

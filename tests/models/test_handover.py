@@ -1,0 +1,90 @@
+"""The chat template of an export says what training and benchmark say, character for character."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from viscot_core.models.checkpoint import Checkpoint, open_checkpoint
+from viscot_core.models.handover import chat_template, portable_tokenizer
+from viscot_core.models.manifest import Manifest
+from viscot_core.models.zoo import BUNDLED_FOLDER
+from viscot_core.prompts import (
+    IMAGE,
+    TEMPLATES,
+    Turn,
+    answer_turns,
+    cot_turns,
+    detection_turns,
+    direct_turns,
+    refcoco_turns,
+    render,
+    text_only_turns,
+)
+
+BOX = "[0.282, 0.316, 0.794, 0.738]"
+CONVERSATIONS = {
+    "detection": detection_turns("What is it?"),
+    "answer": answer_turns("What is it?", BOX),  # its last message ends in a space
+    "direct": direct_turns("What is it?"),
+    "text only": text_only_turns("What is it?", BOX),  # its last message is empty
+    "refcoco": refcoco_turns("the red one"),
+    "training": cot_turns("What is it?", BOX, "a cup"),  # its second message is a bare picture
+    "white space": (
+        Turn("human", f"{IMAGE}\n  two\nlines \n\t"),
+        Turn("gpt", "  so  "),
+        Turn("human", " \n why? "),
+    ),
+    "blank": (Turn("human", f"{IMAGE}\nWhat?"), Turn("gpt", "a cup"), Turn("human", " \n ")),
+    "two pictures": (Turn("human", f"{IMAGE}\n{IMAGE}\nSame? "),),
+    "no picture": (Turn("human", " Hello? "),),
+}
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    return open_checkpoint(BUNDLED_FOLDER)
+
+
+def messages(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
+    """As a client writes them: pictures as parts, words without pictures as plain text."""
+    said = []
+    for turn in turns:
+        role = "user" if turn.role == "human" else "assistant"
+        *marks, words = turn.text.split(IMAGE)
+        content: Any = words
+        if marks:
+            content = [{"type": "image"} for _ in marks] + [
+                {"type": "text", "text": words.removeprefix("\n")}
+            ]
+        said.append({"role": role, "content": content})
+    return said
+
+
+@pytest.mark.parametrize("template", ["vicuna_v1", "tiny"])
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_transformers_renders_what_viscot_renders(
+    checkpoint: Checkpoint, template: str, conversation: str
+) -> None:
+    turns = CONVERSATIONS[conversation]
+    checkpoint.manifest = Manifest(name="any", template=template, image_side=112)
+    tokenizer = portable_tokenizer(checkpoint)
+    tokenizer.chat_template = chat_template(checkpoint, tokenizer)
+    theirs = tokenizer.apply_chat_template(messages(turns), tokenize=False, add_generation_prompt=True)
+    ours = render(turns, TEMPLATES[template], generate=True)
+    assert theirs == "<s>" + IMAGE.join(chunk.text for chunk in ours.chunks)
+
+
+def test_a_system_message_takes_the_place_of_the_usual_one(checkpoint: Checkpoint) -> None:
+    tokenizer = portable_tokenizer(checkpoint)
+    tokenizer.chat_template = chat_template(checkpoint, tokenizer)
+    for content in ("Be brief.", [{"type": "text", "text": "Be brief."}]):
+        given = [{"role": "system", "content": content}, {"role": "user", "content": "Hello?"}]
+        assert tokenizer.apply_chat_template(given, tokenize=False) == "<s>Be brief. USER: Hello? "
+
+
+def test_the_bundled_folder_has_the_template_of_an_export() -> None:
+    checkpoint = open_checkpoint(BUNDLED_FOLDER)
+    made = chat_template(checkpoint, portable_tokenizer(checkpoint))
+    assert (BUNDLED_FOLDER / "chat_template.jinja").read_text(encoding="utf-8") == made
