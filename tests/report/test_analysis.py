@@ -5,13 +5,16 @@ from pathlib import Path
 import pytest
 from made_runs import prediction, sample_run, write_run
 
+from viscot_core.bench.journal import read_run
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.analysis import analyse
 from viscot_core.report.export import to_json
 from viscot_core.report.figures import Average, By, Options
 from viscot_core.report.runs import read_run_folder
+from viscot_core.report.summary import stats_tables
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run
+from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict
 
 
 def scored(folder: Path, rows: list, planned: dict | None = None):  # type: ignore[no-untyped-def,type-arg]
@@ -44,7 +47,43 @@ def test_a_failed_prediction_leaves_the_mean_alone(tmp_path: Path) -> None:
     stats = analyse(scored(tmp_path / "r", rows))
     assert (stats.answers["cot"].overall.mean, stats.answers["cot"].overall.n) == (1.0, 1)
     assert (stats.boxes["cot"].overall.acc50, stats.boxes["cot"].overall.n) == (1.0, 1)
-    assert stats.failed == {"cot": 1}
+    assert stats.left_out == {"cot": {"failed": 1}}
+
+
+def test_every_item_that_stands_in_no_mean_has_its_reason(tmp_path: Path) -> None:
+    rows = [prediction(question_id=i) for i in range(7)]
+    rows.append(prediction(question_id=7, status="failed", error="x", answer=None))
+    rows.append(prediction(question_id=8, reference=None))
+    folder = write_run(tmp_path / "r", rows, {"cot": {"synth": 14}})
+    info = read_run(folder)
+    info.missing = {"synth": 3}
+    info.save(folder)
+    assert analyse(read_run_folder(folder)).left_out == {"cot": {"no picture": 3, "not run": 2, "failed": 1}}
+    states = [State.SCORED, State.SCORED, State.UNSCORED, State.PENDING, State.FAILED, State.SCORED]
+    with ScoreLog(folder / "scores.made.jsonl", JudgeIdentity.now("made", "made", None, None)) as log:
+        log.append(
+            [
+                Verdict("cot", "synth", i, Outcome(state, 1.0 if state is State.SCORED else None))
+                for i, state in enumerate(states)
+            ]
+        )
+    stats = analyse(read_run_folder(folder))
+    assert stats.left_out["cot"] == {
+        "no picture": 3, "not run": 2, "failed": 1, "no reference": 1, "not judged": 1, "pending": 1,
+        "unscored": 1, "refused": 1,
+    }  # fmt: skip
+    overall = stats.answers["cot"].overall
+    assert (overall.mean, overall.n) == (1.0, 3)
+    assert overall.n + sum(stats.left_out["cot"].values()) == overall.of == 14
+    text = "\n".join(f"{table.title} {table.rows}" for table in stats_tables(stats))
+    assert "Items that stand in no mean" in text
+    assert "'3 (21.4 %)'" in text
+
+
+def test_a_family_that_points_has_no_box_figures_rather_than_zeros(tmp_path: Path) -> None:
+    stats = analyse(scored(tmp_path / "r", [prediction(question_id=i, iou=None) for i in range(3)]))
+    boxes = stats.boxes["cot"].overall
+    assert (boxes.acc50, boxes.mean_iou, boxes.n, boxes.of) == (None, None, 0, 3)
 
 
 def test_boxes_count_strictly_above_the_threshold_and_unparsable_as_wrong(tmp_path: Path) -> None:
@@ -56,6 +95,7 @@ def test_boxes_count_strictly_above_the_threshold_and_unparsable_as_wrong(tmp_pa
     ]
     boxes = analyse(scored(tmp_path / "r", rows)).boxes["cot"].overall
     assert boxes.acc50 == 0.25
+    assert boxes.at_least_half == 0.5
     assert boxes.accuracy[0.3] == 0.5
     assert boxes.mean_iou == pytest.approx((0.5 + 0.501 + 0 + 0.2) / 4)
     assert (boxes.repaired, boxes.unparsable, boxes.n) == (1, 1, 4)

@@ -144,7 +144,37 @@ def test_every_format_prints_every_table(tmp_path: Path, form: Format) -> None:
     base = scored(sample_run(tmp_path / "base", datasets=("docvqa", "cub"), seed=9))
     text = make_sheet([run], Asked(compare="paper", baseline=base)).to_text(form)
     assert "docvqa" in text.lower()
-    assert json.dumps(make_sheet([run], Asked(compare="paper", baseline=base)).to_json())
+    assert "VisCoT-7B@336" in text
+    assert "minus base" in text
+    data = make_sheet([run], Asked(compare="paper", baseline=base)).to_json()
+    assert json.loads(json.dumps(data))["paper"]["figures"][0]["ci95"]
+
+
+def test_several_runs_stand_side_by_side_first(tmp_path: Path) -> None:
+    runs = [scored(sample_run(tmp_path / name, seed=n)) for n, name in enumerate("ab")]
+    first, *_ = make_sheet(runs, Asked()).tables()
+    assert first.title == "All runs"
+    assert [row[:2] for row in first.rows] == [(r, s) for r in "ab" for s in ("cot", "direct", "gt-box")]
+    assert make_sheet(runs[:1], Asked()).tables()[0].title == "a: judge exact"
+
+
+def test_every_mean_says_n_of_n(tmp_path: Path) -> None:
+    rows = [prediction(strategy=s, dataset=d) for s in ("cot", "direct") for d in ("docvqa", "cub")]
+    rows.append(prediction(strategy="cot", dataset="cub", question_id=2, status="failed", answer=None))
+    run = scored(write_run(tmp_path / "r", rows))
+    tables = {table.title: table for table in make_sheet([run], Asked()).tables()}
+    assert tables["Answers by dataset"].rows == [
+        ("DocVQA", "1.000", "1.000", "1 of 1"),
+        ("CUB", "1.000 (1 of 2)", "1.000 (1 of 1)", ""),
+        ("overall", "1.000 (2 of 3)", "1.000 (2 of 2)", ""),
+    ]
+
+
+@pytest.mark.parametrize("form", [Format.TABLE, Format.MARKDOWN, Format.LATEX])
+def test_nothing_in_common_with_the_paper_is_a_sentence_without_a_table(tmp_path: Path, form: Format) -> None:
+    text = make_sheet([scored(sample_run(tmp_path / "r"))], Asked(compare="paper")).to_text(form)
+    assert "no data set and strategy in common" in text
+    assert "theirs" not in text
 
 
 def test_awkward_words_survive_markdown_and_latex() -> None:

@@ -14,12 +14,19 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from viscot_core.report.bootstrap import Floats, PairedTest, mean_interval, paired_test, resampled_means
+from viscot_core.report.bootstrap import (
+    Bools,
+    Floats,
+    PairedTest,
+    mean_interval,
+    paired_test,
+    resampled_means,
+)
 from viscot_core.report.figures import (
     AREA_BINS,
     IOU_THRESHOLDS,
@@ -35,6 +42,7 @@ from viscot_core.report.figures import (
     T,
     area_label,
 )
+from viscot_core.report.left_out import left_out
 from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, domain, paper_order
 from viscot_core.report.runs import BOX_STRATEGIES, Item, Run
 
@@ -63,7 +71,7 @@ def analyse(run: Run, options: Options | None = None) -> Stats:
         boxes=boxes,
         differences=_differences(by_strategy, options),
         by_box={s: _conditional(by_strategy.get(s, []), options) for s in answers if s in BOX_STRATEGIES},
-        failed={s: sum(not i.prediction.done for i in by_strategy.get(s, [])) for s in run.strategies},
+        left_out=left_out(run),
         notes=notes,
     )
 
@@ -153,6 +161,7 @@ def _boxes(strategy: str, items: list[Item], planned: dict[str, int], options: O
         at_half = _mean_of(hits[0.5], of, options, strategy + " boxes", pooled=pooled)
         return Boxes(
             accuracy={t: _plain_mean(hits[t], options, pooled) for t in IOU_THRESHOLDS},
+            at_least_half=_plain_mean({d: v >= 0.5 for d, v in ious.items()}, options, pooled),
             ci95=at_half.ci95,
             mean_iou=_plain_mean(ious, options, pooled),
             n=at_half.n,
@@ -164,7 +173,7 @@ def _boxes(strategy: str, items: list[Item], planned: dict[str, int], options: O
     return _slice(cell, items, planned, options.by)
 
 
-def _plain_mean(values: dict[str, Floats], options: Options, pooled: bool) -> float | None:
+def _plain_mean(values: Mapping[str, Floats | Bools], options: Options, pooled: bool) -> float | None:
     arrays = [v for v in values.values() if v.size]
     if not arrays:
         return None

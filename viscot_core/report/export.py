@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from viscot_core.report.bootstrap import PairedTest
-from viscot_core.report.figures import Answers, Boxes, Stats
+from viscot_core.report.bootstrap import Interval, PairedTest
+from viscot_core.report.compare import Comparison, RunDifference
+from viscot_core.report.figures import Answers, Boxes, Slice, Stats, T
+
+# -- JSON
 
 
 def to_json(stats: Stats) -> dict[str, Any]:
@@ -21,47 +24,37 @@ def to_json(stats: Stats) -> dict[str, Any]:
     judge = stats.run.judge
     return {
         "answers": {
-            s: {
-                groups: {d: _answers_json(c) for d, c in part.groups.items()},
-                "overall": _answers_json(part.overall),
-            }
+            s: {groups: {d: _answers(c) for d, c in part.groups.items()}, "overall": _answers(part.overall)}
             for s, part in stats.answers.items()
         },
         "boxes": {
-            s: {
-                groups: {d: _boxes_json(c) for d, c in part.groups.items()},
-                "overall": _boxes_json(part.overall),
-            }
+            s: {groups: {d: _boxes(c) for d, c in part.groups.items()}, "overall": _boxes(part.overall)}
             for s, part in stats.boxes.items()
         },
         "box_details": {
             s: {
-                "acc30": part.overall.accuracy[0.3],
-                "acc70": part.overall.accuracy[0.7],
-                "acc50_ci95": list(part.overall.ci95) if part.overall.ci95 else None,
-                "repaired": part.overall.repaired,
+                groups: {d: _box_details(c) for d, c in part.groups.items()},
+                "overall": _box_details(part.overall),
             }
             for s, part in stats.boxes.items()
         },
-        "differences": [
-            {"first": d.first, "second": d.second, **paired_json(d.test)} for d in stats.differences
-        ],
+        "differences": [{"first": d.first, "second": d.second, **_paired(d.test)} for d in stats.differences],
         "by_box": {
-            s: {"right": _answers_json(split.right), "wrong": _answers_json(split.wrong)}
+            s: {"right": _answers(split.right), "wrong": _answers(split.wrong)}
             for s, split in stats.by_box.items()
         },
-        "failed": stats.failed,
+        "left_out": stats.left_out,
         "judge": asdict(judge) if judge else None,
         "run": str(stats.run.path),
         "notes": stats.notes,
     }
 
 
-def _answers_json(cell: Answers) -> dict[str, Any]:
+def _answers(cell: Answers) -> dict[str, Any]:
     return {"mean": cell.mean, "n": cell.n, "of": cell.of, "ci95": list(cell.ci95) if cell.ci95 else None}
 
 
-def _boxes_json(cell: Boxes) -> dict[str, Any]:
+def _boxes(cell: Boxes) -> dict[str, Any]:
     return {
         "acc50": cell.acc50,
         "mean_iou": cell.mean_iou,
@@ -71,47 +64,104 @@ def _boxes_json(cell: Boxes) -> dict[str, Any]:
     }
 
 
-def paired_json(test: PairedTest) -> dict[str, Any]:
+def _box_details(cell: Boxes) -> dict[str, Any]:
+    return {
+        "acc30": cell.accuracy[0.3],
+        "acc70": cell.accuracy[0.7],
+        "at_least_half": cell.at_least_half,
+        "acc50_ci95": list(cell.ci95) if cell.ci95 else None,
+        "repaired": cell.repaired,
+    }
+
+
+def _paired(test: PairedTest) -> dict[str, Any]:
     return {"mean": test.mean, "ci95": list(test.interval), "p": test.p, "n": test.n}
 
 
+def comparison_json(one: Comparison) -> dict[str, Any]:
+    """One figure beside the paper's."""
+    return {
+        **asdict(one),
+        "ci95": list(one.ci95) if one.ci95 else None,
+        "difference": one.difference,
+        "excluded": one.excluded,
+    }
+
+
+def difference_json(one: RunDifference) -> dict[str, Any]:
+    """One difference to the baseline run."""
+    return {"strategy": one.strategy, "metric": one.metric, **_paired(one.test)}
+
+
+# -- CSV
+
+Row = tuple[object, ...]
 CSV_HEADER = ("run", "part", "strategy", "group", "metric", "value", "low", "high", "n", "of")
 
 
-def to_csv(many: Sequence[Stats]) -> str:
-    """One figure per line with its interval and counts."""
+def to_csv(rows: Iterable[Row]) -> str:
+    """Rows of ``CSV_HEADER`` as text: one figure per line with its interval and counts."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEADER)
-    for stats in many:
-        writer.writerows(_csv_rows(stats))
+    writer.writerows(rows)
     return file.getvalue().rstrip("\n")
 
 
-def _csv_rows(stats: Stats) -> Iterable[tuple[object, ...]]:
+def stats_rows(stats: Stats) -> Iterator[Row]:
+    """Everything one run's statistics hold."""
     run = stats.run.name
     for strategy, part in stats.answers.items():
-        for group, cell in [*part.groups.items(), ("overall", part.overall)]:
-            yield (
-                run,
-                "answers",
-                strategy,
-                group,
-                "mean",
-                cell.mean,
-                *(cell.ci95 or (None, None)),
-                cell.n,
-                cell.of,
-            )
+        for group, cell in _cells(part):
+            yield run, "answers", strategy, group, "mean", cell.mean, *_ends(cell.ci95), cell.n, cell.of
     for strategy, boxes in stats.boxes.items():
-        for group, box in [*boxes.groups.items(), ("overall", boxes.overall)]:
-            ends = box.ci95 or (None, None)
-            yield run, "boxes", strategy, group, "acc50", box.acc50, *ends, box.n, box.of
-            yield run, "boxes", strategy, group, "mean_iou", box.mean_iou, None, None, box.n, box.of
-            yield run, "boxes", strategy, group, "repaired", box.repaired, None, None, box.n, box.of
-            yield run, "boxes", strategy, group, "unparsable", box.unparsable, None, None, box.n, box.of
+        for group, box in _cells(boxes):
+            yield run, "boxes", strategy, group, "acc50", box.acc50, *_ends(box.ci95), box.n, box.of
+            for metric, value in _box_metrics(box).items():
+                yield run, "boxes", strategy, group, metric, value, None, None, box.n, box.of
     for d in stats.differences:
-        test = d.test
-        name = f"{d.first} minus {d.second}"
-        yield run, "difference", name, "overall", "mean", test.mean, *test.interval, test.n, test.n
-        yield run, "difference", name, "overall", "p", test.p, None, None, test.n, test.n
+        yield from _paired_rows(run, "difference", f"{d.first} minus {d.second}", "overall", d.test)
+    for strategy, split in stats.by_box.items():
+        for group, cell in (("box right", split.right), ("box wrong", split.wrong)):
+            yield run, "by box", strategy, group, "mean", cell.mean, *_ends(cell.ci95), cell.n, cell.of
+    for strategy, reasons in stats.left_out.items():
+        for reason, n in reasons.items():
+            yield run, "left out", strategy, reason, "items", n, None, None, None, None
+
+
+def paper_rows(run: str, found: Sequence[Comparison]) -> Iterator[Row]:
+    """Each figure of the run in the paper's unit, and the paper's under it."""
+    for c in found:
+        names = run, f"paper table {c.table}", c.strategy, c.dataset
+        yield *names, f"{c.metric}, yours", c.yours, *_ends(c.ci95), c.n, c.of
+        yield *names, f"{c.metric}, {c.model}", c.theirs, None, None, None, None
+
+
+def baseline_rows(run: str, baseline: str, found: Sequence[RunDifference]) -> Iterator[Row]:
+    """Paired differences to the baseline run."""
+    for d in found:
+        yield from _paired_rows(run, f"minus {baseline}", d.strategy, d.metric, d.test)
+
+
+def _cells(part: Slice[T]) -> list[tuple[str, T]]:
+    return [*part.groups.items(), ("overall", part.overall)]
+
+
+def _ends(ends: Interval | None) -> tuple[float | None, float | None]:
+    return ends or (None, None)
+
+
+def _box_metrics(box: Boxes) -> dict[str, float | None]:
+    return {
+        "acc30": box.accuracy[0.3],
+        "acc70": box.accuracy[0.7],
+        "at_least_half": box.at_least_half,
+        "mean_iou": box.mean_iou,
+        "repaired": box.repaired,
+        "unparsable": box.unparsable,
+    }
+
+
+def _paired_rows(run: str, part: str, strategy: str, group: str, test: PairedTest) -> Iterator[Row]:
+    yield run, part, strategy, group, "mean", test.mean, *_ends(test.interval), test.n, test.n
+    yield run, part, strategy, group, "p", test.p, None, None, test.n, test.n

@@ -46,6 +46,9 @@ class Boxes:
     """Predicted boxes of a group against the annotated ones; accuracies by IoU threshold, 0..1."""
 
     accuracy: dict[float, float | None]
+    """IoU strictly above the threshold, as the reference counts."""
+    at_least_half: float | None
+    """IoU of 0.5 or more, as RefCOCO's own papers count."""
     ci95: Interval | None
     """Of the accuracy at 0.5."""
     mean_iou: float | None
@@ -94,8 +97,8 @@ class Stats:
     boxes: dict[str, Slice[Boxes]]
     differences: list[Difference]
     by_box: dict[str, Conditional]
-    failed: dict[str, int]
-    """Predictions without an answer, by strategy."""
+    left_out: dict[str, dict[str, int]]
+    """Items that stand in no mean, by strategy and reason (``left_out.REASONS``)."""
     notes: list[str] = field(default_factory=list)
 
 

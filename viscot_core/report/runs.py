@@ -42,13 +42,14 @@ class Item:
 
     @property
     def iou(self) -> float | None:
-        """IoU of a box the model predicted: 0 for an unparsable one, None where nothing can be compared."""
+        """IoU of a box the model predicted: 0 for an unparsable one, None where nothing can be compared.
+
+        Families that point instead of drawing a box have no IoU, and so no box accuracy.
+        """
         p = self.prediction
         if not p.done or self.strategy not in BOX_STRATEGIES or p.box_gt is None:
             return None
-        if p.box_status == "unparsable" or p.iou is None:
-            return 0.0
-        return p.iou
+        return 0.0 if p.box_status == "unparsable" else p.iou
 
     @property
     def box_share(self) -> float | None:

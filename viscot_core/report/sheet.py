@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,21 @@ from viscot_core.report.compare import (
     compare_runs,
     compare_to_paper,
 )
-from viscot_core.report.export import paired_json, to_csv, to_json
+from viscot_core.report.export import (
+    Row,
+    baseline_rows,
+    comparison_json,
+    difference_json,
+    paper_rows,
+    stats_rows,
+    to_csv,
+    to_json,
+)
 from viscot_core.report.figures import By, Options, Stats
 from viscot_core.report.names import title
 from viscot_core.report.runs import Run
 from viscot_core.report.summary import stats_tables
-from viscot_core.report.tables import Format, Table, count, draw, interval, p_value
+from viscot_core.report.tables import Format, Table, count, draw, interval, number, p_value, percent
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Sheet:
     parts: list[RunSheet]
 
     def tables(self) -> list[Table]:
-        tables = []
+        tables = _overview_tables(self.parts)
         for part in self.parts:
             tables += stats_tables(part.stats, detection=self.asked.detection)
             tables += _figure_tables(part.stats.run)
@@ -64,8 +73,15 @@ class Sheet:
     def to_text(self, form: Format) -> str:
         """TABLE, MARKDOWN, LATEX or CSV."""
         if form is Format.CSV:
-            return to_csv([part.stats for part in self.parts])
+            return to_csv(row for part in self.parts for row in self._rows(part))
         return draw(self.tables(), form)
+
+    def _rows(self, part: RunSheet) -> Iterator[Row]:
+        name = part.stats.run.name
+        yield from stats_rows(part.stats)
+        yield from paper_rows(name, part.paper)
+        if self.asked.baseline is not None:
+            yield from baseline_rows(name, self.asked.baseline.name, part.baseline)
 
     def to_json(self) -> dict[str, Any]:
         """One run: the contract of ``tables.to_json``; several: that under ``runs`` and each run's name."""
@@ -174,31 +190,33 @@ def _baseline_tables(part: RunSheet, baseline: Run | None) -> list[Table]:
     return [Table(f"{part.stats.run.name} minus {baseline.name}", header, rows, notes)]
 
 
+def _overview_tables(parts: Sequence[RunSheet]) -> list[Table]:
+    """Several runs side by side, before each one's own tables."""
+    if len(parts) < 2:
+        return []
+    rows = []
+    for part in parts:
+        stats = part.stats
+        for strategy in stats.run.strategies:
+            answers, boxes = stats.answers.get(strategy), stats.boxes.get(strategy)
+            told = [number(answers.overall.mean), interval(answers.overall.ci95)] if answers else ["", ""]
+            told.append(count(answers.overall.n, answers.overall.of) if answers else "")
+            told += [percent(boxes.overall.acc50), number(boxes.overall.mean_iou)] if boxes else ["", ""]
+            told.append(count(boxes.overall.n, boxes.overall.of) if boxes else "")
+            rows.append((stats.run.name, strategy, *told))
+    header = (
+        "run", "strategy", "answers", "95 % interval", "n of N", "box acc %", "mean IoU", "boxes, n of N",
+    )  # fmt: skip
+    return [Table("All runs", header, rows)]
+
+
 def _part_json(part: RunSheet) -> dict[str, Any]:
     data = to_json(part.stats)
     if part.paper_notes:
         data["paper"] = {
-            "figures": [
-                {
-                    "table": c.table,
-                    "model": c.model,
-                    "strategy": c.strategy,
-                    "metric": c.metric,
-                    "dataset": c.dataset,
-                    "yours": c.yours,
-                    "ci95": list(c.ci95) if c.ci95 else None,
-                    "theirs": c.theirs,
-                    "difference": c.difference,
-                    "excluded": c.excluded,
-                    "n": c.n,
-                    "of": c.of,
-                }
-                for c in part.paper
-            ],
+            "figures": [comparison_json(one) for one in part.paper],
             "notes": part.paper_notes,
         }
     if part.baseline:
-        data["baseline"] = [
-            {"strategy": d.strategy, "metric": d.metric, **paired_json(d.test)} for d in part.baseline
-        ]
+        data["baseline"] = [difference_json(one) for one in part.baseline]
     return data

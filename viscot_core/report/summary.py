@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from viscot_core.report.bootstrap import Interval, PairedTest
-from viscot_core.report.figures import Answers, Boxes, Stats
+from viscot_core.report.figures import Answers, Boxes, By, Stats
+from viscot_core.report.left_out import REASONS
 from viscot_core.report.names import title
-from viscot_core.report.tables import Table, count, interval, number, p_value, percent
+from viscot_core.report.tables import Table, count, interval, number, p_value, percent, share
 
 
 def stats_tables(stats: Stats, *, detection: bool = False) -> list[Table]:
@@ -19,6 +20,7 @@ def stats_tables(stats: Stats, *, detection: bool = False) -> list[Table]:
         tables += _difference_table([(f"{d.first} minus {d.second}", d.test) for d in stats.differences])
         tables += _conditional_table(stats)
     tables += _box_tables(stats, detection=detection or not stats.answers)
+    tables += _left_out_table(stats)
     if tables:
         tables[-1].notes.extend(stats.notes)
     return tables
@@ -37,9 +39,9 @@ def _summary(stats: Stats) -> Table:
                 count(part.overall.n, part.overall.of),
                 percent(box.acc50) if box else "",
                 number(box.mean_iou) if box else "",
-                str(box.repaired) if box else "",
-                str(box.unparsable) if box else "",
-                str(stats.failed.get(strategy, 0)),
+                share(box.repaired, box.n) if box else "",
+                share(box.unparsable, box.n) if box else "",
+                count(box.n, box.of) if box else "",
             )
         )
     header = (
@@ -51,31 +53,32 @@ def _summary(stats: Stats) -> Table:
         "mean IoU",
         "repaired",
         "unparsable",
-        "failed",
+        "boxes, n of N",
     )
     judged = f"judge {judge.describe()}" if judge else "not scored yet"
     return Table(f"{stats.run.name}: {judged}", header, rows)
 
 
 def _by_group(stats: Stats) -> list[Table]:
-    """Rows are groups, columns strategies, unless there is one group only and the summary said it all."""
+    """Rows are groups, columns strategies, unless there is one data set only and the summary said it all."""
     names = list(next(iter(stats.answers.values())).groups)
-    if len(names) < 2:
+    if len(names) < 2 and stats.by is By.DATASET:
         return []
     strategies = list(stats.answers)
-    rows = []
-    for name in names:
-        cells = [stats.answers[s].groups.get(name) for s in strategies]
-        rows.append((title(name), *(_mean_cell(cell) for cell in cells)))
-    rows.append(("overall", *(_mean_cell(stats.answers[s].overall) for s in strategies)))
-    return [Table(f"Answers by {stats.by.value}", (stats.by.value, *strategies), rows)]
+    rows = [
+        (title(name), *_mean_cells([stats.answers[s].groups.get(name) for s in strategies])) for name in names
+    ]
+    rows.append(("overall", *_mean_cells([stats.answers[s].overall for s in strategies])))
+    return [Table(f"Answers by {stats.by.value}", (stats.by.value, *strategies, "n of N"), rows)]
 
 
-def _mean_cell(cell: Answers | None) -> str:
-    """``0.612``, and how many of how many where not all are scored."""
-    if cell is None or cell.of == 0:
-        return ""
-    return number(cell.mean) if cell.n == cell.of else f"{number(cell.mean)} ({cell.n}/{cell.of})"
+def _mean_cells(cells: Sequence[Answers | None]) -> list[str]:
+    """Each strategy's mean, then n of N: once where it is the same for all, else beside each mean."""
+    counts = {(cell.n, cell.of) for cell in cells if cell is not None and cell.of}
+    if len(counts) > 1:
+        return [f"{number(c.mean)} ({count(c.n, c.of)})" if c and c.of else "" for c in cells] + [""]
+    means = [number(cell.mean) if cell and cell.of else "" for cell in cells]
+    return [*means, count(*(counts or {(0, 0)}).pop())]
 
 
 def _difference_table(rows: Sequence[tuple[str, PairedTest]]) -> list[Table]:
@@ -112,17 +115,19 @@ def _conditional_table(stats: Stats) -> list[Table]:
 def _box_tables(stats: Stats, *, detection: bool) -> list[Table]:
     tables = []
     for strategy, part in stats.boxes.items():
-        many = len(part.groups) > 1
+        many = len(part.groups) > 1 or stats.by is not By.DATASET
         if not (detection or many):
             continue
-        groups = [(title(name), cell) for name, cell in part.groups.items()] if many else []
-        rows = [_box_row(name, cell) for name, cell in [*groups, ("overall", part.overall)]]
+        groups = [(title(name), cell) for name, cell in part.groups.items()]
+        shown = groups if len(groups) == 1 else [*groups, ("overall", part.overall)]
+        rows = [_box_row(name, cell) for name, cell in shown]
         header = (
             stats.by.value,
-            "acc@0.3",
-            "acc@0.5",
+            "IoU > 0.3",
+            "IoU > 0.5",
             "95 % interval",
-            "acc@0.7",
+            "IoU >= 0.5",
+            "IoU > 0.7",
             "mean IoU",
             "repaired",
             "unparsable",
@@ -140,9 +145,23 @@ def _box_row(name: str, cell: Boxes) -> tuple[str, ...]:
         percent(cell.accuracy[0.3]),
         percent(cell.accuracy[0.5]),
         interval(scaled, digits=1),
+        percent(cell.at_least_half),
         percent(cell.accuracy[0.7]),
         number(cell.mean_iou),
-        str(cell.repaired),
-        str(cell.unparsable),
+        share(cell.repaired, cell.n),
+        share(cell.unparsable, cell.n),
         count(cell.n, cell.of),
     )
+
+
+def _left_out_table(stats: Stats) -> list[Table]:
+    """Nothing where every item stands in a mean."""
+    reasons = [reason for reason in REASONS if any(reason in found for found in stats.left_out.values())]
+    if not reasons:
+        return []
+    rows = []
+    for strategy, found in stats.left_out.items():
+        of = sum(n for (name, _), n in stats.run.planned.items() if name == strategy)
+        rows.append((strategy, *(share(found.get(reason, 0), of) for reason in reasons), str(of)))
+    notes = [f"{reason}: {REASONS[reason]}." for reason in reasons]
+    return [Table("Items that stand in no mean", ("strategy", *reasons, "of N"), rows, notes)]

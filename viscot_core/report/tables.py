@@ -36,6 +36,8 @@ def draw(tables: Sequence[Table], form: Format) -> str:
 
 
 def _plain(table: Table) -> str:
+    if not table.rows:
+        return "\n".join([table.title, "-" * len(table.title), *table.notes])
     widths = [max(len(row[i]) for row in [table.header, *table.rows]) for i in range(len(table.header))]
     lines = [table.title, "-" * len(table.title)]
     for row in [table.header, *table.rows]:
@@ -51,6 +53,8 @@ def _markdown(table: Table) -> str:
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
+    if not table.rows:
+        return "\n\n".join([f"**{table.title}**", *table.notes])
     rule = line(["---", *("---:" for _ in table.header[1:])])
     body = [line(table.header), rule, *(line(row) for row in table.rows)]
     return "\n".join([f"**{table.title}**", "", *body, *(f"\n{note}" for note in table.notes)])
@@ -72,6 +76,8 @@ def _latex(table: Table) -> str:
     def line(cells: Iterable[str]) -> str:
         return " & ".join(cell.translate(_LATEX_ESCAPES) for cell in cells) + r" \\"
 
+    if not table.rows:
+        return "\n".join(note.translate(_LATEX_ESCAPES) + r"\par" for note in table.notes)
     return "\n".join(
         [
             r"\begin{table}",
@@ -109,6 +115,11 @@ def interval(ends: Interval | None, *, digits: int = 3, signed: bool = False) ->
 
 def count(n: int, of: int) -> str:
     return f"{n} of {of}"
+
+
+def share(n: int, of: int) -> str:
+    """``3 (2.5 %)``; a plain ``0`` where there is none."""
+    return f"{n} ({100 * n / of:.1f} %)" if n and of else str(n)
 
 
 def p_value(p: float) -> str:
