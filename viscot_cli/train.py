@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from viscot_cli import console
+from viscot_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from viscot_core.train.plan import Plan
+    from viscot_core.train.options import Want
+    from viscot_core.train.planned import Plan
+    from viscot_core.train.schema import Recipe
 
 Recipe_ = Annotated[
     str, typer.Option("--recipe", "-r", help="A shipped recipe (viscot recipes list) or a YAML file.")
@@ -63,83 +67,58 @@ Report = Annotated[
 ]
 
 
-def train(
-    recipe: Recipe_, data: Data = None, out: Out = None, images: Images = None, set_: Set = None,
-    dry_run: DryRun = False, resume: Resume = False, gpus: Gpus = None, gpu_memory: GpuMemory = None,
-    gpu: Gpu = None, processes: Processes = 1, nnodes: Nnodes = 1, rdzv: Rdzv = None,
-    rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
-    local_addr: LocalAddr = None, slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None,
-    allow_bad: AllowBad = None, report: Report = None,
-) -> None:  # fmt: skip
-    """Train every stage of a recipe; pretrain is skipped where a projector is given."""
-    _train("all", dict(locals()))
+def _command(want: Want, text: str) -> Callable[..., None]:
+    """One of the three commands; all take the same options."""
 
+    def command(
+        recipe: Recipe_, data: Data = None, out: Out = None, images: Images = None, set_: Set = None,
+        dry_run: DryRun = False, resume: Resume = False, gpus: Gpus = None, gpu_memory: GpuMemory = None,
+        gpu: Gpu = None, processes: Processes = 1, nnodes: Nnodes = 1, rdzv: Rdzv = None,
+        rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
+        local_addr: LocalAddr = None, slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None,
+        allow_bad: AllowBad = None, report: Report = None,
+    ) -> None:  # fmt: skip
+        from viscot_core.train import launch, options
+        from viscot_core.train.plan import make_plan
+        from viscot_core.train.planned import Rendezvous
 
-def pretrain(
-    recipe: Recipe_, data: Data = None, out: Out = None, images: Images = None, set_: Set = None,
-    dry_run: DryRun = False, resume: Resume = False, gpus: Gpus = None, gpu_memory: GpuMemory = None,
-    gpu: Gpu = None, processes: Processes = 1, nnodes: Nnodes = 1, rdzv: Rdzv = None,
-    rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
-    local_addr: LocalAddr = None, slurm: Slurm = None, allow_bad: AllowBad = None, report: Report = None,
-) -> None:  # fmt: skip
-    """Train stage 1 only: the projector; RUN/projector.safetensors is what it makes."""
-    _train("pretrain", {"lora": None, "load_in": None, **locals()})
-
-
-def finetune(
-    recipe: Recipe_, data: Data = None, out: Out = None, images: Images = None, set_: Set = None,
-    dry_run: DryRun = False, resume: Resume = False, gpus: Gpus = None, gpu_memory: GpuMemory = None,
-    gpu: Gpu = None, processes: Processes = 1, nnodes: Nnodes = 1, rdzv: Rdzv = None,
-    rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
-    local_addr: LocalAddr = None, slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None,
-    allow_bad: AllowBad = None, report: Report = None,
-) -> None:  # fmt: skip
-    """Train stage 2 only: from a base model with its projector, on the recipe's data or your own."""
-    _train("finetune", dict(locals()))
-
-
-def _train(want: Literal["all", "pretrain", "finetune"], given: dict[str, Any]) -> None:
-    from viscot_core.errors import UsageError
-    from viscot_core.train import launch, options
-    from viscot_core.train.plan import Rendezvous, make_plan
-
-    nodes = given["nnodes"]
-    if nodes > 1 and not given["rdzv"] and not given["slurm"]:
-        raise UsageError(f"--nnodes {nodes} needs --rdzv HOST:PORT, the address of the first machine.")
-    only_looks = given["dry_run"] or given["slurm"] is not None
-    data = given["data"] or ("DATA" if given["dry_run"] else None)
-    recipe, place, notes = options.resolve(
-        given["recipe"], given["set_"] or (), want, data, given["images"],
-        lora=given["lora"], load_in=given["load_in"], allow_bad=given["allow_bad"], report_to=given["report"],
-    )  # fmt: skip
-    machine = launch.this_machine(
-        given["gpus"], given["gpu_memory"], given["gpu"],
-        nodes=nodes, processes=given["processes"], must_exist=not only_looks,
-    )  # fmt: skip
-    meeting = None
-    if given["rdzv"]:
-        meeting = Rendezvous(
-            given["rdzv"], node_rank=given["node_rank"], job=given["rdzv_id"],
-            options=tuple(given["rdzv_conf"] or ()), local_address=given["local_addr"],
+        if nnodes > 1 and not (rdzv or slurm):
+            raise UsageError(f"--nnodes {nnodes} needs --rdzv HOST:PORT, the address of the first machine.")
+        only_looks = dry_run or slurm is not None
+        chosen, place, notes = options.resolve(
+            recipe, set_ or (), want, data or ("DATA" if dry_run else None), images,
+            lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report,
         )  # fmt: skip
-    run = given["out"] or Path("runs") / recipe.name
-    if only_looks:
-        plan = make_plan(
-            recipe, machine, run=run, data=place.root, images=place.images, rendezvous=meeting, notes=notes
+        machine = launch.this_machine(
+            gpus, gpu_memory, gpu, nodes=nnodes, processes=processes, must_exist=not only_looks
         )
-        if given["slurm"]:
-            _slurm(plan, submit=given["slurm"] == "submit" and not given["dry_run"])
-        else:
-            _show(recipe, plan)
-        return
-    plan = launch.prepare(
-        recipe, machine, run=run, data=place.root, images=place.images, rendezvous=meeting, notes=notes
-    )
-    for text in (*plan.notes, *plan.warnings):
-        console.say(f"Note: {text}")
-    node = "" if given["node_rank"] is None else str(given["node_rank"])
-    launch.start(recipe, plan, resume=_continues(run, given["resume"], nodes), node=node)
-    console.out(f"The trained model is {run}; try it: viscot infer PICTURE QUESTION --model {run}")
+        job = tuple(rdzv_conf or ())
+        meeting = Rendezvous(rdzv, "c10d", node_rank, rdzv_id, job, local_addr) if rdzv else None
+        run = out or Path("runs") / chosen.name
+        look = make_plan if only_looks else launch.prepare
+        plan = look(
+            chosen, machine, run=run, data=place.root, images=place.images, rendezvous=meeting, notes=notes
+        )
+        if only_looks:
+            _slurm(plan, submit=slurm == "submit" and not dry_run) if slurm else _show(chosen, plan)
+            return
+        for line in (*plan.notes, *plan.warnings):
+            console.say(f"Note: {line}")
+        node = "" if node_rank is None else str(node_rank)
+        launch.start(chosen, plan, resume=_continues(run, resume, nnodes), node=node)
+        console.out(f"The trained model is {run}; try it: viscot infer PICTURE QUESTION --model {run}")
+
+    command.__doc__ = text
+    return command
+
+
+train = _command("all", "Train every stage of a recipe; pretrain is skipped where a projector is given.")
+pretrain = _command(
+    "pretrain", "Train stage 1 only: the projector; RUN/projector.safetensors is what it makes."
+)
+finetune = _command(
+    "finetune", "Train stage 2 only: from a base model with its projector, on the recipe's data or your own."
+)
 
 
 def _continues(run: Path, resume: bool, nodes: int) -> bool:
@@ -152,16 +131,17 @@ def _continues(run: Path, resume: bool, nodes: int) -> bool:
 
 
 def _slurm(plan: Plan, *, submit: bool) -> None:
-    from viscot_core.train import launch
+    from viscot_core.train import slurm
 
-    script = launch.slurm_script(plan, sys.argv[1:])
-    if not submit:
-        console.out(script)
-        return
-    console.out(launch.submit(plan, script))
+    for text in (*plan.warnings, *plan.refusals):
+        console.say(f"Note: {text}")
+    if submit and plan.refusals:
+        raise DataError("Nothing was submitted: the job would refuse to start, for the reasons above.")
+    script = slurm.slurm_script(plan, sys.argv[1:])
+    console.out(slurm.submit(plan, script) if submit else script.rstrip())
 
 
-def _show(recipe: Any, plan: Plan) -> None:
+def _show(recipe: Recipe, plan: Plan) -> None:
     from viscot_core.train.recipe import dump_recipe
     from viscot_core.train.show import command_line, summary
 
@@ -174,6 +154,8 @@ def _show(recipe: Any, plan: Plan) -> None:
     )
     if plan.disk_gib is not None:
         console.out(f"disk, all stages: ~{plan.disk_gib:,.0f} GiB under {plan.run}")
+    if plan.machine.gpus:
+        console.out(f"note: hours are for {plan.machine.gpu_name}; --gpu names another kind of GPU")
     for text in plan.notes:
         console.out(f"note: {text}")
     for text in plan.warnings:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from viscot_core.errors import UsageError
-from viscot_core.train import folder, launch, options
-from viscot_core.train.plan import Machine, make_plan
+from viscot_core.train import folder, launch, options, slurm
+from viscot_core.train.plan import make_plan
+from viscot_core.train.planned import Machine
 from viscot_core.train.recipe import dump_recipe, load_recipe
 
 
@@ -133,7 +134,9 @@ def test_ones_own_data_and_adapters(tmp_path: Path) -> None:
 def test_slurm_scripts_repeat_the_command(tmp_path: Path) -> None:
     plan = make_plan(load_recipe("7b-336"), Machine(gpus=8, nodes=4), run="runs/x", data=tmp_path)
     argv = ["train", "--recipe", "7b-336", "--nnodes", "4", "--data", "my data", "--slurm", "print"]
-    script = launch.slurm_script(plan, argv)
+    script = slurm.slurm_script(plan, argv)
+    assert slurm.slurm_script(plan, [*argv[:-2], "--slurm=submit", "--dry-run"]) == script
     assert "#SBATCH --nodes=4" in script and "#SBATCH --gpus-per-node=8" in script
     assert "train --recipe 7b-336 --nnodes 4 --data 'my data' --rdzv \"$HEAD:29500\"" in script
-    assert "--slurm" not in script
+    assert "--slurm" not in script and "${SLURM_RESTART_COUNT:+--resume}" in script
+    assert '--output="runs/x.slurm-%j.log"' in script, "the run folder itself takes no stranger's file"

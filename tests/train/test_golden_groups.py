@@ -54,7 +54,7 @@ def _stage(train: tuple[str, ...], **fields: float) -> StageSpec:
 
 
 def _ours(model: Any, stage: StageSpec) -> dict[str, tuple[float, float]]:
-    freeze_for(model, stage, -2)
+    freeze_for(model, stage)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, stage)
     return {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}

@@ -52,7 +52,7 @@ def test_losses_of_the_reference(kind: str, shared: Path, tmp_path: Path) -> Non
     number = {"pretrain": 1, "finetune": 2}[kind]
     run = json.loads((golden / f"golden_train_run_stage{number}.json").read_text())
     state = start(tmp_path, recipe, stage)
-    freeze_for(state.model, stage, recipe.model.feature_layer)
+    freeze_for(state.model, stage)
     files = [golden / "golden_train_run_data.json"]
     rows = MixtureRows(files, state.images, state.tokens, TEMPLATES["vicuna_v1"], stage, side=state.side)
     order = replayed_order(rows, run["steps"], state.tokens.image_id)

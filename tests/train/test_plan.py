@@ -10,7 +10,9 @@ import pytest
 from viscot_core.errors import CheckpointError, RecipeError
 from viscot_core.train import estimates
 from viscot_core.train.batch import split_batch
-from viscot_core.train.plan import Machine, Rendezvous, commands, make_plan, read_plan
+from viscot_core.train.commands import commands
+from viscot_core.train.plan import make_plan
+from viscot_core.train.planned import Machine, Rendezvous, read_plan
 from viscot_core.train.recipe import load_recipe
 from viscot_core.train.shapes import shape_of
 from viscot_core.train.show import command_line, summary

@@ -8,6 +8,7 @@ import pytest
 
 from viscot_core.models.scratch import build_model, train_tokenizer
 from viscot_core.train.schema import ScratchSpec, StageSpec
+from viscot_core.train.shapes import shape_of_config
 from viscot_core.train.stages import freeze_for, parameter_groups, part_of
 
 SHAPE = ScratchSpec(
@@ -40,7 +41,7 @@ def test_every_parameter_belongs_to_a_part(model: Any) -> None:
 
 
 def test_stage_one_trains_the_projector_alone(model: Any) -> None:
-    counts = freeze_for(model, _stage("projector"), -2)
+    counts = freeze_for(model, _stage("projector"))
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trainable
     assert all("multi_modal_projector" in name for name in trainable)
@@ -48,17 +49,28 @@ def test_stage_one_trains_the_projector_alone(model: Any) -> None:
 
 
 def test_layers_that_never_get_a_gradient_stay_frozen(model: Any) -> None:
-    freeze_for(model, _stage("projector", "llm", "vision_tower"), -2)
+    freeze_for(model, _stage("projector", "llm", "vision_tower"))
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen
     assert all("encoder.layers.2." in name or "post_layernorm" in name for name in frozen)
+
+
+@pytest.mark.parametrize("feature_layer", [-2, -1, 1])
+def test_a_plan_counts_what_will_learn(model: Any, feature_layer: int) -> None:
+    stage = _stage("projector", "llm", "vision_tower")
+    model.config.vision_feature_layer = feature_layer
+    counted = freeze_for(model, stage)
+    shape = shape_of_config(model.config)
+    assert shape.trained(stage) == counted
+    assert shape.frozen(stage) == sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert shape.total == sum(p.numel() for p in model.parameters())
 
 
 def test_groups_carry_each_parts_rate_and_spare_norms_and_biases(model: Any) -> None:
     stage = _stage(
         "projector", "llm", "vision_tower", weight_decay=0.1, projector_lr=1e-2, vision_tower_lr=1e-4
     )
-    freeze_for(model, stage, -2)
+    freeze_for(model, stage)
     names = {id(p): name for name, p in model.named_parameters()}
     seen = set()
     for group in parameter_groups(model, stage):

@@ -53,7 +53,7 @@ def memory_gib(shape: Shape, stage: StageSpec, per_device: int, processes: int) 
 
 def _state_bytes(shape: Shape, stage: StageSpec, processes: int) -> float:
     size, trained = bytes_of(stage), sum(shape.trained(stage).values())
-    frozen = shape.total - (0 if stage.lora else trained)
+    frozen = shape.frozen(stage)
     frozen_bytes = 2.0 if size.weights == 2 else 4.0
     if stage.lora and stage.lora.load_in:
         frozen_bytes = 0.6 if stage.lora.load_in == "4bit" else 1.1
@@ -98,8 +98,8 @@ def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, pictures: fl
     backward = (
         2.0 if "llm" in stage.train and not stage.lora else 1.0
     )  # a frozen LLM still passes gradients on
-    seeing = 2 * shape.tower.parameters * (shape.tower.tokens + 1) * pictures
-    seeing *= 3 if "vision_tower" in stage.train else 1
+    learning = shape.tower.learnable if "vision_tower" in stage.train else 0
+    seeing = (2 * shape.tower.parameters + 4 * learning) * (shape.tower.tokens + 1) * pictures
     return (
         forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * shape.tower.tokens * pictures
     )

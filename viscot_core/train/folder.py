@@ -16,7 +16,7 @@ from typing import Any
 
 from viscot_core.errors import DataError, UsageError
 from viscot_core.files import written_whole
-from viscot_core.train.plan import PLAN_FILE, RECIPE_FILE, Plan
+from viscot_core.train.planned import PLAN_FILE, RECIPE_FILE, Plan
 from viscot_core.train.recipe import dump_recipe, load_recipe
 from viscot_core.train.schema import Recipe
 

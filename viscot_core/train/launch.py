@@ -6,11 +6,12 @@ launch.start(recipe, plan)
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -19,10 +20,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from viscot_core.errors import DataError, UsageError, ViscotError
-from viscot_core.files import written_whole
 from viscot_core.train import folder
 from viscot_core.train.orphans import die_with_parent
-from viscot_core.train.plan import Machine, Plan, Rendezvous, make_plan
+from viscot_core.train.plan import make_plan
+from viscot_core.train.planned import Machine, Plan, Rendezvous
 from viscot_core.train.schema import Recipe
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def prepare(
     plan = make_plan(recipe, machine, run=run, data=data, images=images, rendezvous=rendezvous, notes=notes)
     if plan.refusals:
         raise DataError("Training cannot start:\n  " + "\n  ".join(plan.refusals))
+    if rendezvous:
+        _require_port(rendezvous)
     _require_extras(recipe)
     if recipe.model.scratch is None:
         from viscot_core.train.start import locate
@@ -100,6 +103,22 @@ def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -
         for command in plan.commands:
             _run_ranks(command, run)
     return run
+
+
+def _require_port(meeting: Rendezvous) -> None:
+    """`UsageError` where this machine is the one all meet on and something else has its port."""
+    host, _, port = meeting.endpoint.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"--rdzv is HOST:PORT, such as node0:29500, not '{meeting.endpoint}'.")
+    if meeting.node_rank or "is_host=0" in meeting.options:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:  # another machine's address, or a name only the job's network knows, may be
+            if error.errno == errno.EADDRINUSE:
+                raise UsageError(f"Port {port} of {host} is in use; give another one with --rdzv.") from None
 
 
 def _require_extras(recipe: Recipe) -> None:
@@ -178,39 +197,3 @@ def _message(path: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "it left no message"
     return str(message).strip().splitlines()[-1]
-
-
-def slurm_script(plan: Plan, arguments: Sequence[str], *, port: int = 29500) -> str:
-    """An sbatch file that runs the same command on every node; the first node is where they meet."""
-    import shlex
-
-    machine = plan.machine
-    words = [word for word in arguments if word not in ("--slurm", "print", "submit")]
-    command = shlex.join([sys.executable, "-m", "viscot_cli.app", *words])
-    lines = [
-        "#!/bin/bash",
-        f"#SBATCH --job-name={plan.recipe}",
-        f"#SBATCH --nodes={machine.nodes}",
-        "#SBATCH --ntasks-per-node=1",
-        f"#SBATCH --gpus-per-node={machine.gpus}",
-        f"#SBATCH --output={plan.run}/slurm-%j.log",
-        "#SBATCH --requeue",
-        "set -euo pipefail",
-        'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-        f'srun --kill-on-bad-exit=1 {command} --rdzv "$HEAD:{port}" --rdzv-id "$SLURM_JOB_ID"',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def submit(plan: Plan, script: str) -> str:
-    """Write ``RUN.sbatch`` beside the run folder and hand it to sbatch; returns what sbatch said."""
-    path = Path(f"{plan.run}.sbatch")
-    with written_whole(path) as file:
-        file.write(script)
-    try:
-        done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise UsageError(f"sbatch is not on this machine; copy {path} to one with SLURM.") from None
-    if done.returncode:
-        raise ViscotError(f"sbatch refused {path}: {done.stderr.strip()}")
-    return done.stdout.strip()

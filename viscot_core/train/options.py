@@ -104,5 +104,7 @@ def resolve(
     extra = overrides(recipe, place, lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report_to)
     recipe = load_recipe(name, [*extra, *sets]) if extra else recipe
     recipe, notes = choose_stages(recipe, want)
+    if (lora or load_in) and "finetune" not in [stage.kind for stage in recipe.stages]:
+        raise UsageError("--lora and --load-in change the finetune stage, which does not run here.")
     where = recipe.data.model_copy(update={"root": str(place.root), "images": str(place.images)})
     return recipe.model_copy(update={"data": where}), place, notes

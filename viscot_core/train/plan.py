@@ -6,139 +6,18 @@ plan.stages[0].steps, plan.commands, plan.refusals
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from viscot_core.errors import CheckpointError, RecipeError
+from viscot_core.errors import RecipeError
 from viscot_core.train import estimates
 from viscot_core.train.batch import split_batch
+from viscot_core.train.commands import commands
 from viscot_core.train.facts import Facts, facts_of
+from viscot_core.train.planned import Machine, Plan, Rendezvous, StagePlan
 from viscot_core.train.schema import Recipe, StageSpec
 from viscot_core.train.shapes import Shape, shape_of
-
-PLAN_FILE = "plan.json"
-RECIPE_FILE = "recipe.yaml"
-FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """``nodes`` machines of ``gpus`` GPUs each; without GPUs, of ``cpu_processes`` processes each."""
-
-    gpus: int = 0
-    gpu_memory_gib: float = 80.0
-    gpu_name: str = "A100"
-    nodes: int = 1
-    cpu_processes: int = 1
-    ram_gib: float = 16.0
-
-    @property
-    def local_processes(self) -> int:
-        """Processes on one machine."""
-        return self.gpus or self.cpu_processes
-
-    @property
-    def processes(self) -> int:
-        """Processes on all machines."""
-        return self.nodes * self.local_processes
-
-    @property
-    def memory_gib(self) -> float:
-        """Memory one process may use, GiB."""
-        return self.gpu_memory_gib if self.gpus else self.ram_gib / self.cpu_processes
-
-
-@dataclass(frozen=True, slots=True)
-class Rendezvous:
-    """Where machines meet: ``host:port``; each machine runs the same command."""
-
-    endpoint: str
-    backend: str = "c10d"
-    node_rank: int | None = None
-    job: str = "viscot"
-    options: tuple[str, ...] = ()
-    local_address: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """One stage: what is exact first, then the estimates (None where the shape or the data is unknown)."""
-
-    kind: str
-    files: tuple[str, ...]
-    samples: int | None
-    samples_from: str
-    per_device_batch_size: int
-    accumulation: int
-    processes: int
-    steps: int | None
-    warmup_steps: int | None
-    checkpoints: int | None
-    trained: dict[str, int]
-    frozen: int | None
-    tokens: float | None = None
-    memory_gib: float | None = None
-    hours: float | None = None
-    checkpoint_gib: float | None = None
-    loading_gib: float | None = None
-
-    @property
-    def global_batch_size(self) -> int:
-        """Samples per optimizer step."""
-        return self.per_device_batch_size * self.accumulation * self.processes
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A whole run. ``refusals`` would stop it at second 0; ``warnings`` would not."""
-
-    recipe: str
-    run: str
-    data: str
-    images: str
-    machine: Machine
-    stages: tuple[StagePlan, ...]
-    commands: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    refusals: tuple[str, ...] = ()
-    disk_gib: float | None = None
-    format: int = field(default=FORMAT)
-
-    def stage(self, kind: str) -> StagePlan:
-        """The stage of that kind; KeyError if the run has none."""
-        for stage in self.stages:
-            if stage.kind == kind:
-                return stage
-        raise KeyError(kind)
-
-    def to_json(self) -> str:
-        """What `read_plan` reads back."""
-        return json.dumps(asdict(self), indent=1)
-
-
-def read_plan(run: str | Path) -> Plan:
-    """The plan of a run folder; `CheckpointError` where there is none of this format."""
-    path = Path(run) / PLAN_FILE
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        raw["machine"] = Machine(**raw["machine"])
-        stages = [StagePlan(**{**stage, "files": tuple(stage["files"])}) for stage in raw["stages"]]
-        raw["stages"] = tuple(stages)
-        raw["commands"] = tuple(tuple(command) for command in raw["commands"])
-        for key in ("notes", "warnings", "refusals"):
-            raw[key] = tuple(raw[key])
-        plan = Plan(**raw)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is no plan of this version of viscot; start the run again.") from error
-    if plan.format != FORMAT:
-        raise CheckpointError(f"{path} is of format {plan.format}, not {FORMAT}; start the run again.")
-    return plan
 
 
 def make_plan(
@@ -182,49 +61,6 @@ def make_plan(
     )
 
 
-def commands(
-    recipe: Recipe, machine: Machine, run: str | Path, rendezvous: Rendezvous | None = None
-) -> tuple[tuple[str, ...], ...]:
-    """The exact command of each stage, as lists: paths with spaces need no quoting.
-
-    One process without DeepSpeed runs the worker itself; all else goes through torchrun.
-    """
-    found: list[tuple[str, ...]] = []
-    for stage in recipe.stages:
-        worker = ("-m", "viscot_core.train.worker", "--run-folder", str(run), "--stage", stage.kind)
-        if machine.processes == 1 and not machine.gpus and stage.zero_stage == 0 and not rendezvous:
-            found.append((sys.executable, *worker))
-        else:
-            found.append(
-                (sys.executable, "-m", "torch.distributed.run", *_torchrun(machine, run, rendezvous), *worker)
-            )
-    return tuple(found)
-
-
-def _torchrun(machine: Machine, run: str | Path, rendezvous: Rendezvous | None) -> list[str]:
-    argv = [f"--nproc_per_node={machine.local_processes}", f"--nnodes={machine.nodes}"]
-    if rendezvous:
-        argv += [f"--rdzv_backend={rendezvous.backend}", f"--rdzv_endpoint={rendezvous.endpoint}"]
-        argv += [f"--rdzv_id={rendezvous.job}"]
-        if rendezvous.node_rank is not None:
-            argv += [f"--node_rank={rendezvous.node_rank}"]
-        if rendezvous.options:
-            argv += [f"--rdzv_conf={','.join(rendezvous.options)}"]
-        if rendezvous.local_address:
-            argv += [f"--local_addr={rendezvous.local_address}"]
-    else:
-        argv += ["--standalone"]  # picks a free port: a port in use is no error
-    logs = Path(run) / "logs"
-    return [
-        *argv,
-        f"--log_dir={logs}",
-        "--redirects=3",
-        "--tee=3",
-        "--local_ranks_filter=0",
-        "--max_restarts=0",
-    ]
-
-
 def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) -> StagePlan:
     def memory(per_device: int) -> float:
         return estimates.memory_gib(shape, stage, per_device, machine.processes) if shape else 0.0
@@ -241,6 +77,7 @@ def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) 
         pictures, gpus = facts.pictures or 1.0, machine.processes
         hours = estimates.hours(shape, stage, seen, tokens, pictures, gpus, machine.gpu_name)
     trained = shape.trained(stage) if shape else {}
+    saved = math.ceil(steps / stage.save_steps) if steps is not None else None
     return StagePlan(
         kind=stage.kind,
         files=stage.data_files,
@@ -251,22 +88,16 @@ def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) 
         processes=split.processes,
         steps=steps,
         warmup_steps=math.ceil(steps * stage.warmup_ratio) if steps is not None else None,
-        checkpoints=math.ceil(steps / stage.save_steps) if steps is not None else None,
+        checkpoints=saved,
+        kept=None if saved is None else min(saved, stage.keep_checkpoints),
         trained={str(part): count for part, count in trained.items()},
-        frozen=_frozen(shape, stage),
+        frozen=shape.frozen(stage) if shape else None,
         tokens=seen * tokens if seen is not None and tokens is not None else None,
         memory_gib=memory(split.per_device) if shape else None,
         hours=hours,
         checkpoint_gib=estimates.checkpoint_gib(shape, stage) if shape else None,
         loading_gib=estimates.loading_gib(shape, stage, machine.local_processes) if shape else None,
     )
-
-
-def _frozen(shape: Shape | None, stage: StageSpec) -> int | None:
-    if shape is None:
-        return None
-    learning = sum(shape.parameters(part) for part in stage.train if not (part == "llm" and stage.lora))
-    return shape.total - learning
 
 
 def _tokens(facts: Facts, shape: Shape | None, stage: StageSpec) -> float | None:

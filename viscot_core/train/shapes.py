@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,14 @@ class Llm:
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """A CLIP vision tower."""
+    """A CLIP vision tower; of its hidden states, ``feature_layer`` is read (-2: the last layer's input)."""
 
     width: int
     layers: int
     mlp: int
     side: int
     patch: int
+    feature_layer: int = -2
 
     @property
     def tokens(self) -> int:
@@ -56,12 +57,24 @@ class Tower:
         return (self.side // self.patch) ** 2
 
     @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer."""
+        width = self.width
+        return 4 * (width * width + width) + 2 * width * self.mlp + self.mlp + width + 4 * width
+
+    @property
     def parameters(self) -> int:
-        """All parameters, the unused last layer included."""
+        """All parameters, those of the layers that are not read included."""
         width = self.width
         embeddings = 3 * self.patch**2 * width + width + (self.tokens + 1) * width + 4 * width
-        layer = 4 * (width * width + width) + 2 * width * self.mlp + self.mlp + width + 4 * width
-        return embeddings + self.layers * layer
+        return embeddings + self.layers * self.layer_parameters
+
+    @property
+    def learnable(self) -> int:
+        """What can learn: neither the layers above the one that is read nor the norm behind them."""
+        last = self.feature_layer
+        read = last if last >= 0 else self.layers + last + 1
+        return self.parameters - (self.layers - read) * self.layer_parameters - 2 * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +102,14 @@ class Shape:
         counts = {part: self.parameters(part) for part in stage.train}
         if stage.lora and "llm" in counts:
             counts["llm"] = lora_parameters(self.llm, stage.lora)
+        if "vision_tower" in counts:
+            counts["vision_tower"] = self.tower.learnable
         return counts
+
+    def frozen(self, stage: StageSpec) -> int:
+        """Parameters of the model itself that ``stage`` leaves as they are."""
+        whole = sum(n for part, n in self.trained(stage).items() if not (stage.lora and part == "llm"))
+        return self.total - whole
 
 
 def lora_parameters(llm: Llm, lora: LoraSpec) -> int:
@@ -112,27 +132,29 @@ TOWERS = {
 
 def shape_of(model: ModelSpec) -> Shape | None:
     """The shape a recipe names: its numbers, a folder's config.json or the table above; None if unknown."""
+    feature_layer = model.feature_layer
     if model.scratch:
-        return _from_scratch(model.scratch)
+        return _from_scratch(model.scratch, feature_layer)
     if model.checkpoint:
         config = _config(model.checkpoint)
         text, vision = config.get("text_config"), config.get("vision_config")
+        feature_layer = config.get("vision_feature_layer", feature_layer)
     else:
         text = _config(model.base_llm)
         vision = _config(model.vision_tower)
         vision = vision.get("vision_config") or vision
     llm = LLMS.get(model.base_llm or "") or (_llm(text) if text else None)
-    tower = TOWERS.get(model.vision_tower or "") or (_tower(vision) if vision else None)
-    return Shape(llm, tower) if llm and tower else None
+    tower = TOWERS.get(model.vision_tower or "") or (_tower(vision, feature_layer) if vision else None)
+    return Shape(llm, replace(tower, feature_layer=feature_layer)) if llm and tower else None
 
 
 def shape_of_config(config: Any) -> Shape:
     """The shape of a model in memory, from its ``LlavaConfig``."""
     found = config.to_dict()
-    return Shape(_llm(found["text_config"]), _tower(found["vision_config"]))
+    return Shape(_llm(found["text_config"]), _tower(found["vision_config"], config.vision_feature_layer))
 
 
-def _from_scratch(spec: ScratchSpec) -> Shape:
+def _from_scratch(spec: ScratchSpec, feature_layer: int) -> Shape:
     llm = Llm(
         spec.llm_width,
         spec.llm_layers,
@@ -142,9 +164,8 @@ def _from_scratch(spec: ScratchSpec) -> Shape:
         spec.llm_kv_heads or 0,
         spec.tie_embeddings,
     )
-    return Shape(
-        llm, Tower(spec.vision_width, spec.vision_layers, spec.vision_mlp, spec.image_side, spec.patch)
-    )
+    sizes = spec.vision_width, spec.vision_layers, spec.vision_mlp, spec.image_side, spec.patch
+    return Shape(llm, Tower(*sizes, feature_layer))
 
 
 def _config(folder: str | None) -> dict[str, Any]:
@@ -168,11 +189,12 @@ def _llm(config: dict[str, Any]) -> Llm:
     )
 
 
-def _tower(config: dict[str, Any]) -> Tower:
+def _tower(config: dict[str, Any], feature_layer: int) -> Tower:
     return Tower(
         config.get("hidden_size", 1024),
         config.get("num_hidden_layers", 24),
         config.get("intermediate_size", 4096),
         config.get("image_size", 336),
         config.get("patch_size", 14),
+        feature_layer,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 
-from viscot_core.train.plan import Plan, StagePlan
+from viscot_core.train.planned import Plan, StagePlan
 
 
 def command_line(command: Sequence[str]) -> str:
@@ -26,6 +26,7 @@ def summary(plan: Plan) -> list[list[str]]:
         ("steps", lambda s: _count(s.steps)),
         ("  of them warm-up", lambda s: _count(s.warmup_steps)),
         ("checkpoints to expect", lambda s: _count(s.checkpoints)),
+        ("  kept at once", lambda s: _count(s.kept)),
         ("  each, GiB", lambda s: _about(s.checkpoint_gib, "{:,.1f}")),
         ("tokens", lambda s: _about(None if s.tokens is None else s.tokens / 1e6, "{:,.0f} M")),
         ("memory per process, GiB", lambda s: _about(s.memory_gib, "{:,.1f}")),

@@ -32,14 +32,14 @@ def part_of(name: str) -> Part | None:
     return next((part for part, starts in PART_PREFIXES.items() if name.startswith(starts)), None)
 
 
-def freeze_for(model: nn.Module, stage: StageSpec, feature_layer: int) -> dict[str, int]:
+def freeze_for(model: nn.Module, stage: StageSpec) -> dict[str, int]:
     """Let only the stage's parts learn; returns the number of trainable values per part.
 
     Of the tower, ``post_layernorm`` and the layers above the one that is read never get a gradient: they stay
     frozen.
     """
     counts = dict.fromkeys(PART_PREFIXES, 0)
-    last = _last_read_layer(model, feature_layer)
+    last = _last_read_layer(model)
     for name, parameter in model.named_parameters():
         part = part_of(name)
         whole = part in stage.train and not (stage.lora and part == "llm")  # adapters learn in its place
@@ -50,7 +50,8 @@ def freeze_for(model: nn.Module, stage: StageSpec, feature_layer: int) -> dict[s
     return {str(part): count for part, count in counts.items()}
 
 
-def _last_read_layer(model: Any, feature_layer: int) -> int:
+def _last_read_layer(model: Any) -> int:
+    feature_layer = int(model.config.vision_feature_layer)
     layers = int(model.config.vision_config.num_hidden_layers)
     return feature_layer - 1 if feature_layer >= 0 else layers + feature_layer
 

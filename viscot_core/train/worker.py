@@ -29,7 +29,7 @@ from viscot_core.train.foundation import FoundationModel, whiten_projector
 from viscot_core.train.inputs import Rows, check_rows, open_rows
 from viscot_core.train.meters import meter_for
 from viscot_core.train.orphans import die_with_parent
-from viscot_core.train.plan import PLAN_FILE, read_plan
+from viscot_core.train.planned import PLAN_FILE, read_plan
 from viscot_core.train.saving import load_stage, save_model, save_stage
 from viscot_core.train.schema import Recipe, StageSpec
 from viscot_core.train.stages import add_adapters, freeze_for
@@ -84,7 +84,7 @@ def _link(path: Path, target: Path) -> None:
 
 def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     recipe, split = state.recipe, _split(state.folder, stage)
-    freeze_for(state.model, stage, recipe.model.feature_layer)
+    freeze_for(state.model, stage)
     out.mkdir(parents=True, exist_ok=True)
     template = _template(recipe, stage)
     check_rows(state, stage, template, out)
