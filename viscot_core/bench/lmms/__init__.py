@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 TASKS = Path(__file__).resolve().parent
 """The folder of the task package, for ``--include_path``."""
-PACKAGED = ("visual_cot", "visual_cot_chain")
+CHAIN = "visual_cot_chain"
+PACKAGED = ("visual_cot", CHAIN)
 
 
 def manifest() -> ModelManifest:
