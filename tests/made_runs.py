@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from viscot_core.bench.journal import Prediction, RunInfo
+from viscot_core.bench.records import Prediction, RunInfo
 
 STRATEGIES = ("cot", "direct", "gt-box")
 

@@ -12,7 +12,7 @@ import typer
 from viscot_cli import console
 
 if TYPE_CHECKING:
-    from viscot_core.bench.journal import RunInfo
+    from viscot_core.bench.records import RunInfo
     from viscot_core.bench.run import Tally
     from viscot_core.boxes import CropPolicy
     from viscot_core.engines.api import ApiOptions

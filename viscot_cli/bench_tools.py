@@ -57,8 +57,8 @@ def export(
 
 def list_() -> None:
     """The data sets, splits, strategies and box formats that 'viscot bench' knows."""
-    from viscot_core.bench.items import REFCOCO, SUITES
     from viscot_core.bench.strategies import STRATEGIES
+    from viscot_core.bench.suites import REFCOCO, SUITES
     from viscot_core.boxes import CENTER
     from viscot_core.engines.families import CODECS
 

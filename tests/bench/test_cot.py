@@ -11,7 +11,7 @@ from made_bench import FakeEngine, speak
 from viscot_core.bench.asking import Job, Open, Outcome, Speaker, open_looks
 from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import load_cot, load_refcoco
-from viscot_core.bench.journal import Prediction
+from viscot_core.bench.records import Prediction
 from viscot_core.bench.refcoco import RefcocoAsker
 from viscot_core.bench.strategies import STRATEGIES
 from viscot_core.bench.wording import Wording

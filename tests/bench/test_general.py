@@ -12,8 +12,8 @@ import pytest
 from made_lmms import make_python
 
 from viscot_core.bench.general import GeneralOptions, bench_general, exported, read_logs, without_bos
-from viscot_core.bench.journal import read_predictions, read_run
 from viscot_core.bench.lmms.launch import run_child, why
+from viscot_core.bench.records import read_predictions, read_run
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import DataError, EngineError, UsageError
 from viscot_core.models.checkpoint import open_checkpoint

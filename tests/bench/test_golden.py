@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from viscot_core.bench.benchmarks import BenchOptions, bench_cot, bench_refcoco
-from viscot_core.bench.journal import Prediction, read_predictions
+from viscot_core.bench.records import Prediction, read_predictions
 from viscot_core.engines.open import EngineOptions
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from made_bench import write_root
 
-from viscot_core.bench.items import PAPER, REFCOCO, load_cot, load_refcoco, split_name
+from viscot_core.bench.items import load_cot, load_refcoco
+from viscot_core.bench.suites import PAPER, REFCOCO, split_name
 from viscot_core.errors import DataError, UsageError
 
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viscot_core.bench.journal import (
-    PREDICTIONS_FILE,
-    Journal,
-    Prediction,
-    RunInfo,
-    read_predictions,
-    read_run,
-)
+from viscot_core.bench.journal import Journal
 from viscot_core.bench.lines import BROKEN_FILE
+from viscot_core.bench.records import PREDICTIONS_FILE, Prediction, RunInfo, read_predictions, read_run
 from viscot_core.errors import DataError, UsageError
 
 
@@ -68,6 +62,7 @@ def test_lines_are_in_the_file_before_add_returns(tmp_path: Path) -> None:
         assert len(read_predictions(tmp_path)) == 1
 
 
+@settings(deadline=None)
 @given(cut=st.integers(1, len(prediction(2).to_line())))
 def test_a_line_cut_short_anywhere_is_set_aside_and_redone(
     tmp_path_factory: pytest.TempPathFactory, cut: int

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from made_bench import write_root
 
-from viscot_core.bench.journal import PREDICTIONS_FILE, Prediction, read_predictions, read_run
+from viscot_core.bench.records import PREDICTIONS_FILE, Prediction, read_predictions, read_run
 
 pytestmark = pytest.mark.slow
 

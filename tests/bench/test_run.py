@@ -12,7 +12,8 @@ from made_bench import FakeEngine, speak
 from viscot_core.bench.asking import Asker, Job, Outcome, Speaker
 from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import load_cot
-from viscot_core.bench.journal import Journal, Prediction, read_predictions, read_run
+from viscot_core.bench.journal import Journal
+from viscot_core.bench.records import Prediction, read_predictions, read_run
 from viscot_core.bench.run import Built, Plan, left, run
 from viscot_core.bench.shards import Shard
 from viscot_core.bench.wording import Wording

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from viscot_core.bench.benchmarks import BenchOptions, bench_cot
-from viscot_core.bench.journal import read_predictions
+from viscot_core.bench.records import read_predictions
 from viscot_core.engines.api import ApiOptions
 from viscot_core.engines.open import EngineOptions
 from viscot_core.models.checkpoint import open_checkpoint

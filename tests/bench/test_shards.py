@@ -8,7 +8,8 @@ import pytest
 from made_runs import prediction
 
 from viscot_core.bench.benchmarks import BenchOptions, bench_cot, bench_refcoco
-from viscot_core.bench.journal import PREDICTIONS_FILE, Journal, RunInfo, read_predictions, read_run
+from viscot_core.bench.journal import Journal
+from viscot_core.bench.records import PREDICTIONS_FILE, RunInfo, read_predictions, read_run
 from viscot_core.bench.shards import SESSION, Shard, check_gpus, shard_of
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import UsageError

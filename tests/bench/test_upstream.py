@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from viscot_core.bench.benchmarks import BenchOptions, bench_cot, bench_refcoco
-from viscot_core.bench.journal import read_predictions, read_run
+from viscot_core.bench.records import read_predictions, read_run
 from viscot_core.bench.upstream import UpstreamFiles, import_upstream
 from viscot_core.bench.upstream_export import export_upstream
 from viscot_core.engines.open import EngineOptions
@@ -114,6 +115,14 @@ def test_files_of_another_benchmark_are_refused(
         import_upstream(files, golden_root, tmp_path / "out", "x")
     path.write_text("".join([lines[1], lines[0], *lines[2:]]))
     with pytest.raises(DataError, match=r"made.jsonl:1: the box .* is not that of question 650"):
+        import_upstream(files, golden_root, tmp_path / "out", "x")
+    for broken in ('"bbox": [1, 2, 3]', '"bbox": "a box"', '"bbox": ["a", 2, 3, 4]'):
+        first = re.sub(r'"bbox": \[[^]]*\]', broken, lines[0], count=1)
+        path.write_text("".join([first, *lines[1:]]))
+        with pytest.raises(DataError, match=r"made.jsonl:1: the box .* is not that of question"):
+            import_upstream(files, golden_root, tmp_path / "out", "x")
+    path.write_text("[1]\n" * len(lines))
+    with pytest.raises(DataError, match="no result file of the reference"):
         import_upstream(files, golden_root, tmp_path / "out", "x")
     with pytest.raises(UsageError, match="no strategy 'best'"):
         import_upstream(UpstreamFiles(answers={"best": tmp_path}), golden_root, tmp_path / "out", "x")

@@ -9,7 +9,7 @@ import pytest
 from made_bench import FakeEngine
 from PIL import Image
 
-from viscot_core.bench.journal import read_predictions, read_run
+from viscot_core.bench.records import read_predictions, read_run
 from viscot_core.bench.vqa import STYLES, VqaOptions, bench_vqa, load_questions
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import DataError, UsageError

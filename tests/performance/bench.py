@@ -34,7 +34,7 @@ import torch
 from viscot_core.bench.asking import Job, Outcome, Speaker, open_looks
 from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import Item, load_cot, load_refcoco
-from viscot_core.bench.journal import Prediction
+from viscot_core.bench.records import Prediction
 from viscot_core.bench.refcoco import RefcocoAsker
 from viscot_core.bench.wording import Turns, Wording
 from viscot_core.boxes import Box, Frame, crop_window, format_box, parse_box

@@ -17,7 +17,7 @@ import pytest
 from made_runs import prediction, write_run
 from PIL import Image
 
-from viscot_core.bench.journal import Prediction, RunInfo
+from viscot_core.bench.records import Prediction, RunInfo
 from viscot_core.boxes import Box, Frame, crop_window
 from viscot_core.report.html import Pictures, write_report
 from viscot_core.report.plots import Mark, dots, histogram

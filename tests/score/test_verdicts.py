@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from made_runs import prediction, sample_run, write_run
 
-from viscot_core.bench.journal import read_predictions
+from viscot_core.bench.records import read_predictions
 from viscot_core.errors import DataError, UsageError
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from viscot_core.bench.items import Item
-from viscot_core.bench.journal import Coords, Key, Prediction
+from viscot_core.bench.records import Coords, Key, Prediction
 from viscot_core.bench.wording import Wording
 from viscot_core.boxes import Box, BoxStatus, ParsedBox, iou
 from viscot_core.engines.base import Engine, Generation, Request

@@ -11,7 +11,7 @@ from typing import Any
 from viscot_core.bench.asking import Asker, Speaker
 from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import Benchmark, load_cot, load_refcoco
-from viscot_core.bench.journal import RunInfo
+from viscot_core.bench.records import RunInfo
 from viscot_core.bench.refcoco import RefcocoAsker
 from viscot_core.bench.run import Built, Plan, Progress, Tally, run, run_sharded
 from viscot_core.bench.shards import check_gpus, device_of, shard_of

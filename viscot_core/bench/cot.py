@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from viscot_core.bench.asking import Job, Outcome, Speaker, done, failed, overlap, picture, unsaid
-from viscot_core.bench.journal import Key
+from viscot_core.bench.records import Key
 from viscot_core.bench.strategies import STRATEGIES, Strategy, annotated_box
 from viscot_core.bench.wording import Turns
 from viscot_core.boxes import Box, CropPolicy, ParsedBox, Window, crop_window

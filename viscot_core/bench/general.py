@@ -18,11 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viscot_core.bench.journal import Coords, Journal, Prediction, RunInfo
+from viscot_core.bench.journal import Journal
 from viscot_core.bench.lmms import PACKAGED, TASKS
 from viscot_core.bench.lmms.launch import FAILED_REQUEST, LOG_FILE, run_child, versions
 from viscot_core.bench.lmms.logs import CHAIN, LOOKS_FILE, Sample, read_task
 from viscot_core.bench.lmms.utils import DATA
+from viscot_core.bench.records import Coords, Prediction, RunInfo
 from viscot_core.bench.run import Tally, conclude, environment
 from viscot_core.boxes import Box, iou
 from viscot_core.engines.open import EngineOptions

@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from viscot_core.bench.pictures import REFCOCO_FOLDERS, find_picture
+from viscot_core.bench.suites import REFCOCO, chosen, chosen_tasks, split_name
 from viscot_core.boxes import Box, Size
 from viscot_core.data.annotations import Conversation, DetectionRow, R, Rows, split_crop
-from viscot_core.errors import DataError, UsageError, nearest
+from viscot_core.errors import DataError, UsageError
 from viscot_core.prompts import BOX_REQUEST, IMAGE
-
-PAPER = (
-    *("cub", "docvqa", "dude", "flickr30k", "gqa", "infographicsvqa"),
-    *("openimages", "sroie", "textcap", "textvqa", "visual7w", "vsr"),
-)
-"""The twelve data sets of the paper's tables."""
-
-SUITES: dict[str, tuple[str, ...]] = {
-    "paper": PAPER,
-    "scripts": tuple(name for name in PAPER if name != "visual7w"),
-    "all": (*PAPER, "emotic"),
-}
-"""``scripts`` are the reference scripts' eleven, ``all`` every shipped file."""
-
-REFCOCO = tuple(
-    f"{name}/{split}"
-    for name, splits in {
-        "refcoco": ("val", "testA", "testB"),
-        "refcoco+": ("val", "testA", "testB"),
-        "refcocog": ("val", "test"),
-    }.items()
-    for split in splits
-)
-"""The eight splits of the paper's Table 9."""
-
-TASK_ALIASES = {"v7w": "visual7w"}
-PATH_ALIASES = (("cot/v7w/", "cot/visual7w/"), ("cot/visual7w/", "cot/v7w/"))
-"""The published files disagree about one folder's name; a picture is looked for under both."""
-REFCOCO_FOLDERS = ("", "coco/train2014/", "coco/", "train2014/")
-"""Where RefCOCO's pictures may lie: as the row says, or in COCO's folder under the data root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +80,7 @@ def load_cot(
         DataError: damaged or duplicate rows, or pictures missing (unless ``skip_missing``).
     """
     found = {path.stem: path for path in sorted((root / "benchmark").glob("*.json"))}
-    names = _chosen_tasks(root, found, suite, tasks)
+    names = chosen_tasks(root, found, suite, tasks)
     items: list[Item] = []
     hashes: dict[str, str] = {}
     for name in names:
@@ -142,49 +113,11 @@ def load_refcoco(
     order = [name for name in REFCOCO if name in found] or list(found)
     items: list[Item] = []
     hashes: dict[str, str] = {}
-    for name in _chosen([s.replace(":", "/") for s in splits] or order, found, "split"):
+    for name in chosen([s.replace(":", "/") for s in splits] or order, found, "split"):
         items += _sample(_refcoco_items(root, name, found[name]), limit, seed)
         hashes[name] = _hash(found[name])
     files = {name: found[name].stem for name in hashes}
     return _checked("refcoco", items, hashes, files, skip_missing, need_pictures)
-
-
-def split_name(path: Path) -> str:
-    """``REC_refcoco+_unc_testA.jsonl`` -> ``refcoco+/testA``; other stems keep their middle."""
-    stem = path.stem.removeprefix("REC_")
-    published = re.fullmatch(r"(refcoco[+g]?)_(?:unc|umd)_(\w+)", stem)
-    if published:
-        return f"{published[1]}/{published[2]}"
-    name, _, split = stem.rpartition("_")
-    return f"{name}/{split}"
-
-
-def _chosen_tasks(root: Path, found: dict[str, Path], suite: str | None, tasks: Sequence[str]) -> list[str]:
-    if not found:
-        raise UsageError(
-            f"{root} has no benchmark/*.json; give the folder of 'viscot data fetch' or 'viscot data synth'."
-        )
-    if tasks:
-        return _chosen([TASK_ALIASES.get(task, task) for task in tasks], found, "data set")
-    if suite is None:
-        known = [name for name in SUITES["all"] if name in found]
-        return _chosen(PAPER if known else found, found, "data set")
-    if suite not in SUITES:
-        raise UsageError(
-            f"There is no suite '{suite}'; there are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
-        )
-    return _chosen(SUITES[suite], found, "data set")
-
-
-def _chosen(names: Iterable[str], found: dict[str, Path], what: str) -> list[str]:
-    wanted = list(dict.fromkeys(names))
-    absent = [name for name in wanted if name not in found]
-    if absent:
-        hint = nearest(absent[0], found) if len(absent) == 1 else ""
-        raise UsageError(
-            f"The data root has no {what} {', '.join(absent)}; it has {', '.join(sorted(found))}.{hint}"
-        )
-    return wanted
 
 
 def _regions_file(root: Path, name: str) -> Path:
@@ -261,16 +194,6 @@ def _refcoco_items(root: Path, name: str, path: Path) -> list[Item]:
         )
         for key, row in rows.items()
     ]
-
-
-def find_picture(root: Path, image: str, folders: Sequence[str] = ("",)) -> Path:
-    """Where the picture lies under the root: the first place that exists, else the place the row names."""
-    first = root / image
-    for folder in folders:
-        for name in (image, *(image.replace(a, b, 1) for a, b in PATH_ALIASES if image.startswith(a))):
-            if (path := root / (folder + name)).is_file():
-                return path
-    return first
 
 
 def _sample(items: list[Item], limit: int | None, seed: int) -> list[Item]:

@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 from viscot_core.bench.asking import Asker, Job, Look, Open, Outcome, open_looks
 from viscot_core.bench.items import Benchmark, Item
-from viscot_core.bench.journal import Journal, Prediction, RunInfo
+from viscot_core.bench.journal import Journal
+from viscot_core.bench.records import Prediction, RunInfo
 from viscot_core.bench.shards import Shard, launch
 from viscot_core.errors import BudgetSpent
 
@@ -59,7 +60,7 @@ class Plan:
         return RunInfo(
             kind=_KINDS[self.benchmark.kind],
             model=self.model,
-            data=str(self.data),
+            data=str(self.data.absolute()),  # the run is shown from anywhere
             settings=self.settings,
             hashes=self.benchmark.hashes,
             planned={strategy: dict(counts) for strategy in self.strategies},
@@ -86,6 +87,8 @@ class Tally:
 
     finished: int = 0
     failed: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    """Why jobs failed; the next run tries them again."""
     open: Counter[str] = field(default_factory=Counter)
     """Reasons why jobs were left for the next run."""
     seconds: float = 0.0
@@ -174,6 +177,7 @@ def _loop(
             journal.add(finished)
             tally.finished += sum(p.done for p in finished)
             tally.failed += sum(not p.done for p in finished)
+            tally.failures.update(p.error or "no reason was kept" for p in finished if not p.done)
             tally.open.update(outcome.reason for outcome in outcomes if isinstance(outcome, Open))
             seen += len(outcomes)
             if progress:

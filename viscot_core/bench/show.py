@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from viscot_core.bench.items import REFCOCO_FOLDERS, find_picture
-from viscot_core.bench.journal import Prediction, RunInfo, read_predictions, read_run
+from viscot_core.bench.pictures import REFCOCO_FOLDERS, find_picture
+from viscot_core.bench.records import Prediction, RunInfo, read_predictions, read_run
 from viscot_core.bench.strategies import REFCOCO_STRATEGY, STRATEGIES
 from viscot_core.bench.wording import PROTOCOLS, Turns, Wording
 from viscot_core.boxes import WHOLE, Box

@@ -17,7 +17,8 @@ import orjson
 
 from viscot_core.bench.asking import Job, Look, done, overlap
 from viscot_core.bench.items import Benchmark, Item, load_cot, load_refcoco
-from viscot_core.bench.journal import Journal, Prediction, RunInfo
+from viscot_core.bench.journal import Journal
+from viscot_core.bench.records import Prediction, RunInfo
 from viscot_core.bench.strategies import REFCOCO_STRATEGY, STRATEGIES, annotated_box
 from viscot_core.boxes import CENTER, Box, ParsedBox, crop_window, format_box, parse_box
 from viscot_core.errors import DataError, UsageError
@@ -150,13 +151,17 @@ def _box_texts(path: Path, items: Sequence[Item]) -> dict[str, str]:
         )
     texts = {}
     for number, (row, item) in enumerate(zip(rows, items, strict=True), 1):
-        bbox, expected = row.get("bbox"), item.box.coords
-        if not isinstance(bbox, list) or any(
-            abs(a - b) > SAME_BOX for a, b in zip(bbox, expected, strict=True)
-        ):
+        bbox = row.get("bbox")
+        if not _same_box(bbox, item):
             raise DataError(f"{path}:{number}: the box {bbox} is not that of question {item.question_id}.")
         texts[str(item.question_id)] = str(row.get("text", ""))
     return texts
+
+
+def _same_box(found: Any, item: Item) -> bool:
+    if not isinstance(found, list) or len(found) != 4 or not all(isinstance(n, int | float) for n in found):
+        return False
+    return all(abs(a - b) <= SAME_BOX for a, b in zip(found, item.box.coords, strict=True))
 
 
 def _answers(path: Path, items: Sequence[Item]) -> dict[str, str]:
@@ -175,8 +180,11 @@ def _answers(path: Path, items: Sequence[Item]) -> dict[str, str]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        return [orjson.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
+        rows = [orjson.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
     except orjson.JSONDecodeError as error:
         raise DataError(f"{path} is no JSON lines file ({error}).") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} holds lines that are no objects; it is no result file of the reference.")
+    return rows

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from viscot_core.bench.items import Item, load_cot, load_refcoco
-from viscot_core.bench.journal import Prediction, read_predictions, read_run
+from viscot_core.bench.records import Prediction, read_predictions, read_run
 from viscot_core.bench.strategies import REFCOCO_STRATEGY, STRATEGIES
 from viscot_core.bench.wording import Wording
 from viscot_core.engines.families import codec

@@ -19,7 +19,7 @@ from viscot_core.bench.asking import Job, Outcome, Speaker
 from viscot_core.bench.benchmarks import parallel_batches
 from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import Benchmark, Item
-from viscot_core.bench.journal import Prediction, RunInfo
+from viscot_core.bench.records import Prediction, RunInfo
 from viscot_core.bench.run import Built, Plan, Progress, Tally, run
 from viscot_core.bench.wording import Wording
 from viscot_core.boxes import Box, CropPolicy, Frame, Size

@@ -12,7 +12,7 @@ REASONS = {
     "no picture": "left out by --skip-missing",
     "not run": "the benchmark has not come to it",
     "failed": "the engine could not answer: an unreadable picture, a prompt too long",
-    "no reference": "there is nothing to judge the answer by",
+    "nothing to judge": "the item has no answer, or no reference to judge it by",
     "not judged": "the judge has not been asked",
     "pending": "the judge was asked and no reply came",
     "unscored": "no single score can be read from the judge's reply",
@@ -48,7 +48,7 @@ def _reason(item: Item, run: Run) -> str | None:
     if run.info.kind == "refcoco" or run.judge is None:
         return None
     if pair_of(item.prediction) is None:
-        return "no reference"
+        return "nothing to judge"
     if item.outcome is None:
         return "not judged"
     return _VERDICTS.get(item.outcome.state)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from viscot_core.bench.journal import RUN_FILE, Prediction, RunInfo
+from viscot_core.bench.records import RUN_FILE, Prediction, RunInfo
 from viscot_core.boxes import Box, BoxStatus, Frame, iou, parse_box
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.names import canonical

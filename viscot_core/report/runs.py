@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscot_core.bench.journal import Prediction, RunInfo, read_predictions, read_run
+from viscot_core.bench.records import Prediction, RunInfo, read_predictions, read_run
 from viscot_core.errors import UsageError
 from viscot_core.report.names import canonical
 from viscot_core.score.run import check_belongs

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from viscot_core.bench.general import SCORER, read_logs
-from viscot_core.bench.journal import read_predictions, read_run
+from viscot_core.bench.records import read_predictions, read_run
 from viscot_core.boxes import Box, BoxStatus, crop_window, iou
 from viscot_core.engines.families import codec
 from viscot_core.score.offline import exact

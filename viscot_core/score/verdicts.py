@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from viscot_core.bench.journal import Key
+from viscot_core.bench.records import Key
 from viscot_core.errors import DataError, UsageError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from viscot_core.bench.journal import Key
+from viscot_core.bench.records import Key
 from viscot_core.errors import DataError
 
 LOOKS_FILE = "looks.jsonl"
