@@ -74,6 +74,32 @@ def test_direct_asks_once() -> None:
     assert len(engine.asked) == 1
 
 
+class Telling(Scripted):
+    """Tells the first half of each answer to whoever wants to hear it."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        said = super().generate(requests)
+        for request, one in zip(requests, said, strict=True):
+            if request.on_text is not None:
+                request.on_text(one.text[: len(one.text) // 2])
+        return said
+
+
+def test_the_answer_is_heard_and_not_the_box() -> None:
+    told: list[str] = []
+    box = "[0.500, 0.500, 0.600, 0.600]"
+    answer = VisualCoT(Telling(box, "abcd")).ask(PICTURE, "?", on_text=told.append)
+    assert (answer.text, told) == ("abcd", ["ab"])
+    heard: list[tuple[int, str]] = []
+    chain = VisualCoT(Telling("xy", "uvwx"))
+    chain.ask_many(
+        [Question(PICTURE, "a?"), Question(PICTURE, "b?")],
+        strategy="direct",
+        on_text=lambda number, text: heard.append((number, text)),
+    )
+    assert heard == [(0, "x"), (1, "uv")]
+
+
 def test_crop_policy() -> None:
     tight = VisualCoT(Scripted("[0.500, 0.500, 0.600, 0.600]", "x"), CropPolicy.TIGHT).ask(PICTURE, "?")
     assert tight.crop == (320, 240, 384, 304)

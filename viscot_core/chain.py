@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,8 @@ from viscot_core.images import View, crop, open_image, view_of
 from viscot_core.prompts import IMAGE, Turn, answer_turns, detection_turns, direct_turns, render
 
 Strategy = Literal["cot", "direct"]
+Hear = Callable[[int, str], None]
+"""``(number of the question, its answer so far)``, as ``Request.on_text`` is told; boxes are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,11 @@ class VisualCoT:
         *,
         strategy: Strategy = "cot",
         max_new_tokens: int = 128,
+        on_text: Callable[[str], None] | None = None,
     ) -> Answer:
         """One question about one picture; a path's EXIF orientation is applied.
+
+        ``on_text`` is told the answer so far, token by token, where the engine can.
 
         Raises:
             ImageError: the picture cannot be read.
@@ -105,14 +111,22 @@ class VisualCoT:
             EngineError: the model could not answer.
         """
         (answer,) = self.ask_many(
-            [Question(image, question)], strategy=strategy, max_new_tokens=max_new_tokens
+            [Question(image, question)],
+            strategy=strategy,
+            max_new_tokens=max_new_tokens,
+            on_text=None if on_text is None else lambda _, text: on_text(text),
         )
         if answer.error is not None:
             raise EngineError(f"The model could not answer: {answer.error}.")
         return answer
 
     def ask_many(
-        self, questions: Sequence[Question], *, strategy: Strategy = "cot", max_new_tokens: int = 128
+        self,
+        questions: Sequence[Question],
+        *,
+        strategy: Strategy = "cot",
+        max_new_tokens: int = 128,
+        on_text: Hear | None = None,
     ) -> list[Answer]:
         """All first turns together, then all second turns; one answer per question, in order.
 
@@ -121,8 +135,9 @@ class VisualCoT:
         """
         prepared = self.prepare(questions)
         if strategy == "direct":
-            return self._direct(prepared, max_new_tokens)
-        return self.answer(self.look(prepared, max_new_tokens=max_new_tokens), max_new_tokens=max_new_tokens)
+            return self.direct(prepared, max_new_tokens=max_new_tokens, on_text=on_text)
+        looks = self.look(prepared, max_new_tokens=max_new_tokens)
+        return self.answer(looks, max_new_tokens=max_new_tokens, on_text=on_text)
 
     def prepare(self, questions: Sequence[Question]) -> list[Prepared]:
         """Check the questions and open their pictures; raises as ``ask`` does."""
@@ -146,13 +161,22 @@ class VisualCoT:
         """Turn 1 as if the model had named ``box`` (SQUARE frame): a person points, the model answers."""
         return self._look(prepared, ParsedBox(box, BoxStatus.OK, format_box(box)), 0.0, None)
 
-    def answer(self, looks: Sequence[Look], *, max_new_tokens: int = 128) -> list[Answer]:
-        """Turn 2: answers after a look at each crop, in order."""
+    def answer(
+        self,
+        looks: Sequence[Look],
+        *,
+        max_new_tokens: int = 128,
+        stop: tuple[str, ...] = (),
+        on_text: Hear | None = None,
+    ) -> list[Answer]:
+        """Turn 2: answers after a look at each crop, in order; ``stop`` as a ``Request``'s."""
         start = time.perf_counter()
         said = self._generate(
             [answer_turns(look.question.text, look.parsed.text) for look in looks],
             [(look.question.view, look.crop) for look in looks],
             max_new_tokens,
+            stop,
+            on_text,
         )
         share = _share(start, len(looks))
         return [
@@ -169,27 +193,48 @@ class VisualCoT:
             for look, one in zip(looks, said, strict=True)
         ]
 
-    def _look(self, question: Prepared, parsed: ParsedBox, seconds: float, error: str | None) -> Look:
-        window = crop_window(parsed.box, question.view.image.size, self.crop_policy)
-        return Look(question, parsed, window, seconds, error)
-
-    def _direct(self, prepared: Sequence[Prepared], max_new_tokens: int) -> list[Answer]:
+    def direct(
+        self,
+        prepared: Sequence[Prepared],
+        *,
+        max_new_tokens: int = 128,
+        stop: tuple[str, ...] = (),
+        on_text: Hear | None = None,
+    ) -> list[Answer]:
+        """Answers in one turn, from the whole pictures, in order."""
         start = time.perf_counter()
         said = self._generate(
             [direct_turns(each.text) for each in prepared],
             [(each.view,) for each in prepared],
             max_new_tokens,
+            stop,
+            on_text,
         )
         share = _share(start, len(prepared))
         return [self._whole(each.view, one, share) for each, one in zip(prepared, said, strict=True)]
 
+    def _look(self, question: Prepared, parsed: ParsedBox, seconds: float, error: str | None) -> Look:
+        window = crop_window(parsed.box, question.view.image.size, self.crop_policy)
+        return Look(question, parsed, window, seconds, error)
+
     def _generate(
-        self, turns: Sequence[Sequence[Turn]], views: Sequence[tuple[View, ...]], max_new_tokens: int
+        self,
+        turns: Sequence[Sequence[Turn]],
+        views: Sequence[tuple[View, ...]],
+        max_new_tokens: int,
+        stop: tuple[str, ...] = (),
+        on_text: Hear | None = None,
     ) -> list[Generation]:
         return self.engine.generate(
             [
-                Request(render(each, self.engine.template, generate=True), shown, max_new_tokens)
-                for each, shown in zip(turns, views, strict=True)
+                Request(
+                    render(each, self.engine.template, generate=True),
+                    shown,
+                    max_new_tokens,
+                    stop,
+                    on_text=None if on_text is None else partial(on_text, number),
+                )
+                for number, (each, shown) in enumerate(zip(turns, views, strict=True))
             ]
         )
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from viscot_core.engines import prefix
+from viscot_core.engines import attention, prefix
 from viscot_core.engines.base import Generation, Request
+from viscot_core.engines.batches import Room
 from viscot_core.engines.local import LocalEngine, Sampling
+from viscot_core.engines.speech import Prompt
 from viscot_core.errors import EngineError
 from viscot_core.images import View, crop, open_image
 from viscot_core.models.load import LoadedModel, load_model
@@ -58,7 +60,7 @@ def plain(loaded: LoadedModel, requests: list[Request]) -> list[Generation]:
 @pytest.fixture(params=["folded", "joined"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Both ways of attending to the prefix."""
-    monkeypatch.setattr(prefix, "FOLD_UP_TO", {"folded": 10_000, "joined": 0}[request.param])
+    monkeypatch.setattr(attention, "FOLD_UP_TO", {"folded": 10_000, "joined": 0}[request.param])
     yield
 
 
@@ -86,7 +88,7 @@ def test_grouped_query_attention(loaded: LoadedModel) -> None:
     before = (torch.randn(pictures, kv_heads, p, dim), torch.randn(pictures, kv_heads, p, dim))
     mask = torch.ones(s, t, dtype=torch.bool).tril(t - s)[None, None].repeat(rows, 1, 1, 1)
     mask[1, :, :, :2] = False
-    ways = [way(query, key, value, *before, mask, 0.3) for way in (prefix._folded, prefix._joined)]
+    ways = [way(query, key, value, *before, mask, 0.3) for way in (attention._folded, attention._joined)]
     assert torch.allclose(ways[0], ways[1], atol=1e-6)
     keys = torch.cat([before[0].repeat_interleave(each, 0), key], 2).repeat_interleave(3, 1)
     scores = query @ keys.transpose(2, 3) * 0.3
@@ -128,10 +130,10 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert engine.batch_size == 16 and engine.prefix is not None
     run = engine.prefix.generate
 
-    def small(prompts: list[prefix.Prompt], room: prefix.Room) -> list[list[int]]:
+    def small(prompts: list[Prompt], room: Room) -> None:
         if room.rows > 4:
             raise torch.cuda.OutOfMemoryError("full")
-        return run(prompts, room)
+        run(prompts, room)
 
     monkeypatch.setattr(engine.prefix, "generate", small)
     assert engine.generate(requests[:12]) == plain[:12]
@@ -143,11 +145,11 @@ def test_a_batch_that_does_not_fit_is_halved(
 
 
 def test_short_prompts_share_the_room_of_long_ones() -> None:
-    room = prefix.Room(4, tokens=5600)
+    room = Room(4, tokens=5600)
     assert room.rows_of_one(before=634, own=168) == 29, "expressions about one picture"
     assert room.pictures(each=1, before=634, own=788) == 3, "second turns, each with a crop"
     assert room.pictures(each=16, before=634, own=168) == 1
-    fixed = prefix.Room(4)
+    fixed = Room(4)
     assert (fixed.rows_of_one(634, 168), fixed.pictures(1, 634, 788), fixed.pictures(3, 1, 1)) == (4, 4, 1)
 
 
@@ -160,5 +162,5 @@ def test_any_room_gives_the_same_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = LocalEngine(loaded)
-    monkeypatch.setattr(engine, "_room", lambda: prefix.Room(8, tokens))
+    monkeypatch.setattr(engine, "_room", lambda: Room(8, tokens))
     assert engine.generate(requests) == plain

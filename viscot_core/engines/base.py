@@ -6,8 +6,8 @@ or strategies. One local implementation (``local.py``), one over HTTP (``api.py`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -20,11 +20,20 @@ class Request:
     """One prompt to continue.
 
     ``views`` are the pictures of the prompt's ``<image>`` marks, in reading order; their number must agree.
+    ``stop`` are texts that end the answer and are no part of it.
+
+    ``on_text`` is told the text so far whenever a token made it longer: always the beginning of what will be
+    said, unless the engine has to begin again. An engine that cannot tell leaves it out. ``cancelled`` is
+    asked before each token; where it says True nobody waits, and the rest is not made. Both are called from
+    the engine's thread and must return at once.
     """
 
     rendered: Rendered
     views: tuple[View, ...]
     max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    on_text: Callable[[str], None] | None = field(default=None, compare=False)
+    cancelled: Callable[[], bool] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.engines.base import Generation, Request
+from viscot_core.engines.batches import Room, fitting_batch, longest_prompt
+from viscot_core.engines.embedding import Embedder
+from viscot_core.engines.speech import Prompt, Speech
 from viscot_core.engines.vision import FeatureCache
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.models.load import LoadedModel
@@ -20,7 +23,7 @@ from viscot_core.prompts import TEMPLATES
 if TYPE_CHECKING:
     import torch
 
-    from viscot_core.engines.prefix import PrefixDecoder, Room
+    from viscot_core.engines.prefix import PrefixDecoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,6 @@ class Sampling:
             raise UsageError(
                 f"--temperature is 0 or more and --top-p in (0, 1]; got {self.temperature} and {self.top_p}."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """One request tokenized; ``number`` is its place in the caller's list."""
-
-    number: int
-    ids: list[int]
-    request: Request
 
 
 class LocalEngine:
@@ -72,6 +66,7 @@ class LocalEngine:
         self.name = loaded.manifest.name
         self.template = TEMPLATES[loaded.manifest.template]
         self.vision = FeatureCache(self.model, loaded.manifest.image_side)
+        self._embedder = Embedder(self.model, self.tokens, self.vision)
         self.prefix = self._prefix_decoder() if reuse else None
         self._context = int(self.model.config.text_config.max_position_embeddings)
 
@@ -103,34 +98,46 @@ class LocalEngine:
         Raises:
             EngineError: out of memory, with the flags to try.
         """
-        while True:
+        prompts = [self._prompt(request) for request in requests]
+        todo = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
+        while todo:
             try:
-                return self._generate(requests)
+                self._decode(todo)
+                break
             except EngineError:
                 if not self._finds_size or self.batch_size == 1:
                     raise
                 self.batch_size //= 2
+                todo = [prompt for prompt in todo if prompt.speech.open]
+                for prompt in todo:
+                    prompt.speech.begin()
+        return [each.speech.generation() if isinstance(each, Prompt) else each for each in prompts]
 
-    def _generate(self, requests: Sequence[Request]) -> list[Generation]:
+    def _prompt(self, request: Request) -> Prompt | Generation:
+        """The request tokenized, or why it cannot run."""
+        ids = self.tokens.encode(request.rendered).ids
+        marks, views = request.rendered.n_images, len(request.views)
+        if marks != views or ids.count(self.tokens.image_id) != views * self.tokens.image_tokens:
+            return Generation("", 0, False, f"the prompt has {marks} <image> marks for {views} pictures")
+        room = self._context - len(ids)
+        if room < 1:
+            error = f"the prompt's {len(ids)} tokens do not fit the model's context of {self._context}"
+            return Generation("", 0, False, error)
+        return Prompt(ids, request.views, Speech(self.tokens, request, min(request.max_new_tokens, room)))
+
+    def _decode(self, prompts: Sequence[Prompt]) -> None:
+        """Let every prompt's speech come to its end; those that begin with a picture share it."""
         import torch
 
-        results: list[Generation | None] = [None] * len(requests)
-        prompts: list[_Prompt] = []
-        for number, request in enumerate(requests):
-            prompt = _Prompt(number, self.tokens.encode(request.rendered).ids, request)
-            error = self._unfit(prompt)
-            if error is None:
-                prompts.append(prompt)
-            else:
-                results[number] = Generation("", 0, False, error)
-        prompts.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the largest first: it fails first
+        shared = [prompt for prompt in prompts if self.prefix is not None and self.prefix.fits(prompt)]
+        plain = [prompt for prompt in prompts if self.prefix is None or not self.prefix.fits(prompt)]
+        plain.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the largest first: it fails first
         with torch.inference_mode():
-            prompts = self._with_prefix(prompts, results)
-            for start in range(0, len(prompts), self.batch_size):
-                group = prompts[start : start + self.batch_size]
-                for prompt, new in zip(group, self._run(group), strict=True):
-                    results[prompt.number] = self._generation(new, prompt.request.max_new_tokens)
-        return [result for result in results if result is not None]
+            if self.prefix is not None:
+                with _memory_told(self.batch_size):
+                    self.prefix.generate(shared, self._room())
+            for start in range(0, len(plain), self.batch_size):
+                self._run(plain[start : start + self.batch_size])
 
     def _prefix_decoder(self) -> PrefixDecoder | None:
         """What shares the picture between prompts, where the model and the sampling allow it."""
@@ -138,78 +145,38 @@ class LocalEngine:
 
         if self.sampling.temperature > 0 or not PrefixDecoder.supports(self.model):
             return None
-        return PrefixDecoder(self.model, self.tokens, self.vision, never=self._never())
+        return PrefixDecoder(self.model, self.tokens, self._embedder, never=self._never())
 
     def _room(self) -> Room:
         """What may run together: so many prompts, or as many short ones as weigh as much."""
-        from viscot_core.engines.prefix import Room
-
         tokens = self.batch_size * longest_prompt(self.model)
         return Room(self.batch_size, tokens if self._finds_size else None)
 
-    def _with_prefix(self, prompts: list[_Prompt], results: list[Generation | None]) -> list[_Prompt]:
-        """Do the prompts that begin with a picture, sharing it; gives back the others."""
-        from viscot_core.engines.prefix import Prompt
-
-        if self.prefix is None:
-            return prompts
-        limits = [prompt.request.max_new_tokens for prompt in prompts]
-        ready = [Prompt(p.ids, p.request.views, limit) for p, limit in zip(prompts, limits, strict=True)]
-        mine = [number for number, each in enumerate(ready) if self.prefix.fits(each)]
-        with _memory_told(self.batch_size):
-            said = self.prefix.generate([ready[number] for number in mine], self._room())
-        for number, new in zip(mine, said, strict=True):
-            results[prompts[number].number] = self._generation(new, limits[number])
-        return [prompt for number, prompt in enumerate(prompts) if number not in set(mine)]
-
-    def _unfit(self, prompt: _Prompt) -> str | None:
-        """Why a prompt cannot run, or None."""
-        request = prompt.request
-        marks, views = request.rendered.n_images, len(request.views)
-        if marks != views or prompt.ids.count(self.tokens.image_id) != views * self.tokens.image_tokens:
-            return f"the prompt has {marks} <image> marks for {views} pictures"
-        room = self._context - len(prompt.ids)
-        if room < 1:
-            return f"the prompt's {len(prompt.ids)} tokens do not fit the model's context of {self._context}"
-        return None
-
-    def _run(self, prompts: Sequence[_Prompt]) -> list[list[int]]:
-        """New token ids of each prompt, up to and without the end token and what follows it."""
+    def _run(self, prompts: Sequence[Prompt]) -> None:
+        """Decode prompts the plain way, each as far as its speech is open."""
         import torch
+        from transformers import StoppingCriteriaList
+
+        def hear(ids: torch.Tensor, _: object) -> torch.Tensor:
+            for prompt, token in zip(prompts, ids[:, -1].tolist(), strict=True):
+                prompt.speech.add(token)
+            return torch.tensor([not prompt.speech.open for prompt in prompts], device=ids.device)
 
         with _memory_told(len(prompts)):
-            embeddings, mask = self._embed(prompts)
+            embeddings, real = self._embedder.embed([p.ids for p in prompts], [p.views for p in prompts])
             if self.sampling.temperature > 0:
                 torch.manual_seed(self.sampling.seed)
-            out = self.model.generate(
-                inputs_embeds=embeddings, attention_mask=mask, generation_config=self._options(prompts)
+            self.model.generate(
+                inputs_embeds=embeddings,
+                attention_mask=real.long(),
+                generation_config=self._options(max(prompt.speech.limit for prompt in prompts)),
+                stopping_criteria=StoppingCriteriaList([hear]),
             )
-        return [row.tolist() for row in out]
 
-    def _embed(self, prompts: Sequence[_Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded embeddings ``[b, n, hidden]`` with the pictures' features in place, and the mask."""
-        import torch
-
-        device = self.model.device
-        longest = max(len(prompt.ids) for prompt in prompts)
-        ids = torch.full((len(prompts), longest), self.tokens.pad_id, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
-            mask[row, longest - len(prompt.ids) :] = 1
-        ids = ids.to(device)
-        embeddings = self.model.get_input_embeddings()(ids)
-        views = [view for prompt in prompts for view in prompt.request.views]
-        if views:
-            features = torch.cat(self.vision.features(views)).to(embeddings.device, embeddings.dtype)
-            embeddings[ids == self.tokens.image_id] = features
-        return embeddings, mask.to(device)
-
-    def _options(self, prompts: Sequence[_Prompt]) -> Any:
+    def _options(self, most: int) -> Any:
+        """How transformers decodes at most ``most`` tokens."""
         from transformers import GenerationConfig
 
-        longest = max(len(prompt.ids) for prompt in prompts)
-        wanted = max(prompt.request.max_new_tokens for prompt in prompts)
         chosen = self.sampling
         sampled = (
             {"do_sample": True, "temperature": chosen.temperature, "top_p": chosen.top_p, "top_k": 0}
@@ -217,7 +184,7 @@ class LocalEngine:
             else {"do_sample": False}
         )
         return GenerationConfig(
-            max_new_tokens=min(wanted, self._context - longest),
+            max_new_tokens=most,
             eos_token_id=self.tokens.eos_id,
             pad_token_id=self.tokens.pad_id,
             suppress_tokens=self._never(),
@@ -228,13 +195,6 @@ class LocalEngine:
         """Ids that are no words: the image's and the padding of the vocabulary."""
         rows = int(self.model.config.text_config.vocab_size)
         return sorted({self.tokens.image_id, *range(self.loaded.text_rows, rows)})
-
-    def _generation(self, new: list[int], limit: int) -> Generation:
-        new = new[:limit]
-        finished = self.tokens.eos_id in new
-        if finished:
-            new = new[: new.index(self.tokens.eos_id)]
-        return Generation(self.tokens.decode(new), len(new) + finished, finished)
 
 
 @contextmanager
@@ -254,28 +214,3 @@ def _memory_told(together: int) -> Iterator[None]:
         if "can't allocate memory" not in str(error):
             raise
         raise EngineError("Out of memory; try --batch-size 1, --dtype bf16 or a smaller model.") from error
-
-
-def longest_prompt(model: Any) -> int:
-    """Tokens of the benchmark's longest prompts and their answers: two pictures and some hundred words."""
-    return 2 * int(model.config.image_seq_length) + 256
-
-
-def fitting_batch(model: Any) -> int:
-    """How many prompts should fit together.
-
-    A row is taken for the longest of the benchmark's (``longest_prompt``). On a CPU, where rows gain little
-    by company: 2 to 16 of them in an eighth of the weights' memory (144 MiB at least). On a GPU: what half of
-    its free memory holds. A guess that is too large is halved when memory runs out.
-    """
-    import torch
-
-    text = model.config.text_config
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = heads * (text.hidden_size // text.num_attention_heads)
-    row = 2 * text.num_hidden_layers * width * longest_prompt(model) * model.dtype.itemsize
-    if model.device.type != "cuda":
-        room = max(144 << 20, sum(weights.nbytes for weights in model.parameters()) // 8)
-        return int(min(16, max(2, room // row)))
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return int(min(256, max(1, free // 2 // (2 * row))))

@@ -18,6 +18,8 @@ IGNORE = -100
 """Label of a token that is not supervised."""
 
 _SPACE = "\u2581"
+_NO_LETTER = "\ufffd"
+"""What decoding makes of bytes that are no letter, or not yet one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,9 @@ class ChatTokenizer:
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
         self._pieces: dict[int, str] = {}
+        # After a token that is a byte, or that decoding leaves out, a byte may follow and change the letter.
+        raw_bytes = {tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in range(256)}
+        self._unsettled = raw_bytes | set(tokenizer.all_special_ids)
         # "<image>" said in words must not become a picture: it is spelled with these ids instead.
         self._spelled: list[int] = [
             i for part in ("<", "image", ">") for i in tokenizer(part, add_special_tokens=False)["input_ids"]
@@ -120,7 +125,18 @@ class ChatTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Words of generated ids, special tokens left out, surrounding white space stripped."""
-        return str(self.hf.decode(list(ids), skip_special_tokens=True)).strip()
+        return self.text(ids).strip()
+
+    def text(self, ids: Sequence[int]) -> str:
+        """As ``decode``, with surrounding white space."""
+        return str(self.hf.decode(list(ids), skip_special_tokens=True))
+
+    def settled_text(self, ids: Sequence[int]) -> str:
+        """The beginning of ``text(ids)`` that stays, whatever tokens follow: no half of a letter."""
+        count = len(ids)
+        while count and ids[count - 1] in self._unsettled:
+            count -= 1
+        return self.text(ids[:count]).rstrip(_NO_LETTER)
 
 
 def _spoken(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], shift: int) -> list[bool]:
