@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from judge_server import PASSING_FAULTS, Action, JudgeServer, completion, error
 from PIL import Image
 
 from viscot_core.engines import api
-from viscot_core.engines.api import ApiEngine, ApiOptions, Price
+from viscot_core.engines.api import ApiEngine, ApiOptions
 from viscot_core.engines.base import Engine, Request
+from viscot_core.engines.budget import Price
 from viscot_core.engines.families import smart_resize
 from viscot_core.errors import BudgetSpent, EngineError, UsageError
 from viscot_core.images import View, crop
@@ -32,8 +35,8 @@ def request(question: str = "What?", *, limit: int = 20) -> Request:
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """``start(script, **options) -> (engine, server)`` with short waits and a cache of its own."""
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """``start(script, **options) -> (engine, server)`` with short waits."""
     monkeypatch.setattr(api, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(api, "LONGEST_WAIT", 0.05)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -46,7 +49,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         if key:
             monkeypatch.setenv("OPENAI_API_KEY", key)
         server = JudgeServer(script).__enter__()
-        settings = {"cache": tmp_path / "cache", "timeout": 0.4, "attempts": 3, "concurrency": 4, **options}
+        settings = {"timeout": 0.4, "attempts": 3, "concurrency": 4, **options}
         engine = ApiEngine(server.url, "made-up", options=ApiOptions(**settings), resize=resize)
         opened.append((engine, server))
         return engine, server
@@ -87,7 +90,8 @@ def test_pictures_are_sent_in_the_size_the_server_leaves_alone(start: Start) -> 
 
 def test_order_and_concurrency(start: Start) -> None:
     engine, server = start(
-        lambda _, body: completion(body["messages"][0]["content"][1]["text"].strip(), delay=0.05)
+        lambda _, body: completion(body["messages"][0]["content"][1]["text"].strip(), delay=0.3),
+        timeout=30,
     )
     questions = [f"Question {number}?" for number in range(12)]
     assert [g.text for g in engine.generate([request(q) for q in questions])] == questions
@@ -151,13 +155,24 @@ def test_a_server_that_is_gone_is_given_up(start: Start, monkeypatch: pytest.Mon
     assert len(server.requests) == 5
 
 
-def test_a_reply_is_never_paid_for_twice(start: Start) -> None:
-    engine, server = start(lambda number, _: completion(f"reply {number}"))
+def test_without_a_folder_no_reply_is_kept(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another model may answer at the same address, under the same name, a moment later."""
+    monkeypatch.setenv("VISCOT_CACHE", str(tmp_path))
+    engine, _ = start(lambda number, _: completion(f"model {number}"))
+    assert [engine.generate([request()])[0].text for _ in range(2)] == ["model 0", "model 1"]
+    assert engine.spent.kept == 0 and not list(tmp_path.rglob("*"))
+
+
+def test_in_a_folder_a_reply_is_never_paid_for_twice(start: Start, tmp_path: Path) -> None:
+    engine, server = start(lambda number, _: completion(f"reply {number}"), cache=tmp_path)
     first = engine.generate([request()])
     assert engine.generate([request()]) == first
     assert len(server.requests) == 1
     assert engine.generate([request(limit=21)])[0].text == "reply 1"
-    for file in engine._replies._folder.rglob("*.json"):
+    assert engine.spent.kept == 1
+    for file in tmp_path.rglob("*.json"):
         file.write_text("{")
     assert engine.generate([request()])[0].text == "reply 2"
 
@@ -168,8 +183,7 @@ def test_requests_and_money_are_capped(start: Start) -> None:
         engine.generate([request(str(n)) for n in range(9)])
     assert len(server.requests) == 3
     price = Price(read=1000.0, written=0.0)  # 0.12 dollars a call by the server's count of 120 tokens
-    engine, server = start(lambda *_: completion("x"), max_cost=5.0, price=price, concurrency=3, cache=None)
-    engine._replies._folder = engine._replies._folder / "none"
+    engine, server = start(lambda *_: completion("x"), max_cost=5.0, price=price, concurrency=3)
     with pytest.raises(BudgetSpent, match="--max-cost 5"):
         engine.generate([request(f"{n} other?") for n in range(99)])
     assert 0.5 < engine.spent.cost <= 5.0
@@ -185,3 +199,65 @@ def test_hosted_models_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk\u2026")
     with pytest.raises(UsageError, match="characters no key has"):
         ApiEngine("http://localhost:1/v1", "x")
+
+
+def test_what_a_server_does_not_count_costs_the_most_it_can(start: Start) -> None:
+    engine, _ = start(
+        lambda *_: Action(body=json.dumps({"choices": [choice("message", content="x")]}).encode()),
+        max_cost=100.0,
+        price=Price(read=0.0, written=1e6),
+    )
+    engine.generate([request(limit=20)])
+    assert engine.spent.cost == 20.0
+
+
+def choice(where: str, finish: str | None = "stop", **fields: Any) -> dict[str, Any]:
+    return {"index": 0, where: {"role": "assistant", **fields}, "finish_reason": finish}
+
+
+def streamed(*words: str, finish: str | None = "stop", end: bytes = b"data: [DONE]\n\n") -> Action:
+    """A reply in pieces, with its count of tokens at the end."""
+    chunks: list[dict[str, Any]] = [{"choices": [choice("delta", None, content=word)]} for word in words]
+    if finish is not None:
+        chunks.append({"choices": [choice("delta", finish)]})
+    chunks.append({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": len(words)}})
+    lines = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
+    return Action(body=lines + end, headers={"content-type": "text/event-stream"})
+
+
+def test_a_text_is_told_as_it_is_streamed(start: Start) -> None:
+    engine, server = start(lambda *_: streamed(" a", " wo", "rd", "\n"))
+    told: list[str] = []
+    (said,) = engine.generate([replace(request(), on_text=told.append, stop=("END",))])
+    assert told == ["a", "a wo", "a word", "a word"]
+    assert (said.text, said.tokens, said.finished) == ("a word", 4, True)
+    body = server.requests[0]
+    assert body["stream"] is True and body["stream_options"] == {"include_usage": True}
+    assert body["stop"] == ["END"]
+    assert (engine.spent.read, engine.spent.written) == (9, 4)
+
+
+def test_a_server_that_does_not_stream_is_heard_as_a_whole(start: Start) -> None:
+    engine, server = start(lambda *_: completion("a word"))
+    told: list[str] = []
+    (said,) = engine.generate([replace(request(), on_text=told.append)])
+    assert (said.text, said.finished, told) == ("a word", True, [])
+    assert len(server.requests) == 1
+
+
+def test_a_stream_that_breaks_off_is_made_again(start: Start) -> None:
+    broken = streamed("half", finish=None, end=b"")
+    engine, server = start(lambda number, _: streamed("half", " a", " text") if number else broken)
+    told: list[str] = []
+    (said,) = engine.generate([replace(request(), on_text=told.append)])
+    assert told == ["half", "half", "half a", "half a text"] and said.text == "half a text"
+    assert len(server.requests) == 2
+
+
+def test_nobody_waits_so_the_stream_is_left(start: Start) -> None:
+    engine, _ = start(lambda *_: streamed("one", " two", " three"))
+    told: list[str] = []
+    (said,) = engine.generate(
+        [replace(request(), on_text=told.append, cancelled=lambda: told == ["one", "one two"])]
+    )
+    assert (said.text, said.finished) == ("one two", False) and told == ["one", "one two"]

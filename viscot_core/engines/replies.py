@@ -1,4 +1,4 @@
-"""Replies of servers by the content of their request: the same request is never paid for twice."""
+"""Replies of servers by the content of their request: in a folder a user named, none is paid for twice."""
 
 from __future__ import annotations
 
@@ -34,10 +34,3 @@ class Replies:
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"
-
-
-def default_cache() -> Path:
-    """``$VISCOT_CACHE/replies``, else ``viscot/replies`` in the user's cache folder."""
-    if own := os.environ.get("VISCOT_CACHE"):
-        return Path(own) / "replies"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "viscot" / "replies"

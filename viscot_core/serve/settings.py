@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from viscot_core.boxes import CropPolicy
 from viscot_core.errors import UsageError
+from viscot_core.keys import key_in
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -78,7 +79,7 @@ def checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
     return tuple(host.lower() for host in hosts)
 
 
-def api_key_from(variable: str | None, environment: dict[str, str]) -> str | None:
+def api_key_from(variable: str | None, environment: Mapping[str, str]) -> str | None:
     """The key in the environment variable called ``variable``; None where none was named.
 
     Raises:
@@ -86,7 +87,7 @@ def api_key_from(variable: str | None, environment: dict[str, str]) -> str | Non
     """
     if variable is None:
         return None
-    key = environment.get(variable, "").strip()
-    if not key:
+    key = key_in(variable, environment)
+    if key is None:
         raise UsageError(f"The environment variable {variable} is empty; export {variable}=SECRET first.")
     return key

@@ -1,0 +1,184 @@
+"""One call to an OpenAI-compatible server, whole or streamed, and what each way of failing means."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+
+from viscot_core.engines.base import Request
+from viscot_core.errors import EngineError, UsageError
+from viscot_core.keys import key_in
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+TRANSIENT = (408, 409, 425, 429)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A chat completion. ``tokens`` are those read and written, None where the server did not count."""
+
+    text: str
+    finished: bool
+    tokens: tuple[int, int] | None
+
+
+class Fault(Exception):
+    """One call that brought no text."""
+
+    def __init__(
+        self, words: str, *, lasting: bool = False, billed: bool = False, wait: float | None = None
+    ) -> None:
+        super().__init__(words)
+        self.lasting = lasting
+        """Another try will not help."""
+        self.billed = billed
+        """The server may have charged for it."""
+        self.wait = wait
+        """Seconds the server asks to wait."""
+
+
+class Caller:
+    """Speaks to ``url`` (``http://HOST:PORT/v1``) about ``model``.
+
+    Raises:
+        UsageError: no key where the host needs one, or one that no key can be.
+    """
+
+    def __init__(self, url: str, model: str, *, timeout: float, connections: int) -> None:
+        self.url, self.model, self.timeout = url, model, timeout
+        self._key = _key_for(url)
+        self._http = httpx.Client(
+            timeout=timeout,
+            limits=httpx.Limits(max_connections=connections),
+            follow_redirects=False,  # a redirect could carry the key away
+        )
+        self._completions = _openai_client(url, self._key, self._http).chat.completions
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def call(self, body: dict[str, Any], request: Request) -> Reply:
+        """One attempt; streamed where the request wants to hear the text as it grows.
+
+        Raises:
+            Fault: no text, for a reason of this call.
+            EngineError: no call can succeed: the key is refused, or the model unknown.
+        """
+        import openai
+
+        try:
+            if request.on_text is None:
+                return _whole(self._completions.create(**body))
+            return self._streamed(body, request.on_text, request.cancelled)
+        except openai.APIStatusError as error:
+            raise self._refusal(error) from error
+        except openai.APITimeoutError as error:
+            raise Fault(f"no reply within {self.timeout:g} s", billed=True) from error
+        except openai.APIConnectionError as error:
+            raise Fault(f"no connection ({error.__cause__ or error})") from error
+        except (
+            openai.OpenAIError,
+            httpx.HTTPError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+        ) as error:
+            raise Fault(f"the reply is no chat completion ({type(error).__name__})", billed=True) from error
+
+    def _streamed(
+        self, body: dict[str, Any], on_text: Callable[[str], None], cancelled: Callable[[], bool] | None
+    ) -> Reply:
+        text, finish, usage = "", None, None
+        wish = {"stream": True, "stream_options": {"include_usage": True}}
+        with self._completions.create(**body, **wish) as chunks:
+            if "event-stream" not in chunks.response.headers.get("content-type", ""):  # it does not stream
+                plain = json.loads(
+                    chunks.response.read(), object_hook=lambda fields: SimpleNamespace(**fields)
+                )
+                return _whole(plain)
+            for chunk in chunks:
+                usage = chunk.usage or usage
+                for choice in chunk.choices:
+                    finish = choice.finish_reason or finish
+                    if choice.delta.content:
+                        text += choice.delta.content
+                        on_text(text.strip())
+                if cancelled is not None and cancelled():
+                    return _reply(text, "cancelled", usage)
+        if finish is None:
+            raise Fault("the reply was cut off", billed=True)
+        return _reply(text, finish, usage)
+
+    def _refusal(self, error: Any) -> Exception:
+        """What an error status means: wait and try, this prompt never, or nothing at all."""
+        status, words = int(error.status_code), self._words(error)
+        if status in (401, 403):
+            variable = f"the key in {KEY_VARIABLE}" if self._key else f"a missing key (set {KEY_VARIABLE})"
+            return EngineError(f"{self.url} refuses {variable}: HTTP {status}, {words}.")
+        if status == 404:
+            hint = "check the address and the model's name after #"
+            return EngineError(f"{self.url} knows no '{self.model}' (HTTP 404, {words}); {hint}.")
+        if status in TRANSIENT or status >= 500:
+            return Fault(f"HTTP {status}", wait=_retry_after(error.response.headers))
+        return Fault(f"HTTP {status}, {words}", lasting=True)
+
+    def _words(self, error: Any) -> str:
+        """The server's own words, without the key, should it repeat it."""
+        words = " ".join(str(error.message).split())[:200]
+        return words.replace(self._key, "***") if self._key else words
+
+
+def _whole(completion: Any) -> Reply:
+    choice = completion.choices[0]
+    if not isinstance(choice.message.content, str):
+        raise Fault("the reply holds no text", billed=True)
+    return _reply(choice.message.content, choice.finish_reason, getattr(completion, "usage", None))
+
+
+def _reply(text: str, finish: str, usage: Any) -> Reply:
+    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else None
+    return Reply(text.strip(), finish == "stop", tokens)
+
+
+def _key_for(url: str) -> str | None:
+    key = key_in(KEY_VARIABLE, os.environ)
+    if key is None and httpx.URL(url).host == "api.openai.com":
+        raise UsageError(f"{KEY_VARIABLE} is not set; export your key, or name another server.")
+    return key
+
+
+def _openai_client(url: str, key: str | None, client: httpx.Client) -> Any:
+    try:
+        import openai
+    except ModuleNotFoundError as error:
+        raise EngineError("openai is not installed; get it with: pip install 'viscot[api]'") from error
+    # A server of our own continues the turns as they stand; without this it would run its own chain.
+    headers = {"X-Viscot-Strategy": "raw"}
+    return openai.OpenAI(
+        base_url=url, api_key=key or "none", http_client=client, max_retries=0, default_headers=headers
+    )
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds a server asks to wait: a number or a date."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
