@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ BOX = "[0.500, 0.250, 0.750, 0.500]"
 
 @dataclass
 class Looker:
-    """Looks at one box and answers with the size of what it was shown, after ``seconds``."""
+    """Looks at one box and answers, word by word, with the size of what it was shown, after ``seconds``."""
 
     seconds: float = 0.0
     box: str = BOX
@@ -42,7 +43,13 @@ class Looker:
         self.batches.append(len(requests))
         self.prompts += [request.rendered.text for request in requests]
         time.sleep(self.seconds)
-        return [self._say(request) for request in requests]
+        return [self._tell(request, self._say(request)) for request in requests]
+
+    def _tell(self, request: Request, said: Generation) -> Generation:
+        if request.on_text is not None:
+            for word in re.finditer(r"\S+", said.text):
+                request.on_text(said.text[: word.end()])
+        return said
 
     def _say(self, request: Request) -> Generation:
         if self.error is not None:
@@ -68,6 +75,30 @@ class Gated(Looker):
         self.inside.set()
         assert self.go.wait(60)
         return super().generate(requests)
+
+
+class Slow(Looker):
+    """Says its box at once, and a word of its answer whenever ``step`` is released, while somebody waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = threading.Semaphore(0)
+        self.left = threading.Event()
+        self.said: list[str] = []
+
+    def _tell(self, request: Request, said: Generation) -> Generation:
+        if said.text == self.box:
+            return said
+        words = said.text.split()
+        for count in range(1, len(words) + 1):
+            while not self.step.acquire(timeout=0.01):
+                if request.cancelled is not None and request.cancelled():
+                    self.left.set()
+                    return Generation(" ".join(words[: count - 1]), count - 1, False)
+            self.said.append(" ".join(words[:count]))
+            if request.on_text is not None:
+                request.on_text(self.said[-1])
+        return said
 
 
 @dataclass
@@ -110,8 +141,8 @@ class Running:
 @contextmanager
 def running(engine: Any, *, fetcher: Any = None, **options: Any) -> Iterator[Running]:
     """Serve ``engine`` in a thread on a free port; ``options`` are those of ``Limits``, ``ServeOptions``."""
-    from viscot_core.serve.chat import Server
     from viscot_core.serve.run import listen, url_of, uvicorn_server
+    from viscot_core.serve.server import Server
     from viscot_core.serve.settings import Limits, ServeOptions
 
     own = {name: options.pop(name) for name in ("api_key", "allow_urls") if name in options}

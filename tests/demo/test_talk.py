@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from PIL import Image
-from serve_help import Looker
+from serve_help import Looker, Slow
 
 from viscot_core.boxes import Box
 from viscot_core.demo.line import Line
@@ -34,24 +34,42 @@ def test_a_card_looks_then_reads_then_speaks_word_by_word() -> None:
         told: list[Card] = [cards[0] for cards in here.ask(PICTURE, "What?", ["cot"])]
     assert [card.state for card in told] == [
         "looking",
-        "reading",
-        "reading",
-        "reading",
-        "reading",
-        "reading",
+        *["reading"] * 5,
         "done",
     ]
     assert [card.text for card in told] == [
         "",
         "",
-        "seen ",
-        "seen 224 ",
-        "seen 224 x ",
+        "seen",
+        "seen 224",
+        "seen 224 x",
         *["seen 224 x 200"] * 2,
     ]
     region = told[-1].region
     assert region is not None and region.box == (200, 0, 300, 100) and region.crop == (138, 0, 362, 200)
     assert told[-1].seconds is not None and told[0].region is None
+
+
+def test_each_word_is_on_the_page_before_the_next_is_made() -> None:
+    engine = Slow()
+    with talk(engine) as here:
+        told = here.ask(PICTURE, "What?", ["direct"])
+        assert next(told)[0].text == ""
+        for text in ("seen", "seen 400", "seen 400 x", "seen 400 x 200"):
+            engine.step.release()
+            assert next(told)[0].text == text == engine.said[-1]
+        assert next(told)[0].state == "done"
+
+
+def test_who_leaves_is_not_answered_to_the_end() -> None:
+    engine = Slow()
+    with talk(engine) as here:
+        told = here.ask(PICTURE, "What?", ["direct"])
+        next(told)
+        engine.step.release()
+        next(told)
+        told.close()  # type: ignore[attr-defined]
+        assert engine.left.wait(10) and engine.said == ["seen"]
 
 
 def test_two_ways_side_by_side_share_a_batch() -> None:

@@ -60,7 +60,7 @@ def test_a_stream_tells_the_box_before_the_answer(serve: Serve) -> None:
     assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert events[1]["viscot"]["box"] == [0.5, 0.25, 0.75, 0.5] and not events[1]["choices"][0]["delta"]
     words = [event["choices"][0]["delta"]["content"] for event in events[2:-2]]
-    assert words == ["seen ", "224 ", "x ", "200"]
+    assert words == ["seen", " 224", " x", " 200"]
     assert events[-2]["choices"][0]["finish_reason"] == "stop" and events[-2]["viscot"]["seconds"] >= 0
     assert events[-1]["choices"] == [] and events[-1]["usage"]["completion_tokens"] == 16
     assert len({event["id"] for event in events}) == 1

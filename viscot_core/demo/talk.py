@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,6 @@ from viscot_core.serve.batching import Batcher, Session
 Way = Literal["cot", "direct", "box"]
 State = Literal["waiting", "looking", "reading", "done", "failed"]
 TITLES: dict[Way, str] = {"cot": "Looks closer", "direct": "Answers at once", "box": "Your box"}
-PIECES = re.compile(r"\S+\s*|\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +102,15 @@ def _answer(
 ) -> None:
     """One way's thread: puts the card into ``news`` whenever it changes; the last one is done or failed."""
     chain = VisualCoT(session)
+
+    def hear(_: int, text: str) -> None:
+        news.put(replace(card, text=text))
+
     try:
         with session:
             if card.way == "direct":
                 news.put(card := replace(card, state="reading", note="answers from the whole picture"))
-                question = Question(prepared.view.image, prepared.text)
-                (answer,) = chain.ask_many([question], strategy="direct")
+                (answer,) = chain.direct([prepared], on_text=hear)
             else:
                 news.put(card := replace(card, state="looking", note="looks for the region"))
                 look = (
@@ -118,13 +119,11 @@ def _answer(
                 if look.error is None:
                     card = replace(card, state="reading", note="reads the crop", region=_region(look))
                     news.put(card)
-                (answer,) = chain.answer([look])
+                (answer,) = chain.answer([look], on_text=hear)
         if answer.error is not None:
             news.put(replace(card, state="failed", note=answer.error))
             return
-        for piece in PIECES.findall(answer.text):
-            news.put(card := replace(card, text=card.text + piece))
-        news.put(replace(card, state="done", note="", seconds=round(answer.seconds, 2)))
+        news.put(replace(card, state="done", text=answer.text, note="", seconds=round(answer.seconds, 2)))
     except ViscotError as error:
         news.put(replace(card, state="failed", note=str(error)))
     except Exception as error:  # the thread's edge: the page must not wait for ever

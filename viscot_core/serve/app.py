@@ -12,10 +12,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from viscot_core import __version__
-from viscot_core.serve.chat import Chat, Server
+from viscot_core.serve.chat import Chat
 from viscot_core.serve.errors import ApiError
 from viscot_core.serve.guard import check_key
 from viscot_core.serve.metrics import CONTENT_TYPE
+from viscot_core.serve.server import Server
 
 
 def create_app(server: Server) -> FastAPI:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from viscot_core.engines.base import Engine, Generation, Request
@@ -157,6 +157,7 @@ class Session:
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """As the engine's; raises EngineError once the session was stopped."""
+        requests = [replace(request, cancelled=self._is_stopped) for request in requests]
         tokens: Any = getattr(self._batcher.engine, "tokens", None)
         if tokens is not None:
             self.prompt_tokens += sum(len(tokens.encode(request.rendered).ids) for request in requests)
@@ -173,8 +174,11 @@ class Session:
         return said
 
     def stop(self) -> None:
-        """Give up: prompts still queued are never run, later ones are refused."""
+        """Give up: what is queued is never run, what runs ends at its next token, more is refused."""
         with self._lock:
             self._stopped = True
             for future in self._futures:
                 future.cancel()
+
+    def _is_stopped(self) -> bool:
+        return self._stopped

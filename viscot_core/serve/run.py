@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from viscot_core.engines.base import Engine
 from viscot_core.errors import UsageError
 from viscot_core.serve.app import create_app
-from viscot_core.serve.chat import Server
+from viscot_core.serve.server import Server
 from viscot_core.serve.settings import ServeOptions
 
 

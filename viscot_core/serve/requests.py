@@ -1,4 +1,4 @@
-"""OpenAI's chat completions as far as viscot speaks them: what comes in, checked; what goes out, built.
+"""OpenAI's chat completions as far as viscot speaks them: what comes in, checked (``replies.py`` goes out).
 
 A request is a *question* (the chain runs inside: ``cot``, or ``direct``) about the newest picture of the
 conversation, or ``raw``: the messages are continued as they stand, for clients that run the chain themselves.
@@ -6,16 +6,13 @@ conversation, or ``raw``: the messages are continued as they stand, for clients 
 
 from __future__ import annotations
 
-import time
-import uuid
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
-from viscot_core.asking import describe
 from viscot_core.boxes import Box, Frame
-from viscot_core.chain import Answer, Look, check_question
+from viscot_core.chain import check_question
 from viscot_core.errors import UsageError
 from viscot_core.prompts import IMAGE, Turn
 from viscot_core.serve.errors import ApiError, bad_request
@@ -25,7 +22,7 @@ STRATEGY_HEADER = "x-viscot-strategy"
 ALIAS = "viscot"
 """The name every viscot server answers to, beside the name of its model."""
 Way = Literal["cot", "direct", "raw"]
-UNSUPPORTED = ("tools", "functions", "audio", "logprobs", "stop", "logit_bias")
+UNSUPPORTED = ("tools", "functions", "audio", "logprobs", "logit_bias")
 """Fields that would change the answer's meaning; refused rather than ignored."""
 IGNORED = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "reasoning_effort")
 """Fields that most clients send and greedy decoding does not need; the reply names them."""
@@ -68,6 +65,9 @@ class StreamOptions(BaseModel):
     include_usage: StrictBool = False
 
 
+StopText = Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class ChatRequest(BaseModel):
     """The body of a chat completion; other fields are kept to be refused or named as ignored."""
 
@@ -79,6 +79,7 @@ class ChatRequest(BaseModel):
     max_tokens: StrictInt | None = Field(default=None, ge=1)
     max_completion_tokens: StrictInt | None = Field(default=None, ge=1)
     n: StrictInt | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
     viscot: Wishes | None = None
 
 
@@ -94,6 +95,7 @@ class Asked:
     stream: bool
     usage_in_stream: bool
     max_new_tokens: int
+    stop: tuple[str, ...]
     ignored: tuple[str, ...]
 
 
@@ -131,6 +133,7 @@ def read(body: bytes, strategy_header: str | None, names: tuple[str, ...], limit
         stream=bool(request.stream),
         usage_in_stream=bool(request.stream_options and request.stream_options.include_usage),
         max_new_tokens=_max_new(request, limits),
+        stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
         ignored=_ignored(request, way),
     )
 
@@ -237,86 +240,3 @@ def _urls(message: Message) -> list[str]:
                 raise bad_request("An image_url part needs image_url.url.", "messages")
             out.append(part.image_url.url)
     return out
-
-
-# -- replies -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What came of a request; ``answer`` is None for raw ones."""
-
-    text: str
-    finished: bool
-    prompt_tokens: int
-    new_tokens: int
-    answer: Answer | None = None
-
-    @property
-    def finish_reason(self) -> str:
-        return "stop" if self.finished else "length"
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Tokens of both turns together."""
-        total = self.prompt_tokens + self.new_tokens
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.new_tokens,
-            "total_tokens": total,
-        }
-
-
-class Reply:
-    """Builds the one reply, or the chunks, of a request."""
-
-    def __init__(self, asked: Asked, model: str) -> None:
-        self._asked = asked
-        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-
-    def whole(self, said: Said) -> dict[str, Any]:
-        """A chat completion with viscot's field."""
-        message = {"role": "assistant", "content": said.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish_reason}
-        return {
-            **self._head,
-            "object": "chat.completion",
-            "choices": [choice],
-            "usage": said.usage,
-            "viscot": self._field(said),
-        }
-
-    def first(self) -> dict[str, Any]:
-        """The chunk that opens a stream."""
-        return self._chunk({"role": "assistant", "content": ""})
-
-    def looked(self, look: Look) -> dict[str, Any]:
-        """The chunk that says where the model looks, before it answers."""
-        size = look.question.view.image.size
-        answer = Answer(
-            "", look.parsed.box, look.window, look.parsed.status, look.parsed.text, size, look.seconds
-        )
-        field = describe(answer)
-        del field["answer"], field["seconds"]
-        return {**self._chunk({}), "viscot": field}
-
-    def words(self, text: str) -> dict[str, Any]:
-        """A chunk of the answer."""
-        return self._chunk({"content": text})
-
-    def last(self, said: Said) -> dict[str, Any]:
-        """The chunk that closes a stream, with all of viscot's field."""
-        return {**self._chunk({}, said.finish_reason), "viscot": self._field(said)}
-
-    def usage(self, said: Said) -> dict[str, Any]:
-        """The extra chunk of ``stream_options.include_usage``."""
-        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": said.usage}
-
-    def _field(self, said: Said) -> dict[str, Any]:
-        about = {"strategy": "raw"} if said.answer is None else describe(said.answer)
-        about.pop("answer", None)
-        return {**about, "ignored": list(self._asked.ignored)}
-
-    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
