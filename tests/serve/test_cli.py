@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -43,6 +44,7 @@ def test_a_taken_port_is_told(cli: Cli) -> None:
 
 @pytest.mark.slow
 def test_a_server_says_where_it_is_answers_and_leaves_on_sigterm(repo: Path) -> None:
+    """Asked as README.md asks it: with curl, and with viscot infer."""
     model = repo / "tests" / "golden" / "tiny_llava"
     command = [sys.executable, "-m", "viscot_cli.app", "serve", "--port", "0", "--model", str(model)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=repo) as process:
@@ -54,7 +56,32 @@ def test_a_server_says_where_it_is_answers_and_leaves_on_sigterm(repo: Path) -> 
             body = question(max_tokens=8)
             reply = httpx.post(f"{found[0]}/chat/completions", json=body, timeout=120, trust_env=False)
             assert reply.status_code == 200 and reply.json()["viscot"]["box_status"]
+            said = _readme_asks(repo, found[0])
+            assert '"box_status"' in said and "data: [DONE]" in said and "\nanswer " in said
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)
         assert process.stderr.read() == "", "it leaves without a word"
+
+
+def _readme_asks(repo: Path, address: str) -> str:
+    """What README.md's example of a client prints, with the server's address put in."""
+    (block,) = (
+        text
+        for text in re.findall(
+            r"^```bash\n(.*?)^```", (repo / "README.md").read_text(), re.MULTILINE | re.DOTALL
+        )
+        if "curl" in text
+    )
+    script = block.replace("http://127.0.0.1:8000/v1", address)
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=repo,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
