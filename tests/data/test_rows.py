@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viscot_core.data.rows import raw_rows
+from viscot_core.data.rows import RawRow, proven_rows, raw_rows
 from viscot_core.errors import DataError
 
 awkward = st.text(alphabet=st.sampled_from('"\\{}[],:\n é\U0001f600'), max_size=12)
@@ -44,6 +44,49 @@ def test_a_list_is_cut_where_json_would_cut_it(
     for row in found:
         assert encoded[row.start :].startswith(row.data)
         assert row.line == 1 + encoded[: row.start].count(b"\n")
+
+
+def is_object(data: bytes) -> bool:
+    """A proof as ``proven_rows`` wants it; says no to some good rows as well."""
+    try:
+        return type(json.loads(data)) is dict and len(data) % 7 != 0
+    except ValueError:
+        return False
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=rows
+    | st.lists(st.fixed_dictionaries({"id": awkward, "x": st.lists(st.just({"id": 1}))}), max_size=9),
+    block=st.integers(1, 200),
+    indent=st.sampled_from([None, 1]),
+    compact=st.booleans(),
+)
+def test_a_proof_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[object],
+    block: int,
+    indent: int | None,
+    compact: bool,
+) -> None:
+    text = json.dumps(rows, indent=indent, separators=(",", ":") if compact else None)
+    path = write(tmp_path_factory.getbasetemp() / "list.json", text)
+    expected, found = list(raw_rows(path)), []
+    for some in proven_rows(path, is_object, block):
+        if isinstance(some, RawRow):
+            assert some == expected[len(found)]
+        found += [some.data] if isinstance(some, RawRow) else some
+    assert found == [row.data for row in expected]
+
+
+def test_usual_rows_are_proven_not_counted(tmp_path: Path) -> None:
+    made = [{"id": n, "turns": [{"a": "}, {"}, {"b": n}]} for n in range(400)]
+    path = write(tmp_path / "a.json", json.dumps(made))
+    found = list(proven_rows(path, lambda data: type(json.loads(data)) is dict, block=4096))
+    assert sum(len(some) for some in found if isinstance(some, list)) > 250
+    odd = write(tmp_path / "b.json", json.dumps([*made[:300], 7, *made]))
+    with pytest.raises(DataError, match=r"b\.json:1: ', 7,' stands before a row"):
+        list(proven_rows(odd, is_object, block=4096))
 
 
 def test_jsonl_skips_empty_lines_and_keeps_line_numbers(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from viscot_core.data.annotations import Conversation, Rows, describe
 from viscot_core.data.mixture import FORMAT, Mixture, Progress, Source
-from viscot_core.data.rows import raw_rows
+from viscot_core.data.rows import proven_rows
 from viscot_core.errors import DataError, UsageError, nearest
 
 _BATCH = 256
@@ -143,28 +143,30 @@ class _Writer:
         self.offsets: BinaryIO = (folder / "offsets.bin").open("wb")
         self.offsets.write(np.zeros(1, np.int64).tobytes())
         self.sha = hashlib.sha256()
-        self.count = self.end = self.read = self.skipped = 0
+        self.count = self.end = self.began = self.read = self.skipped = 0
         self.progress, self.total, self.skip_bad = progress, total, skip_bad
 
     def add(self, source: Source) -> Source:
         first, skipped, path = self.count, self.skipped, Path(source.file)
         checked = Rows(path, Conversation, self.skip_bad - self.skipped)
+        self.began = self.end
         batch: list[bytes] = []
-        for row in raw_rows(path):
-            if not plainly_right(row.data) and checked.parse(row) is None:
-                continue
-            batch.append(row.data)
-            if len(batch) == _BATCH:
-                self.flush(batch, row.start)
-                batch.clear()
-        self.flush(batch, _size(path))
+        for found in proven_rows(path, plainly_right):
+            if isinstance(found, list):
+                batch += found
+            elif plainly_right(found.data) or checked.parse(found) is not None:
+                batch.append(found.data)
+            if len(batch) >= _BATCH:
+                self.flush(batch)
+                batch = []
+        self.flush(batch)
         self.read += _size(path)
         self.skipped += len(checked.bad)
         return Source(
             source.name, source.file, source.weight, first, self.count - first, self.skipped - skipped
         )
 
-    def flush(self, batch: list[bytes], position: int) -> None:
+    def flush(self, batch: list[bytes]) -> None:
         if not batch:
             return
         joined = b"\n".join(batch) + b"\n"
@@ -177,31 +179,33 @@ class _Writer:
         self.offsets.write(ends.tobytes())
         self.sha.update(joined)
         self.count, self.end = self.count + len(batch), int(ends[-1])
-        if self.progress:
-            self.progress(self.read + position, self.total)
+        if self.progress:  # written bytes are about the read ones
+            self.progress(min(self.read + self.end - self.began, self.total), self.total)
 
 
 def plainly_right(data: bytes) -> bool:
     """A quick yes for the usual row; where it says no, the schema judges, in twice the time."""
     try:
         row = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return False
-    if type(row) is not dict:
-        return False
-    turns, image = row.get("conversations"), row.get("image")
-    return (
-        type(turns) is list
-        and len(turns) > 0
-        and all(type(t) is dict and t.get("from") in _ROLES and type(t.get("value")) is str for t in turns)
-        and (
-            image is None
-            or type(image) is str
-            or (type(image) is list and all(type(i) is str for i in image))
+        turns, image = row["conversations"], row.get("image")
+        for turn in turns:
+            if turn["from"] not in _ROLES or type(turn["value"]) is not str:
+                return False
+        for path in image if type(image) is list else ():
+            if type(path) is not str:
+                return False
+        get = row.get
+        return (
+            type(turns) is list
+            and len(turns) > 0
+            and (image is None or type(image) in (str, list))
+            and type(get("id", 0)) in (str, int)
+            and type(get("question_id", 0)) in (str, int)
+            and type(get("dataset", "")) is str
+            and type(get("split", "")) is str
         )
-        and all(type(row.get(name, "")) in (str, int) for name in ("id", "question_id"))
-        and all(type(row.get(name, "")) is str for name in ("dataset", "split"))
-    )
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _size(path: Path) -> int:

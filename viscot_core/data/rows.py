@@ -2,12 +2,15 @@
 
 A 2.76 GB JSON list is one value to every JSON parser. Only its brackets matter for cutting it into rows:
 numpy finds quotes and brackets in a block, those inside strings are dropped, and the running depth says
-where a row starts and ends. Rows stay bytes; the schema parses each once (``annotations``).
+where a row starts and ends. Who parses every row anyhow passes that as a ``proof``: then rows are cut where
+they seem to end, and brackets are counted only where the proof fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -19,6 +22,11 @@ from viscot_core.errors import DataError
 BLOCK_BYTES = 1 << 16  # what numpy makes of it stays in the cache: half the time of a megabyte
 _QUOTE, _BACKSLASH, _NEWLINE = ord('"'), ord("\\"), ord("\n")
 _CURLY = 0x20  # the bit that makes [ into { and ] into }
+_FIRST_KEY = re.compile(rb'\s*"[^"\\]{1,40}"')
+_MOST_KEYS = 16
+
+Proof = Callable[[bytes], bool]
+"""Says no to every text that is not one whole JSON object; to what else it says no is its own affair."""
 
 
 class RawRow(NamedTuple):
@@ -32,10 +40,36 @@ class RawRow(NamedTuple):
 
 def raw_rows(path: Path, block: int = BLOCK_BYTES) -> Iterator[RawRow]:
     """The rows of ``path`` in order, one block in memory. Raises DataError where the file is broken."""
+    with _opened(path) as file:
+        if _first_byte(file) != b"[":
+            yield from _line_rows(file)
+            return
+        cutter = _Cutter(path, file, block)
+        yield from cutter.exactly()
+        while not cutter.closed:
+            cutter.read_on()
+            yield from cutter.exactly()
+
+
+def proven_rows(path: Path, proof: Proof, block: int = BLOCK_BYTES) -> Iterator[list[bytes] | RawRow]:
+    """``raw_rows`` in half the time: what ``proof`` knows comes as lists of rows, the others one by one."""
+    with _opened(path) as file:
+        if _first_byte(file) != b"[":
+            yield from _line_rows(file)
+            return
+        cutter = _Cutter(path, file, block)
+        yield from cutter.exactly()
+        while not cutter.closed:
+            cutter.read_on()
+            yield cutter.proven(proof)
+            yield from cutter.exactly()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as file:
-            first = _first_byte(file)
-            yield from _list_rows(path, file, block) if first == b"[" else _line_rows(file)
+            yield file
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check the path.") from error
 
@@ -64,35 +98,89 @@ def _line_rows(file: IO[bytes]) -> Iterator[RawRow]:
         start += len(line)
 
 
-def _list_rows(path: Path, file: IO[bytes], block: int) -> Iterator[RawRow]:
-    start = file.tell()
-    rest = file.read(max(block, 4096))
-    skip = rest.index(b"[") + 1
-    line, number, size = 1 + rest.count(b"\n", 0, skip), 0, block
-    rest, comma, start = rest[skip:], b"", start + skip
-    while True:
-        spans, closed = _spans(rest)
-        used = 0
-        for begin, end, above in spans:
-            if (gap := rest[used:begin].strip()) != comma:
-                raise DataError(
-                    f"{path}:{line + above}: {_short(gap)} stands before a row; repair the JSON list."
-                )
-            yield RawRow(rest[begin:end], start + begin, line + above, number)
-            used, number, comma = end, number + 1, b","
-        if closed >= 0:
-            if gap := rest[used:closed].strip():
-                raise DataError(
-                    f"{path}:{line}: {_short(gap)} stands before the list's end; repair the JSON list."
-                )
-            return
-        line += rest.count(b"\n", 0, used)
-        size = block if spans else 2 * size  # a row longer than the block: read more at once, never quadratic
-        if not (more := file.read(size)):
+class _Cutter:
+    """Cuts rows off ``data``, the part of a JSON list that begins at byte ``start`` of its file.
+
+    ``used`` bytes of it are rows already; there the file is at ``line``. Between two rows stands nearly
+    always the same: a ``gap`` up to and with ``{``, then one of few first ``keys``. Both are learned from the
+    rows that are cut exactly; ``lead`` bytes of the gap are the end of the row before.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes], block: int) -> None:
+        self.path, self.file, self.block, self.size = path, file, block, block
+        start, head = file.tell(), file.read(max(block, 4096))
+        skip = head.index(b"[") + 1
+        self.data, self.start, self.line = head[skip:], start + skip, 1 + head.count(b"\n", 0, skip)
+        self.used = self.number = self.lead = 0
+        self.gap, self.closed = b"", False
+        self.keys: tuple[bytes, ...] = ()
+
+    def read_on(self) -> None:
+        """Let go of the rows that were cut and read what comes next."""
+        # Where a row is longer than the block, read more at once: never quadratic.
+        self.size = self.block if self.used else 2 * self.size
+        if not (more := self.file.read(self.size)):
             raise DataError(
-                f"{path}:{line}: the file ends inside row {number}; it is cut short, fetch it again."
+                f"{self.path}:{self.line}: the file ends inside row {self.number}; "
+                "it is cut short, fetch it again."
             )
-        rest, start = rest[used:] + more, start + used
+        self.data, self.start, self.used = self.data[self.used :] + more, self.start + self.used, 0
+
+    def proven(self, proof: Proof) -> list[bytes]:
+        """Rows up to the first that does not end at a usual gap or that ``proof`` does not know.
+
+        As certain as counting brackets: a text that begins where a row begins and is one whole JSON object
+        is that row.
+        """
+        rows: list[bytes] = []
+        data, gap, at = self.data, self.gap, self.used
+        find, starts_with, behind = data.find, data.startswith, gap[self.lead :]
+        while self.keys and starts_with(behind, at):
+            begin = at + len(behind) - 1
+            hit = find(gap, begin)
+            while hit >= 0 and not starts_with(self.keys, hit + len(gap)):
+                hit = find(gap, hit + 1)
+            if hit < 0 or not proof(row := data[begin : hit + self.lead]):
+                break
+            rows.append(row)
+            at = hit + self.lead
+        self.line += _lines(data, self.used, at)
+        self.used, self.number = at, self.number + len(rows)
+        return rows
+
+    def exactly(self) -> Iterator[RawRow]:
+        """All whole rows that are left, by their brackets; at the list's end ``closed`` is set."""
+        base, line = self.used, self.line
+        spans, closed = _spans(self.data[base:])
+        for begin, end, above in spans:
+            gap = self._between(base + begin, b"," if self.number else b"", line + above, "a row")
+            if self.used > base:
+                self.lead = 2 if self.data[self.used - 2 : self.used] == b"]}" else 1
+                self.gap = self.data[self.used - self.lead : self.used] + gap + b"{"
+            key = _FIRST_KEY.match(self.data, base + begin + 1)
+            if key and key[0] not in self.keys and len(self.keys) < _MOST_KEYS:
+                self.keys += (key[0],)
+            self.used, self.number = base + end, self.number + 1
+            row = self.data[base + begin : base + end]
+            yield RawRow(row, self.start + base + begin, line + above, self.number - 1)
+        self.line += _lines(self.data, base, self.used)
+        if closed >= 0:
+            self._between(base + closed, b"", self.line, "the list's end")
+            self.closed = True
+
+    def _between(self, end: int, expected: bytes, line: int, before: str) -> bytes:
+        """What stands between the last row and ``end``."""
+        gap = self.data[self.used : end]
+        if gap.strip() != expected:
+            raise DataError(
+                f"{self.path}:{line}: {_short(gap.strip())} stands before {before}; repair the JSON list."
+            )
+        return gap
+
+
+def _lines(data: bytes, begin: int, end: int) -> int:
+    """Line ends in ``data[begin:end]``."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8)[begin:end] == _NEWLINE))
 
 
 def _spans(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
