@@ -199,7 +199,8 @@ def general(
     """
     import sys
 
-    from viscot_core.bench.general import GeneralOptions, bench_general
+    from viscot_core.bench.general import bench_general
+    from viscot_core.bench.lmms.command import GeneralOptions
     from viscot_core.engines.open import EngineOptions
     from viscot_core.score.lmms import import_scores
 

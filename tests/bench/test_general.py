@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from made_lmms import make_python
 
-from viscot_core.bench.general import GeneralOptions, bench_general, exported, read_logs, without_bos
+from viscot_core.bench.general import bench_general, read_logs
+from viscot_core.bench.lmms.command import GeneralOptions
+from viscot_core.bench.lmms.exports import exported, without_bos
 from viscot_core.bench.lmms.launch import run_child, why
 from viscot_core.bench.records import read_predictions, read_run
 from viscot_core.engines.open import EngineOptions

@@ -16,9 +16,10 @@ import yaml
 from made_bench import FakeEngine, write_root
 
 from viscot_core.bench.benchmarks import BenchOptions, bench_cot
-from viscot_core.bench.general import GeneralOptions, bench_general
+from viscot_core.bench.general import bench_general
 from viscot_core.bench.items import load_cot
 from viscot_core.bench.lmms import PACKAGED, TASKS, utils
+from viscot_core.bench.lmms.command import GeneralOptions
 from viscot_core.bench.records import read_predictions
 from viscot_core.bench.suites import SUITES
 from viscot_core.engines.families import CODECS

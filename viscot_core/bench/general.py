@@ -7,35 +7,27 @@ was given: so a kill costs one task, and the same command goes on with the next.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from viscot_core.bench.journal import Journal
-from viscot_core.bench.lmms import PACKAGED, TASKS
-from viscot_core.bench.lmms.launch import FAILED_REQUEST, LOG_FILE, run_child, versions
-from viscot_core.bench.lmms.logs import CHAIN, LOOKS_FILE, Sample, read_task
+from viscot_core.bench.lmms.command import GeneralOptions, command_line
+from viscot_core.bench.lmms.exports import Handed, handed
+from viscot_core.bench.lmms.launch import LOG_FILE, run_child, versions, warnings
+from viscot_core.bench.lmms.logs import Sample, read_task
 from viscot_core.bench.lmms.utils import DATA
 from viscot_core.bench.records import Coords, Prediction, RunInfo
 from viscot_core.bench.run import Tally, conclude, environment
 from viscot_core.boxes import Box, iou
-from viscot_core.engines.open import EngineOptions
-from viscot_core.errors import DataError, UsageError, nearest
-
-if TYPE_CHECKING:
-    from viscot_core.models.checkpoint import Checkpoint
+from viscot_core.errors import DataError
 
 SCORER = "lmms-eval"
 LOGS = "lmms-eval"
-BACKENDS = ("llava_hf", "viscot", "vllm")
-STRATEGIES = ("direct", "cot")
 Progress = Callable[[str, int, int], None]
 """``(task and strategy, answered, asked)``."""
 
@@ -52,50 +44,43 @@ TABLE8 = {
 """The columns of the paper's Table 8: lmms-eval's task and metric, and its factor to the paper's unit."""
 
 
-@dataclass(frozen=True)
-class GeneralOptions:
-    """What was asked for. Without ``backend``: llava_hf for direct answers of a checkpoint, else viscot."""
+@dataclass
+class _Filling:
+    """A run folder being filled, a task at a time."""
 
-    out: Path
-    tasks: tuple[str, ...]
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    strategies: tuple[str, ...] = ("direct",)
-    backend: str | None = None
-    data: Path | None = None
-    limit: int | None = None
-    python: str = sys.executable
+    options: GeneralOptions
+    backend: str
+    model: Handed
+    journal: Journal
+    info: RunInfo
+    tally: Tally
+    progress: Progress | None
 
-    def chosen_backend(self) -> str:
-        """The model class of lmms-eval.
+    def task(self, strategy: str, task: str) -> None:
+        """Run one task, take over what it said, write it down.
 
         Raises:
-            UsageError: an unknown or unfitting task, strategy or backend.
+            ViscotError: lmms-eval wrote no results; one of the kinds of ``launch.why``.
         """
-        if not self.tasks:
-            raise UsageError("Name the tasks with --tasks, like pope,gqa,textvqa_val,scienceqa_img,mme.")
-        for name in self.strategies:
-            _known("--strategy", name, STRATEGIES)
-        special = "cot" in self.strategies or self.engine.is_server
-        backend = self.backend or ("viscot" if special else "llava_hf")
-        _known("--backend", backend, BACKENDS)
-        if special and backend != "viscot":
-            what = "A server" if self.engine.is_server else "--strategy cot"
-            raise UsageError(f"{what} needs --backend viscot; lmms-eval's own classes answer directly.")
-        packaged = set(self.tasks) & set(PACKAGED)
-        if packaged and self.data is None:
-            raise UsageError(f"{' and '.join(PACKAGED)} need the benchmark's data root: give --data DIR.")
-        if packaged and not packaged.issuperset(self.tasks):
-            raise UsageError(
-                f"Run {' and '.join(PACKAGED)} apart from other tasks, into an --out of their own."
-            )
-        if CHAIN in packaged and "cot" in self.strategies:
-            raise UsageError(f"{CHAIN} asks both turns by itself; leave --strategy direct.")
-        return backend
-
-
-def _known(flag: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UsageError(f"{flag} is one of {', '.join(choices)}, not '{value}'.{nearest(value, choices)}")
+        folder = self.options.out / LOGS / strategy / task
+        shutil.rmtree(folder, ignore_errors=True)
+        argv = command_line(self.options, self.backend, self.model, strategy, task, folder)
+        progress = self.progress
+        shown = (lambda done, total: progress(f"{task} {strategy}", done, total)) if progress else None
+        run_child(argv, folder, _env(self.options), shown)
+        planned = {name: dict(sets) for name, sets in self.info.planned.items()}
+        figures = {name: dict(tasks) for name, tasks in self.info.figures.items()}
+        for log in read_task(folder, strategy):
+            predictions = [_prediction(sample) for sample in log.samples]
+            self.journal.add(predictions)
+            self.tally.finished += sum(p.done for p in predictions)
+            self.tally.failed += sum(not p.done for p in predictions)
+            figures.setdefault(strategy, {})[log.task] = log.figures
+            sets = planned.setdefault(strategy, {})
+            sets |= Counter(p.dataset for p in predictions)
+        # A group's own name stands for its tasks: it must not be run again.
+        figures.setdefault(strategy, {}).setdefault(task, {})
+        self.info = self.journal.save(self.info.model_copy(update={"planned": planned, "figures": figures}))
 
 
 def bench_general(options: GeneralOptions, progress: Progress | None = None) -> tuple[RunInfo, Tally]:
@@ -106,30 +91,38 @@ def bench_general(options: GeneralOptions, progress: Progress | None = None) -> 
         DataError: no task could be run for want of data.
     """
     backend = options.chosen_backend()
-    ours = backend == "viscot" or bool(set(options.tasks) & set(PACKAGED))
-    installed = versions(options.python, needs_viscot=ours)
-    model, weights = _model(options, backend)
+    needed = ["viscot"] if backend == "viscot" or options.packaged else []
+    installed = versions(options.python, [*needed, *(["vllm"] if backend == "vllm" else [])])
+    model = handed(options.engine, backend)
     tally = Tally()
     with Journal(options.out) as journal:
-        info = journal.begin(_info(options, backend, weights, installed))
+        info = journal.begin(_info(options, backend, model.weights, installed))
+        filling = _Filling(options, backend, model, journal, info, tally, progress)
         start = time.perf_counter()
         try:
-            for strategy in options.strategies:
-                for task in options.tasks:
-                    if task in info.figures.get(strategy, {}):
-                        continue
-                    argv = _argv(options, backend, model, strategy, task)
-                    try:
-                        info = _one(options, journal, info, argv, strategy, task, tally, progress)
-                    except DataError as error:
-                        tally.open[f"{task}: {error}"] += 1
+            for strategy, task in options.work():
+                if task in filling.info.figures.get(strategy, {}):
+                    continue
+                try:
+                    filling.task(strategy, task)
+                except DataError as error:
+                    tally.open[f"{task}: {error}"] += 1
         finally:
             tally.seconds = time.perf_counter() - start
-            info = info.model_copy(update={"warnings": _warnings(options.out)})
-            info = conclude(journal, info, tally)
+            logs = sorted((options.out / LOGS).glob(f"*/*/{LOG_FILE}"))
+            told = [warning for log in logs for warning in warnings(log)]
+            info = conclude(journal, filling.info.model_copy(update={"warnings": told}), tally)
     if tally.open and not info.figures:
         raise DataError(next(iter(tally.open)))
     return info, tally
+
+
+def _env(options: GeneralOptions) -> dict[str, str]:
+    """What the child's surroundings add; our own tasks have all they need on this machine."""
+    env = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if options.data is not None:
+        env[DATA] = str(options.data.resolve())
+    return {**env, "HF_HUB_OFFLINE": "1"} if options.packaged else env
 
 
 def _info(options: GeneralOptions, backend: str, weights: str, installed: dict[str, str]) -> RunInfo:
@@ -139,7 +132,7 @@ def _info(options: GeneralOptions, backend: str, weights: str, installed: dict[s
         model=engine.model or "viscot-tiny",
         data=str(options.data or ""),
         settings={
-            "tasks": "packaged" if set(options.tasks) & set(PACKAGED) else SCORER,
+            "tasks": "packaged" if options.packaged else SCORER,
             "backend": backend,
             "weights": weights,
             "dtype": engine.dtype,
@@ -151,55 +144,6 @@ def _info(options: GeneralOptions, backend: str, weights: str, installed: dict[s
         environment={**environment(), **installed},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _one(
-    options: GeneralOptions,
-    journal: Journal,
-    info: RunInfo,
-    argv: list[str],
-    strategy: str,
-    task: str,
-    tally: Tally,
-    progress: Progress | None,
-) -> RunInfo:
-    """One task: run it, take over what it said, write it down."""
-    folder = options.out / LOGS / strategy / task
-    shutil.rmtree(folder, ignore_errors=True)
-    env = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    if options.data is not None:
-        env[DATA] = str(options.data.resolve())
-    run_child(
-        argv,
-        folder,
-        env,
-        (lambda done, total: progress(f"{task} {strategy}", done, total)) if progress else None,
-    )
-    planned = {name: dict(sets) for name, sets in info.planned.items()}
-    figures = {name: dict(tasks) for name, tasks in info.figures.items()}
-    for log in read_task(folder, strategy):
-        predictions = [_prediction(sample) for sample in log.samples]
-        journal.add(predictions)
-        tally.finished += sum(p.done for p in predictions)
-        tally.failed += sum(not p.done for p in predictions)
-        figures.setdefault(strategy, {})[log.task] = log.figures
-        for p in predictions:
-            sets = planned.setdefault(p.strategy, {})
-            sets[p.dataset] = sum(q.dataset == p.dataset for q in predictions)
-    # A group's own name stands for its tasks: it must not be run again.
-    figures.setdefault(strategy, {}).setdefault(task, {})
-    return journal.save(info.model_copy(update={"planned": planned, "figures": figures}))
-
-
-def _warnings(run: Path) -> list[str]:
-    """Requests that failed inside lmms-eval, whose figures count their empty answers as wrong, by task."""
-    found = []
-    for file in sorted((run / LOGS).glob(f"*/*/{LOG_FILE}")):
-        log = file.read_text(encoding="utf-8", errors="replace")
-        if failed := len(FAILED_REQUEST.findall(log)):
-            task = f"{file.parent.name} {file.parent.parent.name}"
-            found.append(f"{failed} requests of {task} failed and lmms-eval counts them as wrong ({file})")
-    return found
 
 
 def read_logs(run: Path) -> list[Sample]:
@@ -238,113 +182,3 @@ def _prediction(sample: Sample) -> Prediction:
         iou=overlap,
         seconds=look.get("seconds", 0.0),
     )
-
-
-def _model(options: GeneralOptions, backend: str) -> tuple[str, str]:
-    """What lmms-eval loads, and the digest of its weights; classes other than ours get an export."""
-    engine = options.engine
-    if engine.is_server:
-        return str(engine.model), "a server's"
-    from viscot_core.models.checkpoint import open_checkpoint
-    from viscot_core.models.weights import hash_files
-    from viscot_core.models.zoo import resolve
-
-    checkpoint = open_checkpoint(resolve(engine.model))
-    checkpoint.require_whole()
-    weights = hash_files(checkpoint.files)
-    path = checkpoint.path if backend == "viscot" else exported(checkpoint, weights)
-    path = without_bos(path) if backend == "llava_hf" else path
-    if {",", "="} & set(str(path)):
-        raise UsageError(f"lmms-eval takes no path with a comma or '=' ({path}); move or link the model.")
-    return str(path), weights
-
-
-def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) -> Path:
-    """The checkpoint as other software takes it: itself where it is complete, else an export in ``cache``.
-
-    An export stays for the next time; its folder is named by the weights' digest.
-    """
-    from viscot_core.models.export import export
-    from viscot_core.models.layouts import Layout
-
-    wanted = ("chat_template.jinja", "processor_config.json", "tokenizer_config.json")
-    if checkpoint.layout is Layout.HF and all((checkpoint.path / name).exists() for name in wanted):
-        return checkpoint.path
-    digest = "".join(c for c in weights if c.isalnum())[-16:]
-    out = (cache or export_cache()) / f"{checkpoint.manifest.name}-{digest}"
-    return out if (out / "config.json").exists() else export(checkpoint, out, Layout.HF)
-
-
-def without_bos(model: Path, cache: Path | None = None) -> Path:
-    """The same folder with a chat template that writes no BOS, in ``cache``; its other files are links.
-
-    lmms-eval's llava_hf renders the template to text and lets the processor tokenize it, which adds a BOS of
-    its own: with the template's there would be two, and other answers.
-    """
-    template = model / "chat_template.jinja"
-    words = template.read_text(encoding="utf-8")
-    plain = words.replace("{{- bos_token }}", "", 1).replace("{{ bos_token }}", "", 1)
-    if plain == words:
-        return model
-    name = hashlib.sha256(f"{model.resolve()}\0{plain}".encode()).hexdigest()[:16]
-    view = (cache or export_cache()) / f"{model.name}-no-bos-{name}"
-    building = view.with_name(f".{view.name}.{os.getpid()}")
-    building.mkdir(parents=True, exist_ok=True)
-    for file in model.iterdir():
-        if file != template:
-            (building / file.name).symlink_to(file.resolve())
-    (building / template.name).write_text(plain, encoding="utf-8")
-    shutil.rmtree(view, ignore_errors=True)
-    building.replace(view)
-    return view
-
-
-def export_cache() -> Path:
-    """``exports`` in ``VISCOT_CACHE``, else in the user's cache folder."""
-    given = os.environ.get("VISCOT_CACHE")
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(given) if given else Path(root) / "viscot").expanduser() / "exports"
-
-
-def _argv(options: GeneralOptions, backend: str, model: str, strategy: str, task: str) -> list[str]:
-    """The command line of one task. No shell ever sees it."""
-    from viscot_core.models.load import choose_device
-
-    engine = options.engine
-    device = engine.device if engine.is_server else choose_device(engine.device)
-    folder = options.out / LOGS / strategy / task
-    given = _model_args(options, backend, model, strategy, task, device, folder)
-    argv = [options.python, "-m", "lmms_eval", "--model", backend]
-    argv += ["--model_args", ",".join(f"{name}={value}" for name, value in given.items())]
-    argv += ["--tasks", task, "--include_path", str(TASKS)]
-    argv += ["--device", "cuda:0" if device == "cuda" else device]
-    argv += ["--batch_size", "1" if backend == "llava_hf" else str(engine.batch_size)]
-    argv += ["--log_samples", "--output_path", str(folder)]
-    return argv if options.limit is None else [*argv, "--limit", str(options.limit)]
-
-
-def _model_args(
-    options: GeneralOptions, backend: str, model: str, strategy: str, task: str, device: str, folder: Path
-) -> dict[str, Any]:
-    engine = options.engine
-    if backend == "vllm":
-        return {"model": model}
-    if backend == "llava_hf":
-        short = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-        dtype = (
-            "float32" if engine.dtype == "auto" and device == "cpu" else short.get(engine.dtype, engine.dtype)
-        )
-        given = {"pretrained": model, "dtype": dtype, "attn_implementation": "sdpa"}
-        return {**given, "device_map": "cpu"} if device == "cpu" else given
-    # Table 8's direct answers come from LLaVA's scripts: the task's own words and nothing else.
-    native = strategy == "direct" and task not in PACKAGED
-    given = {
-        "pretrained": model,
-        "strategy": strategy,
-        "protocol": "native" if native else "paper",
-        "dtype": engine.dtype,
-        "attn": engine.attn,
-        "looks": str(folder / LOOKS_FILE),
-    }
-    optional = {"load_in": engine.load_in, "box_format": engine.box_format}
-    return given | {name: value for name, value in optional.items() if value}

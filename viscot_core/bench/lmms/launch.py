@@ -20,9 +20,15 @@ Progress = Callable[[int, int], None]
 """``(answered, asked)`` requests of the running task."""
 
 LOG_FILE = "log.txt"
-FAILED_REQUEST = re.compile(r"Error .* in generating|ERROR.* \d+ failed: ")
+_FAILED = re.compile(r"Error .* in generating|ERROR.* \d+ failed: ")
 """How the log tells of a request that became an empty answer: in lmms-eval's own classes, and in ours."""
-INSTALL = "pip install 'viscot[general]' (beside a CPU build of torch: see CONTRIBUTING.md)"
+_UNASKED = "GPT API failed to answer"
+"""What MMBench's task says, three times an answer, before it draws a letter at random."""
+_INSTALL = {
+    "lmms-eval": "pip install 'viscot[general]' (beside a CPU build of torch: 'make general')",
+    "viscot": "pip install viscot",
+    "vllm": "pip install vllm",
+}
 _PROBE = """
 import importlib.metadata as m, json
 found = {}
@@ -35,23 +41,21 @@ _BAR = re.compile(rb"Model Responding:[^\r\n]*?(\d+)/(\d+) \[")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def versions(python: str, *, needs_viscot: bool) -> dict[str, str]:
+def versions(python: str, needed: Sequence[str] = ()) -> dict[str, str]:
     """What ``python`` has installed of the packages that matter.
 
     Raises:
-        EngineError: it has no lmms-eval, or no viscot where that is needed; the message says the command.
+        UsageError: it is no Python.
+        EngineError: it lacks lmms-eval or one of ``needed``; the message says the command.
     """
     try:
         done = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UsageError(f"--python {python} does not run ({error}); give the path of a Python.") from error
     found: dict[str, str] = json.loads(done.stdout)
-    if "lmms-eval" not in found:
-        raise EngineError(f"lmms-eval is not installed for {python}; install it with: {INSTALL}.")
-    if needs_viscot and "viscot" not in found:
-        raise EngineError(
-            f"{python} has lmms-eval but no viscot; install it: {python} -m pip install viscot."
-        )
+    for package in ("lmms-eval", *needed):
+        if package not in found:
+            raise EngineError(f"{python} has no {package}; install it there with: {_INSTALL[package]}.")
     return found
 
 
@@ -101,6 +105,24 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.wait()
     if child.stdout is not None:
         child.stdout.close()
+
+
+def warnings(log: Path) -> list[str]:
+    """What a finished task's log says of figures that are not what they seem: failed and guessed answers.
+
+    ``log`` is ``STRATEGY/TASK/log.txt`` of a run folder.
+    """
+    text = log.read_text(encoding="utf-8", errors="replace")
+    task = f"{log.parent.name} {log.parent.parent.name}"
+    found = []
+    if failed := len(_FAILED.findall(text)):
+        found.append(f"{failed} requests of {task} failed and lmms-eval counts them as wrong ({log})")
+    if unasked := text.count(_UNASKED):
+        found.append(
+            f"lmms-eval drew the letters of about {-(-unasked // 3)} answers of {task} at random, as OpenAI "
+            f"could not be asked to read them ({log}); set OPENAI_API_KEY, or run {log.parent.name}_static"
+        )
+    return found
 
 
 _OFFLINE = (

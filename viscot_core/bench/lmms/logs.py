@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from viscot_core.bench.lmms import CHAIN
 from viscot_core.bench.records import Key
 from viscot_core.errors import DataError
 
 LOOKS_FILE = "looks.jsonl"
-CHAIN = "visual_cot_chain"
 
 Figures = dict[str, float]
 """A task's metrics by name, in its own unit (exact_match 0..1, MME points, MMBench percent)."""
@@ -103,7 +103,7 @@ def _sample(
         said = json.loads(answer)
         answer, look = said["answer"], {**look, "box_text": said["box_text"], **metrics.get("acc50", {})}
     return Sample(
-        strategy="cot" if task == CHAIN else strategy,
+        strategy=strategy,
         task=task,
         dataset=str(row.get("dataset", task)),
         question_id=row.get("question_id", data["doc_id"]),
