@@ -1,9 +1,10 @@
 """Load on ``viscot serve``: 32 clients, 500 questions on loopback, against one client asking one by one.
 
-    python tests/performance/serve.py [--model DIR] [--clients 32] [--requests 500] [--data ROOT]
+    python tests/performance/serve.py [--model DIR] [--clients 32] [--requests 500] [--data ROOT] [--stream]
 
 Every request is a picture of its own (a made scene), so no cache helps; both runs ask a fresh server. Nothing
-may be lost, and the answers of the crowd must be those of the lone client.
+may be lost, and the answers of the crowd must be those of the lone client. With --stream the crowd's answers
+come as streams, put together again; the time to their first words is told too.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ SEED = 99
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request got: status (0 where there was no reply), its text, seconds."""
+    """What one request got: status (0: no reply), its text, seconds to its end and to its first word."""
 
     status: int
     text: str | None
     seconds: float
+    first: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Round:
     def rate(self) -> float:
         return len(self.replies) / self.seconds
 
-    def percentile(self, share: float) -> float:
-        times = sorted(reply.seconds for reply in self.replies)
+    def percentile(self, share: float, *, first: bool = False) -> float:
+        times = sorted(reply.first if first else reply.seconds for reply in self.replies)
         return times[min(int(share * len(times)), len(times) - 1)]
 
     @property
@@ -63,7 +65,7 @@ class Round:
         return sum(reply.status != 200 for reply in self.replies)
 
 
-def bodies(folder: Path, count: int) -> list[bytes]:
+def bodies(folder: Path, count: int) -> list[dict[str, Any]]:
     """Requests about the first ``count`` pictures of a data root, which is made where there is none."""
     if not (folder / "benchmark" / "synth.json").exists():
         write_dataset(folder, train=0, val=count, seed=SEED)
@@ -75,7 +77,7 @@ def bodies(folder: Path, count: int) -> list[bytes]:
         url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
         text = row["conversations"][0]["value"].replace("<image>", "").partition("Please provide")[0].strip()
         parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
-        out.append(json.dumps({"messages": [{"role": "user", "content": parts}], "max_tokens": 16}).encode())
+        out.append({"messages": [{"role": "user", "content": parts}], "max_tokens": 16})
     return out
 
 
@@ -98,7 +100,31 @@ def server(model: str | None, queue: int) -> Iterator[str]:
         process.wait(60)
 
 
-async def ask_all(url: str, questions: Sequence[bytes], clients: int) -> Round:
+async def ask(http: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Reply:
+    """One question, streamed where its body says so."""
+    start = time.perf_counter()
+    words: list[str] = []
+    first = 0.0
+    try:
+        async with http.stream("POST", f"{url}/v1/chat/completions", json=body) as got:
+            if got.status_code == 200 and body.get("stream"):
+                async for line in got.aiter_lines():
+                    if not line.startswith("data: {"):
+                        continue
+                    event = json.loads(line.removeprefix("data: "))
+                    if "error" in event:
+                        return Reply(0, None, time.perf_counter() - start)
+                    if word := event["choices"][0]["delta"].get("content"):
+                        first = first or time.perf_counter() - start
+                        words.append(word)
+            elif got.status_code == 200:
+                words.append(json.loads(await got.aread())["choices"][0]["message"]["content"])
+    except httpx.HTTPError:
+        return Reply(0, None, time.perf_counter() - start)
+    return Reply(got.status_code, "".join(words), time.perf_counter() - start, first)
+
+
+async def ask_all(url: str, questions: Sequence[dict[str, Any]], clients: int) -> Round:
     """Each of ``clients`` asks its next question when its last one is answered."""
     replies: list[Reply | None] = [None] * len(questions)
     numbers = iter(range(len(questions)))
@@ -106,17 +132,7 @@ async def ask_all(url: str, questions: Sequence[bytes], clients: int) -> Round:
     async def client() -> None:
         async with httpx.AsyncClient(timeout=600, trust_env=False) as http:
             for number in numbers:
-                start = time.perf_counter()
-                try:
-                    got = await http.post(
-                        f"{url}/v1/chat/completions",
-                        content=questions[number],
-                        headers={"content-type": "application/json"},
-                    )
-                    said = got.json()["choices"][0]["message"]["content"] if got.status_code == 200 else None
-                    replies[number] = Reply(got.status_code, said, time.perf_counter() - start)
-                except httpx.HTTPError:
-                    replies[number] = Reply(0, None, time.perf_counter() - start)
+                replies[number] = await ask(http, url, questions[number])
 
     start = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -129,7 +145,7 @@ async def ask_all(url: str, questions: Sequence[bytes], clients: int) -> Round:
     return Round([reply for reply in replies if reply], seconds, metrics)
 
 
-def measure(model: str | None, questions: Sequence[bytes], clients: int) -> Round:
+def measure(model: str | None, questions: Sequence[dict[str, Any]], clients: int) -> Round:
     """One run against a fresh server, after a few questions that warm it up."""
     with server(model, queue=max(64, 2 * clients)) as url:
         asyncio.run(ask_all(url, questions[-4:], 4))
@@ -144,13 +160,16 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--alone", type=int, default=100, help="questions of the lone client")
+    parser.add_argument("--stream", action="store_true", help="the crowd's answers come as streams")
     parser.add_argument("--data", type=Path, help="a root of 'viscot data synth' instead of made pictures")
     options = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with TemporaryDirectory(prefix="viscot-serve-") as name:
         questions = bodies(options.data or Path(name), options.requests)
     alone = measure(options.model, questions[: options.alone], 1)
-    crowd = measure(options.model, questions, options.clients)
+    crowd = measure(
+        options.model, [{**each, "stream": options.stream} for each in questions], options.clients
+    )
     same = sum(a.text == b.text for a, b in zip(alone.replies, crowd.replies, strict=False))
     prompts, batches = (crowd.metrics[f"viscot_batch_prompts_{what}"] for what in ("sum", "count"))
     facts: dict[str, Any] = {
@@ -167,6 +186,9 @@ def main() -> None:
         "prompts in a batch, mean": round(prompts / batches, 1),
         "answers as the lone client's": f"{same} of {len(alone.replies)}",
     }
+    if options.stream:
+        first = tuple(round(crowd.percentile(share, first=True), 3) for share in (0.5, 0.95))
+        facts[f"{options.clients} clients: first word p50, p95 s"] = first
     for what, figure in facts.items():
         print(f"{what:34} {figure}")
     if facts["lost"] or crowd.rate < GOAL * alone.rate or same != len(alone.replies):
