@@ -1,4 +1,4 @@
-# make help | demo | test | lint | bench. The first call makes .venv and installs the versions of constraints.txt.
+# make help | demo | test | lint | bench | general. The first call makes .venv and installs the versions of constraints.txt.
 # PYTHON=python3.12 picks another interpreter; PYTEST_ARGS="-k boxes" narrows `make test`.
 
 PYTHON ?= python3
@@ -10,9 +10,13 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 RUNTIME := $(VENV)/.viscot-runtime-$(KEY)
 DEV := $(VENV)/.viscot-dev-$(KEY)
 HELD_OUT := --train 0 --val 500
+# lmms-eval asks for torchvision, which brings a CUDA build of torch, and for much that no task of the paper's Table 8
+# uses: it comes without its dependencies, and these are what it needs of them.
+LMMS_EVAL := lmms-eval decord
+LMMS_NEEDS := accelerate datasets evaluate loguru openpyxl pytablewriter python-dotenv requests sacrebleu tenacity
 FAST := not slow and not gpu and not network
 
-.PHONY: help demo test lint bench
+.PHONY: help demo test lint bench general
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -33,6 +37,11 @@ bench: $(RUNTIME)  ## the figures of the bundled model: 500 held-out synthetic q
 	$(BIN)/viscot bench cot --data data/held-out --strategy cot,direct,gt-box,center-box,random-box --out results/held-out
 	$(BIN)/viscot score results/held-out --judge exact
 	$(BIN)/viscot stats results/held-out
+
+general: $(RUNTIME)  ## lmms-eval beside the torch that is there, for `viscot bench general` and its test
+	@echo "Installing lmms-eval ..."
+	@$(PIP) --no-deps $(LMMS_EVAL)
+	@$(PIP) --no-warn-conflicts $(LMMS_NEEDS)
 
 # torch goes first, so that every later step builds against and keeps this one.
 $(RUNTIME): | $(BIN)/python

@@ -1,4 +1,4 @@
-"""The task package and the model class for lmms-eval; the last test runs lmms-eval itself, where it is."""
+"""The task package and the model class for lmms-eval; the last tests run lmms-eval itself, where it is."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from made_bench import FakeEngine, write_root
 from viscot_core.bench.benchmarks import BenchOptions, bench_cot
 from viscot_core.bench.general import bench_general
 from viscot_core.bench.items import load_cot
-from viscot_core.bench.lmms import PACKAGED, TASKS, utils
+from viscot_core.bench.lmms import CHAIN, PACKAGED, TASKS, utils
 from viscot_core.bench.lmms.command import GeneralOptions
-from viscot_core.bench.records import read_predictions
+from viscot_core.bench.records import RunInfo, read_predictions
 from viscot_core.bench.suites import SUITES
 from viscot_core.engines.families import CODECS
 from viscot_core.engines.open import EngineOptions
@@ -30,7 +30,9 @@ from viscot_core.score.lmms import chain_results, import_scores, mean_of_dataset
 from viscot_core.score.run import score_run
 from viscot_core.score.verdicts import read_scores, scores_path
 
-needs_lmms = pytest.mark.skipif(find_spec("lmms_eval") is None, reason="lmms-eval is not installed")
+STRATEGIES = ("cot", "direct")
+ENGINE = EngineOptions(device="cpu", dtype="fp32")
+needs_lmms = pytest.mark.skipif(find_spec("lmms_eval") is None, reason="lmms-eval is not here: make general")
 
 
 def docs(root: Path) -> list[dict[str, Any]]:
@@ -125,13 +127,12 @@ def test_figures_are_means_of_data_sets(root: Path) -> None:
     assert json.dumps(right)
 
 
-# -- the class
+# -- the class (slow, since lmms-eval alone takes ten seconds to import)
 
 
 @pytest.fixture
 def viscot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """Makes the class over a fake engine, with the rows of a made root as the task ``made``."""
-    pytest.importorskip("lmms_eval")
     from viscot_core.bench.lmms import model
 
     rows = docs(write_root(tmp_path / "made"))
@@ -149,6 +150,8 @@ def request(number: int, text: str, visual: Callable[..., Any] = utils.doc_to_vi
     return SimpleNamespace(args=(text, options, visual, number, "made", "test"))
 
 
+@needs_lmms
+@pytest.mark.slow
 def test_cot_looks_twice_and_direct_once(viscot: Callable[..., Any], tmp_path: Path) -> None:
     engine = FakeEngine()
     made = viscot(engine, strategy="cot", looks=str(tmp_path / "looks.jsonl"))
@@ -164,6 +167,8 @@ def test_cot_looks_twice_and_direct_once(viscot: Callable[..., Any], tmp_path: P
     assert direct.prompts[0].endswith("USER: <image>\nIs it?\nA word. ASSISTANT:")
 
 
+@needs_lmms
+@pytest.mark.slow
 def test_no_picture_or_several_are_answered_at_once(viscot: Callable[..., Any]) -> None:
     engine = FakeEngine()
     twice = lambda doc: utils.doc_to_visual(doc) * 2  # noqa: E731
@@ -171,6 +176,8 @@ def test_no_picture_or_several_are_answered_at_once(viscot: Callable[..., Any]) 
     assert [prompt.count("<image>") for prompt in engine.prompts] == [0, 2]
 
 
+@needs_lmms
+@pytest.mark.slow
 def test_a_failure_is_empty_recorded_and_alone(viscot: Callable[..., Any], tmp_path: Path) -> None:
     def gone(_: Any) -> Any:
         return utils.doc_to_visual({"path": str(tmp_path / "gone.png")})
@@ -184,11 +191,15 @@ def test_a_failure_is_empty_recorded_and_alone(viscot: Callable[..., Any], tmp_p
     assert errors[1] is None
 
 
+@needs_lmms
+@pytest.mark.slow
 def test_stop_strings_end_an_answer(viscot: Callable[..., Any]) -> None:
     made = viscot(FakeEngine(lambda _: "red ASSISTANT: more"), strategy="direct")
     assert made.generate_until([request(0, "What?", until=["ASSISTANT:"])]) == ["red "]
 
 
+@needs_lmms
+@pytest.mark.slow
 def test_what_the_class_cannot_do_is_refused(viscot: Callable[..., Any]) -> None:
     with pytest.raises(UsageError, match="Did you mean 'direct'"):
         viscot(strategy="direkt")
@@ -198,40 +209,77 @@ def test_what_the_class_cannot_do_is_refused(viscot: Callable[..., Any]) -> None
         viscot().generate_until([request(0, "What?", do_sample=True, temperature=0.7)])
 
 
-# -- lmms-eval itself
+# -- lmms-eval itself, from its own command line, offline
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports go where the test's other files go."""
+    monkeypatch.setenv("VISCOT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from viscot_core.data.synth import write_dataset
+
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, train=4, val=12, seed=7)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ours(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What viscot's own runner says of the bundled model, judged."""
+    out = tmp_path_factory.mktemp("ours")
+    bench_cot(BenchOptions(out, data, ENGINE), names=STRATEGIES)
+    score_run(out, make_judge("exact", JudgeOptions()))
+    return out
+
+
+def run(out: Path, data: Path, **more: Any) -> RunInfo:
+    info, tally = bench_general(GeneralOptions(**{"out": out, "engine": ENGINE, "data": data, **more}))
+    assert (tally.failed, dict(tally.open), info.warnings) == (0, {}, [])
+    import_scores(out)
+    return info
 
 
 @needs_lmms
 @pytest.mark.slow
-def test_lmms_eval_gives_viscots_answers(golden: Path, tmp_path: Path) -> None:
-    """The packaged task through lmms-eval's own runner, offline: item by item what ``bench cot`` says."""
-    from viscot_core.data.synth import write_dataset
-    from viscot_core.models.zoo import BUNDLED_FOLDER
+def test_lmms_eval_gives_viscots_answers_and_scores(ours: Path, data: Path, tmp_path: Path) -> None:
+    """The packaged task with ``--model viscot``: item by item what ``bench cot --judge exact`` says."""
+    info = run(tmp_path, data, tasks=("visual_cot",), strategies=STRATEGIES, backend="viscot")
+    assert len(by_key(tmp_path)) == 24
+    assert by_key(tmp_path) == by_key(ours)
+    exact = scores(ours, "exact")
+    assert scores(tmp_path, "lmms-eval") == exact
+    for strategy in STRATEGIES:
+        given = [score for key, score in exact.items() if key[0] == strategy]
+        assert info.figures[strategy]["visual_cot"]["exact"] == pytest.approx(sum(given) / len(given))
 
-    bundled = (BUNDLED_FOLDER / "config.json").exists()
-    engine = EngineOptions(None if bundled else str(golden / "tiny_llava"), device="cpu", dtype="fp32")
-    data = tmp_path / "data"
-    write_dataset(data, train=4, val=12, seed=7)
-    strategies = ("cot", "direct")
-    bench_cot(BenchOptions(tmp_path / "ours", data, engine), names=strategies)
-    score_run(tmp_path / "ours", make_judge("exact", JudgeOptions()))
-    info, tally = bench_general(
-        GeneralOptions(
-            tmp_path / "theirs", ("visual_cot",), engine, strategies=strategies, backend="viscot", data=data
-        )
-    )
-    import_scores(tmp_path / "theirs")
-    assert (tally.finished, tally.failed) == (24, 0)
-    ours, theirs = (by_key(tmp_path / name) for name in ("ours", "theirs"))
-    assert theirs == ours
-    exact = read_scores(scores_path(tmp_path / "ours", "exact")).verdicts
-    given = read_scores(scores_path(tmp_path / "theirs", "lmms-eval")).verdicts
-    assert {key: v.outcome.score for key, v in given.items()} == {
-        k: v.outcome.score for k, v in exact.items()
-    }
-    for strategy in strategies:
-        scores = [v.outcome.score or 0 for key, v in exact.items() if key[0] == strategy]
-        assert info.figures[strategy]["visual_cot"]["exact"] == pytest.approx(sum(scores) / len(scores))
+
+@needs_lmms
+@pytest.mark.slow
+def test_lmms_evals_own_class_gives_viscots_direct_answers(ours: Path, data: Path, tmp_path: Path) -> None:
+    """The export in ``llava_hf``: prompts, pixels and so answers are those of ``--strategy direct``."""
+    run(tmp_path, data, tasks=("visual_cot",), backend="llava_hf")
+    answers = {key: line["answer"] for key, line in by_key(ours).items() if key[0] == "direct"}
+    assert {key: line["answer"].strip() for key, line in by_key(tmp_path).items()} == answers
+
+
+@needs_lmms
+@pytest.mark.slow
+def test_lmms_evals_own_class_walks_the_chain(data: Path, tmp_path: Path) -> None:
+    """Two turns that lmms-eval drives: every item has a box, its crop and a score, and counts as cot."""
+    info = run(tmp_path, data, tasks=(CHAIN,), backend="llava_hf", limit=3)
+    lines = read_predictions(tmp_path)
+    assert [line.strategy for line in lines] == ["cot"] * 3
+    assert all(line.box_status and line.crop and line.answer is not None for line in lines)
+    assert len(scores(tmp_path, "lmms-eval")) == 3
+    assert {"exact", "acc50", "synth"} <= info.figures["cot"][CHAIN].keys()
+
+
+def scores(folder: Path, judge: str) -> dict[tuple[str, str, str], float | None]:
+    return {key: v.outcome.score for key, v in read_scores(scores_path(folder, judge)).verdicts.items()}
 
 
 def by_key(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
