@@ -22,7 +22,6 @@ from viscot_core.errors import ViscotError
 INTERRUPTED = 130
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 EXTRAS = {
-    "accelerate": "train",
     "bitsandbytes": "quant",
     "deepspeed": "train",
     "fastapi": "serve",
@@ -182,6 +181,8 @@ def prepare(debug: bool) -> None:
     if not debug:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        for library in ("PIL", "bitsandbytes"):  # what matters of theirs comes as an exception
+            logging.getLogger(library).setLevel(logging.CRITICAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "%(message)s"))
     logger = logging.getLogger("viscot_core")

@@ -24,10 +24,9 @@ from viscot_core.hardware import GIB
 
 LITTLE_DISK_GIB = 20.0  # a 7B checkpoint is 14 GB
 LITTLE_MEMORY_GIB = 4.0
-ESSENTIAL = ("torch", "transformers")
+ESSENTIAL = ("torch", "transformers", "accelerate")
 OPTIONAL = {
     "deepspeed": ("train", "training on several GPUs"),
-    "accelerate": ("train", "training, and models spread over several GPUs"),
     "peft": ("train", "LoRA"),
     "bitsandbytes": ("quant", "--load-in 8bit or 4bit"),
     "flash-attn": ("flash", "--attn flash"),
