@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +44,16 @@ def ram_gib() -> float:
         if limit.is_file() and (text := limit.read_text().strip()).isdigit():
             ram = min(ram, int(text))
     return ram / GIB
+
+
+def free_memory() -> int:
+    """Bytes of memory this machine can still give (Linux; elsewhere a cautious 8 GB)."""
+    free = 8 << 30
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    return min(free, int(ram_gib() * GIB))
 
 
 def cores() -> int:

@@ -71,20 +71,23 @@ def base_name(path: Path) -> str:
     return str(name)
 
 
+def whole_tensors(path: Path) -> dict[str, Stored]:
+    """What upstream's training saved beside the adapter, by its name in the original layout: the projector,
+    and the vision tower where that was trained.
+    """
+    file = next((path / name for name in _WHOLE if (path / name).exists()), None)
+    return {} if file is None else {_bare(name): stored for name, stored in open_file(file).items()}
+
+
 def changes(path: Path) -> dict[str, Delta | Stored]:
     """What an adapter does, by module name: a ``Delta`` to add, or a tensor in the base's place."""
-    config = _config(path)
-    rank = int(config["r"])
-    scale = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    scale = _scale(path)
     file = next((path / name for name in _WEIGHTS if (path / name).exists()), None)
     if file is None:
         raise CheckpointError(
             f"{path} holds no adapter weights ({' or '.join(_WEIGHTS)}); copy the adapter again."
         )
-    tensors = open_file(file)
-    for name in _WHOLE:
-        if (path / name).exists():
-            tensors |= open_file(path / name)
+    tensors = open_file(file) | whole_tensors(path)
     found: dict[str, Delta | Stored] = {}
     for name, stored in tensors.items():
         pair = _PAIR.search(name)
@@ -102,9 +105,25 @@ def changes(path: Path) -> dict[str, Delta | Stored]:
     return found
 
 
+def _scale(path: Path) -> float:
+    config = _config(path)
+    try:
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{path / CONFIG} does not state the rank and its scale ({error!r}); copy the adapter again."
+        ) from error
+
+
+def _bare(name: str) -> str:
+    """A tensor's name without what peft puts before it."""
+    return re.sub(r"^base_model\.model\.", "", name)
+
+
 def _module(name: str) -> str:
     """An adapter's name as a module name; adapters of either layout's model are met."""
-    name = re.sub(r"^base_model\.model\.", "", name)
+    name = _bare(name)
     name = re.sub(r"\.(?:modules_to_save\.default|base_layer)\.", ".", name)
     for layout in (Layout.LLAVA, Layout.HF):
         renamed = module_name(name, layout)

@@ -7,7 +7,8 @@ layout and ``inspect`` reports on it; all three see the same tensors and the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from viscot_core.errors import CheckpointError
 from viscot_core.models import adapters, layouts, parts, zoo
 from viscot_core.models.layouts import Layout, Shape
-from viscot_core.models.manifest import Manifest, TurnTokens
+from viscot_core.models.manifest import MANIFEST_NAME, Manifest, TurnTokens
 from viscot_core.models.tokenizer import declared_turn_tokens, token_count
-from viscot_core.models.weights import Stored
+from viscot_core.models.weights import Stored, open_weights
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,11 @@ class Source:
     @property
     def shape(self) -> Shape:
         return self.stored.shape if self.rows is None else (self.rows, *self.stored.shape[1:])
+
+    @property
+    def parts(self) -> tuple[Stored, ...]:
+        """Every stored tensor that it is made of."""
+        return (self.stored,) if self.delta is None else (self.stored, self.delta.a, self.delta.b)
 
     @property
     def count(self) -> int:
@@ -104,8 +110,8 @@ class Checkpoint:
 
     @property
     def files(self) -> list[Path]:
-        """Every file a tensor comes from, sorted."""
-        return sorted({source.stored.file for source in self.tensors.values()})
+        """Every file a tensor comes from, an adapter's among them, sorted."""
+        return sorted({stored.file for source in self.tensors.values() for stored in source.parts})
 
     @property
     def dtype(self) -> str:
@@ -132,15 +138,51 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open(path: Path) -> Checkpoint:
-    if adapters.is_adapter(path):
-        base = _open(parts.neighbour(adapters.base_name(path), path))
-        return _with_adapter(base, path)
-    raw, stored, tokenizer = parts.gather(path, parts.read_json(path / "config.json"))
+    if not adapters.is_adapter(path):
+        return _understand(path, *parts.gather(path, parts.read_json(path / "config.json")))
+    folder = parts.neighbour(adapters.base_name(path), path)
+    whole = adapters.whole_tensors(path)
+    if whole and layouts.is_text_only(parts.read_json(folder / "config.json")):
+        # Upstream's LoRA on a plain Vicuna: config, projector and tower are the adapter's own.
+        raw, stored = parts.read_json(path / "config.json"), open_weights(folder) | whole
+        return _with_adapter(_understand(path, raw, stored, folder), path)
+    return _with_adapter(_open(folder), path)
+
+
+@contextmanager
+def _blamed_on(file: Path) -> Iterator[None]:
+    """What transformers and torch raise over a config's values, as a sentence that names the file."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    faults = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+    try:
+        yield
+    except (*faults, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{file} is damaged ({reason}); pull or copy it again.") from error
+
+
+def _understand(path: Path, raw: dict[str, Any], stored: Mapping[str, Stored], tokenizer: Path) -> Checkpoint:
+    """The checkpoint of these tensors under the config ``raw``, with the tokenizer of that folder."""
+    with _blamed_on(path / "config.json"):
+        found = _assemble(path, raw, stored, tokenizer)
+        compare(found, expected_shapes(found.config))
+    side = found.config.vision_config.image_size
+    if found.manifest.image_side != side:
+        raise CheckpointError(
+            f"{path / MANIFEST_NAME} says that pictures are {found.manifest.image_side} px and the vision "
+            f"tower takes {side}; correct it, or delete it to let viscot derive one."
+        )
+    return found
+
+
+def _assemble(path: Path, raw: dict[str, Any], stored: Mapping[str, Stored], tokenizer: Path) -> Checkpoint:
+    """``_understand`` before anything is compared."""
     layout = layouts.detect(raw, stored)
     tensors = _by_module(stored, layout)
     notes: list[str] = []
     if layout is Layout.HF:
-        config, rows = _hf_config(path, raw)
+        config, rows = _hf_config(raw)
     else:
         shapes = {key: source.shape for key, source in tensors.items()}
         vision, added, note = parts.tower(path, raw, shapes)
@@ -152,10 +194,8 @@ def _open(path: Path) -> Checkpoint:
             wanted = config.text_config.vocab_size
             if name in tensors and tensors[name].shape[0] == rows < wanted:
                 tensors[name] = Source(tensors[name].stored, rows=wanted)
-    manifest = Manifest.read(path) or _derived_manifest(path, raw, config)
-    found = Checkpoint(path, layout, raw, config, manifest, tensors, rows, tokenizer, notes)
-    compare(found, expected_shapes(config))
-    return found
+    manifest = Manifest.read(path) or _derived_manifest(path, raw, config, tokenizer)
+    return Checkpoint(path, layout, raw, config, manifest, tensors, rows, tokenizer, notes)
 
 
 def expected_shapes(config: LlavaConfig) -> dict[str, Shape]:
@@ -200,15 +240,10 @@ def compare(found: Checkpoint, expected: Mapping[str, Shape]) -> None:
     ]
 
 
-def _hf_config(path: Path, raw: dict[str, Any]) -> tuple[LlavaConfig, int]:
+def _hf_config(raw: dict[str, Any]) -> tuple[LlavaConfig, int]:
     from transformers import LlavaConfig
 
-    try:
-        config = LlavaConfig.from_dict(raw)
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path / 'config.json'} is damaged ({error}); pull or copy it again."
-        ) from error
+    config = LlavaConfig.from_dict(raw)
     original = raw.get(layouts.ORIGINAL_CONFIG)
     if original:
         return config, int(original["vocab_size"])
@@ -229,17 +264,18 @@ def _with_adapter(base: Checkpoint, path: Path) -> Checkpoint:
             base.tensors[name] = Source(change, rows=source.rows)
         else:
             base.tensors[name] = Source(source.stored, rows=source.rows, delta=change)
-    base.notes.append(f"adapter {path.name} on {base.path}")
+    base.notes.append(f"adapter on {adapters.base_name(path)}")
     base.manifest = Manifest.read(path) or base.manifest.model_copy(update={"name": path.name})
     base.path = path
     return base
 
 
-def _derived_manifest(path: Path, raw: Mapping[str, Any], config: LlavaConfig) -> Manifest:
-    known = zoo.find(path.name) or zoo.find(str(raw.get("_name_or_path", "")))
-    turn_tokens: TurnTokens = known.turn_tokens if known else declared_turn_tokens(path, raw)
+def _derived_manifest(path: Path, raw: Mapping[str, Any], config: LlavaConfig, tokenizer: Path) -> Manifest:
+    hub = zoo.hub_id(path)
+    known = zoo.find(hub) if hub else None
+    turn_tokens: TurnTokens = known.turn_tokens if known else declared_turn_tokens(tokenizer, raw)
     return Manifest(
-        name=known.name if known else path.name,
+        name=(hub or path.resolve().name).rpartition("/")[2],
         turn_tokens=turn_tokens,
         image_side=int(config.vision_config.image_size),
     )

@@ -21,7 +21,7 @@ from viscot_core.models.handover import chat_template, image_processor, portable
 from viscot_core.models.layouts import Layout
 from viscot_core.models.load import DTYPES
 from viscot_core.models.tokenizer import SENTENCEPIECE
-from viscot_core.models.writing import SHARD_BYTES, Planned, write_file, write_sharded
+from viscot_core.models.writing import SHARD_BYTES, WRITTEN, Planned, write_file, write_sharded
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ def planned(checkpoint: Checkpoint, layout: Layout, dtype: str = "keep") -> list
         Planned(
             layouts.stored_name(name, layout),
             _shape(name, source, checkpoint, layout),
-            DTYPES.get(dtype, source.stored.dtype),
+            DTYPES.get(dtype, source.stored.dtype if source.stored.dtype in WRITTEN else "float32"),
             _maker(name, source, checkpoint, layout),
         )
         for name, source in sources

@@ -113,12 +113,19 @@ def detect(config: Mapping[str, Any], names: Iterable[str]) -> Layout:
     if any("mm_" in key for key in config) or any(kind.startswith("Llava") for kind in kinds):
         return Layout.LLAVA
     kind = kinds[0] if kinds else str(config.get("model_type", "of an unknown kind"))
-    if "Llama" in kind or config.get("model_type") == "llama":
+    if is_text_only(config):
         raise CheckpointError(
             f"this is a text-only model ({kind}) without a projector or a vision tower; "
             "put its mm_projector.bin beside it or give a LLaVA or VisCoT checkpoint."
         )
     raise CheckpointError(f"viscot reads LLaVA checkpoints, and this is {kind}; give another model.")
+
+
+def is_text_only(config: Mapping[str, Any]) -> bool:
+    """Whether a config is a plain Llama's (Vicuna's), without a picture part of either layout."""
+    kinds = [str(kind) for kind in config.get("architectures") or [config.get("model_type", "")]]
+    multimodal = "text_config" in config or any(key.startswith("mm_") for key in config)
+    return not multimodal and any(re.match("llama", kind, re.IGNORECASE) for kind in kinds)
 
 
 # -- configs -----------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError, EngineError, UsageError
+from viscot_core.hardware import free_memory
 from viscot_core.models.checkpoint import Checkpoint, Source, open_checkpoint
 from viscot_core.models.layouts import image_tokens
 from viscot_core.models.manifest import Manifest
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 LOAD_IN = ("4bit", "8bit")
+_BLOCK = 64
+"""Numbers that share a scale in bitsandbytes' 4 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,10 @@ def load_model(
     checkpoint.require_whole()
     tokens = load_tokens(checkpoint)
     place = choose_device(device)
-    model = build(checkpoint, place, choose_dtype(dtype, place, checkpoint), load_in, attn)
+    kind = choose_dtype(dtype, place, checkpoint)
+    if attn == "flash":
+        _check_flash(place, kind)
+    model = build(checkpoint, place, kind, load_in, attn)
     return LoadedModel(
         model=model,
         tokens=tokens,
@@ -99,23 +107,24 @@ def choose_device(device: str) -> str:
     """``auto`` -> ``cuda`` or ``cpu``; any other name is checked.
 
     Raises:
+        UsageError: not the name of a device.
         EngineError: the device is not on this machine.
     """
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UsageError(f"There is no device '{device}'; use auto, cpu, cuda, cuda:1 or mps.") from error
-    if (kind == "cuda" and not torch.cuda.is_available()) or (
-        kind == "mps" and not torch.backends.mps.is_available()
-    ):
+    match = re.fullmatch(r"(cpu|mps|cuda)(?::(\d+))?", device)
+    if match is None:
+        raise UsageError(f"There is no device '{device}'; use auto, cpu, cuda, cuda:1 or mps.")
+    kind, number = match[1], int(match[2] or 0)
+    found = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[kind]
+    if number >= found:
+        have = f"; it has {found}, counted from 0" if found else ""
         raise EngineError(
-            f"This machine has no '{device}' that torch can use; try --device cpu (viscot doctor)."
+            f"This machine has no '{device}' that torch can use{have}; try --device cpu (viscot doctor)."
         )
-    return device
+    return kind if kind == "cpu" else device
 
 
 def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype:
@@ -136,15 +145,18 @@ def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype
     return torch.float32 if count * 4 <= free_memory() / 2 or not stored.is_floating_point else stored
 
 
-def free_memory() -> int:
-    """Bytes of memory this machine can still give (Linux; elsewhere a cautious 8 GB)."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 8 << 30
+def _check_flash(device: str, dtype: torch.dtype) -> None:
+    if not device.startswith("cuda"):
+        raise UsageError("--attn flash needs a CUDA GPU; leave it out on this device.")
+    if dtype.itemsize != 2:
+        raise UsageError("--attn flash computes in 16 bit; give --dtype bf16 or fp16 with it.")
+    _need("flash_attn", "--attn flash", "flash")
+
+
+def _need(module: str, option: str, extra: str) -> None:
+    """Raise an EngineError where the package that an option uses is not installed."""
+    if find_spec(module) is None:
+        raise EngineError(f"{option} needs {module}; install it with: pip install 'viscot[{extra}]'.")
 
 
 class _Lazy:
@@ -186,6 +198,8 @@ def build(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if load_in is not None:
+        _need("bitsandbytes", f"--load-in {load_in}", "quant")
     try:
         return LlavaForConditionalGeneration.from_pretrained(
             None,
@@ -193,28 +207,39 @@ def build(
             state_dict=_State(checkpoint.tensors),
             dtype=dtype,
             attn_implementation=ATTENTION[attn],
-            quantization_config=_quantization(load_in, dtype),
+            quantization_config=_quantization(load_in, dtype, checkpoint),
             device_map=_device_map(device, checkpoint, dtype, load_in),
         ).eval()
-    except ImportError as error:
-        extra = "flash" if attn == "flash" else "quant"
-        raise EngineError(
-            f"{str(error).splitlines()[0]} Install it with: pip install 'viscot[{extra}]'."
-        ) from error
     except torch.cuda.OutOfMemoryError as error:
         raise EngineError(
             f"{checkpoint.manifest.name} does not fit in the GPU's memory; try --load-in 4bit (or 8bit), "
             "a smaller model, or --device cpu."
         ) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise EngineError(
+            f"{checkpoint.manifest.name} does not fit in this machine's memory; try --dtype bf16, "
+            "--load-in 4bit or a smaller model."
+        ) from error
 
 
-def _quantization(load_in: str | None, dtype: torch.dtype) -> Any:
-    """bitsandbytes' config; tower, projector and head stay in 16 bit: they are small and boxes need them."""
+def _quantization(load_in: str | None, dtype: torch.dtype, checkpoint: Checkpoint) -> Any:
+    """bitsandbytes' config; tower, projector and head stay as they are: they are small and boxes need them.
+
+    So does a matrix whose rows are no whole number of 4-bit blocks (none of a released model).
+    """
     if load_in is None:
         return None
     from transformers import BitsAndBytesConfig
 
     keep = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+    if load_in == "4bit":
+        keep += [
+            name.removesuffix(".weight")
+            for name, source in checkpoint.tensors.items()
+            if name.startswith("model.language_model.layers.") and source.shape[-1] % _BLOCK
+        ]
     if load_in == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
     return BitsAndBytesConfig(

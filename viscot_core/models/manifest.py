@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from viscot_core.errors import CheckpointError
+from viscot_core.files import written_whole
+from viscot_core.prompts import TEMPLATES
 
 MANIFEST_NAME = "viscot.json"
 
@@ -32,12 +33,17 @@ class Manifest(BaseModel):
     training: dict[str, Any] | None = None
     """Recipe, data and figures of a model that viscot trained."""
 
+    @field_validator("template")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in TEMPLATES:
+            raise ValueError(f"'{name}' is no template; known are {', '.join(TEMPLATES)}")
+        return name
+
     def save(self, folder: Path) -> None:
         """Write ``folder/viscot.json`` atomically."""
-        target = folder / MANIFEST_NAME
-        temporary = target.with_suffix(".tmp")
-        temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, target)
+        with written_whole(folder / MANIFEST_NAME) as file:
+            file.write(self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
@@ -51,8 +57,13 @@ class Manifest(BaseModel):
             return None
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, ValidationError) as error:
-            first = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{path} is damaged ({first}); delete it to let viscot derive one."
-            ) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise CheckpointError(_damaged(path, reason)) from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(_damaged(path, str(error))) from error
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return f"{path} is damaged ({reason}); delete it to let viscot derive one."

@@ -117,6 +117,20 @@ def tower(
     return stated, {module: tensor for module, tensor in added.items() if module is not None}, note
 
 
+def absent_tower(path: Path) -> str | None:
+    """The hub id of the vision tower that a checkpoint leaves out and this machine has not, or None."""
+    raw = read_json(path / "config.json")
+    name = layouts.tower_name(raw)
+    if name is None or any(".vision_tower." in f".{key}" for key in open_weights(path)):
+        return None
+    try:
+        neighbour(name, path)
+    except CheckpointError:
+        known = zoo.find(name) or zoo.find(Path(name).name)
+        return known.hub if known else name
+    return None
+
+
 def _tower_folder(name: str | None, path: Path, inside: bool) -> Path | None:
     if name is None:
         return None

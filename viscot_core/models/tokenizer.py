@@ -28,14 +28,25 @@ def declared_turn_tokens(path: Path, config: Mapping[str, Any]) -> TurnTokens:
     The reference was developed on transformers 4.31, whose legacy=False is a form of its own (``v4.31``);
     from 4.33 on legacy=False is ``plain``.
     """
-    file = path / CONFIG
-    declared = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    declared = _declared(path)
     if (path / FAST).exists() and "legacy" not in declared:
         return "plain"
     if declared.get("legacy") is not False:
         return "legacy"  # transformers took a missing flag for legacy=True in those years
     version = re.match(r"4\.(\d+)", str(config.get("transformers_version", "")))
     return "v4.31" if version and int(version.group(1)) < 33 else "plain"
+
+
+def _declared(path: Path) -> dict[str, Any]:
+    """``tokenizer_config.json``, empty where there is none."""
+    file = path / CONFIG
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); copy it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds no JSON object; copy it again.")
+    return content
 
 
 def token_count(path: Path) -> int:
@@ -69,7 +80,9 @@ def _read(path: Path, turn_tokens: TurnTokens) -> PreTrainedTokenizerBase:
         if (path / FAST).exists():
             return PreTrainedTokenizerFast.from_pretrained(path)
         return _from_sentencepiece(path, turn_tokens)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # the tokenizers package raises nothing narrower
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: its tokenizer is damaged ({reason}); copy it again.") from error
 
@@ -104,7 +117,7 @@ def _from_sentencepiece(path: Path, turn_tokens: TurnTokens) -> PreTrainedTokeni
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", pieces.bos_id())]
     )
-    declared = json.loads((path / CONFIG).read_text(encoding="utf-8")) if (path / CONFIG).exists() else {}
+    declared = _declared(path)
     pad = declared.get("pad_token")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,

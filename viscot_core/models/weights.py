@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import re
 import struct
@@ -28,17 +29,18 @@ SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 _HASH_WHOLE = 1 << 30
 _DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
+"""safetensors' dtypes: torch's name and bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,12 @@ def _map(path: Path) -> Callable[[str], torch.Tensor]:
     if path.suffix != ".safetensors":
         pickled: dict[str, torch.Tensor] = _load_pickle(path)
         return pickled.__getitem__
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    return safe_open(path, framework="pt", device="cpu").get_tensor
+    try:
+        return safe_open(path, framework="pt", device="cpu").get_tensor
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
 
 
 def open_weights(folder: Path) -> dict[str, Stored]:
@@ -161,22 +166,41 @@ def _open_safetensors(path: Path, reader: _Reader) -> dict[str, Stored]:
                 raise ValueError(f"its header wants {length:,} bytes of {size:,}")
             header: dict[str, Any] = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        spans = {
-            name: (entry["data_offsets"], entry["shape"], entry["dtype"]) for name, entry in header.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, AttributeError, struct.error) as error:
         raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
     tensors = {}
-    for name, ((_, end), shape, dtype) in spans.items():
+    for name, entry in header.items():
+        shape, dtype, begin, end = _entry(path, name, entry)
         if 8 + length + end > size:
             raise CheckpointError(
                 f"{path} is truncated: '{name}' ends at byte {8 + length + end:,} of {size:,}; "
                 "pull or copy it again."
             )
-        tensors[name] = Stored(
-            name, path, tuple(shape), _DTYPES.get(dtype, dtype.lower()), reader.of(path, name)
-        )
+        if dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{path} stores '{name}' as {dtype}, which viscot does not read; "
+                "get the weights in bf16, fp16 or fp32."
+            )
+        kind, width = _DTYPES[dtype]
+        if end - begin != math.prod(shape) * width:
+            raise CheckpointError(
+                f"{path} is damaged: '{name}' has {end - begin:,} bytes for {list(shape)} in {dtype}; "
+                "pull or copy it again."
+            )
+        tensors[name] = Stored(name, path, shape, kind, reader.of(path, name))
     return tensors
+
+
+def _entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], str, int, int]:
+    """Shape, dtype, first and last byte of one tensor of a header."""
+    try:
+        shape = tuple(int(length) for length in entry["shape"])
+        begin, end = (int(place) for place in entry["data_offsets"])
+        return shape, str(entry["dtype"]), begin, end
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: its header does not place '{name}' ({error!r}); pull or copy it again."
+        ) from error
 
 
 def _open_pickle(path: Path, reader: _Reader) -> dict[str, Stored]:
@@ -212,7 +236,7 @@ def _load_pickle(path: Path) -> Any:
             f"{path} holds code ({match.group(1)}), not only tensors, and was refused; "
             "get the weights as safetensors from their publisher."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, struct.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or truncated ({reason}); pull or copy it again.") from error
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 SHARD_BYTES = 5 * 10**9
 """Largest file of an export, as transformers writes them."""
 
-_TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+WRITTEN = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""The dtypes an export may have, by torch's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def write_file(
     offset = 0
     for tensor in tensors:
         header[tensor.name] = {
-            "dtype": _TYPES[tensor.dtype],
+            "dtype": WRITTEN[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [offset, offset + tensor.nbytes],
         }

@@ -101,6 +101,14 @@ def cached(hub: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
+def hub_id(folder: Path) -> str | None:
+    """``ORG/NAME`` of a snapshot in a Hugging Face cache (``models--ORG--NAME/snapshots/SHA``), else None."""
+    if folder.parent.name != "snapshots":
+        return None
+    kind, _, name = folder.parent.parent.name.partition("--")
+    return name.replace("--", "/", 1) if kind == "models" and name else None
+
+
 def location(model: ZooModel) -> Path | None:
     """Where a known model lies on this machine, or None."""
     if model.hub is None:

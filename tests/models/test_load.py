@@ -1,0 +1,102 @@
+"""Loading: devices, dtypes, 4 and 8 bit, and what a loaded model leaves untouched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_checkpoints import save, tensors_of
+
+from viscot_core.errors import EngineError, UsageError
+from viscot_core.models.load import load_model
+from viscot_core.models.weights import hash_files
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"attn": "fast"},
+        {"attn": "flash"},
+        {"load_in": "2bit"},
+        {"dtype": "int8"},
+        {"device": "cpuu"},
+        {"device": "meta"},
+    ],
+)
+def test_impossible_choices(golden: Path, choice: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        load_model(golden / "tiny_llava", **{"device": "cpu"} | choice)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there(golden: Path) -> None:
+    with pytest.raises(EngineError, match="--device cpu"):
+        load_model(golden / "tiny_llava", device="cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_of_a_number_that_is_not_there(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(EngineError, match="no 'cuda:7' that torch can use; it has 2, counted from 0"):
+        load_model(golden / "tiny_llava", device="cuda:7")
+
+
+def test_what_an_option_needs(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viscot_core.models.load.find_spec", lambda _: None)
+    with pytest.raises(EngineError, match=r"--load-in 4bit needs bitsandbytes.*viscot\[quant\]"):
+        load_model(golden / "tiny_llava", device="cpu", load_in="4bit")
+
+
+def test_out_of_memory_on_the_cpu(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import LlavaForConditionalGeneration
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "from_pretrained", full)
+    with pytest.raises(EngineError, match="does not fit in this machine's memory; try --dtype bf16"):
+        load_model(golden / "tiny_llava", device="cpu")
+
+
+def test_weights_hash_tells_content(copy: Path, golden: Path) -> None:
+    before = hash_files([copy / "model.safetensors"])
+    assert before == hash_files([golden / "tiny_llava" / "model.safetensors"])
+    tensors = tensors_of(copy)
+    tensors["model.norm.weight"][0] += 1
+    save(copy, tensors)
+    assert hash_files([copy / "model.safetensors"]) != before
+
+
+def test_writing_to_a_loaded_model_stays_in_it(copy: Path) -> None:
+    before = (copy / "model.safetensors").read_bytes()
+    model = load_model(copy, device="cpu", dtype="fp32").model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert (copy / "model.safetensors").read_bytes() == before
+    again = load_model(copy, device="cpu", dtype="fp32").model
+    name = "model.language_model.norm.weight"
+    assert torch.equal(again.state_dict()[name] + 1.0, model.state_dict()[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("load_in", ["8bit", "4bit"])
+def test_quantised_on_the_cpu(golden: Path, load_in: str) -> None:
+    """bitsandbytes quantises the language model; tower, projector and head stay as they are, and so does a
+    matrix whose rows of 160 numbers are no whole blocks of 64.
+    """
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    from viscot_core import load
+
+    chain = load(golden / "tiny_llava", device="cpu", load_in=load_in)
+    model = chain.engine.model  # type: ignore[attr-defined]
+    kinds = {"8bit": bitsandbytes.nn.Linear8bitLt, "4bit": bitsandbytes.nn.Linear4bit}
+    layer = model.model.language_model.layers[0]
+    assert isinstance(layer.mlp.up_proj, kinds[load_in])
+    assert isinstance(layer.mlp.down_proj, kinds[load_in]) is (load_in == "8bit")
+    assert type(model.model.multi_modal_projector.linear_1) is torch.nn.Linear
+    assert type(model.lm_head) is torch.nn.Linear
+    assert chain.engine.identity["load_in"] == load_in
+    assert chain.ask(golden / "images" / "landscape.jpg", "How many?").box_text

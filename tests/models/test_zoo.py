@@ -1,0 +1,56 @@
+"""Names of models: known, pulled, misspelt."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from viscot_core.errors import CheckpointError
+from viscot_core.models import zoo
+from viscot_core.models.checkpoint import open_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("VisCoT-7b-36", "Did you mean 'VisCoT-7b-336'"),
+        ("deepcs233/VisCot-7b-366", "Did you mean 'VisCoT-7b-336'"),
+        ("viscot-7B-336", "viscot models pull VisCoT-7b-336"),
+        ("nothing-like-it-at-all", "There is no model"),
+    ],
+)
+def test_names_that_are_not_there(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VISCOT_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError) as caught:
+        zoo.resolve(name)
+    assert said in str(caught.value)
+
+
+def test_nearest_folder_and_a_file(copy: Path) -> None:
+    with pytest.raises(CheckpointError, match="Did you mean 'model'"):
+        zoo.resolve(copy.parent / "modle")
+    with pytest.raises(CheckpointError, match="is a file"):
+        zoo.resolve(copy / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("folder", "hub", "name"),
+    [
+        ("models--deepcs233--VisCoT-7b-336/snapshots/0123abc", "deepcs233/VisCoT-7b-336", "VisCoT-7b-336"),
+        ("models--me--my--model/snapshots/0123abc", "me/my--model", "my--model"),
+        ("VisCoT-7b-336", None, "VisCoT-7b-336"),
+    ],
+)
+def test_a_pulled_model_has_its_name(golden: Path, tmp_path: Path, folder: str, hub: str, name: str) -> None:
+    """Not the hash its snapshot's folder is called; only a hub id, never a folder's name, chooses tokens."""
+    place = tmp_path / folder
+    shutil.copytree(golden / "tiny_llava", place)
+    shutil.copytree(golden / "tiny_clip", place.parent / "tiny_clip")
+    assert zoo.hub_id(place) == hub
+    manifest = open_checkpoint(place).manifest
+    assert manifest.name == name
+    assert manifest.turn_tokens == ("v4.31" if hub == "deepcs233/VisCoT-7b-336" else "plain")
