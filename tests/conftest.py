@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPO = Path(__file__).resolve().parent.parent
 NETWORK = os.environ.get("VISCOT_NETWORK", "") not in ("", "0")
@@ -24,6 +25,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DS_BUILD_OPS", "0")
 if not NETWORK:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+# No test judges speed: a busy machine may be slow at any example.
+settings.register_profile("viscot", deadline=None)
+settings.load_profile("viscot")
 
 
 @dataclass(frozen=True)
