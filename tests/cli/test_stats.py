@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_runs import prediction, sample_run, write_run
 
-from viscot_core.report.names import REFCOCO_SPLITS
+from viscot_core.bench.suites import REFCOCO
 
 Cli = Callable[..., Any]
 
@@ -113,12 +113,12 @@ def test_detection_shows_boxes_only(cli: Cli, run: Path) -> None:
 def test_refcoco_has_eight_splits_and_an_average(cli: Cli, tmp_path: Path) -> None:
     rows = [
         prediction(strategy="refcoco", dataset=split, question_id=i, reference=None, answer=None, iou=i / 10)
-        for split in REFCOCO_SPLITS
+        for split in REFCOCO
         for i in range(10)
     ]
     ran = cli("stats", write_run(tmp_path / "rec", rows), "--compare", "paper")
     assert ran.code == 0
-    assert all(split in ran.out for split in REFCOCO_SPLITS)
+    assert all(split in ran.out for split in REFCOCO)
     assert "overall" in ran.out
     assert "mean of 8" in ran.out
     assert "92.05" not in ran.out  # printed with one decimal

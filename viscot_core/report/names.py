@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from viscot_core.bench.suites import REFCOCO
+
 
 @dataclass(frozen=True)
 class DatasetName:
@@ -32,17 +34,6 @@ DATASETS = (
 DOMAINS = ("Text", "Chart", "General", "Relation", "Fine-grained")
 OTHER_DOMAIN = "Other"
 """Data sets outside the paper's twelve: the synthetic pictures, EMOTIC, a user's own."""
-
-REFCOCO_SPLITS = (
-    "refcoco/val",
-    "refcoco/testA",
-    "refcoco/testB",
-    "refcoco+/val",
-    "refcoco+/testA",
-    "refcoco+/testB",
-    "refcocog/val",
-    "refcocog/test",
-)
 
 _BY_NAME = {
     name: dataset for dataset in DATASETS for name in (dataset.key, dataset.title.lower(), *dataset.aliases)
@@ -74,6 +65,6 @@ def domain(name: str) -> str:
 
 def paper_order(names: set[str]) -> list[str]:
     """Names in the paper's column order (data sets, then RefCOCO splits), unknown ones after them by name."""
-    known = [d.key for d in DATASETS] + list(REFCOCO_SPLITS)
+    known = [d.key for d in DATASETS] + list(REFCOCO)
     rank = {name: i for i, name in enumerate(known)}
     return sorted(names, key=lambda n: (rank.get(canonical(n), len(known)), n))
