@@ -11,8 +11,6 @@ that is to declare that the name means one model. A run folder keeps every finis
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import re
 import threading
@@ -28,7 +26,7 @@ from viscot_core.engines.budget import Budget, Price, Spent
 from viscot_core.engines.calls import Caller, Fault, Reply
 from viscot_core.engines.codecs import Resize
 from viscot_core.engines.messages import Messages
-from viscot_core.engines.replies import Replies
+from viscot_core.engines.replies import ReplyCache, request_key
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.prompts import TEMPLATES
 
@@ -77,7 +75,7 @@ class ApiEngine:
         self.template = TEMPLATES["vicuna_v1"]  # for the record only: the server has its own
         self._caller = Caller(self.url, model, timeout=chosen.timeout, connections=chosen.concurrency)
         self._budget = Budget(chosen.max_requests, chosen.max_cost, chosen.price)
-        self._replies = Replies(chosen.cache) if chosen.cache else None
+        self._replies = ReplyCache(chosen.cache) if chosen.cache else None
         self._pool = ThreadPoolExecutor(chosen.concurrency, thread_name_prefix="call")
         self._lock = threading.Lock()
         self._not_before = 0.0
@@ -118,10 +116,10 @@ class ApiEngine:
 
     def _one(self, request: Request) -> Generation:
         body = self._body(request)
-        key = hashlib.sha256(json.dumps([self.url, body], sort_keys=True).encode()).hexdigest()
+        key = request_key(self.url, body) if self._replies else ""
         if self._replies is not None and (kept := self._replies.get(key)) is not None:
             self._budget.note(kept=1)
-            return Generation(kept["text"], kept["tokens"], kept["finished"])
+            return Generation(kept["reply"], kept["tokens"], kept["finished"])
         try:
             reply = self._ask(body, request)
         except Fault as fault:
@@ -132,7 +130,7 @@ class ApiEngine:
         said = Generation(reply.text, reply.tokens[1] if reply.tokens else 0, reply.finished)
         whole = request.cancelled is None or not request.cancelled()
         if self._replies is not None and whole:
-            entry = {"text": said.text, "tokens": said.tokens, "finished": said.finished}
+            entry = {"reply": said.text, "tokens": said.tokens, "finished": said.finished}
             self._replies.put(key, entry)
         return said
 
@@ -162,6 +160,8 @@ class ApiEngine:
         """One reply, after as many attempts as it takes. Raises Fault where there is none."""
         for attempt in range(1, self.options.attempts + 1):
             self._pause()
+            if request.cancelled is not None and request.cancelled():
+                return Reply("", False, None)
             try:
                 return self._attempt(body, request)
             except Fault as fault:

@@ -17,6 +17,7 @@ from typing import Any, Self
 import httpx
 
 from viscot_core.errors import UsageError
+from viscot_core.keys import key_in
 from viscot_core.score.cache import ReplyCache, default_cache, request_key
 from viscot_core.score.chat import Reply
 from viscot_core.score.costs import TYPICAL_REPLY, Estimate, Price, estimated_tokens, load_price
@@ -60,15 +61,13 @@ class ApiJudge:
     def from_options(cls, model: str, options: JudgeOptions) -> Self:
         """Read key and address from the environment. UsageError where the key or a price is missing."""
         base_url = options.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-        key = os.environ.get(KEY_VARIABLE, "").strip() or None
+        key = key_in(KEY_VARIABLE, os.environ)
         if not re.match(r"https?://[^/]", base_url):
             raise UsageError(f"--base-url {base_url} is no address; it looks like http://127.0.0.1:8000/v1.")
         if key is None and base_url.rstrip("/") == OPENAI_URL and not options.only_estimate:
             raise UsageError(
                 f"{KEY_VARIABLE} is not set; export your key, or point --base-url at your own server."
             )
-        if key and not (key.isascii() and key.isprintable()):
-            raise UsageError(f"{KEY_VARIABLE} holds characters no key has; copy it again.")
         price = load_price(model, options.prices)
         if options.max_cost is not None and price is None:
             raise UsageError(
