@@ -241,6 +241,21 @@ def test_clients_that_leave_give_their_place_back(serve: Serve) -> None:
     assert 'status="499"' in here.get("/metrics").text
 
 
+def test_a_client_that_reads_nothing_holds_nothing_up(serve: Serve) -> None:
+    here = serve(queue=1)
+    body = json.dumps(question(stream=True)).encode()
+    head = START + f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with connect(here) as client:
+        client.sendall(head + body)
+        while 'status="200"' not in here.get("/metrics").text:
+            time.sleep(0.01)
+        here.settled()
+        assert here.post(question()).status_code == 200, "its place is free before it has read a word"
+        waiting = b""
+        while b"data: [DONE]" not in waiting:
+            waiting += client.recv(65536)
+
+
 def test_a_full_queue_says_when_to_come_back_and_loses_nobody_inside(serve: Serve) -> None:
     here = serve(Looker(seconds=0.4), queue=2)
     with ThreadPoolExecutor(8) as pool:
