@@ -80,6 +80,44 @@ def test_a_bad_row_is_named(tmp_path: Path) -> None:
         load_questions(file, tmp_path / "images", STYLES["short"])
 
 
+@pytest.mark.parametrize(
+    ("style", "answer", "words"),
+    [
+        ("letter", "the dog", "one letter, not 'the dog'"),
+        ("letter", ["A", "B"], "one letter, not 'A, B'"),
+        ("yes-no", "red", "yes or no, not 'red'"),
+        ("yes-no", 3, "yes or no, not '3'"),
+    ],
+)
+def test_an_answer_that_the_style_cannot_score_is_refused(
+    tmp_path: Path, style: str, answer: object, words: str
+) -> None:
+    """Else every wrong reference would count as a wrong answer, or as a yes."""
+    file = write(tmp_path, [row(1, answer=answer)])
+    with pytest.raises(DataError, match=f"question 1: --style {style}.*{words}"):
+        load_questions(file, tmp_path / "images", STYLES[style])
+
+
+@pytest.mark.parametrize(
+    ("style", "answer", "reference"),
+    [
+        ("letter", "b", "b"),
+        ("letter", "B.", "B."),
+        ("yes-no", "Yes", "Yes"),
+        ("yes-no", " no. ", "no."),
+        ("short", 3, "3"),
+        ("short", ["red", "", "crimson"], "red\ncrimson"),
+        ("short", "", None),
+        ("free", None, None),
+    ],
+)
+def test_answers_stand_in_the_run_folder(
+    tmp_path: Path, style: str, answer: object, reference: str | None
+) -> None:
+    file = write(tmp_path, [row(1, answer=answer)])
+    assert load_questions(file, tmp_path / "images", STYLES[style]).items[0].reference == reference
+
+
 def test_direct_is_llavas_prompt_and_cot_the_papers(tmp_path: Path, engine: FakeEngine) -> None:
     file = write(tmp_path, [row(1, answer="it")])
     info, tally = bench_vqa(options(tmp_path, file, strategies=("direct", "cot")))
@@ -126,6 +164,9 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         ("letter", "B", "The answer is B.", 1),
         ("letter", "B", "A", 0),
         ("letter", "B", "Because of the rain", 0),
+        ("letter", "B", "The answer is B, since it rains", 1),
+        ("letter", "B", "The answer is Because", 0),  # LLaVA's pattern takes any letter with one behind it
+        ("letter", "b.", "B", 1),
         ("yes-no", "yes", "Yes, there is.", 1),
         ("yes-no", "no", "No.", 1),
         ("yes-no", "no", "There is not, as far as I see", 1),
@@ -133,6 +174,12 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         ("yes-no", "yes", "It is there. No doubt", 1),
         ("vqa", "red", "Red.", 1),
         ("vqa", "two", "2", 1),
+        ("vqa", "coca cola", "Coca-Cola", 1),
+        ("vqa", "dont walk", "don't walk", 1),
+        ("vqa", "the dog's", "dog s", 0),
+        ("vqa", "1,000", "1000", 1),
+        ("vqa", "1.5", "15", 0),
+        ("vqa", "5 p.m.", "5 pm", 1),
         ("vqa", "\n".join(["red"] * 10), "red", 1),
         ("vqa", "\n".join(["red"] * 2 + ["blue"] * 8), "red", 0.6),  # (2 x 1/3 + 8 x 2/3) / 10
         ("vqa", "\n".join(["red"] + ["blue"] * 9), "red", 0.3),

@@ -8,6 +8,7 @@ run folder the accepted answers stand on lines of their own.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,14 +41,21 @@ class Style:
     suffix: str
     judge: str | None
     like: str
+    answers: str = "text"
+    """What its judge can compare an answer with."""
+    answer: re.Pattern[str] | None = None
+
+    def fits(self, answers: Sequence[str]) -> bool:
+        """Whether the judge can compare with these accepted answers."""
+        return self.answer is None or (len(answers) == 1 and self.answer.fullmatch(answers[0]) is not None)
 
 
 STYLES = {
     style.name: style
     for style in (
         Style("short", SHORT, "vqa", "VQAv2, TextVQA, GQA"),
-        Style("letter", LETTER, "letter", "ScienceQA, MMBench"),
-        Style("yes-no", SHORT, "yes-no", "POPE, MME"),
+        Style("letter", LETTER, "letter", "ScienceQA, MMBench", "one letter", re.compile(r"[A-Za-z]\.?")),
+        Style("yes-no", SHORT, "yes-no", "POPE, MME", "yes or no", re.compile(r"(?i:yes|no)\.?")),
         Style("free", "", None, "LLaVA-Bench"),
     )
 }
@@ -62,6 +70,11 @@ class QuestionRow(Row):
     text: str
     answer: str | list[str] | None = None
     category: str | None = None
+
+    def accepted(self) -> list[str]:
+        """The answers that are right; none where the row gives none."""
+        given = [self.answer] if isinstance(self.answer, str) else self.answer or []
+        return [answer.strip() for answer in given if answer.strip()]
 
 
 @dataclass(frozen=True)
@@ -97,9 +110,16 @@ def load_questions(file: Path, images: Path, style: Style, *, skip_missing: bool
     Ids may repeat, as in LLaVA's TextVQA file, where they name pictures: a later one becomes ``ID#2``.
 
     Raises:
-        DataError: damaged rows, or pictures missing (unless ``skip_missing``).
+        DataError: damaged rows, answers that the style cannot be scored by, or pictures missing (unless
+            ``skip_missing``).
     """
     rows = list(Rows(file, QuestionRow))
+    for row in rows:
+        if (accepted := row.accepted()) and not style.fits(accepted):
+            raise DataError(
+                f"{file}: question {row.question_id}: --style {style.name} is scored by an answer that is "
+                f"{style.answers}, not '{', '.join(accepted)}'; mend the row or choose another --style."
+            )
     several = len({row.category for row in rows}) > 1
     seen: Counter[str] = Counter()
     missing: Counter[str] = Counter()
@@ -135,7 +155,6 @@ def load_questions(file: Path, images: Path, style: Style, *, skip_missing: bool
 
 def _item(row: QuestionRow, path: Path, dataset: str, question_id: int | str, style: Style) -> Item:
     text = row.text.strip()
-    accepted = [row.answer] if isinstance(row.answer, str) else row.answer
     size = _size(path)
     return Item(
         dataset=dataset,
@@ -145,7 +164,7 @@ def _item(row: QuestionRow, path: Path, dataset: str, question_id: int | str, st
         size=size,
         question=text if text.endswith(style.suffix.strip()) else text + style.suffix,
         box=Box(0, 0, *size, Frame.ORIGINAL),  # stands in for the region these rows do not name
-        reference="\n".join(accepted) if accepted else None,
+        reference="\n".join(row.accepted()) or None,
     )
 
 

@@ -1,8 +1,8 @@
 """Judges that need no model: deterministic, offline, the field's own measures.
 
 ``exact`` (normalised match), ``anls`` (DocVQA, Biten et al. 2019), ``vqa`` (VQA accuracy with the
-normalisation of VQA v2, against one reference or many on lines of their own), ``contains`` (the reference
-appears in the answer as whole words), ``relaxed`` (ChartQA, Masry et al. 2022: numbers within 5 %),
+normalisation of VQA v2 and TextVQA, against one reference or many on lines of their own), ``contains`` (the
+reference appears in the answer as whole words), ``relaxed`` (ChartQA, Masry et al. 2022: numbers within 5 %),
 ``letter`` and ``yes-no`` (how LLaVA's scripts read an answer to ScienceQA and to POPE).
 """
 
@@ -29,6 +29,7 @@ _NUMBER_WORDS = {
         ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     )
 } | {"none": "0"}
+_VQA_MARKS = ';/[]"{}()=+\\_-><@`!'
 ANLS_THRESHOLD = 0.5
 """An ANLS similarity at or below this counts as a wrong answer (0), as DocVQA defines it."""
 RELAXED_TOLERANCE = 0.05
@@ -69,7 +70,7 @@ def anls(reference: str, answer: str) -> float:
 
 
 def vqa(reference: str, answer: str) -> float:
-    """VQA accuracy, number words made digits: against one reference, equal or not.
+    """VQA accuracy, words read as ``_vqa_words`` says: against one reference, equal or not.
 
     Against many (VQA v2 and TextVQA have ten): the mean over each of them left out of min(1, agreeing / 3).
     """
@@ -83,7 +84,7 @@ def vqa(reference: str, answer: str) -> float:
 def letter(reference: str, answer: str) -> float:
     """The option's letter as LLaVA's ScienceQA script reads it: ``B``, ``B. ..`` or ``The answer is B.``"""
     said = answer.strip()
-    found = re.match(r"([A-Z])(?:\.(?:\s|$)|$)", said) or re.search(r"The answer is ([A-Z])\.", said)
+    found = re.match(r"([A-Z])(?:\.(?:\s|$)|$)", said) or re.search(r"The answer is ([A-Z])\b", said)
     return float(found is not None and found[1] == reference.strip().upper()[:1])
 
 
@@ -144,7 +145,19 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def _vqa_words(text: str) -> list[str]:
-    return [_NUMBER_WORDS.get(word, word) for word in normalise(text).split()]
+    """A text as VQA v2's and TextVQA's evaluation reads it (EvalAI's answer processor, as in LLaVA's script).
+
+    Commas go, a mark beside a space goes and one within a word parts it (``coca-cola`` is two words), full
+    stops go but for 1.5, number words are digits, articles are dropped, ``dont`` is ``don't``.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    said = " ".join(re.sub(r"[,?]", "", folded).replace("'s", " 's").split())
+    plain = said
+    for mark in _VQA_MARKS:
+        plain = plain.replace(mark, "" if f"{mark} " in said or f" {mark}" in said else " ")
+    plain = re.sub(r"\.(?!\d)|(?<=[a-z])'(?=[a-z])", "", plain)
+    words = [_NUMBER_WORDS.get(word, word) for word in plain.split() if word not in ("a", "an", "the")]
+    return words or folded.split()
 
 
 def _number(text: str) -> float | None:
