@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from demo_help import Browser, browser, shown
-from serve_help import Gated, Looker
+from serve_help import Gated, Looker, Slow
 
 from viscot_core.engines.base import Generation, Request
 from viscot_core.models.zoo import BUNDLED_FOLDER
@@ -75,6 +75,23 @@ def test_a_picture_is_asked_about_in_all_ways(person: Browser, shot: Callable[[s
         assert len(person.all(".vs-turn")) == 2, "the first question is still there"
         shot("desktop-both-own-box")
         assert person.problems() == []
+
+
+def test_the_answer_grows_word_by_word(person: Browser, shot: Callable[[str], None]) -> None:
+    engine = Slow()
+    with shown(engine) as url:
+        person.open(url, *DESKTOP)
+        person.choose(EXAMPLES / "wide.jpg")
+        person.ask("What is it?")
+        for words in ("seen", "seen 224"):
+            engine.step.release()
+            person.wait(lambda words=words: person.text(".vs-way-cot .vs-answer") == words, words)
+        assert person.text(".vs-busy") == "reads the crop" and person.text("#ask") == "Asking"
+        shot("desktop-growing")
+        for _ in range(2):
+            engine.step.release()
+        person.answered()
+        assert person.text(".vs-way-cot .vs-answer") == "seen 224 x 224"
 
 
 def test_a_phone_sees_picture_question_and_answer(person: Browser, shot: Callable[[str], None]) -> None:
