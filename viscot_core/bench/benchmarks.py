@@ -119,7 +119,8 @@ def _run(
         },
         model=options.engine.model or "viscot-tiny",
         data=options.data,
-        batch=1,  # a server is asked about many pictures at once, one at a time each
+        batch=1,  # a server is asked many questions at once, each a batch that ends and is kept by itself
+        by_picture=not options.engine.is_server,
         parallel=parallel_batches(options.engine),
         shard=shard,
     )

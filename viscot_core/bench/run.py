@@ -40,7 +40,8 @@ class Plan:
     """What to ask of whom, where to keep it.
 
     ``settings`` are all that changes an answer and is known before the model is loaded. ``batch`` items are
-    asked together, ``parallel`` batches at once (more than one only where a server answers).
+    asked together, ``parallel`` batches at once (more than one only where a server answers); ``by_picture``
+    keeps the questions of a picture in one batch, for an engine that saves by it.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Plan:
     data: Path
     batch: int = 16
     parallel: int = 1
+    by_picture: bool = True
     shard: Shard = field(default_factory=Shard)
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -172,7 +174,7 @@ def _loop(
         progress(0, total)
     seen = 0
     try:
-        for outcomes in _asked(asker, _opened(_batches(work, plan.batch)), plan.parallel):
+        for outcomes in _asked(asker, _opened(_batches(work, plan.batch, plan.by_picture)), plan.parallel):
             finished = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
             journal.add(finished)
             tally.finished += sum(p.done for p in finished)
@@ -186,8 +188,11 @@ def _loop(
         tally.open[str(spent)] += total - seen
 
 
-def _batches(work: Sequence[Work], size: int) -> Iterator[list[Work]]:
-    """Runs of ``size`` items or more: the questions of one picture stay together, up to four times that."""
+def _batches(work: Sequence[Work], size: int, by_picture: bool) -> Iterator[list[Work]]:
+    """Runs of ``size`` items, or more: the questions of one picture stay together, up to four times that."""
+    if not by_picture:
+        yield from (list(work[start : start + size]) for start in range(0, len(work), size))
+        return
     batch: list[Work] = []
     for _, group in groupby(work, key=lambda each: each[0].path):
         for each in group:
