@@ -1,4 +1,4 @@
-"""``viscot bench``: run a benchmark into a run folder, continue one, look at one item."""
+"""``viscot bench``: run a benchmark into a run folder; the same command again continues it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,19 @@ import typer
 
 from viscot_cli import bench_tools
 from viscot_cli.bench_options import (
-    Attn,
-    Batch,
     BatchSize,
-    BoxFormat,
-    Concurrency,
-    Data,
-    Device,
-    Dtype,
-    Gpus,
-    Limit,
-    LoadIn,
-    MaxCost,
     MaxNew,
-    MaxRequests,
-    Model,
     Out,
-    PriceOf,
-    ProtocolName,
-    Seed,
+    Running,
+    Server,
     SkipMissing,
-    Timeout,
-    api_options,
-    batch_size_of,
-    counted,
+    WhoAnswers,
     default_out,
     names_of,
     policy_of,
-    report,
-    show_figures,
 )
+from viscot_cli.bench_report import counted, export_if_asked, report, show_figures
+from viscot_cli.grouped import grouped
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -51,58 +34,26 @@ app = typer.Typer(
 
 
 @app.command("cot")
+@grouped
 def cot(
-    model: Model = None,
-    data: Data = Path("data"),
-    out: Out = None,
+    *,
+    who: WhoAnswers,
     strategy: Annotated[
         str, typer.Option(help="Any of cot,direct,gt-box,random-box,center-box,no-image, with commas.")
     ] = "cot",
     tasks: Annotated[str, typer.Option(help="Data sets, with commas [those of --suite].")] = "",
     suite: Annotated[str | None, typer.Option(help="paper (12 data sets), scripts (11) or all (13).")] = None,
     crop_policy: Annotated[str, typer.Option(help="paper, tight, expanded or centered (Table 5).")] = "paper",
-    limit: Limit = None,
-    seed: Seed = 0,
-    skip_missing: SkipMissing = False,
-    batch_size: Batch = "auto",
-    protocol: ProtocolName = "paper",
-    box_format: BoxFormat = None,
-    max_new_tokens: MaxNew = 128,
-    gpus: Gpus = 1,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    load_in: LoadIn = None,
-    attn: Attn = "sdpa",
-    concurrency: Concurrency = 8,
-    timeout: Timeout = 120.0,
-    max_requests: MaxRequests = None,
-    max_cost: MaxCost = None,
-    price: PriceOf = None,
+    protocol: Annotated[
+        str, typer.Option(help="paper: the reference's exact prompts; native: viscot's own.")
+    ] = "paper",
+    running: Running,
+    server: Server,
 ) -> None:
     """The Visual CoT benchmark: does the model look where it must, and answer better for it?"""
-    from viscot_core.bench.benchmarks import BenchOptions, bench_cot
-    from viscot_core.engines.open import EngineOptions
+    from viscot_core.bench.benchmarks import bench_cot
 
-    options = BenchOptions(
-        out=out or default_out(model, "cot"),
-        data=data,
-        engine=EngineOptions(
-            model,
-            device,
-            dtype,
-            load_in,
-            attn,
-            batch_size_of(batch_size),
-            box_format,
-            api_options(concurrency, timeout, max_requests, max_cost, price),
-        ),
-        limit=limit,
-        seed=seed,
-        skip_missing=skip_missing,
-        protocol=protocol,
-        max_new_tokens=max_new_tokens,
-        gpus=gpus,
-    )
+    options = running.options(who, server, "cot", protocol)
     with counted("bench cot") as progress:
         info, tally = bench_cot(
             options,
@@ -112,65 +63,35 @@ def cot(
             crop_policy=policy_of(crop_policy),
             progress=progress,
         )
-    then = f"viscot stats {options.out} after viscot score {options.out} --judge exact"
-    report(options.out, info, tally, then)
+    report(options.out, info, tally, f"viscot score {options.out} --judge exact; viscot stats {options.out}")
+    export_if_asked(running.export, options.out)
 
 
 @app.command("refcoco")
+@grouped
 def refcoco(
-    model: Model = None,
-    data: Data = Path("data"),
-    out: Out = None,
+    *,
+    who: WhoAnswers,
     splits: Annotated[str, typer.Option(help="Like refcoco:testA,refcoco+:val [all that are there].")] = "",
-    limit: Limit = None,
-    seed: Seed = 0,
-    skip_missing: SkipMissing = False,
-    batch_size: Batch = "auto",
-    box_format: BoxFormat = None,
-    max_new_tokens: MaxNew = 128,
-    gpus: Gpus = 1,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    load_in: LoadIn = None,
-    attn: Attn = "sdpa",
-    concurrency: Concurrency = 8,
-    timeout: Timeout = 120.0,
-    max_requests: MaxRequests = None,
-    max_cost: MaxCost = None,
-    price: PriceOf = None,
+    running: Running,
+    server: Server,
 ) -> None:
     """Referring expressions: the box of what a sentence describes (RefCOCO, RefCOCO+, RefCOCOg)."""
-    from viscot_core.bench.benchmarks import BenchOptions, bench_refcoco
-    from viscot_core.engines.open import EngineOptions
+    from viscot_core.bench.benchmarks import bench_refcoco
 
-    options = BenchOptions(
-        out=out or default_out(model, "refcoco"),
-        data=data,
-        engine=EngineOptions(
-            model,
-            device,
-            dtype,
-            load_in,
-            attn,
-            batch_size_of(batch_size),
-            box_format,
-            api_options(concurrency, timeout, max_requests, max_cost, price),
-        ),
-        limit=limit,
-        seed=seed,
-        skip_missing=skip_missing,
-        max_new_tokens=max_new_tokens,
-        gpus=gpus,
-    )
+    options = running.options(who, server, "refcoco")
     with counted("bench refcoco") as progress:
         info, tally = bench_refcoco(options, splits=names_of(splits), progress=progress)
     report(options.out, info, tally, f"viscot stats {options.out}")
+    export_if_asked(running.export, options.out)
 
 
 @app.command("general")
+@grouped
 def general(
+    *,
+    who: WhoAnswers,
     tasks: Annotated[str, typer.Option(help="Tasks of lmms-eval, with commas, like pope,gqa,textvqa_val.")],
-    model: Model = None,
     out: Out = None,
     strategy: Annotated[
         str, typer.Option(help="direct, cot or both; cot needs --backend viscot.")
@@ -183,11 +104,6 @@ def general(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first N questions of each task.")] = None,
     batch_size: BatchSize = 16,
-    box_format: BoxFormat = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    load_in: LoadIn = None,
-    attn: Attn = "sdpa",
     python: Annotated[
         str | None, typer.Option(help="The Python that has lmms-eval, where it is another [this one].")
     ] = None,
@@ -201,13 +117,12 @@ def general(
 
     from viscot_core.bench.general import bench_general
     from viscot_core.bench.lmms.command import GeneralOptions
-    from viscot_core.engines.open import EngineOptions
     from viscot_core.score.lmms import import_scores
 
     options = GeneralOptions(
-        out=out or default_out(model, "general"),
+        out=out or default_out(who.model, "general"),
         tasks=names_of(tasks),
-        engine=EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format),
+        engine=who.options(batch_size),
         strategies=names_of(strategy),
         backend=backend,
         data=data,
@@ -229,12 +144,14 @@ def general(
 
 
 @app.command("vqa")
+@grouped
 def vqa(
+    *,
+    who: WhoAnswers,
     questions: Annotated[
         Path, typer.Option(help="JSONL or JSON of {question_id, image, text[, answer][, category]}.")
     ],
     images: Annotated[Path, typer.Option(help="The folder the rows' pictures lie in.")],
-    model: Model = None,
     out: Out = None,
     style: Annotated[
         str, typer.Option(help="What is asked for and how it is scored: short, letter, yes-no or free.")
@@ -242,12 +159,7 @@ def vqa(
     strategy: Annotated[str, typer.Option(help="direct, cot or both.")] = "direct",
     skip_missing: SkipMissing = False,
     batch_size: BatchSize = 16,
-    box_format: BoxFormat = None,
     max_new_tokens: MaxNew = 128,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    load_in: LoadIn = None,
-    attn: Attn = "sdpa",
 ) -> None:
     """Your own questions in LLaVA's format, asked with LLaVA's prompts, scored where answers are given.
 
@@ -255,14 +167,13 @@ def vqa(
     letter (ScienceQA); yes-no scores as POPE; free adds nothing and leaves the scores to 'viscot score'.
     """
     from viscot_core.bench.vqa import STYLES, VqaOptions, bench_vqa
-    from viscot_core.engines.open import EngineOptions
     from viscot_core.score.vqa import score_vqa
 
     options = VqaOptions(
-        out=out or default_out(model, questions.stem),
+        out=out or default_out(who.model, questions.stem),
         questions=questions,
         images=images,
-        engine=EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format),
+        engine=who.options(batch_size),
         style=style,
         strategies=names_of(strategy),
         skip_missing=skip_missing,
@@ -276,7 +187,7 @@ def vqa(
         show_figures(info)
     then = f"viscot stats {options.out}"
     if judge is None:
-        then += f" after viscot score {options.out} --judge openai:MODEL"
+        then = f"viscot score {options.out} --judge openai:MODEL; {then}"
     report(options.out, info, tally, then)
 
 

@@ -1,67 +1,160 @@
-"""What the commands of ``viscot bench`` share: their options, and how a run is reported."""
+"""What the commands of ``viscot bench`` share: their options, each written once (see ``grouped``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from viscot_cli import console
-
 if TYPE_CHECKING:
-    from viscot_core.bench.records import RunInfo
-    from viscot_core.bench.run import Tally
+    from viscot_core.bench.benchmarks import BenchOptions
     from viscot_core.boxes import CropPolicy
-    from viscot_core.engines.api import ApiOptions
+    from viscot_core.engines.api import ApiOptions, Price
+    from viscot_core.engines.open import EngineOptions
 
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, or http://HOST:PORT/v1#NAME.")
 ]
-Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_det/, refcoco/ and pictures.")]
-Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-BENCHMARK].")]
-Limit = Annotated[
-    int | None, typer.Option(min=1, help="This many questions of each data set, drawn by --seed.")
-]
-Seed = Annotated[int, typer.Option(help="Of --limit and of random boxes.")]
-SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without a picture.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that run together.")]
-Batch = Annotated[str, typer.Option("--batch-size", help="Prompts that run together; auto finds what fits.")]
-ProtocolName = Annotated[
-    str, typer.Option(help="paper: the reference's exact prompts; native: viscot's own.")
-]
-BoxFormat = Annotated[
-    str | None, typer.Option(help="How the model writes boxes; 'viscot bench list' shows them.")
-]
-MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Server: prompts under way at once.")]
-Timeout = Annotated[float, typer.Option(min=0.1, help="Server: seconds until a call is tried again.")]
-MaxRequests = Annotated[int | None, typer.Option(min=1, help="Server: stop after this many calls.")]
-MaxCost = Annotated[float | None, typer.Option(help="Server: stop before this many dollars; needs --price.")]
-PriceOf = Annotated[str | None, typer.Option(help="READ,WRITTEN in dollars for a million tokens each.")]
-Gpus = Annotated[int, typer.Option(min=1, help="Share the pictures among this many GPUs of this machine.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
 LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
 Attn = Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")]
+MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
+Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_det/, refcoco/ and pictures.")]
+Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-BENCHMARK].")]
+SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without a picture.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that run together.")]
+BoxFormat = Annotated[
+    str | None, typer.Option(help="How the model writes boxes; 'viscot bench list' shows them.")
+]
+Concurrency = Annotated[int, typer.Option(min=1, help="Server: prompts under way at once.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Server: seconds until a call is tried again.")]
+MaxRequests = Annotated[int | None, typer.Option(min=1, help="Server: stop after this many calls.")]
 
 
-def api_options(
-    concurrency: int, timeout: float, max_requests: int | None, max_cost: float | None, price: str | None
-) -> ApiOptions:
-    from viscot_core.engines.api import ApiOptions, Price
+@dataclass(frozen=True)
+class WhoAnswers:
+    """The model and how it is loaded."""
+
+    model: Model = None
+    box_format: BoxFormat = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    load_in: LoadIn = None
+    attn: Attn = "sdpa"
+
+    def options(self, batch_size: int, api: ApiOptions | None = None) -> EngineOptions:
+        """``batch_size`` 0 finds what fits."""
+        from viscot_core.engines.open import EngineOptions
+
+        return EngineOptions(
+            self.model,
+            self.device,
+            self.dtype,
+            self.load_in,
+            self.attn,
+            batch_size,
+            self.box_format,
+            api,
+        )
+
+
+@dataclass(frozen=True)
+class Server:
+    """How a model behind an address is asked."""
+
+    concurrency: Concurrency = 8
+    timeout: Timeout = 120.0
+    max_requests: MaxRequests = None
+    max_cost: Annotated[
+        float | None,
+        typer.Option(min=0, help="Server: stop before this many dollars; needs --price."),
+    ] = None
+    price: Annotated[str | None, typer.Option(help="READ,WRITTEN: dollars for a million tokens each.")] = None
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Server: a folder that keeps its replies, so that none is paid for twice."),
+    ] = None
+
+    def options(self) -> ApiOptions:
+        """Raises UsageError for a price that is none, or a cap without a price."""
+        from viscot_core.engines.api import ApiOptions
+
+        return ApiOptions(
+            self.concurrency,
+            self.timeout,
+            max_requests=self.max_requests,
+            max_cost=self.max_cost,
+            price=None if self.price is None else price_of(self.price),
+            cache=self.cache,
+        )
+
+
+@dataclass(frozen=True)
+class Running:
+    """What ``bench cot`` and ``bench refcoco`` share beside the model."""
+
+    data: Data = Path("data")
+    out: Out = None
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="This many questions of each data set, drawn by --seed.")
+    ] = None
+    seed: Annotated[int, typer.Option(help="Of --limit and of random boxes.")] = 0
+    skip_missing: SkipMissing = False
+    batch_size: Annotated[str, typer.Option(help="Prompts that run together; auto finds what fits.")] = "auto"
+    max_new_tokens: MaxNew = 128
+    gpus: Annotated[
+        int, typer.Option(min=1, help="Share the pictures among this many GPUs of this machine.")
+    ] = 1
+    export: Annotated[
+        str | None,
+        typer.Option(help="upstream: write the reference's own result files too, into RUN/upstream."),
+    ] = None
+
+    def options(self, who: WhoAnswers, server: Server, kind: str, protocol: str = "paper") -> BenchOptions:
+        """Everything together; ``kind`` names the default run folder."""
+        from viscot_core.bench.benchmarks import BenchOptions
+        from viscot_core.errors import UsageError
+
+        check_export(self.export)
+        if self.export and self.limit:
+            raise UsageError("The reference reads boxes by line: --export upstream takes no --limit.")
+        return BenchOptions(
+            out=self.out or default_out(who.model, kind),
+            data=self.data,
+            engine=who.options(batch_size_of(self.batch_size), server.options()),
+            limit=self.limit,
+            seed=self.seed,
+            skip_missing=self.skip_missing,
+            protocol=protocol,
+            max_new_tokens=self.max_new_tokens,
+            gpus=self.gpus,
+        )
+
+
+def price_of(text: str) -> Price:
+    """``READ,WRITTEN``: dollars for a million tokens read and written."""
+    from viscot_core.engines.api import Price
     from viscot_core.errors import UsageError
 
-    parsed = None
-    if price is not None:
-        try:
-            read, written = (float(part) for part in price.split(","))
-        except ValueError as error:
-            raise UsageError(f"--price is READ,WRITTEN like 0.15,0.60, not '{price}'.") from error
-        parsed = Price(read, written)
-    return ApiOptions(concurrency, timeout, max_requests=max_requests, max_cost=max_cost, price=parsed)
+    try:
+        read, written = (float(part) for part in text.split(","))
+    except ValueError:
+        read = written = -1.0
+    if not (0 <= read < math.inf and 0 <= written < math.inf):
+        raise UsageError(f"--price is READ,WRITTEN like 0.15,0.60, not '{text}'.")
+    return Price(read, written)
+
+
+def check_export(to: str | None) -> None:
+    """Raise UsageError for an export there is none of."""
+    from viscot_core.errors import UsageError
+
+    if to not in (None, "upstream"):
+        raise UsageError(f"A run is exported as upstream, the reference's own result files, not as '{to}'.")
 
 
 def batch_size_of(text: str) -> int:
@@ -87,23 +180,6 @@ def policy_of(name: str) -> CropPolicy:
     return CropPolicy(name)
 
 
-@contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress that learns its total from the first call."""
-    with ExitStack() as stack:
-        advance: list[Callable[[int], None]] = []
-        shown = 0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal shown
-            if not advance:
-                advance.append(stack.enter_context(console.progress(what, total)))
-            advance[0](done - shown)
-            shown = done
-
-        yield progress
-
-
 def names_of(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -111,43 +187,3 @@ def names_of(text: str) -> tuple[str, ...]:
 def default_out(model: str | None, kind: str) -> Path:
     name = (model or "viscot-tiny").rstrip("/").replace("#", "/").rpartition("/")[2]
     return Path("results") / f"{name}-{kind}"
-
-
-def show_figures(info: RunInfo) -> None:
-    """Whole data sets' figures, where a run keeps them."""
-    rows = [
-        (strategy, name, metric, f"{value:.4g}")
-        for strategy, sets in info.figures.items()
-        for name, metrics in sets.items()
-        for metric, value in metrics.items()
-    ]
-    if rows:
-        console.table(["strategy", "task", "metric", "figure"], rows, right=("figure",))
-
-
-def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
-    """What was done and what is open; PartlyDone where something failed or is pending."""
-    from viscot_core.bench.shards import shard_of
-    from viscot_core.errors import PartlyDone
-
-    shard = shard_of()
-    if not shard.is_alone:  # a task of srun: what is open now may be another's share
-        console.out(f"{out}: rank {shard.rank} of {shard.world} finished {tally.finished}")
-        if tally.failed or tally.open:
-            raise PartlyDone(f"Rank {shard.rank}: {tally.failed} failed, {tally.open.total()} left open.")
-        return
-    for warning in info.warnings:
-        console.say(f"note: {warning}.")
-    counts = info.counts
-    total = sum(counts.values())
-    speed = f", {tally.finished / tally.seconds:.1f} a second" if tally.finished and tally.seconds else ""
-    console.out(f"{out}: {counts['done']} of {total} done ({tally.finished} now{speed})")
-    if counts["missing"]:
-        console.out(f"{counts['missing']} left out: their pictures are missing (--skip-missing)")
-    if counts["failed"] or counts["pending"] or tally.open:
-        reasons = "".join(f"\n  {n} x {reason}" for reason, n in tally.open.most_common(5))
-        raise PartlyDone(
-            f"{counts['failed']} failed and {counts['pending']} pending; the same command tries them again."
-            f"{reasons}"
-        )
-    console.say(f"next: {then}")

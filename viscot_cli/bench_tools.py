@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.bench_options import Concurrency, Data, MaxRequests, Timeout, api_options, names_of
+from viscot_cli.bench_options import Concurrency, Data, MaxRequests, Server, Timeout, check_export, names_of
 
 
 def import_(
@@ -47,10 +47,8 @@ def export(
 ) -> None:
     """Write a run as the reference's own result files, for its scorer."""
     from viscot_core.bench.upstream_export import export_upstream
-    from viscot_core.errors import UsageError
 
-    if to != "upstream":
-        raise UsageError(f"--to is upstream, not '{to}'.")
+    check_export(to)
     for path in export_upstream(run, out or run / "upstream"):
         console.out(str(path))
 
@@ -129,7 +127,7 @@ def calibrate(
     from viscot_core.errors import PartlyDone
 
     chosen = [codec(name) for name in names_of(formats)] or list(CODECS.values())
-    api = api_options(concurrency, timeout, max_requests, None, None)
+    api = Server(concurrency, timeout, max_requests).options()
     # Calibration shows each format its own size of picture: the engine sends them as they are.
     engine = open_engine(EngineOptions(model, box_format="viscot", api=api))
     fits = measure(engine, chosen, count=count)

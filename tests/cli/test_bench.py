@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_server import JudgeServer, completion, error
 from made_bench import write_root
 
 Cli = Callable[..., Any]
@@ -45,15 +46,19 @@ def test_unreadable_pictures_make_it_partly_done(cli: Cli, root: Path, model: Pa
     )
     assert ran.code == 3
     assert "2 failed and 0 pending" in ran.err
+    assert "2 x " in ran.err
+    assert "1.png" in ran.err
     assert "2 of 4 done" in ran.out
 
 
 def test_refcoco(cli: Cli, root: Path, model: Path, tmp_path: Path) -> None:
-    ran = cli(
-        "bench", "refcoco", "--model", model, "--data", root, "--out", tmp_path, "--max-new-tokens", "4"
-    )
+    command = ("bench", "refcoco", "--model", model, "--data", root, "--out", tmp_path / "out")
+    ran = cli(*command, "--max-new-tokens", "4", "--export", "upstream")
     assert ran.code == 0, ran.err
     assert "4 of 4 done" in ran.out
+    assert (tmp_path / "out" / "upstream" / "refcoco" / "REC_refcoco_made_val.jsonl").is_file()
+    shown = cli("stats", tmp_path / "out")
+    assert "4 (100.0 %)" in shown.out, "boxes that cannot be parsed are counted"
 
 
 def test_what_is_wrong_is_told_before_a_model_is_loaded(cli: Cli, root: Path) -> None:
@@ -64,6 +69,12 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(cli: Cli, root: Path) ->
         (("--crop-policy", "tigth"), "Did you mean 'tight'"),
         (("--protocol", "papers"), "Did you mean 'paper'"),
         (("--box-format", "qwen25-vl"), "Did you mean 'qwen2.5-vl'"),
+        (("--export", "llava"), "exported as upstream"),
+        (("--export", "upstream", "--limit", "2"), "takes no --limit"),
+        (("--batch-size", "big"), "auto or a number from 1"),
+        (("--price", "1"), "--price is READ,WRITTEN"),
+        (("--price", "-1,2"), "--price is READ,WRITTEN"),
+        (("--max-cost", "1"), "--max-cost needs --price"),
     ):
         ran = cli("bench", "cot", "--model", "/no/such/model", "--data", root, "--out", root / "out", *words)
         assert ran.code == 2, ran.err
@@ -73,6 +84,35 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(cli: Cli, root: Path) ->
     assert ran.code == 1
     assert "1 pictures are missing (2 of 4 questions need them)" in ran.err
     assert not (root / "out").exists()
+
+
+def test_a_server_with_a_budget_and_kept_replies(cli: Cli, root: Path, tmp_path: Path) -> None:
+    with JudgeServer(lambda number, body: completion("[0.100, 0.200, 0.300, 0.400]")) as server:
+        base = ("bench", "cot", "--model", f"{server.url}#m", "--box-format", "viscot", "--data", root)
+        command = (*base, "--cache", tmp_path / "replies", "--concurrency", "1", "--out")
+        short = cli(*command, tmp_path / "a", "--max-requests", "3")
+        assert short.code == 3
+        assert "3 x --max-requests 3 are used up" in short.err
+        assert "1 of 4 done" in short.out, "an answer that is paid for is kept"
+        assert cli(*command, tmp_path / "a").code == 0
+        assert len(server.requests) == 8, "two turns of four questions, the third reply kept"
+        assert cli(*command, tmp_path / "b").code == 0
+        assert len(server.requests) == 8
+
+
+def test_a_refused_key_stops_at_once_and_names_the_variable(
+    cli: Cli, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up")
+    with JudgeServer(lambda number, body: error(401, "no such key sk-made-up")) as server:
+        ran = cli(
+            "bench", "cot", "--model", f"{server.url}#m", "--box-format", "viscot", "--data", root,
+            "--out", tmp_path / "out", "--concurrency", "1",
+        )  # fmt: skip
+        assert len(server.requests) == 1
+    assert ran.code == 1
+    assert "the key in OPENAI_API_KEY" in ran.err
+    assert "sk-made-up" not in ran.err
 
 
 def test_the_lists(cli: Cli) -> None:

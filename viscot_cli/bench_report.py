@@ -1,0 +1,82 @@
+"""How a run of ``viscot bench`` is told: its progress, its figures, what is done and what is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from viscot_cli import console
+
+if TYPE_CHECKING:
+    from viscot_core.bench.records import RunInfo
+    from viscot_core.bench.run import Tally
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress that learns its total from the first call."""
+    with ExitStack() as stack:
+        advance: list[Callable[[int], None]] = []
+        shown = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal shown
+            if not advance:
+                advance.append(stack.enter_context(console.progress(what, total)))
+            advance[0](done - shown)
+            shown = done
+
+        yield progress
+
+
+def show_figures(info: RunInfo) -> None:
+    """Whole data sets' figures, where a run keeps them."""
+    rows = [
+        (strategy, name, metric, f"{value:.4g}")
+        for strategy, sets in info.figures.items()
+        for name, metrics in sets.items()
+        for metric, value in metrics.items()
+    ]
+    if rows:
+        console.table(["strategy", "task", "metric", "figure"], rows, right=("figure",))
+
+
+def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
+    """What was done and what is open; PartlyDone where something failed or is pending."""
+    from viscot_core.bench.shards import shard_of
+    from viscot_core.errors import PartlyDone
+
+    shard = shard_of()
+    if not shard.is_alone:  # a task of srun: what is open now may be another's share
+        console.out(f"{out}: rank {shard.rank} of {shard.world} finished {tally.finished}")
+        if tally.failed or tally.open:
+            raise PartlyDone(f"Rank {shard.rank}: {tally.failed} failed, {tally.open.total()} left open.")
+        return
+    for warning in info.warnings:
+        console.say(f"note: {warning}.")
+    counts = info.counts
+    total = sum(counts.values())
+    speed = f", {tally.finished / tally.seconds:.1f} a second" if tally.finished and tally.seconds else ""
+    console.out(f"{out}: {counts['done']} of {total} done ({tally.finished} now{speed})")
+    if counts["missing"]:
+        console.out(f"{counts['missing']} left out: their pictures are missing (--skip-missing)")
+    if counts["failed"] or counts["pending"] or tally.open:
+        found = [*tally.failures.most_common(5), *tally.open.most_common(5)]
+        reasons = "".join(f"\n  {n} x {reason}" for reason, n in found)
+        raise PartlyDone(
+            f"{counts['failed']} failed and {counts['pending']} pending; the same command tries them again."
+            f"{reasons}"
+        )
+    console.say(f"next: {then}")
+
+
+def export_if_asked(to: str | None, run: Path) -> None:
+    """``--export upstream``, once the run is whole."""
+    from viscot_core.bench.shards import shard_of
+    from viscot_core.bench.upstream_export import export_upstream
+
+    if to is not None and shard_of().is_alone:
+        for path in export_upstream(run, run / "upstream"):
+            console.out(str(path))
