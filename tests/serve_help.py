@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
+import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,6 +123,17 @@ class Running:
     def get(self, path: str, **more: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=30, trust_env=False, **more)
 
+    def leave(self, body: Any, when: Callable[[], bool]) -> None:
+        """Ask, go without the answer as soon as ``when()``, and wait until the server has noticed."""
+        content = json.dumps(body).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(content)}\r\n\r\n"
+        host, port = self.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as client:
+            client.sendall(head.encode() + content)
+            wait_for(when)
+        wait_for(lambda: 'status="499"' in self.get("/metrics").text)
+
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""
         lines = self.get("/metrics").text.splitlines()
@@ -136,6 +149,14 @@ class Running:
         while self.server.gate.inside or self.server.batcher.waiting:
             assert time.monotonic() < until, "requests are still in flight"
             time.sleep(0.01)
+
+
+def wait_for(done: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Until something is so."""
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.01)
 
 
 @contextmanager
