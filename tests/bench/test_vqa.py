@@ -76,7 +76,10 @@ def test_missing_pictures_are_named_or_counted(tmp_path: Path) -> None:
 def test_a_bad_row_is_named(tmp_path: Path) -> None:
     file = write(tmp_path, [row(1)])
     file.write_text(file.read_text() + '{"question_id": 2, "image": "1.png"}\n')
-    with pytest.raises(DataError, match=r"mine\.jsonl:2.*text"):
+    with pytest.raises(DataError, match=r"mine\.jsonl:2.*'text' is missing; correct the row\.$"):
+        load_questions(file, tmp_path / "images", STYLES["short"])
+    file.write_text("")
+    with pytest.raises(DataError, match="holds no question;"):
         load_questions(file, tmp_path / "images", STYLES["short"])
 
 

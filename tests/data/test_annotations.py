@@ -104,7 +104,7 @@ def test_a_bad_row_names_file_line_field_and_value(
     with pytest.raises(
         DataError, match=r"m\.jsonl:2: " + says + ".*; correct the row, or pass --skip-bad 1 "
     ):
-        list(Rows(path, MetadataRow))
+        list(Rows(path, MetadataRow, skip_bad=0))
     rows = Rows(path, MetadataRow, skip_bad=1)
     assert len(list(rows)) == 2
     assert len(rows.bad) == 1 and "m.jsonl:2" in rows.bad[0]

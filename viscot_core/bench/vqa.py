@@ -114,6 +114,8 @@ def load_questions(file: Path, images: Path, style: Style, *, skip_missing: bool
             ``skip_missing``).
     """
     rows = list(Rows(file, QuestionRow))
+    if not rows:
+        raise DataError(f"{file} holds no question; give a row {{question_id, image, text}} for each.")
     for row in rows:
         if (accepted := row.accepted()) and not style.fits(accepted):
             raise DataError(

@@ -172,10 +172,10 @@ class Rows(Generic[R]):
     """Iterate the typed rows of a JSON list or JSONL file, one block in memory.
 
     Up to ``skip_bad`` rows may be bad: ``bad`` holds a sentence about each. One more raises DataError, naming
-    file, line, field and value.
+    file, line, field and value. None: none may be, whatever the user says.
     """
 
-    def __init__(self, path: Path | str, kind: type[R], skip_bad: int = 0) -> None:
+    def __init__(self, path: Path | str, kind: type[R], skip_bad: int | None = None) -> None:
         self.path, self.kind, self.skip_bad = Path(path), kind, skip_bad
         self.bad: list[str] = []
 
@@ -193,6 +193,8 @@ class Rows(Generic[R]):
         except ValidationError as error:
             problem = f"{self.path}:{raw.line}: {describe(error)}"
         self.bad.append(problem)
+        if self.skip_bad is None:
+            raise DataError(f"{problem}; correct the row.")
         if len(self.bad) > self.skip_bad:
             raise DataError(
                 f"{problem}; correct the row, or pass --skip-bad {len(self.bad)} to go on without it."
