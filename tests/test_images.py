@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from viscot_core import images
-from viscot_core.boxes import Box
 from viscot_core.errors import ImageError
-from viscot_core.images import View, crop, draw_answer, open_image, pad_to_square, preprocess, view_of
+from viscot_core.images import View, crop, open_image, pad_to_square, preprocess, square_pixels, view_of
 
 
 def test_pixels_equal_the_reference_bit_for_bit(golden: Path) -> None:
@@ -86,8 +85,36 @@ def test_a_decompression_bomb_is_refused_before_decoding(
 ) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 99)
     Image.new("RGB", (10, 10)).save(tmp_path / "bomb.png")
-    with pytest.raises(ImageError, match="10 x 10 pixels"):
+    with pytest.raises(ImageError, match="10 x 10, more than 99 pixels"):
         open_image(tmp_path / "bomb.png")
+
+
+def test_a_side_that_is_too_long(tmp_path: Path) -> None:
+    Image.new("1", (70_000, 2)).save(tmp_path / "strip.png")
+    with pytest.raises(ImageError, match=r"strip.png is too large .*70000 x 2, more than 65,535 "):
+        open_image(tmp_path / "strip.png")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "TIFF"])
+def test_a_picture_without_pixels(kind: str, tmp_path: Path) -> None:
+    import struct
+
+    headers = {
+        "GIF": b"GIF89a" + struct.pack("<HHBBB", 0, 0, 0, 0, 0) + b"," + bytes(9) + b"\x02\x00;",
+        "BMP": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 0, 0, 1, 24, 0, 0, 0, 0, 0, 0),
+        "PPM": b"P6 0 0 255\n",
+        "TIFF": b"II*\0" + struct.pack("<IHHHIIHHIII", 8, 2, 256, 3, 1, 0, 257, 3, 1, 0, 0),
+    }
+    (tmp_path / "none").write_bytes(headers[kind])
+    with pytest.raises(ImageError, match=r"none (has no pixels|cannot be read)"):
+        open_image(tmp_path / "none")
+
+
+def test_numbers_of_any_kind_become_eight_bits(tmp_path: Path) -> None:
+    for kind, largest in ((np.float32, 255.0), (np.int32, 60_000), (np.uint16, 60_000)):
+        Image.fromarray(np.linspace(0, largest, 64).astype(kind).reshape(8, 8)).save(tmp_path / "n.tif")
+        read = np.asarray(open_image(tmp_path / "n.tif"))
+        assert read.shape == (8, 8, 3) and read.max() >= 230, kind
 
 
 def test_crops_are_named_by_picture_and_window() -> None:
@@ -110,7 +137,18 @@ def test_padding_puts_the_picture_in_the_middle() -> None:
     assert padded.getpixel((0, 1)) == (255, 0, 0)
 
 
-def test_a_drawn_answer_shows_picture_crop_and_words() -> None:
-    sheet = draw_answer(Image.new("RGB", (64, 48)), Box(0.2, 0.2, 0.6, 0.6), (10, 5, 40, 35), ("Q", "A"))
-    assert sheet.height > 420
-    assert sheet.width > 420
+def test_a_strip_is_resized_before_it_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded to a square, 200 x 60,000 would take 10 GB; the pixels are the square's but for its edge."""
+    noise = np.random.default_rng(0).integers(0, 256, (600, 40, 3), dtype=np.uint8)
+    for picture in (Image.fromarray(noise), Image.fromarray(noise.transpose(1, 0, 2))):
+        whole = square_pixels(picture, 56).astype(int)
+        monkeypatch.setattr(images, "MAX_PIXELS", 599 * 599)
+        early = square_pixels(picture, 56)
+        monkeypatch.undo()
+        assert early.shape == whole.shape and np.abs(early - whole).mean() < 2
+        assert (early == images.PAD_COLOR).all(-1).mean() > 0.9
+
+
+def test_a_long_strip_costs_little() -> None:
+    assert preprocess(Image.new("RGB", (200, 60_000)), 56).shape == (3, 56, 56)
+    assert images.quick_square_pixels(Image.new("RGB", (60_000, 200)), 56).shape == (56, 56, 3)

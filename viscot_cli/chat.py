@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from viscot_cli import console
-from viscot_cli.infer import (
+from viscot_cli.asking import (
     Attn,
     Device,
     Dtype,
@@ -21,15 +23,18 @@ from viscot_cli.infer import (
     open_chain,
     show,
 )
+from viscot_core.errors import UsageError, ViscotError
 
 if TYPE_CHECKING:
     from viscot_core.asking import Asked
-    from viscot_core.chain import VisualCoT
+    from viscot_core.chain import Strategy, VisualCoT
 
-HELP = (
-    "Ask about the picture; or: /box draws the last box and crop into a file, /crop saves the last crop, "
-    "/direct QUESTION asks in one turn, /image FILE takes another picture, /quit leaves."
-)
+HELP = """Ask about the picture, or:
+  /box              draw the last box, crop and answer into a file
+  /crop             save the last crop into a file
+  /direct QUESTION  ask in one turn, without box and crop
+  /image FILE       talk about another picture
+  /quit             leave (Ctrl-D too)"""
 
 
 def chat(
@@ -45,11 +50,15 @@ def chat(
     seed: Seed = 0,
 ) -> None:
     """Ask several questions about one picture; /help lists what else it takes."""
+    from viscot_core.engines.open import EngineOptions
     from viscot_core.images import open_image
 
     open_image(picture, exif=True)  # a bad path is told before a model is loaded
-    chain = open_chain(model, device, dtype, load_in, attn, temperature, top_p, seed)
+    options = EngineOptions(model, device, dtype, load_in, attn)
+    chain = open_chain(options, temperature=temperature, top_p=top_p, seed=seed)
     console.say(HELP)
+    with suppress(ImportError):  # arrow keys and a history, where Python was built with them
+        import readline  # noqa: F401
     session = Chat(chain, picture, max_new_tokens)
     while True:
         try:
@@ -70,50 +79,46 @@ class Chat:
         self.picture = picture
         self.max_new_tokens = max_new_tokens
         self.last: Asked | None = None
-        self._saved = 0
 
     def hear(self, line: str) -> None:
         """Do what one line says; a mistake is told and the conversation goes on."""
-        from viscot_core.errors import ViscotError
-
         command, _, rest = line.partition(" ")
         try:
             if command == "/image":
                 self._take(rest.strip())
             elif command == "/direct":
-                self._ask(rest, direct=True)
+                self._ask(rest, "direct")
             elif command in ("/box", "/crop"):
-                self._save(command)
+                self._save(command[1:])
             elif line.startswith("/"):
                 console.say(HELP)
             else:
-                self._ask(line, direct=False)
-        except ViscotError as error:
-            console.say(str(error))
+                self._ask(line, "cot")
+        except (ViscotError, OSError) as error:
+            console.say(console.explain(error)[0])
 
-    def _ask(self, question: str, *, direct: bool) -> None:
+    def _ask(self, question: str, strategy: Strategy) -> None:
         from viscot_core.asking import Asked, Item
 
-        answer = self.chain.ask(
-            self.picture, question, strategy="direct" if direct else "cot", max_new_tokens=self.max_new_tokens
-        )
-        self.last = Asked(Item(self.picture, question), answer)
+        answer = self.chain.ask(self.picture, question, strategy=strategy, max_new_tokens=self.max_new_tokens)
+        self.last = Asked(Item(self.picture, question), strategy, answer)
         show(self.last, with_name=False)
 
     def _take(self, name: str) -> None:
         from viscot_core.images import open_image
 
+        if not name:
+            raise UsageError("Which picture? Write /image FILE.")
         picture = Path(name).expanduser()
         open_image(picture, exif=True)
         self.picture, self.last = picture, None
 
     def _save(self, what: str) -> None:
-        from viscot_core.asking import save_crop, save_picture
+        from viscot_core.asking import save_crop, save_drawing
 
-        if self.last is None or self.last.answer is None or self.last.answer.strategy == "direct":
-            console.say("There is no box yet; ask a question first.")
-            return
-        self._saved += 1
-        target = Path(f"{self.picture.stem}-{what[1:]}-{self._saved}.png")
-        (save_picture if what == "/box" else save_crop)(self.last, target)
+        if self.last is None or self.last.strategy == "direct":
+            raise UsageError(f"There is no {what} yet; ask a question first.")
+        names = (Path(f"{self.picture.stem}-{what}-{number}.png") for number in itertools.count(1))
+        target = next(path for path in names if not path.exists())
+        (save_drawing if what == "box" else save_crop)(self.last, target)
         console.say(f"saved {target}")

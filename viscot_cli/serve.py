@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
+from viscot_cli.asking import Attn, Device, Dtype, LoadIn, open_chain
 
 
 def serve(
@@ -27,10 +28,10 @@ def serve(
     max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, MB.")] = 20.0,
     max_pixels: Annotated[float, typer.Option(min=0.01, help="Largest picture, million pixels.")] = 40.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer that may be asked for.")] = 512,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
-    load_in: Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")] = None,
-    attn: Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")] = "sdpa",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    load_in: LoadIn = None,
+    attn: Attn = "sdpa",
 ) -> None:
     """Serve a model over HTTP as OpenAI does: /v1/chat/completions and /v1/models, with /health and /metrics.
 
@@ -39,7 +40,7 @@ def serve(
     """
     import os
 
-    from viscot_cli.infer import open_chain
+    from viscot_core.engines.open import EngineOptions
     from viscot_core.serve.settings import Limits, ServeOptions, api_key_from
 
     options = ServeOptions(
@@ -60,7 +61,7 @@ def serve(
     from viscot_core.serve.run import serve as run
 
     with listen(host, port) as listening:  # a taken port is told before a model is loaded
-        engine = open_chain(model, device, dtype, load_in, attn, 0.0, 1.0, 0, batch_size).engine
+        engine = open_chain(EngineOptions(model, device, dtype, load_in, attn, batch_size)).engine
 
         def ready() -> None:
             console.say(f"{engine.name} is served at {url_of(listening)}/v1 (Ctrl-C finishes and leaves)")

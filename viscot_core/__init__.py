@@ -32,8 +32,7 @@ def load(
     damaged.
     """
     from viscot_core.chain import VisualCoT
-    from viscot_core.engines.local import LocalEngine
-    from viscot_core.models.load import load_model
+    from viscot_core.engines.open import EngineOptions, open_engine
 
-    loaded = load_model(name, device=device, dtype=dtype, load_in=load_in, attn=attn)
-    return VisualCoT(LocalEngine(loaded))
+    model = None if name is None else str(name)
+    return VisualCoT(open_engine(EngineOptions(model, device, dtype, load_in, attn)))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from viscot_core.boxes import BoxStatus
 from viscot_core.chain import Answer, Question, Strategy, VisualCoT, check_question
+from viscot_core.drawing import check_ending, draw_answer, save_picture
 from viscot_core.errors import DataError, ImageError, UsageError
-from viscot_core.images import draw_answer, open_image
+from viscot_core.images import open_image
 
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings that count as pictures in a folder; a single file may have any."""
@@ -33,12 +32,18 @@ class Asked:
     """An item with its answer, or with the reason (one sentence) why there is none."""
 
     item: Item
+    strategy: Strategy
     answer: Answer | None
     error: str | None = None
 
     def record(self, model: str) -> dict[str, Any]:
         """One line of ``--json``: boxes in both frames (padded square 0..1, pixels), status, timing."""
-        about = {"image": str(self.item.image), "question": self.item.question, "model": model}
+        about = {
+            "image": str(self.item.image),
+            "question": self.item.question,
+            "model": model,
+            "strategy": self.strategy,
+        }
         if self.answer is None:
             return {**about, "status": "failed", "error": self.error}
         return {**about, "status": "done", "error": None, **describe(self.answer)}
@@ -63,6 +68,9 @@ def describe(answer: Answer) -> dict[str, Any]:
     }
 
 
+# -- what is asked -----------------------------------------------------------------------------------
+
+
 def collect(what: str, question: str | None) -> list[Item]:
     """The items behind a picture's path, a folder, a quoted glob, or a JSONL of ``{image, question}``.
 
@@ -81,22 +89,27 @@ def collect(what: str, question: str | None) -> list[Item]:
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)
         if not found:
-            raise UsageError(f"There is no picture in {path} ({', '.join(sorted(PICTURES))}).")
+            raise UsageError(
+                f"There is no picture in {path} ({', '.join(sorted(PICTURES))}); give another folder."
+            )
     elif not path.exists() and glob.has_magic(what):
-        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        names = sorted(glob.glob(str(path), recursive=True))
+        found = [each for each in map(Path, names) if not each.is_dir()]
         if not found:
-            raise UsageError(f"No file matches {what}.")
+            raise UsageError(f"No file matches {what}; check the pattern.")
     else:
         found = [path]
     return [Item(image, question) for image in found]
 
 
 def _rows(path: Path, question: str | None) -> list[Item]:
-    items = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}).") from error
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}); convert it first.") from error
+    items = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -108,11 +121,14 @@ def _rows(path: Path, question: str | None) -> list[Item]:
                 f'{path}, line {number}: a row is {{"image": PATH, "question": TEXT}} ({error!r}).'
             ) from error
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{path}, line {number}: the question is missing or empty.")
+            raise DataError(f"{path}, line {number}: the question is missing or empty; write one.")
         items.append(Item(path.parent / image, check_question(text)))
     if not items:
-        raise DataError(f"{path} has no rows.")
+        raise DataError(f'{path} has no rows; a row is {{"image": PATH, "question": TEXT}}.')
     return items
+
+
+# -- what is answered --------------------------------------------------------------------------------
 
 
 def ask_items(
@@ -123,7 +139,7 @@ def ask_items(
     strategy: Strategy = "cot",
     max_new_tokens: int = 128,
 ) -> Iterator[Asked]:
-    """Answers in the items' order, a batch at a time; an unreadable picture fails alone."""
+    """Answers in the items' order, a batch at a time; a picture or prompt that does not work fails alone."""
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
         done: dict[int, Asked] = {}
@@ -132,42 +148,62 @@ def ask_items(
             try:
                 questions[number] = Question(open_image(item.image, exif=True), item.question)
             except ImageError as error:
-                done[number] = Asked(item, None, str(error))
-        answers = chain.ask_many(list(questions.values()), strategy=strategy, max_new_tokens=max_new_tokens)
+                done[number] = Asked(item, strategy, None, str(error))
+        answers: list[Answer] = []
+        if questions:
+            answers = chain.ask_many(
+                list(questions.values()), strategy=strategy, max_new_tokens=max_new_tokens
+            )
         for number, answer in zip(questions, answers, strict=True):
-            failed = answer.error is not None
-            done[number] = Asked(batch[number], None if failed else answer, answer.error)
+            if answer.error is None:
+                done[number] = Asked(batch[number], strategy, answer)
+            else:
+                reason = f"{batch[number].image}: the model could not answer ({answer.error})."
+                done[number] = Asked(batch[number], strategy, None, reason)
         yield from (done[number] for number in range(len(batch)))
 
 
-def save_picture(asked: Asked, target: Path) -> None:
-    """Draw the box and the crop beside the picture, with question and answer below; written atomically.
+# -- what is drawn -----------------------------------------------------------------------------------
+
+
+def places_to_save(items: Sequence[Item], save: Path) -> list[Path]:
+    """Where each item's drawing goes: ``save`` itself for one item, a PNG of its own in that folder for many.
 
     Raises:
-        UsageError: the ending is none that Pillow writes.
+        UsageError: a file where a folder is needed, or an ending that Pillow does not write.
+    """
+    if len(items) == 1 and not save.is_dir():
+        check_ending(save)
+        return [save]
+    if not save.is_dir() and (save.exists() or save.suffix.lower() in PICTURES):
+        raise UsageError(f"{len(items)} answers do not fit the one file {save}; give a folder.")
+    places: dict[Path, None] = {}
+    for item in items:
+        names = (f"{item.image.stem}{end}.png" for end in ("", *(f"-{n}" for n in range(2, len(items) + 1))))
+        places[next(save / name for name in names if save / name not in places)] = None
+    return list(places)
+
+
+def save_drawing(asked: Asked, target: Path) -> None:
+    """Draw the box and the crop beside the picture, with question and answer below; written atomically.
+
+    Nothing is drawn where there is no answer, no box where the model named none that can be read.
     """
     answer = asked.answer
     if answer is None:
         return
-    lines: tuple[str, ...] = (asked.item.question, answer.text)
-    if answer.strategy == "cot":
-        lines = (*lines, f"box {answer.box_text} ({answer.status})")
-    _write(draw_answer(open_image(asked.item.image, exif=True), answer.box, answer.crop, lines), target)
+    picture = open_image(asked.item.image, exif=True)
+    lines = [asked.item.question, answer.text]
+    if answer.strategy == "direct":
+        drawn = draw_answer(picture, None, None, lines)
+    else:
+        lines.append(f"box {answer.box_text} ({answer.status})")
+        box = None if answer.status == BoxStatus.UNPARSABLE else answer.box
+        drawn = draw_answer(picture, box, answer.crop, lines)
+    save_picture(drawn, target)
 
 
 def save_crop(asked: Asked, target: Path) -> None:
     """Save the part of the picture that the model looked at again; written atomically."""
     if asked.answer is not None:
-        _write(open_image(asked.item.image, exif=True).crop(asked.answer.crop), target)
-
-
-def _write(picture: Image.Image, target: Path) -> None:
-    if target.suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"{target}: pictures are saved as .png or .jpg; change the ending.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.part{target.suffix}")
-    try:
-        picture.save(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        save_picture(open_image(asked.item.image, exif=True).crop(asked.answer.crop), target)

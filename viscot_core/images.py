@@ -1,4 +1,4 @@
-"""Pictures: open safely, pad to a square, crop, resize and normalise, draw an answer.
+"""Pictures: open safely, pad to a square, crop, resize and normalise.
 
 Preprocessing equals 2023's CLIP pixels bit for bit: pad to a square with the mean colour, Pillow bicubic
 resize to the tower's side, rescale and normalise in float32.
@@ -7,6 +7,7 @@ resize to the tower's side, rescale and normalise in float32.
 from __future__ import annotations
 
 import hashlib
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +16,21 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from viscot_core.boxes import Box, Window
+from viscot_core.boxes import Window
 from viscot_core.errors import ImageError
 
 PAD_COLOR = (122, 116, 104)
 """CLIP's mean colour in 0..255, rounded down: the colour of the padding."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-MAX_PIXELS = 256_000_000
-"""Largest picture that is decoded (16,000 x 16,000); beyond it a file is taken for a decompression bomb."""
+MAX_PIXELS = 178_956_970
+"""Largest picture that is decoded: Pillow's own limit; what is larger it takes for a decompression bomb."""
+MAX_SIDE = 65_535
+"""Longest side that is decoded: JPEG's own limit."""
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError, EOFError, struct.error)
+"""What Pillow's decoders raise on damaged files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ def open_image(path: Path | str, *, exif: bool = False) -> Image.Image:
     8 bit.
 
     Raises:
-        ImageError: missing, a directory, empty, damaged, no picture, or more than ``MAX_PIXELS`` pixels.
+        ImageError: missing, a directory, empty, damaged, no picture, or larger than ``MAX_PIXELS`` or
+            ``MAX_SIDE``.
     """
     path = Path(path)
     if path.is_dir():
@@ -81,26 +87,46 @@ def read_image(
             # The limit below is ours and larger than Pillow's, whose warning would only repeat it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(source, formats=formats) as image:
-                if image.width * image.height > limit:
-                    raise ImageError(
-                        f"{name} has {image.width} x {image.height} pixels, more than {limit:,}; "
-                        "make it smaller before asking about it."
-                    )
+                _check_size(image, name, limit)
                 if exif:
                     return _to_rgb(ImageOps.exif_transpose(image))
                 return _to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large to decode safely ({error}); make it smaller first.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(_too_large(name, f"more than {MAX_PIXELS:,} pixels")) from error
+    except UnidentifiedImageError as error:
         raise ImageError(
-            f"{name} cannot be read as a picture ({error}); copy or convert it again."
+            f"{name} cannot be read as a picture (damaged or of no known format); copy or convert it again."
+        ) from error
+    except _DAMAGE as error:
+        raise ImageError(
+            f"{name} cannot be read as a picture ({_reason(error)}); copy or convert it again."
         ) from error
 
 
+def _check_size(image: Image.Image, name: str, limit: int) -> None:
+    """Refuse by the header alone, before a pixel is decoded."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} has no pixels ({width} x {height}); copy or convert it again.")
+    if width * height > limit or max(width, height) > MAX_SIDE:
+        allowed = f"{limit:,} pixels" if width * height > limit else f"{MAX_SIDE:,} pixels a side"
+        raise ImageError(_too_large(name, f"{width} x {height}, more than {allowed}"))
+
+
+def _too_large(name: str, what: str) -> str:
+    return f"{name} is too large to decode safely ({what}); make it smaller first."
+
+
+def _reason(error: Exception) -> str:
+    """One line that says what is wrong; of the system's errors without the path, which stands before it."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit values at 255 when it converts; the upper eight bits are the picture.
-        values = np.asarray(image).astype(np.float64)
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow clips at 255 when it converts; of 16 bits the upper eight are the picture.
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
         scale = 255.0 / 65535.0 if values.max(initial=0) > 255 else 1.0
         image = Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
     if image.mode == "RGB":
@@ -133,10 +159,22 @@ def pad_to_square(image: Image.Image) -> Image.Image:
 
 def square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     """``uint8[side, side, 3]``: padded to a square and resized (bicubic) for a tower of ``side`` pixels."""
-    square = pad_to_square(image)
+    square = pad_to_square(_shortened(image, side))
     if square.size != (side, side):
         square = square.resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(square)
+
+
+def _shortened(image: Image.Image, side: int) -> Image.Image:
+    """The picture itself, or resized already where its square would be larger than ``MAX_PIXELS``.
+
+    (A screenshot of 1,000 x 60,000 would be padded to 10 GB. Only pixels at the padding's edge differ.)
+    """
+    longer = max(image.size)
+    if longer * longer <= MAX_PIXELS:
+        return image
+    width, height = (max(1, round(length * side / longer)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def quick_square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
@@ -147,7 +185,7 @@ def quick_square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     """
     import torch
 
-    square = pad_to_square(image)
+    square = pad_to_square(_shortened(image, side))
     if square.size == (side, side):
         return np.asarray(square)
     with warnings.catch_warnings():
@@ -177,32 +215,3 @@ def normalise_all(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
 def preprocess(image: Image.Image, side: int) -> NDArray[np.float32]:
     """``float32[3, side, side]``: the whole way from an RGB picture to the tower's input."""
     return normalise(square_pixels(image, side))
-
-
-def draw_answer(
-    image: Image.Image, box: Box, window: Window, lines: tuple[str, ...], *, height: int = 420
-) -> Image.Image:
-    """Picture with its box and crop window at the left, the crop at the right, ``lines`` of text below."""
-    left = image.copy()
-    pen = ImageDraw.Draw(left)
-    stroke = max(2, max(image.size) // 200)
-    pen.rectangle(window, outline=(255, 255, 255), width=stroke)
-    pen.rectangle(box.to_original(image.size).clip(image.size).coords, outline=(220, 30, 30), width=stroke)
-    panels = [_at_height(left, height), _at_height(image.crop(window), height)]
-    font = ImageFont.load_default(size=20)
-    gap, line_height = 12, 28
-    width = sum(p.width for p in panels) + gap * 3
-    sheet = Image.new("RGB", (width, height + gap * 3 + line_height * len(lines)), (250, 250, 250))
-    x = gap
-    for panel in panels:
-        sheet.paste(panel, (x, gap))
-        x += panel.width + gap
-    text = ImageDraw.Draw(sheet)
-    for number, line in enumerate(lines):
-        text.text((gap, height + gap * 2 + number * line_height), line, fill=(20, 20, 20), font=font)
-    return sheet
-
-
-def _at_height(image: Image.Image, height: int) -> Image.Image:
-    width = max(1, round(image.width * height / image.height))
-    return image.resize((width, height), Image.Resampling.LANCZOS)

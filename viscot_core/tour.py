@@ -48,14 +48,14 @@ def examples(folder: Path = EXAMPLES) -> list[Example]:
 
 def ask_examples(chain: VisualCoT, out: Path) -> Iterator[tuple[Example, Asked, Path]]:
     """Ask about each example; box, crop and answer are drawn to a PNG of the same name under ``out``."""
-    from viscot_core.asking import Item, ask_items, save_picture
+    from viscot_core.asking import Item, ask_items, save_drawing
 
     found = examples()
     items = [Item(example.image, example.question) for example in found]
     for example, asked in zip(found, ask_items(chain, items, batch_size=1), strict=True):
         target = out / f"{example.image.stem}.png"
         if asked.answer is not None:
-            save_picture(asked, target)
+            save_drawing(asked, target)
         yield example, asked, target
 
 

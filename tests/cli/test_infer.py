@@ -213,7 +213,7 @@ def test_chat(
     assert "The large shape is dark green." in ran.out
     assert "There is no box yet" in ran.err and "no picture at gone.jpg" in ran.err
     assert Image.open(tmp_path / "landscape-box-1.png").width > 640
-    assert Image.open(tmp_path / "landscape-crop-2.png").size == (230, 230)
+    assert Image.open(tmp_path / "landscape-crop-1.png").size == (230, 230)
 
 
 def test_chat_ends_with_its_input(

@@ -11,10 +11,11 @@ from viscot_core.bench.pictures import REFCOCO_FOLDERS, find_picture
 from viscot_core.bench.records import Prediction, RunInfo, read_predictions, read_run
 from viscot_core.bench.strategies import REFCOCO_STRATEGY, STRATEGIES
 from viscot_core.bench.wording import PROTOCOLS, Turns, Wording
-from viscot_core.boxes import WHOLE, Box
+from viscot_core.boxes import Box
+from viscot_core.drawing import check_ending, draw_answer, save_picture
 from viscot_core.engines.families import codec
 from viscot_core.errors import UsageError, nearest
-from viscot_core.images import draw_answer, open_image
+from viscot_core.images import open_image
 from viscot_core.prompts import TEMPLATES, render
 
 
@@ -30,25 +31,18 @@ class Shown:
         """Picture, box and crop, question and answer. Raises ImageError where the picture is gone."""
         p = self.prediction
         image = open_image(self.picture)
-        box = Box(*p.box) if p.box else WHOLE
+        box = Box(*p.box) if p.box else None
         lines = (
             p.question,
             f"{p.strategy}: {p.answer or p.box_text or p.error}",
             f"reference: {p.reference or '-'}",
         )
-        return draw_answer(image, box, p.crop or (0, 0, *image.size), lines)
+        return draw_answer(image, box, p.crop, lines)
 
     def save(self, target: Path) -> None:
         """Write the drawing atomically. Raises UsageError for an ending that Pillow does not write."""
-        if target.suffix.lower() not in Image.registered_extensions():
-            raise UsageError(f"{target}: pictures are saved as .png or .jpg; change the ending.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.stem}.part{target.suffix}")
-        try:
-            self.draw().save(partial)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        check_ending(target)
+        save_picture(self.draw(), target)
 
 
 def show_item(folder: Path | str, name: str, *, strategy: str | None = None) -> list[Shown]:

@@ -13,8 +13,9 @@ from viscot_core.data.convert import to_conversation
 from viscot_core.data.encode import training_turns
 from viscot_core.data.mixture import Mixture
 from viscot_core.data.stats import kind_of
+from viscot_core.drawing import draw_answer
 from viscot_core.errors import DataError, UsageError, nearest
-from viscot_core.images import draw_answer, open_image
+from viscot_core.images import open_image
 from viscot_core.prompts import IMAGE, TEMPLATES, Rendered, Template, render
 
 

@@ -11,6 +11,7 @@ from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
     from viscot_core.engines.api import ApiOptions
+    from viscot_core.engines.local import Sampling
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def codec_for(options: EngineOptions) -> Codec:
     return codec_of_model(options.address()[1]) if options.is_server else codec("viscot")
 
 
-def open_engine(options: EngineOptions) -> Engine:
-    """Load the model or reach the server.
+def open_engine(options: EngineOptions, sampling: Sampling | None = None) -> Engine:
+    """Load the model or reach the server; without ``sampling``, or at temperature 0, answers are greedy.
 
     Raises:
         CheckpointError, EngineError, UsageError: as ``load_model`` and ``ApiEngine`` say.
@@ -65,6 +66,8 @@ def open_engine(options: EngineOptions) -> Engine:
     if options.is_server:
         from viscot_core.engines.api import ApiEngine
 
+        if sampling is not None and sampling.temperature > 0:
+            raise UsageError("A server decides how tokens are chosen; leave out --temperature.")
         url, name = options.address()
         return ApiEngine(url, name, options=options.api, resize=codec_for(options).resize)
     from viscot_core.engines.local import LocalEngine
@@ -73,4 +76,4 @@ def open_engine(options: EngineOptions) -> Engine:
     loaded = load_model(
         options.model, device=options.device, dtype=options.dtype, load_in=options.load_in, attn=options.attn
     )
-    return LocalEngine(loaded, batch_size=options.batch_size)
+    return LocalEngine(loaded, batch_size=options.batch_size, sampling=sampling)

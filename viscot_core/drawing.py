@@ -1,0 +1,100 @@
+"""Drawing an answer: the picture with box and crop, the crop beside it, the words below."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from viscot_core.boxes import Box, Window
+from viscot_core.errors import UsageError
+
+BOX_COLOR, WINDOW_COLOR = (220, 30, 30), (255, 255, 255)
+_PAPER, _INK = (250, 250, 250), (20, 20, 20)
+_GAP, _LINE, _FONT_SIZE = 12, 28, 20
+_LEAST_WIDTH = 560
+"""Of the sheet, px: room for a few words beside one another under the narrowest picture."""
+_WIDEST = 3.0
+"""A panel is at most this much wider than high; a longer strip is drawn lower."""
+
+
+def draw_answer(
+    image: Image.Image, box: Box | None, window: Window | None, lines: Sequence[str], *, height: int = 420
+) -> Image.Image:
+    """Picture with its box (red) and crop window (white) at the left, the crop at the right, ``lines`` below.
+
+    Without a box none is drawn; without a window the picture stands alone. Long lines are wrapped.
+    """
+    left = image.copy()
+    pen = ImageDraw.Draw(left)
+    stroke = max(2, max(image.size) // 200)
+    if window is not None:
+        pen.rectangle(window, outline=WINDOW_COLOR, width=stroke)
+    if box is not None:
+        pen.rectangle(box.to_original(image.size).clip(image.size).coords, outline=BOX_COLOR, width=stroke)
+    panels = [_fitted(left, height)]
+    if window is not None:
+        panels.append(_fitted(image.crop(window), height))
+    font = ImageFont.load_default(size=_FONT_SIZE)
+    width = max(sum(p.width + _GAP for p in panels) + _GAP, _LEAST_WIDTH)
+    words = [part for line in lines for part in _wrapped(line, font, width - 2 * _GAP)]
+    top = max(panel.height for panel in panels)
+    sheet = Image.new("RGB", (width, top + 3 * _GAP + _LINE * len(words)), _PAPER)
+    x = _GAP
+    for panel in panels:
+        sheet.paste(panel, (x, _GAP))
+        x += panel.width + _GAP
+    text = ImageDraw.Draw(sheet)
+    for number, part in enumerate(words):
+        text.text((_GAP, top + 2 * _GAP + number * _LINE), part, fill=_INK, font=font)
+    return sheet
+
+
+def save_picture(picture: Image.Image, target: Path) -> None:
+    """Write ``picture`` whole or not at all; the folder is made where it is missing.
+
+    Raises:
+        UsageError: as ``check_ending`` says.
+    """
+    check_ending(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
+    try:
+        picture.save(partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_ending(target: Path) -> None:
+    """Raise a UsageError where Pillow writes no picture of the target's ending."""
+    if Image.registered_extensions().get(target.suffix.lower()) not in Image.SAVE:
+        raise UsageError(f"{target}: pictures are saved as .png or .jpg; change the ending.")
+
+
+def _fitted(image: Image.Image, height: int) -> Image.Image:
+    scale = min(height / image.height, _WIDEST * height / image.width)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _wrapped(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> Iterator[str]:
+    """The line in pieces that fit ``width`` px, cut between words, or inside one that is too long alone."""
+    piece = ""
+    for word in line.split():
+        longer = f"{piece} {word}" if piece else word
+        if font.getlength(longer) <= width:
+            piece = longer
+            continue
+        if piece:
+            yield piece
+        while font.getlength(word) > width:
+            end = len(word)
+            while end > 1 and font.getlength(word[:end]) > width:
+                end = max(1, int(end * min(0.95, width / font.getlength(word[:end]))))
+            yield word[:end]
+            word = word[end:]
+        piece = word
+    yield piece
