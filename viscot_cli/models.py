@@ -151,7 +151,8 @@ def export(
     total = sum(tensor.nbytes for tensor in planned(checkpoint, wanted, dtype))
     with console.progress("Writing", total=total) as advance:
         folder = write(checkpoint, out, wanted, dtype=dtype, vision_tower=vision_tower, advance=advance)
-    console.out(f"{folder}: {layout} layout, {total / 1e9:.2f} GB")
+    size = f"{total / 1e9:.2f} GB" if total >= 1e8 else f"{total / 1e6:.1f} MB"
+    console.out(f"{folder}: {layout} layout, {size}")
 
 
 @app.command("merge-lora")

@@ -16,24 +16,37 @@ from typing import Any
 
 import pytest
 
+from viscot_core.models import zoo
+
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass
 class Hub:
-    """A model hub of one repository; notes what was asked and can drop or spoil a file on its way."""
+    """A model hub; notes what was asked and can drop or spoil a file on its way.
+
+    ``files`` are those of ``repo``, ``others`` those of further repositories by their id.
+    """
 
     files: dict[str, bytes]
     repo: str = "someone/tiny-viscot"
+    others: dict[str, dict[str, bytes]] = field(default_factory=dict)
     url: str = ""
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     drop_after: dict[str, int] = field(default_factory=dict)
     """Bytes after which the connection is cut, once per file."""
     spoil: set[str] = field(default_factory=set)
 
-    def tree(self) -> list[dict[str, Any]]:
+    def of(self, path: str) -> dict[str, bytes] | None:
+        """The files of the repository that a path names."""
+        words = path.removeprefix("/api/models").strip("/").split("/")
+        return {**self.others, self.repo: self.files}.get("/".join(words[:2]))
+
+    @staticmethod
+    def tree(files: dict[str, bytes]) -> list[dict[str, Any]]:
+        """What the hub's listing says of them."""
         rows: list[dict[str, Any]] = []
-        for name, content in self.files.items():
+        for name, content in files.items():
             row: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
             if name.endswith(".safetensors"):
                 digest = hashlib.sha256(content).hexdigest()
@@ -69,18 +82,16 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def _answer(self, body: bool) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append((self.command, path, self.headers.get("range")))
-            if path.startswith(f"/api/models/{hub.repo}/tree/"):
-                return self._json(hub.tree(), body)
-            if path.startswith(f"/api/models/{hub.repo}"):
-                siblings = [{"rfilename": name} for name in hub.files]
-                return self._json({"id": hub.repo, "sha": SHA, "siblings": siblings}, body)
-            name = path.rsplit("/", 1)[-1]
-            if not path.startswith(f"/{hub.repo}/resolve/") or name not in hub.files:
+            files, name = hub.of(path), path.rsplit("/", 1)[-1]
+            if files is not None and path.startswith("/api/"):
+                siblings = [{"rfilename": name} for name in files]
+                about = {"id": "x", "sha": SHA, "siblings": siblings}
+                return self._json(hub.tree(files) if "/tree/" in path else about, body)
+            if files is None or name not in files:
                 return self._json({"error": "Repository not found"}, body, status=404)
-            return self._file(name, body)
+            return self._file(name, files[name], body)
 
-        def _file(self, name: str, body: bool) -> None:
-            content = hub.files[name]
+        def _file(self, name: str, content: bytes, body: bool) -> None:
             start = 0
             if (wanted := self.headers.get("range")) is not None:
                 start = int(wanted.removeprefix("bytes=").split("-")[0])
@@ -143,12 +154,16 @@ def pull(hub: Hub, cache: Path, golden: Path, name: str | None = None) -> subpro
     )
 
 
-def test_pull_verifies_keeps_and_is_found(hub: Hub, tmp_path: Path, golden: Path) -> None:
+def test_pull_verifies_keeps_and_is_found(
+    hub: Hub, tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran = pull(hub, tmp_path, golden)
     assert ran.returncode == 0, ran.stderr
     folder = Path(ran.stdout.strip())
     assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
     assert not (folder / "flax_model.msgpack").exists()
+    monkeypatch.setenv("VISCOT_CACHE", str(tmp_path))
+    assert zoo.resolve(hub.repo) == folder
     assert "checking model.safetensors" in ran.stderr
     hub.asked.clear()
     again = pull(hub, tmp_path, golden)
@@ -172,10 +187,31 @@ def test_what_an_earlier_try_left_is_kept(hub: Hub, tmp_path: Path, golden: Path
     assert len(taken) == 2 and all(wanted == "bytes=600000-" for wanted in taken)
 
 
+def test_a_vision_tower_that_is_not_inside_comes_along(hub: Hub, tmp_path: Path, golden: Path) -> None:
+    """LLaVA-1.5's weights name CLIP's repository and hold no tower."""
+    from safetensors.torch import load, save
+
+    tensors = load(hub.files["model.safetensors"])
+    tower = {name: tensors.pop(name) for name in list(tensors) if "vision_tower" in name}
+    hub.files["model.safetensors"] = save(tensors)
+    config = json.loads(hub.files["config.json"]) | {"mm_vision_tower": "someone/clip"}
+    hub.files["config.json"] = json.dumps(config).encode()
+    start = "model.vision_tower.vision_tower."
+    hub.others["someone/clip"] = {
+        "config.json": (golden / "tiny_clip" / "config.json").read_bytes(),
+        "model.safetensors": save({name.removeprefix(start): each for name, each in tower.items()}),
+    }
+    ran = pull(hub, tmp_path, golden)
+    assert ran.returncode == 0, ran.stderr
+    assert "its vision tower is not inside: pulling someone/clip" in ran.stderr
+    assert (tmp_path / "models--someone--clip").is_dir()
+
+
 def test_a_file_damaged_on_the_way_is_removed(hub: Hub, tmp_path: Path, golden: Path) -> None:
     hub.spoil.add("model.safetensors")
     ran = pull(hub, tmp_path, golden)
     assert ran.returncode == 1 and "model.safetensors was damaged on the way and removed" in ran.stderr
+    assert not list(tmp_path.rglob("refs/main"))
     hub.spoil.clear()
     assert pull(hub, tmp_path, golden).returncode == 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -10,7 +10,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from viscot_core.errors import CheckpointError, nearest
+from viscot_core.files import sha256_of, written_whole
 from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.models.parts import absent_tower, read_json
 from viscot_core.models.weights import open_weights
 from viscot_core.models.zoo import BUNDLED, ZOO, cache_folder, find, resolve
 
@@ -20,6 +22,8 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
     """Download a zoo model or a hub id (``org/name``) and return its folder; what is there already is kept.
+
+    A vision tower (CLIP's) that is not inside is pulled too.
 
     Files go to ``VISCOT_CACHE``, else to Hugging Face's own cache; ``HF_ENDPOINT`` and ``HF_TOKEN`` are
     honoured. Every large file is checked against the hub's sha256, and the model against its own index.
@@ -36,10 +40,14 @@ def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
         raise CheckpointError(f"There is no model '{name}'.{nearest(name, ZOO) or ' A hub id is ORG/NAME.'}")
     folder = _download(hub, known.name if known else hub)
     _verify(folder, say)
-    if known is not None and known.kind == "tower":
+    _name(folder)
+    if str(read_json(folder / "config.json").get("model_type")).startswith("clip"):
         open_weights(folder)
-    else:
-        open_checkpoint(folder).require_whole()
+        return folder
+    if tower := absent_tower(folder):
+        say(f"its vision tower is not inside: pulling {tower}")
+        pull(tower, say=say)
+    open_checkpoint(folder).require_whole()
     return folder
 
 
@@ -71,6 +79,8 @@ def _download(hub: str, name: str) -> Path:
             f"The hub has no model '{hub}', or it is private (set HF_TOKEN).{hint}"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the console tells a full disk
         raise _unreachable(name, error) from error
 
 
@@ -100,6 +110,14 @@ def _fetch_large(hub: str, revision: str, file: str, sha256: str, size: int) -> 
         os.replace(part, blob)
 
 
+def _name(folder: Path) -> None:
+    """Let the cache find the snapshot under the model's name: files that were asked for by their commit are
+    not, and until they are verified should not be.
+    """
+    with written_whole(folder.parents[1] / "refs" / "main") as file:
+        file.write(folder.name)
+
+
 def _unreachable(name: str, error: Exception) -> CheckpointError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return CheckpointError(
@@ -115,11 +133,7 @@ def _verify(folder: Path, say: Callable[[str], None]) -> None:
         if not _SHA256.match(blob.name):
             continue
         say(f"checking {file.name} ({blob.stat().st_size / 1e9:.2f} GB)")
-        digest = hashlib.sha256()
-        with blob.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != blob.name:
+        if sha256_of(blob) != blob.name:
             blob.unlink()
             file.unlink(missing_ok=True)
             raise CheckpointError(
