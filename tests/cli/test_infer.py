@@ -80,6 +80,33 @@ def test_glob_and_jsonl(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path:
     assert "no picture at" in answers[2]["error"] and answers[2]["question"]
 
 
+def test_every_answer_is_drawn_into_a_file_of_its_own(
+    cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path
+) -> None:
+    """Also where the pictures are called alike, or one is asked about twice."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (80, 60)).save(tmp_path / folder / "p.png")
+    rows = [{"image": f"{name}/p.png", "question": f"{n}?"} for n, name in enumerate("aab")]
+    (tmp_path / "ask.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ran = cli("infer", tmp_path / "ask.jsonl", *tiny, "--save", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p-2.png", "p-3.png", "p.png"]
+
+
+def test_when_no_picture_can_be_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
+    """Nothing was done (1), not something (3); every failure has its line of --json."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("no picture")
+    ran = cli("infer", tmp_path, "What?", *tiny, "--json")
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    assert ran.code == 1 and "None of the 2 questions" in ran.err
+    assert [(row["status"], row["strategy"]) for row in rows] == [("failed", "cot")] * 2
+    ran = cli("infer", tmp_path / "a.png", "What?", *tiny, "--json")
+    assert ran.code == 1 and json.loads(ran.out)["status"] == "failed"
+    assert "cannot be read as a picture" in ran.err and ran.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "content", ["{", '{"question": "x"}', "[]", '{"image": "a.png", "question": " "}', ""]
 )
@@ -159,6 +186,8 @@ def test_mistakes(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path)
         ((picture, "What?", *tiny, "--dtype", "int4"), 2, "--dtype"),
         ((picture, "What?", *tiny, "--save", tmp_path / "x.docx"), 2, "change the ending"),
         ((picture, "What?", *tiny, "--batch-size", 0), 2, "batch-size"),
+        ((golden / "images", "What?", *tiny, "--save", tmp_path / "one.png"), 2, "give a folder"),
+        ((tmp_path / "gone.jsonl",), 1, "gone.jsonl cannot be read (No such file"),
     ]:
         ran = cli("infer", *argv)
         assert ran.code == code and said in ran.err, (argv, ran)
@@ -201,6 +230,8 @@ def test_chat(
             f"/image {golden / 'images' / 'portrait.jpg'}",
             "/direct Which color is the large shape?",
             "/image gone.jpg",
+            "/image",
+            "/crop",
             "",
             "/what",
             "/quit",
@@ -212,6 +243,8 @@ def test_chat(
     assert "Total amount due: The sign says road 6, 6, 666." in ran.out
     assert "The large shape is dark green." in ran.out
     assert "There is no box yet" in ran.err and "no picture at gone.jpg" in ran.err
+    assert "Write /image FILE" in ran.err and "There is no crop yet" in ran.err
+    assert "/direct QUESTION" in ran.err
     assert Image.open(tmp_path / "landscape-box-1.png").width > 640
     assert Image.open(tmp_path / "landscape-crop-1.png").size == (230, 230)
 

@@ -144,6 +144,15 @@ def test_a_batch_that_does_not_fit_is_halved(
         fixed.generate(requests[:12])
 
 
+def test_a_model_spread_over_devices_goes_the_plain_way(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded.model, "hf_device_map", {"model.vision_tower": 0, "lm_head": 1}, raising=False)
+    assert LocalEngine(loaded).prefix is None
+    monkeypatch.setattr(loaded.model, "hf_device_map", {"": 0})
+    assert LocalEngine(loaded).prefix is not None
+
+
 def test_short_prompts_share_the_room_of_long_ones() -> None:
     room = Room(4, tokens=5600)
     assert room.rows_of_one(before=634, own=168) == 29, "expressions about one picture"

@@ -95,12 +95,15 @@ class PrefixDecoder:
 
     @staticmethod
     def supports(model: LlavaForConditionalGeneration) -> bool:
-        """Whether the text model is one whose attention this replaces: Llama's, in its plain kernels."""
+        """Whether the text model is one whose attention this replaces: Llama's, in its plain kernels, on one
+        device (masks and what is kept of a picture live where the first layer does).
+        """
         from transformers import LlamaModel
 
         config = model.config.text_config
         plain = config._attn_implementation in ("sdpa", "eager")
-        return plain and isinstance(model.model.language_model, LlamaModel)
+        spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+        return plain and not spread and isinstance(model.model.language_model, LlamaModel)
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether the prompt has a picture and words after it."""
