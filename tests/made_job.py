@@ -2,8 +2,9 @@
 
 ``torchrun --nproc_per_node=2 tests/made_job.py DATA OUT MODE...`` writes each mode's run to ``OUT/MODE``. A
 mode is ``ddp``, ``zero1`` .. ``zero3``; ``mixed-`` before it trains on rows of which some have no picture,
-packed, in random order, so that one rank's batch has pictures and the other's has none. ``VISCOT_TEST_STEPS``
-is the number of steps of each stage.
+packed, in random order, so that one rank's batch has pictures and the other's has none; ``base-`` trains the
+golden Vicuna and CLIP of the folder ``VISCOT_TEST_GOLDEN`` instead. ``VISCOT_TEST_STEPS`` is the number of
+steps of each stage.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+
+from made_training import golden_recipe
 
 from viscot_core.train import ranks, worker
 from viscot_core.train.orphans import die_with_parent
@@ -28,6 +31,8 @@ STEPS = int(os.environ.get("VISCOT_TEST_STEPS", "4"))
 def recipe_of(mode: str, data: Path) -> Recipe:
     """The tiny recipe's alignment and fine-tuning stages in a smaller shape."""
     zero = int(mode[-1]) if mode[-1].isdigit() else 0
+    if mode.startswith("base-"):
+        return _golden(zero)
     fields = {"max_steps": STEPS, "save_steps": 2, "global_batch_size": 4, "log_steps": 1, "workers": 0}
     fields |= {"compile": "false", "precision": "fp32", "zero_stage": zero, "learning_rate": 2e-3}
     sets = [
@@ -40,6 +45,13 @@ def recipe_of(mode: str, data: Path) -> Recipe:
     recipe = load_recipe("tiny", sets)
     kinds = ("finetune",) if mode.startswith("mixed-") else ("pretrain", "finetune")
     return recipe.model_copy(update={"stages": tuple(s for s in recipe.stages if s.kind in kinds)})
+
+
+def _golden(zero: int) -> Recipe:
+    recipe = golden_recipe(Path(os.environ["VISCOT_TEST_GOLDEN"]))
+    change = {"max_steps": STEPS, "epochs": None, "save_steps": 2, "zero_stage": zero}
+    stages = tuple(stage.model_copy(update=change) for stage in recipe.stages)
+    return recipe.model_copy(update={"stages": stages})
 
 
 def main(data: Path, out: Path, modes: list[str]) -> None:

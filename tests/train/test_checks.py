@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from viscot_core.errors import CheckpointError, DataError
+from viscot_core.data.mix import build, sources_of
+from viscot_core.errors import CheckpointError, DataError, UsageError, ViscotError
 from viscot_core.models.scratch import build_model, train_tokenizer
 from viscot_core.models.tokens import ChatTokenizer
 from viscot_core.prompts import TEMPLATES
@@ -76,6 +80,15 @@ def test_bad_samples_stop_the_run_by_name(
     require(report, 1)
 
 
+def test_every_source_of_a_mixture_is_looked_at(tmp_path: Path, tokens: ChatTokenizer) -> None:
+    (tmp_path / "few").mkdir()
+    few = rows(tmp_path / "few", "fine", image="gone.png").rename(tmp_path / "few.json")
+    sources = sources_of([rows(tmp_path, *["fine"] * 50), few], {})
+    build(tmp_path / "mix", sources)
+    report = preflight([tmp_path / "mix"], tmp_path, tokens, TEMPLATES["tiny"], max_length=200, count=5)
+    assert report.looked_at == 6 and len(report.bad) == 1 and "gone.png" in report.bad[0]
+
+
 def test_a_checkpoint_is_whole_or_not_used(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         folder = tmp_path / f"checkpoint-{step}"
@@ -87,6 +100,15 @@ def test_a_checkpoint_is_whole_or_not_used(tmp_path: Path) -> None:
     assert last is not None and last.name == "checkpoint-4"
     assert checkpoints.processes_of(last) == 2
     assert checkpoints.last_checkpoint(tmp_path / "none") is None
+
+
+def test_older_checkpoints_go_when_the_newest_is_whole(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8, 10):
+        checkpoints.mark_started(tmp_path / f"checkpoint-{step}")
+        if step not in (4, 10):  # cut short by a kill; being written
+            checkpoints.mark_complete(tmp_path / f"checkpoint-{step}", step=step, processes=1)
+    checkpoints.retain(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in (6, 8, 10)}
 
 
 def _model(seed: int) -> Any:
@@ -117,9 +139,30 @@ def test_a_projector_is_written_for_both_readers(tmp_path: Path) -> None:
 
 
 def test_no_room_is_told_at_second_0(tmp_path: Path) -> None:
-    require_room(tmp_path, 0.0)
+    require_room(tmp_path / "new", 0.0)
+    with pytest.raises(DataError, match=r"GiB free and the run needs about 1e\+09"):
+        require_room(tmp_path / "new", 1e9)
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run/held").open("wb") as file:
+        file.truncate(2**32)
+    os.link(tmp_path / "run/held", tmp_path / "run/again")  # a second name of it takes no room
+    free = shutil.disk_usage(tmp_path).free / 2**30
+    require_room(tmp_path / "run", free + 3)
     with pytest.raises(DataError, match="GiB free"):
-        require_room(tmp_path, 1e9)
+        require_room(tmp_path / "run", free + 6)
+    with pytest.raises(UsageError, match="is a file"):
+        require_room(tmp_path / "run/held", 0.0)
+
+
+def test_a_disk_that_fills_up_under_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**30))
+    with checkpoints.disk_full_named(tmp_path):
+        pass
+    with pytest.raises(RuntimeError, match="another fault"), checkpoints.disk_full_named(tmp_path):
+        raise RuntimeError("another fault")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**12))
+    with pytest.raises(ViscotError, match=r"is full.*--resume"), checkpoints.disk_full_named(tmp_path):
+        raise RuntimeError("[enforce fail at inline_container.cc:672]")
 
 
 def test_throughput_counts_real_tokens() -> None:

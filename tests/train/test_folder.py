@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from viscot_core.errors import UsageError
 from viscot_core.train import folder, launch, options, slurm
 from viscot_core.train.plan import make_plan
-from viscot_core.train.planned import Machine
+from viscot_core.train.planned import Machine, Rendezvous
 from viscot_core.train.recipe import dump_recipe, load_recipe
 
 
@@ -101,6 +102,20 @@ def test_ctrl_c_reaches_the_ranks(tmp_path: Path) -> None:
     assert time.monotonic() - start < 30
 
 
+def test_a_port_in_use_is_told_at_second_0() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UsageError, match=r"Port \d+ of 127\.0\.0\.1 is in use"):
+            launch._require_port(Rendezvous(endpoint))
+        for elsewhere in (Rendezvous(endpoint, node_rank=1), Rendezvous(endpoint, options=("is_host=0",))):
+            launch._require_port(elsewhere)
+    launch._require_port(Rendezvous("203.0.113.9:29500"))  # another machine's address
+    with pytest.raises(UsageError, match="HOST:PORT"):
+        launch._require_port(Rendezvous("host"))
+
+
 def test_stages_are_chosen() -> None:
     recipe, notes = options.choose_stages(load_recipe("13b-336"), "all")
     assert [s.kind for s in recipe.stages] == ["finetune"] and "pretrain is skipped" in notes[0]
@@ -115,7 +130,7 @@ def test_stages_are_chosen() -> None:
 def test_ones_own_data_and_adapters(tmp_path: Path) -> None:
     file = tmp_path / "my data.json"
     file.write_text("[]")
-    recipe, place, _ = options.resolve(
+    recipe, place, notes = options.resolve(
         "7b-336", [], "finetune", file, tmp_path / "pictures", lora=64, load_in="4bit", allow_bad=2
     )
     stage = recipe.stage("finetune")
@@ -127,6 +142,10 @@ def test_ones_own_data_and_adapters(tmp_path: Path) -> None:
         "4bit",
     )
     assert stage.train == ("projector", "llm")
+    assert (stage.learning_rate, stage.projector_lr) == (2e-4, 2e-5) and "LLaVA-1.5" in notes[0]
+    mine = ["stages.finetune.learning_rate=1e-4"]
+    recipe, _, _ = options.resolve("7b-336", mine, "finetune", file, None, lora=64)
+    assert recipe.stage("finetune").learning_rate == 1e-4
     with pytest.raises(UsageError, match="give --data"):
         options.resolve("7b-336", [], "finetune", None, None)
 

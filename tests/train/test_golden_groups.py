@@ -36,7 +36,7 @@ CLASS_EMBEDDING = "model.vision_tower.embeddings.class_embedding"
 def model(shared: Path) -> Any:
     from transformers import LlavaForConditionalGeneration
 
-    from viscot_core.train.start import open_base
+    from viscot_core.train.assembled import open_base
 
     found = open_base(golden_recipe(shared / "golden").model)
     with torch.device("meta"):

@@ -15,7 +15,7 @@ import pytest
 from viscot_core.data.synth import write_dataset
 from viscot_core.train.recipe import dump_recipe, load_recipe
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+pytestmark = pytest.mark.multiprocess
 SHAPE = [
     "model.scratch.image_side=56", "model.scratch.vision_width=24", "model.scratch.vision_layers=2",
     "model.scratch.vision_heads=2", "model.scratch.vision_mlp=48", "model.scratch.llm_width=24",
@@ -91,6 +91,7 @@ def test_two_machines_train_one_job(machines: list[tuple[str, str, str]], tmp_pa
     assert (run / "viscot.json").exists() and (run / "projector.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_log_of_the_failing_rank_is_shown_first(tmp_path: Path) -> None:
     data = tmp_path / "my data"
     write_dataset(data, train=8, val=1, seed=9)

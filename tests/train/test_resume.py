@@ -11,13 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
+from made_job import recipe_of
 
 from viscot_core.data.synth import write_dataset
+from viscot_core.train import worker
 from viscot_core.train.checkpoints import last_checkpoint
 
 JOB = Path(__file__).parent.parent / "made_job.py"
 STEPS = 10
-pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+pytestmark = pytest.mark.multiprocess
+slow = pytest.mark.slow
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -73,12 +76,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    return losses(finished(1, data, tmp_path_factory.mktemp("whole") / "run", "ddp"))
+@pytest.fixture
+def uninterrupted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    monkeypatch.setattr("made_job.STEPS", STEPS)
+    return losses(worker.run(tmp_path / "whole", recipe_of("ddp", data)))
 
 
-@pytest.mark.parametrize(("processes", "again", "mode"), [(1, 1, "ddp"), (2, 2, "zero3"), (2, 1, "ddp")])
+@pytest.mark.parametrize(
+    ("processes", "again", "mode"),
+    [(1, 1, "ddp"), pytest.param(2, 2, "zero3", marks=slow), pytest.param(2, 1, "ddp", marks=slow)],
+)
 def test_losses_after_kill_9(
     processes: int, again: int, mode: str, data: Path, uninterrupted: dict[int, float], tmp_path: Path
 ) -> None:
@@ -89,6 +96,18 @@ def test_losses_after_kill_9(
     assert found == pytest.approx(uninterrupted, abs=3e-4)
 
 
+@slow
+def test_weights_that_were_never_whole_go_on(
+    data: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base model under ZeRO-3: the second stage's processes divide base and trained projector anew."""
+    monkeypatch.setenv("VISCOT_TEST_GOLDEN", str(shared / "golden"))
+    expected = losses(finished(2, data, tmp_path / "whole", "base-zero3"))
+    killed(2, data, tmp_path / "run", "base-zero3")
+    assert losses(finished(2, data, tmp_path / "run", "base-zero3")) == pytest.approx(expected, abs=3e-4)
+
+
+@slow
 def test_zero_goes_on_with_fewer_processes(
     data: Path, uninterrupted: dict[int, float], tmp_path: Path
 ) -> None:

@@ -42,7 +42,6 @@ def training_arguments(state: Run, stage: StageSpec, out: Path, split: Split, st
         ddp_find_unused_parameters=False,
         ddp_timeout=7200,
         save_steps=stage.save_steps,
-        save_total_limit=stage.keep_checkpoints,
         logging_steps=stage.log_steps,
         logging_nan_inf_filter=False,
         dataloader_num_workers=stage.workers,

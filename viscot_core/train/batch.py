@@ -51,7 +51,7 @@ def split_batch(stage: StageSpec, processes: int, fits: Callable[[int], bool]) -
         per_device = max((size for size in options if fits(size)), default=0)
         if not per_device:
             raise RecipeError(
-                f"{where}: not even one sample fits on a GPU (estimate); use more GPUs, "
+                f"{where}: not even one sample fits in a process's memory (estimate); use more GPUs, "
                 f"--set {where}.zero_stage=3, --set {where}.offload=optimizer, or --lora 128."
             )
     return Split(per_device, local // per_device, processes)

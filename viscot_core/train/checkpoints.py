@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from viscot_core.errors import CheckpointError
+from viscot_core.errors import CheckpointError, ViscotError
 from viscot_core.models.weights import open_weights
+from viscot_core.train.divided import fill, is_divided
 from viscot_core.train.schema import StageSpec
 
 log = logging.getLogger(__name__)
@@ -27,6 +31,8 @@ PROJECTOR = "projector.safetensors"
 PROJECTOR_BIN = "mm_projector.bin"
 PROJECTOR_MODULE = "model.multi_modal_projector."
 ADAPTER = "adapter_model.safetensors"
+_FULL = 1 << 24
+"""A write that failed with less than this left, in bytes, failed for want of room."""
 
 
 def mark_complete(folder: Path, *, step: int, processes: int) -> None:
@@ -41,8 +47,11 @@ def mark_complete(folder: Path, *, step: int, processes: int) -> None:
 
 def last_checkpoint(stage: Path) -> Path | None:
     """The newest whole checkpoint of a stage's folder, or None."""
-    found = [path for path in stage.glob("checkpoint-*") if _is_whole(path)]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return max((path for path in stage.glob("checkpoint-*") if _is_whole(path)), key=_step, default=None)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
 
 
 def _is_whole(folder: Path) -> bool:
@@ -56,6 +65,34 @@ def mark_started(folder: Path) -> None:
     """Declare that a checkpoint is being written; without `mark_complete` it will not be used."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "started.json").write_text("{}", encoding="utf-8")
+
+
+@contextmanager
+def disk_full_named(stage: Path) -> Iterator[None]:
+    """`ViscotError` in the place of what torch or safetensors say when the disk fills up while they write."""
+    try:
+        yield
+    except Exception as error:  # each library has its own; whatever it is, it goes on where room is left
+        if shutil.disk_usage(stage).free > _FULL and "quota" not in str(error).lower():
+            raise
+        raise ViscotError(
+            f"The disk of {stage} is full; free some, then --resume goes on from the last whole checkpoint."
+        ) from error
+
+
+def retain(stage: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest whole checkpoints, and what a kill left of unfinished older ones.
+
+    Called when the newest one is whole: no moment is without a checkpoint to go on from.
+    """
+    newest_first = sorted(stage.glob("checkpoint-*"), key=_step, reverse=True)
+    kept = [path for path in newest_first if _is_whole(path)][:keep]
+    for path in newest_first:
+        if kept and path not in kept and _step(path) < _step(kept[0]):
+            (path / COMPLETE).unlink(
+                missing_ok=True
+            )  # a kill in the middle leaves no folder that looks whole
+            shutil.rmtree(path)
 
 
 def processes_of(folder: Path) -> int | None:
@@ -87,7 +124,7 @@ def moved_from(checkpoint: Path | None, stage: StageSpec, processes: int) -> Mov
         "%s was written by %d processes and %d go on: weights and the place in the data are kept, %s",
         checkpoint.name, before, processes, kept,
     )  # fmt: skip
-    return Moved(checkpoint, int(checkpoint.name.split("-")[1])) if stage.zero_stage else None
+    return Moved(checkpoint, _step(checkpoint)) if stage.zero_stage else None
 
 
 def projector_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -131,13 +168,24 @@ def load_weights(model: Any, folder: Path) -> None:
         return
     if not any(folder.glob("model*.safetensors")) and (folder / PROJECTOR).exists():
         state = {PROJECTOR_MODULE + name: tensor for name, tensor in load_file(folder / PROJECTOR).items()}
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        missing, unexpected = _put(model, {name: partial(_same, tensor) for name, tensor in state.items()})
         _refuse(folder, [name for name in missing if name.startswith(PROJECTOR_MODULE)], unexpected)
         return
-    state = {name: stored.read() for name, stored in open_weights(folder).items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing, unexpected = _put(model, {name: stored.read for name, stored in open_weights(folder).items()})
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     _refuse(folder, [name for name in missing if name not in tied], unexpected)
+
+
+def _put(model: Any, readers: Mapping[str, Callable[[], torch.Tensor]]) -> tuple[list[str], list[str]]:
+    """Tensors into a model, whole or divided by ZeRO-3; names that were missing, and unknown ones."""
+    if is_divided(model):
+        return fill(model, readers)
+    found = model.load_state_dict({name: read() for name, read in readers.items()}, strict=False)
+    return found.missing_keys, found.unexpected_keys
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _refuse(folder: Path, missing: list[str], unexpected: list[str]) -> None:

@@ -127,12 +127,24 @@ def checkpoint_gib(shape: Shape, stage: StageSpec) -> float:
     DeepSpeed keeps the weights once more beside the optimizer's state, frozen ones included.
     """
     size, trained = bytes_of(stage), sum(shape.trained(stage).values())
-    part_only = stage.lora is not None or stage.train == ("projector",)
-    model = trained if part_only else shape.total
     again = (trained if stage.lora else shape.total) if stage.zero_stage else 0
-    return ((model + again) * size.weights + trained * size.optimizer) / GIB
+    return model_gib(shape, stage) + (again * size.weights + trained * size.optimizer) / GIB
 
 
-def loading_gib(shape: Shape, stage: StageSpec, local_processes: int) -> float:
-    """Host memory of one machine while its processes load the weights: each holds them whole once."""
-    return local_processes * shape.total * bytes_of(stage).weights / GIB
+def model_gib(shape: Shape, stage: StageSpec) -> float:
+    """Disk of a stage's model: the whole, or what was trained of it (a projector, an adapter)."""
+    part_only = stage.lora is not None or stage.train == ("projector",)
+    return (sum(shape.trained(stage).values()) if part_only else shape.total) * bytes_of(stage).weights / GIB
+
+
+def loading_gib(shape: Shape, stage: StageSpec, local_processes: int, processes: int) -> float:
+    """Host memory of one machine while its processes load the weights: each holds them whole once.
+
+    Under ZeRO-3 the first process reads a tensor at a time, the largest are the embeddings, and each process
+    keeps its share where it trains.
+    """
+    size = bytes_of(stage).weights
+    if stage.zero_stage == 3 and processes > 1:
+        offloaded = shape.total / processes if stage.offload == "all" else 0.0
+        return (shape.llm.vocab * shape.llm.width + local_processes * offloaded) * size / GIB
+    return local_processes * shape.total * size / GIB

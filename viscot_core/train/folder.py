@@ -96,12 +96,19 @@ def claim(run: Path, recipe: Recipe, *, resume: bool) -> None:
         raise UsageError(f"{run} was begun with other settings: {listed}. Use them again or another --out.")
 
 
-def require_room(folder: Path, gib: float) -> None:
-    """`DataError` where the disk has not room for a checkpoint, before the run starts."""
-    free = shutil.disk_usage(folder).free / 2**30
-    if free < gib:
+def require_room(run: Path, gib: float) -> None:
+    """`DataError` where the disk has not room for a run of that size, before it starts.
+
+    What the folder holds already counts: a run that goes on needs only the rest.
+    """
+    if run.exists() and not run.is_dir():
+        raise UsageError(f"{run} is a file; give a folder with --out.")
+    held = {status.st_ino: status.st_size for status in (path.stat() for path in run.rglob("*"))}
+    needed = gib - sum(held.values()) / 2**30
+    free = shutil.disk_usage(run if run.exists() else run.parent).free / 2**30
+    if free < needed:
         raise DataError(
-            f"{folder} has {free:.1f} GiB free and the run needs about {gib:.1f}; "
+            f"{run.parent} has {free:,.3g} GiB free and the run needs about {needed:,.3g}; "
             "free some or give another --out."
         )
 

@@ -84,9 +84,11 @@ def check_rows(state: Run, stage: StageSpec, template: Template, out: Path) -> N
             max_length=stage.max_length,
             count=state.recipe.data.preflight,
         )
+        out.mkdir(parents=True, exist_ok=True)
         lines = [f"{report.looked_at} samples looked at, {len(report.bad)} bad", *report.bad, report.sample]
         (out / "preflight.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        log.info("preflight: %s; the first sample, supervised text marked:\n%s", lines[0], report.sample)
+        shown = f"; the first sample, supervised text marked:\n{report.sample}" if report.sample else ""
+        log.info("preflight of %s: %s%s", stage.kind, lines[0], shown)
         try:
             require(report, state.recipe.data.allow_bad)
         except Exception:

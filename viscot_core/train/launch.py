@@ -44,7 +44,8 @@ def this_machine(
     """The machine at hand, or the one asked for; `UsageError` for more GPUs than there are."""
     from viscot_core import hardware
 
-    found = () if gpus is not None and not must_exist and gpu_memory else hardware.gpus()
+    told = gpus == 0 or (gpus is not None and not must_exist and gpu_memory)
+    found = () if told else hardware.gpus()  # looking imports torch
     wanted = len(found) if gpus is None else gpus
     if must_exist and wanted > len(found):
         raise UsageError(f"{wanted} GPUs are asked for and {len(found)} are here; give --gpus {len(found)}.")
@@ -71,11 +72,11 @@ def prepare(
         _require_port(rendezvous)
     _require_extras(recipe)
     if recipe.model.scratch is None:
-        from viscot_core.train.start import locate
+        from viscot_core.train.assembled import open_base
 
-        locate(recipe.model)
+        open_base(recipe.model)  # names what is not on this machine, or does not fit
     run.parent.mkdir(parents=True, exist_ok=True)
-    folder.require_room(run.parent, max((s.checkpoint_gib or 0.0 for s in plan.stages), default=0.0))
+    folder.require_room(run, plan.disk_gib or 0.0)
     return plan
 
 

@@ -12,6 +12,8 @@ from viscot_core.train.recipe import load_recipe
 from viscot_core.train.schema import Recipe, StageKind
 
 Want = Literal["all", "pretrain", "finetune"]
+LORA_RATES = {"learning_rate": "2e-4", "projector_lr": "2e-5"}
+"""LLaVA-1.5's LoRA recipe: adapters that start at nothing learn faster than a whole model may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ def overrides(
         # Adapters train the language model; the tower stays as it is, as in LLaVA-1.5's LoRA recipe.
         found.append("stages.finetune.train=[projector, llm]")
         found += ["stages.finetune.vision_tower_lr=null", "stages.finetune.vision_layer_decay=null"]
+        if recipe.model.scratch is None:
+            found += [f"stages.finetune.{name}={rate}" for name, rate in LORA_RATES.items()]
         if load_in:
             found += [f"stages.finetune.lora.load_in={load_in}", "stages.finetune.zero_stage=2"]
     if allow_bad is not None:
@@ -106,5 +110,8 @@ def resolve(
     recipe, notes = choose_stages(recipe, want)
     if (lora or load_in) and "finetune" not in [stage.kind for stage in recipe.stages]:
         raise UsageError("--lora and --load-in change the finetune stage, which does not run here.")
+    if (lora or load_in) and recipe.model.scratch is None:
+        told = ", ".join(f"{name} {rate}" for name, rate in LORA_RATES.items())
+        notes.append(f"--lora takes the rates of LLaVA-1.5's LoRA recipe, unless --set does: {told}")
     where = recipe.data.model_copy(update={"root": str(place.root), "images": str(place.images)})
     return recipe.model_copy(update={"data": where}), place, notes

@@ -76,7 +76,7 @@ def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) 
     if shape and seen is not None and tokens is not None and machine.gpus:
         pictures, gpus = facts.pictures or 1.0, machine.processes
         hours = estimates.hours(shape, stage, seen, tokens, pictures, gpus, machine.gpu_name)
-    trained = shape.trained(stage) if shape else {}
+    trained, loading = shape.trained(stage) if shape else {}, estimates.loading_gib
     saved = math.ceil(steps / stage.save_steps) if steps is not None else None
     return StagePlan(
         kind=stage.kind,
@@ -96,7 +96,7 @@ def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) 
         memory_gib=memory(split.per_device) if shape else None,
         hours=hours,
         checkpoint_gib=estimates.checkpoint_gib(shape, stage) if shape else None,
-        loading_gib=estimates.loading_gib(shape, stage, machine.local_processes) if shape else None,
+        loading_gib=loading(shape, stage, machine.local_processes, machine.processes) if shape else None,
     )
 
 
@@ -112,7 +112,7 @@ def _disk(recipe: Recipe, stages: Sequence[StagePlan], shape: Shape | None) -> f
     kept = 0.0
     for stage, planned in zip(recipe.stages, stages, strict=True):
         at_once = min(planned.checkpoints or 1, stage.keep_checkpoints + 1)  # one more while it is written
-        kept += at_once * (planned.checkpoint_gib or 0.0) + 2 * shape.total / estimates.GIB
+        kept += at_once * (planned.checkpoint_gib or 0.0) + estimates.model_gib(shape, stage)
     return kept
 
 

@@ -41,13 +41,14 @@ def preflight(
     count: int,
     pictures: bool = True,
 ) -> Report:
-    """Look at ``count`` samples of every file, evenly spread. ``pictures=False`` leaves the pictures
-    closed.
+    """Look at ``count`` samples of every source of every file, evenly spread.
+
+    ``pictures=False`` leaves the pictures closed.
     """
     looked, bad, shown = 0, list[str](), ""
     for path in files:
         rows = Mixture.open(path)
-        for index in _spread(len(rows), count):
+        for index in (s.first + n for s in rows.sources for n in _spread(s.rows, count)):
             looked += 1
             try:
                 text = _check(rows[index], images, tokens, template, max_length, pictures)

@@ -94,6 +94,9 @@ class ModelSpec(Strict):
     projector_type: Literal["mlp2x_gelu"] = _field(
         "mlp2x_gelu", "two linear layers with a GELU", source="script (the paper says 'simple linear layer')"
     )
+    image_aspect_ratio: Literal["pad"] = _field(
+        "pad", "pictures are padded to a square, never stretched or cut", source="script"
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = _field("sdpa", "attention implementation")
 
 

@@ -30,7 +30,7 @@ def summary(plan: Plan) -> list[list[str]]:
         ("  each, GiB", lambda s: _about(s.checkpoint_gib, "{:,.1f}")),
         ("tokens", lambda s: _about(None if s.tokens is None else s.tokens / 1e6, "{:,.0f} M")),
         ("memory per process, GiB", lambda s: _about(s.memory_gib, "{:,.1f}")),
-        ("host memory while loading, GiB a machine", lambda s: _about(s.loading_gib, "{:,.0f}")),
+        ("host memory while loading, GiB a machine", lambda s: _about(s.loading_gib, "{:,.1f}")),
         (f"hours on {_machines(plan)}", lambda s: _about(s.hours, "{:,.1f}")),
     ]
     return [[label, *(cell(stage) for stage in plan.stages)] for label, cell in rows]

@@ -157,7 +157,7 @@ class StageTrainer(Trainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         found = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if found is not None:
+        if found is not None and self.stage.precision != "fp16":  # there an overflow only lowers the scale
             self._require_finite(torch.as_tensor(found), "gradient", {})
         return found
 
@@ -195,12 +195,14 @@ class StageTrainer(Trainer):
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             checkpoints.mark_started(folder)
-        super()._save_checkpoint(model, trial)
+        with checkpoints.disk_full_named(folder.parent):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # every rank's random state and optimizer shard is written
         if self.args.should_save:
             checkpoints.mark_complete(
                 folder, step=self.state.global_step, processes=self.accelerator.num_processes
             )
+            checkpoints.retain(folder.parent, self.stage.keep_checkpoints)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:

@@ -33,7 +33,7 @@ from viscot_core.train.planned import PLAN_FILE, read_plan
 from viscot_core.train.saving import load_stage, save_model, save_stage
 from viscot_core.train.schema import Recipe, StageSpec
 from viscot_core.train.stages import add_adapters, freeze_for
-from viscot_core.train.start import Run, start
+from viscot_core.train.start import Run, load, open_run
 from viscot_core.train.trainer import GoOnFrom, StageTrainer
 
 log = logging.getLogger(__name__)
@@ -46,12 +46,16 @@ def run(folder: Path, recipe: Recipe, only: str | None = None) -> Path:
         raise UsageError(
             f"The recipe has no stage '{only}'; it has {', '.join(s.kind for s in recipe.stages)}."
         )
-    state = start(folder, recipe, wanted[0])
-    for number, stage in enumerate(recipe.stages, 1):
-        out = folder / "stages" / f"{number}-{stage.kind}"
-        if (out / "model" / "viscot.json").exists() or (out / "model" / "config.json").exists():
+    state = open_run(folder, recipe)
+    places = [folder / "stages" / f"{number}-{stage.kind}" for number, stage in enumerate(recipe.stages, 1)]
+    for stage, out in zip(recipe.stages, places, strict=True):
+        if not _is_finished(out):  # also the later stages' rows: not after hours of the first
+            check_rows(state, stage, _template(recipe, stage), out)
+    load(state, wanted[0])
+    for stage, out in zip(recipe.stages, places, strict=True):
+        if _is_finished(out):
             log.info("stage %s is finished; going on", out.name)
-            if number < len(recipe.stages):  # else nothing follows that needs them
+            if out != places[-1]:  # else nothing follows that needs them
                 checkpoints.load_weights(state.model, out / "model")
         elif stage in wanted:
             _run_stage(state, stage, out)
@@ -60,6 +64,10 @@ def run(folder: Path, recipe: Recipe, only: str | None = None) -> Path:
     else:
         _finish(folder, state)
     return folder
+
+
+def _is_finished(out: Path) -> bool:
+    return (out / "model" / "viscot.json").exists() or (out / "model" / "config.json").exists()
 
 
 def _finish(folder: Path, state: Run) -> None:
@@ -86,9 +94,7 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     recipe, split = state.recipe, _split(state.folder, stage)
     freeze_for(state.model, stage)
     out.mkdir(parents=True, exist_ok=True)
-    template = _template(recipe, stage)
-    check_rows(state, stage, template, out)
-    rows = open_rows(state, stage, template)
+    rows = open_rows(state, stage, _template(recipe, stage))
     seed = recipe.seed if stage.seed is None else stage.seed
     model = _prepared(state, stage, rows, split, seed)
     order = run_order(rows, stage, split, seed)
@@ -182,10 +188,11 @@ def _prepared(state: Run, stage: StageSpec, rows: Rows, split: Split, seed: int)
 def _keep_model(state: Run, stage: StageSpec, trainer: StageTrainer, out: Path) -> None:
     """The stage's model, whole or not at all."""
     partial_folder = out / "model.partial"
-    if trainer.is_deepspeed_enabled:
-        trainer.save_model(str(partial_folder))
-    elif ranks.rank() == 0:
-        save_model(state, stage, trainer.model, partial_folder)
+    with checkpoints.disk_full_named(out):
+        if trainer.is_deepspeed_enabled:
+            trainer.save_model(str(partial_folder))
+        elif ranks.rank() == 0:
+            save_model(state, stage, trainer.model, partial_folder)
     ranks.wait()
     if ranks.rank() == 0:
         os.replace(partial_folder, out / "model")
