@@ -44,6 +44,16 @@ def sample(number: int, answer: str, target: str, **metrics: object) -> dict[str
     }
 
 
+CHAIN_ROW = {
+    "dataset": "synth",
+    "question_id": "s1",
+    "question": "What number?",
+    "image": "s/1.jpg",
+    "size": [640, 480],
+    "box_gt": [0.5, 0.5, 0.7, 0.7],
+}
+CHAIN_LOOK = {"box_status": "ok", "box": [0.1, 0.2, 0.3, 0.4], "crop": [0, 0, 224, 224]}
+
 TASKS = {
     "pope": {
         "figures": {
@@ -61,6 +71,22 @@ TASKS = {
         "figures": {"exact_match,none": 0.5, "exact_match_stderr,none": "N/A"},
         "samples": [sample(0, "red", "red", exact_match=1.0), sample(1, "", "blue", exact_match=0.0)],
         "looks": [{"task": "gqa", "doc_id": 1, "error": "the prompt does not fit"}],
+    },
+    "textvqa_val": {
+        "figures": {"exact_match,none": 0.5},
+        "samples": [sample(0, "shop", "shop", exact_match=0.5)],
+    },
+    "visual_cot_chain": {
+        "figures": {"exact,none": 1.0, "acc50,none": 0.0},
+        "samples": [
+            sample(
+                0,
+                json.dumps({"box_text": "[0.1, 0.2, 0.3, 0.4]", "box_format": "viscot", "answer": "42"}),
+                "42",
+                exact={**CHAIN_ROW, "score": 1.0},
+                acc50={**CHAIN_ROW, **CHAIN_LOOK, "score": 0.0},
+            )
+        ],
     },
     "mmbench_en_dev": {
         "figures": {"gpt_eval_score,none": 60.5},

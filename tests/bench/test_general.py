@@ -14,11 +14,14 @@ from made_lmms import make_python
 from viscot_core.bench.general import bench_general, read_logs
 from viscot_core.bench.lmms.command import GeneralOptions
 from viscot_core.bench.lmms.exports import exported, without_bos
-from viscot_core.bench.lmms.launch import run_child, why
+from viscot_core.bench.lmms.launch import run_child, warnings, why
 from viscot_core.bench.records import read_predictions, read_run
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import DataError, EngineError, UsageError
+from viscot_core.files import cache_folder
 from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.models.manifest import Manifest
+from viscot_core.models.zoo import BUNDLED_FOLDER
 from viscot_core.report.runs import read_run_folder
 from viscot_core.report.sheet import Asked, make_sheet
 from viscot_core.score.lmms import import_scores
@@ -97,6 +100,29 @@ def test_the_command_line(made: GeneralOptions) -> None:
     assert "--log_samples" in direct
 
 
+@pytest.mark.parametrize(
+    "engine", [EngineOptions("x", load_in="4bit"), EngineOptions("x", box_format="gemini")]
+)
+def test_what_only_viscots_class_can_do_is_done_by_it(made: GeneralOptions, engine: EngineOptions) -> None:
+    assert changed(made, backend=None).chosen_backend() == "llava_hf"
+    assert changed(made, backend=None, engine=engine).chosen_backend() == "viscot"
+
+
+def test_the_chain_of_any_model_counts_as_cot(
+    made: GeneralOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lmms-eval asked in two turns has a box, and stands beside viscot's own cot."""
+    monkeypatch.setenv("VISCOT_CACHE", str(tmp_path / "cache"))
+    options = changed(made, tasks=("visual_cot_chain",), data=tmp_path, backend=None)
+    info, _ = bench_general(options)
+    assert info.figures == {"cot": {"visual_cot_chain": {"exact": 1, "acc50": 0}}}
+    assert info.planned == {"cot": {"synth": 1}}
+    (line,) = read_predictions(made.out)
+    assert (line.key, line.answer, line.iou) == (("cot", "synth", "s1"), "42", 0)
+    bench_general(options)
+    assert len(calls(made)) == 1
+
+
 def test_other_classes_get_an_export_made_once(
     made: GeneralOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,11 +144,32 @@ def test_an_export_is_reused_and_a_complete_folder_is_its_own(golden: Path, tmp_
     stamp = (made / "model.safetensors").stat().st_mtime_ns
     assert exported(checkpoint, "sha256:" + "a" * 40, tmp_path) == made
     assert (made / "model.safetensors").stat().st_mtime_ns == stamp
+    checkpoint.manifest = Manifest(name="tiny", turn_tokens="legacy", image_side=56)
+    assert exported(checkpoint, "sha256:" + "a" * 40, tmp_path) != made  # the same weights, other words
     assert exported(open_checkpoint(made), "other", tmp_path) == made
     view = without_bos(made, tmp_path)
     assert without_bos(made, tmp_path) == view
     assert without_bos(view, tmp_path) == view
+    assert without_bos(BUNDLED_FOLDER, tmp_path) == BUNDLED_FOLDER  # its tokenizer adds none of its own
     assert (view / "model.safetensors").resolve() == (made / "model.safetensors").resolve()
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"VISCOT_CACHE": "/own"}, "/own/exports"),
+        ({"XDG_CACHE_HOME": "/cache"}, "/cache/viscot/exports"),
+        ({"HOME": "/home/me"}, "/home/me/.cache/viscot/exports"),
+    ],
+)
+def test_exports_go_where_caches_go(
+    variables: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VISCOT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder("exports") == Path(folder)
 
 
 def test_a_missing_data_set_leaves_its_task_open(made: GeneralOptions) -> None:
@@ -152,16 +199,38 @@ def test_what_is_not_installed_is_said_with_its_command(
         bench_general(changed(made, python=python))
 
 
+def test_vllm_that_is_missing_is_said_before_anything_runs(made: GeneralOptions) -> None:
+    with pytest.raises(EngineError, match="no vllm; install it there with: pip install vllm"):
+        bench_general(changed(made, backend="vllm"))
+    assert not calls(made)
+
+
+def test_a_letter_drawn_at_random_is_warned_of(tmp_path: Path) -> None:
+    """MMBench's task guesses where it cannot ask OpenAI; it says so three times an answer."""
+    log = tmp_path / "direct" / "mmbench_en_dev" / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("INFO GPT API failed to answer. \n" * 6)
+    (said,) = warnings(log)
+    assert "about 2 answers of mmbench_en_dev direct at random" in said
+    assert "mmbench_en_dev_static" in said
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"tasks": ()}, "Name the tasks"),
         ({"strategies": ("cots",)}, "Did you mean 'cot'"),
         ({"backend": "vlm"}, "Did you mean 'vllm'"),
-        ({"backend": "llava_hf", "strategies": ("cot",)}, "needs --backend viscot"),
+        ({"backend": "llava_hf", "strategies": ("cot",)}, "--strategy cot needs --backend viscot"),
+        (
+            {"backend": "vllm", "engine": EngineOptions("x", load_in="4bit")},
+            "--load-in needs --backend viscot",
+        ),
+        ({"backend": "vllm", "engine": EngineOptions("x", attn="flash")}, "leave --attn out"),
+        ({"engine": EngineOptions("x", attn="fast")}, "--attn is one of sdpa, flash, eager"),
         ({"tasks": ("visual_cot",)}, "--data DIR"),
         ({"tasks": ("visual_cot", "pope"), "data": Path()}, "apart"),
-        ({"tasks": ("visual_cot_chain",), "data": Path(), "strategies": ("cot",)}, "both turns by itself"),
+        ({"tasks": ("visual_cot_chain",), "data": Path()}, "in visual_cot with --strategy cot"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(
@@ -179,12 +248,18 @@ def test_a_folder_keeps_its_settings(made: GeneralOptions) -> None:
 
 
 def test_table_8_stands_beside_the_run(made: GeneralOptions) -> None:
-    bench_general(changed(made, tasks=("pope", "gqa", "mmbench_en_dev")))
+    bench_general(changed(made, tasks=("pope", "gqa", "textvqa_val", "mmbench_en_dev")))
     import_scores(made.out)
     part = make_sheet([read_run_folder(made.out)], Asked(compare="paper:VisCoT-7B@336")).parts[0]
     found = {c.dataset: (round(c.yours, 6), c.theirs, c.ci95 is None) for c in part.paper}
-    assert found == {"POPE": (80, 86.5, True), "GQA": (50, 62.0, True), "MMB": (60.5, 67.3, True)}
+    assert found == {
+        "POPE": (80, 86.5, True),
+        "GQA": (50, 62.0, True),
+        "TextVQA": (50, 61, False),
+        "MMB": (60.5, 67.3, True),
+    }
     assert not any("judge" in note for note in part.paper_notes)
+    assert "OCR words" in part.paper_notes[-1]  # what makes a column no fair comparison
 
 
 def test_the_cli_prints_figures_and_says_what_is_open(cli, made: GeneralOptions) -> None:  # type: ignore[no-untyped-def]

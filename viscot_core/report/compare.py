@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from viscot_core.bench.general import TABLE8
+from viscot_core.bench.general import TABLE8, TABLE8_NOTES
 from viscot_core.errors import UsageError, nearest
 from viscot_core.report.analysis import paired
 from viscot_core.report.bootstrap import Interval, PairedTest
@@ -126,6 +126,7 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
             f"The paper's judge was {judge}, yours is {mine.describe() if mine else 'none'}: a difference of "
             "scores may come from the judge."
         )
+    notes += [TABLE8_NOTES[c.dataset] for c in found if c.metric == "general" and c.dataset in TABLE8_NOTES]
     if not found:
         notes.append("The run and the paper have no data set and strategy in common.")
     return found, notes

@@ -56,6 +56,11 @@ class GeneralOptions:
             raise UsageError(f"{' and '.join(ours)} needs --backend viscot; lmms-eval's own classes cannot.")
         if backend == "vllm" and self.engine.attn != "sdpa":
             raise UsageError("vLLM chooses its attention by itself; leave --attn out with --backend vllm.")
+        if CHAIN in self.tasks and backend == "viscot":
+            raise UsageError(
+                f"{CHAIN} asks lmms-eval's own classes in two turns; viscot's runs them in visual_cot with "
+                "--strategy cot."
+            )
         self._check_packaged()
         return backend
 
@@ -75,8 +80,6 @@ class GeneralOptions:
             raise UsageError(f"{names} need the benchmark's data root: give --data DIR.")
         if self.packaged and not set(PACKAGED).issuperset(self.tasks):
             raise UsageError(f"Run {names} apart from other tasks, into an --out of their own.")
-        if CHAIN in self.tasks and "cot" in self.strategies:
-            raise UsageError(f"{CHAIN} asks both turns by itself; leave --strategy direct.")
 
     def work(self) -> Iterator[tuple[str, str]]:
         """Each strategy and task to run; what the task of two turns gives is cot, whoever answers."""
@@ -123,7 +126,7 @@ def _ours(engine: EngineOptions, model: Handed, strategy: str, task: str, folder
     native = strategy == "direct" and task not in PACKAGED
     given = {
         "pretrained": model.model,
-        "strategy": "direct" if task == CHAIN else strategy,
+        "strategy": strategy,
         "protocol": "native" if native else "paper",
         "dtype": model.dtype,
         "attn": engine.attn,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from viscot_core import __version__
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import UsageError
+from viscot_core.files import cache_folder
 
 if TYPE_CHECKING:
     from viscot_core.models.checkpoint import Checkpoint
@@ -66,23 +67,23 @@ def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) ->
         return checkpoint.path
     made_of = f"{weights} {checkpoint.manifest.model_dump_json()} {__version__}"
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    out = (cache or export_cache()) / f"{checkpoint.manifest.name}-{digest}"
+    out = (cache or cache_folder("exports")) / f"{checkpoint.manifest.name}-{digest}"
     return out if (out / "config.json").exists() else export(checkpoint, out, Layout.HF)
 
 
 def without_bos(model: Path, cache: Path | None = None) -> Path:
     """The same folder with a chat template that writes no BOS, in ``cache``; its other files are links.
 
-    lmms-eval's llava_hf renders the template to text and lets the processor tokenize it, which adds a BOS of
-    its own: with the template's there would be two, and other answers.
+    lmms-eval's llava_hf renders the template to text and lets the processor tokenize it. Where that adds a
+    BOS of its own there would be two, and other answers; elsewhere the folder is right as it is.
     """
     template = model / "chat_template.jinja"
     words = template.read_text(encoding="utf-8")
     plain = words.replace("{{- bos_token }}", "", 1).replace("{{ bos_token }}", "", 1)
-    if plain == words:
+    if plain == words or not _adds_bos(model):
         return model
     name = hashlib.sha256(f"{model.resolve()}\0{plain}".encode()).hexdigest()[:16]
-    view = (cache or export_cache()) / f"{model.name}-no-bos-{name}"
+    view = (cache or cache_folder("exports")) / f"{model.name}-no-bos-{name}"
     building = view.with_name(f".{view.name}.{os.getpid()}")
     building.mkdir(parents=True, exist_ok=True)
     for file in model.iterdir():
@@ -94,8 +95,8 @@ def without_bos(model: Path, cache: Path | None = None) -> Path:
     return view
 
 
-def export_cache() -> Path:
-    """``exports`` in ``VISCOT_CACHE``, else in the user's cache folder."""
-    given = os.environ.get("VISCOT_CACHE")
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(given) if given else Path(root) / "viscot").expanduser() / "exports"
+def _adds_bos(model: Path) -> bool:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return tokenizer.bos_token_id is not None and tokenizer("x").input_ids[0] == tokenizer.bos_token_id
