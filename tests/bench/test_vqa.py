@@ -127,7 +127,8 @@ def test_direct_is_llavas_prompt_and_cot_the_papers(tmp_path: Path, engine: Fake
     assert (info.kind, tally.finished) == ("vqa", 2)
     asked = "USER: <image>\nWhat is it?\nAnswer the question using a single word or phrase. ASSISTANT:"
     assert engine.prompts[0].endswith(asked)  # one space, as LLaVA's scripts have it
-    assert BOX_REQUEST in engine.prompts[1]
+    assert f"what is it?. {BOX_REQUEST}" in engine.prompts[1]  # no form of answer is asked of a box
+    assert engine.prompts[2].endswith("phrase.  ASSISTANT:")
     direct, cot = read_predictions(tmp_path / "run")
     assert direct.box is None
     assert cot.crop is not None

@@ -22,15 +22,13 @@ from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import Benchmark, Item
 from viscot_core.bench.records import Prediction, RunInfo
 from viscot_core.bench.run import Built, Plan, Progress, Tally, run
-from viscot_core.bench.wording import Wording
+from viscot_core.bench.wording import LETTER, SHORT, Wording
 from viscot_core.boxes import Box, CropPolicy, Frame, Size
 from viscot_core.data.annotations import Row, Rows
 from viscot_core.engines.open import EngineOptions, codec_for, open_engine
 from viscot_core.errors import DataError, UsageError, nearest
 
 STRATEGIES = ("direct", "cot")
-SHORT = "\nAnswer the question using a single word or phrase."
-LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ def _item(row: QuestionRow, path: Path, dataset: str, question_id: int | str, st
         image=row.image,
         path=path,
         size=size,
-        question=text if text.endswith(style.suffix.strip()) else text + style.suffix,
+        question=text.removesuffix(style.suffix.strip()).rstrip() + style.suffix,
         box=Box(0, 0, *size, Frame.ORIGINAL),  # stands in for the region these rows do not name
         reference="\n".join(row.accepted()) or None,
     )

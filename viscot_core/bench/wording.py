@@ -31,16 +31,29 @@ Protocol = Literal["paper", "native"]
 PROTOCOLS: tuple[Protocol, ...] = ("paper", "native")
 Turns = tuple[Turn, ...]
 
+SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+"""LLaVA's suffixes (its evaluation scripts, and lmms-eval's tasks), which ask for a form of answer."""
+
+
+def suffix_of(question: str) -> str:
+    """The one of LLaVA's suffixes that a question ends in, else nothing."""
+    return next((suffix for suffix in (SHORT, LETTER) if question.endswith(suffix)), "")
+
 
 @dataclass(frozen=True)
 class Wording:
-    """The turns of every condition under one protocol and one convention for boxes."""
+    """The turns of every condition under one protocol and one convention for boxes.
+
+    A question may end in one of LLaVA's suffixes: it is for the answer, and no box is asked for with it.
+    """
 
     codec: Codec
     protocol: Protocol = "paper"
 
     def detection(self, question: str) -> Turns:
         """Turn 1: where to look."""
+        question = _bare(question)
         if self.protocol == "paper":
             return self._with_form(detection_turns(question))
         return self._with_form((Turn("human", f"{IMAGE}\n{question} {BOX_REQUEST}"),))
@@ -48,8 +61,9 @@ class Wording:
     def answer(self, question: str, box_text: str) -> Turns:
         """Turn 2: the answer, with the crop as the second picture."""
         if self.protocol == "paper":
-            return answer_turns(question, box_text)
-        last = IMAGE if self.codec.name == "viscot" else f"{IMAGE}\n{ANSWER_REQUEST} {question}"
+            return (*answer_turns(_bare(question), box_text)[:-1], answer_turns(question, box_text)[-1])
+        in_training = f"{IMAGE}{suffix_of(question)}"
+        last = in_training if self.codec.name == "viscot" else f"{IMAGE}\n{ANSWER_REQUEST} {question}"
         return (*self.detection(question), Turn("gpt", box_text), Turn("human", last))
 
     def without_crop(self, question: str, box_text: str) -> Turns:
@@ -87,3 +101,7 @@ class Wording:
         )
         text = "\0".join(render(each, template, generate=True).text for each in turns)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _bare(question: str) -> str:
+    return question.removesuffix(suffix_of(question))
