@@ -17,31 +17,32 @@ import random
 import resource
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from viscot_core.data.mix import build
 from viscot_core.data.mixture import Mixture, Source
+from viscot_core.data.rows import raw_rows
 
 GOALS = {"rows_per_s": 100_000, "open_s": 2.0, "private_MB": 100.0, "row_us": 10.0}
 SENTENCE = "The small round thing beside the tall one is what the question asks about, and it is blue. "
 
 
 def write_rows(path: Path, count: int) -> None:
-    """A JSON list of ``count`` conversations of two to ten turns, about 1.1 kB each."""
+    """A JSON list of ``count`` conversations of two to ten turns, about 1.1 kB each, as json.dump does."""
     draw = random.Random(0)
     kinds = [made_row(draw) for _ in range(500)]
-    with path.open("wb") as file:
-        file.write(b"[")
+    with path.open("w") as file:
         for number in range(count):
-            row = kinds[number % len(kinds)] | {"id": number}
-            file.write((b", " if number else b"") + orjson.dumps(row))
-        file.write(b"]")
+            row = kinds[number % len(kinds)]
+            key = "question_id" if "question_id" in row else "id"
+            file.write((", " if number else "[") + json.dumps(row | {key: number}))
+        file.write("]")
 
 
 def made_row(draw: random.Random) -> dict[str, Any]:
+    """A row in one of the two layouts of the published mixture: LLaVA's, or the CoT converter's."""
     pairs = draw.choice((1, 2, 2, 3, 5))
     turns = []
     for pair in range(pairs):
@@ -49,8 +50,11 @@ def made_row(draw: random.Random) -> dict[str, Any]:
         turns.append({"from": "human", "value": mark + SENTENCE * draw.randrange(1, 3)})
         turns.append({"from": "gpt", "value": SENTENCE * draw.randrange(1, 4) + 'a "quoted" \\ word'})
     name = f"cot/made/{draw.randrange(10**9):09d}.jpg"
-    image = [name, f"{name}###[{draw.randrange(99)}, 20, 300, 400]"] if pairs == 2 else name
-    return {"id": 0, "dataset": "made", "split": "train", "image": image, "conversations": turns}
+    if pairs != 2:
+        return {"id": 0, "image": name, "conversations": turns}
+    images = [name, f"{name}###[{draw.randrange(99)}, 20, 300, 400]"]
+    facts = {"dataset": "made", "split": "train", "question_id": 0}
+    return {**facts, "image": images, "conversations": turns}
 
 
 def private_mb() -> float:
@@ -92,10 +96,8 @@ def in_workers(folder: Path, workers: int, count: int) -> list[tuple[float, ...]
 
 
 def json_loads_us(listing: Path) -> float:
-    """The yardstick: Python's json on a row. a quiet machine takes about 9 us for one of 1.1 kB."""
-    with listing.open("rb") as file:
-        head = file.read(20_000_000)
-    rows = head[1 : head.rindex(b', {"id"')].replace(b', {"id"', b'\n{"id"').split(b"\n")
+    """The yardstick: Python's json on a row. A quiet machine takes about 4 us for one of 1.1 kB."""
+    rows = [row.data for row in islice(raw_rows(listing), 20_000)]
     start = time.process_time()
     for row in rows:
         json.loads(row)

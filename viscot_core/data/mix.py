@@ -116,23 +116,31 @@ def build(
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
+    try:
+        _write(unfinished, sources, skip_bad, progress)
+        if out.exists():
+            shutil.rmtree(out)
+        unfinished.replace(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return Mixture.open(out)
+
+
+def _write(folder: Path, sources: Sequence[Source], skip_bad: int, progress: Progress | None) -> None:
     total = sum(_size(Path(source.file)) for source in sources)
-    writer = _Writer(unfinished, progress, total, skip_bad)
+    writer = _Writer(folder, progress, total, skip_bad)
     with writer.rows, writer.offsets:
         done = tuple(writer.add(source) for source in sources)
     if not writer.count:
-        raise DataError(f"the files of {out} hold no rows; check that they are the right ones.")
+        files = ", ".join(source.file for source in sources)
+        raise DataError(f"{files}: no rows; check that these are the right files.")
     about = {
         "format": FORMAT,
         "rows": writer.count,
         "sha256": writer.sha.hexdigest(),
         "sources": [asdict(s) for s in done],
     }
-    (unfinished / "mixture.json").write_text(json.dumps(about, indent=1) + "\n")
-    if out.exists():
-        shutil.rmtree(out)
-    unfinished.replace(out)
-    return Mixture.open(out)
+    (folder / "mixture.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 class _Writer:

@@ -51,7 +51,7 @@ def raw_rows(path: Path, block: int = BLOCK_BYTES) -> Iterator[RawRow]:
             yield from cutter.exactly()
 
 
-def proven_rows(path: Path, proof: Proof, block: int = BLOCK_BYTES) -> Iterator[list[bytes] | RawRow]:
+def proven_rows(path: Path, proof: Proof, block: int = 4 * BLOCK_BYTES) -> Iterator[list[bytes] | RawRow]:
     """``raw_rows`` in half the time: what ``proof`` knows comes as lists of rows, the others one by one."""
     with _opened(path) as file:
         if _first_byte(file) != b"[":
