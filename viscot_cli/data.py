@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +13,16 @@ import typer
 
 from viscot_cli import console, rows
 from viscot_cli.rows import Json, Workers
+from viscot_core.errors import DataError, PartlyDone, UsageError
 
 if TYPE_CHECKING:
+    from viscot_core.sources.catalog import Source
     from viscot_core.sources.check import Checked
+    from viscot_core.sources.fetch import Outcome
     from viscot_core.sources.plan import Plan
+
+_SHOWN = 10
+"""Files of one kind of trouble that are said one by one."""
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 
@@ -23,6 +31,12 @@ For = Annotated[
     list[str] | None,
     typer.Option(
         "--for", help="pretrain, finetune, bench, refcoco, all; bench:docvqa,gqa; source names. Repeatable."
+    ),
+]
+Files = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--for", help="bench, refcoco, finetune, pretrain, metadata, all; bench:docvqa,gqa. Repeatable."
     ),
 ]
 
@@ -48,22 +62,69 @@ def size(count: float) -> str:
 
 
 @app.command("list")
-def list_(to: Root = Path("data"), json: Json = False) -> None:
-    """Every source: what it is for, size, license, where it goes, and whether it is here."""
+def list_(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[SOURCE...]", help="All there is to know of these.")
+    ] = None,
+    to: Root = Path("data"),
+    json: Json = False,
+) -> None:
+    """Every source: what it is for, size, license, where it goes, how to get it, and whether it is here."""
     from viscot_core.sources.catalog import load_catalog
 
-    lines = []
-    for source in load_catalog().sources:
-        purposes = ", ".join(source.purposes) or "by name"
-        get = "by hand" if source.gate else size(source.size)
-        state = source.state(to)
-        if json:
-            facts = source.model_dump(include={"name", "title", "purposes", "license", "gate", "note"})
+    catalog = load_catalog()
+    sources = [catalog.named(name) for name in names] if names else catalog.sources
+    if json:
+        for source in sources:
+            facts = source.model_dump(exclude={"sets"})
+            state = source.state(to)
             console.emit({**facts, "size": source.size, "to": source.places, "state": state})
-        lines.append([source.name, purposes, get, source.places, state, source.license, source.title])
-    if not json:
-        columns = ["source", "for", "size", "goes to", f"in {to}", "license", "what it is"]
-        console.table(columns, lines, right=["size"])
+    elif names:
+        for source in sources:
+            _details(source, to)
+    else:
+        lines = [[s.name, _purposes(s), _size(s), s.state(to), s.places, s.license] for s in catalog.sources]
+        columns = ["source", "for", "size", "here", "goes to", "license"]
+        console.table(columns, lines, right=["size"], title=f"Sources, and what of them is in {to}")
+        console.out()
+        _by_hand([source for source in catalog.sources if source.gate], "To get by hand:")
+        console.say("'viscot data list SOURCE' says what a source is and where its files come from.")
+
+
+def _details(source: Source, to: Path) -> None:
+    console.out(f"{source.name}: {source.title}")
+    facts = {
+        "for": _purposes(source),
+        "size": _size(source),
+        "license": source.license,
+        "goes to": source.places,
+        f"in {to}": source.state(to),
+        "by hand": source.gate,
+        "note": source.note,
+    }
+    for name, fact in facts.items():
+        if fact:
+            console.out(f"  {name}: {fact}")
+    for one in source.downloads:
+        origin = one.url or f"the hub's data set {one.hub}, {one.path}"
+        parts = f", {one.parts} parts" if one.parts > 1 else ""
+        kind = f", {one.archive} archive{parts}" if one.archive else ""
+        console.out(f"  {one.to} <- {origin} ({size(one.size)}{kind})")
+
+
+def _purposes(source: Source) -> str:
+    return ", ".join(source.purposes) or "by name"
+
+
+def _size(source: Source) -> str:
+    return "by hand" if source.gate else size(source.size)
+
+
+def _by_hand(sources: Sequence[Source], title: str) -> None:
+    if sources:
+        console.out(title)
+    for source in sources:
+        console.out(f"  {source.name} (into {source.places}): {source.gate}")
 
 
 @app.command()
@@ -77,7 +138,6 @@ def fetch(
     at_once: Annotated[int, typer.Option(min=1, max=64, help="Downloads at once.")] = 4,
 ) -> None:
     """Fetch sources into a data root; the same command again continues. Ctrl-C keeps what has come."""
-    from viscot_core.errors import DataError, PartlyDone, UsageError
     from viscot_core.sources.catalog import load_catalog, select
     from viscot_core.sources.fetch import fetch as run
     from viscot_core.sources.plan import plan
@@ -92,64 +152,92 @@ def fetch(
     if dry_run:
         return
     if todo.jobs and not yes:
-        typer.confirm("Fetch?", abort=True, err=True)
-    with console.transfers() as report:
-        outcome = run(to, todo, catalog, at_once=at_once, report=report)
-    for label, why in outcome.failed.items():
-        console.say(f"{label}: {why}")
-    if outcome.failed:
-        raise DataError(
-            f"{len(outcome.failed)} of {len(todo.jobs)} downloads failed; the same command again goes on."
-        )
-    console.say(
-        f"{len(outcome.done)} downloads done. 'viscot data check --to {to}' tells what is still missing."
-    )
+        _ask()
+    if todo.jobs:
+        with console.transfers() as report:
+            outcome = run(to, todo, catalog, at_once=at_once, report=report)
+        _tell(outcome, todo, to)
     if todo.by_hand:
         names = ", ".join(source.name for source in todo.by_hand)
         raise PartlyDone(f"Get by hand: {names}; then 'viscot data organize --from FOLDER --to {to}'.")
 
 
+def _ask() -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("Nobody is there to say yes; pass --yes to fetch, or --dry-run for the plan alone.")
+    typer.confirm("Fetch?", abort=True, err=True)
+
+
+def _tell(outcome: Outcome, todo: Plan, to: Path) -> None:
+    """What came and what did not. Raises DataError where nothing came, PartlyDone where something did not."""
+    for label, why in outcome.failed.items():
+        console.say(f"{label}: {why}")
+    if outcome.failed:
+        kind = PartlyDone if outcome.done else DataError
+        raise kind(
+            f"{len(outcome.failed)} of {len(todo.jobs)} downloads failed; the same command again goes on."
+        )
+    console.say(
+        f"{len(outcome.done)} downloads done. 'viscot data check --to {to}' tells what is still missing."
+    )
+
+
 def _show_plan(todo: Plan, to: Path, at_once: int) -> None:
-    lines = [[job.label, size(job.left), job.download.to] for job in todo.jobs]
-    lines += [[source.name, "here", source.places] for source in todo.complete]
-    lines += [[source.name, "by hand", source.gate or ""] for source in todo.by_hand]
-    console.table(["download", "size", "goes to"], lines, right=["size"])
-    room = f", {size(todo.disk(at_once))} of disk at the most" if todo.jobs else ""
-    console.say(f"{len(todo.jobs)} downloads into {to}, about {size(todo.to_fetch)}{room}.")
+    lines = []
+    for name, jobs in groupby(todo.jobs, key=lambda job: job.source.name):
+        some = list(jobs)
+        source = some[0].source
+        sets = dict.fromkeys(job.download.data_set for job in some if job.download.data_set)
+        what = f"{name}: {', '.join(sets)}" if sets and len(some) < len(source.downloads) else name
+        lines.append([what, len(some), size(sum(job.left for job in some)), source.places])
+    lines += [[source.name, "-", "here", source.places] for source in todo.complete]
+    if lines:
+        console.table(["source", "downloads", "size", "goes to"], lines, right=["downloads", "size"])
+    _by_hand(todo.by_hand, "To get by hand:")
+    if todo.jobs:
+        console.say(
+            f"{len(todo.jobs)} downloads into {to}: about {size(todo.to_fetch)}, "
+            f"{size(todo.disk(at_once))} of disk at the most."
+        )
+    else:
+        console.say(f"Nothing to download into {to}.")
 
 
 @app.command()
 def organize(
     hand: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="Where your downloads are.")],
     to: Root = Path("data"),
-    wanted: For = None,
+    wanted: Files = None,
     link: Annotated[
         LinkKind, typer.Option(help="auto: a hard link where the disk allows it.")
     ] = LinkKind.auto,
 ) -> None:
     """Put files got by hand where the annotations of a data root want them."""
-    from viscot_core.errors import PartlyDone
     from viscot_core.sources.catalog import load_catalog
     from viscot_core.sources.organize import Link
     from viscot_core.sources.organize import organize as run
 
     with console.progress("missing pictures looked for") as advance:
         done = run(hand, to, load_catalog(), groups=wanted or (), link=Link(link), progress=advance)
-    for path, files in done.ambiguous.items():
+    for path, files in list(done.ambiguous.items())[:_SHOWN]:
         console.say(
             f"{path}: one of {', '.join(map(str, files))}? Nothing tells them apart; place it yourself."
         )
+    if len(done.ambiguous) > _SHOWN:
+        console.say(f"... and {len(done.ambiguous) - _SHOWN} more of this kind.")
     console.say(f"{len(done.placed)} files placed.")
-    left = len(done.not_found) + len(done.ambiguous)
+    left = [*done.not_found, *done.ambiguous]
     if left:
-        first = ", ".join([*done.not_found, *done.ambiguous][:3])
-        raise PartlyDone(f"{left} files are still missing ({first}, ...); 'viscot data check' lists them.")
+        first = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        raise PartlyDone(
+            f"{len(left)} files are still missing ({first}); 'viscot data check --to {to}' lists them."
+        )
 
 
 @app.command()
 def check(
     to: Root = Path("data"),
-    wanted: For = None,
+    wanted: Files = None,
     decode: Annotated[
         bool, typer.Option("--decode", help="Read every picture to its last pixel, not its head only.")
     ] = False,
@@ -159,7 +247,6 @@ def check(
     ] = None,
 ) -> None:
     """Every picture the annotations name: present, readable, of the annotated size, boxes inside."""
-    from viscot_core.errors import DataError
     from viscot_core.sources.catalog import load_catalog
     from viscot_core.sources.check import FATAL, OUTSIDE
     from viscot_core.sources.check import check as run
@@ -174,11 +261,18 @@ def check(
     lines = [[r.file, r.rows, r.pictures, *(r.problems[kind] for kind in kinds)] for r in results]
     console.table(["file", "rows", "pictures", *kinds], lines, right=["rows", "pictures", *kinds])
     _say_missing(results)
-    console.say(f"Every problem: {report}")
-    if wrong := sum(result.problems[kind] for result in results for kind in FATAL):
-        raise DataError(
-            f"{wrong} problems; 'viscot data fetch' and 'viscot data organize' bring what is missing."
-        )
+    wrong = sum(result.problems[kind] for result in results for kind in FATAL)
+    outside = sum(result.problems[OUTSIDE] for result in results)
+    if outside:
+        console.say(f"{outside} boxes reach outside their pictures; training and benchmark clip them.")
+    if wrong or outside:
+        console.say(f"Every problem: {report}")
+    if wrong:
+        missing = any(result.problems["missing"] for result in results)
+        cure = "'viscot data fetch' and 'viscot data organize' bring what is missing"
+        raise DataError(f"{wrong} problems; {cure if missing else f'{report} names each'}.")
+    rows_in_all = sum(result.rows for result in results)
+    console.say(f"{len(results)} files, {rows_in_all} rows: every picture is here and as the rows say.")
 
 
 def _say_missing(results: Sequence[Checked]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,10 @@ import typer
 from viscot_cli import console
 
 if TYPE_CHECKING:
-    from viscot_core.data.stats import FileStats
+    from viscot_core.data.stats import FileStats, Shared
+
+_LEARNED = ("\u00ab", "\u00bb")
+"""Quotation marks that no row's JSON or prompt is full of."""
 
 SkipBad = Annotated[int, typer.Option(min=0, help="Bad rows to leave out, and count, before giving up.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
@@ -59,46 +64,55 @@ def mix(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a mixture that is there.")] = False,
 ) -> None:
     """Several training files become one memory-mapped mixture with weights and counts."""
+    from viscot_core.data.encode import template_named
     from viscot_core.data.mix import build, parse_weights, sources_of
 
     sources = sources_of(_training_files(files, data), parse_weights(weight or ()))
+    words, tokens = template_named(template), _tokens(tokenizer) if tokenizer else None
     with console.transfers() as report:
         mixture = build(
             out,
             sources,
             skip_bad=skip_bad,
             overwrite=overwrite,
-            progress=lambda done, of: report("rows", done, of),
+            progress=lambda done, of: report("files read", done, of),
         )
     rows = [[s.name, s.rows, f"{s.weight:g}", round(s.rows * s.weight), s.skipped] for s in mixture.sources]
     columns = ["source", "rows", "weight", "rows an epoch", "left out"]
     console.table(columns, rows, right=columns[1:])
     console.say(f"{len(mixture)} rows in {out}")
-    if tokenizer:
+    if tokens:
         from viscot_core.data.lengths import token_lengths
-        from viscot_core.prompts import TEMPLATES
 
-        with console.progress("rows measured", len(mixture)) as advance:
-            seen = 0
-
-            def progress(done: int, of: int) -> None:
-                nonlocal seen
-                advance(done - seen)
-                seen = done
-
-            lengths = token_lengths(
-                mixture, _tokens(tokenizer), TEMPLATES[template], workers=workers, progress=progress
-            )
+        with _counted("rows measured", len(mixture)) as progress:
+            lengths = token_lengths(mixture, tokens, words, workers=workers, progress=progress)
         console.say(f"tokens a row: mean {lengths.mean():.1f}, longest {lengths.max()}")
+
+
+@contextmanager
+def _counted(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for who tells how much is done so far, not how much more."""
+    with console.progress(what, total) as advance:
+        seen = 0
+
+        def progress(done: int, of: int) -> None:
+            nonlocal seen
+            advance(done - seen)
+            seen = done
+
+        yield progress
 
 
 def _training_files(files: Sequence[str], data: Path | None) -> list[Path]:
     """The paths as given; a recipe stands for the files of its finetune stage under ``data``."""
-    if data is None:
-        return [Path(name) for name in files]
     from viscot_core.errors import UsageError
     from viscot_core.train.recipe import load_recipe
 
+    if data is None:
+        for name in files:
+            if not Path(name).suffix and not Path(name).exists():
+                raise UsageError(f"There is no file '{name}'; a recipe's name wants its data root as --data.")
+        return [Path(name) for name in files]
     found: list[Path] = []
     for name in files:
         stages = [stage for stage in load_recipe(name).stages if stage.kind == "finetune"]
@@ -121,21 +135,25 @@ def show(
 ) -> None:
     """Draw one sample: picture, box, the exact crop, the prompt, and what is supervised."""
     from viscot_core.data.show import show as run
+    from viscot_core.drawing import check_ending, save_picture
 
+    check_ending(out)
     found = run(where, which, images=images, template=template)
-    for text, spoken in found.spans:
-        typer.secho(
-            text if not spoken else f"[{text}]", nl=False, fg="green" if spoken else None, bold=spoken
-        )
+    for text, learned in found.spans:
+        if learned:
+            typer.secho(f"{_LEARNED[0]}{text}{_LEARNED[1]}", nl=False, fg="green", bold=True)
+        else:
+            typer.echo(text, nl=False)
     console.out()
-    console.say("What the model learns to say stands in [brackets].")
+    console.say(f"\nThe model learns to say what stands between {_LEARNED[0]} and {_LEARNED[1]}.")
     for path in found.row.image:
         console.say(f"picture: {path}")
     if found.window:
-        console.say(f"crop: {list(found.window)} (left, top, right, bottom, in pixels of the picture)")
+        left, top, right, bottom = found.window
+        console.say(f"crop: x {left} to {right}, y {top} to {bottom} of the picture's pixels")
     if found.sheet:
-        found.sheet.save(out)
-        console.say(f"drawn: {out}")
+        save_picture(found.sheet, out)
+        console.say(f"drawn: {out} (the region red, the crop white)")
 
 
 def stats(
@@ -150,32 +168,34 @@ def stats(
     """Rows per data set, sizes of the regions, lengths in tokens, pictures train and bench share."""
     from functools import partial
 
+    from viscot_core.data.encode import template_named
     from viscot_core.data.stats import file_stats, shared_pictures
+    from viscot_core.sources.catalog import load_catalog
 
-    length = None
+    words, length = template_named(template), None
     if tokenizer:
         from viscot_core.data.lengths import row_length
-        from viscot_core.prompts import TEMPLATES
 
-        length = partial(row_length, _tokens(tokenizer), TEMPLATES[template])
-    found = [file_stats(path, length=length, skip_bad=skip_bad) for path in files]
-    shared = shared_pictures(found)
+        length = partial(row_length, _tokens(tokenizer), words)
+    with console.progress("rows") as advance:
+        found = [file_stats(path, length=length, skip_bad=skip_bad, progress=advance) for path in files]
+    shared = shared_pictures(found, load_catalog().prefixes)
     if json:
         for one in found:
-            console.emit(_facts(one))
+            console.emit(_facts(one, shared))
         return
     rows = [[s.file, name, count] for s in found for name, count in s.data_sets.most_common()]
-    console.table(["file", "data set", "rows"], rows, right=["rows"], title="Rows")
+    console.table(["file", "data set", "rows"], rows, right=["rows"], title="Rows per data set")
     _region_table(found)
     if tokenizer:
         _length_table(found)
-    columns = ["training file", "benchmark file", "pictures in both", "of"]
-    console.table(columns, shared, right=columns[2:], title="Pictures that train and bench share")
+    if {one.is_benchmark for one in found} == {True, False}:
+        _shared_table(shared)
     for bad in (bad for one in found for bad in one.bad):
         console.say(f"left out: {bad}")
 
 
-def _facts(one: FileStats) -> dict[str, object]:
+def _facts(one: FileStats, shared: Sequence[Shared]) -> dict[str, object]:
     from viscot_core.data.stats import EDGES
 
     return {
@@ -188,6 +208,7 @@ def _facts(one: FileStats) -> dict[str, object]:
         "area_edges": EDGES,
         "area_counts": one.histogram(),
         "lengths": _spread(one),
+        "shared_pictures": [pair for pair in shared if pair.training == one.file],
     }
 
 
@@ -204,17 +225,26 @@ def _spread(one: FileStats) -> dict[str, float]:
 def _region_table(found: Sequence[FileStats]) -> None:
     from viscot_core.data.stats import EDGES
 
-    bins = [f"to {100 * edge:g}%" for edge in EDGES[1:]]
-    rows = [[s.file, len(s.pictures), *s.histogram()] for s in found]
-    columns = ["file", "pictures", *bins]
-    console.table(columns, rows, right=columns[1:], title="Regions by their share of the padded square")
+    percents = [f"{100 * edge:g}" for edge in EDGES]
+    bins = [f"{low}-{high}%" for low, high in pairwise(percents)]
+    rows = [[s.file, len(s.pictures), len(s.areas), *s.histogram()] for s in found]
+    columns = ["file", "pictures", "regions", *bins]
+    console.table(columns, rows, right=columns[1:], title="\nRegions by their share of the padded square")
 
 
 def _length_table(found: Sequence[FileStats]) -> None:
     rows = [[s.file, *(f"{value:.0f}" for value in _spread(s).values())] for s in found if s.lengths]
-    console.table(
-        ["file", "mean", "p50", "p95", "max"], rows, right=["mean", "p50", "p95", "max"], title="Tokens"
-    )
+    columns = ["file", "mean", "p50", "p95", "max"]
+    console.table(columns, rows, right=columns[1:], title="\nTokens of a row, pictures included")
+
+
+def _shared_table(shared: Sequence[Shared]) -> None:
+    if not shared:
+        console.out("\nNo picture stands in a training file and in a benchmark file.")
+        return
+    rows = [[s.training, s.benchmark, s.of, s.same_path, s.same_name] for s in shared]
+    columns = ["training file", "benchmark file", "its pictures", "same path", "path or name"]
+    console.table(columns, rows, right=columns[2:], title="\nBenchmark pictures that stand in training files")
 
 
 def _tokens(name: str) -> Any:
@@ -236,13 +266,6 @@ def synth(
     """Make an offline data set: drawn scenes, training rows and a benchmark in the layout of the real one."""
     from viscot_core.data.synth import write_dataset
 
-    with console.progress("pictures", train + val) as advance:
-        seen = 0
-
-        def progress(done: int, of: int) -> None:
-            nonlocal seen
-            advance(done - seen)
-            seen = done
-
+    with _counted("pictures", train + val) as progress:
         counts = write_dataset(out, train=train, val=val, seed=seed, workers=workers, progress=progress)
     console.table(["file", "rows"], counts.items(), right=["rows"])

@@ -27,14 +27,23 @@ def test_list_names_every_source_with_its_state(cli: Cli, tmp_path: Path) -> Non
     assert rows["docvqa"]["gate"].startswith("register") and rows["docvqa"]["state"] == "absent"
     (tmp_path / "cot/docvqa").mkdir(parents=True)
     (tmp_path / "cot/docvqa/a.png").touch()
+    assert len(rows["cub"]["downloads"]) == 1 and rows["cub"]["downloads"][0]["url"].startswith("https://")
     table = cli("data", "list", "--to", tmp_path).out
+    assert "sroie (into cot/sroie): register at" in table
     assert next(line for line in table.splitlines() if line.startswith("docvqa")).count("complete") == 1
+
+
+def test_list_says_all_there_is_to_know_of_a_source(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("data", "list", "cot-images", "--to", tmp_path)
+    assert "13 parts" in ran.out and "license: Apache-2.0" in ran.out and "note: not everything" in ran.out
+    ran = cli("data", "list", "cot-image", "--to", tmp_path)
+    assert ran.code == 2 and "Did you mean 'cot-images'" in ran.err
 
 
 def test_fetch_prints_its_plan_first(cli: Cli, tmp_path: Path) -> None:
     ran = cli("data", "fetch", "--for", "bench:docvqa,gqa", "--to", tmp_path / "d", "--dry-run")
     assert ran.code == 0 and not (tmp_path / "d").exists()
-    assert "benchmark/docvqa.json" in ran.out and "benchmark/cub.json" not in ran.out
+    assert "benchmark: docvqa, gqa" in ran.out and "cub" not in ran.out
     assert "138.8 GB" in ran.out and "of disk at the most" in ran.err
 
 
@@ -48,10 +57,12 @@ def test_fetch_wants_a_purpose(cli: Cli, tmp_path: Path) -> None:
 def test_a_gated_source_is_partly_done(cli: Cli, tmp_path: Path) -> None:
     ran = cli("data", "fetch", "--for", "sroie", "--to", tmp_path, "--yes")
     assert ran.code == 3 and "Get by hand: sroie; then 'viscot data organize" in ran.err
+    assert "Nothing to download" in ran.err and "register at" in ran.out
 
 
 def test_check_passes_a_made_root_and_fails_a_broken_one(cli: Cli, synth: Path, tmp_path: Path) -> None:
-    assert cli("data", "check", "--to", synth, "--decode").code == 0
+    ran = cli("data", "check", "--to", synth, "--decode")
+    assert ran.code == 0 and "every picture is here and as the rows say" in ran.err
     assert (synth / "report.jsonl").read_text() == ""
     victim = sorted((synth / "cot/synth/train").iterdir())[0]
     victim.rename(tmp_path / victim.name)
@@ -98,17 +109,22 @@ def test_shared_pictures_are_counted(cli: Cli, synth: Path, tmp_path: Path) -> N
     leak = tmp_path / "leak.json"
     leak.write_text((synth / "benchmark/synth.json").read_text())
     ran = cli("data", "stats", leak, synth / "benchmark/synth.json")
-    assert any(line.split()[-2:] == ["4", "4"] for line in ran.out.splitlines())
+    assert any(line.split()[-3:] == ["4", "4", "4"] for line in ran.out.splitlines())
+    ran = cli("data", "stats", synth / "train.json", synth / "benchmark/synth.json")
+    assert "No picture stands in a training file and in a benchmark file." in ran.out
 
 
 @pytest.mark.parametrize(
     ("where", "which"),
-    [(".", "synth:2"), (".", "train:0"), ("train.json", "1"), ("metadata/synth_cot_train.jsonl", "3")],
+    [
+        *((".", "synth:2"), (".", "train:0"), ("train.json", "1"), ("metadata/synth_cot_train.jsonl", "3")),
+        *((".", "refcoco_synth_val:3"), ("benchmark_det/synth.jsonl", "1")),
+    ],
 )
 def test_show_draws_a_sample(cli: Cli, synth: Path, tmp_path: Path, where: str, which: str) -> None:
     ran = cli("data", "show", synth / where, which, "--out", tmp_path / "sample.png")
     assert ran.code == 0
-    assert "USER: <image>" in ran.out and "</s>]" in ran.out
+    assert "USER: <image>" in ran.out and "\u00ab [" in ran.out and "</s>\u00bb" in ran.out
     with Image.open(tmp_path / "sample.png") as sheet:
         assert sheet.width > 200
 
@@ -121,11 +137,39 @@ def test_show_draws_a_sample(cli: Cli, synth: Path, tmp_path: Path, where: str, 
         (".", "synth:two", "names no sample"),
         ("train.json", "99999", "has no row 99999; rows count from 0"),
         ("none", "2", "does not exist"),
+        ("scenes.jsonl", "2", "holds no rows that viscot knows"),
     ],
 )
 def test_show_says_what_is_there_instead(cli: Cli, synth: Path, where: str, which: str, says: str) -> None:
     ran = cli("data", "show", synth / where, which)
     assert ran.code in (1, 2) and says in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["mix", "tiny", "--out", "m"], 2, "a recipe's name wants its data root as --data"),
+        (["mix", "none.json", "--out", "m"], 1, "none.json cannot be read"),
+        (["mix", "train.json", "--out", "m", "--template", "tinny"], 2, "Did you mean 'tiny'"),
+        (["mix", "train.json", "--out", "m", "--tokenizer", "viscot-tny"], 1, "Did you mean"),
+        (["mix", "train.json", "--out", "m", "--weight", "train=-1"], 2, "give a number above 0"),
+        (["show", ".", "synth:2", "--out", "s.doc"], 2, "pictures are saved as .png or .jpg"),
+        (["show", ".", "synth:2", "--template", "no"], 2, "There is no template 'no'"),
+        (["stats", "cot"], 1, "cannot be read"),
+        (["convert", "train.json", "--out", "c.json"], 1, "field 'question' is missing"),
+        (["check", "--to", ".", "--for", "bech"], 2, "Did you mean 'bench'"),
+        (["organize", "--from", "none", "--to", "."], 2, "is no folder"),
+        (["fetch", "--for", "cub:x", "--to", "."], 2, "There is no data set 'x' there"),
+    ],
+)
+def test_what_is_asked_wrongly_leaves_nothing(
+    cli: Cli, synth: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, says: str
+) -> None:
+    monkeypatch.chdir(synth)
+    before = sorted(synth.iterdir())
+    ran = cli("data", *words)
+    assert ran.code == code and says in ran.err and ran.err.count("Error: ") == 1
+    assert sorted(synth.iterdir()) == before
 
 
 def test_bad_rows_are_named_and_may_be_left_out(cli: Cli, tmp_path: Path) -> None:

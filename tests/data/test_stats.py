@@ -9,7 +9,7 @@ import pytest
 
 from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow
 from viscot_core.data.show import rendered, spans_of
-from viscot_core.data.stats import file_stats, kind_of, shared_pictures
+from viscot_core.data.stats import Shared, file_stats, kind_of, shared_pictures
 from viscot_core.errors import DataError
 from viscot_core.prompts import TEMPLATES, cot_turns
 
@@ -59,9 +59,25 @@ def test_pictures_in_train_and_bench_are_found(tmp_path: Path) -> None:
     bench = write(tmp_path / "benchmark/a.json", "x/1.jpg", "x/2.jpg###[1, 2, 3, 4]")
     train, other = write(tmp_path / "t.json", "x/2.jpg", "x/3.jpg"), write(tmp_path / "o.json", "x/9.jpg")
     found = [file_stats(path) for path in (train, other, bench)]
-    assert shared_pictures(found) == [(train, bench, 1, 2)]
+    assert shared_pictures(found) == [Shared(train, bench, same_path=1, same_name=1, of=2)]
     assert found[0].data_sets == {"x": 2} and found[0].areas.tolist() == [0.25, 0.25]
     assert found[0].histogram() == [0, 0, 0, 0, 0, 2, 0]
+
+
+def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:
+    (tmp_path / "refcoco").mkdir()
+    bench, train = tmp_path / "refcoco/REC_a.jsonl", tmp_path / "t.json"
+    facts = {"expression": "e", "bbox": [0, 0, 9, 9], "height": 9, "width": 9, "dataset_name": "d"}
+    names = ["COCO_train2014_000000000009.jpg", "COCO_train2014_000000000008.jpg"]
+    rows = [facts | {"img_path": name, "image_id": 1, "sent_id": 1} for name in names]
+    bench.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    talk = [{"from": "gpt", "value": "a"}]
+    train.write_text(
+        json.dumps([{"id": 1, "image": "coco/train2017/000000000009.jpg", "conversations": talk}])
+    )
+    found = [file_stats(bench), file_stats(train)]
+    assert shared_pictures(found) == []
+    assert shared_pictures(found, ["COCO_train2014_"]) == [Shared(train, bench, 0, 1, 2)]
 
 
 def test_spans_show_what_is_supervised() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -96,6 +97,22 @@ def test_a_member_that_leaves_the_target_is_refused(tmp_path: Path, suffix: str,
     assert found <= {archive.name, "in/out/fine.txt"}
 
 
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_viscots_own_records_are_out_of_reach(tmp_path: Path, suffix: str) -> None:
+    archive = make(suffix, tmp_path, {".viscot/lock.json": b"{}"})
+    with pytest.raises(DataError, match=r"'\.viscot/lock\.json' is refused: viscot keeps its own records"):
+        unpack(archive, kind_of(suffix), tmp_path / "out")
+    assert not (tmp_path / "out" / ".viscot").exists()
+
+
+def test_a_tar_of_a_whole_folder_names_the_folder_itself(tmp_path: Path) -> None:
+    here = tarfile.TarInfo("./")
+    here.type = tarfile.DIRTYPE
+    archive = make_tar(tmp_path / "x.tar", {"./a/b.txt": b"1"}, (here,))
+    unpack(archive, "tar", tmp_path / "out")
+    assert tree(tmp_path / "out") == {"a/b.txt": b"1"}
+
+
 def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, to
@@ -165,6 +182,47 @@ def test_a_damaged_archive_says_so(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(DataError, match=r"is damaged .*; delete it and fetch it again"):
         unpack(archive, kind_of(suffix), tmp_path / "out")
     assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tgz", "txz", "tbz2"])
+def test_any_byte_may_be_wrong(tmp_path: Path, suffix: str) -> None:
+    whole = make_any(tmp_path / f"x.{suffix}").read_bytes()
+    draw, refusals = random.Random(suffix), 0
+    for number in range(60):
+        data = bytearray(whole)
+        for _ in range(draw.choice((1, 1, 5))):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        broken, into = tmp_path / "broken", tmp_path / str(number) / "out"
+        broken.write_bytes(data[: draw.choice((len(data), len(data) // 2))])
+        try:
+            unpack(broken, kind_of(suffix), into)
+        except DataError:
+            refusals += 1
+        assert {p.name for p in into.parent.iterdir()} == {"out"} and not list(into.glob(".unpacking-*"))
+    assert refusals > 20
+
+
+def make_any(path: Path) -> Path:
+    if path.suffix == ".zip":
+        return make_zip(path, FILES)
+    with tarfile.open(
+        path, "w:" + {".tar": "", ".tgz": "gz", ".txz": "xz", ".tbz2": "bz2"}[path.suffix]
+    ) as tar:
+        for name, data in FILES.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "x.zip", {"a.txt": b"abc"})
+    data = bytearray(archive.read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(mark) + at] |= 1
+    archive.write_bytes(data)
+    with pytest.raises(DataError, match=r"'a\.txt' is refused: it is encrypted"):
+        unpack(archive, "zip", tmp_path / "out")
 
 
 def test_a_zip_with_a_wrong_checksum_leaves_no_file(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from viscot_core.errors import UsageError
 from viscot_core.sources.catalog import load_catalog
 from viscot_core.sources.check import Checked, check
+from viscot_core.sources.organize import organize
 
 CATALOG = load_catalog()
 
@@ -96,10 +97,21 @@ def test_one_picture_under_two_folder_names(tmp_path: Path) -> None:
     assert run(tmp_path)[0][0].right
 
 
+def test_training_reads_the_folder_its_rows_name(tmp_path: Path) -> None:
+    draw(tmp_path / "cot/v7w/a.jpg", (30, 30))
+    row = {"id": 1, "image": "cot/visual7w/a.jpg", "conversations": [{"from": "gpt", "value": "a"}]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    assert run(tmp_path)[0][0].problems == {"missing": 1}
+    (tmp_path / "hand").mkdir()
+    assert not organize(tmp_path / "hand", tmp_path, CATALOG).not_found
+    assert run(tmp_path)[0][0].right and (tmp_path / "cot/visual7w").is_symlink()
+
+
 def test_groups_choose_files(tmp_path: Path) -> None:
     made_root(tmp_path)
     assert [r.file for r in run(tmp_path, "bench")[0]] == ["benchmark_det/gqa.jsonl"]
     assert [r.file for r in run(tmp_path, "finetune")[0]] == ["train.json"]
+    assert len(run(tmp_path, "finetune,bench")[0]) == len(run(tmp_path, "finetune", "bench:gqa")[0]) == 2
     with pytest.raises(UsageError, match=r"no annotation files for that"):
         run(tmp_path, "bench:docvqa")
     with pytest.raises(UsageError, match=r"no purpose 'bnch'.* Did you mean 'bench'"):

@@ -24,7 +24,7 @@ from viscot_core.sources.archives import Limits
 from viscot_core.sources.catalog import Catalog, load_catalog, select
 from viscot_core.sources.fetch import Outcome, fetch
 from viscot_core.sources.hub import locate
-from viscot_core.sources.plan import plan
+from viscot_core.sources.plan import Job, plan
 from viscot_core.sources.transfer import Lost, Patience, Remote
 
 QUICK = Patience(attempts=4, first_wait=0.001, longest_wait=0.05)
@@ -51,7 +51,7 @@ def test_everything_comes_and_lies_where_it_should(hub: Web, tmp_path: Path) -> 
     catalog, expected = make_world(hub)
     outcome = get(tmp_path, catalog)
     assert not outcome.failed
-    assert sorted(outcome.done) == ["hub-file", "rows/one", "rows/two", "split", "tgz", "zip"]
+    assert sorted(outcome.done) == ["hub-file", "rows/one.json", "rows/two.json", "split", "tgz", "zip"]
     assert pictures(tmp_path) == expected
     assert (tmp_path / "cot/other").readlink() == Path("../cot/pics")
     assert (tmp_path / "cot/other/000.jpg").read_bytes() == expected["cot/pics/000.jpg"]
@@ -153,7 +153,7 @@ def test_a_file_that_changed_at_its_origin_is_noticed(hub: Web, tmp_path: Path) 
     get(tmp_path, catalog, "rows")
     (tmp_path / "rows/one.json").unlink()
     hub.files["/rows/one.json"] = b'[{"a": 2}]'
-    assert "is not the file it should be" in get(tmp_path, catalog, "rows").failed["rows/one"]
+    assert "is not the file it should be" in get(tmp_path, catalog, "rows").failed["rows/one.json"]
     (tmp_path / ".viscot/lock.json").unlink()
     assert not get(tmp_path, catalog, "rows").failed
     assert (tmp_path / "rows/one.json").read_bytes() == b'[{"a": 2}]'
@@ -176,7 +176,7 @@ def test_a_bomb_fails_its_source_only(hub: Web, tmp_path: Path) -> None:
     todo = plan(tmp_path, select(catalog, ["zip", "rows"]))
     outcome = fetch(tmp_path, todo, catalog, limits=Limits(ratio=0, floor=1000), patience=QUICK)
     assert "would unpack to over 1,000 bytes" in outcome.failed["zip"]
-    assert sorted(outcome.done) == ["rows/one", "rows/two"]
+    assert sorted(outcome.done) == ["rows/one.json", "rows/two.json"]
 
 
 def test_two_fetches_do_not_meet(hub: Web, tmp_path: Path) -> None:
@@ -201,9 +201,13 @@ def test_the_disk_is_planned_with_the_archives_in_it(hub: Web, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        ("bnch:gqa", "There is no purpose 'bnch'. Did you mean 'bench'"),
+        ("bnch:gqa", "There is no purpose or source called 'bnch'. Did you mean 'bench'"),
+        ("bench,finetun", "There is no purpose or source called 'finetun'. Did you mean 'finetune'"),
         ("bench:docvq", "There is no data set 'docvq' there. Did you mean 'docvqa'"),
-        ("cocotrain2014", "There is no source called 'cocotrain2014'. Did you mean 'coco-train2014'"),
+        (
+            "cocotrain2014",
+            "There is no purpose or source called 'cocotrain2014'. Did you mean 'coco-train2014'",
+        ),
     ],
 )
 def test_a_wrong_wish_gets_the_nearest_name(wanted: str, says: str) -> None:
@@ -212,12 +216,29 @@ def test_a_wrong_wish_gets_the_nearest_name(wanted: str, says: str) -> None:
     assert says in str(error.value)
 
 
+def test_purposes_and_sources_stand_in_one_list() -> None:
+    catalog = load_catalog()
+    both = [w.source.name for w in select(catalog, ["bench,refcoco,cub"])]
+    assert both == [w.source.name for w in select(catalog, ["cub", "refcoco", "bench"])]
+    assert {"benchmark", "cot-images", "emotic", "refcoco", "coco-train2014", "cub"} == set(both)
+
+
+def test_a_gated_source_is_wanted_by_its_data_sets_only() -> None:
+    names = {
+        wish: [w.source.name for w in select(load_catalog(), [wish])]
+        for wish in ("bench:gqa", "bench:emotic")
+    }
+    assert "emotic" not in names["bench:gqa"] and "emotic" in names["bench:emotic"]
+
+
 def test_the_catalogue_is_whole() -> None:
     catalog = load_catalog()
     names = [source.name for source in catalog.sources]
     assert len(names) == len(set(names)) >= 20
     keys = [d.key for source in catalog.sources for d in source.downloads]
     assert len(keys) == len(set(keys))
+    labels = {Job(source, download, 0).label for source in catalog.sources for download in source.downloads}
+    assert len(labels) == len(keys)
     bench = {d.to for w in select(catalog, ["bench"]) for d in w.downloads}
     assert sum(to.startswith("benchmark/") for to in bench) == 13
     assert sum(to.startswith("benchmark_det/") for to in bench) == 13
@@ -298,9 +319,14 @@ def test_the_command_fetches_and_says_what_is_left(
     ran = cli("data", "fetch", "--for", "all", "--to", tmp_path, "--yes")
     assert ran.code == 3 and "6 downloads done" in ran.err and "Get by hand: gated" in ran.err
     assert pictures(tmp_path) == expected
+    hub.faults["/z.zip"] = ["code:404"]
+    ran = cli("data", "fetch", "--for", "zip,rows", "--to", tmp_path / "new", "--yes")
+    assert ran.code == 3 and "zip: " in ran.err and "1 of 3 downloads failed" in ran.err
+    ran = cli("data", "fetch", "--for", "zip", "--to", tmp_path / "new")
+    assert ran.code == 2 and "pass --yes" in ran.err
     (tmp_path / "rows/one.json").unlink()
     hub.files["/rows/one.json"] = b"other"
     ran = cli("data", "fetch", "--for", "rows", "--to", tmp_path, "--yes")
-    assert ran.code == 1 and "rows/one: " in ran.err and "1 of 1 downloads failed" in ran.err
+    assert ran.code == 1 and "rows/one.json: " in ran.err and "1 of 1 downloads failed" in ran.err
     ran = cli("data", "list", "--to", tmp_path)
     assert "partial" in next(line for line in ran.out.splitlines() if line.startswith("rows"))

@@ -28,6 +28,8 @@ from viscot_core.data.rows import RawRow, raw_rows
 from viscot_core.errors import DataError
 from viscot_core.prompts import Turn
 
+REFCOCO_FOLDER = "coco/train2014"
+"""Where RefCOCO's pictures lie under a data root."""
 _SUFFIX = re.compile(r"\s*\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]\s*")
 
 
@@ -149,6 +151,11 @@ class DetectionRow(Row):
     split: str | None = None
 
     @property
+    def picture(self) -> str:
+        """The picture's path under the data root."""
+        return self.img_path
+
+    @property
     def size(self) -> Size:
         return self.width, self.height
 
@@ -163,6 +170,11 @@ class RefcocoRow(DetectionRow):
     dataset_name: str
     image_id: int
     sent_id: int
+
+    @property
+    def picture(self) -> str:
+        """The path under the data root; published rows say the bare file name."""
+        return self.img_path if "/" in self.img_path else f"{REFCOCO_FOLDER}/{self.img_path}"
 
 
 R = TypeVar("R", bound=Row)

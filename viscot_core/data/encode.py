@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from viscot_core.data.annotations import Conversation
-from viscot_core.errors import DataError
+from viscot_core.errors import DataError, UsageError, nearest
 from viscot_core.models.tokens import IGNORE, ChatTokenizer, Encoded
-from viscot_core.prompts import IMAGE, Template, Turn, render, with_images_first
+from viscot_core.prompts import IMAGE, TEMPLATES, Template, Turn, render, with_images_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,14 @@ class Sample:
 
     encoded: Encoded
     images: tuple[str, ...]
+
+
+def template_named(name: str) -> Template:
+    """Raises UsageError, with the nearest names, where there is no such template."""
+    if name not in TEMPLATES:
+        hint = nearest(name, TEMPLATES) or f" They are {', '.join(TEMPLATES)}."
+        raise UsageError(f"There is no template '{name}'.{hint}")
+    return TEMPLATES[name]
 
 
 def training_turns(turns: Sequence[Turn], *, plain: bool = False) -> tuple[Turn, ...]:
@@ -76,4 +84,4 @@ def pad(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> list
     return [[*row, *[value] * (length - len(row))] for row in rows]
 
 
-__all__ = ["IGNORE", "Sample", "encode", "pad", "training_turns"]
+__all__ = ["IGNORE", "Sample", "encode", "pad", "template_named", "training_turns"]

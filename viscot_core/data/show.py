@@ -6,22 +6,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from pydantic import ValidationError
 
-from viscot_core.boxes import WHOLE, Box, Window, crop_window
-from viscot_core.data.annotations import Conversation, MetadataRow, Rows
+from viscot_core.boxes import Box, BoxStatus, Window, crop_window, format_box, parse_box
+from viscot_core.data.annotations import (
+    Conversation,
+    DetectionRow,
+    MetadataRow,
+    RefcocoRow,
+    Row,
+    Rows,
+    describe,
+)
 from viscot_core.data.convert import to_conversation
-from viscot_core.data.encode import training_turns
+from viscot_core.data.encode import template_named, training_turns
 from viscot_core.data.mixture import Mixture
+from viscot_core.data.rows import raw_rows
 from viscot_core.data.stats import kind_of
 from viscot_core.drawing import draw_answer
 from viscot_core.errors import DataError, UsageError, nearest
 from viscot_core.images import open_image
-from viscot_core.prompts import IMAGE, TEMPLATES, Rendered, Template, render
+from viscot_core.prompts import (
+    IMAGE,
+    Rendered,
+    Template,
+    Turn,
+    detection_turns,
+    refcoco_turns,
+    render,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A sample ready to look at. ``spans`` cover the prompt: (text, whether the model learns to say it)."""
+    """A sample ready to look at. ``spans`` cover the prompt: (text, whether the model learns to say it).
+
+    ``box``: the region, in pixels or in the padded square; ``window``: the crop the model is shown, if any.
+    """
 
     row: Conversation
     sheet: Image.Image | None
@@ -34,14 +55,14 @@ def show(where: Path, which: str, *, images: Path | None = None, template: str =
     """The sample ``which`` of ``where``: ``cub:17`` in a data root, ``17`` (row number) in a file or mixture.
 
     In a data root ``cub:17`` is question 17 of ``benchmark/cub.json``, else row 17 of
-    ``metadata/cub_cot_train.jsonl``; ``train:17`` is row 17 of ``train.json``. Raises UsageError where there
-    is no such sample, ImageError where its picture cannot be read.
+    ``metadata/cub_cot_train.jsonl``; ``train:17`` is row 17 of ``train.json``, ``refcoco_unc_val:17`` of
+    ``refcoco/REC_refcoco_unc_val.jsonl``. Raises UsageError where there is no such sample, ImageError where
+    its picture cannot be read.
     """
-    if template not in TEMPLATES:
-        raise UsageError(f"There is no template '{template}'.{nearest(template, TEMPLATES)}")
+    words = template_named(template)
     row, root = _find(where, which)
     box, window, sheet = _drawn(row, images or root)
-    return Shown(row, sheet, spans_of(rendered(row, TEMPLATES[template])), box, window)
+    return Shown(row, sheet, spans_of(rendered(row, words)), box, window)
 
 
 def rendered(row: Conversation, template: Template) -> Rendered:
@@ -64,15 +85,19 @@ def spans_of(prompt: Rendered) -> tuple[tuple[str, bool], ...]:
 
 
 def _drawn(row: Conversation, root: Path) -> tuple[Box | None, Window | None, Image.Image | None]:
+    """The region, the crop and the sheet. A region without a crop is the first box that the model says."""
     if not row.image:
         return None, None, None
     views = row.views()
     picture = open_image(root / views[0][0])
     box = next((box for path, box in views if box and path == views[0][0]), None)
-    window = crop_window(box or WHOLE, picture.size)
-    lines = tuple(f"{turn.role}: {turn.text.replace(IMAGE, '[image]')}"[:110] for turn in row.turns)
-    shown = box or WHOLE
-    return box, window, draw_answer(picture, shown, window, lines)
+    window = crop_window(box, picture.size) if box else None
+    if box is None:
+        said = (parse_box(turn.text) for turn in row.turns if turn.role == "gpt" and turn.text[:1] == "[")
+        box = next((found.box for found in said if found.status is not BoxStatus.UNPARSABLE), None)
+    who = {"human": "asked:", "gpt": "learned:"}
+    lines = [f"{who[turn.role]} {turn.text.replace(IMAGE, '[picture]')}" for turn in row.turns]
+    return box, window, draw_answer(picture, box, window, lines)
 
 
 def _find(where: Path, which: str) -> tuple[Conversation, Path]:
@@ -96,11 +121,12 @@ def _find(where: Path, which: str) -> tuple[Conversation, Path]:
 def _in_root(root: Path, name: str, number: int) -> Conversation:
     benchmark = root / "benchmark" / f"{name}.json"
     if benchmark.exists():
-        found = next((row for row in Rows(benchmark, Conversation) if str(row.id) == str(number)), None)
-        if found:
+        rows = Rows(benchmark, Conversation, skip_bad=1 << 60)
+        if found := next((row for row in rows if str(row.id) == str(number)), None):
             return found
     for path in (
         root / "metadata" / f"{name}_cot_train.jsonl",
+        root / "refcoco" / f"REC_{name}.jsonl",
         root / f"{name}.json",
         root / f"{name}.jsonl",
     ):
@@ -108,31 +134,47 @@ def _in_root(root: Path, name: str, number: int) -> Conversation:
             return _row_of(path, number)
     if benchmark.exists():
         raise UsageError(
-            f"{benchmark} has no question {number}; 'viscot bench list' and the file name its ids."
+            f"{benchmark} has no question {number}; the file's question_id fields are the numbers."
         )
-    known = [
-        p.stem.removesuffix("_cot_train")
-        for g in ("benchmark/*", "metadata/*", "*.json")
-        for p in root.glob(g)
-    ]
-    hint = nearest(name, known) or f" It has {', '.join(sorted(set(known))) or 'no annotation files'}."
+    known = {
+        path.stem.removesuffix("_cot_train").removeprefix("REC_")
+        for group in ("benchmark/*.json", "metadata/*.jsonl", "refcoco/*.jsonl", "*.json")
+        for path in root.glob(group)
+    }
+    hint = nearest(name, known) or f" It has {', '.join(sorted(known)) or 'no annotation files'}."
     raise UsageError(f"{root} has no '{name}'.{hint}")
 
 
 def _row_of(path: Path, number: int) -> Conversation:
-    kind = None if path.is_dir() else kind_of(path)
-    if kind is MetadataRow:
-        facts = next((row for n, row in enumerate(Rows(path, MetadataRow)) if n == number), None)
-        found = to_conversation(facts, number) if facts else None
-    else:
+    missing = UsageError(f"{path} has no row {number}; rows count from 0.")
+    if path.is_dir():
         mixture = Mixture.open(path)
-        found = mixture[number] if number < len(mixture) else None
-    if found is None:
-        raise UsageError(f"{path} has no row {number}; rows count from 0.")
-    return found
+        if number >= len(mixture):
+            raise missing
+        return mixture[number]
+    kind = kind_of(path)
+    raw = next((row for row in raw_rows(path) if row.number == number), None)
+    if raw is None:
+        raise missing
+    try:
+        return _as_conversation(kind.model_validate_json(raw.data), number)
+    except ValidationError as error:
+        raise DataError(f"{path}:{raw.line}: {describe(error)}; correct the row.") from error
+
+
+def _as_conversation(row: Row, number: int) -> Conversation:
+    """Any row as what the model reads and should say."""
+    if isinstance(row, MetadataRow):
+        return to_conversation(row, number)
+    if isinstance(row, DetectionRow):
+        ask = refcoco_turns if isinstance(row, RefcocoRow) else detection_turns
+        turns = (*ask(row.expression), Turn("gpt", format_box(row.box.to_square(row.size))))
+        return Conversation(id=number, image=(row.picture,), turns=turns)
+    assert isinstance(row, Conversation)
+    return row
 
 
 def _root_of(file: Path) -> Path:
     """The data root an annotation file lies in."""
-    inner = file.parent.name in ("benchmark", "metadata")
+    inner = file.parent.name in ("benchmark", "benchmark_det", "metadata", "refcoco")
     return file.parent.parent if inner else file.parent

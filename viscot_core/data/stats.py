@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,9 @@ from viscot_core.errors import DataError
 
 EDGES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Borders of the histogram of box areas, as shares of the padded square."""
+
+_TOLD = 1000
+"""Rows between two reports of progress."""
 
 
 @dataclass(slots=True)
@@ -76,16 +79,23 @@ def kind_of(path: Path) -> type[Row]:
 
 
 def file_stats(
-    path: Path, *, length: Callable[[Conversation], int] | None = None, skip_bad: int = 0
+    path: Path,
+    *,
+    length: Callable[[Conversation], int] | None = None,
+    skip_bad: int = 0,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> FileStats:
     """Read one file once. ``length`` measures conversations in tokens."""
     stats = FileStats(path, kind_of(path))
     rows = Rows(path, stats.kind, skip_bad)
     for row in rows:
         stats.rows += 1
+        if stats.rows % _TOLD == 0:
+            progress(_TOLD)
         _count(stats, row)
         if length and isinstance(row, Conversation):
             stats.lengths.append(length(row))
+    progress(stats.rows % _TOLD)
     stats.bad = rows.bad
     return stats
 
@@ -101,7 +111,7 @@ def _count(stats: FileStats, row: Row) -> None:
         stats.data_sets[row.dataset] += 1
         stats.areas.append(row.box.to_square(row.size).area)
     elif isinstance(row, DetectionRow):
-        stats.pictures.add(row.img_path)
+        stats.pictures.add(row.picture)
         stats.data_sets[row.dataset_name if isinstance(row, RefcocoRow) else stats.file.stem] += 1
         stats.areas.append(row.box.to_square(row.size).area)
 
@@ -117,11 +127,47 @@ def _areas(row: Conversation) -> list[float]:
     return [parsed.box.area for parsed in found if parsed.status is not BoxStatus.UNPARSABLE]
 
 
-def shared_pictures(all_stats: Sequence[FileStats]) -> list[tuple[Path, Path, int, int]]:
-    """(training file, benchmark file, pictures in both, pictures of the latter), where any are shared.
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """How many of a benchmark file's ``of`` pictures a training file names: by path, or by path or name.
 
-    Pictures are compared by path; two paths for one picture are not seen through.
+    The name sees through the folders of different data sets, where it most likely means the same picture:
+    RefCOCO's ``COCO_train2014_000000581282.jpg`` is COCO 2017's ``000000581282.jpg``, and GQA's pictures are
+    Visual Genome's.
     """
-    pairs = [(a, b) for b in all_stats if b.is_benchmark for a in all_stats if not a.is_benchmark]
-    counted = [(a.file, b.file, len(a.pictures & b.pictures), len(b.pictures)) for a, b in pairs]
-    return [pair for pair in counted if pair[2]]
+
+    training: Path
+    benchmark: Path
+    same_path: int
+    same_name: int
+    of: int
+
+
+def shared_pictures(all_stats: Sequence[FileStats], prefixes: Sequence[str] = ()) -> list[Shared]:
+    """Every pair of a training and a benchmark file that share pictures.
+
+    ``prefixes`` in front of a picture's name do not count (``COCO_train2014_``).
+    """
+    found = []
+    for bench in (stats for stats in all_stats if stats.is_benchmark):
+        known = {path: _place_and_name(path, prefixes) for path in bench.pictures}
+        names = {name for _, name in known.values()}
+        for train in (stats for stats in all_stats if not stats.is_benchmark):
+            places: dict[str, set[str]] = defaultdict(set)
+            for place, name in (_place_and_name(path, prefixes) for path in train.pictures):
+                if name in names:
+                    places[name].add(place)
+            by_path = train.pictures & bench.pictures
+            by_name = {path for path, (place, name) in known.items() if places.get(name, set()) - {place}}
+            if either := by_path | by_name:
+                counts = (len(by_path), len(either), len(bench.pictures))
+                found.append(Shared(train.file, bench.file, *counts))
+    return found
+
+
+def _place_and_name(path: str, prefixes: Sequence[str]) -> tuple[str, str]:
+    """``coco/train2014`` and ``000000581282``: what stands for the data set, and the name less its prefix."""
+    folder, _, file = path.rpartition("/")
+    stem = file.rpartition(".")[0] or file
+    bare = next((stem.removeprefix(prefix) for prefix in prefixes if stem.startswith(prefix)), stem)
+    return "/".join(folder.split("/")[:2]), bare

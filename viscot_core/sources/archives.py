@@ -7,9 +7,11 @@ file is written beside its place and renamed; files that are there with the righ
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -20,10 +22,15 @@ from threading import Event
 from typing import IO
 
 from viscot_core.errors import DataError
-from viscot_core.sources.catalog import Placing
+from viscot_core.sources.catalog import STATE_FOLDER, Placing
 from viscot_core.sources.transfer import Stopped
 
 _BLOCK = 1 << 20
+DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, OverflowError, RuntimeError, ValueError),
+)
+"""What Python's archive readers raise on bytes that are no archive."""
 Progress = Callable[[int], None]
 """Called with the bytes just unpacked."""
 
@@ -82,6 +89,8 @@ class Unpacker:
         place = self.placing.place(member)
         if place is None:
             return None
+        if place.partition("/")[0] == STATE_FOLDER:
+            raise refused(member, "viscot keeps its own records there")
         if place in self._taken:
             raise refused(member, f"another member is already called {place}")
         self._taken.add(place)
@@ -146,7 +155,9 @@ def unpack(
         else:
             with tarfile.open(archive, "r:*", tarinfo=StrictTarInfo) as tar:
                 unpack_tar(tar, unpacker)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault; gzip and bz2 say damage with an OSError that has no number
         raise DataError(f"{archive} is damaged ({error}); delete it and fetch it again.") from error
     finally:
         unpacker.partial.unlink(missing_ok=True)
@@ -161,6 +172,8 @@ def _unpack_zip(archive: Path, unpacker: Unpacker, most: int) -> None:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise refused(member.filename, "it is a link or a device")
+            if member.flag_bits & 1:
+                raise refused(member.filename, "it is encrypted")
             if judge.place(member.filename, member.file_size) is not None:
                 judge.total += member.file_size
         for member in members:
@@ -203,7 +216,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 def safe_name(member: str) -> None:
     """Refuse a member path that is empty, absolute, or leaves its folder."""
     path = PurePosixPath(member)
-    if not member or "\0" in member or "\\" in member or ":" in path.parts[0]:
+    if not member or "\0" in member or "\\" in member or ":" in member.partition("/")[0]:
         raise refused(member, "its name is not safe")
     if path.is_absolute():
         raise refused(member, "its path is absolute")

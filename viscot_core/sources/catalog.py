@@ -105,6 +105,8 @@ class Source(Strict):
     license: str
     gate: str | None = None
     note: str | None = None
+    sets: tuple[str, ...] = ()
+    """The data sets that need a gated source; none: all of its purposes'."""
     folder: str | None = None
     downloads: tuple[Download, ...] = ()
 
@@ -144,9 +146,15 @@ class Source(Strict):
 
 
 class Catalog(Strict):
-    """All sources, and the ``links`` between folders that published files call by different names."""
+    """All sources, and what published files call by different names.
+
+    ``links``: one folder by two names; ``endings``: a picture's under any of which it may come; ``prefixes``:
+    what may stand in front of a picture's number or not.
+    """
 
     links: dict[str, str] = {}
+    endings: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
     sources: tuple[Source, ...]
 
     def named(self, name: str) -> Source:
@@ -173,23 +181,19 @@ def load_catalog(path: Path = CATALOG) -> Catalog:
 
 
 def select(catalog: Catalog, wanted: Sequence[str]) -> list[Wanted]:
-    """What ``--for`` asks for: ``all``, a purpose, ``bench:docvqa,gqa`` (data sets of it), or source names.
+    """What ``--for`` asks for: purposes, ``all`` or source names, or ``bench:docvqa,gqa`` (data sets of it).
 
     Raises UsageError for a purpose, data set or source that does not exist.
     """
     chosen: dict[str, set[str]] = {}
     for word in wanted:
         purpose, colon, names = word.partition(":")
-        if colon or purpose == "all" or purpose in get_args(Purpose):
-            found = [s for s in catalog.sources if purpose == "all" or purpose in s.purposes]
-            if not found:
-                hint = (
-                    nearest(purpose, get_args(Purpose)) or f" They are {', '.join(get_args(Purpose))}, all."
-                )
-                raise UsageError(f"There is no purpose '{purpose}'.{hint}")
-            sets = _data_sets(found, names) if colon else None
+        if colon:
+            found = _for(catalog, purpose)
+            sets = _data_sets(found, names)
+            found = [source for source in found if not source.sets or sets & set(source.sets)]
         else:
-            found, sets = [catalog.named(name) for name in word.split(",")], None
+            found, sets = [source for name in word.split(",") for source in _for(catalog, name)], set()
         for source in found:
             picked = {d.key for d in source.downloads if not sets or d.data_set in (None, *sets)}
             chosen.setdefault(source.name, set()).update(picked)
@@ -198,6 +202,20 @@ def select(catalog: Catalog, wanted: Sequence[str]) -> list[Wanted]:
         for s in catalog.sources
         if s.name in chosen
     ]
+
+
+def _for(catalog: Catalog, word: str) -> list[Source]:
+    """The sources of a purpose, of ``all``, or the one of that name."""
+    if word in (*get_args(Purpose), "all"):
+        return [source for source in catalog.sources if word == "all" or word in source.purposes]
+    names = [source.name for source in catalog.sources]
+    if word not in names:
+        purposes = (*get_args(Purpose), "all")
+        hint = nearest(word, (*purposes, *names)) or f" Purposes are {', '.join(purposes)}."
+        raise UsageError(
+            f"There is no purpose or source called '{word}'.{hint} 'viscot data list' names the sources."
+        )
+    return [source for source in catalog.sources if source.name == word]
 
 
 def _data_sets(sources: Sequence[Source], names: str) -> set[str]:

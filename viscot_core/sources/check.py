@@ -14,12 +14,11 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from viscot_core.boxes import Box, Size
-from viscot_core.data.annotations import Row
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import written_whole
 from viscot_core.images import open_image
 from viscot_core.sources.catalog import Catalog
-from viscot_core.sources.named import AnnotationFile, Named, annotation_files, pictures_of, rows_of, spellings
+from viscot_core.sources.named import AnnotationFile, annotation_files, pictures_of, rows_of, standing
 
 FATAL = ("bad row", "missing", "unreadable", "size")
 """Problems that make the data wrong; a box that reaches outside its picture is only told."""
@@ -56,10 +55,10 @@ class Checked:
 
 @dataclass(slots=True)
 class _Picture:
-    """What rows say about one picture."""
+    """What rows say about one picture. Tuples: most of a million pictures have no size and no box."""
 
-    sizes: set[Size] = field(default_factory=set)
-    boxes: list[Box] = field(default_factory=list)
+    sizes: tuple[Size, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
 
 def check(
@@ -105,25 +104,21 @@ def _problems(
     for row in rows:
         checked.rows += 1
         try:
-            for named in _named(row):
+            for named in list(pictures_of(row)):
                 picture = pictures.setdefault(named.path, _Picture())
-                if named.size:
-                    picture.sizes.add(named.size)
+                if named.size and named.size not in picture.sizes:
+                    picture.sizes += (named.size,)
                 if named.box and named.box not in picture.boxes:
-                    picture.boxes.append(named.box)
+                    picture.boxes += (named.box,)
         except DataError as error:
             yield Problem(checked.file, "bad row", "", str(error))
     yield from (Problem(checked.file, "bad row", "", bad) for bad in rows.bad)
     checked.pictures = len(pictures)
-    judge = partial(_judge, root, catalog, decode)
+    judge = partial(_judge, root, catalog, file, decode)
     for (path, _), found in zip(pictures.items(), _mapped(judge, pictures.items(), workers), strict=True):
         progress(1)
         for kind, detail in found:
             yield Problem(checked.file, kind, path, detail)
-
-
-def _named(row: Row) -> list[Named]:
-    return list(pictures_of(row))
 
 
 def _mapped(
@@ -140,10 +135,12 @@ def _mapped(
             yield from pool.map(judge, batch, chunksize=64)
 
 
-def _judge(root: Path, catalog: Catalog, decode: bool, item: tuple[str, _Picture]) -> list[tuple[str, str]]:
+def _judge(
+    root: Path, catalog: Catalog, file: AnnotationFile, decode: bool, item: tuple[str, _Picture]
+) -> list[tuple[str, str]]:
     """What is wrong with one picture: (kind, detail)."""
     path, picture = item
-    here = next((root / p for p in spellings(path, catalog) if (root / p).is_file()), None)
+    here = standing(root, path, file, catalog)
     if here is None:
         return [("missing", "there is no such file"), *_outside(picture.boxes, picture.sizes)]
     try:
@@ -152,7 +149,7 @@ def _judge(root: Path, catalog: Catalog, decode: bool, item: tuple[str, _Picture
         return [("unreadable", str(error))]
     wrong = [
         ("size", f"the file has {size[0]} x {size[1]} pixels, the row says {said[0]} x {said[1]}")
-        for said in sorted(picture.sizes - {size})
+        for said in sorted({*picture.sizes} - {size})
     ]
     return [*wrong, *_outside(picture.boxes, {size})]
 

@@ -23,6 +23,7 @@ import httpx
 
 from viscot_core.errors import DataError
 from viscot_core.files import written_whole
+from viscot_core.sources.aliases import link_folders
 from viscot_core.sources.archives import Limits, Unpacker, free_bytes, unpack
 from viscot_core.sources.catalog import STATE_FOLDER, Catalog, Download, Source, manifest
 from viscot_core.sources.hub import locate
@@ -87,7 +88,7 @@ def fetch(
                 fetcher.stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-    link_aliases(root, catalog)
+    link_folders(root, catalog)
     return outcome
 
 
@@ -131,17 +132,6 @@ def _as_they_end(running: dict[Future[None], Job]) -> Iterator[tuple[Job, Except
             if error is not None and not isinstance(error, (DataError, OSError)):
                 raise error
             yield running[future], error
-
-
-def link_aliases(root: Path, catalog: Catalog) -> None:
-    """Give each linked folder that is here its other name too, where nothing stands in that place."""
-    pairs = [*catalog.links.items(), *((meant, alias) for alias, meant in catalog.links.items())]
-    for alias, meant in pairs:
-        link = root / alias
-        if (root / meant).is_dir() and not link.exists() and not link.is_symlink():
-            up = Path(*[".."] * (len(Path(alias).parts) - 1))
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(up / meant)
 
 
 class _Fetcher:

@@ -10,11 +10,13 @@ from viscot_core.boxes import Box, Size
 from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow, Row, Rows
 from viscot_core.data.convert import picture_path
 from viscot_core.data.rows import first_byte
-from viscot_core.errors import UsageError, nearest
+from viscot_core.data.stats import kind_of
+from viscot_core.errors import DataError, UsageError, nearest
+from viscot_core.sources.aliases import spellings
 from viscot_core.sources.catalog import Catalog
 
 PRETRAIN_FILES = ("blip_laion_cc_sbu_558k.json", "pretrain.json")
-REFCOCO_FOLDER = "coco/train2014"
+REASONING_FOLDER = "cot_with_detailed_reasoning_steps"
 _GROUPS = ("bench", "refcoco", "metadata", "pretrain", "finetune")
 
 
@@ -46,9 +48,15 @@ def annotation_files(root: Path, groups: Sequence[str] = ()) -> list[AnnotationF
         *(AnnotationFile(p, DetectionRow, "bench") for p in sorted(root.glob("benchmark_det/*.jsonl"))),
         *(AnnotationFile(p, RefcocoRow, "refcoco") for p in sorted(root.glob("refcoco/*.jsonl"))),
         *(AnnotationFile(p, MetadataRow, "metadata") for p in sorted(root.glob("metadata/*.jsonl"))),
+        *(
+            AnnotationFile(p, MetadataRow, "metadata")
+            for p in sorted(root.glob(f"{REASONING_FOLDER}/*.jsonl"))
+        ),
         *(_training(p) for p in sorted(root.glob("*.json")) if first_byte(p) == b"["),
+        *(_training(p) for p in sorted(root.glob("*.jsonl")) if _holds_conversations(p)),
     ]
-    chosen = [file for file in found if not groups or any(_belongs(file, group) for group in groups)]
+    wanted = [_known(word) for group in groups for word in ([group] if ":" in group else group.split(","))]
+    chosen = [file for file in found if not wanted or any(_belongs(file, word) for word in wanted)]
     if not chosen:
         raise UsageError(
             f"{root} has no annotation files{' for that' if groups else ''}; "
@@ -61,12 +69,26 @@ def _training(path: Path) -> AnnotationFile:
     return AnnotationFile(path, Conversation, "pretrain" if path.name in PRETRAIN_FILES else "finetune")
 
 
-def _belongs(file: AnnotationFile, wanted: str) -> bool:
-    group, colon, names = wanted.partition(":")
+def _holds_conversations(path: Path) -> bool:
+    """A data root holds JSONL files of other kinds too, such as the report of a check."""
+    try:
+        return kind_of(path) is Conversation
+    except DataError:
+        return False
+
+
+def _known(wanted: str) -> str:
+    group = wanted.partition(":")[0]
     if group not in (*_GROUPS, "all"):
         hint = nearest(group, _GROUPS) or f" They are {', '.join(_GROUPS)}, all."
         raise UsageError(f"There is no purpose '{group}'.{hint}")
-    return group in (file.group, "all") and (not colon or file.path.stem in names.split(","))
+    return wanted
+
+
+def _belongs(file: AnnotationFile, wanted: str) -> bool:
+    group, colon, names = wanted.partition(":")
+    name = file.path.stem.removesuffix("_cot_train").removeprefix("REC_")
+    return group in (file.group, "all") and (not colon or name in names.split(","))
 
 
 def pictures_of(row: Row) -> Iterator[Named]:
@@ -77,19 +99,16 @@ def pictures_of(row: Row) -> Iterator[Named]:
     elif isinstance(row, MetadataRow):
         yield Named(picture_path(row), row.size, row.box)
     elif isinstance(row, DetectionRow):
-        path = row.img_path
-        if isinstance(row, RefcocoRow) and "/" not in path:
-            path = f"{REFCOCO_FOLDER}/{path}"
-        yield Named(path, row.size, row.box)
+        yield Named(row.picture, row.size, row.box)
 
 
-def spellings(path: str, catalog: Catalog) -> Iterator[str]:
-    """The path, and the same under the other names of its folder (``cot/v7w`` is ``cot/visual7w``)."""
-    yield path
-    for one, other in catalog.links.items():
-        for here, there in ((one, other), (other, one)):
-            if path.startswith(here + "/"):
-                yield there + path[len(here) :]
+def standing(root: Path, path: str, file: AnnotationFile, catalog: Catalog) -> Path | None:
+    """Where the picture ``path`` of ``file`` stands, None where it is missing.
+
+    The benchmark reads a folder by either of its names; training reads exactly what the row says.
+    """
+    names = spellings(path, catalog) if file.group == "bench" else (path,)
+    return next((root / name for name in names if (root / name).is_file()), None)
 
 
 def rows_of(file: AnnotationFile, skip_bad: int) -> Rows[Row]:

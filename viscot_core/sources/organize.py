@@ -1,7 +1,7 @@
 """Files got by hand find their places: what the annotations of a data root miss is looked for and linked in.
 
-A file is known by its name: exactly, with another picture ending (OCR-VQA's rows say .jpg for what comes as
-.gif or .png), or with and without COCO's prefix. Among several of one name the one whose folders agree best
+A file is known by its name: exactly, with another picture ending, or with and without a prefix, as the
+catalogue says. Among several of one name the one whose folders agree best
 wins, then the one of the annotated size; where that does not decide, nothing is linked and the file is told.
 """
 
@@ -18,13 +18,11 @@ from pathlib import Path, PurePosixPath
 from PIL import Image, UnidentifiedImageError
 
 from viscot_core.boxes import Size
-from viscot_core.errors import UsageError
+from viscot_core.errors import DataError, UsageError
 from viscot_core.files import sha256_of
+from viscot_core.sources.aliases import file_names, link_folders
 from viscot_core.sources.catalog import Catalog
-from viscot_core.sources.named import annotation_files, pictures_of, rows_of, spellings
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".gif")
-COCO_PREFIXES = ("COCO_train2014_", "COCO_val2014_", "v7w_")
+from viscot_core.sources.named import annotation_files, pictures_of, rows_of, standing
 
 
 class Link(StrEnum):
@@ -57,21 +55,24 @@ def organize(
 ) -> Organized:
     """Put files found anywhere under ``hand`` where the annotations under ``root`` want them.
 
-    Annotation files themselves are placed first, by the catalogue's names. Nothing that exists is touched.
+    Annotation files themselves are placed first, by the catalogue's names; a folder with two names gets both.
+    Nothing that exists is touched.
     Raises UsageError where ``hand`` is no folder or no annotation file is there.
     """
     if not hand.is_dir():
         raise UsageError(f"{hand} is no folder; give the one your downloads are in as --from.")
     store = _index(hand)
     done = Organized()
+    link_folders(root, catalog)
     for place in _missing_annotations(root, catalog):
         _place(
             root, place, store.get(PurePosixPath(place).name.lower(), []), None, link, done, found_only=True
         )
     for path, size in _missing_pictures(root, catalog, groups):
-        found = [file for name in _names(path) for file in store.get(name.lower(), [])]
+        found = [file for name in file_names(path, catalog) for file in store.get(name.lower(), [])]
         _place(root, path, found, size, link, done)
         progress(1)
+    link_folders(root, catalog)
     return done
 
 
@@ -97,23 +98,14 @@ def _missing_pictures(
     seen: set[str] = set()
     for file in annotation_files(root, groups):
         for row in rows_of(file, skip_bad=1 << 60):
-            for named in pictures_of(row):
-                if named.path in seen:
-                    continue
-                seen.add(named.path)
-                if not any((root / path).is_file() for path in spellings(named.path, catalog)):
+            try:
+                pictures = list(pictures_of(row))
+            except DataError:  # a crop that is no box: 'data check' tells it
+                continue
+            for named in pictures:
+                if named.path not in seen and standing(root, named.path, file, catalog) is None:
                     yield named.path, named.size
-
-
-def _names(path: str) -> Iterator[str]:
-    """The names a picture may have elsewhere, the likeliest first."""
-    pure = PurePosixPath(path)
-    stems = [pure.stem]
-    stems += [pure.stem.removeprefix(prefix) for prefix in COCO_PREFIXES if pure.stem.startswith(prefix)]
-    stems += [prefix + pure.stem for prefix in COCO_PREFIXES if pure.stem.isdigit()]
-    for stem in stems:
-        yield stem + pure.suffix
-        yield from (stem + ending for ending in ENDINGS if ending != pure.suffix.lower())
+                seen.add(named.path)
 
 
 def _place(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from viscot_core.sources.catalog import STATE_FOLDER, Download, Source, Wanted, manifest
 from viscot_core.sources.splittar import next_part
@@ -21,8 +21,12 @@ class Job:
 
     @property
     def label(self) -> str:
+        """The source's name, with the file's where the source has several; no two downloads share one."""
+        if len(self.source.downloads) == 1:
+            return self.source.name
         one = self.download
-        return f"{self.source.name}/{one.data_set}" if one.data_set else self.source.name
+        path = PurePosixPath((one.key if one.archive else one.to).partition("?")[0])
+        return f"{self.source.name}/{path.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from viscot_core.errors import DataError
 from viscot_core.files import written_whole
-from viscot_core.sources.archives import StrictTarInfo, Unpacker, unpack_tar
+from viscot_core.sources.archives import DAMAGE, StrictTarInfo, Unpacker, unpack_tar
 
 Fetch = Callable[[int, Path], None]
 """Called with a part's number and the path it is wanted at."""
@@ -113,7 +113,7 @@ def unpack_parts(folder: Path, count: int, fetch: Fetch, unpacker: Unpacker) -> 
                 parts.safe = end
 
             unpack_tar(tar, unpacker, after)
-    except (tarfile.TarError, EOFError) as error:
+    except DAMAGE as error:
         raise DataError(
             f"part {parts.number} of the split archive is damaged ({error}); "
             f"delete {folder} and fetch it again."
