@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from viscot_cli import console
 if TYPE_CHECKING:
     from viscot_core.asking import Asked
     from viscot_core.chain import VisualCoT
+    from viscot_core.engines.local import Sampling
     from viscot_core.engines.open import EngineOptions
 
 Model = Annotated[
@@ -21,14 +23,32 @@ Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
 LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
 Attn = Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")]
 MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
-TopP = Annotated[float, typer.Option(help="Nucleus of sampling, with a temperature.")]
-Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
 
 
-def open_chain(
-    options: EngineOptions, *, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
-) -> VisualCoT:
+@dataclass(frozen=True)
+class Asking:
+    """The model that is asked, how it is loaded, and how it chooses its words."""
+
+    model: Model = None
+    max_new_tokens: MaxNew = 128
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    load_in: LoadIn = None
+    attn: Attn = "sdpa"
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0
+    top_p: Annotated[float, typer.Option(help="Nucleus of sampling, with a temperature.")] = 1.0
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0
+
+    def open(self, batch_size: int = 8) -> VisualCoT:
+        """The chain over this model; ``open_chain`` says what is told and refused."""
+        from viscot_core.engines.local import Sampling
+        from viscot_core.engines.open import EngineOptions
+
+        options = EngineOptions(self.model, self.device, self.dtype, self.load_in, self.attn, batch_size)
+        return open_chain(options, Sampling(self.temperature, self.top_p, self.seed))
+
+
+def open_chain(options: EngineOptions, sampling: Sampling | None = None) -> VisualCoT:
     """Load a model for asking; without a name the bundled one, with a line that says what it knows.
 
     ``http://HOST:PORT/v1#NAME`` is a server of a viscot model, which runs the chain's turns.
@@ -39,10 +59,8 @@ def open_chain(
     if not options.is_server:
         resolve(options.model)  # a typo is told before torch is imported
     from viscot_core.chain import VisualCoT
-    from viscot_core.engines.local import Sampling
     from viscot_core.engines.open import codec_for, open_engine
 
-    sampling = Sampling(temperature, top_p, seed)
     if codec_for(options).name != "viscot":
         raise UsageError(
             f"{options.model} does not write boxes as viscot's models do; ask it with: viscot bench cot."

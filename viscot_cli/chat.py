@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,19 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.asking import (
-    Attn,
-    Device,
-    Dtype,
-    LoadIn,
-    MaxNew,
-    Model,
-    Seed,
-    Temperature,
-    TopP,
-    open_chain,
-    show,
-)
+from viscot_cli.asking import Asking, show
+from viscot_cli.grouped import grouped
 from viscot_core.errors import UsageError, ViscotError
 
 if TYPE_CHECKING:
@@ -37,32 +27,24 @@ HELP = """Ask about the picture, or:
   /quit             leave (Ctrl-D too)"""
 
 
+@grouped
 def chat(
     picture: Annotated[Path, typer.Argument(help="The picture to talk about.")],
-    model: Model = None,
-    max_new_tokens: MaxNew = 128,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    load_in: LoadIn = None,
-    attn: Attn = "sdpa",
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
+    *,
+    asking: Asking,
 ) -> None:
     """Ask several questions about one picture; /help lists what else it takes."""
-    from viscot_core.engines.open import EngineOptions
     from viscot_core.images import open_image
 
     open_image(picture, exif=True)  # a bad path is told before a model is loaded
-    options = EngineOptions(model, device, dtype, load_in, attn)
-    chain = open_chain(options, temperature=temperature, top_p=top_p, seed=seed)
+    chain = asking.open()
     console.say(HELP)
     with suppress(ImportError):  # arrow keys and a history, where Python was built with them
         import readline  # noqa: F401
-    session = Chat(chain, picture, max_new_tokens)
+    session = Chat(chain, picture, asking.max_new_tokens)
     while True:
         try:
-            line = input(f"{session.picture.name}> ").strip()
+            line = input(f"{session.picture.name}> " if sys.stdin.isatty() else "").strip()
         except EOFError:
             break
         if line in ("/quit", "/exit", "/q"):

@@ -8,59 +8,42 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.asking import (
-    Attn,
-    Device,
-    Dtype,
-    LoadIn,
-    MaxNew,
-    Model,
-    Seed,
-    Temperature,
-    TopP,
-    open_chain,
-    show,
-)
+from viscot_cli.asking import Asking, show
+from viscot_cli.grouped import grouped
 from viscot_core.errors import PartlyDone, ViscotError
 
 if TYPE_CHECKING:
     from viscot_core.chain import Strategy
 
 
+@grouped
 def infer(
     picture: Annotated[
         str, typer.Argument(help="A picture, a folder, a quoted glob, or FILE.jsonl of {image, question}.")
     ],
     question: Annotated[str | None, typer.Argument(help="What to ask (a JSONL brings its own).")] = None,
-    model: Model = None,
+    *,
     json: Annotated[bool, typer.Option("--json", help="One JSON object per answer and line.")] = False,
     save: Annotated[
         Path | None, typer.Option(help="Draw box, crop and answer: FILE.png, or a folder for many.")
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="One turn, without box and crop.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions that run together.")] = 8,
-    max_new_tokens: MaxNew = 128,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    load_in: LoadIn = None,
-    attn: Attn = "sdpa",
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
+    asking: Asking,
 ) -> None:
     """Ask a question about a picture: the box the model looks at, the crop, and the answer."""
     from viscot_core.asking import ask_items, collect, places_to_save, save_drawing
-    from viscot_core.engines.open import EngineOptions
     from viscot_core.images import open_image
 
     items = collect(picture, question)
     places = places_to_save(items, save) if save is not None else None
     if len(items) == 1 and not json:
         open_image(items[0].image, exif=True)  # a bad path is told before a model is loaded
-    options = EngineOptions(model, device, dtype, load_in, attn, batch_size)
-    chain = open_chain(options, temperature=temperature, top_p=top_p, seed=seed)
+    chain = asking.open(batch_size)
     strategy: Strategy = "direct" if direct else "cot"
-    answers = ask_items(chain, items, batch_size=batch_size, strategy=strategy, max_new_tokens=max_new_tokens)
+    answers = ask_items(
+        chain, items, batch_size=batch_size, strategy=strategy, max_new_tokens=asking.max_new_tokens
+    )
     errors: list[str] = []
     for number, asked in enumerate(answers):
         if json:
