@@ -17,8 +17,7 @@ BOX, WINDOW = Box(0.2, 0.2, 0.6, 0.6), (100, 50, 400, 350)
 
 
 def has(sheet: Image.Image, color: tuple[int, int, int]) -> bool:
-    """Up to what resizing does to a thin line."""
-    return bool((np.abs(np.asarray(sheet).astype(int) - color) < 60).all(-1).any())
+    return bool((np.asarray(sheet) == color).all(-1).any())
 
 
 def test_picture_crop_and_words() -> None:

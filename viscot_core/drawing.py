@@ -13,7 +13,7 @@ from viscot_core.errors import UsageError
 
 BOX_COLOR, WINDOW_COLOR = (220, 30, 30), (255, 255, 255)
 _PAPER, _INK = (250, 250, 250), (20, 20, 20)
-_GAP, _LINE, _FONT_SIZE = 12, 28, 20
+_GAP, _LINE, _FONT_SIZE, _STROKE = 12, 28, 20, 3
 _LEAST_WIDTH = 560
 """Of the sheet, px: room for a few words beside one another under the narrowest picture."""
 _WIDEST = 3.0
@@ -27,14 +27,12 @@ def draw_answer(
 
     Without a box none is drawn; without a window the picture stands alone. Long lines are wrapped.
     """
-    left = image.copy()
-    pen = ImageDraw.Draw(left)
-    stroke = max(2, max(image.size) // 200)
+    left = _fitted(image, height)
     if window is not None:
-        pen.rectangle(window, outline=WINDOW_COLOR, width=stroke)
+        _frame(left, window, image.size, WINDOW_COLOR)
     if box is not None:
-        pen.rectangle(box.to_original(image.size).clip(image.size).coords, outline=BOX_COLOR, width=stroke)
-    panels = [_fitted(left, height)]
+        _frame(left, box.to_original(image.size).clip(image.size).coords, image.size, BOX_COLOR)
+    panels = [left]
     if window is not None:
         panels.append(_fitted(image.crop(window), height))
     font = ImageFont.load_default(size=_FONT_SIZE)
@@ -72,6 +70,17 @@ def check_ending(target: Path) -> None:
     """Raise a UsageError where Pillow writes no picture of the target's ending."""
     if Image.registered_extensions().get(target.suffix.lower()) not in Image.SAVE:
         raise UsageError(f"{target}: pictures are saved as .png or .jpg; change the ending.")
+
+
+def _frame(
+    panel: Image.Image, region: Sequence[float], size: tuple[int, int], color: tuple[int, int, int]
+) -> None:
+    """Draw a region, in pixels of a picture of ``size``, on the panel that shows that picture."""
+    across, down = panel.width / size[0], panel.height / size[1]
+    x0, y0, x1, y1 = region
+    corners = (x0 * across, y0 * down, x1 * across - 1, y1 * down - 1)
+    if corners[0] <= corners[2] and corners[1] <= corners[3]:
+        ImageDraw.Draw(panel).rectangle(corners, outline=color, width=_STROKE)
 
 
 def _fitted(image: Image.Image, height: int) -> Image.Image:
