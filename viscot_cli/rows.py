@@ -153,7 +153,8 @@ def show(
         console.say(f"crop: x {left} to {right}, y {top} to {bottom} of the picture's pixels")
     if found.sheet:
         save_picture(found.sheet, out)
-        console.say(f"drawn: {out} (the region red, the crop white)")
+        colors = ["the region red"] * bool(found.box) + ["the crop white"] * bool(found.window)
+        console.say(f"drawn: {out}" + (f" ({', '.join(colors)})" if colors else ""))
 
 
 def stats(

@@ -155,6 +155,20 @@ def test_an_existing_mixture_is_kept_unless_replaced(tmp_path: Path, files: list
     assert len(build(tmp_path / "mix", files[:1], overwrite=True)) == 5
 
 
+def test_progress_ends_where_the_files_end(tmp_path: Path, files: list[Source]) -> None:
+    seen: list[tuple[int, int]] = []
+    build(tmp_path / "mix", files, progress=lambda done, of: seen.append((done, of)))
+    total = sum(Path(source.file).stat().st_size for source in files)
+    assert seen == sorted(seen) and seen[-1] == (total, total)
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path, files: list[Source]) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match="cannot be read"):
+        build(tmp_path / "mix", [*files, Source("none", str(tmp_path / "none.json"))])
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("damage", ["offsets.bin", "rows.jsonl", "mixture.json"])
 def test_a_damaged_mixture_says_so(tmp_path: Path, files: list[Source], damage: str) -> None:
     build(tmp_path / "mix", files)

@@ -170,6 +170,8 @@ class _Writer:
         self.flush(batch)
         self.read += _size(path)
         self.skipped += len(checked.bad)
+        if self.progress:
+            self.progress(self.read, self.total)
         return Source(
             source.name, source.file, source.weight, first, self.count - first, self.skipped - skipped
         )
