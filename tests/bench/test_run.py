@@ -103,6 +103,16 @@ def test_nothing_left_means_no_model_is_loaded(root: Path, tmp_path: Path) -> No
     assert info.settings["engine"] == {"engine": "fake", "weights": "0"}
 
 
+def test_a_whole_run_is_not_taken_for_that_of_other_weights(root: Path, tmp_path: Path) -> None:
+    """Retrained into the same folder, the same command: the old answers are not the new model's."""
+    whole = plan(root, tmp_path)
+    run(whole, build(FakeEngine()))
+    info, _ = run(replace(whole, weights=lambda: "0"), build(FakeEngine()))
+    assert info.counts["done"] == 24
+    with pytest.raises(UsageError, match=r"engine.weights: '0' -> '1'"):
+        run(replace(whole, weights=lambda: "1"), build(FakeEngine()))
+
+
 def test_more_may_be_asked_later(root: Path, tmp_path: Path) -> None:
     run(plan(root, tmp_path, "cot"), build(FakeEngine()))
     info, tally = run(plan(root, tmp_path, "cot", "gt-box"), build(FakeEngine()))

@@ -121,6 +121,7 @@ def _run(
         data=options.data,
         batch=1,  # a server is asked many questions at once, each a batch that ends and is kept by itself
         by_picture=not options.engine.is_server,
+        weights=None if options.engine.is_server else lambda: weights_of(options.engine.model),
         parallel=parallel_batches(options.engine),
         shard=shard,
     )
@@ -136,6 +137,15 @@ def _run(
         return Built(asker(Speaker(engine, wording, options.max_new_tokens)), known, batch)
 
     return run(plan, build, progress=progress)
+
+
+def weights_of(model: str | None) -> str:
+    """The hash of a checkpoint's weights, as a loaded engine's identity has it. Raises CheckpointError."""
+    from viscot_core.models.checkpoint import open_checkpoint
+    from viscot_core.models.weights import hash_files
+    from viscot_core.models.zoo import resolve
+
+    return hash_files(open_checkpoint(resolve(model)).files)
 
 
 def parallel_batches(engine: EngineOptions) -> int:

@@ -53,6 +53,8 @@ class Plan:
     batch: int = 16
     parallel: int = 1
     by_picture: bool = True
+    weights: Callable[[], str] | None = None
+    """Their hash, had without loading them: a whole run belongs to the weights it was made with."""
     shard: Shard = field(default_factory=Shard)
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -109,7 +111,7 @@ def run(plan: Plan, build: Callable[[], Built], *, progress: Progress | None = N
         journal.check(info)
         work = left(plan, journal)
         if not work and journal.info is not None and journal.info.model == plan.model:
-            return conclude(journal, journal.begin(_as_before(info, journal.info)), tally), tally
+            return conclude(journal, journal.begin(_as_before(plan, info, journal.info)), tally), tally
         built = build()
         info = journal.begin(info.model_copy(update={"settings": {**info.settings, **built.settings}}))
         start = time.perf_counter()
@@ -133,7 +135,7 @@ def run_sharded(plan: Plan, job: bytes, gpus: int) -> tuple[RunInfo, Tally]:
         journal.check(info)
         before = sum(p.done for p in journal.finished.values())
         if not left(plan, journal) and journal.info is not None and journal.info.model == plan.model:
-            return conclude(journal, journal.begin(_as_before(info, journal.info)), tally), tally
+            return conclude(journal, journal.begin(_as_before(plan, info, journal.info)), tally), tally
     start = time.perf_counter()
     try:
         launch(job, gpus)
@@ -277,9 +279,12 @@ def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
     return journal.save(info.model_copy(update=update))
 
 
-def _as_before(info: RunInfo, before: RunInfo) -> RunInfo:
-    """Nothing is left to ask: the engine is the one that answered."""
-    return info.model_copy(update={"settings": {**before.settings, **info.settings}})
+def _as_before(plan: Plan, info: RunInfo, before: RunInfo) -> RunInfo:
+    """Nothing is left to ask: the engine is the one that answered, unless its weights have changed."""
+    engine = before.settings.get("engine", {})
+    if plan.weights is not None and "weights" in engine:
+        engine = {**engine, "weights": plan.weights()}
+    return info.model_copy(update={"settings": {**before.settings, **info.settings, "engine": engine}})
 
 
 def environment() -> dict[str, str]:
