@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,3 +172,14 @@ def test_viscots_own_boxes_are_read_as_everywhere_else() -> None:
 
     for text in ("[0.142, 0.388, 0.96, 0.9333]", "[0.100, 0.200, 0.300, 0.400]", "[.1,.2,.3,.4]", "no"):
         assert codec("viscot").parse(text, SIZE) == parse_box(text)
+
+
+def test_a_checkpoint_says_how_it_writes_boxes(tmp_path: Path) -> None:
+    from viscot_core.engines.open import EngineOptions, codec_for
+    from viscot_core.models.manifest import Manifest
+
+    options = EngineOptions(str(tmp_path))
+    assert codec_for(options).name == "viscot"
+    Manifest(name="x", image_side=56, box_format="qwen2.5-vl").save(tmp_path)
+    assert codec_for(options).name == "qwen2.5-vl"
+    assert codec_for(EngineOptions(str(tmp_path), box_format="claude")).name == "claude"

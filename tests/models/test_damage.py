@@ -165,6 +165,7 @@ def test_another_family(copy: Path) -> None:
         ("tokenizer.model", "garbage", "tokenizer is damaged"),
         ("tokenizer.json", "{}", "tokenizer is damaged"),
         ("tokenizer_config.json", "[", "tokenizer_config.json is damaged"),
+        ("tokenizer_config.json", '{"model_max_length": []}', "tokenizer is damaged"),
         ("tokenizer_config.json", '{"added_tokens_decoder": []}', "tokenizer is damaged"),
         ("model.safetensors", None, "holds no weights"),
         ("viscot.json", "{}", "viscot.json is damaged"),

@@ -51,10 +51,15 @@ def codec_for(options: EngineOptions) -> Codec:
         UsageError: an unknown format, or a server whose model's name tells no family.
     """
     from viscot_core.engines.families import codec, codec_of_model
+    from viscot_core.models.manifest import Manifest
+    from viscot_core.models.zoo import resolve
 
     if options.box_format is not None:
         return codec(options.box_format)
-    return codec_of_model(options.address()[1]) if options.is_server else codec("viscot")
+    if options.is_server:
+        return codec_of_model(options.address()[1])
+    manifest = Manifest.read(resolve(options.model))
+    return codec(manifest.box_format if manifest else "viscot")
 
 
 def open_engine(options: EngineOptions, sampling: Sampling | None = None) -> Engine:

@@ -78,7 +78,10 @@ def _read(path: Path, turn_tokens: TurnTokens) -> PreTrainedTokenizerBase:
         )
     try:
         if (path / FAST).exists():
-            return PreTrainedTokenizerFast.from_pretrained(path)
+            fast = PreTrainedTokenizerFast.from_pretrained(path)
+            if not isinstance(fast.model_max_length, (int, float)):
+                raise ValueError(f"model_max_length is {fast.model_max_length!r}")
+            return fast
         return _from_sentencepiece(path, turn_tokens)
     except CheckpointError:
         raise
