@@ -44,6 +44,7 @@ def options(folder: Path, file: Path, **more: object) -> VqaOptions:
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     made = FakeEngine()
     monkeypatch.setattr("viscot_core.bench.vqa.open_engine", lambda _: made)
+    monkeypatch.setattr("viscot_core.bench.vqa.weights_of", lambda _: made.identity["weights"])
     return made
 
 
@@ -206,6 +207,7 @@ def test_popes_figures() -> None:
 def test_figures_are_kept_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine(lambda prompt: "Yes")
     monkeypatch.setattr("viscot_core.bench.vqa.open_engine", lambda _: engine)
+    monkeypatch.setattr("viscot_core.bench.vqa.weights_of", lambda _: engine.identity["weights"])
     file = write(tmp_path, [row(1, answer="yes"), row(2, answer="no"), row(3)])
     bench_vqa(options(tmp_path, file, style="yes-no"))
     score_vqa(tmp_path / "run", "yes-no")

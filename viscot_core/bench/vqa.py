@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from viscot_core.bench.asking import Job, Outcome, Speaker
-from viscot_core.bench.benchmarks import parallel_batches
+from viscot_core.bench.benchmarks import parallel_batches, weights_of
 from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import Benchmark, Item
 from viscot_core.bench.records import Prediction, RunInfo
@@ -223,6 +223,8 @@ def bench_vqa(options: VqaOptions, progress: Progress | None = None) -> tuple[Ru
         data=options.images,
         batch=1 if options.engine.is_server else max(8, options.engine.batch_size),
         parallel=parallel_batches(options.engine),
+        by_picture=not options.engine.is_server,
+        weights=None if options.engine.is_server else lambda: weights_of(options.engine.model),
     )
 
     def build() -> Built:
