@@ -95,6 +95,10 @@ def test_rows_are_counted_where_the_file_is_present(tmp_path: Path) -> None:
     assert (stage.samples, stage.samples_from, stage.steps) == (300, "counted", 3)
     assert not plan.refusals
     assert any("save_steps 500 exceeds the 3 steps" in text for text in plan.warnings)
+    assert not any("do not fill a batch" in text for text in plan.warnings)
+    rows_file(tmp_path, 100)
+    plan = make_plan(recipe, EIGHT, run="r", data=tmp_path)
+    assert any("100 rows do not fill a batch of 128" in text for text in plan.warnings)
 
 
 def test_a_plan_is_read_back(tmp_path: Path) -> None:

@@ -141,9 +141,11 @@ def loading_gib(shape: Shape, stage: StageSpec, local_processes: int, processes:
     """Host memory of one machine while its processes load the weights: each holds them whole once.
 
     Under ZeRO-3 the first process reads a tensor at a time, the largest are the embeddings, and each process
-    keeps its share where it trains.
+    keeps its share where it trains. Quantised weights go to their GPU a tensor at a time too.
     """
     size = bytes_of(stage).weights
+    if stage.lora and stage.lora.load_in:
+        return local_processes * shape.llm.vocab * shape.llm.width * size / GIB
     if stage.zero_stage == 3 and processes > 1:
         offloaded = shape.total / processes if stage.offload == "all" else 0.0
         return (shape.llm.vocab * shape.llm.width + local_processes * offloaded) * size / GIB

@@ -146,6 +146,11 @@ def _warnings(stage: StageSpec, planned: StagePlan, machine: Machine) -> list[st
             f"{where}.save_steps {stage.save_steps} exceeds the {planned.steps} steps: "
             "nothing is saved before the end"
         )
+    if planned.samples is not None and planned.samples < planned.global_batch_size:
+        found.append(
+            f"{where}: {planned.samples} rows do not fill a batch of {planned.global_batch_size}, rows are "
+            f"repeated; --set {where}.global_batch_size=N takes fewer"
+        )
     if planned.memory_gib and planned.memory_gib > machine.memory_gib:
         found.append(
             f"{where}: {planned.memory_gib:.0f} GiB a process (estimate) exceed the "
