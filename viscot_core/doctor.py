@@ -156,7 +156,7 @@ def _cpu_speed() -> Finding:
     fastest = min(speeds, key=lambda name: speeds[name].answer_seconds())
     text = ", ".join(f"{name} {s.gflops:.0f} Gflop/s and {s.gbytes:.0f} GB/s" for name, s in speeds.items())
     seconds = speeds[fastest].answer_seconds()
-    text += f": {fastest} is faster, a 7B answer about {seconds:.0f} s (estimate)"
+    text += f": {fastest} is faster (--dtype {fastest}), a 7B answer about {seconds:.0f} s (estimate)"
     return Finding("hardware", "cpu speed", "ok", text)
 
 

@@ -10,7 +10,8 @@ import torch
 from made_checkpoints import save, tensors_of
 
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.models.load import load_model
+from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.models.load import choose_dtype, load_model
 from viscot_core.models.weights import hash_files
 
 
@@ -41,6 +42,15 @@ def test_a_gpu_of_a_number_that_is_not_there(golden: Path, monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(EngineError, match="no 'cuda:7' that torch can use; it has 2, counted from 0"):
         load_model(golden / "tiny_llava", device="cuda:7")
+
+
+def test_a_model_too_large_for_fp32_is_bf16_on_the_cpu(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is stored as: products in fp16 take several times as long on a CPU."""
+    checkpoint = open_checkpoint(golden / "tiny_llava_bin")
+    assert choose_dtype("auto", "cpu", checkpoint) is torch.float32
+    monkeypatch.setattr("viscot_core.models.load.free_memory", lambda: 1 << 20)
+    assert choose_dtype("auto", "cpu", checkpoint) is torch.bfloat16
+    assert choose_dtype("fp16", "cpu", checkpoint) is torch.float16
 
 
 def test_what_an_option_needs(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:

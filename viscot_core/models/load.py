@@ -128,8 +128,8 @@ def choose_device(device: str) -> str:
 
 
 def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype:
-    """``auto``: bf16 on a GPU (fp16 where it has none); on the CPU fp32 while that takes at most half of the
-    free memory, else the stored dtype.
+    """``auto``: bf16 on a GPU (fp16 where it has none); on the CPU fp32, which gives the reference's numbers,
+    while it takes at most half of the free memory, else bf16 (fp16 is several times slower there).
     """
     import torch
 
@@ -140,9 +140,8 @@ def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype
         return found
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    stored: torch.dtype = getattr(torch, checkpoint.dtype)
     count = sum(source.count for source in checkpoint.tensors.values())
-    return torch.float32 if count * 4 <= free_memory() / 2 or not stored.is_floating_point else stored
+    return torch.float32 if count * 4 <= free_memory() / 2 else torch.bfloat16
 
 
 def _check_flash(device: str, dtype: torch.dtype) -> None:
