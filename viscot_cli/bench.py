@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from viscot_cli import bench_tools
+from viscot_cli.asking import MaxNew
 from viscot_cli.bench_options import (
     BatchSize,
-    MaxNew,
     Out,
     Running,
     Server,

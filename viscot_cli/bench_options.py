@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from viscot_cli.asking import Attn, Device, Dtype, LoadIn, MaxNew
+
 if TYPE_CHECKING:
     from viscot_core.bench.benchmarks import BenchOptions
     from viscot_core.boxes import CropPolicy
@@ -18,11 +20,6 @@ if TYPE_CHECKING:
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, or http://HOST:PORT/v1#NAME.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
-LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
-Attn = Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")]
-MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
 Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_det/, refcoco/ and pictures.")]
 Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-BENCHMARK].")]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without a picture.")]
