@@ -111,7 +111,8 @@ def general(
     """General benchmarks (POPE, GQA, TextVQA, ScienceQA, MME, MMBench ...) through lmms-eval; paper Table 8.
 
     lmms-eval fetches the data and scores; viscot exports the model, starts it task by task and takes over
-    figures and answers. Its tasks visual_cot and visual_cot_chain are the Visual CoT benchmark.
+    figures and answers. Its tasks visual_cot and visual_cot_chain are the Visual CoT benchmark. Of its
+    backends llava_hf asks one question at a time, whatever --batch-size says.
     """
     import sys
 
