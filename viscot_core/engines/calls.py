@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +14,7 @@ import httpx
 from viscot_core.engines.base import Request
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.keys import key_in
+from viscot_core.waiting import retry_after
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 TRANSIENT = (408, 409, 425, 429)
@@ -129,7 +128,7 @@ class Caller:
             hint = "check the address and the model's name after #"
             return EngineError(f"{self.url} knows no '{self.model}' (HTTP 404, {words}); {hint}.")
         if status in TRANSIENT or status >= 500:
-            return Fault(f"HTTP {status}", wait=_retry_after(error.response.headers))
+            return Fault(f"HTTP {status}", wait=retry_after(error.response.headers.get("retry-after")))
         return Fault(f"HTTP {status}, {words}", lasting=True)
 
     def _words(self, error: Any) -> str:
@@ -167,18 +166,3 @@ def _openai_client(url: str, key: str | None, client: httpx.Client) -> Any:
     return openai.OpenAI(
         base_url=url, api_key=key or "none", http_client=client, max_retries=0, default_headers=headers
     )
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds a server asks to wait: a number or a date."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Any
 
 import httpx
 import orjson
+
+from viscot_core.waiting import retry_after
 
 
 class Kind(Enum):
@@ -93,7 +93,8 @@ def _refusal(response: httpx.Response) -> Fault:
     if code == "insufficient_quota":
         return Fault(Kind.STOP, f"the account has no credit left ({said})")
     if status in _PASSING:
-        return Fault(Kind.RETRY, f"the server is busy or broken ({said})", retry_after=_retry_after(response))
+        wait = retry_after(response.headers.get("retry-after"))
+        return Fault(Kind.RETRY, f"the server is busy or broken ({said})", retry_after=wait)
     if status in (401, 403):
         return Fault(Kind.STOP, f"the server refuses the key ({said})")
     if status in (404, 405) or 300 <= status < 400:
@@ -113,17 +114,3 @@ def _error_words(response: httpx.Response) -> tuple[str, str]:
     except (ValueError, LookupError, TypeError):
         code, message = None, ""
     return str(code or ""), re.sub(r"\s+", " ", str(message or ""))[:200]
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds of a Retry-After header, which holds a number or a date; None where absent or unreadable."""
-    value = response.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -20,6 +20,7 @@ import httpx
 
 from viscot_core.errors import DataError
 from viscot_core.files import written_whole
+from viscot_core.waiting import retry_after
 
 TIMEOUT = httpx.Timeout(30.0, connect=20.0)
 """Seconds without a byte before the connection counts as dead."""
@@ -205,7 +206,7 @@ class _Transfer:
         """Check the answer's head and settle from which byte on it counts."""
         code = response.status_code
         if code in BUSY:
-            raise Lost(f"the server answered {code}", _retry_after(response))
+            raise Lost(f"the server answered {code}", retry_after(response.headers.get("Retry-After")) or 0.0)
         if code == 416:
             self._start_over()
             raise Lost("the server has fewer bytes than are here")
@@ -266,11 +267,6 @@ def _validator_of(response: httpx.Response) -> str | None:
     """A strong ETag, or the date of the last change; what ``If-Range`` may name."""
     etag = response.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-
-
-def _retry_after(response: httpx.Response) -> float:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else 0.0
 
 
 def _advice(code: int) -> str:
