@@ -25,12 +25,15 @@ def divides(stage: StageSpec) -> bool:
 
 def build_divided(base: Checkpoint, model: ModelSpec, stage: StageSpec, dtype: torch.dtype) -> Any:
     """The model of an opened checkpoint, divided; what the checkpoint lacks starts at random."""
+    import deepspeed
     from transformers import LlavaForConditionalGeneration
     from transformers.integrations import HfDeepSpeedConfig
 
     gpu = torch.cuda.is_available()
     if not gpu:
         zero.prepare_cpu()
+    # DeepSpeed counts the processes of its own communication layer, which the Trainer opens only later.
+    deepspeed.init_distributed("nccl" if gpu else "gloo", auto_mpi_discovery=False)
     width = int(base.config.text_config.hidden_size)
     config = zero.deepspeed_config(stage, Split(1, 1, ranks.count()), width, gpu=gpu)
     told = HfDeepSpeedConfig(config)  # transformers divides what it builds as long as this lives
