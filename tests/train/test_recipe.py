@@ -83,7 +83,7 @@ def test_all_faults_at_once_each_with_path_value_and_fix() -> None:
         ("stages.finetune.learning_rate=fast", "unable to parse"),
         ("stages.finetune.max_steps=5", "give either epochs or max_steps"),
         ("stages.finetune.warmup_ratio=.inf", "finite"),
-        ("stages=3", "valid tuple"),
+        ("stages=3", "give a list"),
     ],
 )
 def test_single_faults(override: str, told: str) -> None:

@@ -219,6 +219,8 @@ def _describe(detail: ErrorDetails, data: dict[str, Any]) -> str:
     if detail["type"] == "missing":
         field = _field_at(location)
         return f"{path}: missing - give it: {field.description if field else 'it has no default'}"
+    if detail["type"] == "tuple_type":  # pydantic's word for a list that becomes immutable
+        return f"{path}: {detail['input']!r} - give a list."
     message = detail["msg"][0].lower() + detail["msg"][1:]
     expected = str((detail.get("ctx") or {}).get("expected", ""))
     hint = nearest(str(detail["input"]), re.findall(r"'([^']+)'", expected))
