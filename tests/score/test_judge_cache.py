@@ -8,8 +8,8 @@ from judge_server import JudgeServer, completion
 from made_judge import judged, some_pairs
 from made_runs import sample_run
 
+from viscot_core.engines.replies import ReplyCache
 from viscot_core.score.api import ApiJudge
-from viscot_core.score.cache import ReplyCache
 from viscot_core.score.run import score_run
 from viscot_core.score.verdicts import State
 

@@ -16,9 +16,10 @@ from typing import Any, Self
 
 import httpx
 
+from viscot_core.engines.replies import ReplyCache, request_key
 from viscot_core.errors import UsageError
+from viscot_core.files import cache_folder
 from viscot_core.keys import key_in
-from viscot_core.score.cache import ReplyCache, default_cache, request_key
 from viscot_core.score.chat import Reply
 from viscot_core.score.costs import TYPICAL_REPLY, Estimate, Price, estimated_tokens, load_price
 from viscot_core.score.judges import Done, JudgeOptions
@@ -51,7 +52,7 @@ class ApiJudge:
         self.prompt = prompt or PromptBuilder()
         self.usage = Usage(cost=0.0 if price else None)
         self.price, self._key = price, key
-        self._cache = cache or ReplyCache(default_cache())
+        self._cache = cache or ReplyCache(cache_folder("judge"))
         # Reasoning models refuse a temperature and count their thoughts as part of the reply.
         self._reasons = bool(re.match(r"(o\d|gpt-5)", model))
         temperature = None if self._reasons else self.options.temperature
@@ -74,7 +75,7 @@ class ApiJudge:
                 f"--max-cost needs the price of '{model}', which no table knows; give one with --prices FILE."
             )
         prompt = PromptBuilder(options.style, options.json_mode)
-        cache = ReplyCache(options.cache or default_cache())
+        cache = ReplyCache(options.cache or cache_folder("judge"))
         return cls(
             model, base_url=base_url, key=key, prompt=prompt, price=price, cache=cache, options=options
         )
