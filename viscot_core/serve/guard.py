@@ -93,16 +93,23 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     if kind != "application/json":
         raise ApiError(415, "Send the request as JSON (Content-Type: application/json).", "not_json")
     declared = request.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > limits.body_bytes:
-        raise _too_large(limits)
-    body = bytearray()
+    too_large = not declared.isdigit() or int(declared) > limits.body_bytes
+    body, unkept = bytearray(), 0
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for block in request.stream():
-                body += block
-                if len(body) > limits.body_bytes:
-                    raise _too_large(limits)
+                too_large = too_large or len(body) + len(block) > limits.body_bytes
+                if not too_large:
+                    body += block
+                    continue
+                # Closing on unread bytes resets the connection, and the client may never see why: as much
+                # again as is allowed is read and dropped.
+                unkept += len(block)
+                if unkept > 2 * limits.body_bytes:
+                    break
     except TimeoutError as error:
+        if too_large:
+            raise _too_large(limits) from error
         raise ApiError(
             408,
             f"The request did not arrive in {limits.body_seconds:g} s.",
@@ -111,6 +118,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         ) from error
     except ClientDisconnect as error:
         raise ApiError(400, "The request was cut off.", "cut_off") from error
+    if too_large:
+        raise _too_large(limits)
     return bytes(body)
 
 
