@@ -68,7 +68,7 @@ def fitting_batch(model: Any) -> int:
     """How many prompts should fit together.
 
     A row is taken for the longest of the benchmark's (``longest_prompt``). On a CPU, where rows gain little
-    by company: 2 to 16 of them in an eighth of the weights' memory (144 MiB at least). On a GPU: what half of
+    by company: 2 to 16 of them in an eighth of the weights' memory (128 MiB at least). On a GPU: what half of
     its free memory holds. A guess that is too large is halved when memory runs out.
     """
     import torch
@@ -78,7 +78,7 @@ def fitting_batch(model: Any) -> int:
     width = heads * (text.hidden_size // text.num_attention_heads)
     row = 2 * text.num_hidden_layers * width * longest_prompt(model) * model.dtype.itemsize
     if model.device.type != "cuda":
-        room = max(144 << 20, sum(weights.nbytes for weights in model.parameters()) // 8)
+        room = max(128 << 20, sum(weights.nbytes for weights in model.parameters()) // 8)
         return int(min(16, max(2, room // row)))
     free, _ = torch.cuda.mem_get_info(model.device)
     return int(min(256, max(1, free // 2 // (2 * row))))
