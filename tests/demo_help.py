@@ -57,7 +57,15 @@ class Browser:
         return self.driver.find_element("css selector", css)
 
     def text(self, css: str) -> str:
-        return " | ".join(each.text for each in self.all(css))
+        """What stands there now; read again where the page redraws an element while it is read."""
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        for _ in range(100):
+            try:
+                return " | ".join(each.text for each in self.all(css))
+            except StaleElementReferenceException:
+                continue
+        raise AssertionError(f"{css} is redrawn without end")
 
     def wait(self, done: Any, what: str, seconds: float = 40) -> None:
         until = time.monotonic() + seconds
