@@ -92,9 +92,7 @@ class Slow(Looker):
         if said.text == self.box:
             return said
         words = said.text.split()
-        until = (
-            time.monotonic() + 60
-        )  # a failed test releases no step
+        until = time.monotonic() + 60  # a failed test releases no step
         for count in range(1, len(words) + 1):
             while not self.step.acquire(timeout=0.01):
                 assert time.monotonic() < until, "no step was released for 60 s"
