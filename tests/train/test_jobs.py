@@ -89,7 +89,10 @@ def test_two_processes_give_the_losses_of_one(
         monkeypatch.setenv("VISCOT_TEST_GOLDEN", str(request.getfixturevalue("shared") / "golden"))
     one = jobs(1, PLAIN.get(mode.split("-")[0], "ddp"))
     for stage in stages_of(mode):
-        assert losses(jobs(2, mode), stage) == pytest.approx(losses(one, stage), abs=2e-4)
+        expected, found = losses(one, stage), losses(jobs(2, mode), stage)
+        apart = max(abs(a - b) for a, b in zip(expected, found, strict=True))
+        print(f"\n{mode} {stage}: {len(found)} losses of 2 processes and of 1, at most {apart:.1e} apart")
+        assert apart <= 2e-4
 
 
 @pytest.mark.parametrize("mode", ["zero2", "zero3", pytest.param("ddp", marks=pytest.mark.slow)])

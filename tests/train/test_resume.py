@@ -93,7 +93,9 @@ def test_losses_after_kill_9(
     killed(processes, data, out, mode)
     found = losses(finished(again, data, out, mode))
     assert sorted(found) == list(range(1, STEPS + 1))
-    assert found == pytest.approx(uninterrupted, abs=3e-4)
+    apart = max(abs(found[step] - uninterrupted[step]) for step in found)
+    print(f"\n{mode}, {processes} then {again} processes, killed: at most {apart:.1e} from the unbroken run")
+    assert apart <= 3e-4
 
 
 @slow
