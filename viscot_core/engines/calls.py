@@ -13,7 +13,7 @@ import httpx
 
 from viscot_core.engines.base import Request
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.keys import key_in
+from viscot_core.keys import key_in, told
 from viscot_core.waiting import retry_after
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -120,7 +120,7 @@ class Caller:
 
     def _refusal(self, error: Any) -> Exception:
         """What an error status means: wait and try, this prompt never, or nothing at all."""
-        status, words = int(error.status_code), self._words(error)
+        status, words = int(error.status_code), told(str(error.message), self._key)
         if status in (401, 403):
             variable = f"the key in {KEY_VARIABLE}" if self._key else f"a missing key (set {KEY_VARIABLE})"
             return EngineError(f"{self.url} refuses {variable}: HTTP {status}, {words}.")
@@ -130,11 +130,6 @@ class Caller:
         if status in TRANSIENT or status >= 500:
             return Fault(f"HTTP {status}", wait=retry_after(error.response.headers.get("retry-after")))
         return Fault(f"HTTP {status}, {words}", lasting=True)
-
-    def _words(self, error: Any) -> str:
-        """The server's own words, without the key, should it repeat it."""
-        words = " ".join(str(error.message).split())[:200]
-        return words.replace(self._key, "***") if self._key else words
 
 
 def _whole(completion: Any) -> Reply:

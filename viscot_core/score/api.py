@@ -143,7 +143,3 @@ class ApiJudge:
             limits=httpx.Limits(max_connections=1),
             verify=tls,
         )
-
-    def without_key(self, words: str) -> str:
-        """A server's words, should it repeat the key in them."""
-        return words.replace(self._key, "***") if self._key else words

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import httpx
 import orjson
 
+from viscot_core.keys import told
 from viscot_core.waiting import retry_after
 
 
@@ -105,7 +105,7 @@ def _refusal(response: httpx.Response) -> Fault:
 
 
 def _error_words(response: httpx.Response) -> tuple[str, str]:
-    """Code and message of an error body, in whatever shape; at most 200 characters on one line."""
+    """Code and message of an error body, in whatever shape, without the key that was sent."""
     try:
         error: Any = orjson.loads(response.content)["error"]
         code, message = (
@@ -113,4 +113,5 @@ def _error_words(response: httpx.Response) -> tuple[str, str]:
         )
     except (ValueError, LookupError, TypeError):
         code, message = None, ""
-    return str(code or ""), re.sub(r"\s+", " ", str(message or ""))[:200]
+    key = response.request.headers.get("authorization", "").removeprefix("Bearer ")
+    return str(code or ""), told(str(message or ""), key)

@@ -106,7 +106,7 @@ class Session:
             self.done(pair, self.judge.read(key, reply))
 
     def _faulted(self, pair: Pair, fault: Fault) -> None:
-        words = self.judge.without_key(str(fault))
+        words = str(fault)
         self.in_a_row += 1
         if fault.kind is Kind.STOP:
             self.stop = self.stop or words
