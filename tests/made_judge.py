@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from viscot_core.engines.budget import Price
 from viscot_core.engines.replies import ReplyCache
 from viscot_core.score.api import ApiJudge
-from viscot_core.score.costs import Price
 from viscot_core.score.judges import JudgeOptions
 from viscot_core.score.prompt import PromptBuilder
 from viscot_core.score.verdicts import Outcome, Pair

@@ -46,9 +46,7 @@ def test_wide_tall_and_square_pictures_have_the_picture_in_the_middle() -> None:
 
 
 @given(size=sizes, box=square_boxes, policy=st.sampled_from(list(CropPolicy)))
-def test_every_crop_lies_inside_and_is_not_empty(
-    size: tuple[int, int], box: Box, policy: CropPolicy
-) -> None:
+def test_every_crop_lies_inside_and_is_not_empty(size: tuple[int, int], box: Box, policy: CropPolicy) -> None:
     left, top, right, bottom = crop_window(box, size, policy)
     assert 0 <= left < right <= size[0]
     assert 0 <= top < bottom <= size[1]

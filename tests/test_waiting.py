@@ -1,4 +1,4 @@
-"""Retry-After in every form a server writes it."""
+"""Waits between attempts, and Retry-After in every form a server writes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viscot_core.waiting import retry_after
+from viscot_core.waiting import FIRST_WAIT, LONGEST_WAIT, between, retry_after, spread
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,13 @@ def test_a_date_to_come_is_waited_for(zone: object) -> None:
 def test_no_header_breaks_a_call(value: str) -> None:
     wait = retry_after(value)
     assert wait is None or wait >= 0
+
+
+@given(st.integers(1, 40))
+def test_the_bound_of_a_wait_doubles_up_to_the_longest(attempt: int) -> None:
+    assert 0 <= between(attempt) <= min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1))
+
+
+@given(st.floats(0, 120))
+def test_nobody_comes_back_before_a_wait_is_over(wait: float) -> None:
+    assert wait <= spread(wait) <= 1.1 * wait + 1e-9

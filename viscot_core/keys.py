@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from viscot_core.errors import UsageError
+
+OPENAI_KEY = "OPENAI_API_KEY"
+"""The variable that clients of OpenAI-compatible servers read."""
+
+
+def openai_key(url: str, *, needed: bool = True) -> str | None:
+    """The key for the OpenAI-compatible server at ``url``; servers of one's own mostly want none.
+
+    Raises:
+        UsageError: ``url`` is OpenAI's and the key is ``needed`` but not set, or no header can carry it.
+    """
+    key = key_in(OPENAI_KEY, os.environ)
+    if key is None and needed and urlsplit(url).hostname == "api.openai.com":
+        raise UsageError(f"{OPENAI_KEY} is not set; export your key, or name a server of your own.")
+    return key
 
 
 def key_in(variable: str, environment: Mapping[str, str]) -> str | None:

@@ -14,7 +14,7 @@ import pytest
 from judge_server import PASSING_FAULTS, Action, JudgeServer, completion, error
 from PIL import Image
 
-from viscot_core.engines import api
+from viscot_core import waiting
 from viscot_core.engines.api import ApiEngine, ApiOptions
 from viscot_core.engines.base import Engine, Request
 from viscot_core.engines.budget import Price
@@ -37,8 +37,8 @@ def request(question: str = "What?", *, limit: int = 20) -> Request:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """``start(script, **options) -> (engine, server)`` with short waits."""
-    monkeypatch.setattr(api, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(api, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(waiting, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(waiting, "LONGEST_WAIT", 0.05)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     opened: list[tuple[ApiEngine, JudgeServer]] = []
 
@@ -154,7 +154,7 @@ def test_a_bad_prompt_fails_alone_and_for_good(start: Start) -> None:
 
 
 def test_a_server_that_is_gone_is_given_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "GIVE_UP_AFTER", 5)
+    monkeypatch.setattr(waiting, "GIVE_UP_AFTER", 5)
     engine, server = start(lambda *_: error(503), attempts=1, concurrency=1)
     with pytest.raises(EngineError, match="no answer to 5 prompts in a row"):
         engine.generate([request(str(n)) for n in range(30)])
@@ -188,7 +188,7 @@ def test_requests_and_money_are_capped(start: Start) -> None:
     with pytest.raises(BudgetSpent, match="--max-requests 3"):
         engine.generate([request(str(n)) for n in range(9)])
     assert len(server.requests) == 3
-    price = Price(read=1000.0, written=0.0)  # 0.12 dollars a call by the server's count of 120 tokens
+    price = Price(input=1000.0, output=0.0)  # 0.12 dollars a call by the server's count of 120 tokens
     engine, server = start(lambda *_: completion("x"), max_cost=5.0, price=price, concurrency=3)
     with pytest.raises(BudgetSpent, match="--max-cost 5"):
         engine.generate([request(f"{n} other?") for n in range(99)])
@@ -211,7 +211,7 @@ def test_what_a_server_does_not_count_costs_the_most_it_can(start: Start) -> Non
     engine, _ = start(
         lambda *_: Action(body=json.dumps({"choices": [choice("message", content="x")]}).encode()),
         max_cost=100.0,
-        price=Price(read=0.0, written=1e6),
+        price=Price(input=0.0, output=1e6),
     )
     engine.generate([request(limit=20)])
     assert engine.spent.cost == 20.0

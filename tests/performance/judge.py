@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from judge_server import PASSING_FAULTS, Action, JudgeServer, completion, error
 from made_runs import sample_run
 
+from viscot_core import waiting
 from viscot_core.engines.replies import ReplyCache
 from viscot_core.errors import EngineError
-from viscot_core.score import session
 from viscot_core.score.api import ApiJudge
 from viscot_core.score.judges import JudgeOptions
 from viscot_core.score.run import score_run
@@ -142,7 +142,7 @@ if __name__ == "__main__":
     parser.add_argument("--faults", action="store_true")
     arguments = parser.parse_args()
     if arguments.faults:
-        session.FIRST_WAIT = 0.01
+        waiting.FIRST_WAIT = 0.01
         print(fault_table())
         sys.exit()
     print(json.dumps(measure(arguments.calls, arguments.concurrency)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from viscot_core.score import session
+from viscot_core import waiting
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries wait milliseconds."""
-    monkeypatch.setattr(session, "FIRST_WAIT", 0.005)
+    monkeypatch.setattr(waiting, "FIRST_WAIT", 0.005)

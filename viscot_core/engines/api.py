@@ -11,8 +11,6 @@ that is to declare that the name means one model. A run folder keeps every finis
 
 from __future__ import annotations
 
-import random
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -21,23 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from viscot_core import waiting
 from viscot_core.engines.base import Generation, Request
 from viscot_core.engines.budget import Budget, Price, Spent
 from viscot_core.engines.calls import Caller, Fault, Reply
 from viscot_core.engines.codecs import Resize
-from viscot_core.engines.messages import Messages
+from viscot_core.engines.messages import Messages, reply_fields
 from viscot_core.engines.replies import ReplyCache, request_key
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.prompts import TEMPLATES
 
 __all__ = ["ApiEngine", "ApiOptions", "Price"]
-
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""Bounds of the first and of the longest random wait between attempts, seconds."""
-LONGEST_RETRY_AFTER = 120.0
-"""A server that asks for a longer pause leaves the prompt for another run."""
-GIVE_UP_AFTER = 20
-"""So many prompts in a row without a reply mean that the server is gone."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,7 @@ class ApiEngine:
     def _count_fault(self, fault: Fault) -> None:
         with self._lock:
             self._in_a_row += not fault.lasting
-            if self._in_a_row >= GIVE_UP_AFTER:
+            if self._in_a_row >= waiting.GIVE_UP_AFTER:
                 self._stopped = EngineError(
                     f"{self.url} gave no answer to {self._in_a_row} prompts in a row ({fault}); run the same "
                     "command again when it works."
@@ -152,9 +144,7 @@ class ApiEngine:
         }
         if request.stop:
             body["stop"] = list(request.stop)
-        if re.match(r"(o\d|gpt-5)", self.name):  # reasoning models: no temperature, thoughts count as reply
-            return {**body, "max_completion_tokens": 16 * request.max_new_tokens}
-        return {**body, "max_tokens": request.max_new_tokens, "temperature": 0}
+        return body | reply_fields(self.name, request.max_new_tokens)
 
     def _ask(self, body: dict[str, Any], request: Request) -> Reply:
         """One reply, after as many attempts as it takes. Raises Fault where there is none."""
@@ -165,14 +155,14 @@ class ApiEngine:
             try:
                 return self._attempt(body, request)
             except Fault as fault:
-                too_long = fault.wait is not None and fault.wait > LONGEST_RETRY_AFTER
+                too_long = fault.wait is not None and fault.wait > waiting.LONGEST_RETRY_AFTER
                 if fault.lasting or too_long or attempt == self.options.attempts:
                     raise
                 if fault.wait is not None:  # the limit is the account's: all calls wait
                     with self._lock:
                         self._not_before = max(self._not_before, time.monotonic() + fault.wait)
             self._budget.note(retries=1)
-            time.sleep(random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1))))
+            time.sleep(waiting.between(attempt))
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(self, body: dict[str, Any], request: Request) -> Reply:
@@ -192,6 +182,6 @@ class ApiEngine:
 
     def _pause(self) -> None:
         while not self._stopped and (wait := self._not_before - time.monotonic()) > 0:
-            time.sleep(min(wait + random.uniform(0, 0.1 * wait), 1.0))
+            time.sleep(min(waiting.spread(wait), 1.0))
         if self._stopped:
             raise self._stopped

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from viscot_core.engines.messages import longest_reply
 from viscot_core.errors import BudgetSpent
 
 PICTURE_TOKENS = 4096
@@ -16,13 +17,16 @@ PICTURE_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Price:
-    """Dollars for a million tokens read and written."""
+    """US dollars per million tokens, where they were read and when they held (a user may not say)."""
 
-    read: float
-    written: float
+    input: float
+    output: float
+    source: str = ""
+    date: str = ""
 
-    def of(self, read: int, written: int) -> float:
-        return (read * self.read + written * self.written) / 1e6
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """Dollars for so many tokens."""
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6
 
 
 @dataclass
@@ -78,7 +82,7 @@ class Budget:
             self.spent.read += read
             self.spent.written += written
             self._largest = max(self._largest, read)
-        bill.cost = self._price.of(read, written) if self._price else 0.0
+        bill.cost = self._price.cost(read, written) if self._price else 0.0
 
     def note(self, *, kept: int = 0, retries: int = 0) -> None:
         """Count replies that were kept already, and calls made again."""
@@ -107,4 +111,4 @@ class Budget:
         texts += [p["text"] for ps in parts if isinstance(ps, list) for p in ps if p["type"] == "text"]
         pictures = sum(p["type"] == "image_url" for ps in parts if isinstance(ps, list) for p in ps)
         read = sum(map(len, texts)) + pictures * max(self._largest, PICTURE_TOKENS)
-        return self._price.of(read, body.get("max_tokens") or body["max_completion_tokens"])
+        return self._price.cost(read, longest_reply(body))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -12,12 +11,9 @@ from typing import Any
 import httpx
 
 from viscot_core.engines.base import Request
-from viscot_core.errors import EngineError, UsageError
-from viscot_core.keys import key_in, told
-from viscot_core.waiting import retry_after
-
-KEY_VARIABLE = "OPENAI_API_KEY"
-TRANSIENT = (408, 409, 425, 429)
+from viscot_core.errors import EngineError
+from viscot_core.keys import OPENAI_KEY, openai_key, told
+from viscot_core.waiting import PASSING, retry_after
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Caller:
 
     def __init__(self, url: str, model: str, *, timeout: float, connections: int) -> None:
         self.url, self.model, self.timeout = url, model, timeout
-        self._key = _key_for(url)
+        self._key = openai_key(url)
         self._http = httpx.Client(
             timeout=timeout,
             limits=httpx.Limits(max_connections=connections),
@@ -122,12 +118,12 @@ class Caller:
         """What an error status means: wait and try, this prompt never, or nothing at all."""
         status, words = int(error.status_code), told(str(error.message), self._key)
         if status in (401, 403):
-            variable = f"the key in {KEY_VARIABLE}" if self._key else f"a missing key (set {KEY_VARIABLE})"
+            variable = f"the key in {OPENAI_KEY}" if self._key else f"a missing key (set {OPENAI_KEY})"
             return EngineError(f"{self.url} refuses {variable}: HTTP {status}, {words}.")
         if status == 404:
             hint = "check the address and the model's name after #"
             return EngineError(f"{self.url} knows no '{self.model}' (HTTP 404, {words}); {hint}.")
-        if status in TRANSIENT or status >= 500:
+        if status in PASSING:
             return Fault(f"HTTP {status}", wait=retry_after(error.response.headers.get("retry-after")))
         return Fault(f"HTTP {status}, {words}", lasting=True)
 
@@ -142,13 +138,6 @@ def _whole(completion: Any) -> Reply:
 def _reply(text: str, finish: str, usage: Any) -> Reply:
     tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else None
     return Reply(text.strip(), finish == "stop", tokens)
-
-
-def _key_for(url: str) -> str | None:
-    key = key_in(KEY_VARIABLE, os.environ)
-    if key is None and httpx.URL(url).host == "api.openai.com":
-        raise UsageError(f"{KEY_VARIABLE} is not set; export your key, or name another server.")
-    return key
 
 
 def _openai_client(url: str, key: str | None, client: httpx.Client) -> Any:

@@ -16,19 +16,20 @@ from typing import Any, Self
 
 import httpx
 
+from viscot_core.engines.budget import Price
+from viscot_core.engines.messages import reasons, reply_fields
 from viscot_core.engines.replies import ReplyCache, request_key
 from viscot_core.errors import UsageError
 from viscot_core.files import cache_folder
-from viscot_core.keys import key_in
+from viscot_core.keys import openai_key
 from viscot_core.score.chat import Reply
-from viscot_core.score.costs import TYPICAL_REPLY, Estimate, Price, estimated_tokens, load_price
+from viscot_core.score.costs import TYPICAL_REPLY, Estimate, estimated_tokens, load_price
 from viscot_core.score.judges import Done, JudgeOptions
 from viscot_core.score.prompt import PromptBuilder
 from viscot_core.score.session import Session, Usage, words_of
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
 
 OPENAI_URL = "https://api.openai.com/v1"
-KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_REPLY_TOKENS = 256
 
 
@@ -53,22 +54,16 @@ class ApiJudge:
         self.usage = Usage(cost=0.0 if price else None)
         self.price, self._key = price, key
         self._cache = cache or ReplyCache(cache_folder("judge"))
-        # Reasoning models refuse a temperature and count their thoughts as part of the reply.
-        self._reasons = bool(re.match(r"(o\d|gpt-5)", model))
-        temperature = None if self._reasons else self.options.temperature
+        temperature = None if reasons(model) else self.options.temperature
         self.identity = JudgeIdentity.now(f"openai:{model}", model, self.prompt.sha256, temperature)
 
     @classmethod
     def from_options(cls, model: str, options: JudgeOptions) -> Self:
         """Read key and address from the environment. UsageError where the key or a price is missing."""
         base_url = options.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-        key = key_in(KEY_VARIABLE, os.environ)
         if not re.match(r"https?://[^/]", base_url):
             raise UsageError(f"--base-url {base_url} is no address; it looks like http://127.0.0.1:8000/v1.")
-        if key is None and base_url.rstrip("/") == OPENAI_URL and not options.only_estimate:
-            raise UsageError(
-                f"{KEY_VARIABLE} is not set; export your key, or point --base-url at your own server."
-            )
+        key = openai_key(base_url, needed=not options.only_estimate)
         price = load_price(model, options.prices)
         if options.max_cost is not None and price is None:
             raise UsageError(
@@ -108,10 +103,7 @@ class ApiJudge:
                 {"role": "user", "content": prompt.user},
             ],
         }
-        if self._reasons:
-            body["max_completion_tokens"] = 8 * MAX_REPLY_TOKENS
-        else:
-            body |= {"max_tokens": MAX_REPLY_TOKENS, "temperature": self.options.temperature}
+        body |= reply_fields(self.model, MAX_REPLY_TOKENS, self.options.temperature)
         if self.prompt.json_mode:
             body["response_format"] = {"type": "json_object"}
         return body

@@ -10,7 +10,7 @@ import httpx
 import orjson
 
 from viscot_core.keys import told
-from viscot_core.waiting import retry_after
+from viscot_core.waiting import PASSING, retry_after
 
 
 class Kind(Enum):
@@ -84,15 +84,12 @@ def _reply(content: bytes) -> Reply:
     return Reply(text if isinstance(text, str) else "", finish, *tokens, model)
 
 
-_PASSING = {408, 409, 425, 429, *range(500, 600)}
-
-
 def _refusal(response: httpx.Response) -> Fault:
     status, (code, words) = response.status_code, _error_words(response)
     said = f"HTTP {status}" + (f": {words}" if words else "")
     if code == "insufficient_quota":
         return Fault(Kind.STOP, f"the account has no credit left ({said})")
-    if status in _PASSING:
+    if status in PASSING:
         wait = retry_after(response.headers.get("retry-after"))
         return Fault(Kind.RETRY, f"the server is busy or broken ({said})", retry_after=wait)
     if status in (401, 403):

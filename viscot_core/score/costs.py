@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from viscot_core.engines.budget import Price
 from viscot_core.errors import UsageError
 
 CHARACTERS_PER_TOKEN = 4
@@ -21,19 +22,6 @@ MESSAGE_OVERHEAD = 12
 """Tokens a chat format adds to the words of a call."""
 TYPICAL_REPLY = 8
 """Tokens of a reply such as ``score: 0.8``."""
-
-
-@dataclass(frozen=True)
-class Price:
-    """US dollars per million tokens, where they were read and when they held (a user's table may not say)."""
-
-    input: float
-    output: float
-    source: str = ""
-    date: str = ""
-
-    def cost(self, tokens_in: int, tokens_out: int) -> float:
-        return (tokens_in * self.input + tokens_out * self.output) / 1e6
 
 
 @dataclass(frozen=True)

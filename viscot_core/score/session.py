@@ -7,7 +7,6 @@ Faults of one item leave it pending or failed; a fault of every item stops all w
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 import time
 from collections import Counter
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import orjson
 
+from viscot_core import waiting
+from viscot_core.engines.messages import longest_reply
 from viscot_core.engines.replies import request_key
 from viscot_core.errors import EngineError
 from viscot_core.score.chat import Fault, Kind, Reply, call
@@ -27,13 +28,6 @@ from viscot_core.score.verdicts import Outcome, Pair, State
 
 if TYPE_CHECKING:
     from viscot_core.score.api import ApiJudge
-
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""Bounds of the first and of the longest random wait between attempts, in seconds."""
-LONGEST_RETRY_AFTER = 120.0
-"""A server that asks for a longer pause leaves the item pending."""
-GIVE_UP_AFTER = 20
-"""So many items in a row without a reply mean that nothing works: stop and say so."""
 
 
 @dataclass
@@ -113,7 +107,7 @@ class Session:
             return
         state = State.FAILED if fault.kind is Kind.ITEM else State.PENDING
         self.done(pair, Outcome(state, reason=words))
-        if self.in_a_row >= GIVE_UP_AFTER:
+        if self.in_a_row >= waiting.GIVE_UP_AFTER:
             self.stop = (
                 self.stop or f"{self.in_a_row} answers in a row got no reply, the last because {words}"
             )
@@ -158,10 +152,10 @@ class Session:
         """Seconds until the next attempt: full jitter, or what the server asks for; None: give up."""
         if fault.kind is not Kind.RETRY or attempt >= self.judge.options.attempts:
             return None
-        jitter = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)))
+        jitter = waiting.between(attempt)
         if fault.retry_after is None:
             return jitter
-        if fault.retry_after > LONGEST_RETRY_AFTER:
+        if fault.retry_after > waiting.LONGEST_RETRY_AFTER:
             return None
         self.not_before = max(self.not_before, time.monotonic() + fault.retry_after)
         return fault.retry_after + jitter
@@ -169,13 +163,12 @@ class Session:
     async def _pause(self) -> None:
         """When one call was told to wait, all wait: the limit is the account's."""
         while (wait := self.not_before - time.monotonic()) > 0:
-            await asyncio.sleep(wait + random.uniform(0, 0.1 * wait))
+            await asyncio.sleep(waiting.spread(wait))
 
     def _worst_cost(self, body: dict[str, Any]) -> float:
         if self.judge.price is None:
             return 0.0
-        longest_reply = body.get("max_tokens") or body["max_completion_tokens"]
-        return self.judge.price.cost(most_tokens(words_of(body)), longest_reply)
+        return self.judge.price.cost(most_tokens(words_of(body)), longest_reply(body))
 
     def _count(self, reply: Reply, worst: float) -> float:
         """Book a reply; returns its cost, the worst one where the server counts no tokens."""
