@@ -138,7 +138,7 @@ def fetch(
     at_once: Annotated[int, typer.Option(min=1, max=64, help="Downloads at once.")] = 4,
 ) -> None:
     """Fetch sources into a data root; the same command again continues. Ctrl-C keeps what has come."""
-    from viscot_core.sources.catalog import load_catalog, select
+    from viscot_core.sources.catalog import load_catalog, select, single
     from viscot_core.sources.fetch import fetch as run
     from viscot_core.sources.plan import plan
 
@@ -147,8 +147,11 @@ def fetch(
         raise UsageError(
             "Say what for: --for bench, --for finetune or a source; 'viscot data list' names them."
         )
-    todo = plan(to, select(catalog, wanted))
+    chosen = select(catalog, wanted)
+    todo = plan(to, chosen)
     _show_plan(todo, to, at_once)
+    if all(":" in word for word in wanted):  # nothing else wants every set's pictures
+        _say_what_is_less(todo, single(catalog, chosen))
     if dry_run:
         return
     if todo.jobs and not yes:
@@ -201,6 +204,18 @@ def _show_plan(todo: Plan, to: Path, at_once: int) -> None:
         )
     else:
         console.say(f"Nothing to download into {to}.")
+
+
+def _say_what_is_less(todo: Plan, single: Sequence[Source]) -> None:
+    """Where the tar of all pictures would come for sets that can be had alone, say how."""
+    whole = next((job for job in todo.jobs if job.source.folder == "cot"), None)
+    less = sum(source.size for source in single)
+    if single and whole and less < whole.left:
+        names = ",".join(source.name for source in single)
+        console.say(
+            f"{whole.source.name} holds every set's pictures; these sets' alone are {size(less)}: "
+            f"--for benchmark:{names} --for {names}"
+        )
 
 
 @app.command()

@@ -47,6 +47,17 @@ def test_fetch_prints_its_plan_first(cli: Cli, tmp_path: Path) -> None:
     assert "138.8 GB" in ran.out and "of disk at the most" in ran.err
 
 
+def test_fetch_says_where_less_would_do(cli: Cli, tmp_path: Path) -> None:
+    def said(*wishes: str) -> str:
+        words = [word for wish in wishes for word in ("--for", wish)]
+        return str(cli("data", "fetch", *words, "--to", tmp_path / "d", "--dry-run").err)
+
+    assert "alone are 1.2 GB: --for benchmark:cub --for cub" in said("bench:cub")
+    assert "138.8 GB" not in said("benchmark:cub", "cub")
+    for wishes in (("bench:cub,gqa",), ("bench",), ("bench:cub", "finetune")):  # no source of its own, or all
+        assert "alone" not in said(*wishes)
+
+
 def test_fetch_wants_a_purpose(cli: Cli, tmp_path: Path) -> None:
     ran = cli("data", "fetch", "--to", tmp_path)
     assert ran.code == 2 and "Say what for" in ran.err

@@ -204,6 +204,16 @@ def select(catalog: Catalog, wanted: Sequence[str]) -> list[Wanted]:
     ]
 
 
+def single(catalog: Catalog, wanted: Sequence[Wanted]) -> list[Source]:
+    """The sources that hold the pictures of just the wanted data sets; empty where one of these has none.
+
+    The tar of all sets' pictures cannot be fetched in part.
+    """
+    folders = {f"cot/{d.data_set}" for w in wanted for d in w.downloads if d.data_set}
+    found = [source for source in catalog.sources if source.folder in folders and source.downloads]
+    return found if len(found) == len(folders) else []
+
+
 def _for(catalog: Catalog, word: str) -> list[Source]:
     """The sources of a purpose, of ``all``, or the one of that name."""
     if word in (*get_args(Purpose), "all"):
