@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 import torch
 from made_checkpoints import Tensors, change_config, refused, same_model, save, tensors_of
 
+from viscot_core.errors import CheckpointError
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.manifest import Manifest
+from viscot_core.models.weights import open_file
 
 
 def test_missing_shard(pickled: Path) -> None:
@@ -28,6 +31,27 @@ def test_truncated_pickle(pickled: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:50_000])
     message = refused(pickled)
     assert "00003-of-00003.bin is damaged or truncated" in message and "It should hold '" in message
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before-torch-1.6"])
+def test_a_damaged_pickle_is_read_or_refused_in_a_sentence(tmp_path: Path, zipped: bool) -> None:
+    file, rng = tmp_path / "pytorch_model.bin", random.Random(7)
+    tensors = {"a": torch.zeros(10, 10), "b.weight": torch.ones(3, dtype=torch.float16)}
+    torch.save(tensors, file, _use_new_zipfile_serialization=zipped)
+    whole, refused = file.read_bytes(), 0
+    for _ in range(400):
+        damaged = bytearray(whole[: rng.choice((len(whole), rng.randrange(len(whole))))])
+        for _ in range(rng.choice((1, 3, 20)) if damaged else 0):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        file.write_bytes(damaged)
+        try:
+            open_file(file)
+        except CheckpointError as error:
+            refused += 1
+            assert str(file) in str(error) and str(error).endswith(".")
+            assert len(str(error)) < len(str(file)) + 250
+    assert refused > 200
 
 
 def test_truncated_safetensors_names_the_tensor(copy: Path) -> None:

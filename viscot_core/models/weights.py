@@ -7,6 +7,7 @@ so a model loaded in its stored dtype costs its own size once.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -236,8 +237,12 @@ def _load_pickle(path: Path) -> Any:
             f"{path} holds code ({match.group(1)}), not only tensors, and was refused; "
             "get the weights as safetensors from their publisher."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, struct.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # a map of less than its own table says
+            raise CheckpointError(f"{path} is damaged or truncated; pull or copy it again.") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # damaged bytes let the unpickler fail in every way Python knows
+        reason = str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} is damaged or truncated ({reason}); pull or copy it again.") from error
 
 
