@@ -13,7 +13,7 @@ from viscot_core.train.schema import Recipe, StageKind
 
 Want = Literal["all", "pretrain", "finetune"]
 LORA_RATES = {"learning_rate": "2e-4", "projector_lr": "2e-5"}
-"""LLaVA-1.5's LoRA recipe: adapters that start at nothing learn faster than a whole model may."""
+"""Of LLaVA-1.5's ``scripts/v1_5/finetune_lora.sh``: adapters start at nothing, so they may learn faster."""
 
 
 @dataclass(frozen=True, slots=True)
