@@ -25,6 +25,11 @@ from viscot_core.score.offline import MEASURES, edit_distance, normalise
         ("contains", "10", "100", 0),
         ("vqa", "two dogs", "2 dogs", 1),
         ("vqa", "no", "yes", 0),
+        ("vqa", "cat\nkitty", "Kitty", 1),  # short lists name right answers, none has to agree with others
+        ("vqa", "cat\ncat\ncat", "cat", 1),
+        ("vqa", "cat\nkitty", "dog", 0),
+        ("vqa", "cat\n", "", 0),
+        ("vqa", "cat\n" + "\n".join(["dog"] * 9), "cat", 0.3),  # ten are annotators: (9 x 1/3 + 0) / 10
         ("anls", "kitten", "kitten", 1),
         ("anls", "kitten", "sitten", 1 - 1 / 6),
         ("anls", "ab", "ac", 0),  # a similarity of exactly 0.5 counts as wrong

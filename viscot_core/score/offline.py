@@ -1,7 +1,7 @@
 """Judges that need no model: deterministic, offline, the field's own measures.
 
 ``exact`` (normalised match), ``anls`` (DocVQA, Biten et al. 2019), ``vqa`` (VQA accuracy with the
-normalisation of VQA v2 and TextVQA, against one reference or many on lines of their own), ``contains`` (the
+normalisation of VQA v2 and TextVQA; several references stand on lines of their own), ``contains`` (the
 reference appears in the answer as whole words), ``relaxed`` (ChartQA, Masry et al. 2022: numbers within 5 %),
 ``letter`` and ``yes-no`` (how LLaVA's scripts read an answer to ScienceQA and to POPE).
 """
@@ -33,6 +33,9 @@ _VQA_MARKS = ';/[]"{}()=+\\_-><@`!'
 ANLS_THRESHOLD = 0.5
 """An ANLS similarity at or below this counts as a wrong answer (0), as DocVQA defines it."""
 RELAXED_TOLERANCE = 0.05
+ANNOTATORS = 10
+"""People whom VQA v2 and TextVQA asked each question. Their accuracy presupposes them: among fewer answers,
+right ones could not agree with three others."""
 
 
 def normalise(text: str) -> str:
@@ -70,14 +73,18 @@ def anls(reference: str, answer: str) -> float:
 
 
 def vqa(reference: str, answer: str) -> float:
-    """VQA accuracy, words read as ``_vqa_words`` says: against one reference, equal or not.
+    """VQA accuracy, words read as ``_vqa_words`` says: 1 where one of the references, a line each, agrees.
 
-    Against many (VQA v2 and TextVQA have ten): the mean over each of them left out of min(1, agreeing / 3).
+    Against those of ``ANNOTATORS``: the mean over each of them left out of min(1, agreeing / 3), as the
+    evaluation of VQA v2 (github.com/GT-Vision-Lab/VQA, vqaEval.py) and of TextVQA reckons.
     """
-    given, wanted = _vqa_words(answer), [_vqa_words(line) for line in reference.split("\n")]
-    if len(wanted) == 1 or given == _vqa_words(reference):
-        return float(given == _vqa_words(reference))
-    agreeing = sum(words == given for words in wanted)
+    given = _vqa_words(answer)
+    if given == _vqa_words(reference):
+        return 1.0
+    wanted = [_vqa_words(line) for line in reference.split("\n") if line.strip()]
+    if len(wanted) != ANNOTATORS:
+        return float(given in wanted)
+    agreeing = wanted.count(given)
     return fmean(min(1.0, (agreeing - (words == given)) / 3) for words in wanted)
 
 
