@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,39 @@ def test_an_existing_mixture_is_kept_unless_replaced(tmp_path: Path, files: list
     with pytest.raises(UsageError, match="exists"):
         build(tmp_path / "mix", files[:1])
     assert len(build(tmp_path / "mix", files[:1], overwrite=True)) == 5
+
+
+def test_overwrite_replaces_a_mixture_and_nothing_else(tmp_path: Path, files: list[Source]) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="is no mixture, and --overwrite replaces nothing else"):
+        build(tmp_path, files, overwrite=True)
+    with pytest.raises(UsageError, match="is no mixture"):
+        build(Path(files[0].file), files, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    assert len(build(tmp_path / "empty", files, overwrite=True)) == 9
+    (tmp_path / "link").symlink_to("empty")
+    assert len(build(tmp_path / "link", files[:1], overwrite=True)) == 5
+    assert (tmp_path / "link").is_symlink() and len(Mixture.open(tmp_path / "empty")) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "lines.jsonl", "link", "pretty.json"]
+
+
+def test_a_mixture_is_deleted_only_when_the_new_one_stands(
+    tmp_path: Path, files: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path / "mix", files)
+    deleted: list[Path] = []
+    real = shutil.rmtree
+
+    def rmtree(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists():
+            deleted.append(path)
+            assert len(Mixture.open(tmp_path / "mix")) == 5
+        real(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr("viscot_core.data.mix.shutil.rmtree", rmtree)
+    build(tmp_path / "mix", files[:1], overwrite=True)
+    assert [path.name for path in deleted] == [".mix.replaced"]
 
 
 def test_progress_ends_where_the_files_end(tmp_path: Path, files: list[Source]) -> None:

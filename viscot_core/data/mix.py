@@ -105,25 +105,35 @@ def build(
     """Stream the files of ``sources`` into one mixture folder; memory does not grow with the rows.
 
     ``skip_bad`` bad rows are allowed over all files, counted in their source's ``skipped``. Killed at any
-    moment it leaves no half-made ``out``. Raises DataError for a bad row, UsageError where ``out`` exists
-    and ``overwrite`` is not set.
+    moment it leaves no half-made ``out``; a mixture that it replaces goes last. Raises DataError for a bad
+    row, UsageError where ``out`` exists and ``overwrite`` is not set, or it is no mixture.
     """
     names = [source.name for source in sources]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two sources are called '{double}'; give one of them another name.")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; choose another --out, or pass --overwrite to build it anew.")
-    unfinished = out.with_name(f".{out.name}.unfinished")
+    if out.exists() and not _replaceable(out):
+        raise UsageError(f"{out} is no mixture, and --overwrite replaces nothing else; choose another --out.")
+    place = out.resolve()
+    unfinished, replaced = (place.with_name(f".{place.name}.{end}") for end in ("unfinished", "replaced"))
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         _write(unfinished, sources, skip_bad, progress)
-        if out.exists():
-            shutil.rmtree(out)
-        unfinished.replace(out)
+        if place.exists():
+            shutil.rmtree(replaced, ignore_errors=True)  # a kill left it
+            place.replace(replaced)
+        unfinished.replace(place)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return Mixture.open(out)
+
+
+def _replaceable(out: Path) -> bool:
+    """A mixture, whole or damaged, or an empty folder: nothing else is anyone's to delete."""
+    return out.is_dir() and ((out / "mixture.json").exists() or not any(out.iterdir()))
 
 
 def _write(folder: Path, sources: Sequence[Source], skip_bad: int, progress: Progress | None) -> None:
