@@ -13,6 +13,7 @@ from judge_server import PASSING_FAULTS, Action, JudgeServer, Script, completion
 from made_judge import KEY, judged, some_pairs
 from made_runs import sample_run
 
+from viscot_core import waiting
 from viscot_core.engines.replies import ReplyCache
 from viscot_core.errors import EngineError
 from viscot_core.score.api import ApiJudge
@@ -102,10 +103,28 @@ def test_a_content_filter_fails_that_item_only(action: Action, tmp_path: Path) -
     assert "content filter" in (failed.reason or "")
 
 
-def test_when_every_request_is_refused_it_stops_early(tmp_path: Path) -> None:
-    with JudgeServer(lambda number, body: error(400, "temperature is not supported")) as server:
-        with pytest.raises(EngineError, match=r"20 answers in a row.*temperature is not supported"):
-            judged(server.url, some_pairs(500), tmp_path)
+def test_answers_that_are_refused_again_keep_no_other_from_its_score(tmp_path: Path) -> None:
+    """More refusals in a row than faults that end a round: the server works, so the round goes on."""
+    run = sample_run(tmp_path / "run", items=30, strategies=("cot",))
+    refused = waiting.GIVE_UP_AFTER + 5
+    for replies in (0, 5):  # at first nothing else is answered, then those behind the refused ones are
+        with JudgeServer(
+            lambda number, body, replies=replies: (
+                completion("score: 0.5") if replies and number >= refused else error(400, "too long")
+            )
+        ) as server:
+            cache = ReplyCache(tmp_path / "cache")
+            options = JudgeOptions(concurrency=1)
+            report = score_run(run, ApiJudge("m", base_url=server.url, cache=cache, options=options))
+            assert len(server.requests) == 30
+        assert (report.states[State.FAILED], report.states[State.SCORED]) == (30 - replies, replies)
+        assert list(report.reasons) == ["the server refuses the request (HTTP 400: too long)"]
+
+
+def test_when_no_call_gets_a_reply_it_stops_early(tmp_path: Path) -> None:
+    with JudgeServer(lambda number, body: error(503, "overloaded")) as server:
+        with pytest.raises(EngineError, match=r"20 answers in a row.*overloaded"):
+            judged(server.url, some_pairs(500), tmp_path, attempts=1)
         assert len(server.requests) < 40
 
 

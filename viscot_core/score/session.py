@@ -101,7 +101,7 @@ class Session:
 
     def _faulted(self, pair: Pair, fault: Fault) -> None:
         words = str(fault)
-        self.in_a_row += 1
+        self.in_a_row += fault.kind is Kind.RETRY  # a refusal of one item is an answer: the server works
         if fault.kind is Kind.STOP:
             self.stop = self.stop or words
             return
