@@ -48,7 +48,8 @@ def test_the_references_values(name: str) -> None:
 
 
 def test_overrides_by_stage_and_through_what_is_not_given() -> None:
-    recipe = load_recipe("7b-336", ["stages.finetune.learning_rate=1e-5", "stages.finetune.lora.rank=64"])
+    lora = ["stages.finetune.lora.rank=64", "stages.finetune.train=[projector, llm]"]
+    recipe = load_recipe("7b-336", ["stages.finetune.learning_rate=1e-5", *lora])
     stage = recipe.stage("finetune")
     assert stage.learning_rate == 1e-5
     assert stage.lora is not None and stage.lora.rank == 64
@@ -81,6 +82,7 @@ def test_all_faults_at_once_each_with_path_value_and_fix() -> None:
         ("stages.finetune.offload=optimizer", "needs zero_stage 1, 2 or 3"),
         ("stages.finetune.train=[projektor]", "Did you mean 'projector'?"),
         ("stages.finetune.learning_rate=fast", "unable to parse"),
+        ("stages.finetune.lora.rank=8", "train: vision_tower - stays frozen under lora; remove it"),
         ("stages.finetune.max_steps=5", "give either epochs or max_steps"),
         ("stages.finetune.warmup_ratio=.inf", "finite"),
         ("stages=3", "give a list"),

@@ -9,7 +9,7 @@ import pytest
 from viscot_core.models.scratch import build_model, train_tokenizer
 from viscot_core.train.schema import ScratchSpec, StageSpec
 from viscot_core.train.shapes import shape_of_config
-from viscot_core.train.stages import freeze_for, parameter_groups, part_of
+from viscot_core.train.stages import add_adapters, freeze_for, learning, parameter_groups, part_of
 
 SHAPE = ScratchSpec(
     image_side=56, patch=14, vision_width=24, vision_layers=3, vision_heads=2, vision_mlp=48,
@@ -41,7 +41,8 @@ def test_every_parameter_belongs_to_a_part(model: Any) -> None:
 
 
 def test_stage_one_trains_the_projector_alone(model: Any) -> None:
-    counts = freeze_for(model, _stage("projector"))
+    freeze_for(model, _stage("projector"))
+    counts = learning(model)
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trainable
     assert all("multi_modal_projector" in name for name in trainable)
@@ -59,11 +60,22 @@ def test_layers_that_never_get_a_gradient_stay_frozen(model: Any) -> None:
 def test_a_plan_counts_what_will_learn(model: Any, feature_layer: int) -> None:
     stage = _stage("projector", "llm", "vision_tower")
     model.config.vision_feature_layer = feature_layer
-    counted = freeze_for(model, stage)
+    freeze_for(model, stage)
+    counted = learning(model)
     shape = shape_of_config(model.config)
     assert shape.trained(stage) == counted
     assert shape.frozen(stage) == sum(p.numel() for p in model.parameters() if not p.requires_grad)
     assert shape.total == sum(p.numel() for p in model.parameters())
+
+
+def test_adapters_are_counted_where_they_learn(model: Any) -> None:
+    stage = _stage("projector", "llm", lora={"rank": 4, "alpha": 8})
+    assert stage.lora is not None
+    shape = shape_of_config(model.config)
+    freeze_for(model, stage)
+    counted = learning(add_adapters(model, stage.lora, stage))
+    assert counted["llm"] > 0 and counted["projector"] > 0 and counted["vision_tower"] == 0
+    assert {part: count for part, count in counted.items() if count} == shape.trained(stage)
 
 
 def test_groups_carry_each_parts_rate_and_spare_norms_and_biases(model: Any) -> None:

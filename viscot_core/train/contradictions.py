@@ -122,6 +122,8 @@ def _stage_and_model(stage: StageSpec, model: ModelSpec) -> list[str]:
         )
     if stage.lora and "llm" not in stage.train:
         problems.append("lora: given - adapts the language model; add llm to train")
+    if stage.lora and "vision_tower" in stage.train:  # adapters freeze it, and are saved without it
+        problems.append("train: vision_tower - stays frozen under lora; remove it from train")
     if stage.lora and stage.lora.load_in and stage.zero_stage == 3:
         problems.append(f"lora.load_in: {stage.lora.load_in} - cannot be sharded; use zero_stage 0-2")
     if stage.precision == "fp16" and model.scratch:

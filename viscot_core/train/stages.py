@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
 from torch import nn
 
 from viscot_core.train.schema import LoraSpec, Part, StageSpec
-
-log = logging.getLogger(__name__)
 
 PART_PREFIXES: dict[Part, tuple[str, ...]] = {
     "vision_tower": ("model.vision_tower.",),
@@ -32,22 +29,27 @@ def part_of(name: str) -> Part | None:
     return next((part for part, starts in PART_PREFIXES.items() if name.startswith(starts)), None)
 
 
-def freeze_for(model: nn.Module, stage: StageSpec) -> dict[str, int]:
-    """Let only the stage's parts learn; returns the number of trainable values per part.
+def freeze_for(model: nn.Module, stage: StageSpec) -> None:
+    """Let only the stage's parts learn.
 
     Of the tower, ``post_layernorm`` and the layers above the one that is read never get a gradient: they stay
     frozen.
     """
-    counts = dict.fromkeys(PART_PREFIXES, 0)
     last = _last_read_layer(model)
     for name, parameter in model.named_parameters():
         part = part_of(name)
         whole = part in stage.train and not (stage.lora and part == "llm")  # adapters learn in its place
         parameter.requires_grad = whole and not _unread(name, last)
+
+
+def learning(model: nn.Module) -> dict[str, int]:
+    """The number of values that learn in each part, adapters counted where they stand."""
+    counts = dict.fromkeys(map(str, PART_PREFIXES), 0)
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
         if part and parameter.requires_grad:
             counts[part] += math.prod(_shape(parameter))
-    log.info("stage %s trains %s", stage.kind, {part: f"{n:,}" for part, n in counts.items()})
-    return {str(part): count for part, count in counts.items()}
+    return counts
 
 
 def _last_read_layer(model: Any) -> int:
@@ -105,8 +107,8 @@ def _layer(name: str) -> int:
 
 def _top_layer(model: nn.Module) -> int:
     """The last layer of the tower that learns."""
-    learning = [n for n, p in model.named_parameters() if p.requires_grad and part_of(n) == "vision_tower"]
-    return max((_layer(name) for name in learning), default=-1)
+    names = [n for n, p in model.named_parameters() if p.requires_grad and part_of(n) == "vision_tower"]
+    return max((_layer(name) for name in names), default=-1)
 
 
 def add_adapters(model: Any, lora: LoraSpec, stage: StageSpec) -> Any:

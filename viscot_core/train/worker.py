@@ -32,7 +32,7 @@ from viscot_core.train.orphans import die_with_parent
 from viscot_core.train.planned import PLAN_FILE, read_plan
 from viscot_core.train.saving import load_stage, save_model, save_stage
 from viscot_core.train.schema import Recipe, StageSpec
-from viscot_core.train.stages import add_adapters, freeze_for
+from viscot_core.train.stages import add_adapters, freeze_for, learning
 from viscot_core.train.start import Run, load, open_run
 from viscot_core.train.trainer import GoOnFrom, StageTrainer
 
@@ -97,6 +97,7 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     rows = open_rows(state, stage, _template(recipe, stage))
     seed = recipe.seed if stage.seed is None else stage.seed
     model = _prepared(state, stage, rows, split, seed)
+    log.info("stage %s trains %s", stage.kind, {part: f"{n:,}" for part, n in learning(model).items()})
     order = run_order(rows, stage, split, seed)
     steps = len(order) // split.total
     resume = checkpoints.last_checkpoint(out)
