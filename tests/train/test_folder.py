@@ -121,8 +121,9 @@ def test_stages_are_chosen() -> None:
     assert [s.kind for s in recipe.stages] == ["finetune"] and "pretrain is skipped" in notes[0]
     recipe, notes = options.choose_stages(load_recipe("13b-336", ["model.projector=null"]), "all")
     assert [s.kind for s in recipe.stages] == ["pretrain", "finetune"] and not notes
-    recipe, _ = options.choose_stages(load_recipe("7b-336"), "pretrain")
+    recipe, notes = options.choose_stages(load_recipe("7b-336"), "pretrain")
     assert [s.kind for s in recipe.stages] == ["pretrain"]
+    assert recipe.model.projector is None and "starts anew" in notes[0]
     with pytest.raises(UsageError, match="needs a projector"):
         options.choose_stages(load_recipe("7b-224"), "finetune")
 
@@ -148,6 +149,25 @@ def test_ones_own_data_and_adapters(tmp_path: Path) -> None:
     assert recipe.stage("finetune").learning_rate == 1e-4
     with pytest.raises(UsageError, match="give --data"):
         options.resolve("7b-336", [], "finetune", None, None)
+
+
+def test_ones_own_rows_go_to_the_stage_that_runs(tmp_path: Path) -> None:
+    file = tmp_path / "it's mine.json"
+    file.write_text("[]")
+    usual = load_recipe("7b-336")
+    recipe, _, _ = options.resolve("7b-336", [], "pretrain", file, None)
+    assert recipe.stage("pretrain").files == (file.name,)
+    recipe, _, _ = options.resolve("7b-336", ["model.projector=null"], "all", file, None)
+    assert recipe.stage("finetune").files == (file.name,)
+    assert recipe.stage("pretrain").files == usual.stage("pretrain").files
+
+
+def test_a_projector_that_is_asked_for_is_trained_on(tmp_path: Path) -> None:
+    mine = ["model.projector=mine.safetensors"]
+    recipe, _, notes = options.resolve("7b-336", mine, "pretrain", tmp_path, None)
+    assert recipe.model.projector == "mine.safetensors" and not notes
+    recipe, _, notes = options.resolve("7b-336", [], "pretrain", tmp_path, None)
+    assert recipe.model.projector is None and len(notes) == 1
 
 
 def test_slurm_scripts_repeat_the_command(tmp_path: Path) -> None:

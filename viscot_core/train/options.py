@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ def choose_data(recipe: Recipe, data: str | Path | None, images: str | Path | No
 
 def overrides(
     recipe: Recipe,
+    want: Want,
     data: DataChoice,
     *,
     lora: int | None = None,
@@ -52,9 +54,10 @@ def overrides(
 ) -> list[str]:
     """The command line's options as ``a.b=c`` overrides, so that one place validates them all."""
     kinds = [stage.kind for stage in recipe.stages]
-    found = []
-    if data.file:
-        found.append(f"stages.finetune.files=['{data.file}']")
+    found: list[str] = []
+    own = kinds[-1] if want == "all" else want  # the stage that reads one's own rows
+    if data.file and own in kinds:
+        found.append(f"stages.{own}.files={json.dumps([data.file])}")
     if (lora or load_in) and "finetune" in kinds:
         rank = lora or 128
         found += [f"stages.finetune.lora.rank={rank}", f"stages.finetune.lora.alpha={2 * rank}"]
@@ -72,10 +75,19 @@ def overrides(
     return found
 
 
-def choose_stages(recipe: Recipe, want: Want) -> tuple[Recipe, list[str]]:
-    """The recipe with the stages that will run, and a note for each that will not."""
+def choose_stages(recipe: Recipe, want: Want, *, keep_projector: bool = False) -> tuple[Recipe, list[str]]:
+    """The recipe with the stages that will run, and notes on what else changes.
+
+    A recipe's projector is what ``viscot train`` takes *instead* of pretraining one: pretraining alone starts
+    with a new one, unless ``keep_projector``.
+    """
     if want != "all":
         stage = recipe.stage(want)
+        if want == "pretrain" and recipe.model.projector and not keep_projector:
+            given = recipe.model.projector
+            note = f"the projector starts anew (--set model.projector={given} goes on from the recipe's)"
+            model = recipe.model.model_copy(update={"projector": None})
+            return recipe.model_copy(update={"stages": (stage,), "model": model}), [note]
         if want == "finetune" and recipe.model.base_llm and not recipe.model.projector:
             raise UsageError(
                 "Fine-tuning needs a projector: give --set model.projector=RUN/projector.safetensors "
@@ -105,9 +117,12 @@ def resolve(
     """The recipe that will run, where its data is, and notes on what the options changed."""
     recipe = load_recipe(name, sets)
     place = choose_data(recipe, data, images)
-    extra = overrides(recipe, place, lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report_to)
+    extra = overrides(
+        recipe, want, place, lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report_to
+    )
     recipe = load_recipe(name, [*extra, *sets]) if extra else recipe
-    recipe, notes = choose_stages(recipe, want)
+    told_projector = any(text.partition("=")[0].strip() == "model.projector" for text in sets)
+    recipe, notes = choose_stages(recipe, want, keep_projector=told_projector)
     if (lora or load_in) and "finetune" not in [stage.kind for stage in recipe.stages]:
         raise UsageError("--lora and --load-in change the finetune stage, which does not run here.")
     if (lora or load_in) and recipe.model.scratch is None:
