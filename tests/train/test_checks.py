@@ -21,6 +21,7 @@ from viscot_core.prompts import TEMPLATES
 from viscot_core.train import checkpoints
 from viscot_core.train.folder import require_room
 from viscot_core.train.preflight import CLOSE, OPEN, preflight, require
+from viscot_core.train.recipe import load_recipe
 from viscot_core.train.schema import ScratchSpec
 from viscot_core.train.throughput import Meter
 
@@ -28,6 +29,7 @@ SHAPE = ScratchSpec(
     image_side=28, patch=14, vision_width=24, vision_layers=2, vision_heads=2, vision_mlp=48,
     llm_width=24, llm_layers=1, llm_heads=2, llm_mlp=48, max_positions=256, vocab_size=300,
 )  # fmt: skip
+PERSONS = {"checkpoint-100-best", "checkpoint-best", "checkpoint-2.kept"}
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +97,10 @@ def test_a_checkpoint_is_whole_or_not_used(tmp_path: Path) -> None:
         checkpoints.mark_started(folder)
         (folder / "trainer_state.json").touch()
         if step < 6:
-            checkpoints.mark_complete(folder, step=step, processes=2)
+            checkpoints.mark_complete(folder, checkpoints.Saved(step, processes=2))
     last = checkpoints.last_checkpoint(tmp_path)
     assert last is not None and last.name == "checkpoint-4"
-    assert checkpoints.processes_of(last) == 2
+    assert checkpoints.saved_of(last) == checkpoints.Saved(4, 2)
     assert checkpoints.last_checkpoint(tmp_path / "none") is None
 
 
@@ -106,9 +108,41 @@ def test_older_checkpoints_go_when_the_newest_is_whole(tmp_path: Path) -> None:
     for step in (2, 4, 6, 8, 10):
         checkpoints.mark_started(tmp_path / f"checkpoint-{step}")
         if step not in (4, 10):  # cut short by a kill; being written
-            checkpoints.mark_complete(tmp_path / f"checkpoint-{step}", step=step, processes=1)
+            checkpoints.mark_complete(tmp_path / f"checkpoint-{step}", checkpoints.Saved(step, processes=1))
+    for name in PERSONS:
+        shutil.copytree(tmp_path / "checkpoint-2", tmp_path / name)
     checkpoints.retain(tmp_path, 2)
-    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in (6, 8, 10)}
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{n}" for n in (6, 8, 10)} | PERSONS
+
+
+def test_a_persons_copy_is_no_checkpoint_of_the_run(tmp_path: Path) -> None:
+    for name in (*PERSONS, "checkpoint-2"):
+        (tmp_path / name).mkdir()
+        checkpoints.mark_complete(tmp_path / name, checkpoints.Saved(9, processes=1))
+    assert checkpoints.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "anew"),
+    [
+        ((2, 2), (2, 2), False),
+        ((2, 0), (1, 0), False),
+        ((2, 2), (2, 0), True),
+        ((2, 0), (2, 2), True),
+        ((2, 2), (1, 2), True),
+        ((2, None), (2, 3), False),  # written before the ZeRO stage was kept
+        ((2, None), (1, 3), True),
+    ],
+)
+def test_an_optimizer_that_was_divided_otherwise_begins_anew(
+    before: tuple[int, int | None], now: tuple[int, int], anew: bool, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint-4"
+    checkpoint.mkdir()
+    checkpoints.mark_complete(checkpoint, checkpoints.Saved(4, *before))
+    stage = load_recipe("7b-336", [f"stages.finetune.zero_stage={now[1]}"]).stage("finetune")
+    expected = checkpoints.Moved(checkpoint, 4) if anew else None
+    assert checkpoints.moved_from(checkpoint, stage, now[0]) == expected
 
 
 def _model(seed: int) -> Any:

@@ -110,13 +110,22 @@ def test_weights_that_were_never_whole_go_on(
 
 
 @slow
-def test_zero_goes_on_with_fewer_processes(
-    data: Path, uninterrupted: dict[int, float], tmp_path: Path
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((2, "zero2"), (1, "zero2")), ((1, "zero2"), (1, "ddp")), ((1, "ddp"), (1, "zero2"))],
+)
+def test_an_optimizer_divided_in_another_way(
+    before: tuple[int, str],
+    after: tuple[int, str],
+    data: Path,
+    uninterrupted: dict[int, float],
+    tmp_path: Path,
 ) -> None:
     """Weights and place in the data are kept; the optimizer's averages are not, and a line says so."""
     out = tmp_path / "run"
-    last = killed(2, data, out, "zero2")
-    found = losses(finished(1, data, out, "zero2"))
+    last = killed(before[0], data, out, before[1])
+    (out / before[1]).rename(out / after[1])
+    found = losses(finished(after[0], data, out, after[1]))
     assert sorted(found) == list(range(1, STEPS + 1))
     assert "the optimizer's averages begin anew" in (tmp_path / "run.log").read_text()
     # The first step after the change still sees the old weights: its loss is the uninterrupted run's.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,48 @@ PROJECTOR = "projector.safetensors"
 PROJECTOR_BIN = "mm_projector.bin"
 PROJECTOR_MODULE = "model.multi_modal_projector."
 ADAPTER = "adapter_model.safetensors"
+_NAME = re.compile(r"checkpoint-\d+")
 _FULL = 1 << 24
 """A write that failed with less than this left, in bytes, failed for want of room."""
 
 
-def mark_complete(folder: Path, *, step: int, processes: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a whole checkpoint says of itself, in ``complete.json``.
+
+    ``zero_stage`` is None where it was written before that was kept.
+    """
+
+    step: int
+    processes: int
+    zero_stage: int | None = None
+
+
+def mark_complete(folder: Path, saved: Saved) -> None:
     """Declare a checkpoint whole; written last, and atomically."""
     temporary = folder / f"{COMPLETE}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"step": step, "processes": processes}, file)
+        json.dump(asdict(saved), file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / COMPLETE)
 
 
+def saved_of(folder: Path) -> Saved | None:
+    """How a checkpoint was written; None where it does not say."""
+    path = folder / COMPLETE
+    return Saved(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
 def last_checkpoint(stage: Path) -> Path | None:
     """The newest whole checkpoint of a stage's folder, or None."""
-    return max((path for path in stage.glob("checkpoint-*") if _is_whole(path)), key=_step, default=None)
+    return next((path for path in _newest_first(stage) if _is_whole(path)), None)
+
+
+def _newest_first(stage: Path) -> list[Path]:
+    """A stage's checkpoints; a folder of any other name, such as ``checkpoint-100-best``, is a person's."""
+    ours = [path for path in stage.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(ours, key=_step, reverse=True)
 
 
 def _step(folder: Path) -> int:
@@ -85,7 +111,7 @@ def retain(stage: Path, keep: int) -> None:
 
     Called when the newest one is whole: no moment is without a checkpoint to go on from.
     """
-    newest_first = sorted(stage.glob("checkpoint-*"), key=_step, reverse=True)
+    newest_first = _newest_first(stage)
     kept = [path for path in newest_first if _is_whole(path)][:keep]
     for path in newest_first:
         if kept and path not in kept and _step(path) < _step(kept[0]):
@@ -95,36 +121,37 @@ def retain(stage: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
-def processes_of(folder: Path) -> int | None:
-    """With how many processes a checkpoint was written; None where it does not say."""
-    path = folder / COMPLETE
-    return int(json.loads(path.read_text(encoding="utf-8"))["processes"]) if path.exists() else None
-
-
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A checkpoint whose optimizer state was divided over another number of processes: weights and place
-    only.
-    """
+    """A checkpoint whose optimizer state was divided in another way: weights and place only."""
 
     checkpoint: Path
     step: int
 
 
 def moved_from(checkpoint: Path | None, stage: StageSpec, processes: int) -> Moved | None:
-    """`Moved` where ``checkpoint`` was written by another number of processes under ZeRO, else None.
+    """`Moved` where ``checkpoint`` was written under another ZeRO stage, or by another number of processes
+    under ZeRO, else None.
 
     Without ZeRO every process holds the whole optimizer, and a plain resume does.
     """
-    before = None if checkpoint is None else processes_of(checkpoint)
-    if checkpoint is None or before is None or before == processes:
+    saved = None if checkpoint is None else saved_of(checkpoint)
+    if checkpoint is None or saved is None:
         return None
-    kept = "the optimizer's averages begin anew" if stage.zero_stage else "random states are new"
+    zero = stage.zero_stage if saved.zero_stage is None else saved.zero_stage
+    if (saved.processes, zero) == (processes, stage.zero_stage):
+        return None
+    divided = bool(zero or stage.zero_stage)
     log.warning(
-        "%s was written by %d processes and %d go on: weights and the place in the data are kept, %s",
-        checkpoint.name, before, processes, kept,
+        "%s was written by %s and %s go on: weights and the place in the data are kept, %s",
+        checkpoint.name, _job(saved.processes, zero), _job(processes, stage.zero_stage),
+        "the optimizer's averages begin anew" if divided else "random states are new",
     )  # fmt: skip
-    return Moved(checkpoint, _step(checkpoint)) if stage.zero_stage else None
+    return Moved(checkpoint, _step(checkpoint)) if divided else None
+
+
+def _job(processes: int, zero_stage: int) -> str:
+    return f"{processes} processes" + (f" under ZeRO {zero_stage}" if zero_stage else "")
 
 
 def projector_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -199,9 +199,10 @@ class StageTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # every rank's random state and optimizer shard is written
         if self.args.should_save:
-            checkpoints.mark_complete(
-                folder, step=self.state.global_step, processes=self.accelerator.num_processes
+            saved = checkpoints.Saved(
+                self.state.global_step, self.accelerator.num_processes, self.stage.zero_stage
             )
+            checkpoints.mark_complete(folder, saved)
             checkpoints.retain(folder.parent, self.stage.keep_checkpoints)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

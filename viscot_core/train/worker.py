@@ -103,7 +103,7 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     resume = checkpoints.last_checkpoint(out)
     moved = checkpoints.moved_from(resume, stage, ranks.count())
     if moved is not None:
-        checkpoints.load_weights(model, moved.checkpoint)
+        load_stage(model, moved.checkpoint)
         order = order[moved.step * split.total :]
     trainer = StageTrainer(
         model=model,
