@@ -173,3 +173,15 @@ def test_any_room_gives_the_same_text(
     engine = LocalEngine(loaded)
     monkeypatch.setattr(engine, "_room", lambda: Room(8, tokens))
     assert engine.generate(requests) == plain
+
+
+def test_words_before_the_picture_are_each_prompts_own(loaded: LoadedModel, shared: Path) -> None:
+    """Prompts about one picture with other words of the same length in front of it share no prefix."""
+    path = shared / "golden" / "images" / "landscape.jpg"
+    view = View(open_image(path), path.name)
+    said = [(Turn("human", f"{word} <image>\nWhat is this?"),) for word in ("one", "two", "six", "ten")]
+    asked = [request(turns, view) for turns in said]
+    assert len({len(loaded.tokens.encode(each.rendered).ids) for each in asked}) == 1
+    whole = LocalEngine(loaded, batch_size=8)
+    assert whole.generate(asked) == LocalEngine(loaded, batch_size=1, reuse=False).generate(asked)
+    assert whole.prefix is not None and whole.prefix.store.computed == 4

@@ -36,17 +36,18 @@ class Room:
 def by_picture(prompts: Sequence[tuple[int, Prompt]], room: Room) -> Iterator[list[list[Prompt]]]:
     """Batches: groups of prompts about one picture, groups of one size together; the longest first.
 
-    A prompt comes with its ``cut``, the number of tokens it shares with others about its picture. Prompts
-    with and without a second picture differ in length by its tokens, so they never share a batch.
+    A prompt comes with its ``cut``, the number of tokens it shares with others about its picture: a group has
+    the same words before the picture too. Prompts with and without a second picture differ in length by its
+    tokens, so they never share a batch.
     """
-    groups: dict[tuple[int, int, str], list[Prompt]] = defaultdict(list)
+    groups: dict[tuple[int, int, str, tuple[int, ...]], list[Prompt]] = defaultdict(list)
     own: dict[tuple[int, int], int] = defaultdict(int)
     for cut, prompt in prompts:
         views = len(prompt.views)
-        groups[views, cut, prompt.views[0].key].append(prompt)
+        groups[views, cut, prompt.views[0].key, tuple(prompt.ids[:cut])].append(prompt)
         own[views, cut] = max(own[views, cut], len(prompt.ids) - cut + prompt.speech.limit)
     alike: dict[tuple[int, int, int], list[list[Prompt]]] = defaultdict(list)
-    for (views, cut, _), group in groups.items():
+    for (views, cut, *_), group in groups.items():
         group.sort(key=lambda prompt: len(prompt.ids))
         most = room.rows_of_one(cut, own[views, cut])
         for start in range(0, len(group), most):
