@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import TextIO
 def written_whole(path: Path) -> Iterator[TextIO]:
     """A text file that takes the place of ``path`` when the block ends well, and vanishes when it does not.
 
-    The folder is made where it is missing. A kill leaves at most ``.NAME.partial`` beside ``path``.
+    The folder is made where it is missing. Several may write the same file at once: the last one counts. A
+    kill leaves at most a ``.NAME.*.partial`` beside ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             yield file
