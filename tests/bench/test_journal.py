@@ -90,6 +90,18 @@ def test_a_failed_item_is_tried_again_and_the_later_line_counts(tmp_path: Path) 
     assert read_predictions(tmp_path) == [prediction(1)]
 
 
+def test_no_failure_of_another_rank_hides_an_answer(tmp_path: Path) -> None:
+    """``slurm5_10`` sorts before ``slurm5_2``, which ran earlier."""
+    info().save(tmp_path)
+    failed = prediction(1, status="failed", error="timeout")
+    (tmp_path / "predictions.slurm5_10_0-0.jsonl").write_bytes(prediction(1).to_line())
+    (tmp_path / "predictions.slurm5_2_0-0.jsonl").write_bytes(failed.to_line())
+    assert read_predictions(tmp_path) == [prediction(1)]
+    with Journal(tmp_path) as journal:
+        assert journal.is_done(("cot", "synth", "1"))
+    assert read_predictions(tmp_path) == [prediction(1)]
+
+
 def test_changed_settings_are_refused_and_shown(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.begin(info())

@@ -125,6 +125,7 @@ def read_run(folder: Path | str) -> RunInfo:
 def read_predictions(folder: Path | str) -> list[Prediction]:
     """Every finished item in order of first finish; a later line of the same key replaces the earlier.
 
+    But no failure replaces an answer: the files of several ranks are in no order of time.
     A last line without its newline is a write in progress or cut short, and is left out.
 
     Raises:
@@ -137,7 +138,10 @@ def read_predictions(folder: Path | str) -> list[Prediction]:
         raise UsageError(f"{folder} holds no {PREDICTIONS_FILE}; give the --out of a 'viscot bench'.")
     found: dict[Key, Prediction] = {}
     for file in files:
-        found.update((prediction.key, prediction) for prediction in _lines(file))
+        for prediction in _lines(file):
+            before = found.get(prediction.key)
+            if prediction.done or before is None or not before.done:
+                found[prediction.key] = prediction
     return list(found.values())
 
 
