@@ -185,13 +185,18 @@ def test_in_a_folder_a_reply_is_never_paid_for_twice(start: Start, tmp_path: Pat
 
 def test_requests_and_money_are_capped(start: Start) -> None:
     engine, server = start(lambda *_: completion("x"), max_requests=3, concurrency=1)
+    said = engine.generate([request(str(n)) for n in range(9)])  # what was paid for is not lost
+    assert [g.text for g in said if not g.error] == ["x"] * 3
+    assert {g.error for g in said if g.transient} == {"--max-requests 3 are used up"}
     with pytest.raises(BudgetSpent, match="--max-requests 3"):
-        engine.generate([request(str(n)) for n in range(9)])
+        engine.generate([request("more?")])
     assert len(server.requests) == 3
     price = Price(input=1000.0, output=0.0)  # 0.12 dollars a call by the server's count of 120 tokens
     engine, server = start(lambda *_: completion("x"), max_cost=5.0, price=price, concurrency=3)
+    said = engine.generate([request(f"{n} other?") for n in range(99)])
+    assert any("--max-cost 5" in (g.error or "") for g in said)
     with pytest.raises(BudgetSpent, match="--max-cost 5"):
-        engine.generate([request(f"{n} other?") for n in range(99)])
+        engine.generate([request("A very long question? " * 400)])
     assert 0.5 < engine.spent.cost <= 5.0
     assert engine.spent.cost == pytest.approx(0.12 * len(server.requests))
     with pytest.raises(UsageError, match="--price"):
@@ -215,6 +220,37 @@ def test_what_a_server_does_not_count_costs_the_most_it_can(start: Start) -> Non
     )
     engine.generate([request(limit=20)])
     assert engine.spent.cost == 20.0
+
+
+def test_requests_stay_under_their_limit_while_calls_wait_for_money(start: Start) -> None:
+    price = Price(input=0.0, output=1e6)  # a call may cost 20 dollars, and costs 6
+    engine, server = start(
+        lambda *_: completion("x", delay=0.1), max_requests=3, max_cost=45.0, price=price, concurrency=8
+    )
+    engine.generate([request(str(n), limit=20) for n in range(8)])
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(("reset", "cost"), [(True, 20.0), (False, 0.0)])
+def test_what_a_server_may_have_worked_on_is_paid_for(start: Start, reset: bool, cost: float) -> None:
+    script = Action(reset=True) if reset else error(503)
+    price = Price(input=0.0, output=1e6)
+    engine, _ = start(lambda *_: script, max_cost=100.0, price=price, attempts=1)
+    (said,) = engine.generate([request(limit=20)])
+    assert said.transient and engine.spent.cost == cost
+
+
+@pytest.mark.parametrize("text", ["", "the beginning of"])
+def test_a_filtered_reply_is_no_answer(start: Start, text: str) -> None:
+    engine, server = start(lambda *_: completion(text, finish="content_filter"))
+    (said,) = engine.generate([request()])
+    assert said.error == "the server's content filter refused it" and not said.transient and not said.text
+    assert len(server.requests) == 1
+
+
+def test_half_a_surrogate_pair_becomes_a_character_that_files_can_hold(start: Start) -> None:
+    engine, _ = start(lambda *_: completion("x\ud83d"))
+    assert engine.generate([request()])[0].text == "x?"
 
 
 def choice(where: str, finish: str | None = "stop", **fields: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from viscot_core.engines.calls import Caller, Fault, Reply
 from viscot_core.engines.codecs import Resize
 from viscot_core.engines.messages import Messages, reply_fields
 from viscot_core.engines.replies import ReplyCache, request_key
-from viscot_core.errors import EngineError, UsageError
+from viscot_core.errors import BudgetSpent, EngineError, UsageError
 from viscot_core.prompts import TEMPLATES
 
 __all__ = ["ApiEngine", "ApiOptions", "Price"]
@@ -95,18 +95,27 @@ class ApiEngine:
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation per request, in order, ``concurrency`` of them at a time.
 
+        What a spent budget leaves out is a transient error of its prompt: the others' replies are paid for.
+
         Raises:
-            BudgetSpent: ``max_requests`` or ``max_cost`` is reached.
+            BudgetSpent: ``max_requests`` or ``max_cost`` leaves room for none of them.
             EngineError: the key is refused, the model is unknown, or the server is gone.
         """
-        return list(self._pool.map(self._one, requests))
+        said = list(self._pool.map(self._one, requests))
+        unpaid = [one for one in said if isinstance(one, BudgetSpent)]
+        if unpaid and len(unpaid) == len(said):
+            raise unpaid[0]
+        return [
+            Generation("", 0, False, str(one), transient=True) if isinstance(one, BudgetSpent) else one
+            for one in said
+        ]
 
     def close(self) -> None:
         """Let go of threads and connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._caller.close()
 
-    def _one(self, request: Request) -> Generation:
+    def _one(self, request: Request) -> Generation | BudgetSpent:
         body = self._body(request)
         key = request_key(self.url, body) if self._replies else ""
         if self._replies is not None and (kept := self._replies.get(key)) is not None:
@@ -114,6 +123,8 @@ class ApiEngine:
             return Generation(kept["reply"], kept["tokens"], kept["finished"])
         try:
             reply = self._ask(body, request)
+        except BudgetSpent as spent:
+            return spent
         except Fault as fault:
             self._count_fault(fault)
             return Generation("", 0, False, str(fault), transient=not fault.lasting)

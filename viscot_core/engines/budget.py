@@ -92,15 +92,21 @@ class Budget:
 
     def _reserve(self, worst: float) -> None:
         with self._settled:
-            if self._max_requests is not None and self.spent.requests >= self._max_requests:
-                raise BudgetSpent(f"--max-requests {self._max_requests} are used up")
-            limit = self._max_cost
-            while limit is not None and self.spent.cost + sum(self._booked) + worst > limit:
-                if not self._booked:
-                    raise BudgetSpent(f"--max-cost {limit:g} is used up (${self.spent.cost:.4f} spent)")
+            while not self._fits(worst):
                 self._settled.wait()  # what is under way mostly costs less than it was booked with
             self.spent.requests += 1
             self._booked.append(worst)
+
+    def _fits(self, worst: float) -> bool:
+        """Whether the call may start now; raises BudgetSpent where waiting cannot help."""
+        if self._max_requests is not None and self.spent.requests >= self._max_requests:
+            raise BudgetSpent(f"--max-requests {self._max_requests} are used up")
+        limit = self._max_cost
+        if limit is None or self.spent.cost + sum(self._booked) + worst <= limit:
+            return True
+        if not self._booked:
+            raise BudgetSpent(f"--max-cost {limit:g} is used up (${self.spent.cost:.4f} spent)")
+        return False
 
     def _worst(self, body: dict[str, Any]) -> float:
         """The most a request can cost: every character a token, a picture as the largest prompt so far."""

@@ -15,6 +15,9 @@ from viscot_core.errors import EngineError
 from viscot_core.keys import OPENAI_KEY, openai_key, told
 from viscot_core.waiting import PASSING, retry_after
 
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""Failures before a server has read the request; after any other it may charge for it."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -79,7 +82,9 @@ class Caller:
         except openai.APITimeoutError as error:
             raise Fault(f"no reply within {self.timeout:g} s", billed=True) from error
         except openai.APIConnectionError as error:
-            raise Fault(f"no connection ({error.__cause__ or error})") from error
+            if isinstance(error.__cause__, NEVER_SENT):
+                raise Fault(f"no connection ({error.__cause__})") from error
+            raise Fault(f"the connection broke ({error.__cause__ or error})", billed=True) from error
         except (
             openai.OpenAIError,
             httpx.HTTPError,
@@ -136,6 +141,9 @@ def _whole(completion: Any) -> Reply:
 
 
 def _reply(text: str, finish: str, usage: Any) -> Reply:
+    if finish == "content_filter":
+        raise Fault("the server's content filter refused it", lasting=True, billed=True)
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair fits into no file
     tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else None
     return Reply(text.strip(), finish == "stop", tokens)
 
