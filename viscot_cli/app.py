@@ -135,7 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.invoke(context)
         return 0
 
-    return console.guarded(run, debug=debug)
+    code = console.guarded(run, debug=debug)
+    if argv is None and code == console.INTERRUPTED:
+        console.leave(code)
+    return code
 
 
 if __name__ == "__main__":

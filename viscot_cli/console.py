@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -212,6 +213,14 @@ def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
         message, code = explain(error)
         typer.secho(f"Error: {message}" if code != INTERRUPTED else message, err=True, fg="red")
         return code
+
+
+def leave(code: int) -> None:
+    """End now where threads still wait for a server: an interpreter would wait for them, for minutes."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def explain(error: BaseException) -> tuple[str, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +161,19 @@ def test_a_spent_budget_leaves_the_rest_pending(root: Path, tmp_path: Path) -> N
     info, tally = run(plan(root, tmp_path), build(FakeEngine(), lambda asker: Stops(asker, 2, spent)))
     assert info.counts["pending"] == 8
     assert tally.open == {"--max-requests 12 are used up": 8}
+
+
+def test_an_interruption_keeps_what_has_come(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(running: set[Future[list[Outcome]]], **_: object) -> None:
+        concurrent.futures.wait(running)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules[run.__module__], "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan(root, tmp_path, parallel=3), build(FakeEngine()))
+    assert read_run(tmp_path).counts["done"] == 24
 
 
 def test_ranks_share_the_pictures(root: Path, tmp_path: Path) -> None:

@@ -251,6 +251,9 @@ def _asked(asker: Asker, opened: Iterable[list[Job]], parallel: int) -> Iterator
         finished, _ = wait(running)  # what is under way has been paid for
         yield from (future.result() for future in finished if future.exception() is None)
         failure = failure or next(filter(None, (future.exception() for future in finished)), None)
+    except KeyboardInterrupt as stop:  # nobody waits for the rest, but what has come is kept
+        failure = stop
+        yield from (f.result() for f in running if f.done() and not f.cancelled() and not f.exception())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     if failure is not None:
