@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viscot_core.boxes import Box, BoxStatus, Frame, iou
+from viscot_core.boxes import CENTER, Box, BoxStatus, Frame, iou
 from viscot_core.engines.families import CODECS, claude_resize, codec, codec_of_model, smart_resize
 from viscot_core.errors import UsageError
 
@@ -117,6 +117,14 @@ def test_edges_of_a_reply() -> None:
     assert qwen.parse('{"bbox_2d": [500, 250, 500, 750]}', SIZE).status is BoxStatus.UNPARSABLE
     # A form without its special tokens, as servers that drop them reply.
     assert codec("qwen2-vl").parse("(500,250),(700,750)", SIZE).status is BoxStatus.OK
+
+
+def test_the_padding_has_no_words() -> None:
+    """The centre box of the padded square is higher than a wide picture."""
+    assert codec("qwen3-vl").encode(CENTER, (1000, 300)) == codec("qwen3-vl").encode(
+        Box(250, 0, 750, 300, Frame.ORIGINAL), (1000, 300)
+    )
+    assert "[0, 250, 1000, 750]" in codec("gemini").encode(CENTER, (1000, 300))
 
 
 def test_the_same_numbers_mean_other_places() -> None:

@@ -55,10 +55,9 @@ class Codec:
 
     def encode(self, box: Box, size: Size, label: str = "region") -> str:
         """``box`` of a picture of ``size`` in this family's words."""
-        x0, y0, x1, y1 = box.to_original(size).coords
-        width, height = size
+        x0, y0, x1, y1 = shares_of(box, size)
         sx, sy = self._scales(size)
-        ends = (x0 / width * sx, y0 / height * sy, x1 / width * sx, y1 / height * sy)
+        ends = (x0 * sx, y0 * sy, x1 * sx, y1 * sy)
         if self.bins:
             ends = tuple(self._bin(n, s) for n, s in zip(ends, (sx, sy, sx, sy), strict=True))  # type: ignore[assignment]
         return self.text.format(*(format(n, self.number) for n in self._to_family(ends)), label=label)
@@ -209,7 +208,7 @@ class PointCodec(Codec):
 
 
 def shares_of(box: Box, size: Size) -> Numbers:
-    """A box as shares of the picture's own width and height."""
+    """A box as shares of the picture's own width and height; no family has words for the padding."""
     width, height = size
-    x0, y0, x1, y1 = box.to_original(size).coords
+    x0, y0, x1, y1 = box.to_original(size).clip(size).coords
     return (x0 / width, y0 / height, x1 / width, y1 / height)
