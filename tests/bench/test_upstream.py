@@ -135,3 +135,18 @@ def test_a_part_of_the_boxes_is_not_written(golden_root: Path, shared: Path, tmp
     assert read_run(tmp_path / "run").counts["done"] == 3
     with pytest.raises(DataError, match="9 of 12 boxes are not there"):
         export_upstream(tmp_path / "run", tmp_path / "up")
+
+
+def test_answers_may_come_after_the_boxes(files: UpstreamFiles, golden_root: Path, tmp_path: Path) -> None:
+    assert files.answers is not None
+    at_once = tmp_path / "at-once"
+    import_upstream(files, golden_root, at_once, "tiny_llava")
+    for part in (
+        UpstreamFiles(files.boxes),
+        UpstreamFiles(answers={"cot": files.answers["cot"]}),
+        UpstreamFiles(answers={name: files.answers[name] for name in ("direct", "gt-box")}),
+    ):
+        import_upstream(part, golden_root, tmp_path / "in-turn", "tiny_llava")
+    found, whole = ({p.key: p for p in read_predictions(tmp_path / name)} for name in ("in-turn", "at-once"))
+    assert found == whole
+    assert read_run(tmp_path / "in-turn").counts == read_run(at_once).counts

@@ -135,7 +135,7 @@ def _info(options: GeneralOptions, backend: str, weights: str, installed: dict[s
     return RunInfo(
         kind="general",
         model=engine.model or "viscot-tiny",
-        data=str(options.data or ""),
+        data=str(options.data.absolute()) if options.data else "",
         settings={
             "tasks": "packaged" if options.packaged else SCORER,
             "backend": backend,

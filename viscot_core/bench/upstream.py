@@ -19,6 +19,7 @@ from viscot_core.bench.asking import Job, Look, done, overlap
 from viscot_core.bench.items import Benchmark, Item, load_cot, load_refcoco
 from viscot_core.bench.journal import Journal
 from viscot_core.bench.records import Prediction, RunInfo
+from viscot_core.bench.run import Tally, conclude
 from viscot_core.bench.strategies import REFCOCO_STRATEGY, STRATEGIES, annotated_box
 from viscot_core.boxes import CENTER, Box, ParsedBox, crop_window, format_box, parse_box
 from viscot_core.errors import DataError, UsageError
@@ -56,22 +57,29 @@ def import_upstream(files: UpstreamFiles, data: Path, out: Path, model: str) -> 
     planned: dict[str, dict[str, int]] = {}
     for p in predictions:
         planned.setdefault(p.strategy, {})[p.dataset] = counts[p.dataset]
-    total = sum(sum(sets.values()) for sets in planned.values())
     with Journal(out) as journal:
         info = RunInfo(
             kind="refcoco" if benchmark.kind == "refcoco" else "cot",
             model=model,
-            data=str(data),
+            data=str(data.absolute()),
             settings={"engine": {"engine": "reference", "template": "vicuna_v1"}, "box_format": "viscot"},
             hashes=benchmark.hashes,
             planned=planned,
             warnings=list(benchmark.warnings),
-            counts={"done": len(predictions), "failed": 0, "missing": 0, "pending": total - len(predictions)},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         info = journal.begin(info)
-        journal.add(p for p in predictions if not journal.is_done(p.key))
-    return info
+        joined = [_joined(journal.finished.get(p.key), p) for p in predictions]
+        journal.add(p for p in joined if p != journal.finished.get(p.key))
+        return conclude(journal, info, Tally())
+
+
+def _joined(before: Prediction | None, found: Prediction) -> Prediction:
+    """What the files say now, and what earlier ones said of the same item (boxes first, answers later)."""
+    if before is None:
+        return found
+    said = {name: value for name, value in found.model_dump().items() if value is not None}
+    return before.model_copy(update=said)
 
 
 def _read_cot(files: UpstreamFiles, data: Path) -> tuple[Benchmark, list[Prediction]]:
