@@ -134,7 +134,7 @@ def calibrate(
     rows = [
         (
             f.codec.name,
-            f"{f.read} of {f.asked}",
+            f"{f.read} of {f.replies}",
             f"{f.mean_iou:.3f}",
             "fits" if f.fits else "",
             f.example[:60],

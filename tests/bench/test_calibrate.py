@@ -12,6 +12,7 @@ from viscot_core.boxes import Box
 from viscot_core.engines.base import Generation, Request
 from viscot_core.engines.codecs import Codec
 from viscot_core.engines.families import CODECS, codec
+from viscot_core.errors import EngineError
 
 
 class Seer(FakeEngine):
@@ -42,6 +43,19 @@ def test_the_convention_is_found(name: str) -> None:
     assert name in best
     assert "gemini" not in best or name == "gemini"
     assert "molmo" not in {fit.codec.name for fit in fits}
+
+
+def test_what_a_server_could_not_answer_counts_for_nothing() -> None:
+    class Busy(Seer):
+        def generate(self, requests: Sequence[Request]) -> list[Generation]:
+            busy = Generation("", 0, False, "HTTP 429", transient=True)
+            return [said if n % 2 else busy for n, said in enumerate(super().generate(requests))]
+
+    (fit,) = calibrate(Busy(codec("internvl")), [codec("internvl")])
+    assert fit.fits and (fit.read, fit.replies) == (4, 4)
+    silent = FakeEngine(lambda _: Generation("", 0, False, "HTTP 429", transient=True))
+    with pytest.raises(EngineError, match=r"none of 8 questions \(HTTP 429\)"):
+        calibrate(silent, [codec("internvl")])
 
 
 def test_a_model_without_boxes_fits_nothing() -> None:

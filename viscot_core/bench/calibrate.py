@@ -19,6 +19,7 @@ from viscot_core.bench.wording import Wording
 from viscot_core.boxes import Box, BoxStatus, Frame, iou
 from viscot_core.engines.base import Engine
 from viscot_core.engines.codecs import Codec
+from viscot_core.errors import EngineError
 from viscot_core.images import View
 
 SIZES = ((1200, 500), (500, 1100), (800, 800), (640, 480))
@@ -29,10 +30,10 @@ FITS = 0.5
 
 @dataclass(frozen=True)
 class Fit:
-    """How one convention did: boxes read of those asked, and their mean IoU (0 for one not read)."""
+    """How one convention did: boxes read of the replies that came, their mean IoU (0 for one not read)."""
 
     codec: Codec
-    asked: int
+    replies: int
     read: int
     mean_iou: float
     example: str
@@ -59,8 +60,10 @@ def pictures(count: int, seed: int = 0) -> Iterator[tuple[View, str, Box]]:
 def calibrate(engine: Engine, codecs: Sequence[Codec], *, count: int = 8, seed: int = 0) -> list[Fit]:
     """Every convention over the same pictures, the best first. Families of points are left out.
 
+    What the server could not answer is left out, and counts for or against nothing.
+
     Raises:
-        EngineError: the server is gone or refuses the key.
+        EngineError: the server is gone, refuses the key, or answered nothing in one of the conventions.
     """
     drawn = list(pictures(count, seed))
     fits = [_fit(engine, codec, drawn) for codec in codecs if not codec.points]
@@ -74,14 +77,17 @@ def _fit(engine: Engine, codec: Codec, drawn: Sequence[tuple[View, str, Box]]) -
     said = speaker.say(
         [(speaker.wording.refcoco(what), (v,)) for v, (_, what, _) in zip(views, drawn, strict=True)]
     )
+    replies = [(view, box, one) for (view, _, box), one in zip(drawn, said, strict=True) if one.error is None]
+    if not replies:
+        raise EngineError(f"The server answered none of {len(drawn)} questions ({said[0].error}); try again.")
     overlaps, read = [], 0
-    for (view, _, box), one in zip(drawn, said, strict=True):
+    for view, box, one in replies:
         size = view.image.size
         parsed = codec.parse(one.text, size)
         found = parsed.status is not BoxStatus.UNPARSABLE
         read += found
         overlaps.append(iou(parsed.box, box.to_square(size)) if found else 0.0)
-    return Fit(codec, len(drawn), read, statistics.mean(overlaps), said[0].text or said[0].error or "")
+    return Fit(codec, len(replies), read, statistics.mean(overlaps), replies[0][2].text)
 
 
 def _sent(view: View, codec: Codec) -> View:
