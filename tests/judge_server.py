@@ -70,10 +70,13 @@ PASSING_FAULTS: dict[str, Action] = {
 
 
 class JudgeServer:
-    """Runs in a thread; ``requests`` are the bodies it got, ``headers`` the header block of each."""
+    """Runs in a thread; ``requests`` are the bodies it got, ``headers`` the header block of each.
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
+    ``port`` 0: any that is free.
+    """
+
+    def __init__(self, script: Script, port: int = 0) -> None:
+        self.script, self._port = script, port
         self.requests: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.open_now = self.most_open = 0
@@ -96,7 +99,7 @@ class JudgeServer:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self._port))
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         self._ready.set()
         self._loop.run_forever()

@@ -59,7 +59,11 @@ def score(
         bool, typer.Option("--fresh", help="Ask again even where the cache holds a reply.")
     ] = False,
     cache: Annotated[
-        Path | None, typer.Option(help="Where judge replies are kept for all runs (else VISCOT_CACHE).")
+        Path | None,
+        typer.Option(
+            help="Folder of kept replies that runs share. OpenAI's are kept anyway, in VISCOT_CACHE; another "
+            "server's only here: its address does not name weights."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once, for hf: judges.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1, for hf: judges.")] = "auto",

@@ -93,7 +93,7 @@ def test_an_api_judge_from_estimate_to_scores(cli: Cli, tmp_path: Path) -> None:
         assert "$0.00" in ran.out
         assert cli(*command, "--estimate").out.startswith("0 different answers")
     header = json.loads((run / "scores.openai-gpt-4o-mini.jsonl").read_text().splitlines()[0])["judge"]
-    assert header["model"] == "gpt-4o-mini"
+    assert header["model"] == f"{server.url}#gpt-4o-mini"
     assert len(header["prompt_sha256"]) == 64
     assert header["temperature"] == 0.0
 

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import socket
 import sys
 import tempfile
 import time
@@ -85,8 +86,6 @@ def measure(calls: int, concurrency: int) -> dict[str, float]:
 
 
 GOOD = completion("score: 0.5")
-NOBODY = "http://127.0.0.1:9/v1"
-"""An address where nothing listens (the discard port)."""
 LASTING_FAULTS: dict[str, Action] = {
     "401": error(401),
     "404 model": error(404),
@@ -117,22 +116,31 @@ def fault_table() -> str:
 def struck(folder: Path, fault: Action | None, share: int) -> list[int]:
     """One row of the table: every ``share``-th request meets ``fault``; None: there is no server at first."""
     run = sample_run(folder / "run", items=60, strategies=("cot",))
-    options = JudgeOptions(concurrency=8, timeout=0.3, attempts=8 if share > 1 else 2, cache=folder / "cache")
-
-    def judge(url: str) -> ApiJudge:
-        return ApiJudge("made-up", base_url=url, cache=ReplyCache(folder / "cache"), options=options)
-
-    with JudgeServer(lambda number, body: fault if fault and number % share == 0 else GOOD) as server:
-        with contextlib.suppress(EngineError):
-            score_run(run, judge(server.url if fault else NOBODY))
-        requests = len(server.requests)
+    options = JudgeOptions(concurrency=8, timeout=0.3, attempts=8 if share > 1 else 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    judge = ApiJudge(
+        "made-up",
+        base_url=f"http://127.0.0.1:{port}/v1",
+        cache=ReplyCache(folder / "cache"),
+        options=options,
+    )
+    server = JudgeServer(lambda number, body: fault if fault and number % share == 0 else GOOD, port)
+    with server if fault else contextlib.nullcontext(), contextlib.suppress(EngineError):
+        score_run(run, judge)
     first = read_scores(scores_path(run, "openai:made-up")).verdicts.values()
     states = Counter(v.outcome.state for v in first)
     states[State.PENDING] += 60 - len(first)
     zero = sum(v.outcome.score not in (None, 0.5) for v in first)
-    with JudgeServer(lambda number, body: GOOD) as server:
-        report = score_run(run, judge(server.url), retry_unscored=True)
-    return [requests, *(states[s] for s in State), report.items - report.states[State.SCORED], zero]
+    with JudgeServer(lambda number, body: GOOD, port):
+        report = score_run(run, judge, retry_unscored=True)
+    return [
+        len(server.requests),
+        *(states[s] for s in State),
+        report.items - report.states[State.SCORED],
+        zero,
+    ]
 
 
 if __name__ == "__main__":

@@ -56,13 +56,12 @@ def test_refused_then_up(tmp_path: Path) -> None:
     run = sample_run(tmp_path / "run", items=4)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    cache = ReplyCache(tmp_path / "cache")
-    options = JudgeOptions(attempts=2)
-    report = score_run(run, ApiJudge("m", base_url=nobody, cache=cache, options=options))
+        port = free.getsockname()[1]
+    judge = ApiJudge("m", base_url=f"http://127.0.0.1:{port}/v1", options=JudgeOptions(attempts=2))
+    report = score_run(run, judge)
     assert report.states[State.PENDING] == report.items
-    with JudgeServer(lambda number, body: completion("score: 1")) as server:
-        report = score_run(run, ApiJudge("m", base_url=server.url, cache=cache, options=options))
+    with JudgeServer(lambda number, body: completion("score: 1"), port):
+        report = score_run(run, judge)
     assert report.complete
     assert report.states[State.SCORED] == report.items
 
@@ -107,18 +106,18 @@ def test_answers_that_are_refused_again_keep_no_other_from_its_score(tmp_path: P
     """More refusals in a row than faults that end a round: the server works, so the round goes on."""
     run = sample_run(tmp_path / "run", items=30, strategies=("cot",))
     refused = waiting.GIVE_UP_AFTER + 5
-    for replies in (0, 5):  # at first nothing else is answered, then those behind the refused ones are
-        with JudgeServer(
-            lambda number, body, replies=replies: (
-                completion("score: 0.5") if replies and number >= refused else error(400, "too long")
-            )
-        ) as server:
-            cache = ReplyCache(tmp_path / "cache")
-            options = JudgeOptions(concurrency=1)
-            report = score_run(run, ApiJudge("m", base_url=server.url, cache=cache, options=options))
-            assert len(server.requests) == 30
-        assert (report.states[State.FAILED], report.states[State.SCORED]) == (30 - replies, replies)
-        assert list(report.reasons) == ["the server refuses the request (HTTP 400: too long)"]
+
+    def script(number: int, body: dict[str, Any]) -> Action:
+        """The first round is refused whole; in the second, the answers behind the refused ones are not."""
+        return completion("score: 0.5") if number >= 30 + refused else error(400, "too long")
+
+    with JudgeServer(script) as server:
+        judge = ApiJudge("m", base_url=server.url, options=JudgeOptions(concurrency=1))
+        for scored in (0, 30 - refused):
+            report = score_run(run, judge)
+            assert (report.states[State.FAILED], report.states[State.SCORED]) == (30 - scored, scored)
+            assert list(report.reasons) == ["the server refuses the request (HTTP 400: too long)"]
+        assert len(server.requests) == 60
 
 
 def test_when_no_call_gets_a_reply_it_stops_early(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import re
 import ssl
 from collections.abc import Sequence
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -34,7 +35,11 @@ MAX_REPLY_TOKENS = 256
 
 
 class ApiJudge:
-    """See the module. Not reusable across event loops: ``judge`` runs its own."""
+    """See the module. Not reusable across event loops: ``judge`` runs its own.
+
+    ``cache`` None: OpenAI's replies are kept in the user's cache folder, another server's nowhere (its
+    address does not say which weights answer).
+    """
 
     def __init__(
         self,
@@ -53,9 +58,13 @@ class ApiJudge:
         self.prompt = prompt or PromptBuilder()
         self.usage = Usage(cost=0.0 if price else None)
         self.price, self._key = price, key
-        self._cache = cache or ReplyCache(cache_folder("judge"))
+        if cache is None and self.base_url == OPENAI_URL:
+            cache = ReplyCache(cache_folder("judge"))
+        self._cache = cache
         temperature = None if reasons(model) else self.options.temperature
-        self.identity = JudgeIdentity.now(f"openai:{model}", model, self.prompt.sha256, temperature)
+        self.identity = JudgeIdentity.now(
+            f"openai:{model}", _whose(model, self.base_url), self.prompt.sha256, temperature
+        )
 
     @classmethod
     def from_options(cls, model: str, options: JudgeOptions) -> Self:
@@ -70,7 +79,7 @@ class ApiJudge:
                 f"--max-cost needs the price of '{model}', which no table knows; give one with --prices FILE."
             )
         prompt = PromptBuilder(options.style, options.json_mode)
-        cache = ReplyCache(options.cache or cache_folder("judge"))
+        cache = ReplyCache(options.cache) if options.cache else None
         return cls(
             model, base_url=base_url, key=key, prompt=prompt, price=price, cache=cache, options=options
         )
@@ -110,7 +119,7 @@ class ApiJudge:
 
     def remembered(self, key: str) -> Outcome | None:
         """The score of a reply in the cache; a damaged or unreadable entry counts as none."""
-        entry = None if self.options.fresh else self._cache.get(key)
+        entry = self._cache.get(key) if self._cache and not self.options.fresh else None
         outcome = self.prompt.read(entry["reply"]) if entry else None
         return outcome if outcome and outcome.state is State.SCORED else None
 
@@ -119,7 +128,7 @@ class ApiJudge:
         if reply.finish == "length":
             return Outcome(State.UNSCORED, reason="the reply was cut off before its end", reply=reply.text)
         outcome = self.prompt.read(reply.text)
-        if outcome.state is State.SCORED:
+        if outcome.state is State.SCORED and self._cache:
             self._cache.put(key, {"reply": reply.text, "model": reply.model})
         return outcome
 
@@ -135,3 +144,11 @@ class ApiJudge:
             limits=httpx.Limits(max_connections=1),
             verify=tls,
         )
+
+
+def _whose(model: str, base_url: str) -> str:
+    """The model for a judge's identity: of a server that is not OpenAI's with its address, ``URL#MODEL``."""
+    if base_url == OPENAI_URL:
+        return model
+    parts = urlsplit(base_url)
+    return f"{parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()}#{model}"  # never a password

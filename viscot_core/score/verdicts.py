@@ -83,8 +83,12 @@ class JudgeIdentity:
         )
 
     def describe(self) -> str:
-        """``openai:gpt-4o-mini, prompt 3f2a91c0, temperature 0``: one phrase for tables and errors."""
-        words = [self.name]
+        """``openai:gpt-4o-mini, prompt 3f2a91c0, temperature 0``: one phrase for tables and errors.
+
+        A model stands there with all that tells it from its namesakes: ``openai:http://HOST/v1#judge``.
+        """
+        kind, is_model, _ = self.name.partition(":")
+        words = [f"{kind}:{self.model}" if is_model else self.name]
         if self.prompt_sha256:
             words.append(f"prompt {self.prompt_sha256[:8]}")
         if self.temperature is not None:
