@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,7 +18,13 @@ from typing import Any
 
 import pytest
 
+from viscot_core.errors import CheckpointError, DataError
 from viscot_core.models import zoo
+from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.train import launch
+from viscot_core.train.assembled import open_base
+from viscot_core.train.planned import Machine
+from viscot_core.train.recipe import load_recipe
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -48,7 +56,7 @@ class Hub:
         rows: list[dict[str, Any]] = []
         for name, content in files.items():
             row: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
-            if name.endswith(".safetensors"):
+            if name.endswith((".safetensors", ".bin")):
                 digest = hashlib.sha256(content).hexdigest()
                 row["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
             rows.append(row)
@@ -205,6 +213,66 @@ def test_a_vision_tower_that_is_not_inside_comes_along(hub: Hub, tmp_path: Path,
     assert ran.returncode == 0, ran.stderr
     assert "its vision tower is not inside: pulling someone/clip" in ran.stderr
     assert (tmp_path / "models--someone--clip").is_dir()
+
+
+def parts_of(files: dict[str, bytes], golden: Path) -> tuple[dict[str, bytes], ...]:
+    """A whole model's files as three repositories: language model, tower and projector."""
+    import torch
+    from safetensors.torch import load, save
+
+    tensors = load(files["model.safetensors"])
+    start, projector = "model.vision_tower.vision_tower.", "model.mm_projector."
+    tower = {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
+    adapter = {name: each for name, each in tensors.items() if name.startswith(projector)}
+    text = {name: each for name, each in tensors.items() if not name.startswith((start, projector))}
+    config = json.loads(files["config.json"])
+    plain = {key: value for key, value in config.items() if "mm_" not in key}
+    plain |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    pickled = io.BytesIO()
+    torch.save(adapter, pickled)
+    return (
+        files | {"config.json": json.dumps(plain).encode(), "model.safetensors": save(text)},
+        {"config.json": (golden / "tiny_clip/config.json").read_bytes(), "model.safetensors": save(tower)},
+        {"config.json": files["config.json"], "mm_projector.bin": pickled.getvalue()},
+    )
+
+
+@pytest.mark.parametrize("name", ["7b-336", "13b-224"])
+def test_a_recipes_parts_come_as_training_says(
+    hub: Hub, tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    recipe, cache = load_recipe(name), tmp_path / "cache"
+    parts = recipe.model.base_llm, recipe.model.vision_tower, recipe.model.projector
+    wanted = [part for part in parts if part]
+    hub.others |= dict(zip(wanted, parts_of(hub.files, golden), strict=False))
+    monkeypatch.setenv("VISCOT_CACHE", str(cache))
+
+    def refusal() -> str:
+        with pytest.raises(DataError) as refused:
+            launch.prepare(recipe, Machine(8, 80.0), run=tmp_path / "r", data=tmp_path, images=tmp_path)
+        return str(refused.value)
+
+    commands = re.findall(r"get it with: viscot models pull (\S+)", refusal())
+    assert len(commands) == len(wanted)
+    for command in commands:
+        ran = pull(hub, cache, golden, command)
+        assert ran.returncode == 0, ran.stderr
+    assert "models pull" not in refusal(), "the data alone is missing now"
+    assert {part.parent.parent.name for part in cache.glob("*/refs/main")} == {
+        "models--" + part.replace("/", "--") for part in wanted
+    }
+    assert not open_base(recipe.model).missing
+    with pytest.raises(CheckpointError, match="this is a text-only model"):
+        open_checkpoint(zoo.resolve(wanted[0]))
+
+
+def test_a_damaged_part_is_no_part(hub: Hub, tmp_path: Path, golden: Path) -> None:
+    text, _, projector = parts_of(hub.files, golden)
+    hub.others["someone/projector"] = projector | {"mm_projector.bin": b"not a pickle"}
+    hub.others["someone/text"] = text | {"model.safetensors": text["model.safetensors"][:-64]}
+    for name, said in (("projector", "mm_projector.bin is damaged"), ("text", "is truncated")):
+        ran = pull(hub, tmp_path, golden, f"someone/{name}")
+        assert ran.returncode == 1 and said in ran.stderr
 
 
 def test_a_file_damaged_on_the_way_is_removed(hub: Hub, tmp_path: Path, golden: Path) -> None:

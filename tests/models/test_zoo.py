@@ -19,6 +19,11 @@ from viscot_core.models.checkpoint import open_checkpoint
         ("deepcs233/VisCot-7b-366", "Did you mean 'VisCoT-7b-336'"),
         ("viscot-7B-336", "viscot models pull VisCoT-7b-336"),
         ("nothing-like-it-at-all", "There is no model"),
+        (
+            "lmsys/vicuna-7b-v1.5",
+            "is not on this machine; get it with: viscot models pull lmsys/vicuna-7b-v1.5",
+        ),
+        ("tests/a model", "There is no model 'tests/a model'"),
     ],
 )
 def test_names_that_are_not_there(
@@ -28,6 +33,15 @@ def test_names_that_are_not_there(
     with pytest.raises(CheckpointError) as caught:
         zoo.resolve(name)
     assert said in str(caught.value)
+
+
+def test_a_path_that_is_not_there_is_not_taken_for_a_hubs_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"There is no model 'runs/mien'\. Did you mean 'mine'"):
+        zoo.resolve("runs/mien")
 
 
 def test_nearest_folder_and_a_file(copy: Path) -> None:

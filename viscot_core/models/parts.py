@@ -42,9 +42,8 @@ def gather(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, S
     Raises:
         CheckpointError: no weights, or a base that is not on this machine.
     """
-    projector = next((path / name for name in PROJECTOR_FILES if (path / name).exists()), None)
-    has_weights = any((path / f"{name}{end}").exists() for name in SINGLE for end in ("", ".index.json"))
-    if projector is None or has_weights:
+    projector = projector_file(path)
+    if projector is None or has_weights(path):
         stored = open_weights(path)
         if projector is None or any(mark in name for name in stored for mark in PROJECTOR_NAMES):
             return raw, stored, path
@@ -55,6 +54,16 @@ def gather(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, S
     folder = neighbour(str(base), path)
     stored = open_weights(folder) | _projector_tensors(projector)
     return raw, stored, path if (path / SENTENCEPIECE).exists() else folder
+
+
+def projector_file(path: Path) -> Path | None:
+    """The projector's own file in a folder, or None."""
+    return next((path / name for name in PROJECTOR_FILES if (path / name).exists()), None)
+
+
+def has_weights(path: Path) -> bool:
+    """Whether a folder holds a model's weights, whatever else it holds."""
+    return any((path / f"{name}{end}").exists() for name in SINGLE for end in ("", ".index.json"))
 
 
 def _projector_tensors(file: Path) -> dict[str, Stored]:
@@ -81,11 +90,13 @@ def neighbour(name: str, path: Path) -> Path:
     for folder in (Path(name), path / name, path.parent / name, path.parent / Path(name).name):
         if (folder / "config.json").exists():
             return folder
+    last = Path(name).name
     try:
         return zoo.resolve(name)
     except CheckpointError:
-        # Another machine's absolute path often ends in a public name.
-        return zoo.resolve(Path(name).name)
+        if zoo.find(last) is None and not Path(last).is_dir():
+            raise
+        return zoo.resolve(last)  # another machine's absolute path often ends in a public name
 
 
 def tower(

@@ -12,8 +12,9 @@ from pathlib import Path
 from viscot_core.errors import CheckpointError, nearest
 from viscot_core.files import sha256_of, written_whole
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.parts import absent_tower, read_json
-from viscot_core.models.weights import open_weights
+from viscot_core.models.layouts import is_text_only
+from viscot_core.models.parts import absent_tower, has_weights, projector_file, read_json
+from viscot_core.models.weights import open_file, open_weights
 from viscot_core.models.zoo import BUNDLED, ZOO, cache_folder, find, resolve
 
 _OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "tf_*", "flax_*", "*.onnx", "*.gguf", "*.ot", "*.tflite")
@@ -23,7 +24,8 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
     """Download a zoo model or a hub id (``org/name``) and return its folder; what is there already is kept.
 
-    A vision tower (CLIP's) that is not inside is pulled too.
+    A vision tower (CLIP's) that is not inside is pulled too. What training puts together, a language model
+    or a projector alone, is taken as well.
 
     Files go to ``VISCOT_CACHE``, else to Hugging Face's own cache; ``HF_ENDPOINT`` and ``HF_TOKEN`` are
     honoured. Every large file is checked against the hub's sha256, and the model against its own index.
@@ -41,14 +43,29 @@ def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
     folder = _download(hub, known.name if known else hub)
     _verify(folder, say)
     _name(folder)
-    if str(read_json(folder / "config.json").get("model_type")).startswith("clip"):
-        open_weights(folder)
+    if part := _part(folder):
+        say(part)
         return folder
     if tower := absent_tower(folder):
         say(f"its vision tower is not inside: pulling {tower}")
         pull(tower, say=say)
     open_checkpoint(folder).require_whole()
     return folder
+
+
+def _part(folder: Path) -> str | None:
+    """What a folder that is a part of a model is for, once its tensors are known to be there; else None."""
+    raw, projector = read_json(folder / "config.json"), projector_file(folder)
+    if projector and not has_weights(folder):
+        open_file(projector)
+        return "this is a projector alone: for training, as a recipe's model.projector"
+    if str(raw.get("model_type")).startswith("clip"):
+        open_weights(folder)
+        return "this is a vision tower: it sees for a model, or for a recipe's model.vision_tower"
+    if projector is None and is_text_only(raw):
+        open_weights(folder)
+        return "this is a text-only model: for training, as a recipe's model.base_llm"
+    return None
 
 
 def _download(hub: str, name: str) -> Path:

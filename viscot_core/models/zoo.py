@@ -101,6 +101,42 @@ def cached(hub: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
+def absent(name: str) -> str | None:
+    """The sentence that says how to get a hub's model that is not on this machine.
+
+    None for a model that is here, for a path and for a name that is nearer to a known one.
+    """
+    hub = _hub(name)
+    if hub is None or Path(name).expanduser().exists() or cached(hub) is not None:
+        return None
+    if known := find(name):
+        name, size = known.name, f" ({known.disk_gb:g} GB)."
+    elif Path(name).parent.is_dir() or nearest(name.rpartition("/")[2], _same_owner(name)):
+        return None
+    else:
+        size = ""  # and no full stop: it would be copied with the command
+    return f"{name} is not on this machine; get it with: viscot models pull {name}{size}"
+
+
+def _hub(name: str) -> str | None:
+    """The hub id that a name stands for; None for what can be a path only, and for the bundled model."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if known := find(name):
+        return known.hub
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name if "/" in name else None
+
+
+def _same_owner(hub: str) -> list[str]:
+    owner = hub.partition("/")[0] + "/"
+    return [model.name for model in ZOO.values() if (model.hub or "").startswith(owner)]
+
+
 def hub_id(folder: Path) -> str | None:
     """``ORG/NAME`` of a snapshot in a Hugging Face cache (``models--ORG--NAME/snapshots/SHA``), else None."""
     if folder.parent.name != "snapshots":
@@ -120,7 +156,7 @@ def resolve(name: str | Path | None = None) -> Path:
     """The folder of a model: a path, a zoo name, a pulled hub id, or (without a name) the bundled model.
 
     Raises:
-        CheckpointError: unknown (with the nearest names), or known but not pulled yet.
+        CheckpointError: unknown (with the nearest names), or not pulled yet.
     """
     if name is None or str(name) == BUNDLED:
         if (BUNDLED_FOLDER / "config.json").exists():
@@ -132,18 +168,10 @@ def resolve(name: str | Path | None = None) -> Path:
     if path.is_file():
         raise CheckpointError(f"{path} is a file; give the folder of a checkpoint.")
     text = str(name)
-    known = find(text)
-    hub = known.hub if known else text
-    if hub and hub.count("/") == 1 and not hub.startswith((".", "/", "~")):
-        folder = cached(hub)
-        if folder is not None:
-            return folder
-        if known:
-            raise CheckpointError(
-                f"{known.name} is not on this machine; get it with: viscot models pull {known.name} "
-                f"({known.disk_gb:g} GB)."
-            )
-    raise CheckpointError(f"There is no model '{name}'.{_hint(text)}")
+    hub = _hub(text)
+    if hub and (folder := cached(hub)):
+        return folder
+    raise CheckpointError(absent(text) or f"There is no model '{name}'.{_hint(text)}")
 
 
 def _hint(name: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from viscot_core.errors import RecipeError
+from viscot_core.models import zoo
 from viscot_core.train import estimates
 from viscot_core.train.batch import split_batch
 from viscot_core.train.commands import commands
@@ -128,6 +129,8 @@ def _refusals(recipe: Recipe, root: Path) -> list[str]:
         value = getattr(recipe.model, name)
         if value and value.startswith((".", "/", "~")) and not Path(value).expanduser().exists():
             found.append(f"model.{name}: {value} does not exist; give a folder, a file or a hub name.")
+        elif value and (sentence := zoo.absent(value)):
+            found.append(f"model.{name}: {sentence}")
     return found
 
 
