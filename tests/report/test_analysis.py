@@ -81,16 +81,20 @@ def test_every_item_that_stands_in_no_mean_has_its_reason(tmp_path: Path) -> Non
 
 
 def test_a_family_that_points_has_no_box_figures_rather_than_zeros(tmp_path: Path) -> None:
-    stats = analyse(scored(tmp_path / "r", [prediction(question_id=i, iou=None) for i in range(3)]))
+    rows = [prediction(question_id=i, iou=None) for i in range(3)]
+    rows.append(prediction(question_id=3, iou=None, box_status="unparsable", answer="no point"))
+    stats = analyse(scored(tmp_path / "r", rows))
     boxes = stats.boxes["cot"].overall
-    assert (boxes.acc50, boxes.mean_iou, boxes.n, boxes.of) == (None, None, 0, 3)
+    assert (boxes.acc50, boxes.mean_iou, boxes.n, boxes.of) == (None, None, 0, 4)
+    assert boxes.unparsable == 1
+    assert stats.by_box["cot"].wrong.n == 0
 
 
 def test_boxes_count_strictly_above_the_threshold_and_unparsable_as_wrong(tmp_path: Path) -> None:
     rows = [
         prediction(question_id=1, iou=0.5),
         prediction(question_id=2, iou=0.501, box_status="repaired"),
-        prediction(question_id=3, iou=0.9, box_status="unparsable", box_text="none"),
+        prediction(question_id=3, iou=0.0, box_status="unparsable", box_text="none"),
         prediction(question_id=4, iou=0.2),
     ]
     boxes = analyse(scored(tmp_path / "r", rows)).boxes["cot"].overall

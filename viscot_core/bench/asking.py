@@ -113,10 +113,15 @@ def overlap(
     item: Item,
     points: bool,
 ) -> float | None:
-    """IoU with the annotated box in the padded square; 0 for an unparsable box, None where there is none."""
+    """IoU with the annotated box in the padded square; 0 for an unparsable box, None where there is none.
+
+    A family that names ``points`` has none, whether or not its words can be read.
+    """
+    if points:
+        return None
     if parsed is not None and parsed.status is BoxStatus.UNPARSABLE:
         return 0.0
-    if box is None or points:
+    if box is None:
         return None
     return iou(box, item.box.to_square(item.size))
 

@@ -156,7 +156,7 @@ def _boxes(strategy: str, items: list[Item], planned: dict[str, int], options: O
     def cell(by_dataset: ByDataset, of: int, pooled: bool) -> Boxes:
         compared = {d: [i for i in members if i.iou is not None] for d, members in by_dataset.items()}
         ious = {d: np.array([i.iou for i in members]) for d, members in compared.items()}
-        status = [i.prediction.box_status for members in compared.values() for i in members]
+        status = [i.prediction.box_status for members in by_dataset.values() for i in members]
         hits = {t: {d: (v > t).astype(float) for d, v in ious.items()} for t in IOU_THRESHOLDS}
         at_half = _mean_of(hits[0.5], of, options, strategy + " boxes", pooled=pooled)
         return Boxes(

@@ -53,9 +53,11 @@ class Boxes:
     """Of the accuracy at 0.5."""
     mean_iou: float | None
     n: int
+    """Boxes compared; none of a family that points."""
     of: int
     repaired: int
     unparsable: int
+    """Of all that was said, compared or not."""
 
     @property
     def acc50(self) -> float | None:

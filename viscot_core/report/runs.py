@@ -42,14 +42,14 @@ class Item:
 
     @property
     def iou(self) -> float | None:
-        """IoU of a box the model predicted: 0 for an unparsable one, None where nothing can be compared.
+        """IoU of a box the model predicted: None where nothing can be compared, 0 if it was unparsable.
 
         Families that point instead of drawing a box have no IoU, and so no box accuracy.
         """
         p = self.prediction
         if not p.done or self.strategy not in BOX_STRATEGIES or p.box_gt is None:
             return None
-        return 0.0 if p.box_status == "unparsable" else p.iou
+        return p.iou
 
     @property
     def box_share(self) -> float | None:
