@@ -55,6 +55,13 @@ def test_the_file_comes_whole_whatever_happens(
     assert finished(to) == Fetched(len(DATA), SHA)
 
 
+@pytest.mark.parametrize("size", [0, None])
+def test_an_empty_file_comes_too(web: Web, tmp_path: Path, client: httpx.Client, size: int | None) -> None:
+    web.files["/a.bin"] = b""
+    assert get(web, tmp_path / "a.bin", client, size=size).size == 0
+    assert (tmp_path / "a.bin").read_bytes() == b""
+
+
 def test_a_dropped_download_goes_on_from_its_last_byte(
     web: Web, tmp_path: Path, client: httpx.Client
 ) -> None:

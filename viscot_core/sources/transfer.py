@@ -154,6 +154,7 @@ class _Transfer:
                 asked = error.wait if isinstance(error, Lost) else 0.0
                 if self.stop.wait(min(max(asked, self.patience.wait(failures)), self.patience.longest_wait)):
                     raise Stopped from None
+        self.part.touch()  # an empty file of known size was never asked for
         fetched = Fetched(self.have, self.digest.hexdigest())
         self._note(done=True, size=fetched.size, sha256=fetched.sha256)
         self.part.replace(self.to)
