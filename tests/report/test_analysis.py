@@ -90,6 +90,25 @@ def test_a_family_that_points_has_no_box_figures_rather_than_zeros(tmp_path: Pat
     assert stats.by_box["cot"].wrong.n == 0
 
 
+@pytest.mark.parametrize(
+    ("by", "names"),
+    [
+        (By.DATASET, ["DocVQA", "GQA", "CUB", "overall"]),
+        (By.DOMAIN, ["Text", "Relation", "Fine-grained", "overall"]),
+    ],
+)
+def test_a_group_that_only_some_strategies_have_stands_in_the_table(
+    tmp_path: Path, by: By, names: list[str]
+) -> None:
+    """A run folder may grow by one strategy's data set."""
+    asked = {"cot": ("cub", "gqa"), "direct": ("docvqa", "gqa")}
+    rows = [prediction(strategy=s, dataset=d) for s, datasets in asked.items() for d in datasets]
+    tables = stats_tables(analyse(scored(tmp_path / "r", rows), Options(by=by)))
+    (table,) = [t for t in tables if t.title == f"Answers by {by.value}"]
+    assert [row[0] for row in table.rows] == names
+    assert [row[1:] for row in table.rows][:2] == [("", "1.000", "1 of 1"), ("1.000", "1.000", "1 of 1")]
+
+
 def test_boxes_count_strictly_above_the_threshold_and_unparsable_as_wrong(tmp_path: Path) -> None:
     rows = [
         prediction(question_id=1, iou=0.5),

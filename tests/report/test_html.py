@@ -20,7 +20,7 @@ from PIL import Image
 from viscot_core.bench.records import Prediction, RunInfo
 from viscot_core.boxes import Box, Frame, crop_window
 from viscot_core.report.html import Pictures, write_report
-from viscot_core.report.plots import Mark, dots, histogram
+from viscot_core.report.plots import COLORS, Mark, dots, histogram
 from viscot_core.report.runs import read_run_folder
 from viscot_core.report.sheet import Asked, make_sheet
 from viscot_core.score.offline import OfflineJudge
@@ -277,3 +277,15 @@ def test_plots_draw_missing_values_and_extremes() -> None:
     assert "A &amp; B" in svg
     assert svg.count("<circle") == 1
     assert histogram("IoU", [0.0, 1.0, 1.0]).count("<rect") == 20
+
+
+def test_a_strategy_keeps_its_colour_where_another_has_no_such_data_set(tmp_path: Path) -> None:
+    asked = {"cot": ("cub", "gqa"), "direct": ("docvqa", "gqa"), "gt-box": ("docvqa", "cub", "gqa")}
+    rows = [prediction(strategy=s, dataset=d) for s, datasets in asked.items() for d in datasets]
+    run = write_run(tmp_path / "run", rows)
+    score_run(run, OfflineJudge("exact"))
+    text = report_of(run, tmp_path / "report.html", Pictures.NONE).read_text()
+    (plot,) = re.findall(r"<svg(?:(?!</svg>).)*Answers by dataset.*?</svg>", text)
+    marks = [len(re.findall(f'<circle [^>]*fill="{color}"', plot)) for color in COLORS]
+    assert marks == [2, 2, 3, 0, 0, 0, 0]
+    assert all(name in plot for name in ("DocVQA", "GQA", "CUB"))

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from viscot_core.report.bootstrap import RESAMPLES, Interval, PairedTest
+from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, paper_order
 from viscot_core.report.runs import Run
 
 T = TypeVar("T")
@@ -102,6 +103,15 @@ class Stats:
     left_out: dict[str, dict[str, int]]
     """Items that stand in no mean, by strategy and reason (``left_out.REASONS``)."""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups that any strategy has answers of, in the order of the tables."""
+        found = {name for part in self.answers.values() for name in part.groups}
+        if self.by is By.DATASET:
+            return paper_order(found)
+        order = (*DOMAINS, OTHER_DOMAIN, *(area_label(*edges) for edges in AREA_BINS))
+        return [name for name in order if name in found]
 
 
 @dataclass(frozen=True)

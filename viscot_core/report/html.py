@@ -25,7 +25,7 @@ from PIL import Image
 from viscot_core.boxes import Box
 from viscot_core.errors import DataError, ImageError
 from viscot_core.images import open_image
-from viscot_core.report.figures import AREA_BINS, By, Stats, area_label
+from viscot_core.report.figures import AREA_BINS, Answers, By, Stats, area_label
 from viscot_core.report.names import title
 from viscot_core.report.plots import Mark, dots, histogram
 from viscot_core.report.runs import Item, Run
@@ -181,12 +181,9 @@ def _plots(stats: Stats, several: bool) -> list[str]:
     if stats.answers and stats.run.judge:
         overall = [(s, [_mark(part.overall)]) for s, part in stats.answers.items()]
         plots.append(dots(f"{prefix}Answers, overall, with 95 % intervals", overall, ["score"]))
-        names = list(next(iter(stats.answers.values())).groups)
-        if len(names) > 1:
-            rows = [
-                (title(n), [_mark(part.groups[n]) for part in stats.answers.values() if n in part.groups])
-                for n in names
-            ]
+        if len(stats.groups) > 1:
+            parts = stats.answers.values()
+            rows = [(title(name), [_mark(part.groups.get(name)) for part in parts]) for name in stats.groups]
             plots.append(dots(f"{prefix}Answers by {stats.by.value}", rows, list(stats.answers)))
         if stats.by is not By.BOX_AREA:
             plots.append(_by_area(stats, prefix))
@@ -197,8 +194,9 @@ def _plots(stats: Stats, several: bool) -> list[str]:
     return plots
 
 
-def _mark(cell: Any) -> Mark:
-    return Mark(cell.mean, *(cell.ci95 or (None, None)))
+def _mark(cell: Answers | None) -> Mark:
+    """Nothing to draw, but a place in the row, where a strategy has no such group: places have colours."""
+    return Mark(cell.mean, *(cell.ci95 or (None, None))) if cell else Mark(None)
 
 
 def _by_area(stats: Stats, prefix: str) -> str:

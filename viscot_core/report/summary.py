@@ -61,7 +61,7 @@ def _summary(stats: Stats) -> Table:
 
 def _by_group(stats: Stats) -> list[Table]:
     """Rows are groups, columns strategies, unless there is one data set only and the summary said it all."""
-    names = list(next(iter(stats.answers.values())).groups)
+    names = stats.groups
     if len(names) < 2 and stats.by is By.DATASET:
         return []
     strategies = list(stats.answers)
