@@ -41,6 +41,16 @@ def test_changed_settings_are_named(tmp_path: Path) -> None:
         folder.claim(run, load_recipe("tiny", ["stages.finetune.max_steps=7"]), resume=True)
 
 
+def test_a_run_goes_on_with_other_learning_rates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tmp_path / "run"
+    begun(run)
+    lower = ["stages.finetune.learning_rate=1e-5", "stages.finetune.vision_tower_lr=null"]
+    folder.claim(run, load_recipe("tiny", lower), resume=True)
+    assert "stages.finetune.learning_rate: 0.0015 -> 1e-05" in caplog.text
+    with pytest.raises(UsageError, match=r"other settings: stages\.finetune\.max_steps: \d+ -> 7\. Use"):
+        folder.claim(run, load_recipe("tiny", [*lower, "stages.finetune.max_steps=7"]), resume=True)
+
+
 def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UsageError, match=r"other files \(thesis\.tex\)"):

@@ -78,6 +78,17 @@ def test_adapters_are_counted_where_they_learn(model: Any) -> None:
     assert {part: count for part, count in counted.items() if count} == shape.trained(stage)
 
 
+def test_other_rates_make_the_same_groups(model: Any) -> None:
+    """A run that goes on with them finds every parameter's optimizer state where it was."""
+
+    def layout(**rates: float) -> list[list[int]]:
+        stage = _stage("projector", "llm", "vision_tower", weight_decay=0.1, **rates)
+        freeze_for(model, stage)
+        return [[id(p) for p in group["params"]] for group in parameter_groups(model, stage)]
+
+    assert layout() == layout(projector_lr=1e-2, vision_tower_lr=1e-4) == layout(vision_tower_lr=1e-3)
+
+
 def test_groups_carry_each_parts_rate_and_spare_norms_and_biases(model: Any) -> None:
     stage = _stage(
         "projector", "llm", "vision_tower", weight_decay=0.1, projector_lr=1e-2, vision_tower_lr=1e-4

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from viscot_core.data.synth import write_dataset
+from viscot_core.errors import DataError
 from viscot_core.models.manifest import Manifest
 from viscot_core.train.recipe import dump_recipe, load_recipe
 from viscot_core.train.schema import Recipe
@@ -73,20 +74,51 @@ def test_stage_one_moves_the_projector_alone(trained: Path) -> None:
     assert all("multi_modal_projector" in name for name in moved)
 
 
-def test_a_killed_run_goes_on_exactly(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
+def _cut_short(trained: Path, again: Path) -> Path:
+    """A copy of the run as a kill behind the last stage's step 3 leaves it."""
     shutil.copytree(trained, again)
     for leftover in ("stages/3-finetune/model", "stages/3-finetune/checkpoint-6"):
         shutil.rmtree(again / leftover)
     (again / "model.safetensors").unlink()
     (again / "stages/3-finetune/log.jsonl").unlink()
-    run(again, recipe)
+    return again
+
+
+def test_a_killed_run_goes_on_exactly(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
+    again = run(_cut_short(trained, tmp_path / "again"), recipe)
     resumed = {row["step"]: row["loss"] for row in _log(again, "3-finetune") if "loss" in row}
     whole = {row["step"]: row["loss"] for row in _log(trained, "3-finetune") if "loss" in row}
     assert sorted(resumed) == [4, 5, 6]
     assert resumed == pytest.approx({step: whole[step] for step in resumed}, abs=1e-6)
     first, second = load_file(trained / "model.safetensors"), load_file(again / "model.safetensors")
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_a_run_goes_on_with_the_rates_it_is_given(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
+    """The schedule's place is kept and its height is the recipe's, not the checkpoint's."""
+    tiny = {"learning_rate": 1e-12, "projector_lr": 1e-12, "vision_tower_lr": 1e-12}
+    slower = (*recipe.stages[:-1], recipe.stages[-1].model_copy(update=tiny))
+    again = run(_cut_short(trained, tmp_path / "again"), recipe.model_copy(update={"stages": slower}))
+    rates = {row["step"]: row["learning_rate"] for row in _log(again, "3-finetune") if "loss" in row}
+    whole = {row["step"]: row["learning_rate"] for row in _log(trained, "3-finetune") if "loss" in row}
+    peak = recipe.stages[-1].vision_tower_lr  # the first group's, which is the one that is logged
+    assert peak
+    assert rates == pytest.approx({step: whole[step] / peak * 1e-12 for step in rates}, rel=1e-6)
+    before = load_file(again / "stages/3-finetune/checkpoint-3/model.safetensors")
+    after = load_file(again / "model.safetensors")
+    assert all(torch.allclose(before[name], after[name], atol=1e-8) for name in before), "nothing was learned"
+
+
+def test_a_file_that_lost_a_row_is_told_before_the_run_goes_on(
+    recipe: Recipe, trained: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(str(recipe.data.root), tmp_path / "data")
+    rows = json.loads((root / "train.json").read_text())
+    (root / "train.json").write_text(json.dumps(rows[1:]))
+    moved = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(root)})})
+    told = rf"train\.json has {len(rows) - 1} rows and had {len(rows)} when .*checkpoint-3 was written"
+    with pytest.raises(DataError, match=told):
+        run(_cut_short(trained, tmp_path / "again"), moved)
 
 
 def test_the_recipe_is_kept_whole(recipe: Recipe, tmp_path: Path) -> None:

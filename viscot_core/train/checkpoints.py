@@ -13,14 +13,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from viscot_core.errors import CheckpointError, ViscotError
+from viscot_core.errors import CheckpointError, DataError, ViscotError
 from viscot_core.models.weights import open_weights
 from viscot_core.train.divided import fill, is_divided
 from viscot_core.train.schema import StageSpec
@@ -41,12 +41,14 @@ _FULL = 1 << 24
 class Saved:
     """What a whole checkpoint says of itself, in ``complete.json``.
 
-    ``zero_stage`` is None where it was written before that was kept.
+    ``zero_stage`` is None where it was written before that was kept. ``rows`` are those of an epoch of each
+    file.
     """
 
     step: int
     processes: int
     zero_stage: int | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
 
 
 def mark_complete(folder: Path, saved: Saved) -> None:
@@ -68,6 +70,24 @@ def saved_of(folder: Path) -> Saved | None:
 def last_checkpoint(stage: Path) -> Path | None:
     """The newest whole checkpoint of a stage's folder, or None."""
     return next((path for path in _newest_first(stage) if _is_whole(path)), None)
+
+
+def require_same_rows(checkpoint: Path | None, rows: Mapping[str, int]) -> None:
+    """`DataError` where files have gained or lost rows since ``checkpoint``: the order of all rows would be
+    another, and what is left of the run would repeat some of them and never read others.
+    """
+    before = saved_of(checkpoint) if checkpoint else None
+    changed = [
+        f"{name} has {rows[name]} rows and had {count}"
+        for name, count in (before.rows.items() if before else ())
+        if name in rows and rows[name] != count
+    ]
+    if changed:
+        raise DataError(
+            f"{'; '.join(changed)} when {checkpoint} was written: put the rows back and correct them in "
+            "place, or begin a new run with --out from its weights (model.checkpoint, after a pretrain "
+            "model.projector)."
+        )
 
 
 def _newest_first(stage: Path) -> list[Path]:

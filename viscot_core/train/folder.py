@@ -7,6 +7,7 @@ and checkpoints, ``RUN/logs`` the ranks' output. The trained model's files lie i
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from viscot_core.files import written_whole
 from viscot_core.train.planned import PLAN_FILE, RECIPE_FILE, Plan
 from viscot_core.train.recipe import dump_recipe, load_recipe
 from viscot_core.train.schema import Recipe
+
+log = logging.getLogger(__name__)
 
 # What may change between a run and its continuation without changing what is learned.
 FREE = frozenset(
@@ -40,6 +43,8 @@ FREE = frozenset(
         "gradient_checkpointing",
     }
 )
+RATES = frozenset({"learning_rate", "projector_lr", "vision_tower_lr"})
+"""What may change too, from the last checkpoint on: a loss that explodes asks for lower ones."""
 
 
 @contextmanager
@@ -76,7 +81,7 @@ def claim(run: Path, recipe: Recipe, *, resume: bool) -> None:
     """Refuse to overwrite: a begun run is continued with the same settings, and nothing else is touched.
 
     `UsageError` where the folder holds a run and ``resume`` is false, holds something else, or where the
-    settings differ (each is named with its old and new value).
+    settings differ (each is named with its old and new value) in more than learning rates.
     """
     if not holds_run(run):
         strangers = (
@@ -91,9 +96,11 @@ def claim(run: Path, recipe: Recipe, *, resume: bool) -> None:
         state = "a finished" if is_finished(run) else "an unfinished"
         raise UsageError(f"{run} holds {state} run; --resume continues it, --out names another folder.")
     changed = differences(load_recipe(run / RECIPE_FILE), recipe)
-    if changed:
-        listed = "; ".join(changed)
+    rates = [text for text in changed if text.partition(":")[0].split(".")[-1] in RATES]
+    if listed := "; ".join(text for text in changed if text not in rates):
         raise UsageError(f"{run} was begun with other settings: {listed}. Use them again or another --out.")
+    if rates:
+        log.warning("from the last checkpoint on: %s", "; ".join(rates))
 
 
 def require_room(run: Path, gib: float) -> None:

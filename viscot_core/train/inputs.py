@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from viscot_core.data.collate import Batch
+from viscot_core.data.mixture import Mixture
 from viscot_core.data.scenes import Scene
 from viscot_core.data.views import PixelCache, cached_pixels
 from viscot_core.errors import UsageError
 from viscot_core.prompts import Template
-from viscot_core.train import ranks
+from viscot_core.train import checkpoints, ranks
 from viscot_core.train.batch import Split
 from viscot_core.train.feed import MixtureRows
 from viscot_core.train.preflight import preflight, require
@@ -71,32 +72,43 @@ class FileRows:
 
 
 def check_rows(state: Run, stage: StageSpec, template: Template, out: Path) -> None:
-    """The preflight, once for all ranks; its report and the first sample go to ``preflight.txt``."""
-    if stage.kind == "foundation" or not state.recipe.data.preflight:
-        return
-    problem = None
+    """Before any weight is loaded, once for all ranks: the rows are those of the last checkpoint, and the
+    preflight finds them good.
+    """
     if ranks.rank() == 0:
-        report = preflight(
-            [state.root / name for name in stage.data_files],
-            state.images,
-            state.tokens,
-            template,
-            max_length=stage.max_length,
-            count=state.recipe.data.preflight,
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        lines = [f"{report.looked_at} samples looked at, {len(report.bad)} bad", *report.bad, report.sample]
-        (out / "preflight.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        shown = f"; the first sample, supervised text marked:\n{report.sample}" if report.sample else ""
-        log.info("preflight of %s: %s%s", stage.kind, lines[0], shown)
         try:
-            require(report, state.recipe.data.allow_bad)
+            checkpoints.require_same_rows(checkpoints.last_checkpoint(out), row_counts(state, stage))
+            if stage.kind != "foundation" and state.recipe.data.preflight:
+                _preflight(state, stage, template, out)
         except Exception:
-            ranks.agree("the preflight failed on the first rank")
+            ranks.agree("the rows did not pass the first rank's check")
             raise
-    problem = ranks.agree(problem)
-    if problem:
+        ranks.agree(None)
+    elif problem := ranks.agree(None):
         raise UsageError(problem)
+
+
+def row_counts(state: Run, stage: StageSpec) -> dict[str, int]:
+    """Rows of an epoch of each of the stage's files: the order of rows is drawn from them."""
+    return {name: len(Mixture.open(state.root / name).epoch()) for name in stage.data_files}
+
+
+def _preflight(state: Run, stage: StageSpec, template: Template, out: Path) -> None:
+    """Its report and the first sample go to ``preflight.txt``."""
+    report = preflight(
+        [state.root / name for name in stage.data_files],
+        state.images,
+        state.tokens,
+        template,
+        max_length=stage.max_length,
+        count=state.recipe.data.preflight,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [f"{report.looked_at} samples looked at, {len(report.bad)} bad", *report.bad, report.sample]
+    (out / "preflight.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shown = f"; the first sample, supervised text marked:\n{report.sample}" if report.sample else ""
+    log.info("preflight of %s: %s%s", stage.kind, lines[0], shown)
+    require(report, state.recipe.data.allow_bad)
 
 
 def open_rows(state: Run, stage: StageSpec, template: Template) -> Rows:

@@ -65,20 +65,20 @@ def _unread(name: str, last: int) -> bool:
 
 
 def parameter_groups(model: nn.Module, stage: StageSpec) -> list[dict[str, Any]]:
-    """Optimizer groups of the trainable parameters: by part's learning rate, no decay on norms, biases,
-    vectors.
+    """Optimizer groups of the trainable parameters: by part and learning rate, no decay on norms, biases,
+    vectors. Other rates make the same groups, so that a run may go on with them.
 
     With ``vision_layer_decay`` each layer of the tower learns slower than the one above it, its embeddings
     slowest.
     """
     top = _top_layer(model)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[Part | None, float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decay = 0.0 if len(_shape(parameter)) < 2 or "norm" in name else stage.weight_decay
-        groups.setdefault((_rate(name, stage, top), decay), []).append(parameter)
-    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+        groups.setdefault((part_of(name), _rate(name, stage, top), decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": decay} for (_, rate, decay), p in groups.items()]
 
 
 def _shape(parameter: nn.Parameter) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ from torch.utils.data import Dataset, Sampler
 from transformers import (
     PrinterCallback,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 
@@ -26,6 +22,7 @@ from viscot_core.errors import DataError, ViscotError
 from viscot_core.models.tokens import IGNORE
 from viscot_core.train import checkpoints
 from viscot_core.train.guides import guide_loss
+from viscot_core.train.resumed import RecipeRates
 from viscot_core.train.schema import StageSpec
 from viscot_core.train.stages import parameter_groups
 from viscot_core.train.throughput import Meter, StageLog
@@ -55,6 +52,7 @@ class StageTrainer(Trainer):
         load: LoadModel,
         log_file: Path,
         meter: Meter,
+        files: Mapping[str, int] | None = None,
         allow_bad: int = 0,
         text_rows: int | None = None,
     ) -> None:
@@ -63,6 +61,7 @@ class StageTrainer(Trainer):
         self.meter = meter
         self._save_model = save
         self._load_model = load
+        self._files = dict(files or {})  # rows of each, as the checkpoints will say
         self._allow_bad = allow_bad
         self._text_rows = text_rows  # ids from here on (the image token, padding) are no words to choose from
         self._folder = log_file.parent
@@ -74,6 +73,7 @@ class StageTrainer(Trainer):
             data_collator=collate,
             callbacks=[StageLog(log_file, meter)],
         )
+        self.add_callback(RecipeRates(self))
         self.remove_callback(PrinterCallback)  # the log says the same in better words
         if stage.kind != "foundation":
             self.loss_is_scaled_for_ga = True
@@ -82,9 +82,10 @@ class StageTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            stage = self.stage
+            stage, groups = self.stage, parameter_groups(self.model, self.stage)
+            self.peak_rates = [group["lr"] for group in groups]
             self.optimizer = torch.optim.AdamW(
-                parameter_groups(self.model, stage),
+                groups,
                 betas=(stage.adam_beta1, stage.adam_beta2),
                 eps=stage.adam_epsilon,
                 fused=True,
@@ -170,7 +171,8 @@ class StageTrainer(Trainer):
         place.write_text(json.dumps({"step": self.state.global_step, "what": what, "rows": rows}))
         raise ViscotError(
             f"The {what} became {float(value.detach())} at step {self.state.global_step}; {place} names the "
-            "batch. Lower the learning rate and start again with --resume from the last checkpoint."
+            f"batch. Lower stages.{self.stage.kind}.learning_rate (--set) and go on from the last checkpoint "
+            "with --resume."
         )
 
     def _too_many_bad(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
@@ -182,7 +184,8 @@ class StageTrainer(Trainer):
         first = reasons[0] if reasons else "a row of another rank"
         raise DataError(
             f"{self.meter.bad} rows cannot be learned from and {self._allow_bad} are allowed; the last: "
-            f"{first} Correct the data, or give --allow-bad N and --resume."
+            f"{first} Correct each in its place (no file may gain or lose rows) or give --allow-bad N, then "
+            "--resume."
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -200,7 +203,10 @@ class StageTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # every rank's random state and optimizer shard is written
         if self.args.should_save:
             saved = checkpoints.Saved(
-                self.state.global_step, self.accelerator.num_processes, self.stage.zero_stage
+                self.state.global_step,
+                self.accelerator.num_processes,
+                self.stage.zero_stage,
+                self._files,
             )
             checkpoints.mark_complete(folder, saved)
             checkpoints.retain(folder.parent, self.stage.keep_checkpoints)
@@ -230,22 +236,6 @@ def token_losses(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="none"
     )
     return losses if weights is None else losses * weights[:, 1:].flatten()
-
-
-class GoOnFrom(TrainerCallback):
-    """Begin at ``step`` of the schedule, with weights that were loaded before: see `checkpoints.Moved`."""
-
-    def __init__(self, trainer: StageTrainer, step: int) -> None:
-        self._trainer, self._step = trainer, step
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        state.global_step = self._step
-        self._trainer._globalstep_last_logged = self._step  # the next line's mean is over the steps made here
-        with warnings.catch_warnings(action="ignore"):  # the schedule moves before the optimizer on purpose
-            for _ in range(self._step):
-                kwargs["lr_scheduler"].step()
 
 
 class RunOrder(Sampler[int]):

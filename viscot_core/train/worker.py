@@ -26,15 +26,16 @@ from viscot_core.train import checkpoints, ranks
 from viscot_core.train.arguments import training_arguments
 from viscot_core.train.batch import Split
 from viscot_core.train.foundation import FoundationModel, whiten_projector
-from viscot_core.train.inputs import Rows, check_rows, open_rows
+from viscot_core.train.inputs import Rows, check_rows, open_rows, row_counts
 from viscot_core.train.meters import meter_for
 from viscot_core.train.orphans import die_with_parent
 from viscot_core.train.planned import PLAN_FILE, read_plan
+from viscot_core.train.resumed import GoOnFrom
 from viscot_core.train.saving import load_stage, save_model, save_stage
 from viscot_core.train.schema import Recipe, StageSpec
 from viscot_core.train.stages import add_adapters, freeze_for, learning
 from viscot_core.train.start import Run, load, open_run
-from viscot_core.train.trainer import GoOnFrom, StageTrainer
+from viscot_core.train.trainer import StageTrainer
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
         load=load_stage,
         log_file=out / "log.jsonl",
         meter=meter_for(state, stage, split),
+        files=row_counts(state, stage) if ranks.rank() == 0 else {},
         allow_bad=recipe.data.allow_bad,
         text_rows=None if state.base is None else state.base.text_rows,
     )
