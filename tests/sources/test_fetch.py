@@ -24,7 +24,7 @@ from viscot_core.sources.archives import Limits
 from viscot_core.sources.catalog import Catalog, load_catalog, select
 from viscot_core.sources.fetch import Outcome, fetch
 from viscot_core.sources.hub import locate
-from viscot_core.sources.plan import Job, plan
+from viscot_core.sources.plan import Job, plan, staging_of
 from viscot_core.sources.transfer import Lost, Patience, Remote
 
 QUICK = Patience(attempts=4, first_wait=0.001, longest_wait=0.05)
@@ -146,6 +146,36 @@ def test_an_interrupted_archive_is_partial(hub: Web, tmp_path: Path) -> None:
     hub.faults["/z.zip"] = ["drop:1000", *["code:503"] * 4]
     assert "could not be fetched" in get(tmp_path, catalog, "zip").failed["zip"]
     assert catalog.named("zip").state(tmp_path) == "partial"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/z.zip", "zip"), ("/t.tgz", "tgz"), (f"{HUB}/split/part_00", "split")]
+)
+def test_a_page_in_an_archives_place_is_not_kept(hub: Web, tmp_path: Path, path: str, name: str) -> None:
+    catalog, expected = make_world(hub)
+    right, hub.files[path] = hub.files[path], b"<html>You have no access.</html>" * 20
+    why = get(tmp_path, catalog, name).failed[name]
+    assert "archive is damaged (" in why and "what came is removed, run the command again" in why
+    hub.files[path] = right
+    assert not get(tmp_path, catalog, name).failed
+    placed = pictures(tmp_path)
+    assert placed and placed.items() <= expected.items()
+
+
+def test_a_staged_file_that_is_gone_is_fetched_again(hub: Web, tmp_path: Path) -> None:
+    catalog, expected = make_world(hub)
+    get(tmp_path, catalog, "zip", "hub-file")
+    for name, staged in (("zip", "archive"), ("hub-file", "file")):
+        source = catalog.named(name)
+        record = json.loads((tmp_path / f".viscot/{name}.json").read_text())[source.downloads[0].key]
+        staging = staging_of(tmp_path, source, source.downloads[0])
+        staging.mkdir(parents=True)
+        note = {"done": True, "size": record["bytes"], "sha256": record["sha256"]}
+        (staging / f"{staged}.note").write_text(json.dumps(note))
+        (tmp_path / f".viscot/{name}.json").unlink()
+    (tmp_path / "big.json").unlink()
+    assert not get(tmp_path, catalog, "zip", "hub-file").failed
+    assert pictures(tmp_path).items() <= expected.items() and (tmp_path / "big.json").exists()
 
 
 def test_a_file_that_changed_at_its_origin_is_noticed(hub: Web, tmp_path: Path) -> None:

@@ -35,6 +35,10 @@ Progress = Callable[[int], None]
 """Called with the bytes just unpacked."""
 
 
+class Damaged(DataError):
+    """The bytes are no archive, or only the beginning of one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """A bomb is an archive that unpacks to over ``ratio`` times its size (and over ``floor`` bytes)."""
@@ -143,8 +147,8 @@ def unpack(
 ) -> Unpacker:
     """Unpack ``archive`` (``zip`` or ``tar``, compressed or not) under ``into`` and return what was unpacked.
 
-    A zip is judged whole before its first byte is written, a tar member by member. Raises DataError where it
-    is damaged or a member is refused.
+    A zip is judged whole before its first byte is written, a tar member by member. Raises Damaged where it is
+    none, DataError where a member is refused.
     """
     into.mkdir(parents=True, exist_ok=True)
     most = (limits or Limits()).most(archive.stat().st_size)
@@ -158,7 +162,7 @@ def unpack(
     except (*DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault; gzip and bz2 say damage with an OSError that has no number
-        raise DataError(f"{archive} is damaged ({error}); delete it and fetch it again.") from error
+        raise Damaged(f"the archive is damaged ({error})") from error
     finally:
         unpacker.partial.unlink(missing_ok=True)
     return unpacker

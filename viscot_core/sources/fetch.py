@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,17 +24,18 @@ import httpx
 from viscot_core.errors import DataError
 from viscot_core.files import written_whole
 from viscot_core.sources.aliases import link_folders
-from viscot_core.sources.archives import Limits, Unpacker, free_bytes, unpack
+from viscot_core.sources.archives import Damaged, Limits, Unpacker, free_bytes, unpack
 from viscot_core.sources.catalog import STATE_FOLDER, Catalog, Download, Source, manifest
 from viscot_core.sources.hub import locate
 from viscot_core.sources.plan import Job, Plan, short_name, staging_of
-from viscot_core.sources.splittar import unpack_parts
+from viscot_core.sources.splittar import part_path, unpack_parts
 from viscot_core.sources.transfer import (
     Fetched,
     Lost,
     Patience,
     Remote,
     Stopped,
+    at_hand,
     download,
     finished,
     new_client,
@@ -152,12 +153,18 @@ class _Fetcher:
         one = job.download
         staging = staging_of(self.root, job.source, one)
         staging.mkdir(parents=True, exist_ok=True)
-        if one.parts > 1:
-            record = self._parts(job, staging)
-        elif one.archive:
-            record = self._archive(job, staging)
-        else:
-            record = self._file(job, staging)
+        try:
+            if one.parts > 1:
+                record = self._parts(job, staging)
+            elif one.archive:
+                record = self._archive(job, staging)
+            else:
+                record = self._file(job, staging)
+        except Damaged as error:  # often the page of a server that has no such file and does not say so
+            shutil.rmtree(staging)
+            raise DataError(
+                f"{one.key}: {error}; what came is removed, run the command again or fetch it by hand."
+            ) from error
         self._record(job, record)
 
     def _file(self, job: Job, staging: Path) -> dict[str, Any]:
@@ -167,6 +174,7 @@ class _Fetcher:
             come = self._download(job, job.download.key, staging / "file")
             target.parent.mkdir(parents=True, exist_ok=True)
             (staging / "file").replace(target)
+        self._lock({job.download.key: come})
         return {"bytes": come.size, "sha256": come.sha256}
 
     def _archive(self, job: Job, staging: Path) -> dict[str, Any]:
@@ -191,6 +199,7 @@ class _Fetcher:
             stop=self.stop,
             progress=progress,
         )
+        self._lock({one.key: come})  # what could be unpacked is what it should be
         return {
             "bytes": come.size,
             "sha256": come.sha256,
@@ -207,13 +216,15 @@ class _Fetcher:
         most = self.limits.most(one.size)
         unpacker = Unpacker(self.root / one.to, one, most, short_name(one), self.stop)
         unpack_parts(staging, one.parts, bring, unpacker)
+        come = {one.key.format(part=n): finished(part_path(staging, n)) for n in range(one.parts)}
+        self._lock({key: part for key, part in come.items() if part})
         return {"parts": one.parts}
 
     def _download(self, job: Job, key: str, to: Path, part: int = 0) -> Fetched:
         one = job.download
         label = f"{job.label} part {part + 1} of {one.parts}" if one.parts > 1 else job.label
-        remote = Remote(key) if finished(to) else self._remote(one, part)
-        come = download(
+        remote = Remote(key) if at_hand(to) else self._remote(one, part)
+        return download(
             replace(remote, sha256=remote.sha256 or one.sha256 or self._locked().get(key)),
             to,
             self.client,
@@ -221,8 +232,6 @@ class _Fetcher:
             progress=lambda here, of: self.report(label, here, of),
             patience=self.patience,
         )
-        self._lock(key, come)
-        return come
 
     def _remote(self, one: Download, part: int) -> Remote:
         if one.hub and one.path:
@@ -250,10 +259,13 @@ class _Fetcher:
         found: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         return found
 
-    def _lock(self, key: str, come: Fetched) -> None:
+    def _lock(self, come: Mapping[str, Fetched]) -> None:
+        """Remember what came, by key."""
         with self._writing:
-            if self._locked().get(key) != come.sha256:
-                _write_json(self.root / STATE_FOLDER / "lock.json", {**self._locked(), key: come.sha256})
+            before = self._locked()
+            after = before | {key: one.sha256 for key, one in come.items()}
+            if after != before:
+                _write_json(self.root / STATE_FOLDER / "lock.json", after)
 
     def _record(self, job: Job, record: dict[str, Any]) -> None:
         with self._writing:

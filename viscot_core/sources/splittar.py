@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from viscot_core.errors import DataError
 from viscot_core.files import written_whole
-from viscot_core.sources.archives import DAMAGE, StrictTarInfo, Unpacker, unpack_tar
+from viscot_core.sources.archives import DAMAGE, Damaged, StrictTarInfo, Unpacker, unpack_tar
 
 Fetch = Callable[[int, Path], None]
 """Called with a part's number and the path it is wanted at."""
@@ -75,7 +74,7 @@ class _Parts(io.RawIOBase):
         self._at = 1  # the carry was read as the end of the part before
 
     def _fetched(self) -> Path:
-        path = self.folder / f"part-{self.number:02d}"
+        path = part_path(self.folder, self.number)
         self.fetch(self.number, path)
         return path
 
@@ -94,13 +93,14 @@ class _Parts(io.RawIOBase):
 def unpack_parts(folder: Path, count: int, fetch: Fetch, unpacker: Unpacker) -> None:
     """Unpack a tar of ``count`` parts; ``fetch(n, path)`` brings part ``n``, which is deleted when read.
 
-    ``folder`` keeps the progress. Raises DataError where the parts are no tar or a member is refused.
+    ``folder`` keeps the progress. Raises Damaged where the parts are no tar, DataError where a member is
+    refused.
     """
     folder.mkdir(parents=True, exist_ok=True)
     unpacker.into.mkdir(parents=True, exist_ok=True)
     first = next_part(folder)
     for number in range(first):  # a kill between the progress and the deletion leaves them
-        (folder / f"part-{number:02d}").unlink(missing_ok=True)
+        part_path(folder, number).unlink(missing_ok=True)
         _carry(folder, number).unlink(missing_ok=True)
     parts = _Parts(folder, first, count, fetch)
     try:
@@ -114,10 +114,7 @@ def unpack_parts(folder: Path, count: int, fetch: Fetch, unpacker: Unpacker) -> 
 
             unpack_tar(tar, unpacker, after)
     except DAMAGE as error:
-        raise DataError(
-            f"part {parts.number} of the split archive is damaged ({error}); "
-            f"delete {folder} and fetch it again."
-        ) from error
+        raise Damaged(f"part {parts.number} of the split archive is damaged ({error})") from error
     finally:
         parts.close()
         unpacker.partial.unlink(missing_ok=True)
@@ -127,6 +124,11 @@ def next_part(folder: Path) -> int:
     """The number of the part that is read next."""
     path = folder / "progress.json"
     return int(json.loads(path.read_text())["part"]) if path.exists() else 0
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """Where part ``number`` is wanted."""
+    return folder / f"part-{number:02d}"
 
 
 def _carry(folder: Path, number: int) -> Path:

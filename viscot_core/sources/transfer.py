@@ -85,6 +85,11 @@ def finished(to: Path) -> Fetched | None:
     return Fetched(note["size"], note["sha256"]) if note.get("done") else None
 
 
+def at_hand(to: Path) -> Fetched | None:
+    """`finished`, where the file has been neither moved on nor deleted since."""
+    return finished(to) if to.exists() or _part(to).exists() else None
+
+
 def download(
     remote: Remote,
     to: Path,
@@ -99,7 +104,7 @@ def download(
     Raises DataError where the server refuses, the content is not what it should be, or several attempts in a
     row bring nothing; Stopped when ``stop`` is set.
     """
-    done = finished(to)
+    done = at_hand(to)
     if done and not to.exists():
         _part(to).replace(to)  # killed between the note and the rename
     if done:
