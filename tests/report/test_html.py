@@ -25,6 +25,7 @@ from viscot_core.report.runs import read_run_folder
 from viscot_core.report.sheet import Asked, make_sheet
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run
+from viscot_core.sources.catalog import load_catalog
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
@@ -289,3 +290,25 @@ def test_a_strategy_keeps_its_colour_where_another_has_no_such_data_set(tmp_path
     marks = [len(re.findall(f'<circle [^>]*fill="{color}"', plot)) for color in COLORS]
     assert marks == [2, 2, 3, 0, 0, 0, 0]
     assert all(name in plot for name in ("DocVQA", "GQA", "CUB"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "image", "lies"),
+    [
+        ("refcoco", "COCO_train2014_1.jpg", "coco/train2014/COCO_train2014_1.jpg"),
+        ("cot", "LINKED/1.jpg", "FOLDER/1.jpg"),
+    ],
+)
+def test_a_picture_is_found_where_the_benchmark_found_it(
+    tmp_path: Path, strategy: str, image: str, lies: str
+) -> None:
+    """RefCOCO's under COCO's folders, any under the other name that the catalogue knows for its folder."""
+    link, folder = next(iter(load_catalog().links.items()))
+    image, lies = (name.replace("LINKED", link).replace("FOLDER", folder) for name in (image, lies))
+    there = tmp_path / "data" / lies
+    there.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(there)
+    run = write_run(tmp_path / "run", [prediction(strategy=strategy, image=image)])
+    sheet = make_sheet([read_run_folder(run)], Asked())
+    write_report(tmp_path / "report.html", sheet, data=tmp_path / "data", pictures=Pictures.LINK)
+    assert f'"picture":"data/{lies}"' in (tmp_path / "report.html").read_text()

@@ -22,6 +22,7 @@ from urllib.parse import quote
 import jinja2
 from PIL import Image
 
+from viscot_core.bench.pictures import REFCOCO_FOLDERS, find_picture
 from viscot_core.boxes import Box
 from viscot_core.errors import DataError, ImageError
 from viscot_core.images import open_image
@@ -152,7 +153,7 @@ class _Shelf:
         root = self.data or (Path(run.info.data) if run.info.data else None)
         if self.mode is Pictures.NONE or root is None or not image:
             return None
-        path = root / image
+        path = find_picture(root, image, REFCOCO_FOLDERS if run.info.kind == "refcoco" else ("",))
         if path not in self._placed:
             self._placed[path] = self._embed(path) if self.mode is Pictures.EMBED else self._link(path)
         return self._placed[path]
