@@ -189,6 +189,20 @@ def test_a_file_that_changed_at_its_origin_is_noticed(hub: Web, tmp_path: Path) 
     assert (tmp_path / "rows/one.json").read_bytes() == b'[{"a": 2}]'
 
 
+def test_a_hub_file_that_changed_is_noticed_before_it_comes(hub: Web, tmp_path: Path) -> None:
+    catalog, expected = make_world(hub)
+    get(tmp_path, catalog, "hub-file")
+    (tmp_path / "big.json").unlink()
+    before, hub.files[f"{HUB}/big.json"] = (tmp_path / ".viscot/lock.json").read_text(), b"{}" * 60_000
+    hub.log.clear()
+    why = get(tmp_path, catalog, "hub-file").failed["hub-file"]
+    assert "is not the file it should be" in why and hashlib.sha256(expected["big.json"]).hexdigest() in why
+    assert {entry.method for entry in hub.log} == {"HEAD"}
+    assert (tmp_path / ".viscot/lock.json").read_text() == before
+    (tmp_path / ".viscot/lock.json").unlink()
+    assert not get(tmp_path, catalog, "hub-file").failed
+
+
 def test_a_full_disk_is_told_before_the_first_byte(
     hub: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ from viscot_core.sources.transfer import (
     Patience,
     Remote,
     Stopped,
+    another_file,
     at_hand,
     download,
     finished,
@@ -224,8 +225,12 @@ class _Fetcher:
         one = job.download
         label = f"{job.label} part {part + 1} of {one.parts}" if one.parts > 1 else job.label
         remote = Remote(key) if at_hand(to) else self._remote(one, part)
+        now, before = remote.sha256, one.sha256 or self._locked().get(key)
+        wanted = replace(remote, sha256=before or now)
+        if now and now != wanted.sha256:
+            raise another_file(wanted, now)  # the hub has told it: no byte need come
         return download(
-            replace(remote, sha256=remote.sha256 or one.sha256 or self._locked().get(key)),
+            wanted,
             to,
             self.client,
             stop=self.stop,

@@ -144,11 +144,7 @@ class _Transfer:
                 found = self.digest.hexdigest()
                 self._start_over()
                 if wrong > 1:
-                    raise DataError(
-                        f"{self.remote.url} is not the file it should be: its sha256 is {found}, not "
-                        f"{self.remote.sha256}; if it was changed on purpose, remove its entry from "
-                        ".viscot/lock.json and fetch it again."
-                    )
+                    raise another_file(self.remote, found)
             except (httpx.RequestError, Lost) as error:
                 failures = 1 if self.have > before else failures + 1
                 if failures >= self.patience.attempts:
@@ -238,6 +234,14 @@ class _Transfer:
     def _note(self, **facts: object) -> None:
         with written_whole(_note(self.to)) as file:
             json.dump(facts, file)
+
+
+def another_file(wanted: Remote, found: str) -> DataError:
+    """The error for content of another sha256 than ``wanted`` has."""
+    return DataError(
+        f"{wanted.url} is not the file it should be: its sha256 is {found}, not {wanted.sha256}; if it was "
+        "changed on purpose, remove its entry from .viscot/lock.json and fetch it again."
+    )
 
 
 def _part(to: Path) -> Path:
