@@ -137,10 +137,12 @@ def test_the_references_tables(cli: Cli, shared: Path) -> None:
 
 
 def test_a_html_report(cli: Cli, run: Path, tmp_path: Path) -> None:
-    ran = cli("stats", run, "--html", tmp_path / "report.html")
+    report = tmp_path / "new" / "folder" / "report.html"
+    ran = cli("stats", run, "--html", report)
     assert ran.code == 0
-    assert "<!doctype html>" in (tmp_path / "report.html").read_text()
-    ran = cli("stats", run, "--html", tmp_path / "no" / "such" / "report.html")
+    assert "<!doctype html>" in report.read_text()
+    assert list(report.parent.iterdir()) == [report]
+    ran = cli("stats", run, "--html", report / "in_a_file.html")
     assert ran.code == 1
     assert "choose another --html" in ran.err
     assert "Traceback" not in ran.err

@@ -25,6 +25,7 @@ from PIL import Image
 from viscot_core.bench.pictures import REFCOCO_FOLDERS, find_picture
 from viscot_core.boxes import Box
 from viscot_core.errors import DataError, ImageError
+from viscot_core.files import written_whole
 from viscot_core.images import open_image
 from viscot_core.report.figures import AREA_BINS, Answers, By, Stats, area_label
 from viscot_core.report.names import title
@@ -49,7 +50,7 @@ class Pictures(StrEnum):
 def write_report(
     path: Path, sheet: Sheet, *, data: Path | None = None, pictures: Pictures = Pictures.AUTO
 ) -> None:
-    """Write the report to ``path``, whole or not at all.
+    """Write the report to ``path``, whole or not at all; its folder is made where it is missing.
 
     ``data`` is the data root when the runs' own is not there any more. A picture that cannot be read is
     named on its card; the report is written all the same. Raises DataError when ``path`` cannot be
@@ -72,12 +73,10 @@ def write_report(
         runs=[_run_facts(run) for run in runs],
         data=_safe_json({"items": items, "pictures": shelf.pictures}),
     )
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
+        with written_whole(path) as file:
+            file.write(page)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error.strerror}; choose another --html.") from error
 
 
