@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from made_runs import prediction, sample_run, write_run
 
+from viscot_core.bench.suites import PAPER, TASK_ALIASES
 from viscot_core.errors import UsageError
 from viscot_core.report.compare import compare_to_paper, paper_model, published_rows
 from viscot_core.report.figures import By, Options
@@ -207,6 +208,12 @@ def test_awkward_words_survive_markdown_and_latex() -> None:
 )
 def test_aliases(name: str, key: str) -> None:
     assert canonical(name) == key
+
+
+def test_the_papers_data_sets_are_the_benchmarks() -> None:
+    """Titles and domains stand with the reports, what can be run with the benchmark: no name in one only."""
+    assert {dataset.key for dataset in DATASETS} == set(PAPER)
+    assert all(canonical(alias) == key for alias, key in TASK_ALIASES.items())
 
 
 def test_order_and_domains() -> None:

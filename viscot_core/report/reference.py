@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.bench.records import RUN_FILE, Prediction, RunInfo
+from viscot_core.bench.suites import REFCOCO as SPLITS
 from viscot_core.boxes import Box, BoxStatus, Frame, iou, parse_box
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.names import canonical
@@ -34,14 +35,10 @@ STRATEGIES = {
 """The reference's benchmark names and ours."""
 
 REFCOCO = {
-    f"REC_{name}_{by}_{split}": f"{name}/{split}"
-    for name, by, splits in (
-        ("refcoco", "unc", ("val", "testA", "testB")),
-        ("refcoco+", "unc", ("val", "testA", "testB")),
-        ("refcocog", "umd", ("val", "test")),
-    )
-    for split in splits
+    "REC_" + split.replace("/", "_umd_" if split.startswith("refcocog/") else "_unc_"): split
+    for split in SPLITS
 }
+"""The reference's names of RefCOCO's splits, with who divided them, and ours."""
 
 Scores = Mapping[str, Mapping[str, Sequence[tuple[str, float]]]]
 """``benchmark -> data set -> (question id, score)``."""
