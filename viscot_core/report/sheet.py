@@ -84,7 +84,7 @@ class Sheet:
             yield from baseline_rows(name, self.asked.baseline.name, part.baseline)
 
     def to_json(self) -> dict[str, Any]:
-        """One run: the contract of ``tables.to_json``; several: that under ``runs`` and each run's name."""
+        """One run: the contract of ``export.to_json``; several: that under ``runs`` and each run's name."""
         if len(self.parts) == 1:
             return _part_json(self.parts[0])
         return {"runs": {part.stats.run.name: _part_json(part) for part in self.parts}}

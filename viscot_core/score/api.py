@@ -1,8 +1,7 @@
 """A judge behind an OpenAI-compatible API: many calls at once, retried, cached, and never over the cost cap.
 
 The key comes from the environment only (``OPENAI_API_KEY``) and reaches nothing but the request's header.
-Every verdict is handed on as it arrives, so that an interruption loses only the calls in flight, and
-their replies are in the cache if they came.
+Every verdict is handed on as it arrives, so that an interruption loses only the calls in flight.
 """
 
 from __future__ import annotations
