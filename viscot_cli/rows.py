@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from viscot_cli import console
+from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
     from viscot_core.data.stats import FileStats, Shared
+    from viscot_core.prompts import Template
 
 _LEARNED = ("\u00ab", "\u00bb")
 """Quotation marks that no row's JSON or prompt is full of."""
 
 SkipBad = Annotated[int, typer.Option(min=0, help="Bad rows to leave out, and count, before giving up.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
+LengthsTemplate = Annotated[
+    str | None, typer.Option(help="The words the lengths are measured with, vicuna_v1 otherwise.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes at once.")]
 
 
@@ -58,17 +63,19 @@ def mix(
         str | None,
         typer.Option(metavar="MODEL", help="Measure the rows' lengths with this model's tokenizer."),
     ] = None,
-    template: Annotated[str, typer.Option(help="The words the lengths are measured with.")] = "vicuna_v1",
+    template: LengthsTemplate = None,
     skip_bad: SkipBad = 0,
-    workers: Workers = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that measure lengths, 1 otherwise.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a mixture that is there.")] = False,
 ) -> None:
     """Several training files become one memory-mapped mixture with weights and counts."""
-    from viscot_core.data.encode import template_named
     from viscot_core.data.mix import build, parse_weights, sources_of
 
     sources = sources_of(_training_files(files, data), parse_weights(weight or ()))
-    words, tokens = template_named(template), _tokens(tokenizer) if tokenizer else None
+    words = _words(template, tokenizer, "--workers" if workers else "")
+    tokens = _tokens(tokenizer) if tokenizer else None
     with console.transfers() as report:
         mixture = build(
             out,
@@ -85,8 +92,19 @@ def mix(
         from viscot_core.data.lengths import token_lengths
 
         with _counted("rows measured", len(mixture)) as progress:
-            lengths = token_lengths(mixture, tokens, words, workers=workers, progress=progress)
+            lengths = token_lengths(mixture, tokens, words, workers=workers or 1, progress=progress)
         console.say(f"tokens a row: mean {lengths.mean():.1f}, longest {lengths.max()}")
+
+
+def _words(template: str | None, tokenizer: str | None, other: str = "") -> Template:
+    """The template that lengths are measured with; UsageError where nothing measures them."""
+    from viscot_core.data.encode import template_named
+
+    found = template_named(template or "vicuna_v1")
+    given = "--template" if template else other
+    if given and not tokenizer:
+        raise UsageError(f"{given} says how lengths are measured; name a model for that with --tokenizer.")
+    return found
 
 
 @contextmanager
@@ -105,7 +123,6 @@ def _counted(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
 
 def _training_files(files: Sequence[str], data: Path | None) -> list[Path]:
     """The paths as given; a recipe stands for the files of its finetune stage under ``data``."""
-    from viscot_core.errors import UsageError
     from viscot_core.train.recipe import load_recipe
 
     if data is None:
@@ -162,18 +179,17 @@ def stats(
     tokenizer: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Measure lengths with this model's tokenizer.")
     ] = None,
-    template: Annotated[str, typer.Option(help="The words the lengths are measured with.")] = "vicuna_v1",
+    template: LengthsTemplate = None,
     skip_bad: SkipBad = 0,
     json: Json = False,
 ) -> None:
     """Rows per data set, sizes of the regions, lengths in tokens, pictures train and bench share."""
     from functools import partial
 
-    from viscot_core.data.encode import template_named
     from viscot_core.data.stats import file_stats, shared_pictures
     from viscot_core.sources.catalog import load_catalog
 
-    words, length = template_named(template), None
+    words, length = _words(template, tokenizer), None
     if tokenizer:
         from viscot_core.data.lengths import row_length
 
