@@ -179,7 +179,7 @@ def _hub() -> Iterator[Finding]:
 
     from viscot_core.models import zoo
 
-    yield _disk(zoo.cache_folder() or Path(constants.HF_HUB_CACHE), "model cache")
+    yield _disk(zoo.hub_cache() or Path(constants.HF_HUB_CACHE), "model cache")
     if constants.HF_HUB_OFFLINE:
         yield Finding("disk", "hub", "warn", "HF_HUB_OFFLINE is set: nothing is pulled", "unset it to pull")
     else:

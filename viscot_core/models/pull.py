@@ -15,7 +15,7 @@ from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.layouts import is_text_only
 from viscot_core.models.parts import absent_tower, has_weights, projector_file, read_json
 from viscot_core.models.weights import open_file, open_weights
-from viscot_core.models.zoo import BUNDLED, ZOO, cache_folder, find, resolve
+from viscot_core.models.zoo import BUNDLED, ZOO, find, hub_cache, resolve
 
 _OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "tf_*", "flax_*", "*.onnx", "*.gguf", "*.ot", "*.tflite")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -85,7 +85,7 @@ def _download(hub: str, name: str) -> Path:
         for file in files:
             if file.lfs is not None and not any(fnmatch(file.path, pattern) for pattern in skip):
                 _fetch_large(hub, revision, file.path, file.lfs.sha256, file.size)
-        return Path(snapshot_download(hub, revision=revision, cache_dir=cache_folder(), ignore_patterns=skip))
+        return Path(snapshot_download(hub, revision=revision, cache_dir=hub_cache(), ignore_patterns=skip))
     except GatedRepoError as error:
         raise CheckpointError(
             f"{hub} asks for its licence to be accepted; do so there and set HF_TOKEN."
@@ -111,7 +111,7 @@ def _fetch_large(hub: str, revision: str, file: str, sha256: str, size: int) -> 
     from huggingface_hub.file_download import http_get, repo_folder_name
     from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-    cache = cache_folder() or Path(constants.HF_HUB_CACHE)
+    cache = hub_cache() or Path(constants.HF_HUB_CACHE)
     blob = cache / repo_folder_name(repo_id=hub, repo_type="model") / "blobs" / sha256
     part = blob.with_name(f"{sha256}.part")
     blob.parent.mkdir(parents=True, exist_ok=True)

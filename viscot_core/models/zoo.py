@@ -87,7 +87,7 @@ def find(name: str) -> ZooModel | None:
     return next((m for m in ZOO.values() if wanted in (m.name.lower(), (m.hub or "").lower())), None)
 
 
-def cache_folder() -> Path | None:
+def hub_cache() -> Path | None:
     """``VISCOT_CACHE`` where set; None means huggingface_hub's own cache (HF_HOME, HF_HUB_CACHE)."""
     value = os.environ.get("VISCOT_CACHE")
     return Path(value).expanduser() if value else None
@@ -97,7 +97,7 @@ def cached(hub: str) -> Path | None:
     """The snapshot folder of a pulled hub model, or None; asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(hub, "config.json", cache_dir=cache_folder())
+    config = try_to_load_from_cache(hub, "config.json", cache_dir=hub_cache())
     return Path(config).parent if isinstance(config, str) else None
 
 
