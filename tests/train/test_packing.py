@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viscot_core.data.encode import IGNORE, Sample
+from viscot_core.data.encode import Sample
 from viscot_core.data.packing import collate_packed, pack
 from viscot_core.models.scratch import build_model, train_tokenizer
-from viscot_core.models.tokens import Encoded
+from viscot_core.models.tokens import IGNORE, Encoded
 from viscot_core.train.mixed import allow_mixed_batches
 from viscot_core.train.schema import ScratchSpec
 

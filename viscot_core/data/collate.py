@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from viscot_core.data.encode import IGNORE, Sample, pad
+from viscot_core.data.encode import Sample, pad
+from viscot_core.models.tokens import IGNORE
 
 Batch = dict[str, torch.Tensor]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from viscot_core.data.annotations import Conversation
 from viscot_core.errors import DataError, UsageError, nearest
-from viscot_core.models.tokens import IGNORE, ChatTokenizer, Encoded
+from viscot_core.models.tokens import ChatTokenizer, Encoded
 from viscot_core.prompts import IMAGE, TEMPLATES, Template, Turn, render, with_images_first
 
 
@@ -82,6 +82,3 @@ def pad(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> list
     longest = max(map(len, rows))
     length = -(-longest // multiple) * multiple
     return [[*row, *[value] * (length - len(row))] for row in rows]
-
-
-__all__ = ["IGNORE", "Sample", "encode", "pad", "template_named", "training_turns"]

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from viscot_core.data.encode import IGNORE, Sample
-
-Batch = dict[str, torch.Tensor]
-
+from viscot_core.data.collate import Batch
+from viscot_core.data.encode import Sample
+from viscot_core.models.tokens import IGNORE
 
 STEP = 16
 """Row lengths are tried in steps of this many tokens."""

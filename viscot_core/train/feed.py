@@ -25,7 +25,7 @@ from viscot_core.data.sampler import filled, length_order, modality_length_order
 from viscot_core.data.views import load_views
 from viscot_core.errors import DataError
 from viscot_core.images import normalise_all, open_image, quick_square_pixels
-from viscot_core.models.tokens import ChatTokenizer
+from viscot_core.models.tokens import IGNORE, ChatTokenizer
 from viscot_core.prompts import IMAGE, Template
 from viscot_core.train.batch import Split
 from viscot_core.train.schema import StageSpec
@@ -150,7 +150,7 @@ class MixtureRows(Dataset[Item | Bad]):
     def _nothing(self) -> Batch:
         """A batch that teaches nothing, so that every rank still takes its step."""
         ids = torch.tensor([[self._tokens.pad_id, self._tokens.pad_id]])
-        empty = {"input_ids": ids, "labels": torch.full_like(ids, -100), "tokens": torch.tensor(0)}
+        empty = {"input_ids": ids, "labels": torch.full_like(ids, IGNORE), "tokens": torch.tensor(0)}
         key = "position_ids" if self._stage.packing else "attention_mask"
         return {**empty, key: torch.arange(2)[None] if self._stage.packing else torch.ones_like(ids)}
 

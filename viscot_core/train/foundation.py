@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from viscot_core.boxes import MIN_CROP_SIDE, Box, Frame, Window
 from viscot_core.data.scenes import COLORS, Scene, Thing, draw_thing, jitter_color
+from viscot_core.models.tokens import IGNORE
 from viscot_core.train.schema import FoundationSpec
 
-IGNORE = -100
 NOTHING = len(COLORS)
 """Colour class of a patch that no object covers."""
 READABLE_PX = 9.0
