@@ -121,11 +121,13 @@ def test_legacy_crop_drops_the_rows_the_reference_dropped(shared: Path) -> None:
         assert dropped == golden[name]["replaced"]
 
 
-def test_legacy_crop_takes_the_next_row(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_legacy_crop_leaves_a_rows_place_empty(tmp_path: Path, tokens: ChatTokenizer) -> None:
     Image.new("RGB", (600, 600)).save(tmp_path / "a.png")
     inside, outside = "a.png###[250, 250, 300, 300]", "a.png###[0, 0, 50, 50]"
     rows = [row(["a.png", outside], "dropped"), row(["a.png", inside], "kept")]
-    found = opened(tmp_path, tokens, rows, legacy_crop=True)[0]
-    assert isinstance(found, Item) and found.row == 1
-    found = opened(tmp_path, tokens, rows)[0]
-    assert isinstance(found, Item) and found.row == 0
+    found = opened(tmp_path, tokens, rows, legacy_crop=True)
+    batch = found.collate([found[0], found[1]])
+    assert batch["rows"].tolist() == [0, 1] and batch["bad"] == 0
+    assert batch["input_ids"].shape[0] == 1, "no other row is learned in its stead"
+    assert (found.collate([found[0]])["labels"] == -100).all()
+    assert isinstance(opened(tmp_path, tokens, rows)[0], Item)

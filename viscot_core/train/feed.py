@@ -51,7 +51,14 @@ class Bad:
     reason: str
 
 
-class MixtureRows(Dataset[Item | Bad]):
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that ``legacy_crop`` leaves out: its place in the batch stays empty, and it is not bad."""
+
+    row: int
+
+
+class MixtureRows(Dataset[Item | Bad | Dropped]):
     """The rows of a stage's files, numbered through."""
 
     def __init__(
@@ -78,13 +85,13 @@ class MixtureRows(Dataset[Item | Bad]):
         number = bisect_right(self._ends, index)
         return self._mixtures[number].raw(index - (self._ends[number - 1] if number else 0))
 
-    def __getitem__(self, index: int) -> Item | Bad:
+    def __getitem__(self, index: int) -> Item | Bad | Dropped:
         number = bisect_right(self._ends, index)
         mixture = self._mixtures[number]
         try:
             row = mixture[index - (self._ends[number - 1] if number else 0)]
             if self._legacy_crop and any(reference_drops(self._images, name) for name in row.image):
-                return self[(index + 1) % len(self)]
+                return Dropped(index)
             sample = encode(row, self._tokens, self._template, max_length=self._stage.max_length)
             views = load_views(self._images, sample.images)
         except DataError as error:  # an ImageError among them
@@ -121,16 +128,15 @@ class MixtureRows(Dataset[Item | Bad]):
                 order = modality_length_order(self.lengths()[rows], split.per_device, chunks, generator)
         return filled(rows[order], split.total)
 
-    def collate(self, items: list[Item | Bad]) -> Batch:
+    def collate(self, items: list[Item | Bad | Dropped]) -> Batch:
         """A batch as the model takes it, the rows' numbers (``rows``) and how many were bad (``bad``)."""
         good = [item for item in items if isinstance(item, Item)]
-        bad = [item for item in items if isinstance(item, Bad)]
-        if not good:
-            return {
-                "rows": torch.tensor([b.row for b in bad]),
-                "bad": torch.tensor(len(bad)),
-                **self._nothing(),
-            }
+        batch = self._batch(good) if good else self._nothing()
+        batch["rows"] = torch.tensor([item.row for item in items])
+        batch["bad"] = torch.tensor(sum(isinstance(item, Bad) for item in items))
+        return batch
+
+    def _batch(self, good: list[Item]) -> Batch:
         samples = [item.sample for item in good]
         if self._stage.packing:
             batch, order = collate_packed(
@@ -142,8 +148,6 @@ class MixtureRows(Dataset[Item | Bad]):
         else:
             pictures = [p for item in good for p in item.pixels]
             batch = collate(samples, normalise_all(pictures) if pictures else [], pad_id=self._tokens.pad_id)
-        batch["rows"] = torch.tensor([item.row for item in items])
-        batch["bad"] = torch.tensor(len(bad))
         batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
         return batch
 
@@ -156,7 +160,7 @@ class MixtureRows(Dataset[Item | Bad]):
 
 
 def reference_drops(images: Path, name: str) -> bool:
-    """Whether the reference silently swaps a row with this picture for another (UPSTREAM, fault 1)."""
+    """Whether the reference silently swaps a row with this picture for another, drawn at random."""
     path, box = split_crop(name)
     return box is not None and touches_border(box, open_image(images / path).size)
 
