@@ -144,14 +144,13 @@ class FoundationModel(nn.Module):
         features = self.llava.model.get_image_features(pixel_values).pooler_output
         patches = torch.stack(tuple(features))
         losses = {
-            name: F.cross_entropy(
-                self.heads[name](patches).flatten(0, 1).float(), truth[name].flatten(), ignore_index=IGNORE
-            )
+            name: _told(self.heads[name](patches).flatten(0, 1), truth[name].flatten())
             for name in ("color", "glyph", "tens", "units")
         }
         covered = truth["color"] != NOTHING
         predicted = self.heads["box"](patches).float().sigmoid()
-        losses["box"] = F.l1_loss(predicted[covered], truth["box"][covered])
+        apart = (predicted[covered] - truth["box"][covered]).abs()
+        losses["box"] = apart.sum() / max(apart.numel(), 1)
         spec = self.spec
         loss = (
             spec.color_weight * losses["color"]
@@ -159,6 +158,12 @@ class FoundationModel(nn.Module):
             + spec.box_weight * 10 * losses["box"]
         )
         return {"loss": loss, **{f"loss_{name}": value.detach() for name, value in losses.items()}}
+
+
+def _told(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over the patches that are asked, 0 where none is: no number may be readable."""
+    losses = F.cross_entropy(logits.float(), truth, ignore_index=IGNORE, reduction="sum")
+    return losses / (truth != IGNORE).sum().clamp(min=1)
 
 
 @torch.no_grad()
