@@ -60,7 +60,7 @@ LoadIn = Annotated[
     Literal["4bit", "8bit"] | None, typer.Option("--load-in", help="Quantise the frozen weights (QLoRA).")
 ]
 AllowBad = Annotated[
-    int | None, typer.Option("--allow-bad", min=0, help="Bad samples the preflight tolerates.")
+    int | None, typer.Option("--allow-bad", min=0, help="Bad samples allowed: in the preflight, in a stage.")
 ]
 Report = Annotated[
     Literal["tensorboard", "wandb"] | None, typer.Option("--report", help="Where the curves go.")

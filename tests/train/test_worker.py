@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from viscot_core.data.synth import write_dataset
 from viscot_core.errors import DataError
 from viscot_core.models.manifest import Manifest
+from viscot_core.train import checkpoints
 from viscot_core.train.recipe import dump_recipe, load_recipe
 from viscot_core.train.schema import Recipe
 from viscot_core.train.worker import run
@@ -53,6 +54,23 @@ def test_all_stages_run_and_log(trained: Path) -> None:
         assert [row["step"] for row in rows] == list(range(1, steps + 1))
         assert all(row["samples_per_second"] > 0 for row in rows)
         assert {"learning_rate", "grad_norm"} <= rows[0].keys()
+
+
+def test_parts_of_the_loss_are_those_of_the_whole_step(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
+    """Piece by piece or at once, a step's parts are the same and add up to its loss."""
+    piecemeal = tuple(s.model_copy(update={"per_device_batch_size": 2}) for s in recipe.stages)
+    split = run(tmp_path / "split", recipe.model_copy(update={"stages": piecemeal}))
+    seen, spec = _log(split, "1-foundation")[0], recipe.stages[0].foundation
+    assert spec is not None
+    read = sum(seen[f"loss_{name}"] for name in ("glyph", "tens", "units"))
+    total = spec.color_weight * seen["loss_color"] + spec.glyph_weight * read
+    assert seen["loss"] == pytest.approx(total + 10 * spec.box_weight * seen["loss_box"], rel=1e-5)
+    assert "loss_words" not in _log(split, "2-pretrain")[0], "there the loss has one part"
+    whole, parts = _log(trained, "3-finetune")[0], _log(split, "3-finetune")[0]
+    guide = recipe.stages[-1].guide_attention
+    assert guide is not None and parts["loss_guide"] > 0
+    assert parts["loss"] == pytest.approx(parts["loss_words"] + guide.weight * parts["loss_guide"], rel=1e-5)
+    assert parts["loss_words"] == pytest.approx(whole["loss_words"], abs=2e-2), "the models differ a little"
 
 
 def test_the_run_folder_is_a_checkpoint(trained: Path) -> None:
@@ -119,6 +137,31 @@ def test_a_file_that_lost_a_row_is_told_before_the_run_goes_on(
     told = rf"train\.json has {len(rows) - 1} rows and had {len(rows)} when .*checkpoint-3 was written"
     with pytest.raises(DataError, match=told):
         run(_cut_short(trained, tmp_path / "again"), moved)
+
+
+def test_bad_rows_are_counted_through_a_resume(recipe: Recipe, tmp_path: Path) -> None:
+    root = shutil.copytree(str(recipe.data.root), tmp_path / "data")
+    rows = json.loads((root / "train.json").read_text())
+    for row in rows[::3]:
+        row["image"] = ["gone.png"] * len(row["image"])
+    (root / "train.json").write_text(json.dumps(rows))
+    plain = {"packing": True, "guide_attention": None, "token_weights": None}
+    stage = recipe.stages[-1].model_copy(update=plain)
+
+    def told(allow_bad: int) -> Recipe:
+        data = {"root": str(root), "images": str(root), "preflight": 0, "allow_bad": allow_bad}
+        changes = {"stages": (stage,), "data": recipe.data.model_copy(update=data)}
+        return recipe.model_copy(update=changes)
+
+    out = run(tmp_path / "run", told(1000)) / "stages/1-finetune"
+    first, last = (checkpoints.saved_of(out / f"checkpoint-{step}") for step in (3, 6))
+    assert first and last and last.bad > first.bad > 0
+    for leftover in ("model", "checkpoint-6"):
+        shutil.rmtree(out / leftover)
+    with pytest.raises(DataError, match=f"{last.bad} rows cannot be learned from and {last.bad - 1} are"):
+        run(tmp_path / "run", told(last.bad - 1))
+    run(tmp_path / "run", told(last.bad))
+    assert checkpoints.saved_of(out / "checkpoint-6") == last
 
 
 def test_the_recipe_is_kept_whole(recipe: Recipe, tmp_path: Path) -> None:

@@ -42,13 +42,14 @@ class Saved:
     """What a whole checkpoint says of itself, in ``complete.json``.
 
     ``zero_stage`` is None where it was written before that was kept. ``rows`` are those of an epoch of each
-    file.
+    file, ``bad`` counts those met until then that cannot be learned from.
     """
 
     step: int
     processes: int
     zero_stage: int | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
+    bad: int = 0
 
 
 def mark_complete(folder: Path, saved: Saved) -> None:

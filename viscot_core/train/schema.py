@@ -107,11 +107,14 @@ class DataSpec(Strict):
     images: str | None = _field(None, "folder the picture paths are relative to; null means the data root")
     preflight: int = _field(64, "samples per file rendered and checked before step 0", unit="samples", ge=0)
     allow_bad: int = _field(
-        0, "bad samples tolerated by the preflight (counted, never hidden)", unit="samples", ge=0
+        0,
+        "bad samples allowed: in the preflight, and again in all that a stage reads (counted, never hidden)",
+        unit="samples",
+        ge=0,
     )
     legacy_crop: bool = _field(
         False,
-        "drop the samples the reference silently replaced (31.8 %), for a faithful re-run",
+        "leave out the samples the reference silently replaced (31.8 %): their places stay empty",
         source="script",
     )
 

@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Meter:
-    """Counts what went through since the last line; figures are those of the whole job."""
+    """Counts what went through since the last line; figures are those of the whole job.
+
+    ``bad`` counts through the whole stage: a run that goes on begins with its checkpoint's.
+    """
 
     def __init__(self, batch: int, processes: int, flops_per_token: float = 0.0, gpu: str = "") -> None:
         self.batch, self.processes, self.gpu = batch, processes, gpu

@@ -65,7 +65,8 @@ class StageTrainer(Trainer):
         self._allow_bad = allow_bad
         self._text_rows = text_rows  # ids from here on (the image token, padding) are no words to choose from
         self._folder = log_file.parent
-        self.loss_parts: dict[str, float] = {}
+        self._parts: dict[str, torch.Tensor] = {}  # of the loss, summed since the last line of the log
+        self._steps = 0  # since then
         super().__init__(
             model=model,
             args=args,
@@ -104,6 +105,7 @@ class StageTrainer(Trainer):
         """The batches of one optimizer step and what their losses are divided by: supervised tokens,
         weighted.
         """
+        self._steps += 1
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         if self.stage.kind == "foundation" or not batches:
             return batches, None
@@ -132,7 +134,8 @@ class StageTrainer(Trainer):
         if self.stage.kind == "foundation":
             out = model(**inputs)
             loss = out["loss"]
-            self.loss_parts = {k: float(v) for k, v in out.items() if k != "loss"}
+            share = self.current_gradient_accumulation_steps  # the Trainer divides this loss by it
+            self._add_parts({name: value / share for name, value in out.items() if name != "loss"})
         else:
             loss = self._chain_loss(model, inputs, num_items_in_batch)
         self._require_finite(loss, "loss", inputs)
@@ -148,13 +151,27 @@ class StageTrainer(Trainer):
         total = token_losses(logits, inputs["labels"], inputs.get("weights")).sum()
         # DDP and ZeRO average over the processes; this sum is over this process's share of ``words``.
         loss = total * (self.accelerator.num_processes / words)
-        self.loss_parts = {"loss_words": float(loss.detach())}
-        if guide is not None and guided:
-            fade = max(0.0, 1.0 - self.state.global_step / (guide.until * self.state.max_steps))
-            towards = guide_loss(out.attentions, inputs)
-            self.loss_parts["loss_guide"] = float(towards.detach())
-            loss = loss + guide.weight * fade * towards / self.current_gradient_accumulation_steps
-        return loss
+        if guide is None:
+            return loss
+        towards = torch.zeros_like(loss)  # where this batch has no guide; every process logs both parts
+        if guided:
+            towards = guide_loss(out.attentions, inputs) / self.current_gradient_accumulation_steps
+        self._add_parts({"loss_words": loss, "loss_guide": towards})
+        fade = max(0.0, 1.0 - self.state.global_step / (guide.until * self.state.max_steps))
+        return loss + guide.weight * fade * towards
+
+    def _add_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
+        for name, value in parts.items():
+            kept = value.detach().float()
+            self._parts[name] = self._parts[name] + kept if name in self._parts else kept
+
+    def _mean_parts(self) -> dict[str, float]:
+        """As the logged loss is: means over the steps since the last line, and over all processes."""
+        if not self._parts:
+            return {}
+        sums = torch.stack(list(self._parts.values()))
+        means = self.accelerator.reduce(sums, reduction="mean") / max(self._steps, 1)
+        return dict(zip(self._parts, means.tolist(), strict=True))
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         found = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -189,7 +206,11 @@ class StageTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        super().log({**logs, **self.loss_parts}, start_time)
+        """Called on every process; the line of a step also tells the parts of its loss."""
+        if "loss" in logs:
+            logs = {**logs, **self._mean_parts()}
+            self._parts, self._steps = {}, 0
+        super().log(logs, start_time)
 
     # -- checkpoints
     # ------------------------------------------------------------------------------------------
@@ -207,6 +228,7 @@ class StageTrainer(Trainer):
                 self.accelerator.num_processes,
                 self.stage.zero_stage,
                 self._files,
+                self.meter.bad,
             )
             checkpoints.mark_complete(folder, saved)
             checkpoints.retain(folder.parent, self.stage.keep_checkpoints)

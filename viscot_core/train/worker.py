@@ -103,6 +103,9 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     steps = len(order) // split.total
     resume = checkpoints.last_checkpoint(out)
     moved = checkpoints.moved_from(resume, stage, ranks.count())
+    meter = meter_for(state, stage, split)
+    if saved := resume and checkpoints.saved_of(resume):
+        meter.bad = saved.bad
     if moved is not None:
         load_stage(model, moved.checkpoint)
         order = order[moved.step * split.total :]
@@ -116,7 +119,7 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
         save=partial(save_stage, state, stage),
         load=load_stage,
         log_file=out / "log.jsonl",
-        meter=meter_for(state, stage, split),
+        meter=meter,
         files=row_counts(state, stage) if ranks.rank() == 0 else {},
         allow_bad=recipe.data.allow_bad,
         text_rows=None if state.base is None else state.base.text_rows,
