@@ -26,6 +26,14 @@ def test_picture_crop_and_words() -> None:
     assert has(sheet, BOX_COLOR) and has(sheet, WINDOW_COLOR)
 
 
+def test_a_box_is_seen_on_its_own_color() -> None:
+    for color in (BOX_COLOR, WINDOW_COLOR):
+        alone = np.asarray(draw_answer(Image.new("RGB", (640, 480), color), None, None, ("What?",)))
+        drawn = np.asarray(draw_answer(Image.new("RGB", (640, 480), color), BOX, WINDOW, ("What?",)))
+        panel = drawn[12:432, 12:572]
+        assert (panel != alone[12:432, 12:572]).any(-1).mean() > 0.005
+
+
 def test_without_a_box_none_is_drawn() -> None:
     sheet = draw_answer(BLUE, None, None, ("Question?", "Answer."))
     assert not has(sheet, BOX_COLOR) and sheet.width < 420 * 640 / 480 + 420

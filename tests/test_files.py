@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from viscot_core.files import written_whole
+from viscot_core.errors import UsageError
+from viscot_core.files import built_whole, expanded, written_whole
 
 
 def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -31,3 +32,27 @@ def test_many_may_write_one_file(tmp_path: Path) -> None:
     text = path.read_text()
     assert len(text) == 2000 and len({text[n : n + 4] for n in range(0, 2000, 4)}) == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_folder_goes_again_when_nothing_came_into_it(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "a" / "b" / "file") as file:
+        file.write(str(1 / 0))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    with built_whole(tmp_path / "new" / "data") as building:
+        (building / "one").write_text("1")
+        assert not (tmp_path / "new" / "data").exists()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["data"]
+    with pytest.raises(UsageError, match="holds something already"), built_whole(tmp_path / "new" / "data"):
+        pass
+    with pytest.raises(KeyboardInterrupt), built_whole(tmp_path / "other" / "data") as building:
+        (building / "one").write_text("1")
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_home_of_nobody_is_a_name() -> None:
+    assert expanded("~/a") == Path.home() / "a"
+    assert expanded("~nobody-at-all/a") == Path("~nobody-at-all/a")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from viscot_core.boxes import Box, Window
 from viscot_core.errors import UsageError
+from viscot_core.files import folder_for, partial_name
 
 BOX_COLOR, WINDOW_COLOR = (220, 30, 30), (255, 255, 255)
 _PAPER, _INK = (250, 250, 250), (20, 20, 20)
@@ -57,13 +57,13 @@ def save_picture(picture: Image.Image, target: Path) -> None:
         UsageError: as ``check_ending`` says.
     """
     check_ending(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
-    try:
-        picture.save(partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with folder_for(target):
+        partial = partial_name(target)
+        try:
+            picture.save(partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def check_ending(target: Path) -> None:
@@ -80,7 +80,10 @@ def _frame(
     x0, y0, x1, y1 = region
     corners = (x0 * across, y0 * down, x1 * across - 1, y1 * down - 1)
     if corners[0] <= corners[2] and corners[1] <= corners[3]:
-        ImageDraw.Draw(panel).rectangle(corners, outline=color, width=_STROKE)
+        pen = ImageDraw.Draw(panel)
+        around = (corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1)
+        pen.rectangle(around, outline=_INK if color == WINDOW_COLOR else _PAPER, width=_STROKE + 2)
+        pen.rectangle(corners, outline=color, width=_STROKE)
 
 
 def _fitted(image: Image.Image, height: int) -> Image.Image:

@@ -5,10 +5,27 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
+
+from viscot_core.errors import UsageError
+
+
+@contextmanager
+def folder_for(path: Path) -> Iterator[None]:
+    """The folder of ``path`` exists inside the block; a block that fails leaves no new empty folder."""
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty: somebody else's
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 @contextmanager
@@ -18,14 +35,51 @@ def written_whole(path: Path) -> Iterator[TextIO]:
     The folder is made where it is missing. Several may write the same file at once: the last one counts. A
     kill leaves at most a ``.NAME.*.partial`` beside ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with folder_for(path):
+        partial = partial_name(path)
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                yield file
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def built_whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``folder`` when the block ends well and vanishes when it does not.
+
+    A kill leaves at most a ``.NAME.*.partial`` beside ``folder``.
+
+    Raises:
+        UsageError: ``folder`` holds something already.
+    """
+    place = folder.resolve()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UsageError(f"{folder} holds something already; give a new folder with --out.")
+    with folder_for(place):
+        building = partial_name(place)
+        try:
+            building.mkdir()
+            yield building
+            if place.exists():
+                place.rmdir()
+            building.replace(place)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def partial_name(path: Path) -> Path:
+    """A name beside ``path`` that no other process uses, for what is not whole yet."""
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+
+
+def expanded(path: str | Path) -> Path:
+    """``~`` and ``~user`` spelled out; that of an unknown user is a name like any other."""
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -40,5 +94,5 @@ def sha256_of(path: Path) -> str:
 def cache_folder(name: str) -> Path:
     """``$VISCOT_CACHE/NAME``, else ``viscot/NAME`` in the user's cache folder (``$XDG_CACHE_HOME``)."""
     if own := os.environ.get("VISCOT_CACHE"):
-        return Path(own).expanduser() / name
+        return expanded(own) / name
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "viscot" / name

@@ -111,6 +111,16 @@ def test_changed_settings_are_refused_and_shown(tmp_path: Path) -> None:
     assert "engine.dtype: 'float32' -> 'bfloat16'" in str(refusal.value)
 
 
+def test_a_run_that_never_began_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the model"), Journal(tmp_path / "a" / "b"):
+        raise ValueError("the model cannot be loaded")
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with Journal(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").is_dir()
+
+
 def test_what_is_asked_may_grow(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.begin(info())

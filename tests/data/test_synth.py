@@ -14,6 +14,7 @@ from viscot_core.data.convert import convert
 from viscot_core.data.scenes import TEXT_SHARE, Scene, draw_scene, make_scene
 from viscot_core.data.synth import write_dataset
 from viscot_core.data.views import load_views
+from viscot_core.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,22 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_the_same_arguments_write_the_same_bytes(root: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path, train=6, val=4, seed=3, workers=2)
     assert _files(tmp_path) == _files(root)
-    assert not list(root.rglob("*.tmp"))
+
+
+def test_an_interrupted_set_is_no_set(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path / "a" / "synth", train=6, val=4, progress=stop)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_set_is_never_written_over_another(root: Path) -> None:
+    before = _files(root)
+    with pytest.raises(UsageError, match="holds something already; give a new folder"):
+        write_dataset(root, train=2, val=1, seed=8)
+    assert _files(root) == before
 
 
 def test_held_out_scenes_are_never_trained_on(root: Path) -> None:

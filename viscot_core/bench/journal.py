@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from viscot_core.bench.lines import set_broken_line_aside, take_lock
+from viscot_core.bench.lines import LOCK_FILE, set_broken_line_aside, take_lock
 from viscot_core.bench.records import (
     PARTS,
     PREDICTIONS_FILE,
@@ -45,8 +46,12 @@ class Journal:
         self.info: RunInfo | None = None
         self._file: IO[bytes] | None = None
         self._locks: list[IO[bytes]] = []
+        self._made: list[Path] = []
+        """Folders that were not there before, the innermost first."""
 
     def __enter__(self) -> Journal:
+        whole = self.folder.absolute()
+        self._made = [folder for folder in (whole, *whole.parents) if not folder.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -93,7 +98,12 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let the next writer in."""
+        """Close the file and let the next writer in; a new folder in which nothing was begun goes again."""
+        if self._made and self.info is None and self.session is None:
+            with suppress(OSError):
+                (self.folder / LOCK_FILE).unlink()
+                for folder in self._made:
+                    folder.rmdir()
         for handle in (self._file, *self._locks):
             if handle is not None:
                 handle.close()

@@ -8,7 +8,6 @@ disjoint seeds. The same arguments give the same bytes.
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 
 from viscot_core.boxes import Box, Frame, format_box
 from viscot_core.data.scenes import Scene, Thing, draw_scene, make_scene
+from viscot_core.files import built_whole
 from viscot_core.prompts import (
     ANSWER_REQUEST,
     BOX_REQUEST,
@@ -50,11 +50,21 @@ def write_dataset(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
-    """Write ``train`` and ``val`` scenes and every annotation file under ``out``; returns the row counts.
+    """Write ``train`` and ``val`` scenes and every annotation file into ``out``; returns the row counts.
 
     ``val`` is also the number of held-out questions: one each. ``progress(done, total)`` is called as
-    pictures are written.
+    pictures are written. ``out`` is there when all of it is.
+
+    Raises:
+        UsageError: ``out`` holds something already.
     """
+    with built_whole(out) as root:
+        return _write(root, train, val, seed, workers, progress)
+
+
+def _write(
+    out: Path, train: int, val: int, seed: int, workers: int, progress: Callable[[int, int], None] | None
+) -> dict[str, int]:
     scenes = {
         "train": _scenes(seed * 10_000_000, train),
         "val": _scenes(HELD_OUT_SEED + seed * 10_000_000, val),
@@ -121,9 +131,7 @@ def _write_pictures(
 
 def _write_picture(job: tuple[Scene, Path]) -> None:
     scene, path = job
-    temporary = path.with_suffix(".tmp")
-    draw_scene(scene).save(temporary, "JPEG", quality=90)
-    os.replace(temporary, path)
+    draw_scene(scene).save(path, "JPEG", quality=90)
 
 
 class _Item:
@@ -284,16 +292,11 @@ def _refcoco_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
 def _write_json(path: Path, rows: list[dict[str, Any]]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(row) for row in rows)
-    return _write(path, f"[\n{lines}\n]\n", len(rows))
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    return len(rows)
 
 
 def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return _write(path, "".join(json.dumps(row) + "\n" for row in rows), len(rows))
-
-
-def _write(path: Path, text: str, count: int) -> int:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return count
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return len(rows)

@@ -7,14 +7,13 @@ built beside its place and appears there whole or not at all.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError, UsageError
+from viscot_core.files import built_whole
 from viscot_core.models import layouts
 from viscot_core.models.checkpoint import EMBEDDINGS, HEAD, Checkpoint, Source
 from viscot_core.models.handover import chat_template, image_processor, portable_tokenizer
@@ -54,12 +53,7 @@ def export(
     checkpoint.require_whole()
     if dtype != "keep" and dtype not in DTYPES:
         raise UsageError(f"--dtype is keep, {', '.join(DTYPES)}, not '{dtype}'.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} holds something already; give a new folder with --out.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.part"
-    building.mkdir()
-    try:
+    with built_whole(out) as building:
         plan = planned(checkpoint, layout, dtype)
         if layout is Layout.HF:
             _write_hf_files(checkpoint, building, _main_dtype(plan))
@@ -67,11 +61,6 @@ def export(
             _write_llava_files(checkpoint, building, _main_dtype(plan), vision_tower)
         checkpoint.manifest.save(building)
         write_sharded(building, plan, shard_bytes=shard_bytes, advance=advance)
-        if out.exists():
-            out.rmdir()
-        os.replace(building, out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return out
 
 
