@@ -14,6 +14,7 @@ from viscot_cli import console
 from viscot_cli.asking import Asking, show
 from viscot_cli.grouped import grouped
 from viscot_core.errors import UsageError, ViscotError
+from viscot_core.files import expanded
 
 if TYPE_CHECKING:
     from viscot_core.asking import Asked
@@ -91,7 +92,7 @@ class Chat:
 
         if not name:
             raise UsageError("Which picture? Write /image FILE.")
-        picture = Path(name).expanduser()
+        picture = expanded(name)
         open_image(picture, exif=True)
         self.picture, self.last = picture, None
 

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
@@ -54,7 +54,20 @@ def emit(value: Any) -> None:
     import orjson
 
     flags = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-    typer.echo(orjson.dumps(value, option=flags, default=str).decode())
+    try:
+        line = orjson.dumps(value, option=flags, default=str)
+    except TypeError:  # the name of a file that is no UTF-8
+        line = orjson.dumps(_spelled(value), option=flags, default=str)
+    typer.echo(line.decode())
+
+
+def _spelled(value: Any) -> Any:
+    """``value`` with "?" for what no UTF-8 text can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_spelled(key): _spelled(each) for key, each in value.items()}
+    return [_spelled(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from viscot_core.boxes import BoxStatus
 from viscot_core.chain import Answer, Question, Strategy, VisualCoT, check_question
 from viscot_core.drawing import check_ending, draw_answer, save_picture
 from viscot_core.errors import DataError, ImageError, UsageError
+from viscot_core.files import expanded
 from viscot_core.images import open_image
 
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -80,7 +82,9 @@ def collect(what: str, question: str | None) -> list[Item]:
         UsageError: no question, or nothing matches.
         DataError: a damaged row.
     """
-    path = Path(what).expanduser()
+    if not what.strip():
+        raise UsageError('The picture is missing: viscot infer PICTURE "What is the total?"')
+    path = expanded(what)
     if path.suffix == ".jsonl":
         return _rows(path, question)
     if question is None:
@@ -104,7 +108,7 @@ def collect(what: str, question: str | None) -> list[Item]:
 
 def _rows(path: Path, question: str | None) -> list[Item]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON text may hold other line ends
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except UnicodeDecodeError as error:
@@ -170,8 +174,21 @@ def places_to_save(items: Sequence[Item], save: Path) -> list[Path]:
     """Where each item's drawing goes: ``save`` itself for one item, a PNG of its own in that folder for many.
 
     Raises:
-        UsageError: a file where a folder is needed, or an ending that Pillow does not write.
+        UsageError: a file where a folder is needed, a folder that cannot be written to, a picture that is
+            asked about itself, or an ending that Pillow does not write.
     """
+    places = _places(items, save)
+    asked = {item.image.resolve() for item in items}
+    if own := next((place for place in places if place.resolve() in asked), None):
+        raise UsageError(f"{own} is a picture that is asked about; choose another --save.")
+    for folder in {place.parent for place in places}:
+        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(f"Nothing can be written into {there}; choose another --save.")
+    return places
+
+
+def _places(items: Sequence[Item], save: Path) -> list[Path]:
     if len(items) == 1 and not save.is_dir():
         check_ending(save)
         return [save]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -92,6 +93,29 @@ def test_every_answer_is_drawn_into_a_file_of_its_own(
     ran = cli("infer", tmp_path / "ask.jsonl", *tiny, "--save", tmp_path / "out")
     assert ran.code == 0, ran.err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p-2.png", "p-3.png", "p.png"]
+
+
+def test_no_drawing_replaces_a_picture(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    Image.new("RGB", (80, 60)).save(tmp_path / "p.png")
+    before = (tmp_path / "p.png").read_bytes()
+    for what, save in ((".", "."), ("p.png", "p.png"), ("p.png", "link/p.png"), (".", "link")):
+        ran = cli("infer", tmp_path / what, "What?", *tiny, "--save", tmp_path / save)
+        assert ran.code == 2 and "p.png is a picture that is asked about" in ran.err
+    assert (tmp_path / "p.png").read_bytes() == before
+
+
+def test_names_and_questions_in_any_characters(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
+    """A name that is no UTF-8; a line separator that JSON allows inside a text."""
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    ran = cli("infer", tmp_path, "What?", *tiny, "--json")
+    assert ran.code == 0 and json.loads(ran.out)["image"].endswith("caf?.png")
+    Image.new("RGB", (80, 60)).save(tmp_path / "b.png")
+    row = json.dumps({"image": "b.png", "question": "one\u2028two?"}, ensure_ascii=False)
+    (tmp_path / "ask.jsonl").write_text(row + "\r\n", encoding="utf-8")
+    ran = cli("infer", tmp_path / "ask.jsonl", *tiny, "--json")
+    assert ran.code == 0 and json.loads(ran.out)["question"] == "one\u2028two?"
 
 
 def test_when_no_picture_can_be_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
@@ -188,6 +212,11 @@ def test_mistakes(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path)
         ((picture, "What?", *tiny, "--batch-size", 0), 2, "batch-size"),
         ((golden / "images", "What?", *tiny, "--save", tmp_path / "one.png"), 2, "give a folder"),
         ((tmp_path / "gone.jsonl",), 1, "gone.jsonl cannot be read (No such file"),
+        (("", "What?"), 2, "picture is missing"),
+        (("~nobody-at-all/a.png", "What?"), 1, "no picture at"),
+        ((picture, "What?", *tiny, "--save", picture / "out.png"), 2, "Nothing can be written into"),
+        ((picture, "What?", *tiny, "--temperature", "inf"), 2, "--temperature"),
+        ((picture, "What?", *tiny, "--temperature", "1", "--seed", str(2**70)), 2, "beyond 64 bits"),
     ]:
         ran = cli("infer", *argv)
         assert ran.code == code and said in ran.err, (argv, ran)

@@ -6,6 +6,7 @@ float32; bf16 kernels may round differently by batch shape). Pictures are encode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,10 +36,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise UsageError(
                 f"--temperature is 0 or more and --top-p in (0, 1]; got {self.temperature} and {self.top_p}."
             )
+        if not -(2**63) <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed} is beyond 64 bits; give a smaller one.")
 
 
 class LocalEngine:

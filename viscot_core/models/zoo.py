@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from viscot_core.errors import CheckpointError, nearest
+from viscot_core.files import expanded
 from viscot_core.models.manifest import TurnTokens
 
 BUNDLED = "viscot-tiny"
@@ -90,7 +91,7 @@ def find(name: str) -> ZooModel | None:
 def hub_cache() -> Path | None:
     """``VISCOT_CACHE`` where set; None means huggingface_hub's own cache (HF_HOME, HF_HUB_CACHE)."""
     value = os.environ.get("VISCOT_CACHE")
-    return Path(value).expanduser() if value else None
+    return expanded(value) if value else None
 
 
 def cached(hub: str) -> Path | None:
@@ -107,7 +108,7 @@ def absent(name: str) -> str | None:
     None for a model that is here, for a path and for a name that is nearer to a known one.
     """
     hub = _hub(name)
-    if hub is None or Path(name).expanduser().exists() or cached(hub) is not None:
+    if hub is None or expanded(name).exists() or cached(hub) is not None:
         return None
     if known := find(name):
         name, size = known.name, f" ({known.disk_gb:g} GB)."
@@ -162,7 +163,7 @@ def resolve(name: str | Path | None = None) -> Path:
         if (BUNDLED_FOLDER / "config.json").exists():
             return BUNDLED_FOLDER
         raise CheckpointError("The bundled viscot-tiny is not in this installation; name one with --model.")
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return path
     if path.is_file():
@@ -178,7 +179,7 @@ def _hint(name: str) -> str:
     near = nearest(name.rsplit("/", 1)[-1], ZOO) or nearest(name, [m.hub for m in ZOO.values() if m.hub])
     if near:
         return near
-    parent = Path(name).expanduser().parent
+    parent = expanded(name).parent
     beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     return nearest(Path(name).name, beside) or (
         " Give a folder, a hub id that was pulled, or a name of 'viscot models list'."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.errors import CheckpointError
+from viscot_core.files import expanded
 from viscot_core.models import layouts, parts, zoo
 from viscot_core.models.checkpoint import Checkpoint, Source, compare, expected_shapes, open_checkpoint
 from viscot_core.models.layouts import Layout
@@ -104,7 +105,7 @@ def _projector(name: str, config: Any) -> dict[str, Source]:
 
 
 def _projector_file(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     folder = path if path.is_dir() else zoo.resolve(name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from viscot_core.errors import UsageError
+from viscot_core.files import expanded
 from viscot_core.train.recipe import load_recipe
 from viscot_core.train.schema import Recipe, StageKind
 
@@ -34,12 +35,12 @@ def choose_data(recipe: Recipe, data: str | Path | None, images: str | Path | No
     given = data or recipe.data.root
     if given is None:
         raise UsageError("The data root is not known; give --data DIR (or set data.root in the recipe).")
-    path = Path(given).expanduser().absolute()
+    path = expanded(given).absolute()
     pictures = images or recipe.data.images
     if path.is_file():
         root = path.parent
-        return DataChoice(root, Path(pictures).expanduser().absolute() if pictures else root, path.name)
-    return DataChoice(path, Path(pictures).expanduser().absolute() if pictures else path)
+        return DataChoice(root, expanded(pictures).absolute() if pictures else root, path.name)
+    return DataChoice(path, expanded(pictures).absolute() if pictures else path)
 
 
 def overrides(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from viscot_core.errors import RecipeError
+from viscot_core.files import expanded
 from viscot_core.models import zoo
 from viscot_core.train import estimates
 from viscot_core.train.batch import split_batch
@@ -127,7 +128,7 @@ def _refusals(recipe: Recipe, root: Path) -> list[str]:
             found.append(f"stages.{stage.kind}: {what} is not under the data root; {hint}.")
     for name in ("base_llm", "vision_tower", "projector", "checkpoint"):
         value = getattr(recipe.model, name)
-        if value and value.startswith((".", "/", "~")) and not Path(value).expanduser().exists():
+        if value and value.startswith((".", "/", "~")) and not expanded(value).exists():
             found.append(f"model.{name}: {value} does not exist; give a folder, a file or a hub name.")
         elif value and (sentence := zoo.absent(value)):
             found.append(f"model.{name}: {sentence}")
