@@ -54,6 +54,15 @@ def test_orientation_is_applied_only_when_asked(golden: Path) -> None:
     assert turned.size == stored.size[::-1]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0II*\0"])
+def test_damaged_exif_turns_nothing(tmp_path: Path, ending: str, damage: bytes) -> None:
+    path = tmp_path / f"picture.{ending}"
+    Image.new("RGB", (9, 7), (10, 20, 30)).save(path, exif=damage)
+    assert open_image(path, exif=True).size == (9, 7)
+
+
 def test_odd_pictures_open(tmp_path: Path) -> None:
     deep = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
     Image.fromarray(deep).save(tmp_path / "deep.png")

@@ -84,12 +84,12 @@ def read_image(
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         with warnings.catch_warnings():
-            # The limit below is ours and larger than Pillow's, whose warning would only repeat it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of large pictures the limit below decides, of damaged ones the errors.
+            warnings.simplefilter("ignore")
             with Image.open(source, formats=formats) as image:
                 _check_size(image, name, limit)
                 if exif:
-                    return _to_rgb(ImageOps.exif_transpose(image))
+                    return _to_rgb(_upright(image))
                 return _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large(name, f"more than {MAX_PIXELS:,} pixels")) from error
@@ -111,6 +111,14 @@ def _check_size(image: Image.Image, name: str, limit: int) -> None:
     if width * height > limit or max(width, height) > MAX_SIDE:
         allowed = f"{limit:,} pixels" if width * height > limit else f"{MAX_SIDE:,} pixels a side"
         raise ImageError(_too_large(name, f"{width} x {height}, more than {allowed}"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; damaged EXIF says nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DAMAGE:
+        return image
 
 
 def _too_large(name: str, what: str) -> str:
