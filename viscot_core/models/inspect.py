@@ -9,8 +9,8 @@ from viscot_core.models import layouts
 from viscot_core.models.checkpoint import Checkpoint
 
 PARTS = {
-    "vision tower": "model.vision_tower.",
-    "projector": "model.multi_modal_projector.",
+    "vision tower": layouts.TOWER,
+    "projector": layouts.PROJECTOR,
     "language model": "",
 }
 """Parts of the model by the beginning of their tensors' names; the last takes the rest."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+TOWER, PROJECTOR, LLM = "model.vision_tower.", "model.multi_modal_projector.", "model.language_model."
+"""How the names of a part's tensors begin in the model in memory; the head's stands alone."""
+
 ROW_MULTIPLE = 64
 """Embedding rows are padded to a multiple of this when the image token is added (32000 -> 32064)."""
 

@@ -111,7 +111,7 @@ def tower(
         CheckpointError: it is neither inside nor on this machine.
     """
     name = layouts.tower_name(raw)
-    inside = any(key.startswith("model.vision_tower.") for key in shapes)
+    inside = any(key.startswith(layouts.TOWER) for key in shapes)
     folder = _tower_folder(name, path, inside)
     stated = read_json(folder / "config.json") if folder else {}
     stated = stated.get("vision_config", stated)

@@ -17,7 +17,6 @@ from viscot_core.models.weights import open_file, open_weights
 from viscot_core.train.schema import ModelSpec
 
 _EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
-_PROJECTOR = "model.multi_modal_projector."
 
 
 def open_base(model: ModelSpec) -> Checkpoint:
@@ -51,7 +50,7 @@ def _assembled(model: ModelSpec) -> Checkpoint:
     found = Checkpoint(llm, Layout.LLAVA, raw, config, manifest, tensors, rows, llm)
     compare(found, expected_shapes(config))
     if not model.projector:
-        found.missing = [name for name in found.missing if not name.startswith(_PROJECTOR)]
+        found.missing = [name for name in found.missing if not name.startswith(layouts.PROJECTOR)]
     return found
 
 
@@ -92,8 +91,8 @@ def _projector(name: str, config: Any) -> dict[str, Source]:
         short = stored_name.split("mm_projector.")[-1].split("multi_modal_projector.")[-1]
         layer, _, kind = short.partition(".")
         place = {"0": "linear_1", "2": "linear_2"}.get(layer, layer)
-        found[f"{_PROJECTOR}{place}.{kind}"] = Source(tensor)
-    first = found.get(f"{_PROJECTOR}linear_1.weight")
+        found[f"{layouts.PROJECTOR}{place}.{kind}"] = Source(tensor)
+    first = found.get(f"{layouts.PROJECTOR}linear_1.weight")
     wanted = int(config.vision_config.hidden_size), int(config.text_config.hidden_size)
     if first is not None and first.shape[::-1] != wanted:
         raise CheckpointError(

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from viscot_core.errors import CheckpointError, DataError, ViscotError
+from viscot_core.models import layouts
 from viscot_core.models.weights import open_weights
 from viscot_core.train.divided import fill, is_divided
 from viscot_core.train.schema import StageSpec
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 COMPLETE = "complete.json"
 PROJECTOR = "projector.safetensors"
 PROJECTOR_BIN = "mm_projector.bin"
-PROJECTOR_MODULE = "model.multi_modal_projector."
 ADAPTER = "adapter_model.safetensors"
 _NAME = re.compile(r"checkpoint-\d+")
 _FULL = 1 << 24
@@ -182,8 +182,8 @@ def projector_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
         if ".original_module." in name:
             continue
         clean = name.replace(".modules_to_save.default", "").removeprefix("base_model.model.")
-        if clean.startswith(PROJECTOR_MODULE):
-            found[clean.removeprefix(PROJECTOR_MODULE)] = tensor.detach().cpu().contiguous()
+        if clean.startswith(layouts.PROJECTOR):
+            found[clean.removeprefix(layouts.PROJECTOR)] = tensor.detach().cpu().contiguous()
     return found
 
 
@@ -215,9 +215,9 @@ def load_weights(model: Any, folder: Path) -> None:
         _refuse(folder, [], list(result.unexpected_keys))
         return
     if not any(folder.glob("model*.safetensors")) and (folder / PROJECTOR).exists():
-        state = {PROJECTOR_MODULE + name: tensor for name, tensor in load_file(folder / PROJECTOR).items()}
+        state = {layouts.PROJECTOR + name: tensor for name, tensor in load_file(folder / PROJECTOR).items()}
         missing, unexpected = _put(model, {name: partial(_same, tensor) for name, tensor in state.items()})
-        _refuse(folder, [name for name in missing if name.startswith(PROJECTOR_MODULE)], unexpected)
+        _refuse(folder, [name for name in missing if name.startswith(layouts.PROJECTOR)], unexpected)
         return
     missing, unexpected = _put(model, {name: stored.read for name, stored in open_weights(folder).items()})
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()

@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from viscot_core.models import layouts
 from viscot_core.train.schema import LoraSpec, Part, StageSpec
 
 PART_PREFIXES: dict[Part, tuple[str, ...]] = {
-    "vision_tower": ("model.vision_tower.",),
-    "projector": ("model.multi_modal_projector.",),
-    "llm": ("model.language_model.", "lm_head."),
+    "vision_tower": (layouts.TOWER,),
+    "projector": (layouts.PROJECTOR,),
+    "llm": (layouts.LLM, "lm_head."),
 }
 
 
