@@ -75,6 +75,26 @@ def test_all_faults_at_once_each_with_path_value_and_fix() -> None:
     assert len(caught.value.problems) == len(faults)
 
 
+def test_a_faulty_required_entry_hides_no_contradiction() -> None:
+    raw = yaml.safe_load(recipe_path("tiny").read_text(encoding="utf-8"))
+    raw["colour"], raw["model"]["scratch"]["image_side"] = "red", 113
+    del raw["stages"][0]["train"]
+    raw["stages"][-1] |= {"learning_rate": "fast", "global_batch_size": 32, "per_device_batch_size": 5}
+    with pytest.raises(RecipeError) as refusal:
+        validate(raw)
+    assert {problem.partition(":")[0] for problem in refusal.value.problems} == {
+        "colour",
+        "model.scratch.image_side",
+        "stages.foundation.train",
+        "stages.finetune.learning_rate",
+        "stages.finetune.per_device_batch_size",
+    }
+    raw["stages"][-1]["global_batch_size"] = "many"  # what it must be divided by is not known
+    with pytest.raises(RecipeError) as refusal:
+        validate(raw)
+    assert "stages.finetune.per_device_batch_size" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -109,7 +109,8 @@ def recipe_path(name_or_path: str | Path) -> Path:
 def validate(raw: Mapping[str, Any], where: str = "The recipe", problems: Iterable[str] = ()) -> Recipe:
     """A `Recipe` from plain data, or `RecipeError` with all its problems.
 
-    Faulty entries are taken out and the rest is validated again, so a typo hides no contradiction.
+    Faulty entries are taken out, or stood in for where they are required, and the rest is validated again: a
+    typo hides no contradiction.
     """
     data, found = copy.deepcopy(dict(raw)), list(problems)
     removed: list[Location] = []
@@ -228,9 +229,7 @@ def _describe(detail: ErrorDetails, data: dict[str, Any]) -> str:
 
 
 def _remove(data: dict[str, Any], detail: ErrorDetails) -> bool:
-    """Takes the faulty entry out of ``data``; false when nothing can be removed (a missing key, the root)."""
-    if detail["type"] == "missing":
-        return False
+    """Takes the faulty entry out of ``data``, or gives a missing one; false where neither can be done."""
     node: Any = data
     for key in detail["loc"][:-1]:
         if isinstance(_child(node, key), dict | list):
@@ -238,6 +237,12 @@ def _remove(data: dict[str, Any], detail: ErrorDetails) -> bool:
         else:  # a union's branch is named in the location and not in the data
             continue
     last = detail["loc"][-1] if detail["loc"] else None
+    if detail["type"] == "missing":
+        stand_in = _STAND_INS.get(str(last))
+        if stand_in is None or not isinstance(node, dict):
+            return False
+        node[last] = stand_in(node)
+        return True
     if isinstance(node, dict) and last in node:
         del node[last]
         return True
@@ -245,6 +250,22 @@ def _remove(data: dict[str, Any], detail: ErrorDetails) -> bool:
         del node[last]
         return True
     return False
+
+
+def _divisible(stage: dict[str, Any]) -> int:
+    batch = stage.get("per_device_batch_size")
+    return batch if isinstance(batch, int) and batch > 0 else 1
+
+
+_STAND_INS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "name": lambda _: "unnamed",
+    "learning_rate": lambda _: 1e-4,
+    "global_batch_size": _divisible,
+    "train": lambda stage: (
+        ["projector", "llm"] if stage.get("lora") else ["vision_tower", "projector", "llm"]
+    ),
+}
+"""Values that contradict nothing, for required entries that are missing or faulty (which is said by then)."""
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
