@@ -146,6 +146,20 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, engine: FakeEngine) -> N
         bench_vqa(options(tmp_path, file, style="free"))
 
 
+def test_tasks_of_srun_share_the_questions(
+    tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, [row(number) for number in range(6)])
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    done = []
+    for task in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", task)
+        monkeypatch.setenv("SLURM_LOCALID", task)
+        done.append(bench_vqa(options(tmp_path, file))[1].finished)
+    assert done == [3, 3] and len(read_predictions(tmp_path / "run")) == 6
+
+
 def test_an_unreadable_picture_fails_alone(tmp_path: Path, engine: FakeEngine) -> None:
     file = write(tmp_path, [row(1), {**row(2), "image": "bad.jpg"}])
     (tmp_path / "images" / "bad.jpg").write_text("no picture")

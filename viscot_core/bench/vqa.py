@@ -22,6 +22,7 @@ from viscot_core.bench.cot import CotAsker
 from viscot_core.bench.items import Benchmark, Item
 from viscot_core.bench.records import Prediction, RunInfo
 from viscot_core.bench.run import Built, Plan, Progress, Tally, run
+from viscot_core.bench.shards import device_of, shard_of
 from viscot_core.bench.wording import LETTER, SHORT, Wording
 from viscot_core.boxes import Box, CropPolicy, Frame, Size
 from viscot_core.data.annotations import Row, Rows
@@ -207,7 +208,7 @@ def bench_vqa(options: VqaOptions, progress: Progress | None = None) -> tuple[Ru
         UsageError, DataError: before any model is loaded.
         CheckpointError, EngineError: the model cannot be loaded or is gone; what was finished is kept.
     """
-    style = options.chosen_style()
+    style, shard = options.chosen_style(), shard_of()
     codec = codec_for(options.engine)
     benchmark = load_questions(options.questions, options.images, style, skip_missing=options.skip_missing)
     plan = Plan(
@@ -221,17 +222,19 @@ def bench_vqa(options: VqaOptions, progress: Progress | None = None) -> tuple[Ru
         },
         model=options.engine.model or "viscot-tiny",
         data=options.images,
-        batch=1 if options.engine.is_server else max(8, options.engine.batch_size),
+        batch=1,
         parallel=parallel_batches(options.engine),
         by_picture=not options.engine.is_server,
         weights=None if options.engine.is_server else lambda: weights_of(options.engine.model),
+        shard=shard,
     )
 
     def build() -> Built:
-        engine = open_engine(options.engine)
+        engine = open_engine(replace(options.engine, device=device_of(shard, options.engine.device)))
         speaker = Speaker(engine, Wording(codec), options.max_new_tokens)
         native = replace(speaker, wording=Wording(codec, "native"))
         known = {"engine": dict(engine.identity), "prompts": Wording(codec).digest(engine.template)}
-        return Built(VqaAsker(CotAsker(native), CotAsker(speaker, CropPolicy.PAPER)), known)
+        batch = getattr(engine, "batch_size", None)
+        return Built(VqaAsker(CotAsker(native), CotAsker(speaker, CropPolicy.PAPER)), known, batch)
 
     return run(plan, build, progress=progress)
