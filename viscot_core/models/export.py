@@ -182,12 +182,12 @@ def _write_tower(checkpoint: Checkpoint, folder: Path) -> None:
         folder / "model.safetensors",
         [
             Planned(
-                name.replace("model.vision_tower.", "vision_model."),
+                name.replace(layouts.TOWER, "vision_model."),
                 source.shape,
                 source.stored.dtype,
                 source.read,
             )
             for name, source in checkpoint.tensors.items()
-            if name.startswith("model.vision_tower.")
+            if name.startswith(layouts.TOWER)
         ],
     )
