@@ -45,6 +45,8 @@ FREE = frozenset(
 )
 RATES = frozenset({"learning_rate", "projector_lr", "vision_tower_lr"})
 """What may change too, from the last checkpoint on: a loss that explodes asks for lower ones."""
+_BEGINNING = (".lock", f".{RECIPE_FILE}.")
+"""What lies in a folder while a run is begun there: locks, and a recipe half written."""
 
 
 @contextmanager
@@ -77,22 +79,23 @@ def is_finished(run: Path) -> bool:
     return (run / "viscot.json").exists()
 
 
-def claim(run: Path, recipe: Recipe, *, resume: bool) -> None:
+def claim(run: Path, recipe: Recipe, *, resume: bool, shared: bool = False) -> None:
     """Refuse to overwrite: a begun run is continued with the same settings, and nothing else is touched.
 
+    Machines that have the folder ``shared`` join the run that the first of them begins, a moment ago perhaps.
     `UsageError` where the folder holds a run and ``resume`` is false, holds something else, or where the
     settings differ (each is named with its old and new value) in more than learning rates.
     """
+    # Listed before the run is looked for: another machine may begin it in between.
+    names = [path.name for path in run.iterdir()] if run.is_dir() else []
     if not holds_run(run):
-        strangers = (
-            [path.name for path in run.iterdir() if not path.name.startswith(".lock")] if run.is_dir() else []
-        )
+        strangers = [name for name in names if not name.startswith(_BEGINNING)]
         if strangers:
             raise UsageError(f"{run} holds other files ({', '.join(strangers[:3])}); give a new --out.")
         if resume:
             raise UsageError(f"{run} holds no run to resume; leave --resume out or give another --out.")
         return
-    if not resume:
+    if not (resume or shared):
         state = "a finished" if is_finished(run) else "an unfinished"
         raise UsageError(f"{run} holds {state} run; --resume continues it, --out names another folder.")
     changed = differences(load_recipe(run / RECIPE_FILE), recipe)
@@ -121,8 +124,8 @@ def require_room(run: Path, gib: float) -> None:
 
 
 def write(run: Path, recipe: Recipe, plan: Plan) -> None:
-    """Recipe and plan, each whole or not at all."""
-    for name, text in ((PLAN_FILE, plan.to_json()), (RECIPE_FILE, dump_recipe(recipe))):
+    """Recipe and plan, each whole or not at all; the recipe first, for it says that a run is here."""
+    for name, text in ((RECIPE_FILE, dump_recipe(recipe)), (PLAN_FILE, plan.to_json())):
         with written_whole(run / name) as file:
             file.write(text)
 
