@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -41,10 +41,12 @@ GpuMemory = Annotated[float | None, typer.Option("--gpu-memory", min=1.0, help="
 Gpu = Annotated[
     str | None, typer.Option("--gpu", help="Kind of GPU the estimate of hours is for, e.g. A100.")
 ]
-Processes = Annotated[int, typer.Option("--processes", min=1, help="Processes of a machine without GPUs.")]
+Processes = Annotated[
+    int | None, typer.Option("--processes", min=1, help="Processes of a machine without GPUs.")
+]
 Nnodes = Annotated[int, typer.Option("--nnodes", min=1, help="Machines; start the same command on each.")]
 Rdzv = Annotated[str | None, typer.Option("--rdzv", help="host:port of the first machine, where all meet.")]
-RdzvId = Annotated[str, typer.Option("--rdzv-id", help="Name of the job at the meeting point.")]
+RdzvId = Annotated[str | None, typer.Option("--rdzv-id", help="Name of the job at the meeting point.")]
 RdzvConf = Annotated[
     list[str] | None, typer.Option("--rdzv-conf", help="key=value for torchrun, e.g. is_host=1.")
 ]
@@ -73,8 +75,8 @@ def _command(want: Want, text: str) -> Callable[..., None]:
     def command(
         recipe: Recipe_, data: Data = None, out: Out = None, images: Images = None, set_: Set = None,
         dry_run: DryRun = False, resume: Resume = False, gpus: Gpus = None, gpu_memory: GpuMemory = None,
-        gpu: Gpu = None, processes: Processes = 1, nnodes: Nnodes = 1, rdzv: Rdzv = None,
-        rdzv_id: RdzvId = "viscot", rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
+        gpu: Gpu = None, processes: Processes = None, nnodes: Nnodes = 1, rdzv: Rdzv = None,
+        rdzv_id: RdzvId = None, rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
         local_addr: LocalAddr = None, slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None,
         allow_bad: AllowBad = None, report: Report = None,
     ) -> None:  # fmt: skip
@@ -84,6 +86,9 @@ def _command(want: Want, text: str) -> Callable[..., None]:
 
         if nnodes > 1 and not (rdzv or slurm):
             raise UsageError(f"--nnodes {nnodes} needs --rdzv HOST:PORT, the address of the first machine.")
+        if not (rdzv or slurm):
+            names = ("--rdzv-id", "--rdzv-conf", "--node-rank", "--local-addr")
+            _require_meeting(names, (rdzv_id, rdzv_conf, node_rank, local_addr))
         only_looks = dry_run or slurm is not None
         chosen, place, notes = options.resolve(
             recipe, set_ or (), want, data or ("DATA" if dry_run else None), images,
@@ -93,7 +98,7 @@ def _command(want: Want, text: str) -> Callable[..., None]:
             gpus, gpu_memory, gpu, nodes=nnodes, processes=processes, must_exist=not only_looks
         )
         job = tuple(rdzv_conf or ())
-        meeting = Rendezvous(rdzv, "c10d", node_rank, rdzv_id, job, local_addr) if rdzv else None
+        meeting = Rendezvous(rdzv, "c10d", node_rank, rdzv_id or "viscot", job, local_addr) if rdzv else None
         run = out or Path("runs") / chosen.name
         look = make_plan if only_looks else launch.prepare
         plan = look(
@@ -119,6 +124,13 @@ pretrain = _command(
 finetune = _command(
     "finetune", "Train stage 2 only: from a base model with its projector, on the recipe's data or your own."
 )
+
+
+def _require_meeting(names: Sequence[str], values: Sequence[object]) -> None:
+    """`UsageError` where an option tells how machines meet and none are to."""
+    for name, value in zip(names, values, strict=True):
+        if value not in (None, []):
+            raise UsageError(f"{name} only goes with --rdzv HOST:PORT; give both or neither.")
 
 
 def _continues(run: Path, resume: bool, nodes: int) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from viscot_core.errors import UsageError
+from viscot_core.files import written_whole
 from viscot_core.train import folder, launch, options, slurm
 from viscot_core.train.plan import make_plan
 from viscot_core.train.planned import Machine, Rendezvous
@@ -70,6 +73,35 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_machines_that_share_a_folder_join_a_run_that_begins(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny")
+    with folder.locked(tmp_path, "-first"):
+        (tmp_path / ".recipe.yaml.5eed.partial").touch()  # the first machine is about to begin
+        folder.claim(tmp_path, recipe, resume=False, shared=True)
+        (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+        folder.claim(tmp_path, recipe, resume=False, shared=True)
+        with pytest.raises(UsageError, match=r"max_steps: \d+ -> 7"):
+            other = load_recipe("tiny", ["stages.finetune.max_steps=7"])
+            folder.claim(tmp_path, other, resume=False, shared=True)
+
+
+def test_a_kill_while_a_run_begins_leaves_one_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("tiny")
+    plan = make_plan(recipe, Machine(), run=tmp_path, data=tmp_path)
+
+    def killed(path: Path) -> Any:
+        if path.name == "plan.json":
+            raise KeyboardInterrupt
+        return written_whole(path)
+
+    monkeypatch.setattr(folder, "written_whole", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write(tmp_path, recipe, plan)
+    folder.claim(tmp_path, recipe, resume=True)
+
+
 def test_recipe_and_plan_are_written(tmp_path: Path) -> None:
     recipe = load_recipe("tiny")
     plan = make_plan(recipe, Machine(), run=tmp_path, data=tmp_path)
@@ -124,6 +156,29 @@ def test_a_port_in_use_is_told_at_second_0() -> None:
     launch._require_port(Rendezvous("203.0.113.9:29500"))  # another machine's address
     with pytest.raises(UsageError, match="HOST:PORT"):
         launch._require_port(Rendezvous("host"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"gpus": 8, "gpu_memory": 80.0, "processes": 2}, "--processes counts where no GPU is used"),
+        ({"gpus": 0, "gpu_memory": 80.0}, "--gpu-memory tells of a GPU and none is used"),
+        ({"gpus": 0, "gpu_name": "A100"}, "--gpu tells of a GPU and none is used"),
+    ],
+)
+def test_what_does_not_count_on_a_machine_is_refused(asked: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        launch.this_machine(**asked, must_exist=False)
+
+
+@pytest.mark.parametrize(
+    "option", [("--node-rank", "1"), ("--rdzv-id", "a"), ("--rdzv-conf", "a=b"), ("--local-addr", "10.0.0.1")]
+)
+def test_how_machines_meet_needs_a_place(option: tuple[str, str], cli: Callable[..., Any]) -> None:
+    ran = cli("train", "--recipe", "tiny", "--dry-run", *option)
+    assert ran.code == 2 and f"{option[0]} only goes with --rdzv" in ran.err
+    ran = cli("train", "--recipe", "tiny", "--dry-run", "--rdzv", "host:29500", "--nnodes", "2", *option)
+    assert ran.code == 0, ran.err
 
 
 def test_stages_are_chosen() -> None:

@@ -38,10 +38,13 @@ def this_machine(
     gpu_name: str | None = None,
     *,
     nodes: int = 1,
-    processes: int = 1,
+    processes: int | None = None,
     must_exist: bool = True,
 ) -> Machine:
-    """The machine at hand, or the one asked for; `UsageError` for more GPUs than there are."""
+    """The machine at hand, or the one asked for; ``processes`` are those of a machine without GPUs (1).
+
+    `UsageError` for more GPUs than there are, and for what does not count on such a machine.
+    """
     from viscot_core import hardware
 
     told = gpus == 0 or (gpus is not None and not must_exist and gpu_memory)
@@ -49,9 +52,14 @@ def this_machine(
     wanted = len(found) if gpus is None else gpus
     if must_exist and wanted > len(found):
         raise UsageError(f"{wanted} GPUs are asked for and {len(found)} are here; give --gpus {len(found)}.")
+    if wanted and processes:
+        raise UsageError("--processes counts where no GPU is used; leave it out or give --gpus 0.")
+    if not wanted and (gpu_memory or gpu_name):
+        option = "--gpu-memory" if gpu_memory else "--gpu"
+        raise UsageError(f"{option} tells of a GPU and none is used; leave it out or give --gpus N.")
     memory = gpu_memory or (min(gpu.total for gpu in found) if found else 80.0)
     name = gpu_name or (found[0].name if found else "A100")
-    return Machine(wanted, memory, name, nodes, processes, hardware.ram_gib())
+    return Machine(wanted, memory, name, nodes, processes or 1, hardware.ram_gib())
 
 
 def prepare(
@@ -90,7 +98,7 @@ def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -
     run = Path(plan.run)
     many = plan.machine.nodes > 1
     with folder.locked(run, f"-{node or os.uname().nodename}" if many else ""):
-        folder.claim(run, recipe, resume=resume or (many and folder.holds_run(run)))
+        folder.claim(run, recipe, resume=resume, shared=many)
         folder.write(run, recipe, plan)
         if (
             plan.machine.processes == 1
