@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -82,6 +83,19 @@ def test_the_run_folder_is_a_checkpoint(trained: Path) -> None:
     )
     names = set(load_file(trained / "model.safetensors"))
     assert not [name for name in names if "heads" in name]
+
+
+def test_a_disk_without_hard_links_takes_a_copy(
+    recipe: Recipe, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    again = shutil.copytree(trained, tmp_path / "again")
+    (again / "model.safetensors").unlink()
+    monkeypatch.setattr("os.link", refused)
+    run(again, recipe)
+    assert (again / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
 def test_stage_one_moves_the_projector_alone(trained: Path) -> None:

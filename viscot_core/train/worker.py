@@ -12,6 +12,7 @@ import argparse
 import logging
 import math
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,18 +77,24 @@ def _finish(folder: Path, state: Run) -> None:
     if ranks.rank() == 0:
         last = state.recipe.stages[-1]
         model = folder / "stages" / f"{len(state.recipe.stages)}-{last.kind}" / "model"
-        for path in sorted(model.rglob("*"), key=lambda p: p.name == "viscot.json"):  # the manifest last
-            if path.is_file():
+        files = [path for path in model.rglob("*") if path.is_file()]
+        with checkpoints.disk_full_named(folder):
+            for path in sorted(files, key=lambda p: p.name == "viscot.json"):  # the manifest last
                 _link(path, folder / path.relative_to(model))
     ranks.wait()
 
 
 def _link(path: Path, target: Path) -> None:
-    """``target`` becomes another name of ``path``: one copy on disk, whole or not there."""
+    """``target`` becomes another name of ``path``, or a copy where there are no hard links; whole or not
+    there.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial_file = target.with_name(f".{target.name}.partial")
     partial_file.unlink(missing_ok=True)
-    os.link(path, partial_file)
+    try:
+        os.link(path, partial_file)
+    except OSError:
+        shutil.copyfile(path, partial_file)
     partial_file.replace(target)
 
 
