@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viscot_core.bench.journal import Journal
-from viscot_core.bench.lines import BROKEN_FILE
+from viscot_core.bench.journal import BROKEN_FILE, Journal
 from viscot_core.bench.records import PREDICTIONS_FILE, Prediction, RunInfo, read_predictions, read_run
 from viscot_core.errors import DataError, UsageError
 

@@ -165,3 +165,13 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be written"):
         ScoreLog(tmp_path / "nothing" / "scores.exact.jsonl", JudgeIdentity.now("exact", "exact", None, None))
+
+
+def test_a_file_that_got_nothing_goes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ScoreLog, "_begin", full)
+    with pytest.raises(OSError, match="No space left"):
+        ScoreLog(tmp_path / "scores.exact.jsonl", JudgeIdentity.now("exact", "exact", "", None))
+    assert not any(tmp_path.iterdir())

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from viscot_core.bench.pictures import REFCOCO_FOLDERS, find_picture
 from viscot_core.bench.suites import REFCOCO, chosen, chosen_tasks, split_name
@@ -15,6 +16,9 @@ from viscot_core.boxes import Box, Size
 from viscot_core.data.annotations import Conversation, DetectionRow, R, Rows, split_crop
 from viscot_core.errors import DataError, UsageError
 from viscot_core.prompts import BOX_REQUEST, IMAGE
+
+Kind = Literal["cot", "refcoco", "vqa"]
+"""Which benchmark it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Item:
 class Benchmark:
     """Items ready to run; ``missing`` counts those left out for want of a picture, by data set."""
 
-    kind: str
+    kind: Kind
     items: tuple[Item, ...]
     missing: dict[str, int]
     warnings: tuple[str, ...]
@@ -210,7 +214,7 @@ def _sample(items: list[Item], limit: int | None, seed: int) -> list[Item]:
 
 
 def _checked(
-    kind: str,
+    kind: Kind,
     items: list[Item],
     hashes: dict[str, str],
     files: dict[str, str],

@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from viscot_core.bench.lines import LOCK_FILE, set_broken_line_aside, take_lock
 from viscot_core.bench.records import (
     PARTS,
     PREDICTIONS_FILE,
@@ -26,6 +25,10 @@ from viscot_core.bench.records import (
     read_run,
 )
 from viscot_core.errors import UsageError
+from viscot_core.lines import hold, set_broken_line_aside
+
+LOCK_FILE = ".lock"
+BROKEN_FILE = "predictions.broken"
 
 
 class Journal:
@@ -58,9 +61,9 @@ class Journal:
             raise UsageError(
                 f"{self.folder} cannot be a run folder ({error.strerror}); choose another --out."
             ) from error
-        self._locks.append(take_lock(self.folder, shared=self.session is not None))
+        self._locks.append(_take_lock(self.folder, shared=self.session is not None))
         if self.session is not None:
-            self._locks.append(take_lock(self.folder, name=f".lock.{self.rank}"))
+            self._locks.append(_take_lock(self.folder, name=f"{LOCK_FILE}.{self.rank}"))
         try:
             self._open()
         except BaseException:
@@ -75,7 +78,7 @@ class Journal:
         elif path.exists() and path.stat().st_size:
             raise UsageError(f"{self.folder} has predictions but no {RUN_FILE}; choose a new --out.")
         if self.session is None:
-            set_broken_line_aside(path)
+            set_broken_line_aside(path, self.folder / BROKEN_FILE)
             self._join_parts()
         self.reload()
 
@@ -87,7 +90,7 @@ class Journal:
     def _join_parts(self) -> None:
         """Move what ranks wrote into the one file; after a kill in between, a line twice reads as one."""
         for part in sorted(self.folder.glob(PARTS)):
-            set_broken_line_aside(part)
+            set_broken_line_aside(part, self.folder / BROKEN_FILE)
             with (self.folder / PREDICTIONS_FILE).open("ab") as whole:
                 whole.write(part.read_bytes())
                 whole.flush()
@@ -159,6 +162,14 @@ class Journal:
         self._file.write(b"".join(p.to_line() for p in batch))
         self._file.flush()
         self.finished.update((p.key, p) for p in batch)
+
+
+def _take_lock(folder: Path, *, shared: bool = False, name: str = LOCK_FILE) -> IO[bytes]:
+    handle = (folder / name).open("ab")
+    if not hold(handle, shared=shared):
+        handle.close()
+        raise UsageError(f"Another process is writing to {folder}; wait for it, or choose another --out.")
+    return handle
 
 
 def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from viscot_core.bench.asking import Asker, Job, Look, Open, Outcome, open_looks
 from viscot_core.bench.items import Benchmark, Item
@@ -28,8 +28,6 @@ from viscot_core.errors import BudgetSpent
 
 Progress = Callable[[int, int], None]
 """``(finished, total)`` jobs, called after every batch."""
-
-_KINDS: dict[str, Literal["cot", "refcoco", "vqa"]] = {"cot": "cot", "refcoco": "refcoco", "vqa": "vqa"}
 
 Work = tuple[Item, tuple[str, ...]]
 """An item with the strategies it still lacks."""
@@ -62,7 +60,7 @@ class Plan:
         """The run's ``run.json`` before any engine is there."""
         counts = self.benchmark.planned()
         return RunInfo(
-            kind=_KINDS[self.benchmark.kind],
+            kind=self.benchmark.kind,
             model=self.model,
             data=str(self.data.absolute()),  # the run is shown from anywhere
             settings=self.settings,

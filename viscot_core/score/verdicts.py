@@ -8,7 +8,6 @@ averaged.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, Self
 
 from viscot_core.bench.records import Key
 from viscot_core.errors import DataError, UsageError
+from viscot_core.lines import hold, set_broken_line_aside
 
 
 class State(StrEnum):
@@ -220,21 +220,17 @@ class ScoreLog:
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
         try:
-            self._take_lock()
+            if not hold(self._file):
+                raise UsageError(f"Another process is writing {self.path}; wait until it is done.")
             self.scores = self._begin(judge)
         except BaseException:
-            self._file.close()
+            self._close()
             raise
-
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"Another process is writing {self.path}; wait until it is done.") from error
 
     def _begin(self, judge: JudgeIdentity) -> Scores:
         """What the file holds already, after its repair; a new or headless one gets its header."""
-        if not _set_broken_tail_aside(self.path):
+        set_broken_line_aside(self.path, self.path.with_name(f"{self.path.name}.broken"))
+        if not self.path.stat().st_size:
             self._file.write(json.dumps({"judge": asdict(judge)}, ensure_ascii=False) + "\n")
             self._file.flush()
             return Scores(judge, {}, self.path)
@@ -257,16 +253,12 @@ class ScoreLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._close()
 
-
-def _set_broken_tail_aside(path: Path) -> int:
-    """Cut a half-written last line off (kept in ``<file>.broken``); returns the bytes that stay."""
-    lines, rest = _whole_lines(path)
-    whole = sum(len(line) + 1 for line in lines)
-    if rest:
-        with path.with_name(path.name + ".broken").open("ab") as aside:
-            aside.write(rest + b"\n")
-        with path.open("r+b") as file:
-            file.truncate(whole)
-    return whole
+    def _close(self) -> None:
+        """Close the file; one that got nothing, as on a full disk, goes again."""
+        try:
+            self._file.close()
+        finally:
+            if not self.path.stat().st_size:
+                self.path.unlink()
