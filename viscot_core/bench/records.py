@@ -116,9 +116,8 @@ def read_run(folder: Path | str) -> RunInfo:
     try:
         return RunInfo.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = str(error).splitlines()[0]
         raise DataError(
-            f"{path} is damaged ({first}); run the same 'viscot bench' into a new folder."
+            f"{path} is damaged ({_fault(error)}); run the same 'viscot bench' into a new folder."
         ) from error
 
 
@@ -153,8 +152,13 @@ def _lines(path: Path) -> Iterator[Prediction]:
             try:
                 yield Prediction.model_validate_json(line)
             except ValidationError as error:
-                fault = error.errors(include_url=False)[0]
-                where = ".".join(str(part) for part in fault["loc"]) or "the line"
                 raise DataError(
-                    f"{path}:{number}: {where}: {fault['msg']}; delete the line and run 'viscot bench' again."
+                    f"{path}:{number}: {_fault(error)}; delete the line and run 'viscot bench' again."
                 ) from error
+
+
+def _fault(error: ValidationError) -> str:
+    """The first of what pydantic found, with its place."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
