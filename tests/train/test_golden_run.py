@@ -61,7 +61,6 @@ def test_losses_of_the_reference(kind: str, shared: Path, tmp_path: Path) -> Non
         stage=stage,
         args=training_arguments(state, stage, tmp_path, SPLIT, 8, 42),
         rows=rows,
-        collate=rows.collate,
         order=order,
         save=lambda *_: None,
         load=checkpoints.load_weights,

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from viscot_core.data.synth import write_dataset
-from viscot_core.errors import DataError
+from viscot_core.errors import DataError, RecipeError
 from viscot_core.models.manifest import Manifest
 from viscot_core.train import checkpoints
+from viscot_core.train.batch import Split
 from viscot_core.train.recipe import dump_recipe, load_recipe
 from viscot_core.train.schema import Recipe
-from viscot_core.train.worker import run
+from viscot_core.train.worker import _split, run
 
 SMALL = [
     "model.scratch.image_side=56", "model.scratch.vision_width=24", "model.scratch.vision_layers=2",
@@ -176,6 +177,18 @@ def test_bad_rows_are_counted_through_a_resume(recipe: Recipe, tmp_path: Path) -
         run(tmp_path / "run", told(last.bad - 1))
     run(tmp_path / "run", told(last.bad))
     assert checkpoints.saved_of(out / "checkpoint-6") == last
+
+
+def test_a_batch_that_another_number_of_processes_cannot_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a plan for so many, the worker splits by the same rules."""
+    stage = load_recipe("tiny", ["stages.finetune.per_device_batch_size=32"]).stage("finetune")
+    assert _split(tmp_path, stage) == Split(32, 1, 1)
+    monkeypatch.setattr("viscot_core.train.ranks.count", lambda: 2)
+    with pytest.raises(RecipeError, match="32 does not divide the 16 samples"):
+        _split(tmp_path, stage)
+    assert _split(tmp_path, stage.model_copy(update={"per_device_batch_size": 8})) == Split(8, 2, 2)
 
 
 def test_the_recipe_is_kept_whole(recipe: Recipe, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,6 +56,12 @@ def split_batch(stage: StageSpec, processes: int, fits: Callable[[int], bool]) -
                 f"--set {where}.zero_stage=3, --set {where}.offload=optimizer, or --lora 128."
             )
     return Split(per_device, local // per_device, processes)
+
+
+def steps_of(stage: StageSpec, rows: int) -> int:
+    """Optimizer steps of ``stage`` where an epoch holds ``rows``: the last step of an epoch is filled up."""
+    epoch = math.ceil(rows / stage.global_batch_size)
+    return stage.max_steps or math.ceil(epoch * (stage.epochs or 1.0))
 
 
 def _divisors(total: int) -> list[int]:

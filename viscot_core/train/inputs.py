@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from viscot_core.data.collate import Batch
 from viscot_core.data.mixture import Mixture
@@ -30,45 +28,16 @@ from viscot_core.train.start import Run
 log = logging.getLogger(__name__)
 
 
-class Rows(Protocol):
+class StageRows(Protocol):
     """A data set that knows its order and how its rows become a batch."""
 
-    @property
-    def dataset(self) -> Dataset[Any]: ...
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
 
     def order(self, split: Split, seed: int) -> NDArray[np.int64]: ...
 
     def collate(self, rows: list[Any]) -> Batch: ...
-
-
-@dataclass(frozen=True, slots=True)
-class CachedRows:
-    """Rows of the tiny recipe, whose order depends on the global batch alone."""
-
-    dataset: ChainRows | FoundationRows
-
-    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
-        """Batches of one bucket each, whatever the number of processes."""
-        return np.array(self.dataset.order(split.total, seed), np.int64)
-
-    def collate(self, rows: list[Any]) -> Batch:
-        """As the data set does."""
-        return self.dataset.collate(rows)
-
-
-@dataclass(frozen=True, slots=True)
-class FileRows:
-    """Rows of memory-mapped files."""
-
-    dataset: MixtureRows
-
-    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
-        """Grouped as the recipe says."""
-        return self.dataset.order(split, seed)
-
-    def collate(self, rows: list[Any]) -> Batch:
-        """As the data set does."""
-        return self.dataset.collate(rows)
 
 
 def check_rows(state: Run, stage: StageSpec, template: Template, out: Path) -> None:
@@ -111,7 +80,7 @@ def _preflight(state: Run, stage: StageSpec, template: Template, out: Path) -> N
     require(report, state.recipe.data.allow_bad)
 
 
-def open_rows(state: Run, stage: StageSpec, template: Template) -> Rows:
+def open_rows(state: Run, stage: StageSpec, template: Template) -> StageRows:
     """The rows of a stage."""
     root = state.root
     files = [root / name for name in stage.data_files]
@@ -119,16 +88,15 @@ def open_rows(state: Run, stage: StageSpec, template: Template) -> Rows:
     if stage.kind == "foundation":
         conversations = read_conversations(files)
         names = sorted({name for row in conversations for name in row.image})
-        return CachedRows(_foundation_rows(stage, _pixels(state), names, scenes, state.grid))
+        return _foundation_rows(stage, _pixels(state), names, scenes, state.grid)
     if state.recipe.model.scratch and not stage.packing and stage.group_by == "none":
         conversations = read_conversations(files)
         pixels = _pixels(state)
-        return CachedRows(ChainRows(conversations, pixels, state.tokens, template, stage, scenes, state.grid))
+        return ChainRows(conversations, pixels, state.tokens, template, stage, scenes, state.grid)
     legacy_crop = state.recipe.data.legacy_crop
-    rows = MixtureRows(
+    return MixtureRows(
         files, state.images, state.tokens, template, stage, side=state.side, legacy_crop=legacy_crop
     )
-    return FileRows(rows)
 
 
 def _foundation_rows(

@@ -14,7 +14,7 @@ from viscot_core.errors import RecipeError
 from viscot_core.files import expanded
 from viscot_core.models import zoo
 from viscot_core.train import estimates
-from viscot_core.train.batch import split_batch
+from viscot_core.train.batch import split_batch, steps_of
 from viscot_core.train.commands import commands
 from viscot_core.train.facts import Facts, facts_of
 from viscot_core.train.planned import Machine, Plan, Rendezvous, StagePlan
@@ -69,9 +69,7 @@ def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) 
 
     split = split_batch(stage, machine.processes, lambda size: memory(size) <= 0.92 * machine.memory_gib)
     facts = facts_of(root, stage.data_files)
-    steps = stage.max_steps
-    if steps is None and facts.rows is not None and stage.epochs is not None:
-        steps = math.ceil(math.ceil(facts.rows / stage.global_batch_size) * stage.epochs)
+    steps = stage.max_steps if facts.rows is None else steps_of(stage, facts.rows)
     seen = steps * stage.global_batch_size if steps is not None else None
     tokens = _tokens(facts, shape, stage)
     hours = None

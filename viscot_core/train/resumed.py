@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -31,17 +32,19 @@ class GoOnFrom(TrainerCallback):
 
 
 class RecipeRates(TrainerCallback):
-    """The recipe's learning rates count, also where a checkpoint brings those it was trained with."""
+    """The recipe's learning rates (the optimizer groups', in order) count, also where a checkpoint brings
+    those it was trained with. It holds no trainer, which would outlive its stage by the circle.
+    """
 
-    def __init__(self, trainer: StageTrainer) -> None:
-        self._trainer = trainer
+    def __init__(self, rates: Sequence[float]) -> None:
+        self._rates = list(rates)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         schedule = kwargs["lr_scheduler"]
         schedule = getattr(schedule, "scheduler", schedule)  # without accelerate's wrapper
-        rates = self._trainer.peak_rates
+        rates = self._rates
         if schedule.base_lrs == rates:
             return
         log.warning("learning rates change at step %d: %s -> %s", state.global_step, schedule.base_lrs, rates)

@@ -22,6 +22,7 @@ from viscot_core.data.views import PixelCache
 from viscot_core.images import normalise, square_pixels
 from viscot_core.models.tokens import ChatTokenizer
 from viscot_core.prompts import Template
+from viscot_core.train.batch import Split
 from viscot_core.train.foundation import PatchTruth, make_sheet, patch_truth
 from viscot_core.train.guides import guide_tensors, guides_of, token_weights
 from viscot_core.train.schema import StageSpec
@@ -72,9 +73,10 @@ class ChainRows(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
 
-    def order(self, batch_size: int, seed: int) -> list[int]:
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
+        """Steps of one bucket each, whatever the number of processes."""
         buckets = [(s.encoded.n_images, -(-len(s.encoded.ids) // PAD_MULTIPLE)) for s in self.samples]
-        return bucketed_order(buckets, batch_size, seed)
+        return np.array(bucketed_order(buckets, split.total, seed), np.int64)
 
     def collate(self, samples: list[Sample]) -> Batch:
         pixels = [normalise(self._pixels[name]) for sample in samples for name in sample.images]
@@ -116,8 +118,9 @@ class FoundationRows(Dataset[tuple[NDArray[np.uint8], PatchTruth]]):
         window = (0, 0, *scene.size) if box is None else crop_window(box, scene.size)
         return self._pixels[name], patch_truth(scene, window, self._grid, side)
 
-    def order(self, batch_size: int, seed: int) -> list[int]:
-        return bucketed_order([0] * len(self), batch_size, seed)
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
+        """Whole steps, whatever the number of processes."""
+        return np.array(bucketed_order([0] * len(self), split.total, seed), np.int64)
 
     def collate(self, rows: list[tuple[NDArray[np.uint8], PatchTruth]]) -> Batch:
         batch = {"pixel_values": torch.from_numpy(np.stack([normalise(pixels) for pixels, _ in rows]))}

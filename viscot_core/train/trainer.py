@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -22,6 +22,7 @@ from viscot_core.errors import DataError, ViscotError
 from viscot_core.models.tokens import IGNORE
 from viscot_core.train import checkpoints
 from viscot_core.train.guides import guide_loss
+from viscot_core.train.inputs import StageRows
 from viscot_core.train.resumed import RecipeRates
 from viscot_core.train.schema import StageSpec
 from viscot_core.train.stages import parameter_groups
@@ -45,8 +46,7 @@ class StageTrainer(Trainer):
         model: torch.nn.Module,
         stage: StageSpec,
         args: TrainingArguments,
-        rows: Dataset[Any],
-        collate: Callable[[list[Any]], dict[str, torch.Tensor]],
+        rows: StageRows,
         order: NDArray[np.int64],
         save: SaveModel,
         load: LoadModel,
@@ -71,10 +71,9 @@ class StageTrainer(Trainer):
             model=model,
             args=args,
             train_dataset=rows,
-            data_collator=collate,
+            data_collator=rows.collate,
             callbacks=[StageLog(log_file, meter)],
         )
-        self.add_callback(RecipeRates(self))
         self.remove_callback(PrinterCallback)  # the log says the same in better words
         if stage.kind != "foundation":
             self.loss_is_scaled_for_ga = True
@@ -84,7 +83,7 @@ class StageTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             stage, groups = self.stage, parameter_groups(self.model, self.stage)
-            self.peak_rates = [group["lr"] for group in groups]
+            self.add_callback(RecipeRates([group["lr"] for group in groups]))
             self.optimizer = torch.optim.AdamW(
                 groups,
                 betas=(stage.adam_beta1, stage.adam_beta2),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import shutil
 from functools import partial
@@ -25,9 +24,9 @@ from viscot_core.errors import DataError, UsageError
 from viscot_core.prompts import TEMPLATES, Template
 from viscot_core.train import checkpoints, ranks
 from viscot_core.train.arguments import training_arguments
-from viscot_core.train.batch import Split
+from viscot_core.train.batch import Split, split_batch, steps_of
 from viscot_core.train.foundation import FoundationModel, whiten_projector
-from viscot_core.train.inputs import Rows, check_rows, open_rows, row_counts
+from viscot_core.train.inputs import StageRows, check_rows, open_rows, row_counts
 from viscot_core.train.meters import meter_for
 from viscot_core.train.orphans import die_with_parent
 from viscot_core.train.planned import PLAN_FILE, read_plan
@@ -120,8 +119,7 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
         model=model,
         stage=stage,
         args=training_arguments(state, stage, out, split, steps, seed),
-        rows=rows.dataset,
-        collate=rows.collate,
+        rows=rows,
         order=order,
         save=partial(save_stage, state, stage),
         load=load_stage,
@@ -137,7 +135,7 @@ def _run_stage(state: Run, stage: StageSpec, out: Path) -> None:
     _keep_model(state, stage, trainer, out)
 
 
-def run_order(rows: Rows, stage: StageSpec, split: Split, seed: int) -> NDArray[np.int64]:
+def run_order(rows: StageRows, stage: StageSpec, split: Split, seed: int) -> NDArray[np.int64]:
     """The rows of all steps of a stage: one epoch's order behind another.
 
     `DataError` where an epoch has not one batch (the tiny recipe's are of one length and kind each).
@@ -148,33 +146,27 @@ def run_order(rows: Rows, stage: StageSpec, split: Split, seed: int) -> NDArray[
             f"stages.{stage.kind} would train nothing: no {split.total} of its rows make a batch; "
             f"give more data or --set stages.{stage.kind}.global_batch_size=N."
         )
-    steps = stage.max_steps or math.ceil((stage.epochs or 1.0) * len(epochs[0]) / split.total)
+    steps = steps_of(stage, len(epochs[0]))
     while sum(map(len, epochs)) < steps * split.total:
         epochs.append(rows.order(split, seed + len(epochs)))
     return np.concatenate(epochs)[: steps * split.total]
 
 
 def _split(folder: Path, stage: StageSpec) -> Split:
-    """The plan's split of the global batch where its number of processes is ours, else an even one."""
+    """The plan's split of the global batch where its number of processes is ours, else the fewest pieces."""
     processes = ranks.count()
     if (folder / PLAN_FILE).exists():
         for planned in read_plan(folder).stages:
             if planned.kind == stage.kind and planned.processes == processes:
                 return Split(planned.per_device_batch_size, planned.accumulation, processes)
-    local = stage.global_batch_size // processes
-    if local * processes != stage.global_batch_size:
-        raise UsageError(
-            f"A global batch of {stage.global_batch_size} does not split over {processes} processes."
-        )
-    per_device = stage.per_device_batch_size or local
-    return Split(per_device, local // per_device, processes)
+    return split_batch(stage, processes, lambda _: True)
 
 
 def _template(recipe: Recipe, stage: StageSpec) -> Template:
     return TEMPLATES[stage.template or ("plain" if stage.kind == "pretrain" else recipe.model.template)]
 
 
-def _prepared(state: Run, stage: StageSpec, rows: Rows, split: Split, seed: int) -> Any:
+def _prepared(state: Run, stage: StageSpec, rows: StageRows, split: Split, seed: int) -> Any:
     """The model as the Trainer gets it: under heads, under adapters, compiled."""
     model = state.model
     if stage.kind == "foundation":
@@ -182,7 +174,7 @@ def _prepared(state: Run, stage: StageSpec, rows: Rows, split: Split, seed: int)
         torch.manual_seed(seed)
         model = FoundationModel(state.model, stage.foundation)
         if stage.foundation.whiten_projector:
-            sample = [rows.dataset[i] for i in rows.order(split, seed)[:256].tolist()]
+            sample = [rows[i] for i in rows.order(split, seed)[:256].tolist()]
             whiten_projector(state.model, rows.collate(sample)["pixel_values"])
     if stage.gradient_checkpointing:
         state.model.gradient_checkpointing_enable({"use_reentrant": False})
