@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
 
 ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+"""transformers' names of what ``--attn`` takes."""
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 LOAD_IN = ("4bit", "8bit")
 _BLOCK = 64
@@ -74,7 +75,7 @@ def load_model(
     kind = choose_dtype(dtype, place, checkpoint)
     if attn == "flash":
         _check_flash(place, kind)
-    model = build(checkpoint, place, kind, load_in, attn)
+    model = build(checkpoint, place, kind, load_in, ATTENTION[attn])
     return LoadedModel(
         model=model,
         tokens=tokens,
@@ -185,12 +186,13 @@ class _State(Mapping[str, _Lazy]):
 
 
 def build(
-    checkpoint: Checkpoint, device: str, dtype: torch.dtype, load_in: str | None, attn: str
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype, load_in: str | None, attention: str
 ) -> LlavaForConditionalGeneration:
     """The model of an opened checkpoint, its tensors read as they are placed (what is missing starts at
     random).
 
-    Arguments are those of ``load_model``, resolved. Raises EngineError where an extra or memory is missing.
+    Arguments are those of ``load_model``, resolved; ``attention`` is transformers' name of it. Raises
+    EngineError where an extra or memory is missing.
     """
     import torch
     from transformers import LlavaForConditionalGeneration
@@ -205,7 +207,7 @@ def build(
             config=checkpoint.config,
             state_dict=_State(checkpoint.tensors),
             dtype=dtype,
-            attn_implementation=ATTENTION[attn],
+            attn_implementation=attention,
             quantization_config=_quantization(load_in, dtype, checkpoint),
             device_map=_device_map(device, checkpoint, dtype, load_in),
         ).eval()

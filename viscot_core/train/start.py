@@ -27,7 +27,6 @@ from viscot_core.train.schema import Recipe, StageSpec
 
 TOKENIZER_ROWS = 4000
 """Rows whose words the scratch tokenizer is trained on."""
-ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash_attention_2": "flash"}
 
 
 @dataclass
@@ -92,8 +91,7 @@ def load(run: Run, stage: StageSpec) -> None:
     elif divides(stage):
         run.model = build_divided(base, recipe.model, stage, weights_dtype(stage))
     else:
-        attention = ATTENTION[recipe.model.attention]
-        run.model = build(base, _device(load_in), weights_dtype(stage), load_in, attention)
+        run.model = build(base, _device(load_in), weights_dtype(stage), load_in, recipe.model.attention)
     allow_mixed_batches(run.model)
     disable_progress_bar()
 
