@@ -1,4 +1,8 @@
-"""Exact lengths in tokens, pictures included: what grouping and packing are planned with."""
+"""Exact lengths in tokens, pictures included: what `viscot data mix` and `viscot data stats` tell.
+
+Training groups rows by an estimate from their bytes instead (``train/feed.py``): it takes no pass of the
+tokenizer over millions of rows, and is the same on every machine whether or not lengths were measured there.
+"""
 
 from __future__ import annotations
 
