@@ -23,7 +23,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} is no checkpoint: it has no {path.name}; check --model.") from error
+        raise CheckpointError(
+            f"{path.parent} is no checkpoint: it has no {path.name}; check --model."
+        ) from error
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
     if not isinstance(content, dict):
