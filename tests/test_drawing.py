@@ -58,7 +58,7 @@ def test_saving_is_whole_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     save_picture(BLUE, tmp_path / "new" / "a.png")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
-    def full(self: Image.Image, target: Path) -> None:
+    def full(self: Image.Image, target: Path, kind: str) -> None:
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

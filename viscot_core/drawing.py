@@ -60,7 +60,7 @@ def save_picture(picture: Image.Image, target: Path) -> None:
     with folder_for(target):
         partial = partial_name(target)
         try:
-            picture.save(partial)
+            picture.save(partial, Image.registered_extensions()[target.suffix.lower()])
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

@@ -70,8 +70,8 @@ def built_whole(folder: Path) -> Iterator[Path]:
 
 
 def partial_name(path: Path) -> Path:
-    """A name beside ``path`` that no other process uses, for what is not whole yet."""
-    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    """A name beside ``path`` that no other process uses and no search by ending finds."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def expanded(path: str | Path) -> Path:

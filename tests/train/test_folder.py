@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from viscot_core.errors import UsageError
-from viscot_core.files import written_whole
+from viscot_core.files import partial_name, written_whole
 from viscot_core.train import folder, launch, options, slurm
 from viscot_core.train.plan import make_plan
 from viscot_core.train.planned import Machine, Rendezvous
@@ -76,7 +76,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
 def test_machines_that_share_a_folder_join_a_run_that_begins(tmp_path: Path) -> None:
     recipe = load_recipe("tiny")
     with folder.locked(tmp_path, "-first"):
-        (tmp_path / ".recipe.yaml.5eed.partial").touch()  # the first machine is about to begin
+        partial_name(tmp_path / "recipe.yaml").touch()  # the first machine is about to begin
         folder.claim(tmp_path, recipe, resume=False, shared=True)
         (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
         folder.claim(tmp_path, recipe, resume=False, shared=True)
