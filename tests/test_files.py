@@ -53,6 +53,18 @@ def test_a_folder_is_there_when_it_is_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
 
 
+def test_an_empty_folder_stays_the_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".new.5eed.partial").mkdir()  # a kill left it
+    with built_whole(Path()) as building:
+        (building / "folder").mkdir()
+        (building / "one").write_text("1")
+        assert building.parent == tmp_path
+    assert sorted(path.name for path in Path().iterdir()) == [".new.5eed.partial", "folder", "one"]
+    with pytest.raises(UsageError, match="holds something already"), built_whole(tmp_path):
+        pass
+
+
 def test_the_home_of_nobody_is_a_name() -> None:
     assert expanded("~/a") == Path.home() / "a"
     assert expanded("~nobody-at-all/a") == Path("~nobody-at-all/a")

@@ -13,6 +13,8 @@ from typing import TextIO
 
 from viscot_core.errors import UsageError
 
+_PARTIAL = ".partial"
+
 
 @contextmanager
 def folder_for(path: Path) -> Iterator[None]:
@@ -49,29 +51,33 @@ def written_whole(path: Path) -> Iterator[TextIO]:
 def built_whole(folder: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``folder`` when the block ends well and vanishes when it does not.
 
-    A kill leaves at most a ``.NAME.*.partial`` beside ``folder``.
+    An empty ``folder`` stays the one it is (a mounted disk, a shell's own) and takes in what was filled. A kill
+    leaves at most a ``.*.partial`` beside or inside it.
 
     Raises:
         UsageError: ``folder`` holds something already.
     """
     place = folder.resolve()
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+    there = place.exists()
+    if there and (not place.is_dir() or any(path.suffix != _PARTIAL for path in place.iterdir())):
         raise UsageError(f"{folder} holds something already; give a new folder with --out.")
     with folder_for(place):
-        building = partial_name(place)
+        building = partial_name(place / "new" if there else place)
         try:
             building.mkdir()
             yield building
-            if place.exists():
-                place.rmdir()
-            building.replace(place)
+            if there:
+                for path in building.iterdir():
+                    path.replace(place / path.name)
+            else:
+                building.replace(place)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
 
 def partial_name(path: Path) -> Path:
     """A name beside ``path`` that no other process uses and no search by ending finds."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
 
 
 def expanded(path: str | Path) -> Path:
