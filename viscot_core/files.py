@@ -51,8 +51,8 @@ def written_whole(path: Path) -> Iterator[TextIO]:
 def built_whole(folder: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``folder`` when the block ends well and vanishes when it does not.
 
-    An empty ``folder`` stays the one it is (a mounted disk, a shell's own) and takes in what was filled. A kill
-    leaves at most a ``.*.partial`` beside or inside it.
+    An empty ``folder`` stays the one it is (a mounted disk, a shell's own) and takes in what was filled. A
+    kill leaves at most a ``.*.partial`` beside or inside it.
 
     Raises:
         UsageError: ``folder`` holds something already.
