@@ -8,6 +8,7 @@ from made_runs import prediction, sample_run, write_run
 
 from viscot_core.bench.records import read_predictions
 from viscot_core.errors import DataError, UsageError
+from viscot_core.lines import hold
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, ScoreLog, State, read_scores, scores_path
@@ -165,6 +166,16 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be written"):
         ScoreLog(tmp_path / "nothing" / "scores.exact.jsonl", JudgeIdentity.now("exact", "exact", None, None))
+
+
+def test_a_second_writer_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    """Not even where the first has locked its new file and not written to it yet."""
+    path = tmp_path / "scores.exact.jsonl"
+    with path.open("a") as first:
+        assert hold(first)
+        with pytest.raises(UsageError, match="Another process is writing"):
+            ScoreLog(path, JudgeIdentity.now("exact", "exact", "", None))
+        assert path.exists()
 
 
 def test_a_file_that_got_nothing_goes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

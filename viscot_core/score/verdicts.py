@@ -219,9 +219,10 @@ class ScoreLog:
             self._file = path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+        if not hold(self._file):
+            self._file.close()
+            raise UsageError(f"Another process is writing {self.path}; wait until it is done.")
         try:
-            if not hold(self._file):
-                raise UsageError(f"Another process is writing {self.path}; wait until it is done.")
             self.scores = self._begin(judge)
         except BaseException:
             self._close()
@@ -256,9 +257,7 @@ class ScoreLog:
         self._close()
 
     def _close(self) -> None:
-        """Close the file; one that got nothing, as on a full disk, goes again."""
-        try:
-            self._file.close()
-        finally:
-            if not self.path.stat().st_size:
-                self.path.unlink()
+        """Close the file; one that got nothing, as on a full disk, goes while it is still locked."""
+        if not self.path.stat().st_size:
+            self.path.unlink()
+        self._file.close()
