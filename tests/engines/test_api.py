@@ -248,9 +248,13 @@ def test_a_filtered_reply_is_no_answer(start: Start, text: str) -> None:
     assert len(server.requests) == 1
 
 
-def test_half_a_surrogate_pair_becomes_a_character_that_files_can_hold(start: Start) -> None:
+def test_surrogates_become_characters_that_files_can_hold(start: Start) -> None:
     engine, _ = start(lambda *_: completion("x\ud83d"))
-    assert engine.generate([request()])[0].text == "x?"
+    assert engine.generate([request()])[0].text == "x\ufffd"
+    engine, _ = start(lambda *_: streamed("x\ud83d", "\ude00"))  # one character in two pieces
+    told: list[str] = []
+    (said,) = engine.generate([replace(request(), on_text=told.append)])
+    assert (said.text, told) == ("x\U0001f600", ["x\U0001f600"])
 
 
 def choice(where: str, finish: str | None = "stop", **fields: Any) -> dict[str, Any]:

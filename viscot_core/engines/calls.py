@@ -112,7 +112,8 @@ class Caller:
                     finish = choice.finish_reason or finish
                     if choice.delta.content:
                         text += choice.delta.content
-                        on_text(text.strip())
+                        if not "\ud800" <= text[-1] <= "\udbff":  # the other half of a pair is still to come
+                            on_text(_readable(text).strip())
                 if cancelled is not None and cancelled():
                     return _reply(text, "cancelled", usage)
         if finish is None:
@@ -143,9 +144,13 @@ def _whole(completion: Any) -> Reply:
 def _reply(text: str, finish: str, usage: Any) -> Reply:
     if finish == "content_filter":
         raise Fault("the server's content filter refused it", lasting=True, billed=True)
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair fits into no file
     tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else None
-    return Reply(text.strip(), finish == "stop", tokens)
+    return Reply(_readable(text).strip(), finish == "stop", tokens)
+
+
+def _readable(text: str) -> str:
+    """Surrogates, which JSON can spell and no file can hold: a pair becomes its character, half a one U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _openai_client(url: str, key: str | None, client: httpx.Client) -> Any:
