@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from viscot_core.boxes import Box, Frame, format_box
 from viscot_core.engines.base import Generation, Request
 from viscot_core.prompts import BOX_REQUEST, IMAGE, TEMPLATES, Template
+
+
+def tasks_of_srun(monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[int]:
+    """Inside the loop this process is task 0, 1, ... of a step of ``count``; behind it, of none."""
+    for task in range(count):
+        with monkeypatch.context() as patch:
+            patch.setenv("SLURM_STEP_NUM_TASKS", str(count))
+            patch.setenv("SLURM_JOB_ID", "5")
+            patch.setenv("SLURM_PROCID", str(task))
+            patch.setenv("SLURM_LOCALID", str(task))
+            yield task
 
 
 class FakeEngine:

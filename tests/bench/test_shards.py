@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made_bench import tasks_of_srun
 from made_runs import prediction
 
 from viscot_core.bench.benchmarks import BenchOptions, bench_cot, bench_refcoco
@@ -72,17 +73,12 @@ def test_tasks_of_srun_share_and_the_last_one_leaves_the_whole(
 ) -> None:
     engine = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32")
     options = BenchOptions(tmp_path / "out", golden_root, engine, max_new_tokens=8)
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    monkeypatch.setenv("SLURM_JOB_ID", "5")
     done = []
-    for task in ("0", "1"):
-        monkeypatch.setenv("SLURM_PROCID", task)
-        monkeypatch.setenv("SLURM_LOCALID", task)
+    for _ in tasks_of_srun(monkeypatch, 2):
         info, tally = bench_cot(options)
         done.append(tally.finished)
     assert sum(done) == 12 and min(done) > 0
     assert info.counts["done"] == 12
     assert len(list((tmp_path / "out").glob("predictions.slurm5*"))) == 2
-    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
     assert bench_cot(options)[1].finished == 0
     assert [p.name for p in (tmp_path / "out").glob("predictions*")] == [PREDICTIONS_FILE]

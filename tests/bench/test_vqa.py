@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_bench import FakeEngine
+from made_bench import FakeEngine, tasks_of_srun
 from PIL import Image
 
 from viscot_core.bench.records import read_predictions, read_run
@@ -150,13 +150,7 @@ def test_tasks_of_srun_share_the_questions(
     tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write(tmp_path, [row(number) for number in range(6)])
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    monkeypatch.setenv("SLURM_JOB_ID", "5")
-    done = []
-    for task in ("0", "1"):
-        monkeypatch.setenv("SLURM_PROCID", task)
-        monkeypatch.setenv("SLURM_LOCALID", task)
-        done.append(bench_vqa(options(tmp_path, file))[1].finished)
+    done = [bench_vqa(options(tmp_path, file))[1].finished for _ in tasks_of_srun(monkeypatch, 2)]
     assert done == [3, 3] and len(read_predictions(tmp_path / "run")) == 6
 
 
