@@ -149,7 +149,7 @@ def _reply(text: str, finish: str, usage: Any) -> Reply:
 
 
 def _readable(text: str) -> str:
-    """Surrogates, which JSON can spell and no file can hold: a pair becomes its character, half a one U+FFFD."""
+    """Surrogates, which JSON spells and no file holds: a pair becomes its character, half a one U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
