@@ -19,12 +19,12 @@ import pytest
 from made_sources import HUB, make_world
 from web_server import Web
 
-from viscot_core.errors import DataError, UsageError
+from viscot_core.errors import DataError
 from viscot_core.sources.archives import Limits
 from viscot_core.sources.catalog import Catalog, load_catalog, select
 from viscot_core.sources.fetch import Outcome, fetch
 from viscot_core.sources.hub import locate
-from viscot_core.sources.plan import Job, plan, staging_of
+from viscot_core.sources.plan import plan, staging_of
 from viscot_core.sources.transfer import Lost, Patience, Remote
 
 QUICK = Patience(attempts=4, first_wait=0.001, longest_wait=0.05)
@@ -240,56 +240,6 @@ def test_the_disk_is_planned_with_the_archives_in_it(hub: Web, tmp_path: Path) -
     gb = 1_000_000_000
     assert 138 * gb < todo.to_fetch - 20.3 * gb - 13.5 * gb < 139.5 * gb
     assert todo.disk(4) > todo.to_fetch + 20 * gb
-
-
-@pytest.mark.parametrize(
-    ("wanted", "says"),
-    [
-        ("bnch:gqa", "There is no purpose or source called 'bnch'. Did you mean 'bench'"),
-        ("bench,finetun", "There is no purpose or source called 'finetun'. Did you mean 'finetune'"),
-        ("bench:docvq", "There is no data set 'docvq' there. Did you mean 'docvqa'"),
-        (
-            "cocotrain2014",
-            "There is no purpose or source called 'cocotrain2014'. Did you mean 'coco-train2014'",
-        ),
-    ],
-)
-def test_a_wrong_wish_gets_the_nearest_name(wanted: str, says: str) -> None:
-    with pytest.raises(UsageError) as error:
-        select(load_catalog(), [wanted])
-    assert says in str(error.value)
-
-
-def test_purposes_and_sources_stand_in_one_list() -> None:
-    catalog = load_catalog()
-    both = [w.source.name for w in select(catalog, ["bench,refcoco,cub"])]
-    assert both == [w.source.name for w in select(catalog, ["cub", "refcoco", "bench"])]
-    assert {"benchmark", "cot-images", "emotic", "refcoco", "coco-train2014", "cub"} == set(both)
-
-
-def test_a_gated_source_is_wanted_by_its_data_sets_only() -> None:
-    names = {
-        wish: [w.source.name for w in select(load_catalog(), [wish])]
-        for wish in ("bench:gqa", "bench:emotic")
-    }
-    assert "emotic" not in names["bench:gqa"] and "emotic" in names["bench:emotic"]
-
-
-def test_the_catalogue_is_whole() -> None:
-    catalog = load_catalog()
-    names = [source.name for source in catalog.sources]
-    assert len(names) == len(set(names)) >= 20
-    keys = [d.key for source in catalog.sources for d in source.downloads]
-    assert len(keys) == len(set(keys))
-    labels = {Job(source, download, 0).label for source in catalog.sources for download in source.downloads}
-    assert len(labels) == len(keys)
-    bench = {d.to for w in select(catalog, ["bench"]) for d in w.downloads}
-    assert sum(to.startswith("benchmark/") for to in bench) == 13
-    assert sum(to.startswith("benchmark_det/") for to in bench) == 13
-    assert len(catalog.named("refcoco").downloads) == 8
-    assert len(catalog.named("metadata").downloads) == 12
-    split = catalog.named("cot-images").downloads[0]
-    assert split.parts == 13 and split.path and split.path.format(part=12).endswith("cot_images_12")
 
 
 def kill_often(web: Web, root: Path, catalog: Catalog, kills: int, seed: int) -> int:
