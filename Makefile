@@ -32,7 +32,7 @@ lint: $(DEV)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(RUNTIME)  ## the figures of the bundled model: 500 held-out synthetic questions, about 5 minutes
+bench: $(RUNTIME)  ## the figures of the bundled model: 500 held-out synthetic questions, about a minute
 	test -f data/held-out/scenes.jsonl || $(BIN)/viscot data synth --out data/held-out $(HELD_OUT)
 	$(BIN)/viscot bench cot --data data/held-out --strategy cot,direct,gt-box,center-box,random-box --out results/held-out
 	$(BIN)/viscot score results/held-out --judge exact
