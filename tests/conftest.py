@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from made_bench import write_root
 
 REPO = Path(__file__).resolve().parent.parent
 NETWORK = os.environ.get("VISCOT_NETWORK", "") not in ("", "0")
@@ -89,3 +91,39 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
         return Ran(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root of twelve questions about six images."""
+    return write_root(tmp_path / "data")
+
+
+@pytest.fixture
+def golden_root(shared: Path, tmp_path: Path) -> Path:
+    """The golden end-to-end data in a data root's layout."""
+    golden, root = shared / "golden", tmp_path / "golden"
+    for folder in ("benchmark", "benchmark_det", "refcoco"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(golden / "e2e" / "benchmark.json", root / "benchmark" / "made.json")
+    shutil.copy(golden / "e2e" / "benchmark_det.jsonl", root / "benchmark_det" / "made.jsonl")
+    shutil.copy(golden / "e2e" / "refcoco.jsonl", root / "refcoco" / "REC_refcoco_made_val.jsonl")
+    for target in (root, root / "coco" / "train2014" / "train2014"):
+        target.mkdir(parents=True, exist_ok=True)
+        for image in (golden / "images").iterdir():
+            shutil.copy(image, target / image.name)
+    return root
+
+
+@pytest.fixture
+def copy(golden: Path, tmp_path: Path) -> Path:
+    """A tiny checkpoint in the original layout, beside the tower config it names."""
+    shutil.copytree(golden / "tiny_clip", tmp_path / "tiny_clip")
+    return Path(shutil.copytree(golden / "tiny_llava", tmp_path / "model"))
+
+
+@pytest.fixture
+def pickled(golden: Path, tmp_path: Path) -> Path:
+    """The same weights in three ``.bin`` shards with their index."""
+    shutil.copytree(golden / "tiny_clip", tmp_path / "tiny_clip")
+    return Path(shutil.copytree(golden / "tiny_llava_bin", tmp_path / "pickled"))

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from viscot_core.boxes import WHOLE, BoxStatus, CropPolicy, Frame
+from viscot_core.boxes.geometry import WHOLE, BoxStatus, CropPolicy, Frame
 from viscot_core.chain import Question, VisualCoT
+from viscot_core.conversation import answer_turns
 from viscot_core.engines.base import Generation, Request
 from viscot_core.errors import EngineError, ImageError, UsageError
-from viscot_core.images import crop, open_image, view_of
-from viscot_core.prompts import TEMPLATES, Template, answer_turns, render
+from viscot_core.families.llava.template import TEMPLATES, Template, render
+from viscot_core.images.reading import open_image
+from viscot_core.images.view import crop, view_of
 
 
 class Scripted:
@@ -38,12 +40,12 @@ class Scripted:
         return out
 
 
-PICTURE = Image.new("RGB", (640, 480), (10, 20, 30))
+IMAGE = Image.new("RGB", (640, 480), (10, 20, 30))
 
 
 def test_two_turns() -> None:
     engine = Scripted("[0.500, 0.500, 0.600, 0.600]", "66")
-    answer = VisualCoT(engine).ask(PICTURE, "  What Number?  ")
+    answer = VisualCoT(engine).ask(IMAGE, "  What Number?  ")
     first, second = engine.asked
     assert "what number?. Please provide the bounding box coordinate" in first.rendered.text
     assert "ASSISTANT: [0.500, 0.500, 0.600, 0.600]</s>USER: <image>\nPlease answer" in second.rendered.text
@@ -59,7 +61,7 @@ def test_two_turns() -> None:
 
 def test_all_first_turns_then_all_second_turns() -> None:
     engine = Scripted("[0.1, 0.1, 0.2, 0.2]", "no box here", "one", "two")
-    answers = VisualCoT(engine).ask_many([Question(PICTURE, "a?"), Question(PICTURE, "b?")])
+    answers = VisualCoT(engine).ask_many([Question(IMAGE, "a?"), Question(IMAGE, "b?")])
     assert [answer.text for answer in answers] == ["one", "two"]
     assert [answer.status for answer in answers] == [BoxStatus.REPAIRED, BoxStatus.UNPARSABLE]
     assert answers[1].box == WHOLE
@@ -69,7 +71,7 @@ def test_all_first_turns_then_all_second_turns() -> None:
 
 def test_direct_asks_once() -> None:
     engine = Scripted("red")
-    answer = VisualCoT(engine).ask(PICTURE, "Which?", strategy="direct")
+    answer = VisualCoT(engine).ask(IMAGE, "Which?", strategy="direct")
     assert answer.strategy == "direct" and answer.status is None and answer.crop == (0, 0, 640, 480)
     assert len(engine.asked) == 1
 
@@ -88,12 +90,12 @@ class Telling(Scripted):
 def test_the_answer_is_heard_and_not_the_box() -> None:
     told: list[str] = []
     box = "[0.500, 0.500, 0.600, 0.600]"
-    answer = VisualCoT(Telling(box, "abcd")).ask(PICTURE, "?", on_text=told.append)
+    answer = VisualCoT(Telling(box, "abcd")).ask(IMAGE, "?", on_text=told.append)
     assert (answer.text, told) == ("abcd", ["ab"])
     heard: list[tuple[int, str]] = []
     chain = VisualCoT(Telling("xy", "uvwx"))
     chain.ask_many(
-        [Question(PICTURE, "a?"), Question(PICTURE, "b?")],
+        [Question(IMAGE, "a?"), Question(IMAGE, "b?")],
         strategy="direct",
         on_text=lambda number, text: heard.append((number, text)),
     )
@@ -101,31 +103,31 @@ def test_the_answer_is_heard_and_not_the_box() -> None:
 
 
 def test_crop_policy() -> None:
-    tight = VisualCoT(Scripted("[0.500, 0.500, 0.600, 0.600]", "x"), CropPolicy.TIGHT).ask(PICTURE, "?")
+    tight = VisualCoT(Scripted("[0.500, 0.500, 0.600, 0.600]", "x"), CropPolicy.TIGHT).ask(IMAGE, "?")
     assert tight.crop == (320, 240, 384, 304)
 
 
 def test_an_engine_error_reaches_the_caller() -> None:
     failed = Generation("", 0, False, error="the prompt does not fit")
     with pytest.raises(EngineError, match="does not fit"):
-        VisualCoT(Scripted("[0, 0, 1, 1]", failed)).ask(PICTURE, "?")
-    (answer,) = VisualCoT(Scripted("[0, 0, 1, 1]", failed)).ask_many([Question(PICTURE, "?")])
+        VisualCoT(Scripted("[0, 0, 1, 1]", failed)).ask(IMAGE, "?")
+    (answer,) = VisualCoT(Scripted("[0, 0, 1, 1]", failed)).ask_many([Question(IMAGE, "?")])
     assert answer.error == "the prompt does not fit"
 
 
 @pytest.mark.parametrize("question", ["", "   ", "\n"])
 def test_empty_question(question: str) -> None:
     with pytest.raises(UsageError, match="empty"):
-        VisualCoT(Scripted()).ask(PICTURE, question)
+        VisualCoT(Scripted()).ask(IMAGE, question)
 
 
 def test_question_with_an_image_mark() -> None:
     with pytest.raises(UsageError, match="<image>"):
-        VisualCoT(Scripted()).ask(PICTURE, "What is <image>?")
+        VisualCoT(Scripted()).ask(IMAGE, "What is <image>?")
 
 
-def test_missing_picture() -> None:
-    with pytest.raises(ImageError, match="no picture at"):
+def test_missing_image() -> None:
+    with pytest.raises(ImageError, match="no image at"):
         VisualCoT(Scripted()).ask("nowhere.jpg", "What?")
 
 
@@ -151,7 +153,7 @@ def chain(golden: Path) -> VisualCoT:
 
 @pytest.fixture(scope="module")
 def questions(golden: Path) -> list[Question]:
-    """The twelve questions; annotated data keep their stored pixels, so pictures come opened."""
+    """The twelve questions; annotated data keep their stored pixels, so images come opened."""
     items = json.loads((golden / "e2e" / "benchmark.json").read_text())
     asked = [row["prompt"].strip() for row in rows(golden, "answer_direct.jsonl")]
     return [
@@ -179,7 +181,7 @@ def test_answers_equal_the_reference(golden: Path, chain: VisualCoT, questions: 
 def test_answers_with_given_boxes_equal_the_reference(
     golden: Path, chain: VisualCoT, questions: list[Question]
 ) -> None:
-    from viscot_core.boxes import crop_window, parse_box
+    from viscot_core.boxes.geometry import crop_window, parse_box
 
     for file in ("answer_pred.jsonl", "answer_gt.jsonl"):
         requests = []

@@ -1,4 +1,4 @@
-"""A built wheel, installed elsewhere, finds its recipes, pictures and bundled model; so does a checkout."""
+"""A built wheel, installed elsewhere, finds its recipes, images and bundled model; so does a checkout."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
-    "tour": Entry("tour:tour", "Try", "Three pictures and a small benchmark with the bundled model."),
-    "infer": Entry("infer:infer", "Ask", "Ask a question about a picture: box, crop and answer."),
-    "chat": Entry("chat:chat", "Ask", "Ask several questions about one picture."),
+    "tour": Entry("tour:tour", "Try", "Three images and a small benchmark with the bundled model."),
+    "infer": Entry("infer:infer", "Ask", "Ask a question about an image: box, crop and answer."),
+    "chat": Entry("chat:chat", "Ask", "Ask several questions about one image."),
     "demo": Entry("demo:demo", "Ask", "A web page to try a model on."),
     "serve": Entry("serve:serve", "Ask", "An OpenAI-compatible server running the two-turn chain."),
     "data": Entry("data:app", "Prepare", "Fetch, organise, check, convert and make data."),

@@ -12,8 +12,8 @@ from viscot_cli import console
 if TYPE_CHECKING:
     from viscot_core.asking import Asked
     from viscot_core.chain import VisualCoT
-    from viscot_core.engines.local import Sampling
     from viscot_core.engines.open import EngineOptions
+    from viscot_core.engines.transformers.engine import Sampling
 
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, a hub id, http://HOST/v1#NAME.")
@@ -41,8 +41,8 @@ class Asking:
 
     def open(self, batch_size: int = 8) -> VisualCoT:
         """The chain over this model; ``open_chain`` says what is told and refused."""
-        from viscot_core.engines.local import Sampling
         from viscot_core.engines.open import EngineOptions
+        from viscot_core.engines.transformers.engine import Sampling
 
         options = EngineOptions(self.model, self.device, self.dtype, self.load_in, self.attn, batch_size)
         return open_chain(options, Sampling(self.temperature, self.top_p, self.seed))
@@ -67,7 +67,7 @@ def open_chain(options: EngineOptions, sampling: Sampling | None = None) -> Visu
         )
     if options.model is None:
         console.say(
-            f"No --model: using the bundled {BUNDLED}, which only knows viscot's synthetic pictures; "
+            f"No --model: using the bundled {BUNDLED}, which only knows viscot's synthetic images; "
             f"for real ones: --model {RECOMMENDED}"
         )
     return VisualCoT(open_engine(options, sampling))

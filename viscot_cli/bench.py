@@ -51,7 +51,7 @@ def cot(
     server: Server,
 ) -> None:
     """The Visual CoT benchmark: does the model look where it must, and answer better for it?"""
-    from viscot_core.bench.benchmarks import bench_cot
+    from viscot_core.tasks.benchmarks import bench_cot
 
     options = running.options(who, server, "cot", protocol)
     with counted("bench cot") as progress:
@@ -77,7 +77,7 @@ def refcoco(
     server: Server,
 ) -> None:
     """Referring expressions: the box of what a sentence describes (RefCOCO, RefCOCO+, RefCOCOg)."""
-    from viscot_core.bench.benchmarks import bench_refcoco
+    from viscot_core.tasks.benchmarks import bench_refcoco
 
     options = running.options(who, server, "refcoco")
     with counted("bench refcoco") as progress:
@@ -116,8 +116,8 @@ def general(
     """
     import sys
 
-    from viscot_core.bench.general import bench_general
-    from viscot_core.bench.lmms.command import GeneralOptions
+    from viscot_core.lmms_eval.command import GeneralOptions
+    from viscot_core.lmms_eval.general import bench_general
     from viscot_core.score.lmms import import_scores
 
     options = GeneralOptions(
@@ -152,7 +152,7 @@ def vqa(
     questions: Annotated[
         Path, typer.Option(help="JSONL or JSON of {question_id, image, text[, answer][, category]}.")
     ],
-    images: Annotated[Path, typer.Option(help="The folder the rows' pictures lie in.")],
+    images: Annotated[Path, typer.Option(help="The folder the rows' images lie in.")],
     out: Out = None,
     style: Annotated[
         str, typer.Option(help="What is asked for and how it is scored: short, letter, yes-no or free.")
@@ -167,8 +167,8 @@ def vqa(
     short adds "using a single word or phrase" and scores as VQAv2 and TextVQA; letter asks for the option's
     letter (ScienceQA); yes-no scores as POPE; free adds nothing and leaves the scores to 'viscot score'.
     """
-    from viscot_core.bench.vqa import STYLES, VqaOptions, bench_vqa
     from viscot_core.score.vqa import score_vqa
+    from viscot_core.tasks.vqa import STYLES, VqaOptions, bench_vqa
 
     options = VqaOptions(
         out=out or default_out(who.model, questions.stem),

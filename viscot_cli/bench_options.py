@@ -12,17 +12,17 @@ import typer
 from viscot_cli.asking import Attn, Device, Dtype, LoadIn, MaxNew
 
 if TYPE_CHECKING:
-    from viscot_core.bench.benchmarks import BenchOptions
-    from viscot_core.boxes import CropPolicy
-    from viscot_core.engines.api import ApiOptions, Price
+    from viscot_core.boxes.geometry import CropPolicy
     from viscot_core.engines.open import EngineOptions
+    from viscot_core.engines.openai import ApiOptions, Price
+    from viscot_core.tasks.benchmarks import BenchOptions
 
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, or http://HOST:PORT/v1#NAME.")
 ]
-Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_det/, refcoco/ and pictures.")]
+Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_det/, refcoco/ and images.")]
 Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-BENCHMARK].")]
-SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without a picture.")]
+SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without an image.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that run together.")]
 BoxFormat = Annotated[
     str | None, typer.Option(help="How the model writes boxes; 'viscot bench list' shows them.")
@@ -78,7 +78,7 @@ class Server:
 
     def options(self) -> ApiOptions:
         """Raises UsageError for a price that is none, or a cap without a price."""
-        from viscot_core.engines.api import ApiOptions
+        from viscot_core.engines.openai import ApiOptions
 
         return ApiOptions(
             self.concurrency,
@@ -104,7 +104,7 @@ class Running:
     batch_size: Annotated[str, typer.Option(help="Prompts that run together; auto finds what fits.")] = "auto"
     max_new_tokens: MaxNew = 128
     gpus: Annotated[
-        int, typer.Option(min=1, help="Share the pictures among this many GPUs of this machine.")
+        int, typer.Option(min=1, help="Share the images among this many GPUs of this machine.")
     ] = 1
     export: Annotated[
         str | None,
@@ -113,8 +113,8 @@ class Running:
 
     def options(self, who: WhoAnswers, server: Server, kind: str, protocol: str = "paper") -> BenchOptions:
         """Everything together; ``kind`` names the default run folder."""
-        from viscot_core.bench.benchmarks import BenchOptions
         from viscot_core.errors import UsageError
+        from viscot_core.tasks.benchmarks import BenchOptions
 
         check_export(self.export)
         if self.export and self.limit:
@@ -134,7 +134,7 @@ class Running:
 
 def price_of(text: str) -> Price:
     """``READ,WRITTEN``: dollars for a million tokens read and written."""
-    from viscot_core.engines.api import Price
+    from viscot_core.engines.openai import Price
     from viscot_core.errors import UsageError
 
     try:
@@ -166,7 +166,7 @@ def batch_size_of(text: str) -> int:
 
 
 def policy_of(name: str) -> CropPolicy:
-    from viscot_core.boxes import CropPolicy
+    from viscot_core.boxes.geometry import CropPolicy
     from viscot_core.errors import UsageError, nearest
 
     choices = [policy.value for policy in CropPolicy]

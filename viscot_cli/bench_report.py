@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from viscot_cli import console
 
 if TYPE_CHECKING:
-    from viscot_core.bench.records import RunInfo
-    from viscot_core.bench.run import Tally
+    from viscot_core.runs.records import RunInfo
+    from viscot_core.runs.run import Tally
 
 
 @contextmanager
@@ -45,8 +45,8 @@ def show_figures(info: RunInfo) -> None:
 
 def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
     """What was done and what is open; PartlyDone where something failed or is pending."""
-    from viscot_core.bench.shards import shard_of
     from viscot_core.errors import PartlyDone
+    from viscot_core.runs.shards import shard_of
 
     shard = shard_of()
     if not shard.is_alone:  # a task of srun: what is open now may be another's share
@@ -61,7 +61,7 @@ def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
     speed = f", {tally.finished / tally.seconds:.1f} a second" if tally.finished and tally.seconds else ""
     console.out(f"{out}: {counts['done']} of {total} done ({tally.finished} now{speed})")
     if counts["missing"]:
-        console.out(f"{counts['missing']} left out: their pictures are missing (--skip-missing)")
+        console.out(f"{counts['missing']} left out: their images are missing (--skip-missing)")
     if counts["failed"] or counts["pending"] or tally.open:
         found = [*tally.failures.most_common(5), *tally.open.most_common(5)]
         reasons = "".join(f"\n  {n} x {reason}" for reason, n in found)
@@ -74,8 +74,8 @@ def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
 
 def export_if_asked(to: str | None, run: Path) -> None:
     """``--export upstream``, once the run is whole."""
-    from viscot_core.bench.shards import shard_of
-    from viscot_core.bench.upstream_export import export_upstream
+    from viscot_core.runs.shards import shard_of
+    from viscot_core.runs.upstream_export import export_upstream
 
     if to is not None and shard_of().is_alone:
         for path in export_upstream(run, run / "upstream"):

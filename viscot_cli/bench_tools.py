@@ -25,8 +25,8 @@ def import_(
     model: Annotated[str, typer.Option(help="Whose results they are, for the record.")] = "reference",
 ) -> None:
     """Read the reference's own result files into a run folder, to score and compare them here."""
-    from viscot_core.bench.upstream import UpstreamFiles, import_upstream
     from viscot_core.errors import UsageError
+    from viscot_core.runs.upstream import UpstreamFiles, import_upstream
 
     folders = {}
     for each in answers or []:
@@ -46,7 +46,7 @@ def export(
     to: Annotated[str, typer.Option("--to", help="upstream: the reference's own result files.")] = "upstream",
 ) -> None:
     """Write a run as the reference's own result files, for its scorer."""
-    from viscot_core.bench.upstream_export import export_upstream
+    from viscot_core.runs.upstream_export import export_upstream
 
     check_export(to)
     for path in export_upstream(run, out or run / "upstream"):
@@ -55,10 +55,10 @@ def export(
 
 def list_() -> None:
     """The data sets, splits, strategies and box formats that 'viscot bench' knows."""
-    from viscot_core.bench.strategies import STRATEGIES
-    from viscot_core.bench.suites import REFCOCO, SUITES
-    from viscot_core.boxes import CENTER
-    from viscot_core.engines.families import CODECS
+    from viscot_core.boxes.geometry import CENTER
+    from viscot_core.boxes.registry import CODECS
+    from viscot_core.tasks.strategies import STRATEGIES
+    from viscot_core.tasks.suites import REFCOCO, SUITES
 
     console.table(
         ["suite", "data sets"],
@@ -72,7 +72,7 @@ def list_() -> None:
     )
     console.table(["split"], [(name.replace("/", ":"),) for name in REFCOCO], title="bench refcoco: --splits")
     console.table(
-        ["box format", "the middle box of a 640 x 480 picture", "standing"],
+        ["box format", "the middle box of a 640 x 480 image", "standing"],
         [(c.name, c.encode(CENTER, (640, 480)), c.standing) for c in CODECS.values()],
         title="--box-format",
     )
@@ -82,15 +82,15 @@ def show(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     item: Annotated[str, typer.Option("--id", help="DATASET:ID, like docvqa:17.")],
     strategy: Annotated[str | None, typer.Option(help="Only this one [all that were run].")] = None,
-    save: Annotated[Path | None, typer.Option(help="Draw picture, box and crop into FILE.png.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Draw image, box and crop into FILE.png.")] = None,
 ) -> None:
-    """One item of a run: picture, box, crop, the exact prompts, answer."""
-    from viscot_core.bench.show import show_item
+    """One item of a run: image, box, crop, the exact prompts, answer."""
+    from viscot_core.runs.show import show_item
 
     shown = show_item(run, item, strategy=strategy)
     for each in shown:
         p = each.prediction
-        console.out(f"{p.strategy}  {p.dataset}:{p.question_id}  {each.picture}")
+        console.out(f"{p.strategy}  {p.dataset}:{p.question_id}  {each.image}")
         console.out(f"  question   {p.question}")
         if p.box is not None:
             box = ", ".join(f"{n:.3f}" for n in p.box)
@@ -114,21 +114,21 @@ def show(
 def calibrate(
     model: Annotated[str, typer.Option(help="http://HOST:PORT/v1#NAME, or a model of this machine.")],
     formats: Annotated[str, typer.Option("--formats", help="Box formats to try, with commas [all].")] = "",
-    count: Annotated[int, typer.Option(min=4, help="Drawn pictures a format is asked about.")] = 8,
+    count: Annotated[int, typer.Option(min=4, help="Drawn images a format is asked about.")] = 8,
     concurrency: Concurrency = 8,
     timeout: Timeout = 120.0,
     max_requests: MaxRequests = None,
 ) -> None:
-    """Find out how a model writes boxes: drawn pictures with known boxes, every format over the same ones."""
-    from viscot_core.bench.calibrate import FITS
-    from viscot_core.bench.calibrate import calibrate as measure
-    from viscot_core.engines.families import CODECS, codec
+    """Find out how a model writes boxes: drawn images with known boxes, every format over the same ones."""
+    from viscot_core.boxes.registry import CODECS, codec
     from viscot_core.engines.open import EngineOptions, open_engine
     from viscot_core.errors import PartlyDone
+    from viscot_core.tasks.calibrate import FITS
+    from viscot_core.tasks.calibrate import calibrate as measure
 
     chosen = [codec(name) for name in names_of(formats)] or list(CODECS.values())
     api = Server(concurrency, timeout, max_requests).options()
-    # Calibration shows each format its own size of picture: the engine sends them as they are.
+    # Calibration shows each format its own size of image: the engine sends them as they are.
     engine = open_engine(EngineOptions(model, box_format="viscot", api=api))
     fits = measure(engine, chosen, count=count)
     rows = [

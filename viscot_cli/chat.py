@@ -1,4 +1,4 @@
-"""``viscot chat``: several questions about one picture, each through the two turns."""
+"""``viscot chat``: several questions about one image, each through the two turns."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
     from viscot_core.asking import Asked
     from viscot_core.chain import Strategy, VisualCoT
 
-HELP = """Ask about the picture, or:
+HELP = """Ask about the image, or:
   /box              draw the last box, crop and answer into a file
   /crop             save the last crop into a file
   /direct QUESTION  ask in one turn, without box and crop
-  /image FILE       talk about another picture
+  /image FILE       talk about another image
   /quit             leave (Ctrl-D too)"""
 
 
 @grouped
 def chat(
-    picture: Annotated[Path, typer.Argument(help="The picture to talk about.")],
+    image: Annotated[Path, typer.Argument(help="The image to talk about.")],
     *,
     asking: Asking,
 ) -> None:
-    """Ask several questions about one picture; /help lists what else it takes."""
-    from viscot_core.images import open_image
+    """Ask several questions about one image; /help lists what else it takes."""
+    from viscot_core.images.reading import open_image
 
-    open_image(picture, exif=True)  # a bad path is told before a model is loaded
+    open_image(image, exif=True)  # a bad path is told before a model is loaded
     chain = asking.open()
     console.say(HELP)
     with suppress(ImportError):  # arrow keys and a history, where Python was built with them
         import readline  # noqa: F401
-    session = Chat(chain, picture, asking.max_new_tokens)
+    session = Chat(chain, image, asking.max_new_tokens)
     while True:
         try:
-            line = input(f"{session.picture.name}> " if sys.stdin.isatty() else "").strip()
+            line = input(f"{session.image.name}> " if sys.stdin.isatty() else "").strip()
         except EOFError:
             break
         if line in ("/quit", "/exit", "/q"):
@@ -55,11 +55,11 @@ def chat(
 
 
 class Chat:
-    """One conversation: the picture, the last answer, and what a line means."""
+    """One conversation: the image, the last answer, and what a line means."""
 
-    def __init__(self, chain: VisualCoT, picture: Path, max_new_tokens: int = 128) -> None:
+    def __init__(self, chain: VisualCoT, image: Path, max_new_tokens: int = 128) -> None:
         self.chain = chain
-        self.picture = picture
+        self.image = image
         self.max_new_tokens = max_new_tokens
         self.last: Asked | None = None
 
@@ -83,25 +83,25 @@ class Chat:
     def _ask(self, question: str, strategy: Strategy) -> None:
         from viscot_core.asking import Asked, Item
 
-        answer = self.chain.ask(self.picture, question, strategy=strategy, max_new_tokens=self.max_new_tokens)
-        self.last = Asked(Item(self.picture, question), strategy, answer)
+        answer = self.chain.ask(self.image, question, strategy=strategy, max_new_tokens=self.max_new_tokens)
+        self.last = Asked(Item(self.image, question), strategy, answer)
         show(self.last, with_name=False)
 
     def _take(self, name: str) -> None:
-        from viscot_core.images import open_image
+        from viscot_core.images.reading import open_image
 
         if not name:
-            raise UsageError("Which picture? Write /image FILE.")
-        picture = expanded(name)
-        open_image(picture, exif=True)
-        self.picture, self.last = picture, None
+            raise UsageError("Which image? Write /image FILE.")
+        image = expanded(name)
+        open_image(image, exif=True)
+        self.image, self.last = image, None
 
     def _save(self, what: str) -> None:
         from viscot_core.asking import save_crop, save_drawing
 
         if self.last is None or self.last.strategy == "direct":
             raise UsageError(f"There is no {what} yet; ask a question first.")
-        names = (Path(f"{self.picture.stem}-{what}-{number}.png") for number in itertools.count(1))
+        names = (Path(f"{self.image.stem}-{what}-{number}.png") for number in itertools.count(1))
         target = next(path for path in names if not path.exists())
         (save_drawing if what == "box" else save_crop)(self.last, target)
         console.say(f"saved {target}")

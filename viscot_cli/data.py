@@ -150,7 +150,7 @@ def fetch(
     chosen = select(catalog, wanted)
     todo = plan(to, chosen)
     _show_plan(todo, to, at_once)
-    if all(":" in word for word in wanted):  # nothing else wants every set's pictures
+    if all(":" in word for word in wanted):  # nothing else wants every set's images
         _say_what_is_less(todo, single(catalog, chosen))
     if dry_run:
         return
@@ -207,13 +207,13 @@ def _show_plan(todo: Plan, to: Path, at_once: int) -> None:
 
 
 def _say_what_is_less(todo: Plan, single: Sequence[Source]) -> None:
-    """Where the tar of all pictures would come for sets that can be had alone, say how."""
+    """Where the tar of all images would come for sets that can be had alone, say how."""
     whole = next((job for job in todo.jobs if job.source.folder == "cot"), None)
     less = sum(source.size for source in single)
     if single and whole and less < whole.left:
         names = ",".join(source.name for source in single)
         console.say(
-            f"{whole.source.name} holds every set's pictures; these sets' alone are {size(less)}: "
+            f"{whole.source.name} holds every set's images; these sets' alone are {size(less)}: "
             f"--for benchmark:{names} --for {names}"
         )
 
@@ -232,7 +232,7 @@ def organize(
     from viscot_core.sources.organize import Link
     from viscot_core.sources.organize import organize as run
 
-    with console.progress("missing pictures looked for") as advance:
+    with console.progress("missing images looked for") as advance:
         done = run(hand, to, load_catalog(), groups=wanted or (), link=Link(link), progress=advance)
     for path, files in list(done.ambiguous.items())[:_SHOWN]:
         console.say(
@@ -254,32 +254,32 @@ def check(
     to: Root = Path("data"),
     wanted: Files = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Read every picture to its last pixel, not its head only.")
+        bool, typer.Option("--decode", help="Read every image to its last pixel, not its head only.")
     ] = False,
     workers: Workers = 1,
     report: Annotated[
         Path | None, typer.Option(help="Where every problem goes; DATA/report.jsonl otherwise.")
     ] = None,
 ) -> None:
-    """Every picture the annotations name: present, readable, of the annotated size, boxes inside."""
+    """Every image the annotations name: present, readable, of the annotated size, boxes inside."""
     from viscot_core.sources.catalog import load_catalog
     from viscot_core.sources.check import FATAL, OUTSIDE
     from viscot_core.sources.check import check as run
 
     report = report or to / "report.jsonl"
     catalog = load_catalog()
-    with console.progress("pictures checked") as advance:
+    with console.progress("images checked") as advance:
         results = run(
             to, catalog, report, groups=wanted or (), decode=decode, workers=workers, progress=advance
         )
     kinds = [*FATAL, OUTSIDE]
-    lines = [[r.file, r.rows, r.pictures, *(r.problems[kind] for kind in kinds)] for r in results]
+    lines = [[r.file, r.rows, r.images, *(r.problems[kind] for kind in kinds)] for r in results]
     console.table(["file", "rows", "pictures", *kinds], lines, right=["rows", "pictures", *kinds])
     _say_missing(results)
     wrong = sum(result.problems[kind] for result in results for kind in FATAL)
     outside = sum(result.problems[OUTSIDE] for result in results)
     if outside:
-        console.say(f"{outside} boxes reach outside their pictures; training and benchmark clip them.")
+        console.say(f"{outside} boxes reach outside their images; training and benchmark clip them.")
     if wrong or outside:
         console.say(f"Every problem: {report}")
     if wrong:
@@ -287,7 +287,7 @@ def check(
         cure = "'viscot data fetch' and 'viscot data organize' bring what is missing"
         raise DataError(f"{wrong} problems; {cure if missing else f'{report} names each'}.")
     rows_in_all = sum(result.rows for result in results)
-    console.say(f"{len(results)} files, {rows_in_all} rows: every picture is here and as the rows say.")
+    console.say(f"{len(results)} files, {rows_in_all} rows: every image is here and as the rows say.")
 
 
 def _say_missing(results: Sequence[Checked]) -> None:

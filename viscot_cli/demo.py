@@ -21,7 +21,7 @@ def demo(
     load_in: LoadIn = None,
     attn: Attn = "sdpa",
 ) -> None:
-    """A web page: drop a picture, ask, watch the box appear, the crop open and the answer come.
+    """A web page: drop an image, ask, watch the box appear, the crop open and the answer come.
 
     Compares looking closer with answering at once, takes a box you drag, and stores nothing.
     """

@@ -1,4 +1,4 @@
-"""``viscot infer``: ask about one picture, a folder, a glob or a JSONL of questions."""
+"""``viscot infer``: ask about one image, a folder, a glob or a JSONL of questions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @grouped
 def infer(
-    picture: Annotated[
-        str, typer.Argument(help="A picture, a folder, a quoted glob, or FILE.jsonl of {image, question}.")
+    image: Annotated[
+        str, typer.Argument(help="An image, a folder, a quoted glob, or FILE.jsonl of {image, question}.")
     ],
     question: Annotated[str | None, typer.Argument(help="What to ask (a JSONL brings its own).")] = None,
     *,
@@ -31,11 +31,11 @@ def infer(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions that run together.")] = 8,
     asking: Asking,
 ) -> None:
-    """Ask a question about a picture: the box the model looks at, the crop, and the answer."""
+    """Ask a question about an image: the box the model looks at, the crop, and the answer."""
     from viscot_core.asking import ask_items, collect, places_to_save, save_drawing
-    from viscot_core.images import open_image
+    from viscot_core.images.reading import open_image
 
-    items = collect(picture, question)
+    items = collect(image, question)
     places = places_to_save(items, save) if save is not None else None
     if len(items) == 1 and not json:
         open_image(items[0].image, exif=True)  # a bad path is told before a model is loaded

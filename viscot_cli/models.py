@@ -104,7 +104,7 @@ def inspect(
         )
         console.out(f"stored as     {', '.join(f'{name} {n:,}' for name, n in report.dtypes.items())}")
         console.out(f"tower         {report.tower}")
-        console.out(f"pictures      {report.image_side} px, {report.image_tokens} tokens each")
+        console.out(f"images      {report.image_side} px, {report.image_tokens} tokens each")
         console.out(f"context       {report.context} tokens")
         console.out(f"vocabulary    {report.text_rows} ids in {report.embedding_rows} rows")
         console.out(f"prompts       template {report.template}, turn tokens {report.turn_tokens}")
@@ -134,10 +134,10 @@ def export(
 ) -> None:
     """Write a checkpoint in another layout or dtype, a tensor at a time; adapters are merged."""
     from viscot_core.errors import UsageError, nearest
+    from viscot_core.families.llava.layouts import Layout
     from viscot_core.models.checkpoint import open_checkpoint
     from viscot_core.models.export import export as write
     from viscot_core.models.export import planned
-    from viscot_core.models.layouts import Layout
     from viscot_core.models.zoo import resolve
 
     try:

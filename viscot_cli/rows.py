@@ -15,7 +15,7 @@ from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
     from viscot_core.data.stats import FileStats, Shared
-    from viscot_core.prompts import Template
+    from viscot_core.families.llava.template import Template
 
 _LEARNED = ("\u00ab", "\u00bb")
 """Quotation marks that no row's JSON or prompt is full of."""
@@ -147,12 +147,12 @@ def show(
         str, typer.Argument(metavar="SAMPLE", help="cub:17 in a data root; a row's number else.")
     ],
     out: Annotated[Path, typer.Option(help="The drawn sample.")] = Path("sample.png"),
-    images: Annotated[Path | None, typer.Option(help="What picture paths are relative to.")] = None,
+    images: Annotated[Path | None, typer.Option(help="What image paths are relative to.")] = None,
     template: Annotated[str, typer.Option(help="The words: vicuna_v1, tiny or plain.")] = "vicuna_v1",
 ) -> None:
-    """Draw one sample: picture, box, the exact crop, the prompt, and what is supervised."""
+    """Draw one sample: image, box, the exact crop, the prompt, and what is supervised."""
     from viscot_core.data.show import show as run
-    from viscot_core.drawing import check_ending, save_picture
+    from viscot_core.images.drawing import check_ending, save_image
 
     check_ending(out)
     found = run(where, which, images=images, template=template)
@@ -164,12 +164,12 @@ def show(
     console.out()
     console.say(f"\nThe model learns to say what stands between {_LEARNED[0]} and {_LEARNED[1]}.")
     for path in found.row.image:
-        console.say(f"picture: {path}")
+        console.say(f"image: {path}")
     if found.window:
         left, top, right, bottom = found.window
-        console.say(f"crop: x {left} to {right}, y {top} to {bottom} of the picture's pixels")
+        console.say(f"crop: x {left} to {right}, y {top} to {bottom} of the image's pixels")
     if found.sheet:
-        save_picture(found.sheet, out)
+        save_image(found.sheet, out)
         colors = ["the region red"] * bool(found.box) + ["the crop white"] * bool(found.window)
         console.say(f"drawn: {out}" + (f" ({', '.join(colors)})" if colors else ""))
 
@@ -183,10 +183,10 @@ def stats(
     skip_bad: SkipBad = 0,
     json: Json = False,
 ) -> None:
-    """Rows per data set, sizes of the regions, lengths in tokens, pictures train and bench share."""
+    """Rows per data set, sizes of the regions, lengths in tokens, images train and bench share."""
     from functools import partial
 
-    from viscot_core.data.stats import file_stats, shared_pictures
+    from viscot_core.data.stats import file_stats, shared_images
     from viscot_core.sources.catalog import load_catalog
 
     words, length = _words(template, tokenizer), None
@@ -196,7 +196,7 @@ def stats(
         length = partial(row_length, _tokens(tokenizer), words)
     with console.progress("rows") as advance:
         found = [file_stats(path, length=length, skip_bad=skip_bad, progress=advance) for path in files]
-    shared = shared_pictures(found, load_catalog().prefixes)
+    shared = shared_images(found, load_catalog().prefixes)
     if json:
         for one in found:
             console.emit(_facts(one, shared))
@@ -220,7 +220,7 @@ def _facts(one: FileStats, shared: Sequence[Shared]) -> dict[str, object]:
         "kind": one.kind.__name__,
         "rows": one.rows,
         "bad": len(one.bad),
-        "pictures": len(one.pictures),
+        "pictures": len(one.images),
         "data_sets": dict(one.data_sets),
         "area_edges": EDGES,
         "area_counts": one.histogram(),
@@ -244,7 +244,7 @@ def _region_table(found: Sequence[FileStats]) -> None:
 
     percents = [f"{100 * edge:g}" for edge in EDGES]
     bins = [f"{low}-{high}%" for low, high in pairwise(percents)]
-    rows = [[s.file, len(s.pictures), len(s.areas), *s.histogram()] for s in found]
+    rows = [[s.file, len(s.images), len(s.areas), *s.histogram()] for s in found]
     columns = ["file", "pictures", "regions", *bins]
     console.table(columns, rows, right=columns[1:], title="\nRegions by their share of the padded square")
 
@@ -252,16 +252,16 @@ def _region_table(found: Sequence[FileStats]) -> None:
 def _length_table(found: Sequence[FileStats]) -> None:
     rows = [[s.file, *(f"{value:.0f}" for value in _spread(s).values())] for s in found if s.lengths]
     columns = ["file", "mean", "p50", "p95", "max"]
-    console.table(columns, rows, right=columns[1:], title="\nTokens of a row, pictures included")
+    console.table(columns, rows, right=columns[1:], title="\nTokens of a row, images included")
 
 
 def _shared_table(shared: Sequence[Shared]) -> None:
     if not shared:
-        console.out("\nNo picture stands in a training file and in a benchmark file.")
+        console.out("\nNo image stands in a training file and in a benchmark file.")
         return
     rows = [[s.training, s.benchmark, s.of, s.same_path, s.same_name] for s in shared]
-    columns = ["training file", "benchmark file", "its pictures", "same path", "path or name"]
-    console.table(columns, rows, right=columns[2:], title="\nBenchmark pictures that stand in training files")
+    columns = ["training file", "benchmark file", "its images", "same path", "path or name"]
+    console.table(columns, rows, right=columns[2:], title="\nBenchmark images that stand in training files")
 
 
 def _tokens(name: str) -> Any:

@@ -20,13 +20,13 @@ def serve(
         str | None, typer.Option(metavar="NAME", help="Environment variable with the key clients must send.")
     ] = None,
     allow_urls: Annotated[
-        str, typer.Option(metavar="HOSTS", help="Hosts whose pictures may be fetched, with commas [none].")
+        str, typer.Option(metavar="HOSTS", help="Hosts whose images may be fetched, with commas [none].")
     ] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Requests in work or waiting; more get 429.")] = 64,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds a request may take.")] = 120.0,
     max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, MB.")] = 20.0,
-    max_pixels: Annotated[float, typer.Option(min=0.01, help="Largest picture, million pixels.")] = 40.0,
+    max_pixels: Annotated[float, typer.Option(min=0.01, help="Largest image, million pixels.")] = 40.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer that may be asked for.")] = 512,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -35,7 +35,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP as OpenAI does: /v1/chat/completions and /v1/models, with /health and /metrics.
 
-    A question with a picture is answered in two turns; the reply's extra field "viscot" holds box, crop and
+    A question with an image is answered in two turns; the reply's extra field "viscot" holds box, crop and
     status. "viscot": {"strategy": "direct"} or {"box": [x0, y0, x1, y1]} in the request choose otherwise.
     """
     import os

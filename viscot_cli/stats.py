@@ -39,8 +39,8 @@ class Average(StrEnum):
     items = "items"
 
 
-class Pictures(StrEnum):
-    """Where the report's pictures are."""
+class Images(StrEnum):
+    """Where the report's images are."""
 
     auto = "auto"
     embed = "embed"
@@ -84,11 +84,11 @@ def stats(
         Path | None, typer.Option(help="Write a report with a card per item to this file instead.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Where the report finds pictures, if not where the run found them.")
+        Path | None, typer.Option(help="Where the report finds images, if not where the run found them.")
     ] = None,
-    pictures: Annotated[
-        Pictures, typer.Option(help="Embed them, link them, leave them out; auto embeds up to 300.")
-    ] = Pictures.auto,
+    images: Annotated[
+        Images, typer.Option(help="Embed them, link them, leave them out; auto embeds up to 300.")
+    ] = Images.auto,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of the resampling; the same seed gives the same digits.")] = 0,
     legacy_average: Annotated[
@@ -126,10 +126,10 @@ def stats(
     )
     sheet = make_sheet(found, asked)
     if html:
-        from viscot_core.report.html import Pictures as CorePictures
+        from viscot_core.report.html import Images as CoreImages
         from viscot_core.report.html import write_report
 
-        write_report(html, sheet, data=data, pictures=CorePictures(pictures.value))
+        write_report(html, sheet, data=data, images=CoreImages(images.value))
         console.out(f"{html}: open it in a browser")
     elif format is Format.json:
         console.emit(sheet.to_json())

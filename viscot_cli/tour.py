@@ -1,4 +1,4 @@
-"""``viscot tour``: three pictures, then a small benchmark, with the bundled model."""
+"""``viscot tour``: three images, then a small benchmark, with the bundled model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from viscot_cli import console
 
 
 def tour(
-    out: Annotated[Path, typer.Option(help="Where the annotated pictures go.")] = Path("results/tour"),
+    out: Annotated[Path, typer.Option(help="Where the annotated images go.")] = Path("results/tour"),
     questions: Annotated[int, typer.Option(min=1, help="Questions of the small benchmark.")] = 24,
     model: Annotated[str | None, typer.Option(help="Another model than the bundled one.")] = None,
 ) -> None:
-    """Three pictures (question, box, answer, drawing), then cot, direct and gt-box side by side."""
+    """Three images (question, box, answer, drawing), then cot, direct and gt-box side by side."""
     from viscot_core import load
     from viscot_core.models.zoo import BUNDLED, RECOMMENDED
     from viscot_core.report.tables import Format
@@ -23,7 +23,7 @@ def tour(
 
     if model is None:
         console.say(
-            f"The bundled {BUNDLED} only knows viscot's synthetic pictures; for real ones: "
+            f"The bundled {BUNDLED} only knows viscot's synthetic images; for real ones: "
             f'viscot infer photo.jpg "..." --model {RECOMMENDED}'
         )
     chain = load(model)
@@ -38,7 +38,7 @@ def tour(
         console.out(f"  answers   {asked.answer.text}  ({right})")
         console.out(f"  drawn in  {target}")
 
-    console.say(f"\nA small benchmark: {questions} new pictures, one question each, three ways to look.")
+    console.say(f"\nA small benchmark: {questions} new images, one question each, three ways to look.")
     with console.progress("Asking", total=3 * questions) as advance:
         done = 0
 
@@ -50,6 +50,6 @@ def tour(
         sheet = small_bench(model, questions, progress=progress)
     console.out("\n" + sheet.to_text(Format.TABLE))
     console.out(
-        "\ncot: the model names the box itself. direct: it answers from the whole picture at once. "
+        "\ncot: the model names the box itself. direct: it answers from the whole image at once. "
         "gt-box: it is given the true box.\nThe same on more questions: make bench"
     )

@@ -24,9 +24,7 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; by de
 Data = Annotated[
     str | None, typer.Option("--data", help="Data root, or one JSON/JSONL file of your own rows.")
 ]
-Images = Annotated[
-    str | None, typer.Option("--images", help="Folder the rows' picture paths are relative to.")
-]
+Images = Annotated[str | None, typer.Option("--images", help="Folder the rows' image paths are relative to.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="a.b=value, e.g. stages.finetune.learning_rate=1e-5.")
 ]
@@ -111,7 +109,7 @@ def _command(want: Want, text: str) -> Callable[..., None]:
             console.say(f"Note: {line}")
         node = "" if node_rank is None else str(node_rank)
         launch.start(chosen, plan, resume=_continues(run, resume, nnodes), node=node)
-        console.out(f"The trained model is {run}; try it: viscot infer PICTURE QUESTION --model {run}")
+        console.out(f"The trained model is {run}; try it: viscot infer IMAGE QUESTION --model {run}")
 
     command.__doc__ = text
     return command

@@ -1,4 +1,4 @@
-"""Many pictures, one or many questions: what ``viscot infer`` is asked for, the answers as plain records."""
+"""Many images, one or many questions: what ``viscot infer`` is asked for, the answers as plain records."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from viscot_core.boxes import BoxStatus
+from viscot_core.boxes.geometry import BoxStatus
 from viscot_core.chain import Answer, Question, Strategy, VisualCoT, check_question
-from viscot_core.drawing import check_ending, draw_answer, save_picture
 from viscot_core.errors import DataError, ImageError, UsageError
 from viscot_core.files import expanded
-from viscot_core.images import open_image
+from viscot_core.images.drawing import check_ending, draw_answer, save_image
+from viscot_core.images.reading import open_image
 
-PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Endings that count as pictures in a folder; a single file may have any."""
+IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Endings that count as images in a folder; a single file may have any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question about one picture file."""
+    """One question about one image file."""
 
     image: Path
     question: str
@@ -74,27 +74,27 @@ def describe(answer: Answer) -> dict[str, Any]:
 
 
 def collect(what: str, question: str | None) -> list[Item]:
-    """The items behind a picture's path, a folder, a quoted glob, or a JSONL of ``{image, question}``.
+    """The items behind an image's path, a folder, a quoted glob, or a JSONL of ``{image, question}``.
 
-    Pictures that a JSONL names are relative to it; its rows may leave the question to the command line.
+    Images that a JSONL names are relative to it; its rows may leave the question to the command line.
 
     Raises:
         UsageError: no question, or nothing matches.
         DataError: a damaged row.
     """
     if not what.strip():
-        raise UsageError('The picture is missing: viscot infer PICTURE "What is the total?"')
+        raise UsageError('The image is missing: viscot infer IMAGE "What is the total?"')
     path = expanded(what)
     if path.suffix == ".jsonl":
         return _rows(path, question)
     if question is None:
-        raise UsageError('A question is missing: viscot infer PICTURE "What is the total?"')
+        raise UsageError('A question is missing: viscot infer IMAGE "What is the total?"')
     question = check_question(question)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
         if not found:
             raise UsageError(
-                f"There is no picture in {path} ({', '.join(sorted(PICTURES))}); give another folder."
+                f"There is no image in {path} ({', '.join(sorted(IMAGES))}); give another folder."
             )
     elif not path.exists() and glob.has_magic(what):
         names = sorted(glob.glob(str(path), recursive=True))
@@ -143,7 +143,7 @@ def ask_items(
     strategy: Strategy = "cot",
     max_new_tokens: int = 128,
 ) -> Iterator[Asked]:
-    """Answers in the items' order, a batch at a time; a picture or prompt that does not work fails alone."""
+    """Answers in the items' order, a batch at a time; an image or prompt that does not work fails alone."""
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
         done: dict[int, Asked] = {}
@@ -174,13 +174,13 @@ def places_to_save(items: Sequence[Item], save: Path) -> list[Path]:
     """Where each item's drawing goes: ``save`` itself for one item, a PNG of its own in that folder for many.
 
     Raises:
-        UsageError: a file where a folder is needed, a folder that cannot be written to, a picture that is
+        UsageError: a file where a folder is needed, a folder that cannot be written to, an image that is
             asked about itself, or an ending that Pillow does not write.
     """
     places = _places(items, save)
     asked = {item.image.resolve() for item in items}
     if own := next((place for place in places if place.resolve() in asked), None):
-        raise UsageError(f"{own} is a picture that is asked about; choose another --save.")
+        raise UsageError(f"{own} is an image that is asked about; choose another --save.")
     for folder in {place.parent for place in places}:
         there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -192,7 +192,7 @@ def _places(items: Sequence[Item], save: Path) -> list[Path]:
     if len(items) == 1 and not save.is_dir():
         check_ending(save)
         return [save]
-    if not save.is_dir() and (save.exists() or save.suffix.lower() in PICTURES):
+    if not save.is_dir() and (save.exists() or save.suffix.lower() in IMAGES):
         raise UsageError(f"{len(items)} answers do not fit the one file {save}; give a folder.")
     places: dict[Path, None] = {}
     for item in items:
@@ -202,25 +202,25 @@ def _places(items: Sequence[Item], save: Path) -> list[Path]:
 
 
 def save_drawing(asked: Asked, target: Path) -> None:
-    """Draw the box and the crop beside the picture, with question and answer below; written atomically.
+    """Draw the box and the crop beside the image, with question and answer below; written atomically.
 
     Nothing is drawn where there is no answer, no box where the model named none that can be read.
     """
     answer = asked.answer
     if answer is None:
         return
-    picture = open_image(asked.item.image, exif=True)
+    image = open_image(asked.item.image, exif=True)
     lines = [asked.item.question, answer.text]
     if answer.strategy == "direct":
-        drawn = draw_answer(picture, None, None, lines)
+        drawn = draw_answer(image, None, None, lines)
     else:
         lines.append(f"box {answer.box_text} ({answer.status})")
         box = None if answer.status == BoxStatus.UNPARSABLE else answer.box
-        drawn = draw_answer(picture, box, answer.crop, lines)
-    save_picture(drawn, target)
+        drawn = draw_answer(image, box, answer.crop, lines)
+    save_image(drawn, target)
 
 
 def save_crop(asked: Asked, target: Path) -> None:
-    """Save the part of the picture that the model looked at again; written atomically."""
+    """Save the part of the image that the model looked at again; written atomically."""
     if asked.answer is not None:
-        save_picture(open_image(asked.item.image, exif=True).crop(asked.answer.crop), target)
+        save_image(open_image(asked.item.image, exif=True).crop(asked.answer.crop), target)

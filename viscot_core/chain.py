@@ -11,7 +11,7 @@ from typing import Literal
 
 from PIL import Image
 
-from viscot_core.boxes import (
+from viscot_core.boxes.geometry import (
     WHOLE,
     Box,
     BoxStatus,
@@ -23,10 +23,12 @@ from viscot_core.boxes import (
     format_box,
     parse_box,
 )
+from viscot_core.conversation import IMAGE, Message, answer_turns, detection_turns, direct_turns
 from viscot_core.engines.base import Engine, Generation, Request
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.images import View, crop, open_image, view_of
-from viscot_core.prompts import IMAGE, Turn, answer_turns, detection_turns, direct_turns, render
+from viscot_core.families.llava.template import render
+from viscot_core.images.reading import open_image
+from viscot_core.images.view import View, crop, view_of
 
 Strategy = Literal["cot", "direct"]
 Hear = Callable[[int, str], None]
@@ -35,7 +37,7 @@ Hear = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A picture (a path or RGB pixels) and what is asked about it."""
+    """An image (a path or RGB pixels) and what is asked about it."""
 
     image: Image.Image | Path | str
     text: str
@@ -43,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A question that may be asked: checked words and an opened picture."""
+    """A question that may be asked: checked words and an opened image."""
 
     view: View
     text: str
@@ -61,7 +63,7 @@ class Look:
 
     @property
     def crop(self) -> View:
-        """The picture inside the window, as turn 2 shows it."""
+        """The image inside the window, as turn 2 shows it."""
         return crop(self.question.view, self.window)
 
 
@@ -69,7 +71,7 @@ class Look:
 class Answer:
     """What the model said and where it looked.
 
-    ``box`` is in the padded square (0..1), ``crop`` in the picture's pixels; both are the whole picture where
+    ``box`` is in the padded square (0..1), ``crop`` in the image's pixels; both are the whole image where
     no box could be read (``status`` unparsable) or none was asked for (strategy direct, ``status`` None).
     ``error`` says why there is no text; ``seconds`` is this question's share of its batch.
     """
@@ -86,7 +88,7 @@ class Answer:
 
 
 class VisualCoT:
-    """Ask an engine about pictures in two turns, or in one (``direct``)."""
+    """Ask an engine about images in two turns, or in one (``direct``)."""
 
     def __init__(self, engine: Engine, crop_policy: CropPolicy = CropPolicy.PAPER) -> None:
         self.engine = engine
@@ -101,12 +103,12 @@ class VisualCoT:
         max_new_tokens: int = 128,
         on_text: Callable[[str], None] | None = None,
     ) -> Answer:
-        """One question about one picture; a path's EXIF orientation is applied.
+        """One question about one image; a path's EXIF orientation is applied.
 
         ``on_text`` is told the answer so far, token by token, where the engine can.
 
         Raises:
-            ImageError: the picture cannot be read.
+            ImageError: the image cannot be read.
             UsageError: the question is empty or holds ``<image>``.
             EngineError: the model could not answer.
         """
@@ -130,7 +132,7 @@ class VisualCoT:
     ) -> list[Answer]:
         """All first turns together, then all second turns; one answer per question, in order.
 
-        A question that the engine cannot answer has ``error`` set; pictures and questions are checked first
+        A question that the engine cannot answer has ``error`` set; images and questions are checked first
         and raise as in ``ask``.
         """
         prepared = self.prepare(questions)
@@ -140,7 +142,7 @@ class VisualCoT:
         return self.answer(looks, max_new_tokens=max_new_tokens, on_text=on_text)
 
     def prepare(self, questions: Sequence[Question]) -> list[Prepared]:
-        """Check the questions and open their pictures; raises as ``ask`` does."""
+        """Check the questions and open their images; raises as ``ask`` does."""
         return [Prepared(_view(question.image), check_question(question.text)) for question in questions]
 
     def look(self, prepared: Sequence[Prepared], *, max_new_tokens: int = 128) -> list[Look]:
@@ -201,7 +203,7 @@ class VisualCoT:
         stop: tuple[str, ...] = (),
         on_text: Hear | None = None,
     ) -> list[Answer]:
-        """Answers in one turn, from the whole pictures, in order."""
+        """Answers in one turn, from the whole images, in order."""
         start = time.perf_counter()
         said = self._generate(
             [direct_turns(each.text) for each in prepared],
@@ -219,7 +221,7 @@ class VisualCoT:
 
     def _generate(
         self,
-        turns: Sequence[Sequence[Turn]],
+        turns: Sequence[Sequence[Message]],
         views: Sequence[tuple[View, ...]],
         max_new_tokens: int,
         stop: tuple[str, ...] = (),
@@ -248,15 +250,13 @@ def check_question(text: str) -> str:
     """The question without surrounding space.
 
     Raises:
-        UsageError: it is empty, or holds ``<image>``, which marks a picture in a prompt.
+        UsageError: it is empty, or holds ``<image>``, which marks an image in a prompt.
     """
     text = text.strip()
     if not text:
-        raise UsageError("The question is empty; write what you want to know about the picture.")
+        raise UsageError("The question is empty; write what you want to know about the image.")
     if IMAGE in text:
-        raise UsageError(
-            f"The question holds {IMAGE}, which marks a picture in a prompt; write it otherwise."
-        )
+        raise UsageError(f"The question holds {IMAGE}, which marks an image in a prompt; write it otherwise.")
     return text
 
 

@@ -170,7 +170,7 @@ def _disk(folder: Path, name: str) -> Finding:
     if not os.access(there, os.W_OK):
         return Finding("disk", name, "warn", f"{folder} cannot be written", "choose another folder")
     if free < LITTLE_DISK_GIB:
-        return Finding("disk", name, "warn", text, "a 7B checkpoint needs 14 GiB, the pictures more")
+        return Finding("disk", name, "warn", text, "a 7B checkpoint needs 14 GiB, the images more")
     return Finding("disk", name, "ok", text)
 
 

@@ -31,7 +31,7 @@ class DataError(ViscotError):
 
 
 class ImageError(DataError):
-    """A picture is missing, damaged, too large or no picture at all."""
+    """An image is missing, damaged, too large or no image at all."""
 
 
 class CheckpointError(ViscotError):

@@ -1,4 +1,4 @@
-"""The first minute with viscot: three bundled pictures, then a small benchmark on pictures made anew."""
+"""The first minute with viscot: three bundled images, then a small benchmark on images made anew."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from viscot_core.errors import DataError
 
 if TYPE_CHECKING:
     from viscot_core.asking import Asked
-    from viscot_core.bench.run import Progress
     from viscot_core.chain import VisualCoT
     from viscot_core.report.sheet import Sheet
+    from viscot_core.runs.run import Progress
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"
 STRATEGIES = ("cot", "direct", "gt-box")
@@ -25,7 +25,7 @@ SEED = 314
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A bundled picture, a question about it and the true answer."""
+    """A bundled image, a question about it and the true answer."""
 
     image: Path
     question: str
@@ -33,7 +33,7 @@ class Example:
 
 
 def examples(folder: Path = EXAMPLES) -> list[Example]:
-    """The bundled examples: ``questions.jsonl`` names the pictures beside it.
+    """The bundled examples: ``questions.jsonl`` names the images beside it.
 
     Raises:
         DataError: they are not in this installation.
@@ -43,7 +43,7 @@ def examples(folder: Path = EXAMPLES) -> list[Example]:
         rows = [json.loads(line) for line in lines]
         return [Example(folder / row["image"], row["question"], row["answer"]) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"The example pictures of {folder} are damaged: {error}.") from error
+        raise DataError(f"The example images of {folder} are damaged: {error}.") from error
 
 
 def ask_examples(chain: VisualCoT, out: Path) -> Iterator[tuple[Example, Asked, Path]]:
@@ -61,13 +61,13 @@ def ask_examples(chain: VisualCoT, out: Path) -> Iterator[tuple[Example, Asked, 
 
 def small_bench(model: str | None, questions: int, *, progress: Progress | None = None) -> Sheet:
     """Make ``questions`` scenes in a temporary folder, run three strategies, score exactly; the tables."""
-    from viscot_core.bench.benchmarks import BenchOptions, bench_cot
     from viscot_core.data.synth import write_dataset
     from viscot_core.engines.open import EngineOptions
     from viscot_core.report.runs import read_run_folder
     from viscot_core.report.sheet import Asked, make_sheet
     from viscot_core.score.judges import JudgeOptions, make_judge
     from viscot_core.score.run import score_run
+    from viscot_core.tasks.benchmarks import BenchOptions, bench_cot
 
     with TemporaryDirectory(prefix="viscot-tour-") as name:
         data, run = Path(name) / "data", Path(name) / "tour"

@@ -94,7 +94,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, cli):
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (DataError("The picture a.png is missing; run 'viscot data check'."), 1, "viscot data check"),
+        (DataError("The image a.png is missing; run 'viscot data check'."), 1, "viscot data check"),
         (UsageError("The question is empty; ask something."), 2, "ask something"),
         (RecipeError("2 problems:", ["a.b = 1: too small", "c = x: unknown key"]), 2, "c = x: unknown key"),
         (PartlyDone("3 of 10 are pending; run it again."), 3, "3 of 10"),

@@ -15,7 +15,7 @@ Cli = Callable[..., Any]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return write_root(tmp_path / "data", count=4, pictures=2)
+    return write_root(tmp_path / "data", count=4, images=2)
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_a_run_its_continuation_and_one_item(cli: Cli, root: Path, model: Path, 
     assert (tmp_path / "three.png").exists()
 
 
-def test_unreadable_pictures_make_it_partly_done(cli: Cli, root: Path, model: Path, tmp_path: Path) -> None:
-    (root / "cot" / "made" / "1.png").write_bytes(b"no picture")
+def test_unreadable_images_make_it_partly_done(cli: Cli, root: Path, model: Path, tmp_path: Path) -> None:
+    (root / "cot" / "made" / "1.png").write_bytes(b"no image")
     ran = cli(
         "bench", "cot", "--model", model, "--data", root, "--out", tmp_path / "out", "--max-new-tokens", "4"
     )
@@ -82,7 +82,7 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(cli: Cli, root: Path) ->
     (root / "cot" / "made" / "1.png").unlink()
     ran = cli("bench", "cot", "--model", "/no/such/model", "--data", root, "--out", root / "out")
     assert ran.code == 1
-    assert "1 pictures are missing (2 of 4 questions need them)" in ran.err
+    assert "1 images are missing (2 of 4 questions need them)" in ran.err
     assert not (root / "out").exists()
 
 

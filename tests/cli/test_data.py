@@ -73,7 +73,7 @@ def test_a_gated_source_is_partly_done(cli: Cli, tmp_path: Path) -> None:
 
 def test_check_passes_a_made_root_and_fails_a_broken_one(cli: Cli, synth: Path, tmp_path: Path) -> None:
     ran = cli("data", "check", "--to", synth, "--decode")
-    assert ran.code == 0 and "every picture is here and as the rows say" in ran.err
+    assert ran.code == 0 and "every image is here and as the rows say" in ran.err
     assert (synth / "report.jsonl").read_text() == ""
     victim = sorted((synth / "cot/synth/train").iterdir())[0]
     victim.rename(tmp_path / victim.name)
@@ -116,13 +116,13 @@ def test_convert_mix_and_stats(cli: Cli, synth: Path, tmp_path: Path) -> None:
     assert ran.code == 0 and "share" in ran.out
 
 
-def test_shared_pictures_are_counted(cli: Cli, synth: Path, tmp_path: Path) -> None:
+def test_shared_images_are_counted(cli: Cli, synth: Path, tmp_path: Path) -> None:
     leak = tmp_path / "leak.json"
     leak.write_text((synth / "benchmark/synth.json").read_text())
     ran = cli("data", "stats", leak, synth / "benchmark/synth.json")
     assert any(line.split()[-3:] == ["4", "4", "4"] for line in ran.out.splitlines())
     ran = cli("data", "stats", synth / "train.json", synth / "benchmark/synth.json")
-    assert "No picture stands in a training file and in a benchmark file." in ran.out
+    assert "No image stands in a training file and in a benchmark file." in ran.out
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_show_says_what_is_there_instead(cli: Cli, synth: Path, where: str, whic
         (["stats", "train.json", "--template", "tiny"], 2, "--template says how lengths"),
         (["mix", "train.json", "--out", "m", "--tokenizer", "viscot-tny"], 1, "Did you mean"),
         (["mix", "train.json", "--out", "m", "--weight", "train=-1"], 2, "give a number above 0"),
-        (["show", ".", "synth:2", "--out", "s.doc"], 2, "pictures are saved as .png or .jpg"),
+        (["show", ".", "synth:2", "--out", "s.doc"], 2, "images are saved as .png or .jpg"),
         (["show", ".", "synth:2", "--template", "no"], 2, "There is no template 'no'"),
         (["stats", "cot"], 1, "cannot be read"),
         (["convert", "train.json", "--out", "c.json"], 1, "field 'question' is missing"),

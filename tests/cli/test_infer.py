@@ -1,4 +1,4 @@
-"""``viscot infer`` and ``viscot chat`` as people type them: pictures of every kind, many, mistakes."""
+"""``viscot infer`` and ``viscot chat`` as people type them: images of every kind, many, mistakes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def tiny(golden: Path) -> tuple[str, str]:
     return ("--model", str(golden / "tiny_llava"))
 
 
-def test_one_picture(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
-    picture, drawn = golden / "images" / "landscape.jpg", tmp_path / "new" / "out.png"
-    ran = cli("infer", picture, QUESTION, *tiny, "--save", drawn)
+def test_one_image(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
+    image, drawn = golden / "images" / "landscape.jpg", tmp_path / "new" / "out.png"
+    ran = cli("infer", image, QUESTION, *tiny, "--save", drawn)
     assert ran.code == 0, ran.err
     assert "answer  Total amount due: The sign says road 6, 6, 666." in ran.out
     assert "crop    0, 0, 230, 230  of 640 x 427" in ran.out
@@ -53,7 +53,7 @@ def test_direct(cli: Run, golden: Path, tiny: tuple[str, str]) -> None:
 
 
 def test_a_folder_in_one_load(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
-    """Every kind of picture in one folder; batches give what single questions give."""
+    """Every kind of image in one folder; batches give what single questions give."""
     ran = cli("infer", golden / "images", QUESTION, *tiny, "--json", "--batch-size", 4, "--save", tmp_path)
     rows = [json.loads(line) for line in ran.out.splitlines()]
     assert ran.code == 0 and len(rows) == 15
@@ -78,13 +78,13 @@ def test_glob_and_jsonl(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path:
     answers = [json.loads(line) for line in ran.out.splitlines()]
     assert ran.code == 3 and "1 of 3 questions have no answer" in ran.err
     assert [answer["status"] for answer in answers] == ["done", "done", "failed"]
-    assert "no picture at" in answers[2]["error"] and answers[2]["question"]
+    assert "no image at" in answers[2]["error"] and answers[2]["question"]
 
 
 def test_every_answer_is_drawn_into_a_file_of_its_own(
     cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path
 ) -> None:
-    """Also where the pictures are called alike, or one is asked about twice."""
+    """Also where the images are called alike, or one is asked about twice."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (80, 60)).save(tmp_path / folder / "p.png")
@@ -95,13 +95,13 @@ def test_every_answer_is_drawn_into_a_file_of_its_own(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p-2.png", "p-3.png", "p.png"]
 
 
-def test_no_drawing_replaces_a_picture(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
+def test_no_drawing_replaces_an_image(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     Image.new("RGB", (80, 60)).save(tmp_path / "p.png")
     before = (tmp_path / "p.png").read_bytes()
     for what, save in ((".", "."), ("p.png", "p.png"), ("p.png", "link/p.png"), (".", "link")):
         ran = cli("infer", tmp_path / what, "What?", *tiny, "--save", tmp_path / save)
-        assert ran.code == 2 and "p.png is a picture that is asked about" in ran.err
+        assert ran.code == 2 and "p.png is an image that is asked about" in ran.err
     assert (tmp_path / "p.png").read_bytes() == before
 
 
@@ -118,17 +118,17 @@ def test_names_and_questions_in_any_characters(cli: Run, tiny: tuple[str, str], 
     assert ran.code == 0 and json.loads(ran.out)["question"] == "one\u2028two?"
 
 
-def test_when_no_picture_can_be_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
+def test_when_no_image_can_be_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
     """Nothing was done (1), not something (3); every failure has its line of --json."""
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text("no image")
     ran = cli("infer", tmp_path, "What?", *tiny, "--json")
     rows = [json.loads(line) for line in ran.out.splitlines()]
     assert ran.code == 1 and "None of the 2 questions" in ran.err
     assert [(row["status"], row["strategy"]) for row in rows] == [("failed", "cot")] * 2
     ran = cli("infer", tmp_path / "a.png", "What?", *tiny, "--json")
     assert ran.code == 1 and json.loads(ran.out)["status"] == "failed"
-    assert "cannot be read as a picture" in ran.err and ran.err.count("\n") == 1
+    assert "cannot be read as an image" in ran.err and ran.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_bad_rows(cli: Run, tmp_path: Path, content: str) -> None:
     assert ran.code == 1 and "ask.jsonl" in ran.err and "Traceback" not in ran.err
 
 
-# -- pictures that are none, or unusual --------------------------------------------------------------
+# -- images that are none, or unusual --------------------------------------------------------------
 
 
 def _bomb() -> bytes:
@@ -167,14 +167,14 @@ def _png(mode: str = "RGB") -> bytes:
 
 BAD = {
     "empty.png": (b"", "is empty"),
-    "text.jpg": (b"not a picture", "cannot be read as a picture"),
-    "cut.png": (_png()[:9000], "cannot be read as a picture"),
+    "text.jpg": (b"not an image", "cannot be read as an image"),
+    "cut.png": (_png()[:9000], "cannot be read as an image"),
     "bomb.png": (_bomb(), "too large|more than"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_pictures(cli: Run, tmp_path: Path, name: str) -> None:
+def test_bad_images(cli: Run, tmp_path: Path, name: str) -> None:
     """Told in one sentence before a model is loaded (there is no such model)."""
     import re
 
@@ -185,7 +185,7 @@ def test_bad_pictures(cli: Run, tmp_path: Path, name: str) -> None:
     assert name in ran.err and "Traceback" not in ran.err and ran.err.count("\n") == 1
 
 
-def test_odd_pictures_are_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
+def test_odd_images_are_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
     """16-bit, palette, animated: one frame, as RGB."""
     deep = np.linspace(0, 65535, 80 * 90, dtype=np.uint16).reshape(80, 90)
     Image.fromarray(deep).save(tmp_path / "deep.png")
@@ -198,25 +198,25 @@ def test_odd_pictures_are_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) 
 
 
 def test_mistakes(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
-    picture = golden / "images" / "landscape.jpg"
+    image = golden / "images" / "landscape.jpg"
     for argv, code, said in [
-        ((tmp_path / "gone.jpg", "What?"), 1, "no picture at"),
-        ((picture, ""), 2, "question is empty"),
-        ((picture,), 2, "question is missing"),
-        ((tmp_path, "What?"), 2, "no picture in"),
+        ((tmp_path / "gone.jpg", "What?"), 1, "no image at"),
+        ((image, ""), 2, "question is empty"),
+        ((image,), 2, "question is missing"),
+        ((tmp_path, "What?"), 2, "no image in"),
         ((str(tmp_path / "*.jpg"), "What?"), 2, "No file matches"),
-        ((picture, "What?", "--model", "VisCoT-7b-33"), 1, "Did you mean 'VisCoT-7b-336'"),
-        ((picture, "What is <image>?"), 2, "<image>"),
-        ((picture, "What?", *tiny, "--dtype", "int4"), 2, "--dtype"),
-        ((picture, "What?", *tiny, "--save", tmp_path / "x.docx"), 2, "change the ending"),
-        ((picture, "What?", *tiny, "--batch-size", 0), 2, "batch-size"),
+        ((image, "What?", "--model", "VisCoT-7b-33"), 1, "Did you mean 'VisCoT-7b-336'"),
+        ((image, "What is <image>?"), 2, "<image>"),
+        ((image, "What?", *tiny, "--dtype", "int4"), 2, "--dtype"),
+        ((image, "What?", *tiny, "--save", tmp_path / "x.docx"), 2, "change the ending"),
+        ((image, "What?", *tiny, "--batch-size", 0), 2, "batch-size"),
         ((golden / "images", "What?", *tiny, "--save", tmp_path / "one.png"), 2, "give a folder"),
         ((tmp_path / "gone.jsonl",), 1, "gone.jsonl cannot be read (No such file"),
-        (("", "What?"), 2, "picture is missing"),
-        (("~nobody-at-all/a.png", "What?"), 1, "no picture at"),
-        ((picture, "What?", *tiny, "--save", picture / "out.png"), 2, "Nothing can be written into"),
-        ((picture, "What?", *tiny, "--temperature", "inf"), 2, "--temperature"),
-        ((picture, "What?", *tiny, "--temperature", "1", "--seed", str(2**70)), 2, "beyond 64 bits"),
+        (("", "What?"), 2, "image is missing"),
+        (("~nobody-at-all/a.png", "What?"), 1, "no image at"),
+        ((image, "What?", *tiny, "--save", image / "out.png"), 2, "Nothing can be written into"),
+        ((image, "What?", *tiny, "--temperature", "inf"), 2, "--temperature"),
+        ((image, "What?", *tiny, "--temperature", "1", "--seed", str(2**70)), 2, "beyond 64 bits"),
     ]:
         ran = cli("infer", *argv)
         assert ran.code == code and said in ran.err, (argv, ran)
@@ -239,7 +239,7 @@ def bundled() -> Path:
 def test_without_model_one_line_says_what_it_knows(cli: Run, bundled: Path, golden: Path) -> None:
     ran = cli("infer", golden / "images" / "square.png", "What number is on the red card?")
     assert ran.code == 0 and ran.out.startswith("answer")
-    assert "only knows viscot's synthetic pictures" in ran.err and "--model VisCoT-7b-336" in ran.err
+    assert "only knows viscot's synthetic images" in ran.err and "--model VisCoT-7b-336" in ran.err
     assert len(ran.err.splitlines()) == 1
 
 
@@ -271,7 +271,7 @@ def test_chat(
     assert ran.code == 0, ran.err
     assert "Total amount due: The sign says road 6, 6, 666." in ran.out
     assert "The large shape is dark green." in ran.out
-    assert "There is no box yet" in ran.err and "no picture at gone.jpg" in ran.err
+    assert "There is no box yet" in ran.err and "no image at gone.jpg" in ran.err
     assert "Write /image FILE" in ran.err and "There is no crop yet" in ran.err
     assert "/direct QUESTION" in ran.err
     assert Image.open(tmp_path / "landscape-box-1.png").width > 640

@@ -75,13 +75,13 @@ def parse_viscot(words: list[str]) -> None:
     command.make_context(name, rest)
 
 
-def test_the_first_screen_is_the_two_commands_and_a_picture() -> None:
+def test_the_first_screen_is_the_two_commands_and_an_image() -> None:
     first = README.read_text(encoding="utf-8").splitlines()[:30]
     assert "make demo" in "\n".join(first)
     assert "make test" in "\n".join(first)
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", "\n".join(first))
-    assert pictures
-    assert (README.parent / pictures[0]).is_file()
+    images = re.findall(r"!\[.*?\]\((.*?)\)", "\n".join(first))
+    assert images
+    assert (README.parent / images[0]).is_file()
 
 
 def test_links_into_the_repository_lead_somewhere() -> None:
@@ -110,7 +110,7 @@ def test_python_blocks_parse(block: Block) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder that sees the repository's pictures and recipes under their names."""
+    """An empty folder that sees the repository's images and recipes under their names."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("viscot_core", "recipes"):
         (folder / name).symlink_to(repo / name)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_runs import prediction, sample_run, write_run
 
-from viscot_core.bench.suites import REFCOCO
+from viscot_core.tasks.suites import REFCOCO
 
 Cli = Callable[..., Any]
 

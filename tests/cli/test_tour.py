@@ -1,4 +1,4 @@
-"""``viscot tour``: the bundled pictures, their drawings and the small benchmark."""
+"""``viscot tour``: the bundled images, their drawings and the small benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from viscot_core.errors import DataError
 from viscot_core.models.zoo import BUNDLED_FOLDER
 
 
-def test_the_examples_are_readable_pictures_with_a_question_and_an_answer() -> None:
+def test_the_examples_are_readable_images_with_a_question_and_an_answer() -> None:
     found = tour.examples()
     assert len(found) == 3
     sizes = [Image.open(example.image).size for example in found]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from viscot_core.boxes import Box, Frame
+from viscot_core.boxes.geometry import Box, Frame
+from viscot_core.conversation import Message
 from viscot_core.data.annotations import (
     Conversation,
     DetectionRow,
@@ -18,7 +19,6 @@ from viscot_core.data.annotations import (
     split_crop,
 )
 from viscot_core.errors import DataError
-from viscot_core.prompts import Turn
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_conversation_reads_llavas_layout() -> None:
     }
     read = Conversation.model_validate_json(json.dumps(row))
     assert read == Conversation(
-        id="7", image=("a.jpg",), turns=(Turn("human", "<image>\nHow many?"), Turn("gpt", "3"))
+        id="7", image=("a.jpg",), turns=(Message("human", "<image>\nHow many?"), Message("gpt", "3"))
     )
     assert read.views() == [("a.jpg", None)]
 

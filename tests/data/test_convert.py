@@ -38,7 +38,7 @@ def test_the_references_conversations_are_reproduced(shared: Path, tmp_path: Pat
         assert done.counts.total() == len(cases)
 
 
-def test_textcap_reads_textvqas_pictures() -> None:
+def test_textcap_reads_textvqas_images() -> None:
     row = to_conversation(MetadataRow.model_validate(ROW), 3)
     assert row.id == 3
     assert row.image == ("cot/textvqa/x.jpg", "cot/textvqa/x.jpg###[1, 2, 30, 40]")

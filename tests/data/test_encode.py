@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
+from viscot_core.conversation import Message
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import encode, training_turns
 from viscot_core.errors import DataError
-from viscot_core.models.tokenizer import load_tokenizer
-from viscot_core.models.tokens import IGNORE, ChatTokenizer
-from viscot_core.prompts import TEMPLATES, Turn, render
+from viscot_core.families.llava.chat import IGNORE, ChatTokenizer
+from viscot_core.families.llava.template import TEMPLATES, render
+from viscot_core.families.llava.tokenizer import load_tokenizer
 
 VARIANTS = ("llama_legacy_True", "llama_legacy_False", "tiny_legacy_True", "tiny_legacy_False")
 DIFFERENT = {
-    # rows on which the reference loses words or pictures: see tests/golden_differences.md
+    # rows on which the reference loses words or images: see tests/golden_differences.md
     "two_image_tokens_one_message",
     "empty_answer_then_more",
     "two_humans_in_a_row",
@@ -88,7 +89,7 @@ def tokens(golden: Path) -> ChatTokenizer:
 
 
 def _row(images: list[str], *turns: tuple[str, str]) -> Conversation:
-    return Conversation(id=7, image=tuple(images), turns=tuple(Turn(role, text) for role, text in turns))
+    return Conversation(id=7, image=tuple(images), turns=tuple(Message(role, text) for role, text in turns))
 
 
 CHAIN = (
@@ -107,7 +108,7 @@ def test_supervised_words_are_the_assistants(tokens: ChatTokenizer) -> None:
     assert sample.images == ("a", "a###[1, 2, 3, 4]")
 
 
-def test_a_cut_row_keeps_ids_and_pictures_in_step(tokens: ChatTokenizer) -> None:
+def test_a_cut_row_keeps_ids_and_images_in_step(tokens: ChatTokenizer) -> None:
     row = _row(["a", "b"], *CHAIN)
     whole = encode(row, tokens, TEMPLATES["vicuna_v1"], max_length=512).encoded.ids
     second = [i for i, token in enumerate(whole) if token == tokens.image_id][4]
@@ -118,7 +119,7 @@ def test_a_cut_row_keeps_ids_and_pictures_in_step(tokens: ChatTokenizer) -> None
     assert encode(row, tokens, TEMPLATES["vicuna_v1"], max_length=second + 4).images == ("a", "b")
 
 
-def test_an_image_mark_said_in_words_is_no_picture(tokens: ChatTokenizer) -> None:
+def test_an_image_mark_said_in_words_is_no_image(tokens: ChatTokenizer) -> None:
     row = _row(["a"], ("human", "<image>\nWhat mark?"), ("gpt", "it says <image> here"))
     sample = encode(row, tokens, TEMPLATES["vicuna_v1"], max_length=512)
     assert sample.encoded.ids.count(tokens.image_id) == tokens.image_tokens
@@ -127,7 +128,7 @@ def test_an_image_mark_said_in_words_is_no_picture(tokens: ChatTokenizer) -> Non
 
 def test_rows_that_cannot_teach_are_refused(tokens: ChatTokenizer) -> None:
     template = TEMPLATES["vicuna_v1"]
-    with pytest.raises(DataError, match="1 <image> marks for 2 pictures"):
+    with pytest.raises(DataError, match="1 <image> marks for 2 images"):
         encode(_row(["a", "b"], *CHAIN[:2]), tokens, template, max_length=512)
     with pytest.raises(DataError, match="no supervised token"):
         encode(_row(["a", "b"], *CHAIN), tokens, template, max_length=20)

@@ -11,10 +11,10 @@ from viscot_core.data.lengths import token_lengths, tokenizer_key
 from viscot_core.data.mix import build
 from viscot_core.data.mixture import Source
 from viscot_core.data.synth import write_dataset
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import load_tokens
-from viscot_core.models.tokens import ChatTokenizer
-from viscot_core.prompts import TEMPLATES
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_llava"
 

@@ -1,4 +1,4 @@
-"""``data stats`` and ``data show`` from the inside: kinds, areas, shared pictures, prompts in spans."""
+"""``data stats`` and ``data show`` from the inside: kinds, areas, shared images, prompts in spans."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from viscot_core.conversation import cot_turns
 from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow
 from viscot_core.data.show import rendered, spans_of
-from viscot_core.data.stats import Shared, file_stats, kind_of, shared_pictures
+from viscot_core.data.stats import Shared, file_stats, kind_of, shared_images
 from viscot_core.errors import DataError
-from viscot_core.prompts import TEMPLATES, cot_turns
+from viscot_core.families.llava.template import TEMPLATES
 
 
 def test_files_are_told_apart_by_their_first_row(shared: Path) -> None:
@@ -48,7 +49,7 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
         kind_of(tmp_path / "a.json")
 
 
-def test_pictures_in_train_and_bench_are_found(tmp_path: Path) -> None:
+def test_images_in_train_and_bench_are_found(tmp_path: Path) -> None:
     (tmp_path / "benchmark").mkdir()
     turns = [{"from": "gpt", "value": "[0.000, 0.000, 0.500, 0.500]"}]
 
@@ -59,12 +60,12 @@ def test_pictures_in_train_and_bench_are_found(tmp_path: Path) -> None:
     bench = write(tmp_path / "benchmark/a.json", "x/1.jpg", "x/2.jpg###[1, 2, 3, 4]")
     train, other = write(tmp_path / "t.json", "x/2.jpg", "x/3.jpg"), write(tmp_path / "o.json", "x/9.jpg")
     found = [file_stats(path) for path in (train, other, bench)]
-    assert shared_pictures(found) == [Shared(train, bench, same_path=1, same_name=1, of=2)]
+    assert shared_images(found) == [Shared(train, bench, same_path=1, same_name=1, of=2)]
     assert found[0].data_sets == {"x": 2} and found[0].areas.tolist() == [0.25, 0.25]
     assert found[0].histogram() == [0, 0, 0, 0, 0, 2, 0]
 
 
-def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:
+def test_one_image_under_two_names_is_found(tmp_path: Path) -> None:
     (tmp_path / "refcoco").mkdir()
     bench, train = tmp_path / "refcoco/REC_a.jsonl", tmp_path / "t.json"
     facts = {"expression": "e", "bbox": [0, 0, 9, 9], "height": 9, "width": 9, "dataset_name": "d"}
@@ -76,8 +77,8 @@ def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:
         json.dumps([{"id": 1, "image": "coco/train2017/000000000009.jpg", "conversations": talk}])
     )
     found = [file_stats(bench), file_stats(train)]
-    assert shared_pictures(found) == []
-    assert shared_pictures(found, ["COCO_train2014_"]) == [Shared(train, bench, 0, 1, 2)]
+    assert shared_images(found) == []
+    assert shared_images(found, ["COCO_train2014_"]) == [Shared(train, bench, 0, 1, 2)]
 
 
 def test_spans_show_what_is_supervised() -> None:

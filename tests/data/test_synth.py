@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from viscot_core.boxes import iou, parse_box
+from viscot_core.boxes.geometry import iou, parse_box
 from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow, Rows
 from viscot_core.data.convert import convert
 from viscot_core.data.scenes import TEXT_SHARE, Scene, draw_scene, make_scene

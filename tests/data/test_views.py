@@ -1,4 +1,4 @@
-"""Views: one decode for picture and crop, and a pixel cache that is rebuilt when cut short."""
+"""Views: one decode for image and crop, and a pixel cache that is rebuilt when cut short."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viscot_core.boxes import Box, Frame, crop_window
+from viscot_core.boxes.geometry import Box, Frame, crop_window
 from viscot_core.data import views
 from viscot_core.data.views import cached_pixels, load_views
 from viscot_core.errors import ImageError
-from viscot_core.images import square_pixels
+from viscot_core.families.llava.pixels import square_pixels
 
 CROP = "a.png###[10, 20, 60, 90]"
 
@@ -55,6 +55,6 @@ def test_a_cache_cut_short_is_built_again(root: Path) -> None:
     assert cached_pixels(root, ["a.png"], 56, root / "cache")["a.png"].any()
 
 
-def test_a_missing_picture_is_an_error_not_another_sample(root: Path) -> None:
+def test_a_missing_image_is_an_error_not_another_sample(root: Path) -> None:
     with pytest.raises(ImageError, match=r"gone\.png"):
         load_views(root, ["gone.png"])

@@ -11,9 +11,9 @@ import pytest
 from demo_help import Browser, browser, shown
 from serve_help import Gated, Looker, Slow
 
+from viscot_core.conversation import BOX_REQUEST
 from viscot_core.engines.base import Generation, Request
 from viscot_core.models.zoo import BUNDLED_FOLDER
-from viscot_core.prompts import BOX_REQUEST
 from viscot_core.tour import EXAMPLES, examples
 
 pytest.importorskip("gradio", reason="needs viscot[demo]")
@@ -47,13 +47,13 @@ class Thinker(Looker):
         return super().generate(requests)
 
 
-def test_a_picture_is_asked_about_in_all_ways(person: Browser, shot: Callable[[str], None]) -> None:
+def test_an_image_is_asked_about_in_all_ways(person: Browser, shot: Callable[[str], None]) -> None:
     engine = Thinker()
     with shown(engine) as url:
         person.open(url, *DESKTOP)
         shot("desktop-empty")
         person.one("#ask").click()
-        person.wait(lambda: "First choose a picture" in person.text(".vs-message"), "the hint")
+        person.wait(lambda: "First choose an image" in person.text(".vs-message"), "the hint")
         person.choose(EXAMPLES / "wide.jpg")
         person.ask("What is it?")
         person.wait(lambda: person.all(".vs-box.vs-shown"), "the box")
@@ -94,7 +94,7 @@ def test_the_answer_grows_word_by_word(person: Browser, shot: Callable[[str], No
         assert person.text(".vs-way-cot .vs-answer") == "seen 224 x 224"
 
 
-def test_a_phone_sees_picture_question_and_answer(person: Browser, shot: Callable[[str], None]) -> None:
+def test_a_phone_sees_image_question_and_answer(person: Browser, shot: Callable[[str], None]) -> None:
     with shown(Looker(seconds=0.1)) as url:
         person.open(url, *PHONE)
         shot("phone-empty")
@@ -107,14 +107,14 @@ def test_a_phone_sees_picture_question_and_answer(person: Browser, shot: Callabl
         shot("phone-answer")
 
 
-def test_what_is_no_picture_is_said_and_the_page_goes_on(
+def test_what_is_no_image_is_said_and_the_page_goes_on(
     person: Browser, shot: Callable[[str], None], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 100)
     with shown(Looker(error="the prompt does not fit")) as url:
         person.open(url, *DESKTOP)
         person.one("input.vs-file").send_keys(str(tmp_path / "broken.png"))
-        person.wait(lambda: "no picture of the kinds" in person.text(".vs-message.vs-wrong"), "the error")
+        person.wait(lambda: "no image of the kinds" in person.text(".vs-message.vs-wrong"), "the error")
         person.choose(EXAMPLES / "cards.jpg")
         person.ask("<img src=x onerror=alert(1)>?")
         person.answered()

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from serve_help import Looker, Slow
 
-from viscot_core.boxes import Box
+from viscot_core.boxes.geometry import Box
 from viscot_core.demo.line import Line
 from viscot_core.demo.talk import Card, Talk, box_of
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.serve.batching import Batcher
 
-PICTURE = Image.new("RGB", (400, 200))
+IMAGE = Image.new("RGB", (400, 200))
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def talk(engine: Looker, **options: int) -> Iterator[Talk]:
 
 def test_a_card_looks_then_reads_then_speaks_word_by_word() -> None:
     with talk(Looker()) as here:
-        told: list[Card] = [cards[0] for cards in here.ask(PICTURE, "What?", ["cot"])]
+        told: list[Card] = [cards[0] for cards in here.ask(IMAGE, "What?", ["cot"])]
     assert [card.state for card in told] == [
         "looking",
         *["reading"] * 5,
@@ -53,7 +53,7 @@ def test_a_card_looks_then_reads_then_speaks_word_by_word() -> None:
 def test_each_word_is_on_the_page_before_the_next_is_made() -> None:
     engine = Slow()
     with talk(engine) as here:
-        told = here.ask(PICTURE, "What?", ["direct"])
+        told = here.ask(IMAGE, "What?", ["direct"])
         assert next(told)[0].text == ""
         for text in ("seen", "seen 400", "seen 400 x", "seen 400 x 200"):
             engine.step.release()
@@ -64,7 +64,7 @@ def test_each_word_is_on_the_page_before_the_next_is_made() -> None:
 def test_who_leaves_is_not_answered_to_the_end() -> None:
     engine = Slow()
     with talk(engine) as here:
-        told = here.ask(PICTURE, "What?", ["direct"])
+        told = here.ask(IMAGE, "What?", ["direct"])
         next(told)
         engine.step.release()
         next(told)
@@ -75,7 +75,7 @@ def test_who_leaves_is_not_answered_to_the_end() -> None:
 def test_two_ways_side_by_side_share_a_batch() -> None:
     engine = Looker(seconds=0.05)
     with talk(engine) as here:
-        *_, (cot, direct) = here.ask(PICTURE, "What?", ["cot", "direct"])
+        *_, (cot, direct) = here.ask(IMAGE, "What?", ["cot", "direct"])
     assert (cot.text, direct.text) == ("seen 224 x 200", "seen 400 x 200")
     assert direct.region is None and sum(engine.batches) == 3
 
@@ -83,26 +83,26 @@ def test_two_ways_side_by_side_share_a_batch() -> None:
 def test_an_own_box_is_answered_without_asking_for_one() -> None:
     engine = Looker()
     with talk(engine) as here:
-        *_, (card,) = here.ask(PICTURE, "What?", ["box"], Box(0.0, 0.25, 0.1, 0.5))
+        *_, (card,) = here.ask(IMAGE, "What?", ["box"], Box(0.0, 0.25, 0.1, 0.5))
     assert card.region is not None and card.region.crop == (0, 0, 224, 200) and len(engine.prompts) == 1
 
 
 def test_a_failed_answer_is_a_card_that_says_so() -> None:
     with talk(Looker(error="the prompt does not fit")) as here:
-        *_, (card,) = here.ask(PICTURE, "What?", ["cot"])
+        *_, (card,) = here.ask(IMAGE, "What?", ["cot"])
         assert card.state == "failed" and card.note == "the prompt does not fit"
         with pytest.raises(UsageError, match="empty"):
-            next(here.ask(PICTURE, "  ", ["cot"]))
+            next(here.ask(IMAGE, "  ", ["cot"]))
 
 
 def test_those_who_wait_see_how_many_are_before_them() -> None:
     with talk(Looker(seconds=0.2), places=1, length=2) as here:
-        first = here.ask(PICTURE, "What?", ["direct"])
+        first = here.ask(IMAGE, "What?", ["direct"])
         next(first)
         notes: list[list[str]] = [[], []]
 
         def wait(number: int) -> None:
-            for cards in here.ask(PICTURE, "What?", ["direct"]):
+            for cards in here.ask(IMAGE, "What?", ["direct"]):
                 notes[number].append(cards[0].note)
 
         threads = [threading.Thread(target=wait, args=(number,), daemon=True) for number in range(2)]
@@ -113,7 +113,7 @@ def test_those_who_wait_see_how_many_are_before_them() -> None:
                 assert time.monotonic() < until
                 time.sleep(0.01)
         with pytest.raises(EngineError, match="try again"):
-            next(here.ask(PICTURE, "What?", ["direct"]))
+            next(here.ask(IMAGE, "What?", ["direct"]))
         assert [note[0] for note in notes] == ["you are next", "2 before you"]
         list(first)
         for thread in threads:
@@ -128,10 +128,10 @@ def test_leaving_takes_the_question_back() -> None:
     line.leave(first)
     assert line.before(second) == 0
     with talk(Looker(seconds=0.1), places=1) as here:
-        asked = here.ask(PICTURE, "What?", ["cot"])
+        asked = here.ask(IMAGE, "What?", ["cot"])
         next(asked)
         asked.close()  # type: ignore[attr-defined]
-        *_, (card,) = here.ask(PICTURE, "Again?", ["direct"])
+        *_, (card,) = here.ask(IMAGE, "Again?", ["direct"])
         assert card.state == "done"
 
 

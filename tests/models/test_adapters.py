@@ -42,7 +42,7 @@ def test_upstream_lora(copy: Path) -> None:
 
 
 def test_upstream_lora_on_a_plain_vicuna(copy: Path, golden: Path) -> None:
-    """As upstream's LoRA training leaves it: the base knows no pictures, the adapter brings the rest."""
+    """As upstream's LoRA training leaves it: the base knows no images, the adapter brings the rest."""
     tensors = tensors_of(copy)
     whole = {name: tensors.pop(name) for name in list(tensors) if "mm_projector" in name or "vision" in name}
     adapter = copy.parent / "adapter"

@@ -16,7 +16,7 @@ from made_checkpoints import Tensors, change_config, refused, same_model, save, 
 from viscot_core.errors import CheckpointError
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.manifest import Manifest
-from viscot_core.models.weights import open_file
+from viscot_core.tensors import open_file
 
 
 def test_missing_shard(pickled: Path) -> None:
@@ -226,7 +226,7 @@ def test_values_that_no_model_has(copy: Path, field: str, value: Any) -> None:
 
 def test_a_config_of_another_towers_size(copy: Path) -> None:
     Manifest(name="x", image_side=112).save(copy)
-    assert "viscot.json says that pictures are 112 px and the vision tower takes 56" in refused(copy)
+    assert "viscot.json says that images are 112 px and the vision tower takes 56" in refused(copy)
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,19 @@ import pytest
 from PIL import Image
 
 from viscot_core.chain import VisualCoT
+from viscot_core.conversation import Message
 from viscot_core.engines.base import Request
-from viscot_core.engines.local import LocalEngine
+from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import CheckpointError, UsageError
-from viscot_core.images import open_image, view_of
+from viscot_core.families.llava.layouts import Layout
+from viscot_core.families.llava.template import render
+from viscot_core.images.reading import open_image
+from viscot_core.images.view import view_of
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.export import export
-from viscot_core.models.layouts import Layout
 from viscot_core.models.load import load_model
 from viscot_core.models.manifest import Manifest
-from viscot_core.models.weights import open_weights
-from viscot_core.prompts import Turn, render
+from viscot_core.tensors import open_weights
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +60,9 @@ def test_names_on_disk_are_the_ones_servers_read(hf: Path) -> None:
 
 
 def test_reloaded_export_answers_the_same(golden: Path, hf: Path) -> None:
-    picture = open_image(golden / "images" / "landscape.jpg")
+    image = open_image(golden / "images" / "landscape.jpg")
     answers = [
-        VisualCoT(LocalEngine(load_model(path, device="cpu"))).ask(picture, "What is written on the sign?")
+        VisualCoT(LocalEngine(load_model(path, device="cpu"))).ask(image, "What is written on the sign?")
         for path in (golden / "tiny_llava", hf)
     ]
     assert answers[0].text == answers[1].text
@@ -131,9 +133,9 @@ folders, cases = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 for folder, case in [(folder, case) for folder in folders for case in cases]:
     processor = AutoProcessor.from_pretrained(folder)
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    pictures = [Image.open(path).convert("RGB") for path in case["images"]]
+    images = [Image.open(path).convert("RGB") for path in case["images"]]
     text = processor.apply_chat_template(case["messages"], add_generation_prompt=True, tokenize=False)
-    inputs = processor(images=pictures or None, text=text, return_tensors="pt", add_special_tokens=False)
+    inputs = processor(images=images or None, text=text, return_tensors="pt", add_special_tokens=False)
     with torch.inference_mode():
         out = model.generate(**inputs, max_new_tokens=40)
     new = out[0, inputs["input_ids"].shape[1]:]
@@ -143,29 +145,29 @@ assert not [name for name in sys.modules if name.startswith("viscot")], "viscot 
 """
 
 
-def _cases(golden: Path) -> list[tuple[list[Turn], list[Path]]]:
-    pictures = golden / "images"
+def _cases(golden: Path) -> list[tuple[list[Message], list[Path]]]:
+    images = golden / "images"
     box = "[0.300, 0.100, 0.700, 0.450]"
     return [
-        ([Turn("human", "How many circles are there?")], []),
-        ([Turn("human", "<image>\nWhich color is the large shape? ")], [pictures / "portrait.jpg"]),
-        ([Turn("human", "<image>\nWhat is the total amount in the invoice? ")], [pictures / "document.png"]),
+        ([Message("human", "How many circles are there?")], []),
+        ([Message("human", "<image>\nWhich color is the large shape? ")], [images / "portrait.jpg"]),
+        ([Message("human", "<image>\nWhat is the total amount in the invoice? ")], [images / "document.png"]),
         (
             [
-                Turn("human", "<image>\nWhere is the tiny bird?"),
-                Turn("gpt", box),
-                Turn("human", "<image>\nPlease answer the question.Where is the tiny bird? "),
+                Message("human", "<image>\nWhere is the tiny bird?"),
+                Message("gpt", box),
+                Message("human", "<image>\nPlease answer the question.Where is the tiny bird? "),
             ],
-            [pictures / "portrait.jpg", pictures / "square.png"],
+            [images / "portrait.jpg", images / "square.png"],
         ),
         (
-            [Turn("human", "<image>\nWhere is it? "), Turn("gpt", box), Turn("human", "<image>")],
-            [pictures / "portrait.jpg", pictures / "square.png"],
+            [Message("human", "<image>\nWhere is it? "), Message("gpt", box), Message("human", "<image>")],
+            [images / "portrait.jpg", images / "square.png"],
         ),
     ]
 
 
-def _messages(turns: list[Turn]) -> list[dict[str, Any]]:
+def _messages(turns: list[Message]) -> list[dict[str, Any]]:
     messages = []
     for turn in turns:
         text = turn.text.removeprefix("<image>").removeprefix("\n")
@@ -186,8 +188,7 @@ def test_plain_transformers_answers_the_same(golden: Path, tmp_path: Path) -> No
         folders.append(export(checkpoint, tmp_path / f"{turn_tokens}-{template}", Layout.HF))
     cases = _cases(golden)
     given = [
-        {"messages": _messages(turns), "images": [str(picture) for picture in pictures]}
-        for turns, pictures in cases
+        {"messages": _messages(turns), "images": [str(image) for image in images]} for turns, images in cases
     ]
     ran = subprocess.run(
         [sys.executable, "-I", "-c", PLAIN, json.dumps([str(f) for f in folders]), json.dumps(given)],
@@ -199,9 +200,9 @@ def test_plain_transformers_answers_the_same(golden: Path, tmp_path: Path) -> No
     theirs = iter([json.loads(line) for line in ran.stdout.splitlines()])
     for folder in folders:
         engine = LocalEngine(load_model(folder, device="cpu", dtype="fp32"))
-        for turns, pictures in cases:
+        for turns, images in cases:
             rendered = render(turns, engine.template, generate=True)
-            views = tuple(view_of(Image.open(picture).convert("RGB")) for picture in pictures)
+            views = tuple(view_of(Image.open(image).convert("RGB")) for image in images)
             plain = next(theirs)
             assert plain["ids"] == engine.tokens.encode(rendered).ids, folder.name
             (ours,) = engine.generate([Request(rendered, views, 40)])

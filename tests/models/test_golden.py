@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from viscot_core.conversation import IMAGE
+from viscot_core.families.llava.template import Chunk, Rendered
 from viscot_core.models.load import LoadedModel, load_model
-from viscot_core.prompts import IMAGE, Chunk, Rendered
 
 CASES = (
     "text_only",
@@ -39,7 +40,7 @@ def arrays(golden: Path) -> Callable[[str, str], Any]:
 
 
 def expand(ids: np.ndarray, loaded: LoadedModel) -> list[int]:
-    """The reference's ids (one -200 for a picture) as transformers' (one id for each of its features)."""
+    """The reference's ids (one -200 for an image) as transformers' (one id for each of its features)."""
     tokens = loaded.tokens
     out: list[int] = []
     for token in ids.tolist():
@@ -100,7 +101,7 @@ def test_features(case: str, loaded: LoadedModel, arrays: Callable[[str, str], A
     """The tower without its unread layer: the reference's features, and transformers' own bit for bit."""
     import torch
 
-    from viscot_core.engines.vision import encode
+    from viscot_core.engines.transformers.features import encode
 
     pixels = torch.from_numpy(arrays(case, "pixel_values"))
     with torch.inference_mode():
@@ -150,8 +151,8 @@ def test_added_rows_never_win(loaded: LoadedModel, arrays: Callable[[str, str], 
 )
 def test_turn_starts(shared: Path, vocabulary: str, turn_tokens: Any, variant: str) -> None:
     """The three ways that ``</s>USER`` was split, id for id, on the reference's own conversations."""
-    from viscot_core.models.tokenizer import load_tokenizer
-    from viscot_core.models.tokens import ChatTokenizer
+    from viscot_core.families.llava.chat import ChatTokenizer
+    from viscot_core.families.llava.tokenizer import load_tokenizer
 
     folder = shared / "golden" / f"{vocabulary}_tokenizer"
     tokens = ChatTokenizer(load_tokenizer(folder, turn_tokens), image_tokens=1, turn_tokens=turn_tokens)
@@ -162,7 +163,7 @@ def test_turn_starts(shared: Path, vocabulary: str, turn_tokens: Any, variant: s
         if out is None or "input_ids" not in out or not isinstance(row.get("prompt"), str):
             continue
         if "image" not in row["row"] and IMAGE in row["prompt"]:
-            continue  # <image> as words, without a picture: chain.check_question refuses it
+            continue  # <image> as words, without an image: chain.check_question refuses it
         rendered = Rendered(tuple(Chunk(text) for text in row["prompt"].split(IMAGE)))
         ids = [REFERENCE_IMAGE if i == tokens.image_id else i for i in tokens.encode(rendered).ids]
         assert ids[: len(out["input_ids"])] == out["input_ids"], row["name"]

@@ -12,7 +12,7 @@ from made_checkpoints import save, tensors_of
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import choose_dtype, load_model
-from viscot_core.models.weights import hash_files
+from viscot_core.tensors import hash_files
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from viscot_core.conversation import Message
 from viscot_core.engines.base import Request
-from viscot_core.engines.local import LocalEngine
-from viscot_core.images import view_of
+from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.families.llava.layouts import Layout
+from viscot_core.families.llava.template import render
+from viscot_core.images.view import view_of
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.export import export
-from viscot_core.models.layouts import Layout
 from viscot_core.models.load import load_model
-from viscot_core.prompts import Turn, render
 
 
 def _free_port() -> int:
@@ -50,9 +51,9 @@ def test_transformers_serve(golden: Path, tmp_path: Path) -> None:
     try:
         base = f"http://127.0.0.1:{port}"
         _wait(base, server, tmp_path / "log")
-        picture = golden / "images" / "portrait.jpg"
+        image = golden / "images" / "portrait.jpg"
         question = "Which color is the large shape? "
-        url = "data:image/jpeg;base64," + base64.b64encode(picture.read_bytes()).decode()
+        url = "data:image/jpeg;base64," + base64.b64encode(image.read_bytes()).decode()
         body = {
             "model": str(folder),
             "messages": [
@@ -75,8 +76,8 @@ def test_transformers_serve(golden: Path, tmp_path: Path) -> None:
         server.terminate()
         server.wait(30)
     engine = LocalEngine(load_model(folder, device="cpu", dtype="fp32"))
-    rendered = render([Turn("human", f"<image>\n{question}")], engine.template, generate=True)
-    (ours,) = engine.generate([Request(rendered, (view_of(Image.open(picture).convert("RGB")),), 40)])
+    rendered = render([Message("human", f"<image>\n{question}")], engine.template, generate=True)
+    (ours,) = engine.generate([Request(rendered, (view_of(Image.open(image).convert("RGB")),), 40)])
     assert said == ours.text == "The large shape is dark green."
 
 

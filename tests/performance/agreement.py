@@ -16,16 +16,16 @@ from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
-from viscot_core.bench.benchmarks import BenchOptions, bench_cot
-from viscot_core.bench.general import bench_general
-from viscot_core.bench.lmms.command import GeneralOptions
-from viscot_core.bench.records import Key, Prediction, read_predictions
 from viscot_core.data.synth import write_dataset
 from viscot_core.engines.open import EngineOptions
+from viscot_core.lmms_eval.command import GeneralOptions
+from viscot_core.lmms_eval.general import bench_general
+from viscot_core.runs.records import Key, Prediction, read_predictions
 from viscot_core.score.judges import JudgeOptions, make_judge
 from viscot_core.score.lmms import import_scores
 from viscot_core.score.run import score_run
 from viscot_core.score.verdicts import read_scores, scores_path
+from viscot_core.tasks.benchmarks import BenchOptions, bench_cot
 
 SEED = 7
 BOTH = ("cot", "direct")

@@ -1,11 +1,11 @@
-"""How much faster the benchmark is than the reference's procedure, on the same weights and pictures.
+"""How much faster the benchmark is than the reference's procedure, on the same weights and images.
 
 ``python tests/performance/bench.py cot``        two-turn questions, CPU seconds an item
-``python tests/performance/bench.py refcoco``    8 and 16 expressions a picture, CPU seconds an expression
+``python tests/performance/bench.py refcoco``    8 and 16 expressions an image, CPU seconds an expression
 ``python tests/performance/bench.py command``    the whole command against one process per pass and data set
 ``python tests/performance/bench.py reference``  one such pass (what ``command`` starts)
 
-The reference's procedure: one process per pass, one prompt at a time, every picture decoded and encoded
+The reference's procedure: one process per pass, one prompt at a time, every image decoded and encoded
 whenever a prompt shows it, nothing kept. Texts of both ways are compared. ``--model`` is a checkpoint folder;
 without it a random model of 17 M parameters that reads 336 px (576 tokens) is made, and ``--new`` tokens are
 said (a random model never ends by itself). One thread, CPU time: a busy machine distorts little. One JSON
@@ -32,19 +32,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from viscot_core.bench.asking import Job, Outcome, Speaker, open_looks
-from viscot_core.bench.cot import CotAsker
-from viscot_core.bench.items import Item, load_cot, load_refcoco
-from viscot_core.bench.records import Prediction
-from viscot_core.bench.refcoco import RefcocoAsker
-from viscot_core.bench.wording import Turns, Wording
-from viscot_core.boxes import Box, Frame, crop_window, format_box, parse_box
-from viscot_core.engines.families import codec
-from viscot_core.engines.local import LocalEngine
-from viscot_core.images import View, open_image, preprocess
-from viscot_core.images import crop as crop_view
+from viscot_core.boxes.geometry import Box, Frame, crop_window, format_box, parse_box
+from viscot_core.boxes.registry import codec
+from viscot_core.conversation import BOX_REQUEST, IMAGE
+from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.families.llava.pixels import preprocess
+from viscot_core.families.llava.template import render
+from viscot_core.images.reading import open_image
+from viscot_core.images.view import View
+from viscot_core.images.view import crop as crop_view
 from viscot_core.models.load import LoadedModel, load_model
-from viscot_core.prompts import BOX_REQUEST, IMAGE, render
+from viscot_core.policies.wording import Turns, Wording
+from viscot_core.runs.records import Prediction
+from viscot_core.tasks.asking import Job, Outcome, Speaker, open_looks
+from viscot_core.tasks.cot import CotAsker
+from viscot_core.tasks.items import Item, load_cot, load_refcoco
+from viscot_core.tasks.refcoco import RefcocoAsker
 
 WORDING = Wording(codec("viscot"))
 QUESTIONS = (
@@ -54,13 +57,13 @@ QUESTIONS = (
 )
 
 
-# -- weights and pictures --------------------------------------------------------------------------------
+# -- weights and images --------------------------------------------------------------------------------
 
 
 def make_model(folder: Path) -> Path:
     """A random model of 17 M parameters: 336 px, 576 image tokens, most of its work in the language model."""
+    from viscot_core.families.llava.scratch import build_model, train_tokenizer
     from viscot_core.models.manifest import Manifest
-    from viscot_core.models.scratch import build_model, train_tokenizer
     from viscot_core.train.schema import ScratchSpec
 
     shape = ScratchSpec(
@@ -88,13 +91,13 @@ def make_model(folder: Path) -> Path:
 
 
 def _template() -> Any:
-    from viscot_core.prompts import TEMPLATES
+    from viscot_core.families.llava.template import TEMPLATES
 
     return TEMPLATES["vicuna_v1"]
 
 
-def make_data(root: Path, *, pictures: int, expressions: int, name: str = "made") -> Path:
-    """``pictures`` of 640 x 480 with one question and ``expressions`` referring expressions each."""
+def make_data(root: Path, *, images: int, expressions: int, name: str = "made") -> Path:
+    """``images`` of 640 x 480 with one question and ``expressions`` referring expressions each."""
     import numpy as np
     from PIL import Image
 
@@ -103,8 +106,8 @@ def make_data(root: Path, *, pictures: int, expressions: int, name: str = "made"
     for folder in ("benchmark", "benchmark_det", "refcoco"):
         (root / folder).mkdir(exist_ok=True)
     questions, regions, referring = [], [], []
-    for number in range(pictures):
-        image = f"pictures/{name}_{number}.jpg"
+    for number in range(images):
+        image = f"images/{name}_{number}.jpg"
         coarse = np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((640, 480)).save(root / image, quality=90)
         box = [rng.randrange(300), rng.randrange(200), 320 + rng.randrange(300), 220 + rng.randrange(200)]
@@ -266,7 +269,7 @@ def measure_command(model: Path, root: Path, out: Path, new: int, sets: int, eac
     """Wall and CPU seconds of one command against one process per pass and data set."""
     names = [f"set{number}" for number in range(sets)]
     for name in names:
-        make_data(root, pictures=each, expressions=1, name=name)
+        make_data(root, images=each, expressions=1, name=name)
     me = [
         sys.executable,
         str(Path(__file__).resolve()),
@@ -318,7 +321,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["cot", "refcoco", "command", "reference"])
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--new", type=int, default=18, help="tokens said at most: a box is about 17")
     parser.add_argument("--batch", type=int, default=0, help="0: what fits")
     parser.add_argument(
@@ -343,12 +346,12 @@ def main() -> None:
         if args.what == "command":
             (Path(folder) / "out").mkdir()
             found["command"] = measure_command(
-                model, Path(folder) / "data", Path(folder) / "out", args.new, args.sets, args.pictures
+                model, Path(folder) / "data", Path(folder) / "out", args.new, args.sets, args.images
             )
         else:
             loaded = load_model(model, device="cpu")
             for number in [1] if args.what == "cot" else [8, 16]:
-                root = make_data(Path(folder) / f"data{number}", pictures=args.pictures, expressions=number)
+                root = make_data(Path(folder) / f"data{number}", images=args.images, expressions=number)
                 measure = measure_cot if args.what == "cot" else measure_refcoco
                 found[f"{args.what}_{number}"] = measure(loaded, root, args.new, args.batch)
         print(json.dumps(found))

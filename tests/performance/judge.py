@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from judge_server import PASSING_FAULTS, Action, JudgeServer, completion, error
 from made_runs import sample_run
 
-from viscot_core import waiting
-from viscot_core.engines.replies import ReplyCache
 from viscot_core.errors import EngineError
+from viscot_core.openai_api import waiting
+from viscot_core.openai_api.replies import ReplyCache
 from viscot_core.score.api import ApiJudge
 from viscot_core.score.judges import JudgeOptions
 from viscot_core.score.run import score_run

@@ -57,10 +57,10 @@ def make(folder: Path, layers: int, pickled: bool) -> None:
     """The checkpoint: shapes from a model on the meta device, values from one random block, file by file."""
     import torch
 
+    from viscot_core.families.llava.layouts import Layout, config_from_llava, stored_name
     from viscot_core.models.checkpoint import EMBEDDINGS, HEAD, expected_shapes
-    from viscot_core.models.layouts import Layout, config_from_llava, stored_name
-    from viscot_core.models.weights import open_file
     from viscot_core.models.writing import Planned, write_file
+    from viscot_core.tensors import open_file
 
     folder.mkdir(parents=True)
     original = CONFIG | {"num_hidden_layers": layers}
@@ -113,9 +113,9 @@ def load(folder: Path) -> None:
 
 def convert(folder: Path) -> None:
     """Convert to transformers' layout."""
+    from viscot_core.families.llava.layouts import Layout
     from viscot_core.models.checkpoint import open_checkpoint
     from viscot_core.models.export import export
-    from viscot_core.models.layouts import Layout
 
     export(open_checkpoint(folder), folder.parent / "converted", Layout.HF)
 

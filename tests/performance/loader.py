@@ -1,11 +1,11 @@
 """How many training samples a core prepares: viscot's loader beside the reference's procedure, in one run.
 
-Run it: ``python tests/performance/loader.py [--rows N] [--side 336]``. Four-turn rows (picture, crop, box,
+Run it: ``python tests/performance/loader.py [--rows N] [--side 336]``. Four-turn rows (image, crop, box,
 answer) on drawn pages of 1700 x 2200 and photos of 500 to 1024 px, JPEG on disk, one thread. Both make ids,
 labels and normalised pixels. Prints one JSON object; times are CPU time, the best of several rounds taken in
 turns.
 
-The reference's procedure, in our words: the row is copied from a parsed list; each of its pictures is opened
+The reference's procedure, in our words: the row is copied from a parsed list; each of its images is opened
 and decoded by itself, cropped, padded, and given to transformers' CLIP processor (Pillow); the prompt is
 tokenized, and each round twice more to find the mask. Its silent replacement of unreadable samples costs
 time too and is left out, and its slow tokenizer is given today's fast one.
@@ -27,14 +27,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from viscot_core.boxes import Box, Frame, crop_window, format_box
+from viscot_core.boxes.geometry import Box, Frame, crop_window, format_box
+from viscot_core.conversation import IMAGE, cot_turns
 from viscot_core.data.annotations import split_crop
-from viscot_core.images import PAD_COLOR, quick_square_pixels, square_pixels
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.pixels import PAD_COLOR, quick_square_pixels, square_pixels
+from viscot_core.families.llava.template import EOS, TEMPLATES
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import load_tokens
-from viscot_core.models.tokens import ChatTokenizer
 from viscot_core.models.zoo import resolve
-from viscot_core.prompts import EOS, IMAGE, TEMPLATES, cot_turns
 from viscot_core.train.feed import Item, MixtureRows
 from viscot_core.train.recipe import load_recipe
 
@@ -76,7 +77,7 @@ def noisy(image: Image.Image, draw: random.Random, amount: float) -> Image.Image
 
 
 def write_rows(root: Path, name: str, count: int) -> Path:
-    """``count`` rows on pictures of one kind; returns their JSON list."""
+    """``count`` rows on images of one kind; returns their JSON list."""
     draw, size, rows = random.Random(name), SIZES[name], []
     for number in range(count):
         file = f"{name.replace(' ', '_')}_{number}.jpg"
@@ -106,10 +107,10 @@ class Reference:
 
     def __call__(self, index: int) -> tuple[list[int], list[int], list[torch.Tensor]]:
         row = copy.deepcopy(self.rows[index])
-        pixels = [self.picture(name) for name in row["image"]]
+        pixels = [self.image(name) for name in row["image"]]
         return *self.words(row["conversations"]), pixels
 
-    def picture(self, name: str) -> torch.Tensor:
+    def image(self, name: str) -> torch.Tensor:
         path, box = split_crop(name)
         image = Image.open(self.root / path).convert("RGB")
         if box:

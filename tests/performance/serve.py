@@ -2,7 +2,7 @@
 
     python tests/performance/serve.py [--model DIR] [--clients 32] [--requests 500] [--data ROOT] [--stream]
 
-Every request is a picture of its own (a made scene), so no cache helps; both runs ask a fresh server. Nothing
+Every request is an image of its own (a made scene), so no cache helps; both runs ask a fresh server. Nothing
 may be lost, and the answers of the crowd must be those of the lone client. With --stream the crowd's answers
 come as streams, put together again; the time to their first words is told too.
 """
@@ -66,15 +66,15 @@ class Round:
 
 
 def bodies(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Requests about the first ``count`` pictures of a data root, which is made where there is none."""
+    """Requests about the first ``count`` images of a data root, which is made where there is none."""
     if not (folder / "benchmark" / "synth.json").exists():
         write_dataset(folder, train=0, val=count, seed=SEED)
     rows = json.loads((folder / "benchmark" / "synth.json").read_text())[:count]
     out = []
     for row in rows:
         images = row["image"] if isinstance(row["image"], list) else [row["image"]]
-        picture = (folder / images[0].partition("###")[0]).read_bytes()
-        url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
+        image = (folder / images[0].partition("###")[0]).read_bytes()
+        url = "data:image/jpeg;base64," + base64.b64encode(image).decode()
         text = row["conversations"][0]["value"].replace("<image>", "").partition("Please provide")[0].strip()
         parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
         out.append({"messages": [{"role": "user", "content": parts}], "max_tokens": 16})
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--alone", type=int, default=100, help="questions of the lone client")
     parser.add_argument("--stream", action="store_true", help="the crowd's answers come as streams")
-    parser.add_argument("--data", type=Path, help="a root of 'viscot data synth' instead of made pictures")
+    parser.add_argument("--data", type=Path, help="a root of 'viscot data synth' instead of made images")
     options = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with TemporaryDirectory(prefix="viscot-serve-") as name:

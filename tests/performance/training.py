@@ -3,8 +3,8 @@
 Run it: ``python tests/performance/training.py [--shared ../shared] [--rows 2400000] [--work DIR]``. Prints
 one JSON object.
 
-*Padding*: exact lengths (LLaMA's tokenizer, 576 tokens a picture) of real rows of three kinds - two-turn
-chains, questions on one picture, RefCOCO expressions - and of as many rows without a picture, dealt to 8
+*Padding*: exact lengths (LLaMA's tokenizer, 576 tokens an image) of real rows of three kinds - two-turn
+chains, questions on one image, RefCOCO expressions - and of as many rows without an image, dealt to 8
 processes of 16 rows in random order, grouped by modality and length as LLaVA-1.5 does, and packed (random
 order, rows of 2048).
 
@@ -30,17 +30,18 @@ from typing import Any
 import torch
 from PIL import Image
 
+from viscot_core.conversation import BOX_REQUEST, IMAGE, REFCOCO_AFTER, REFCOCO_BEFORE
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import encode
 from viscot_core.data.packing import pack
 from viscot_core.data.sampler import filled, length_order, modality_length_order
-from viscot_core.models.tokenizer import load_tokenizer
-from viscot_core.models.tokens import ChatTokenizer
-from viscot_core.prompts import BOX_REQUEST, IMAGE, REFCOCO_AFTER, REFCOCO_BEFORE, TEMPLATES
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.template import TEMPLATES
+from viscot_core.families.llava.tokenizer import load_tokenizer
 
 GOALS = {"packed": 0.95, "beyond_loading_s": 30.0}
 PER_DEVICE, PROCESSES, CAPACITY = 16, 8, 2048
-PICTURES, ROWS = 8, "rows.json"
+IMAGES, ROWS = 8, "rows.json"
 WORDS = "the small round thing beside a tall one is what this question asks about and where".split()  # noqa: SIM905
 SETTINGS = [
     f"stages.finetune.files=[{ROWS}]", "stages.finetune.max_steps=null", "stages.finetune.epochs=1",
@@ -87,7 +88,7 @@ def _words(draw: random.Random) -> list[str]:
 
 
 def shares(lengths: list[int]) -> dict[str, float]:
-    """Non-padding share of the batches of one epoch, by order; lengths are negative without a picture."""
+    """Non-padding share of the batches of one epoch, by order; lengths are negative without an image."""
     sizes = [abs(length) for length in lengths]
     group = PER_DEVICE * PROCESSES
     random_order = filled(
@@ -118,11 +119,11 @@ def _share(rows: list[list[int]]) -> float:
 
 def made_data(root: Path, count: int) -> None:
     """A data root of ``count`` rows as one JSON list, about as long as the published file's (1.1 KB a row):
-    one in sixteen without a picture, half with two turns, half chains of four; eight pictures, shared.
+    one in sixteen without an image, half with two turns, half chains of four; eight images, shared.
     """
     draw = random.Random(0)
     root.mkdir()
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         Image.new("RGB", (640, 480), (30 * number, 99, 180)).save(root / f"{number}.jpg")
     kinds = [json.dumps(_made_row(draw, number)) for number in range(64)]
     with (root / ROWS).open("w") as file:
@@ -132,19 +133,19 @@ def made_data(root: Path, count: int) -> None:
 
 
 def _made_row(draw: random.Random, number: int) -> dict[str, Any]:
-    picture = f"{number % PICTURES}.jpg"
+    image = f"{number % IMAGES}.jpg"
     words = [" ".join(draw.choices(WORDS, k=draw.randrange(20, 70))) for _ in range(4)]
     if number % 16 == 0:
         return {"id": str(number), "conversations": turns(*words)}
     if number % 2:
         return {
             "id": str(number),
-            "image": picture,
+            "image": image,
             "conversations": turns(f"{IMAGE}\n{words[0]}", *words[1:]),
         }
-    crop = f"{picture}###[{number}, 40, {number + 120}, 200]"
+    crop = f"{image}###[{number}, 40, {number + 120}, 200]"
     said = turns(f"{IMAGE}\n{words[0]} {BOX_REQUEST}", BOX, IMAGE, f"{words[1]} {words[2]}")
-    return {"id": str(number), "image": [picture, crop], "conversations": said}
+    return {"id": str(number), "image": [image, crop], "conversations": said}
 
 
 def first_step(data: Path, run: Path) -> dict[str, float]:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from made_runs import prediction, sample_run, write_run
 
-from viscot_core.bench.records import read_run
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.analysis import analyse
 from viscot_core.report.export import to_json
 from viscot_core.report.figures import Average, By, Options
 from viscot_core.report.runs import read_run_folder
 from viscot_core.report.summary import stats_tables
+from viscot_core.runs.records import read_run
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict
@@ -58,7 +58,7 @@ def test_every_item_that_stands_in_no_mean_has_its_reason(tmp_path: Path) -> Non
     info = read_run(folder)
     info.missing = {"synth": 3}
     info.save(folder)
-    assert analyse(read_run_folder(folder)).left_out == {"cot": {"no picture": 3, "not run": 2, "failed": 1}}
+    assert analyse(read_run_folder(folder)).left_out == {"cot": {"no image": 3, "not run": 2, "failed": 1}}
     states = [State.SCORED, State.SCORED, State.UNSCORED, State.PENDING, State.FAILED, State.SCORED]
     with ScoreLog(folder / "scores.made.jsonl", JudgeIdentity.now("made", "made", None, None)) as log:
         log.append(
@@ -69,7 +69,7 @@ def test_every_item_that_stands_in_no_mean_has_its_reason(tmp_path: Path) -> Non
         )
     stats = analyse(read_run_folder(folder))
     assert stats.left_out["cot"] == {
-        "no picture": 3, "not run": 2, "failed": 1, "nothing to judge": 1, "not judged": 1, "pending": 1,
+        "no image": 3, "not run": 2, "failed": 1, "nothing to judge": 1, "not judged": 1, "pending": 1,
         "unscored": 1, "refused": 1,
     }  # fmt: skip
     overall = stats.answers["cot"].overall
@@ -184,7 +184,7 @@ def test_the_json_keeps_its_contract(tmp_path: Path) -> None:
 def test_adding_a_strategy_changes_no_other_digit(tmp_path: Path) -> None:
     small = sample_run(tmp_path / "a")
     rows = [prediction(strategy="no-image", question_id=i) for i in range(5)]
-    from viscot_core.bench.records import read_predictions
+    from viscot_core.runs.records import read_predictions
 
     large = write_run(tmp_path / "b", [*read_predictions(small), *rows])
     for run in (small, large):

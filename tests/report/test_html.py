@@ -17,12 +17,12 @@ import pytest
 from made_runs import prediction, write_run
 from PIL import Image
 
-from viscot_core.bench.records import Prediction, RunInfo
-from viscot_core.boxes import Box, Frame, crop_window
-from viscot_core.report.html import Pictures, write_report
+from viscot_core.boxes.geometry import Box, Frame, crop_window
+from viscot_core.report.html import Images, write_report
 from viscot_core.report.plots import COLORS, Mark, dots, histogram
 from viscot_core.report.runs import read_run_folder
 from viscot_core.report.sheet import Asked, make_sheet
+from viscot_core.runs.records import Prediction, RunInfo
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run
 from viscot_core.sources.catalog import load_catalog
@@ -67,12 +67,12 @@ def chromium(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def make_run(folder: Path, items: int, *, pictures: int = 12) -> Path:
-    """A run with pictures on disk, boxes, crops, failures and words that try to be markup."""
+def make_run(folder: Path, items: int, *, images: int = 12) -> Path:
+    """A run with images on disk, boxes, crops, failures and words that try to be markup."""
     data = folder / "data"
     data.mkdir(parents=True)
     size = (640, 480)
-    for number in range(min(items, pictures)):
+    for number in range(min(items, images)):
         Image.new("RGB", size, (40 + 15 * number, 90, 160)).save(data / f"{number} ü#.jpg")
     truth = Box(300, 200, 420, 290, Frame.ORIGINAL)
     mine = Box(320, 210, 440, 300, Frame.ORIGINAL)
@@ -85,7 +85,7 @@ def make_run(folder: Path, items: int, *, pictures: int = 12) -> Path:
                     strategy=strategy,
                     dataset=("docvqa", "cub")[number % 2],
                     question_id=number,
-                    image=f"{number % pictures} ü#.jpg" if number % 7 else "gone.jpg",
+                    image=f"{number % images} ü#.jpg" if number % 7 else "gone.jpg",
                     question=f"What is on card {number}?",
                     status="failed" if failed else "done",
                     error="the server stopped" if failed else None,
@@ -107,8 +107,8 @@ def make_run(folder: Path, items: int, *, pictures: int = 12) -> Path:
     return run
 
 
-def report_of(run: Path, target: Path, pictures: Pictures) -> Path:
-    write_report(target, make_sheet([read_run_folder(run)], Asked(compare="paper")), pictures=pictures)
+def report_of(run: Path, target: Path, images: Images) -> Path:
+    write_report(target, make_sheet([read_run_folder(run)], Asked(compare="paper")), images=images)
     return target
 
 
@@ -117,8 +117,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("small"), 50)
 
 
-PICTURES_SEEN = """
-  const images = [...document.querySelectorAll("article .picture img")];
+IMAGES_SEEN = """
+  const images = [...document.querySelectorAll("article .image img")];
   result.seen = images.filter(i => i.naturalWidth > 0).length;
   result.missing = document.querySelectorAll(".missing").length;
   result.cards = document.querySelectorAll("article").length;
@@ -126,14 +126,14 @@ PICTURES_SEEN = """
 
 
 @browser
-@pytest.mark.parametrize("pictures", [Pictures.EMBED, Pictures.LINK])
-def test_it_loads_without_errors_and_shows_pictures(small: Path, tmp_path: Path, pictures: Pictures) -> None:
-    result = browse(report_of(small, tmp_path / "report.html", pictures), PICTURES_SEEN)
+@pytest.mark.parametrize("images", [Images.EMBED, Images.LINK])
+def test_it_loads_without_errors_and_shows_images(small: Path, tmp_path: Path, images: Images) -> None:
+    result = browse(report_of(small, tmp_path / "report.html", images), IMAGES_SEEN)
     assert result["cards"] == 24
     assert result["seen"] == 20
     assert result["missing"] == 4
     assert not result["hacked"]
-    if pictures is Pictures.EMBED:
+    if images is Images.EMBED:
         assert result["faults"] == []
 
 
@@ -169,7 +169,7 @@ def test_filters_and_paging_work(small: Path, tmp_path: Path) -> None:
       for (const name of ["words", "strategy", "dataset"]) set(name, "");
       result.per = [set("per", "96"), heads().length];
     """
-    result = browse(report_of(small, tmp_path / "report.html", Pictures.EMBED), script)
+    result = browse(report_of(small, tmp_path / "report.html", Images.EMBED), script)
     assert result["faults"] == []
     assert result["start"] == "100 items, page 1 of 5"
     assert result["second"] == ["100 items, page 2 of 5", "docvqa 12, cot"]
@@ -197,7 +197,7 @@ def test_a_link_opens_what_was_filtered(small: Path, tmp_path: Path) -> None:
       await new Promise(done => setTimeout(done, 100));
       result.odd = document.getElementById("where").value;
     """
-    result = browse(report_of(small, tmp_path / "report.html", Pictures.NONE), script)
+    result = browse(report_of(small, tmp_path / "report.html", Images.NONE), script)
     assert result["where"] == "50 items, page 2 of 3"
     assert result["odd"] == "100 items, page 1 of 5"
     assert result["faults"] == []
@@ -210,7 +210,7 @@ def test_words_of_models_stay_words(small: Path, tmp_path: Path) -> None:
       result.shown = answers.filter(a => a.includes("onerror")).length;
       result.images = document.querySelectorAll("dd img, dd script").length;
     """
-    result = browse(report_of(small, tmp_path / "report.html", Pictures.NONE), script)
+    result = browse(report_of(small, tmp_path / "report.html", Images.NONE), script)
     assert result["shown"] > 0
     assert result["images"] == 0
     assert not result["hacked"]
@@ -219,7 +219,7 @@ def test_words_of_models_stay_words(small: Path, tmp_path: Path) -> None:
 @browser
 @pytest.mark.slow
 def test_ten_thousand_items_stay_usable(tmp_path: Path) -> None:
-    report = report_of(make_run(tmp_path, 5000, pictures=400), tmp_path / "report.html", Pictures.LINK)
+    report = report_of(make_run(tmp_path, 5000, images=400), tmp_path / "report.html", Images.LINK)
     assert report.stat().st_size < 12_000_000
     script = """
       const timed = act => {
@@ -245,8 +245,8 @@ def test_ten_thousand_items_stay_usable(tmp_path: Path) -> None:
 
 @browser
 def test_a_screenshot_is_not_blank(small: Path, tmp_path: Path) -> None:
-    """``VISCOT_KEEP=FOLDER`` keeps the picture as FOLDER/report.png."""
-    report = report_of(small, tmp_path / "report.html", Pictures.EMBED)
+    """``VISCOT_KEEP=FOLDER`` keeps the image as FOLDER/report.png."""
+    report = report_of(small, tmp_path / "report.html", Images.EMBED)
     chromium(tmp_path, f"--screenshot={tmp_path / 'shot.png'}", report.as_uri())
     if keep := os.environ.get("VISCOT_KEEP"):
         shutil.copy(tmp_path / "shot.png", Path(keep) / "report.png")
@@ -257,7 +257,7 @@ def test_a_screenshot_is_not_blank(small: Path, tmp_path: Path) -> None:
 
 def test_the_file_stands_alone(small: Path, tmp_path: Path) -> None:
     """Nothing is fetched from anywhere: no address, no stylesheet, no script of another file."""
-    text = report_of(small, tmp_path / "report.html", Pictures.EMBED).read_text()
+    text = report_of(small, tmp_path / "report.html", Images.EMBED).read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
     assert "<link" not in text
     assert str(small) not in text
@@ -265,7 +265,7 @@ def test_the_file_stands_alone(small: Path, tmp_path: Path) -> None:
 
 
 def test_links_are_relative_and_quoted(small: Path, tmp_path: Path) -> None:
-    text = report_of(small, tmp_path / "report.html", Pictures.LINK).read_text()
+    text = report_of(small, tmp_path / "report.html", Images.LINK).read_text()
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
     link = data["items"][2]["picture"]
     assert link.endswith("/data/1%20%C3%BC%23.jpg")
@@ -285,7 +285,7 @@ def test_a_strategy_keeps_its_colour_where_another_has_no_such_data_set(tmp_path
     rows = [prediction(strategy=s, dataset=d) for s, datasets in asked.items() for d in datasets]
     run = write_run(tmp_path / "run", rows)
     score_run(run, OfflineJudge("exact"))
-    text = report_of(run, tmp_path / "report.html", Pictures.NONE).read_text()
+    text = report_of(run, tmp_path / "report.html", Images.NONE).read_text()
     (plot,) = re.findall(r"<svg(?:(?!</svg>).)*Answers by dataset.*?</svg>", text)
     marks = [len(re.findall(f'<circle [^>]*fill="{color}"', plot)) for color in COLORS]
     assert marks == [2, 2, 3, 0, 0, 0, 0]
@@ -299,7 +299,7 @@ def test_a_strategy_keeps_its_colour_where_another_has_no_such_data_set(tmp_path
         ("cot", "LINKED/1.jpg", "FOLDER/1.jpg"),
     ],
 )
-def test_a_picture_is_found_where_the_benchmark_found_it(
+def test_an_image_is_found_where_the_benchmark_found_it(
     tmp_path: Path, strategy: str, image: str, lies: str
 ) -> None:
     """RefCOCO's under COCO's folders, any under the other name that the catalogue knows for its folder."""
@@ -310,5 +310,5 @@ def test_a_picture_is_found_where_the_benchmark_found_it(
     Image.new("RGB", (64, 48)).save(there)
     run = write_run(tmp_path / "run", [prediction(strategy=strategy, image=image)])
     sheet = make_sheet([read_run_folder(run)], Asked())
-    write_report(tmp_path / "report.html", sheet, data=tmp_path / "data", pictures=Pictures.LINK)
+    write_report(tmp_path / "report.html", sheet, data=tmp_path / "data", images=Images.LINK)
     assert f'"picture":"data/{lies}"' in (tmp_path / "report.html").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viscot_core.boxes import Box, Frame
+from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.analysis import analyse
 from viscot_core.report.legacy import _legacy_hit, legacy_text

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from made_runs import prediction, sample_run, write_run
 
-from viscot_core.bench.suites import PAPER, TASK_ALIASES
 from viscot_core.errors import UsageError
 from viscot_core.report.compare import compare_to_paper, paper_model, published_rows
 from viscot_core.report.figures import By, Options
@@ -18,6 +17,7 @@ from viscot_core.report.sheet import Asked, make_sheet
 from viscot_core.report.tables import Format, Table, draw
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run
+from viscot_core.tasks.suites import PAPER, TASK_ALIASES
 
 
 def scored(folder: Path, judge: str = "exact", model: str = "viscot-tiny") -> Run:

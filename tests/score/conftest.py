@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from viscot_core import waiting
+from viscot_core.openai_api import waiting
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import pytest
 from judge_server import JudgeServer, completion
 from made_judge import judged, some_pairs
 
-from viscot_core.engines.budget import Price
-from viscot_core.engines.replies import ReplyCache
 from viscot_core.errors import UsageError
+from viscot_core.openai_api.budget import Price
+from viscot_core.openai_api.replies import ReplyCache
 from viscot_core.score.api import ApiJudge
 from viscot_core.score.costs import Budget, built_in_prices, load_price
 

@@ -9,8 +9,8 @@ from judge_server import JudgeServer, completion
 from made_judge import KEY, judged, some_pairs
 from made_runs import sample_run
 
-from viscot_core.engines.replies import ReplyCache
 from viscot_core.errors import UsageError
+from viscot_core.openai_api.replies import ReplyCache
 from viscot_core.score.api import OPENAI_URL, ApiJudge
 from viscot_core.score.chat import Reply
 from viscot_core.score.judges import JudgeOptions, make_judge

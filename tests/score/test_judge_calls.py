@@ -12,8 +12,8 @@ from judge_server import Action, JudgeServer, completion, error
 from made_judge import KEY, judged, some_pairs
 from made_runs import sample_run
 
-from viscot_core.engines.replies import ReplyCache
 from viscot_core.errors import EngineError, UsageError
+from viscot_core.openai_api.replies import ReplyCache
 from viscot_core.score.api import ApiJudge
 from viscot_core.score.judges import JudgeOptions, make_judge
 from viscot_core.score.run import score_run

@@ -13,9 +13,9 @@ from judge_server import PASSING_FAULTS, Action, JudgeServer, Script, completion
 from made_judge import KEY, judged, some_pairs
 from made_runs import sample_run
 
-from viscot_core import waiting
-from viscot_core.engines.replies import ReplyCache
 from viscot_core.errors import EngineError
+from viscot_core.openai_api import waiting
+from viscot_core.openai_api.replies import ReplyCache
 from viscot_core.score.api import ApiJudge
 from viscot_core.score.judges import JudgeOptions
 from viscot_core.score.run import score_run

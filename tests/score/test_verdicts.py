@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from made_runs import prediction, sample_run, write_run
 
-from viscot_core.bench.records import read_predictions
 from viscot_core.errors import DataError, UsageError
 from viscot_core.lines import hold
+from viscot_core.runs.records import read_predictions
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, ScoreLog, State, read_scores, scores_path
@@ -106,7 +106,7 @@ def test_equal_words_are_judged_once_also_after_a_restart(tmp_path: Path) -> Non
 
 
 def test_failed_predictions_are_counted_not_scored(tmp_path: Path) -> None:
-    rows = [prediction(), prediction(question_id=2, status="failed", error="no picture", answer=None)]
+    rows = [prediction(), prediction(question_id=2, status="failed", error="no image", answer=None)]
     report = score_run(write_run(tmp_path / "run", rows), OfflineJudge("exact"))
     assert (report.items, report.unanswered, report.complete) == (1, 1, False)
 

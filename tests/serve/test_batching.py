@@ -10,14 +10,15 @@ from contextlib import contextmanager
 import pytest
 from serve_help import Gated, Looker
 
+from viscot_core.conversation import Message
 from viscot_core.engines.base import Generation, Request
 from viscot_core.errors import EngineError
-from viscot_core.prompts import Turn, render
+from viscot_core.families.llava.template import render
 from viscot_core.serve.batching import Batcher, Session
 
 
 def prompt(text: str) -> Request:
-    return Request(render([Turn("human", text)], Looker.template, generate=True), ())
+    return Request(render([Message("human", text)], Looker.template, generate=True), ())
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def test_a_stream_tells_the_box_before_the_answer(serve: Serve) -> None:
     assert len({event["id"] for event in events}) == 1
 
 
-def test_an_unparsable_box_is_said_and_the_whole_picture_is_looked_at(serve: Serve) -> None:
+def test_an_unparsable_box_is_said_and_the_whole_image_is_looked_at(serve: Serve) -> None:
     field = serve(Looker(box="over there")).post(question()).json()["viscot"]
     assert field["box_status"] == "unparsable" and field["box_text"] == "over there"
     assert field["crop"] == [0, 0, 400, 200]
@@ -102,7 +102,7 @@ def test_raw_continues_the_messages_as_they_stand(serve: Serve) -> None:
     )
 
 
-def test_a_chat_goes_on_about_the_newest_picture(serve: Serve) -> None:
+def test_a_chat_goes_on_about_the_newest_image(serve: Serve) -> None:
     body = question("First?")
     body["messages"] += [
         {"role": "assistant", "content": "7"},
@@ -146,7 +146,7 @@ def test_the_openai_client_asks_streams_and_reads_the_field(serve: Serve) -> Non
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "seen 400 x 200"
     assert [model.id for model in client.models.list()] == ["looker", "viscot"]
-    with pytest.raises(openai.BadRequestError, match="picture is missing"):
+    with pytest.raises(openai.BadRequestError, match="image is missing"):
         client.chat.completions.create(model="viscot", messages=[{"role": "user", "content": "Who?"}])
 
 

@@ -23,7 +23,7 @@ def model(repo: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def here(model: Path) -> Iterator[Running]:
-    from viscot_core.engines.local import LocalEngine
+    from viscot_core.engines.transformers.engine import LocalEngine
     from viscot_core.models.load import load_model
 
     with running(LocalEngine(load_model(model), batch_size=8)) as server:
@@ -37,11 +37,11 @@ def no_kept_replies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_infer_answers_as_the_local_model(cli: Cli, here: Running, model: Path, golden: Path) -> None:
-    picture = golden / "images" / "landscape.jpg"
+    image = golden / "images" / "landscape.jpg"
     said = []
     for name in (str(model), f"{here.url}/v1#viscot"):
         for way in ((), ("--direct",)):
-            ran = cli("infer", picture, "What is on the sign?", "--model", name, "--json", *LENGTH, *way)
+            ran = cli("infer", image, "What is on the sign?", "--model", name, "--json", *LENGTH, *way)
             assert ran.code == 0, ran.err
             row = json.loads(ran.out)
             said.append(
@@ -53,7 +53,7 @@ def test_infer_answers_as_the_local_model(cli: Cli, here: Running, model: Path, 
 def test_a_benchmark_over_http_has_the_local_predictions(
     cli: Cli, here: Running, model: Path, tmp_path: Path
 ) -> None:
-    root = write_root(tmp_path / "data", count=4, pictures=2)
+    root = write_root(tmp_path / "data", count=4, images=2)
     predictions = []
     for number, name in enumerate((str(model), f"{here.url}/v1#viscot")):
         out = tmp_path / str(number)

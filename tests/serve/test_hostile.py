@@ -49,7 +49,7 @@ def with_text_bomb() -> bytes:
 
 
 def asked(url: Any) -> dict[str, Any]:
-    """A question whose picture is ``url``, whatever that is."""
+    """A question whose image is ``url``, whatever that is."""
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What?"}]
     return {"messages": [{"role": "user", "content": parts}]}
 
@@ -64,10 +64,10 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     ),
     "bomb: just over the limit": (asked(as_data_url(png_that_claims(1001, 1000))), 413, "too_large"),
     "bomb: compressed comment": (asked(as_data_url(with_text_bomb())), 400, "bad_picture"),
-    "picture cut off": (asked(as_data_url(png_that_claims(900, 900))), 400, "bad_picture"),
-    "no picture: EPS, a program": (asked(as_data_url(EPS)), 400, "bad_picture"),
-    "no picture: HTML": (asked(as_data_url(b"<html>")), 400, "bad_picture"),
-    "no picture: nothing": (asked("data:image/png;base64,"), 400, "bad_picture"),
+    "image cut off": (asked(as_data_url(png_that_claims(900, 900))), 400, "bad_picture"),
+    "no image: EPS, a program": (asked(as_data_url(EPS)), 400, "bad_picture"),
+    "no image: HTML": (asked(as_data_url(b"<html>")), 400, "bad_picture"),
+    "no image: nothing": (asked("data:image/png;base64,"), 400, "bad_picture"),
     "damaged base64": (asked("data:image/png;base64,@@@"), 400, "bad_url"),
     "data URL without base64": (asked("data:image/svg+xml,<svg/>"), 400, "bad_url"),
     "URL: a file": (asked("file:///etc/passwd"), 400, "url_not_allowed"),
@@ -84,8 +84,8 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "messages: 300": ({"messages": TEXT_ONLY["messages"] * 300}, 400, "bad_request"),
     "messages: unknown role": ({"messages": [{"role": "root", "content": "x"}]}, 400, "bad_request"),
     "messages: content is a number": ({"messages": [{"role": "user", "content": 7}]}, 400, "bad_request"),
-    "messages: no picture": (TEXT_ONLY, 400, "bad_request"),
-    "messages: nine pictures": (
+    "messages: no image": (TEXT_ONLY, 400, "bad_request"),
+    "messages: nine images": (
         {
             "viscot": {"strategy": "raw"},
             "messages": [{"role": "user", "content": asked(data_url())["messages"][0]["content"][:1] * 9}],
@@ -291,7 +291,7 @@ def test_shutting_down_finishes_what_is_in_flight(serve: Serve) -> None:
         here.get("/health")
 
 
-def test_pictures_are_turned_upright_but_not_raw_ones(serve: Serve) -> None:
+def test_images_are_turned_upright_but_not_raw_ones(serve: Serve) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = data_url(Image.new("RGB", (400, 200)), "JPEG", exif=exif)

@@ -1,4 +1,4 @@
-"""Pictures from other hosts: only listed ones, only public addresses, no redirects, bounded."""
+"""Images from other hosts: only listed ones, only public addresses, no redirects, bounded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from serve_help import Looker, Running, data_url, question
 
 from viscot_core.errors import UsageError
 from viscot_core.serve.errors import ApiError
-from viscot_core.serve.pictures import picture_of
+from viscot_core.serve.images import image_of
 from viscot_core.serve.remote import Fetcher, is_public
 
-PICTURE = picture_of(data_url())
+IMAGE = image_of(data_url())
 
 PRIVATE = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254",
@@ -26,15 +26,15 @@ PRIVATE = [
 ]  # fmt: skip
 URLS = {
     "another host": "https://evil.example/a.png",
-    "the host as a path": "https://evil.example/pictures.example/a.png",
-    "the host as a user": "https://pictures.example@evil.example/a.png",
-    "a user": "https://me:secret@pictures.example/a.png",
-    "the host as a prefix": "https://pictures.example.evil.example/a.png",
-    "another port": "http://pictures.example:6379/",
-    "a backslash": "http://pictures.example\\@evil.example/",
-    "another scheme": "gopher://pictures.example/",
+    "the host as a path": "https://evil.example/images.example/a.png",
+    "the host as a user": "https://images.example@evil.example/a.png",
+    "a user": "https://me:secret@images.example/a.png",
+    "the host as a prefix": "https://images.example.evil.example/a.png",
+    "another port": "http://images.example:6379/",
+    "a backslash": "http://images.example\\@evil.example/",
+    "another scheme": "gopher://images.example/",
     "no host": "http:///a.png",
-    "a port out of range": "http://pictures.example:99999/",
+    "a port out of range": "http://images.example:99999/",
     "a bare address": "http://2130706433/",
 }
 
@@ -51,7 +51,7 @@ def test_public_addresses_are_seen(address: str) -> None:
     assert is_public(address)
 
 
-def fetcher(*addresses: str, hosts: tuple[str, ...] = ("pictures.example",), **more: object) -> Fetcher:
+def fetcher(*addresses: str, hosts: tuple[str, ...] = ("images.example",), **more: object) -> Fetcher:
     async def resolve(_: str, __: int) -> list[str]:
         return list(addresses)
 
@@ -64,7 +64,7 @@ def test_urls_beside_the_list_are_refused_without_a_look_up(name: str) -> None:
         raise AssertionError("a refused host was looked up")
 
     with pytest.raises(ApiError) as caught:
-        asyncio.run(Fetcher(["pictures.example"], max_bytes=100, resolve=resolve).fetch(URLS[name]))
+        asyncio.run(Fetcher(["images.example"], max_bytes=100, resolve=resolve).fetch(URLS[name]))
     assert caught.value.status == 400
 
 
@@ -73,16 +73,16 @@ def test_urls_beside_the_list_are_refused_without_a_look_up(name: str) -> None:
 )
 def test_a_listed_name_that_leads_inside_is_refused(addresses: list[str]) -> None:
     with pytest.raises(ApiError, match="no public host"):
-        asyncio.run(fetcher(*addresses).fetch("http://pictures.example/a.png"))
+        asyncio.run(fetcher(*addresses).fetch("http://images.example/a.png"))
 
 
 def test_a_leading_dot_lists_subdomains() -> None:
-    with_dot = fetcher("10.0.0.1", hosts=(".pictures.example",))
-    for host in ("pictures.example", "a.b.pictures.example"):
+    with_dot = fetcher("10.0.0.1", hosts=(".images.example",))
+    for host in ("images.example", "a.b.images.example"):
         with pytest.raises(ApiError, match="no public host"):
             asyncio.run(with_dot.fetch(f"https://{host}/a.png"))
-    with pytest.raises(ApiError, match="fetches no pictures from"):
-        asyncio.run(with_dot.fetch("https://otherpictures.example/a.png"))
+    with pytest.raises(ApiError, match="fetches no images from"):
+        asyncio.run(with_dot.fetch("https://otherimages.example/a.png"))
 
 
 @pytest.mark.parametrize("host", ["*", "http://a.example", "a.example/b", "."])
@@ -91,8 +91,8 @@ def test_a_list_that_says_something_else_is_refused_at_the_start(host: str) -> N
         Fetcher([host], max_bytes=100)
 
 
-class Pictures(BaseHTTPRequestHandler):
-    """A host with a picture, a redirect into this machine, too much, and nothing."""
+class Images(BaseHTTPRequestHandler):
+    """A host with an image, a redirect into this machine, too much, and nothing."""
 
     hosts: ClassVar[list[str]] = []
 
@@ -102,10 +102,10 @@ class Pictures(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("location", "http://127.0.0.1:1/secret")
             self.end_headers()
-        elif self.path.startswith("/picture"):
+        elif self.path.startswith("/image"):
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(PICTURE)
+            self.wfile.write(IMAGE)
         elif self.path.startswith("/large"):
             self.send_response(200)
             self.end_headers()
@@ -121,7 +121,7 @@ class Pictures(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Images)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
@@ -140,20 +140,16 @@ def port() -> Iterator[int]:
 )
 def test_what_a_listed_host_may_not_send(port: int, path: str, status: int, code: str) -> None:
     seconds = 0.5 if path == "/slow" else 20.0
-    here = fetcher(
-        "127.0.0.1", hosts=(f"pictures.example:{port}",), is_public=lambda _: True, seconds=seconds
-    )
+    here = fetcher("127.0.0.1", hosts=(f"images.example:{port}",), is_public=lambda _: True, seconds=seconds)
     with pytest.raises(ApiError) as caught:
-        asyncio.run(here.fetch(f"http://pictures.example:{port}{path}"))
+        asyncio.run(here.fetch(f"http://images.example:{port}{path}"))
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
-def test_a_listed_picture_is_fetched_from_the_address_that_was_checked(
+def test_a_listed_image_is_fetched_from_the_address_that_was_checked(
     port: int, serve: Callable[..., Running]
 ) -> None:
-    listed = fetcher("127.0.0.1", hosts=(f"pictures.example:{port}",), is_public=lambda _: True)
-    reply = serve(Looker(), fetcher=listed).post(
-        question(url=f"http://pictures.example:{port}/picture?size=1")
-    )
+    listed = fetcher("127.0.0.1", hosts=(f"images.example:{port}",), is_public=lambda _: True)
+    reply = serve(Looker(), fetcher=listed).post(question(url=f"http://images.example:{port}/image?size=1"))
     assert reply.json()["viscot"]["width"] == 400
-    assert Pictures.hosts[-1] == f"pictures.example:{port}"
+    assert Images.hosts[-1] == f"images.example:{port}"

@@ -22,10 +22,10 @@ def client(here: Running) -> Any:
     return openai.OpenAI(base_url=f"{here.url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
-def ask(here: Running, text: str = "What is it?", *, picture: str | None = None, **more: Any) -> Any:
+def ask(here: Running, text: str = "What is it?", *, image: str | None = None, **more: Any) -> Any:
     """A completion, or its chunks."""
     own = {name: more.pop(name) for name in ("viscot",) if name in more}
-    messages = question(text, picture)["messages"]
+    messages = question(text, image)["messages"]
     return client(here).chat.completions.create(model="viscot", messages=messages, extra_body=own, **more)
 
 
@@ -115,7 +115,7 @@ def test_an_answer_that_changed_meanwhile_is_an_error(serve: Serve) -> None:
 
 @pytest.fixture(scope="module")
 def real(repo: Path) -> Iterator[Running]:
-    from viscot_core.engines.local import LocalEngine
+    from viscot_core.engines.transformers.engine import LocalEngine
     from viscot_core.models.load import load_model
 
     loaded = load_model(repo / "tests" / "golden" / "tiny_llava", device="cpu", dtype="fp32")
@@ -133,9 +133,9 @@ WAYS: Sequence[dict[str, Any]] = (
 
 def test_together_and_streamed_as_alone_and_whole(real: Running) -> None:
     """Also with a stop text, which ends both and is in neither."""
-    picture = data_url(Image.effect_noise((200, 150), 50).convert("RGB"))
+    image = data_url(Image.effect_noise((200, 150), 50).convert("RGB"))
     asked = [
-        {"text": text, "picture": picture, "max_tokens": 14, **way}
+        {"text": text, "image": image, "max_tokens": 14, **way}
         for text in ("What is on the sign?", "Where?")
         for way in WAYS
     ]

@@ -25,7 +25,7 @@ def run(
     return results, [json.loads(line) for line in report.read_text().splitlines()]
 
 
-def test_real_rows_with_pictures_of_their_sizes_are_right(shared: Path, tmp_path: Path) -> None:
+def test_real_rows_with_images_of_their_sizes_are_right(shared: Path, tmp_path: Path) -> None:
     count = real_root(shared, tmp_path, 6)
     assert count > 50
     results, problems = run(tmp_path)
@@ -38,7 +38,7 @@ def test_a_right_root_has_an_empty_report(tmp_path: Path) -> None:
     made_root(tmp_path)
     results, problems = run(tmp_path)
     assert problems == []
-    assert [(r.file, r.rows, r.pictures) for r in results] == [
+    assert [(r.file, r.rows, r.images) for r in results] == [
         ("benchmark_det/gqa.jsonl", 1, 1),
         ("train.json", 3, 2),
     ]
@@ -48,7 +48,7 @@ def test_every_fault_is_named(tmp_path: Path) -> None:
     made_root(tmp_path)
     (tmp_path / "cot/gqa/2.jpg").unlink()
     draw(tmp_path / "cot/gqa/1.jpg", (320, 240))
-    (tmp_path / "cot/gqa/3.jpg").write_bytes(b"not a picture")
+    (tmp_path / "cot/gqa/3.jpg").write_bytes(b"not an image")
     turns = [{"from": "gpt", "value": "a"}]
     more = [
         {"id": 4, "image": "cot/gqa/3.jpg", "conversations": turns},
@@ -74,16 +74,16 @@ def test_every_fault_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_decoding_finds_what_the_head_hides(tmp_path: Path, workers: int) -> None:
     made_root(tmp_path)
-    picture = tmp_path / "cot/gqa/2.jpg"
-    Image.effect_noise((300, 500), 50).convert("RGB").save(picture)
-    picture.write_bytes(picture.read_bytes()[:5000])
+    image = tmp_path / "cot/gqa/2.jpg"
+    Image.effect_noise((300, 500), 50).convert("RGB").save(image)
+    image.write_bytes(image.read_bytes()[:5000])
     assert all(result.right for result in run(tmp_path)[0])
     results, problems = run(tmp_path, decode=True, workers=workers)
     assert [(p["kind"], p["path"]) for p in problems] == [("unreadable", "cot/gqa/2.jpg")]
     assert not results[1].right
 
 
-def test_one_picture_under_two_folder_names(tmp_path: Path) -> None:
+def test_one_image_under_two_folder_names(tmp_path: Path) -> None:
     draw(tmp_path / "cot/v7w/a.jpg", (30, 30))
     row = {
         "img_path": "cot/visual7w/a.jpg",

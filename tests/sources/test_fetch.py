@@ -34,7 +34,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def pictures(root: Path) -> dict[str, bytes]:
+def images(root: Path) -> dict[str, bytes]:
     """The tree without viscot's own records and without what is reached through links."""
     return {
         name: data
@@ -52,7 +52,7 @@ def test_everything_comes_and_lies_where_it_should(hub: Web, tmp_path: Path) -> 
     outcome = get(tmp_path, catalog)
     assert not outcome.failed
     assert sorted(outcome.done) == ["hub-file", "rows/one.json", "rows/two.json", "split", "tgz", "zip"]
-    assert pictures(tmp_path) == expected
+    assert images(tmp_path) == expected
     assert (tmp_path / "cot/other").readlink() == Path("../cot/pics")
     assert (tmp_path / "cot/other/000.jpg").read_bytes() == expected["cot/pics/000.jpg"]
     state = {s.name: s.state(tmp_path) for s in catalog.sources}
@@ -95,7 +95,7 @@ def test_no_hub_at_all_is_a_failure_not_a_crash(hub: Web, monkeypatch: pytest.Mo
     nowhere = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
     with pytest.raises(Lost, match="ConnectError"):
-        locate("someone/Pictures", "big.json")
+        locate("someone/Images", "big.json")
 
 
 def test_a_second_fetch_asks_for_nothing(hub: Web, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_faults_on_the_way_change_nothing(hub: Web, tmp_path: Path) -> None:
         f"{HUB}/big.json": ["drop:7", "code:500"],
     }
     assert not get(tmp_path, catalog).failed
-    assert pictures(tmp_path) == expected
+    assert images(tmp_path) == expected
 
 
 def test_what_fails_is_told_and_the_rest_comes(hub: Web, tmp_path: Path) -> None:
@@ -130,13 +130,13 @@ def test_what_fails_is_told_and_the_rest_comes(hub: Web, tmp_path: Path) -> None
     assert list(outcome.failed) == ["zip"] and "answered 404" in outcome.failed["zip"]
     assert len(outcome.done) == 5
     assert not get(tmp_path, catalog).failed
-    assert pictures(tmp_path) == expected
+    assert images(tmp_path) == expected
 
 
 def test_some_data_sets_of_a_purpose(hub: Web, tmp_path: Path) -> None:
     catalog, _ = make_world(hub)
     get(tmp_path, catalog, "bench:two")
-    assert list(pictures(tmp_path)) == ["rows/two.json"]
+    assert list(images(tmp_path)) == ["rows/two.json"]
     assert catalog.named("rows").state(tmp_path) == "partial"
     assert catalog.named("zip").state(tmp_path) == "absent"
 
@@ -158,7 +158,7 @@ def test_a_page_in_an_archives_place_is_not_kept(hub: Web, tmp_path: Path, path:
     assert "archive is damaged (" in why and "what came is removed, run the command again" in why
     hub.files[path] = right
     assert not get(tmp_path, catalog, name).failed
-    placed = pictures(tmp_path)
+    placed = images(tmp_path)
     assert placed and placed.items() <= expected.items()
 
 
@@ -175,7 +175,7 @@ def test_a_staged_file_that_is_gone_is_fetched_again(hub: Web, tmp_path: Path) -
         (tmp_path / f".viscot/{name}.json").unlink()
     (tmp_path / "big.json").unlink()
     assert not get(tmp_path, catalog, "zip", "hub-file").failed
-    assert pictures(tmp_path).items() <= expected.items() and (tmp_path / "big.json").exists()
+    assert images(tmp_path).items() <= expected.items() and (tmp_path / "big.json").exists()
 
 
 def test_a_file_that_changed_at_its_origin_is_noticed(hub: Web, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_killed_at_any_moment_the_tree_is_the_same(hub: Web, tmp_path: Path, kil
     hub.log.clear()
     hub.bytes_per_second = 1_000_000
     landed = kill_often(hub, tmp_path / "killed", catalog, kills, seed=kills)
-    assert pictures(tmp_path / "killed") == expected
+    assert images(tmp_path / "killed") == expected
     assert tree(tmp_path / "killed") == tree(tmp_path / "once")
     assert landed >= kills // 2
     # What had reached the disk was kept: a kill costs what was in the sockets of four connections.
@@ -302,7 +302,7 @@ def test_an_interrupt_keeps_what_came_and_says_so(hub: Web, tmp_path: Path) -> N
     assert list((tmp_path / ".viscot/staging").rglob("*.part"))
     hub.bytes_per_second = None
     assert not get(tmp_path, catalog).failed
-    assert pictures(tmp_path) == expected
+    assert images(tmp_path) == expected
 
 
 def test_the_command_fetches_and_says_what_is_left(
@@ -312,7 +312,7 @@ def test_the_command_fetches_and_says_what_is_left(
     monkeypatch.setattr("viscot_core.sources.catalog.load_catalog", lambda: catalog)
     ran = cli("data", "fetch", "--for", "all", "--to", tmp_path, "--yes")
     assert ran.code == 3 and "6 downloads done" in ran.err and "Get by hand: gated" in ran.err
-    assert pictures(tmp_path) == expected
+    assert images(tmp_path) == expected
     hub.faults["/z.zip"] = ["code:404"]
     ran = cli("data", "fetch", "--for", "zip,rows", "--to", tmp_path / "new", "--yes")
     assert ran.code == 3 and "zip: " in ran.err and "1 of 3 downloads failed" in ran.err

@@ -25,7 +25,7 @@ def rows(root: Path, *paths: str) -> None:
     )
 
 
-def test_real_rows_find_scattered_pictures(shared: Path, tmp_path: Path) -> None:
+def test_real_rows_find_scattered_images(shared: Path, tmp_path: Path) -> None:
     root, hand = tmp_path / "data", tmp_path / "downloads"
     real_root(shared, root, 6)
     shutil.move(root / "cot", hand / "all" / "cot_images")

@@ -15,9 +15,9 @@ from PIL import Image
 
 from viscot_core.data.mix import build, sources_of
 from viscot_core.errors import CheckpointError, DataError, UsageError, ViscotError
-from viscot_core.models.scratch import build_model, train_tokenizer
-from viscot_core.models.tokens import ChatTokenizer
-from viscot_core.prompts import TEMPLATES
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.scratch import build_model, train_tokenizer
+from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.train import checkpoints
 from viscot_core.train.folder import require_room
 from viscot_core.train.preflight import CLOSE, OPEN, preflight, require
@@ -64,8 +64,8 @@ def test_the_first_sample_is_shown_with_what_is_supervised(tmp_path: Path, token
     ("change", "told"),
     [
         ({"image": "gone.png"}, "gone.png"),
-        ({"question": "no mark"}, "0 <image> marks for 1 pictures"),
-        ({"question": "<image> <image> twice"}, "2 <image> marks for 1 pictures"),
+        ({"question": "no mark"}, "0 <image> marks for 1 images"),
+        ({"question": "<image> <image> twice"}, "2 <image> marks for 1 images"),
         ({"length": 60, "answers": ("w " * 60,)}, "its answer is cut at 60"),
         ({"length": 20, "answers": ("word",)}, "no supervised token in 20"),
     ],

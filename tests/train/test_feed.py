@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from viscot_core.boxes import Box, Frame
+from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.data.mix import build, sources_of
-from viscot_core.models.scratch import train_tokenizer
-from viscot_core.models.tokens import ChatTokenizer
-from viscot_core.prompts import TEMPLATES
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.scratch import train_tokenizer
+from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.train.batch import Split
 from viscot_core.train.facts import facts_of
 from viscot_core.train.feed import BYTES_PER_TOKEN, Bad, Item, MixtureRows, touches_border
@@ -45,7 +45,7 @@ def row(image: Any = None, answer: str = "fine") -> dict[str, Any]:
     return {"id": "r", "conversations": said} | ({"image": image} if marks else {})
 
 
-def test_a_missing_picture_is_counted_and_not_replaced(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_a_missing_image_is_counted_and_not_replaced(tmp_path: Path, tokens: ChatTokenizer) -> None:
     Image.new("L", (40, 20)).save(tmp_path / "a.png")
     rows = opened(tmp_path, tokens, [row("a.png"), row("gone.png"), row()])
     bad = rows[1]
@@ -63,7 +63,7 @@ def test_a_batch_of_bad_rows_teaches_nothing(packing: bool, tmp_path: Path, toke
     assert (batch["labels"] == -100).all() and batch["bad"] == 1 and batch["tokens"] == 0
 
 
-def test_packed_pictures_stand_in_the_order_of_their_tokens(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_packed_images_stand_in_the_order_of_their_tokens(tmp_path: Path, tokens: ChatTokenizer) -> None:
     for shade in (10, 200):
         Image.new("RGB", (28, 28), (shade,) * 3).save(tmp_path / f"{shade}.png")
     rows = opened(
@@ -92,7 +92,7 @@ def test_orders_are_whole_steps_and_the_same_for_the_same_seed(tmp_path: Path, t
     assert torch.equal(before, torch.random.get_rng_state()), "the run's own randomness is untouched"
 
 
-def test_lengths_count_bytes_and_pictures(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_lengths_count_bytes_and_images(tmp_path: Path, tokens: ChatTokenizer) -> None:
     two = row(["a.png", "a.png"])
     lengths = opened(tmp_path, tokens, [row(), row("a.png"), two]).lengths()
     assert lengths[0] == -int(len(json.dumps(row())) / BYTES_PER_TOKEN)

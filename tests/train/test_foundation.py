@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from viscot_core.data.scenes import COLORS, Scene, Thing, make_scene
-from viscot_core.models.scratch import build_model, train_tokenizer
+from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.train.foundation import (
     IGNORE,
     NOTHING,

@@ -11,7 +11,7 @@ import torch
 from made_training import golden_recipe
 
 from viscot_core.data.sampler import even_chunks, filled, length_order, modality_length_order
-from viscot_core.models.layouts import Layout, module_name
+from viscot_core.families.llava.layouts import Layout, module_name
 from viscot_core.train.schema import StageSpec
 from viscot_core.train.stages import freeze_for, parameter_groups
 

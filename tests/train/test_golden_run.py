@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_training import golden_recipe
 
-from viscot_core.prompts import TEMPLATES
+from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.train.batch import Split
 
 SPLIT = Split(4, 1, 1)

@@ -12,7 +12,7 @@ import pytest
 
 from viscot_core.data.synth import write_dataset
 
-JOB = Path(__file__).parent.parent / "made_job.py"
+JOB = Path(__file__).parent.parent / "support" / "made_job.py"
 QUICK = ["zero2", "zero3", "mixed-zero3"]
 MORE, BASE = ["ddp", "mixed-ddp", "mixed-zero2"], ["base-zero2", "base-zero3"]
 MODES = [*QUICK, *(pytest.param(mode, marks=pytest.mark.slow) for mode in [*MORE, *BASE])]
@@ -45,7 +45,7 @@ def job(processes: int, data: Path, out: Path, modes: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes, and rows of which every second one has no picture."""
+    """Scenes, and rows of which every second one has no image."""
     root = tmp_path_factory.mktemp("synth")
     write_dataset(root, train=12, val=1, seed=9)
     rows = json.loads((root / "train.json").read_text())
@@ -84,7 +84,7 @@ def stages_of(mode: str) -> list[str]:
 def test_two_processes_give_the_losses_of_one(
     mode: str, jobs: Jobs, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both stages; in a mixed batch one process has no picture; from a base ZeRO-3 never holds it whole."""
+    """Both stages; in a mixed batch one process has no image; from a base ZeRO-3 never holds it whole."""
     if mode.startswith("base"):
         monkeypatch.setenv("VISCOT_TEST_GOLDEN", str(request.getfixturevalue("shared") / "golden"))
     one = jobs(1, PLAIN.get(mode.split("-")[0], "ddp"))

@@ -95,8 +95,8 @@ def test_two_machines_train_one_job(machines: list[tuple[str, str, str]], tmp_pa
 def test_the_log_of_the_failing_rank_is_shown_first(tmp_path: Path) -> None:
     data = tmp_path / "my data"
     write_dataset(data, train=8, val=1, seed=9)
-    for picture in data.glob("cot/synth/train/*.jpg"):
-        picture.write_bytes(b"no picture")
+    for image in data.glob("cot/synth/train/*.jpg"):
+        image.write_bytes(b"no image")
     fields = {"max_steps": 2, "global_batch_size": 4, "workers": 0, "packing": "true", "precision": "fp32"}
     sets = [f"stages.pretrain.{name}={value}" for name, value in fields.items()]
     recipe = tmp_path / "small.yaml"

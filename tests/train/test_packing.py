@@ -1,4 +1,4 @@
-"""Packed samples do not see each other; batches without pictures still reach tower and projector."""
+"""Packed samples do not see each other; batches without images still reach tower and projector."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from viscot_core.data.encode import Sample
 from viscot_core.data.packing import collate_packed, pack
-from viscot_core.models.scratch import build_model, train_tokenizer
-from viscot_core.models.tokens import IGNORE, Encoded
+from viscot_core.families.llava.chat import IGNORE, Encoded
+from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.train.mixed import allow_mixed_batches
 from viscot_core.train.schema import ScratchSpec
 
@@ -31,11 +31,11 @@ def model(request: pytest.FixtureRequest) -> Any:
     return found
 
 
-def sample(words: int, pictures: int, seed: int) -> Sample:
+def sample(words: int, images: int, seed: int) -> Sample:
     generator = torch.Generator().manual_seed(seed)
-    ids = [1] + [IMAGE] * 4 * pictures + torch.randint(5, 250, (words,), generator=generator).tolist()
+    ids = [1] + [IMAGE] * 4 * images + torch.randint(5, 250, (words,), generator=generator).tolist()
     labels = [IGNORE] * (len(ids) - words) + ids[len(ids) - words :]
-    return Sample(Encoded(ids, labels, pictures), tuple(f"{seed}-{n}" for n in range(pictures)))
+    return Sample(Encoded(ids, labels, images), tuple(f"{seed}-{n}" for n in range(images)))
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(100, 400))
@@ -54,11 +54,11 @@ def test_rows_are_evenly_filled() -> None:
 
 def test_logits_equal_those_of_single_rows(model: Any) -> None:
     samples = [sample(9, 1, 0), sample(5, 0, 1), sample(20, 2, 2), sample(7, 1, 3)]
-    pictures = {name: torch.rand(3, 28, 28, generator=torch.Generator().manual_seed(n))
+    images = {name: torch.rand(3, 28, 28, generator=torch.Generator().manual_seed(n))
                 for n, name in enumerate(name for s in samples for name in s.images)}  # fmt: skip
     batch, order = collate_packed(samples, pad_id=0, capacity=40)
     assert batch["input_ids"].shape[0] > 1, "more than one packed row"
-    pixels = torch.stack([pictures[name] for i in order for name in samples[i].images])
+    pixels = torch.stack([images[name] for i in order for name in samples[i].images])
     model.eval()
     with torch.no_grad():
         packed = model(
@@ -69,7 +69,7 @@ def test_logits_equal_those_of_single_rows(model: Any) -> None:
         ).logits
         for one in samples:
             row, start = _where(batch, one)
-            own = [pictures[name] for name in one.images]
+            own = [images[name] for name in one.images]
             ids = torch.tensor([one.encoded.ids])
             alone = model(
                 input_ids=ids, pixel_values=torch.stack(own) if own else None, use_cache=False
@@ -95,7 +95,7 @@ def test_the_first_label_of_a_sample_is_not_predicted_from_the_sample_before() -
     assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 1, 0]]
 
 
-def test_a_batch_without_pictures_is_unchanged_and_reaches_every_part(model: Any) -> None:
+def test_a_batch_without_images_is_unchanged_and_reaches_every_part(model: Any) -> None:
     ids = torch.tensor([sample(12, 0, 4).encoded.ids])
     model.eval()
     with torch.no_grad():

@@ -17,7 +17,7 @@ from viscot_core.data.synth import write_dataset
 from viscot_core.train import worker
 from viscot_core.train.checkpoints import last_checkpoint
 
-JOB = Path(__file__).parent.parent / "made_job.py"
+JOB = Path(__file__).parent.parent / "support" / "made_job.py"
 STEPS = 10
 pytestmark = pytest.mark.multiprocess
 slow = pytest.mark.slow

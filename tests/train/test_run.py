@@ -61,7 +61,7 @@ def test_rows_that_go_bad_under_way_are_named(data: Path, tmp_path: Path) -> Non
     (root / "mixed.json").write_text((data / "mixed.json").read_text())
     recipe = changed(root)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"preflight": 0})})
-    for picture in root.glob("cot/synth/train/*.jpg"):
-        picture.write_bytes(b"no picture")
+    for image in root.glob("cot/synth/train/*.jpg"):
+        image.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"rows cannot be learned from and 0 are allowed.*mixed\.json"):
         worker.run(tmp_path / "run", recipe)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from viscot_core.models.scratch import build_model, train_tokenizer
+from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.train.schema import ScratchSpec, StageSpec
 from viscot_core.train.shapes import shape_of_config
 from viscot_core.train.stages import add_adapters, freeze_for, learning, parameter_groups, part_of

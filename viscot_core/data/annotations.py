@@ -23,20 +23,20 @@ from pydantic import (
 )
 from pydantic_core import core_schema as schema
 
-from viscot_core.boxes import Box, Frame, Size
+from viscot_core.boxes.geometry import Box, Frame, Size
+from viscot_core.conversation import Message
 from viscot_core.data.rows import RawRow, raw_rows
 from viscot_core.errors import DataError
-from viscot_core.prompts import Turn
 
 REFCOCO_FOLDER = "coco/train2014"
-"""Where RefCOCO's pictures lie under a data root."""
+"""Where RefCOCO's images lie under a data root."""
 _SUFFIX = re.compile(r"\s*\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]\s*")
 
 
 def split_crop(path: str) -> tuple[str, Box | None]:
     """``"a.jpg###[x0, y0, x1, y1]"`` -> ``("a.jpg", Box)``; without a suffix the box is None.
 
-    Negative and fractional pixels are read as written (the reference shows the whole picture instead). Raises
+    Negative and fractional pixels are read as written (the reference shows the whole image instead). Raises
     DataError where the suffix is no four numbers.
     """
     name, mark, suffix = path.partition("###")
@@ -58,10 +58,10 @@ def _several(value: Any) -> Any:
 _Paths = Annotated[tuple[str, ...], BeforeValidator(_several)]
 _Steps = _Paths
 _Turn = Annotated[
-    Turn,  # read from {"from", "value"}; a number is an answer too (the reference stops there)
+    Message,  # read from {"from", "value"}; a number is an answer too (the reference stops there)
     GetPydanticSchema(
         lambda _type, _handler: schema.dataclass_schema(
-            Turn,
+            Message,
             schema.dataclass_args_schema(
                 "Turn",
                 [
@@ -99,7 +99,7 @@ class Conversation(Row):
     split: str | None = None
 
     def views(self) -> list[tuple[str, Box | None]]:
-        """Path and crop (ORIGINAL pixels, None: the whole picture) of each image, in order."""
+        """Path and crop (ORIGINAL pixels, None: the whole image) of each image, in order."""
         return [split_crop(path) for path in self.image]
 
     def to_disk(self) -> dict[str, Any]:
@@ -151,8 +151,8 @@ class DetectionRow(Row):
     split: str | None = None
 
     @property
-    def picture(self) -> str:
-        """The picture's path under the data root."""
+    def image(self) -> str:
+        """The image's path under the data root."""
         return self.img_path
 
     @property
@@ -172,7 +172,7 @@ class RefcocoRow(DetectionRow):
     sent_id: int
 
     @property
-    def picture(self) -> str:
+    def image(self) -> str:
         """The path under the data root; published rows say the bare file name."""
         return self.img_path if "/" in self.img_path else f"{REFCOCO_FOLDER}/{self.img_path}"
 

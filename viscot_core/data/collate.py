@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from viscot_core.data.encode import Sample, pad
-from viscot_core.models.tokens import IGNORE
+from viscot_core.families.llava.chat import IGNORE
 
 Batch = dict[str, torch.Tensor]
 
@@ -22,7 +22,7 @@ def collate(
     multiple: int = 1,
 ) -> Batch:
     """``input_ids, attention_mask, labels`` as ``int64[B, T]`` padded at the right; ``pixel_values``
-    ``float32[all pictures of the batch, 3, H, W]`` in image-token order (if there are any)."""
+    ``float32[all images of the batch, 3, H, W]`` in image-token order (if there are any)."""
     ids = pad([s.encoded.ids for s in samples], pad_id, multiple=multiple)
     labels = pad([s.encoded.labels for s in samples], IGNORE, multiple=multiple)
     mask = pad([[1] * len(s.encoded.ids) for s in samples], 0, multiple=multiple)

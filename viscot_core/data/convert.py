@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viscot_core.boxes import format_box
+from viscot_core.boxes.geometry import format_box
+from viscot_core.conversation import cot_turns
 from viscot_core.data.annotations import Conversation, MetadataRow, Rows
 from viscot_core.errors import DataError
 from viscot_core.files import written_whole
-from viscot_core.prompts import cot_turns
 
 FOLDERS = {"textcap": "cot/textvqa"}
-"""Where a data set's pictures lie under the data root, where that is not ``cot/DATASET``."""
+"""Where a data set's images lie under the data root, where that is not ``cot/DATASET``."""
 
 
 @dataclass(slots=True)
@@ -31,14 +31,14 @@ class Converted:
     without_reasoning: int = 0
 
 
-def picture_path(row: MetadataRow) -> str:
-    """Where the row's picture lies under the data root."""
+def image_path(row: MetadataRow) -> str:
+    """Where the row's image lies under the data root."""
     return f"{FOLDERS.get(row.dataset, 'cot/' + row.dataset)}/{row.image}"
 
 
 def to_conversation(row: MetadataRow, number: int, *, with_reasoning: bool = False) -> Conversation:
     """The training sample of one metadata row; ``with_reasoning`` puts its steps before the answer."""
-    path = picture_path(row)
+    path = image_path(row)
     pixels = ", ".join(str(int(corner)) for corner in row.box.coords)
     answer = " ".join([*row.reasoning, row.answer]) if with_reasoning else row.answer
     return Conversation(

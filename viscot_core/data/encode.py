@@ -1,7 +1,7 @@
 """Conversation -> token ids and labels: what one training sample teaches.
 
 Keeps the reference's tensors (``golden_train_tensors.json``) except where the reference loses words or
-pictures; ``tests/golden_differences.md`` lists each difference.
+images; ``tests/golden_differences.md`` lists each difference.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from viscot_core.conversation import IMAGE, Message, with_images_first
 from viscot_core.data.annotations import Conversation
 from viscot_core.errors import DataError, UsageError, nearest
-from viscot_core.models.tokens import ChatTokenizer, Encoded
-from viscot_core.prompts import IMAGE, TEMPLATES, Template, Turn, render, with_images_first
+from viscot_core.families.llava.chat import ChatTokenizer, Encoded
+from viscot_core.families.llava.template import TEMPLATES, Template, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def template_named(name: str) -> Template:
     return TEMPLATES[name]
 
 
-def training_turns(turns: Sequence[Turn], *, plain: bool = False) -> tuple[Turn, ...]:
+def training_turns(turns: Sequence[Message], *, plain: bool = False) -> tuple[Message, ...]:
     """Turns as training reads them: no leading gpt turn, each ``<image>`` at its message's front."""
     start = next((i for i, turn in enumerate(turns) if turn.role == "human"), len(turns))
     kept = turns[start:]
@@ -43,16 +44,16 @@ def training_turns(turns: Sequence[Turn], *, plain: bool = False) -> tuple[Turn,
 def encode(row: Conversation, tokens: ChatTokenizer, template: Template, *, max_length: int) -> Sample:
     """Render and tokenize one row.
 
-    A row longer than ``max_length`` tokens is cut; a picture that would be cut in two goes as a whole, with
-    all that follows, so ids and pictures always agree.
+    A row longer than ``max_length`` tokens is cut; an image that would be cut in two goes as a whole, with
+    all that follows, so ids and images always agree.
 
     Raises:
-        DataError: as many ``<image>`` as pictures are not there, or nothing is left to learn.
+        DataError: as many ``<image>`` as images are not there, or nothing is left to learn.
     """
     rendered = render(training_turns(row.turns, plain=template.plain), template)
     if rendered.n_images != len(row.image):
         raise DataError(
-            f"row {row.id}: {rendered.n_images} {IMAGE} marks for {len(row.image)} pictures; make them agree."
+            f"row {row.id}: {rendered.n_images} {IMAGE} marks for {len(row.image)} images; make them agree."
         )
     encoded = _cut(tokens.encode(rendered), tokens, max_length)
     if not encoded.n_supervised:

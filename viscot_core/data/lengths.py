@@ -1,4 +1,4 @@
-"""Exact lengths in tokens, pictures included: what `viscot data mix` and `viscot data stats` tell.
+"""Exact lengths in tokens, images included: what `viscot data mix` and `viscot data stats` tell.
 
 Training groups rows by an estimate from their bytes instead (``train/feed.py``): it takes no pass of the
 tokenizer over millions of rows, and is the same on every machine whether or not lengths were measured there.
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import training_turns
 from viscot_core.data.mixture import Mixture, Progress
-from viscot_core.models.tokens import ChatTokenizer
-from viscot_core.prompts import Template, render
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.template import Template, render
 
 
 def token_lengths(
@@ -43,6 +43,6 @@ def row_length(tokens: ChatTokenizer, template: Template, row: Conversation) -> 
 
 
 def tokenizer_key(tokens: ChatTokenizer, template: Template) -> str:
-    """Everything lengths depend on: the tokenizer, tokens per picture, turn starts, the template's words."""
+    """Everything lengths depend on: the tokenizer, tokens per image, turn starts, the template's words."""
     vocabulary = hashlib.sha256(tokens.hf.backend_tokenizer.to_str().encode()).hexdigest()
     return f"{vocabulary} {tokens.image_tokens} {tokens.turn_tokens} {template!r}"

@@ -12,7 +12,7 @@ import torch
 
 from viscot_core.data.collate import Batch
 from viscot_core.data.encode import Sample
-from viscot_core.models.tokens import IGNORE
+from viscot_core.families.llava.chat import IGNORE
 
 STEP = 16
 """Row lengths are tried in steps of this many tokens."""
@@ -21,7 +21,7 @@ STEP = 16
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Indices of ``lengths`` dealt to rows of one length, at most ``capacity``, that waste least.
 
-    Every row length is tried with best fit, longest first: 16 samples of a mixture of one- and two-picture
+    Every row length is tried with best fit, longest first: 16 samples of a mixture of one- and two-image
     rows fill 95 % of what they take, where always filling up to ``capacity`` fills 93 %.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -53,7 +53,7 @@ def _best_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> tuple[
 
 
 def collate_packed(samples: Sequence[Sample], *, pad_id: int, capacity: int) -> tuple[Batch, list[int]]:
-    """``input_ids, position_ids, labels int64[rows, T]`` and the order the samples' pictures must take.
+    """``input_ids, position_ids, labels int64[rows, T]`` and the order the samples' images must take.
 
     The first label of every sample is masked: it would be predicted from the sample before. Padding at a
     row's end is a sample of its own, seen by none.

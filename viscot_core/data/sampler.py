@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def bucketed_order(buckets: Sequence[Hashable], batch_size: int, seed: int) -> list[int]:
-    """Row indices such that every ``batch_size`` neighbours share a bucket (same pictures, same padded
+    """Row indices such that every ``batch_size`` neighbours share a bucket (same images, same padded
     length).
 
     Each epoch's rest of a bucket that fills no batch is left out; another seed leaves out others.
@@ -64,7 +64,7 @@ def modality_length_order(
     chunks: int,
     generator: torch.Generator | None = None,
 ) -> NDArray[np.int64]:
-    """`length_order` of the rows with pictures (positive lengths) and of those without (negative) apart.
+    """`length_order` of the rows with images (positive lengths) and of those without (negative) apart.
 
     The two kinds' groups are shuffled together. Their two last ones are joined: a whole group comes first,
     what is left of it last. The inner shuffles draw from torch's global generator and only the last one from
@@ -74,7 +74,7 @@ def modality_length_order(
 
     signed = np.asarray(lengths)
     if (signed == 0).any():
-        raise ValueError("a row of length 0 is neither with nor without pictures")
+        raise ValueError("a row of length 0 is neither with nor without images")
     kinds = [np.flatnonzero(signed > 0), np.flatnonzero(signed < 0)]
     sizes = np.abs(signed)
     if not all(map(len, kinds)):

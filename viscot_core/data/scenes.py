@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from viscot_core.boxes import Size
+from viscot_core.boxes.geometry import Size
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (205, 35, 40),
@@ -27,7 +27,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 NOUNS = ("card", "disc", "tag")
 
 TEXT_SHARE = 0.043
-"""Font size as a share of the picture's longer side: 4.8 px in a full view of 112 px, 14-22 px in a crop."""
+"""Font size as a share of the image's longer side: 4.8 px in a full view of 112 px, 14-22 px in a crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture's content. ``seed`` also draws its background."""
+    """An image's content. ``seed`` also draws its background."""
 
     seed: int
     size: Size
@@ -68,7 +68,7 @@ class Scene:
 
 
 def make_scene(seed: int) -> Scene:
-    """Three to five objects of different colours that do not touch, in a picture of 448-1024 px."""
+    """Three to five objects of different colours that do not touch, in an image of 448-1024 px."""
     rng = random.Random(seed)
     side = rng.randrange(640, 1025, 8)
     short = rng.randrange(max(448, side * 5 // 8), side + 1, 8)

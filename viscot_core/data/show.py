@@ -1,4 +1,4 @@
-"""One sample as the model meets it: the picture with box and crop, the words, what is supervised."""
+"""One sample as the model meets it: the image with box and crop, the words, what is supervised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
-from viscot_core.boxes import Box, BoxStatus, Window, crop_window, format_box, parse_box
+from viscot_core.boxes.geometry import Box, BoxStatus, Window, crop_window, format_box, parse_box
+from viscot_core.conversation import IMAGE, Message, detection_turns, refcoco_turns
 from viscot_core.data.annotations import (
     Conversation,
     DetectionRow,
@@ -23,18 +24,10 @@ from viscot_core.data.encode import template_named, training_turns
 from viscot_core.data.mixture import Mixture
 from viscot_core.data.rows import raw_rows
 from viscot_core.data.stats import kind_of
-from viscot_core.drawing import draw_answer
 from viscot_core.errors import DataError, UsageError, nearest
-from viscot_core.images import open_image
-from viscot_core.prompts import (
-    IMAGE,
-    Rendered,
-    Template,
-    Turn,
-    detection_turns,
-    refcoco_turns,
-    render,
-)
+from viscot_core.families.llava.template import Rendered, Template, render
+from viscot_core.images.drawing import draw_answer
+from viscot_core.images.reading import open_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +50,7 @@ def show(where: Path, which: str, *, images: Path | None = None, template: str =
     In a data root ``cub:17`` is question 17 of ``benchmark/cub.json``, else row 17 of
     ``metadata/cub_cot_train.jsonl``; ``train:17`` is row 17 of ``train.json``, ``refcoco_unc_val:17`` of
     ``refcoco/REC_refcoco_unc_val.jsonl``. Raises UsageError where there is no such sample, ImageError where
-    its picture cannot be read.
+    its image cannot be read.
     """
     words = template_named(template)
     row, root = _find(where, which)
@@ -71,7 +64,7 @@ def rendered(row: Conversation, template: Template) -> Rendered:
 
 
 def spans_of(prompt: Rendered) -> tuple[tuple[str, bool], ...]:
-    """The prompt cut where supervision begins and ends; pictures stand as ``<image>``."""
+    """The prompt cut where supervision begins and ends; images stand as ``<image>``."""
     spans: list[tuple[str, bool]] = []
     for number, chunk in enumerate(prompt.chunks):
         if number:
@@ -89,19 +82,19 @@ def _drawn(row: Conversation, root: Path) -> tuple[Box | None, Window | None, Im
     if not row.image:
         return None, None, None
     views = row.views()
-    picture = open_image(root / views[0][0])
+    image = open_image(root / views[0][0])
     box = next((box for path, box in views if box and path == views[0][0]), None)
-    window = crop_window(box, picture.size) if box else None
+    window = crop_window(box, image.size) if box else None
     if box is None:
         said = (parse_box(turn.text) for turn in row.turns if turn.role == "gpt" and turn.text[:1] == "[")
         box = next((found.box for found in said if found.status is not BoxStatus.UNPARSABLE), None)
     who = {"human": "asked:", "gpt": "learned:"}
-    lines = [f"{who[turn.role]} {turn.text.replace(IMAGE, '[picture]')}" for turn in row.turns]
-    return box, window, draw_answer(picture, box, window, lines)
+    lines = [f"{who[turn.role]} {turn.text.replace(IMAGE, '[image]')}" for turn in row.turns]
+    return box, window, draw_answer(image, box, window, lines)
 
 
 def _find(where: Path, which: str) -> tuple[Conversation, Path]:
-    """The row and the folder its pictures are relative to."""
+    """The row and the folder its images are relative to."""
     if not where.exists():
         raise DataError(f"{where} does not exist; give a data root, a mixture or an annotation file.")
     name, colon, number = which.rpartition(":")
@@ -168,8 +161,8 @@ def _as_conversation(row: Row, number: int) -> Conversation:
         return to_conversation(row, number)
     if isinstance(row, DetectionRow):
         ask = refcoco_turns if isinstance(row, RefcocoRow) else detection_turns
-        turns = (*ask(row.expression), Turn("gpt", format_box(row.box.to_square(row.size))))
-        return Conversation(id=number, image=(row.picture,), turns=turns)
+        turns = (*ask(row.expression), Message("gpt", format_box(row.box.to_square(row.size))))
+        return Conversation(id=number, image=(row.image,), turns=turns)
     assert isinstance(row, Conversation)
     return row
 

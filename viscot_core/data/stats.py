@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from viscot_core.boxes import BoxStatus, parse_box
+from viscot_core.boxes.geometry import BoxStatus, parse_box
 from viscot_core.data.annotations import (
     Conversation,
     DetectionRow,
@@ -21,7 +21,7 @@ from viscot_core.data.annotations import (
     Rows,
     split_crop,
 )
-from viscot_core.data.convert import picture_path
+from viscot_core.data.convert import image_path
 from viscot_core.data.rows import raw_rows
 from viscot_core.errors import DataError
 
@@ -40,7 +40,7 @@ class FileStats:
     kind: type[Row]
     rows: int = 0
     data_sets: Counter[str] = field(default_factory=Counter)
-    pictures: set[str] = field(default_factory=set)
+    images: set[str] = field(default_factory=set)
     areas: array[float] = field(default_factory=lambda: array("f"))
     lengths: array[int] = field(default_factory=lambda: array("i"))
     bad: list[str] = field(default_factory=list)
@@ -103,21 +103,21 @@ def file_stats(
 def _count(stats: FileStats, row: Row) -> None:
     if isinstance(row, Conversation):
         names = [split_crop(path)[0] for path in row.image]
-        stats.pictures.update(names)
+        stats.images.update(names)
         stats.data_sets[row.dataset or _folder(names)] += 1
         stats.areas.extend(_areas(row))
     elif isinstance(row, MetadataRow):
-        stats.pictures.add(picture_path(row))
+        stats.images.add(image_path(row))
         stats.data_sets[row.dataset] += 1
         stats.areas.append(row.box.to_square(row.size).area)
     elif isinstance(row, DetectionRow):
-        stats.pictures.add(row.picture)
+        stats.images.add(row.image)
         stats.data_sets[row.dataset_name if isinstance(row, RefcocoRow) else stats.file.stem] += 1
         stats.areas.append(row.box.to_square(row.size).area)
 
 
 def _folder(names: Sequence[str]) -> str:
-    """The first folder of a row's picture stands for the data set it does not name."""
+    """The first folder of a row's image stands for the data set it does not name."""
     return names[0].partition("/")[0] if names else "text only"
 
 
@@ -129,10 +129,10 @@ def _areas(row: Conversation) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """How many of a benchmark file's ``of`` pictures a training file names: by path, or by path or name.
+    """How many of a benchmark file's ``of`` images a training file names: by path, or by path or name.
 
-    The name sees through the folders of different data sets, where it most likely means the same picture:
-    RefCOCO's ``COCO_train2014_000000581282.jpg`` is COCO 2017's ``000000581282.jpg``, and GQA's pictures are
+    The name sees through the folders of different data sets, where it most likely means the same image:
+    RefCOCO's ``COCO_train2014_000000581282.jpg`` is COCO 2017's ``000000581282.jpg``, and GQA's images are
     Visual Genome's.
     """
 
@@ -143,24 +143,24 @@ class Shared:
     of: int
 
 
-def shared_pictures(all_stats: Sequence[FileStats], prefixes: Sequence[str] = ()) -> list[Shared]:
-    """Every pair of a training and a benchmark file that share pictures.
+def shared_images(all_stats: Sequence[FileStats], prefixes: Sequence[str] = ()) -> list[Shared]:
+    """Every pair of a training and a benchmark file that share images.
 
-    ``prefixes`` in front of a picture's name do not count (``COCO_train2014_``).
+    ``prefixes`` in front of an image's name do not count (``COCO_train2014_``).
     """
     found = []
     for bench in (stats for stats in all_stats if stats.is_benchmark):
-        known = {path: _place_and_name(path, prefixes) for path in bench.pictures}
+        known = {path: _place_and_name(path, prefixes) for path in bench.images}
         names = {name for _, name in known.values()}
         for train in (stats for stats in all_stats if not stats.is_benchmark):
             places: dict[str, set[str]] = defaultdict(set)
-            for place, name in (_place_and_name(path, prefixes) for path in train.pictures):
+            for place, name in (_place_and_name(path, prefixes) for path in train.images):
                 if name in names:
                     places[name].add(place)
-            by_path = train.pictures & bench.pictures
+            by_path = train.images & bench.images
             by_name = {path for path, (place, name) in known.items() if places.get(name, set()) - {place}}
             if either := by_path | by_name:
-                counts = (len(by_path), len(either), len(bench.pictures))
+                counts = (len(by_path), len(either), len(bench.images))
                 found.append(Shared(train.file, bench.file, *counts))
     return found
 

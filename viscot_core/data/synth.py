@@ -1,7 +1,7 @@
 """``viscot data synth``: an offline data set that stands in for the real one, file for file.
 
 Writes the layout of a data root (see DESIGN, contracts): benchmark, benchmark_det, RefCOCO and metadata
-files, training conversations with ``###`` crops, and the pictures. Training and held-out scenes come from
+files, training conversations with ``###`` crops, and the images. Training and held-out scenes come from
 disjoint seeds. The same arguments give the same bytes.
 """
 
@@ -14,19 +14,19 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from viscot_core.boxes import Box, Frame, format_box
-from viscot_core.data.scenes import Scene, Thing, draw_scene, make_scene
-from viscot_core.files import built_whole
-from viscot_core.prompts import (
+from viscot_core.boxes.geometry import Box, Frame, format_box
+from viscot_core.conversation import (
     ANSWER_REQUEST,
     BOX_REQUEST,
     IMAGE,
-    Turn,
+    Message,
     cot_turns,
     detection_turns,
     direct_turns,
     refcoco_turns,
 )
+from viscot_core.data.scenes import Scene, Thing, draw_scene, make_scene
+from viscot_core.files import built_whole
 
 DATASET = "synth"
 QUESTIONS = (
@@ -53,7 +53,7 @@ def write_dataset(
     """Write ``train`` and ``val`` scenes and every annotation file into ``out``; returns the row counts.
 
     ``val`` is also the number of held-out questions: one each. ``progress(done, total)`` is called as
-    pictures are written. ``out`` is there when all of it is.
+    images are written. ``out`` is there when all of it is.
 
     Raises:
         UsageError: ``out`` holds something already.
@@ -74,7 +74,7 @@ def _write(
         folder = out / "cot" / DATASET / split
         folder.mkdir(parents=True, exist_ok=True)
         jobs += [(scene, out / image_path(split, i)) for i, scene in enumerate(members)]
-    _write_pictures(jobs, workers, progress)
+    _write_images(jobs, workers, progress)
 
     counts = {
         "train.json": _write_json(out / "train.json", list(_train_rows(scenes["train"]))),
@@ -104,7 +104,7 @@ def _write(
 
 
 def image_path(split: str, index: int) -> str:
-    """Path of a scene's picture under the data root."""
+    """Path of a scene's image under the data root."""
     return f"cot/{DATASET}/{split}/{index:06d}.jpg"
 
 
@@ -112,7 +112,7 @@ def _scenes(first_seed: int, count: int) -> list[Scene]:
     return [make_scene(first_seed + i) for i in range(count)]
 
 
-def _write_pictures(
+def _write_images(
     jobs: list[tuple[Scene, Path]], workers: int, progress: Callable[[int, int], None] | None
 ) -> None:
     def report(done: int) -> None:
@@ -121,15 +121,15 @@ def _write_pictures(
 
     if workers <= 1:
         for done, job in enumerate(jobs, 1):
-            _write_picture(job)
+            _write_image(job)
             report(done)
         return
     with ProcessPoolExecutor(workers) as pool:
-        for done, _ in enumerate(pool.map(_write_picture, jobs, chunksize=32), 1):
+        for done, _ in enumerate(pool.map(_write_image, jobs, chunksize=32), 1):
             report(done)
 
 
-def _write_picture(job: tuple[Scene, Path]) -> None:
+def _write_image(job: tuple[Scene, Path]) -> None:
     scene, path = job
     draw_scene(scene).save(path, "JPEG", quality=90)
 
@@ -194,7 +194,7 @@ def _items(scenes: list[Scene], split: str) -> Iterator[_Item]:
 
 
 def _row(
-    images: list[str], turns: tuple[Turn, ...], question_id: int, *, split: str = "train"
+    images: list[str], turns: tuple[Message, ...], question_id: int, *, split: str = "train"
 ) -> dict[str, Any]:
     return {
         "dataset": DATASET,
@@ -218,10 +218,10 @@ def _train_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
             ([image], _all_boxes(items, rng)),
             ([image, first.crop_path], cot_turns(first.question, first.box_text, first.thing.text)),
             ([image, second.crop_path], _benchmark_chain(second)),
-            ([third.crop_path], (*direct_turns(third.question), Turn("gpt", third.thing.text))),
+            ([third.crop_path], (*direct_turns(third.question), Message("gpt", third.thing.text))),
         ]
         if index % 4 == 0:
-            rows.append(([image], (*direct_turns(first.question), Turn("gpt", first.thing.text))))
+            rows.append(([image], (*direct_turns(first.question), Message("gpt", first.thing.text))))
         for images, turns in rows:
             yield _row(images, turns, number)
             number += 1
@@ -235,20 +235,20 @@ def _direct_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
         for thing in scene.things:
             image = image_path("train", index)
             question = rng.choice(QUESTIONS).format(color=thing.color, noun=thing.noun)
-            yield _row([image], (*direct_turns(question), Turn("gpt", thing.text)), number)
+            yield _row([image], (*direct_turns(question), Message("gpt", thing.text)), number)
             number += 1
 
 
-def _benchmark_chain(item: _Item) -> tuple[Turn, ...]:
+def _benchmark_chain(item: _Item) -> tuple[Message, ...]:
     """A chain whose second question is put in the benchmark's words instead of the bare ``<image>``."""
     turns = cot_turns(item.question, item.box_text, item.thing.text)
-    asked = Turn("human", f"{IMAGE}\n{ANSWER_REQUEST}{item.question}")
+    asked = Message("human", f"{IMAGE}\n{ANSWER_REQUEST}{item.question}")
     return (*turns[:2], asked, turns[3])
 
 
-def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Turn, ...]:
-    """One picture and a box turn for up to four of its objects, in training, benchmark and RefCOCO words."""
-    turns: list[Turn] = []
+def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Message, ...]:
+    """One image and a box turn for up to four of its objects, in training, benchmark and RefCOCO words."""
+    turns: list[Message] = []
     for item in items[:4]:
         wordings = (
             f"{IMAGE}\n{item.question} {BOX_REQUEST}",
@@ -256,17 +256,17 @@ def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Turn, ...]:
             refcoco_turns(item.thing.expression)[0].text,
         )
         asked = rng.choice(wordings)
-        turns.append(Turn("human", asked if not turns else asked.removeprefix(f"{IMAGE}\n")))
-        turns.append(Turn("gpt", item.box_text))
+        turns.append(Message("human", asked if not turns else asked.removeprefix(f"{IMAGE}\n")))
+        turns.append(Message("gpt", item.box_text))
     return tuple(turns)
 
 
 def _caption_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
-    """Stage 1: a picture and what stands in it, from left to right."""
+    """Stage 1: an image and what stands in it, from left to right."""
     for index, scene in enumerate(scenes):
         things = sorted(scene.things, key=lambda t: t.box[0])
         caption = ", ".join(f"a {t.color} {t.noun}" for t in things)
-        turns = (Turn("human", f"{IMAGE}\nWhat is in the picture?"), Turn("gpt", caption + "."))
+        turns = (Message("human", f"{IMAGE}\nWhat is in the image?"), Message("gpt", caption + "."))
         yield _row([image_path("train", index)], turns, index)
 
 

@@ -1,6 +1,6 @@
-"""Annotated image paths -> the views a model is shown, whole pictures and crops alike.
+"""Annotated image paths -> the views a model is shown, whole images and crops alike.
 
-One decode serves a picture and all its crops. For small models that read the same pixels many times, a
+One decode serves an image and all its crops. For small models that read the same pixels many times, a
 ``PixelCache`` keeps the resized views on disk, memory-mapped and shared by all loader workers.
 """
 
@@ -18,16 +18,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from viscot_core.boxes import crop_window
+from viscot_core.boxes.geometry import crop_window
 from viscot_core.data.annotations import split_crop
-from viscot_core.images import View, crop, open_image, square_pixels
+from viscot_core.families.llava.pixels import square_pixels
+from viscot_core.images.reading import open_image
+from viscot_core.images.view import View, crop
 
 
 def load_views(root: Path, names: Sequence[str]) -> list[View]:
     """The views named by ``image`` entries (``path`` or ``path###[x0, y0, x1, y1]``) under ``root``.
 
-    Neighbours that name one picture share its decode. Stored pixels are kept: EXIF is not applied, as the
-    boxes were drawn without it. Raises ImageError for a picture that cannot be read.
+    Neighbours that name one image share its decode. Stored pixels are kept: EXIF is not applied, as the
+    boxes were drawn without it. Raises ImageError for an image that cannot be read.
     """
     views: list[View] = []
     for path, group in groupby(names, key=lambda name: split_crop(name)[0]):

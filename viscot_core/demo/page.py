@@ -1,6 +1,6 @@
-"""The web page: a stage for the picture, a line for the question, cards for the answers.
+"""The web page: a stage for the image, a line for the question, cards for the answers.
 
-Gradio carries the events; what one sees is three small files beside this one. A visitor's picture stays in
+Gradio carries the events; what one sees is three small files beside this one. A visitor's image stays in
 the server's memory for an hour; nothing is written to disk.
 """
 
@@ -17,13 +17,13 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from viscot_core.boxes import Box
+from viscot_core.boxes.geometry import Box
 from viscot_core.demo.limit import SizeLimit
 from viscot_core.demo.talk import Card, Talk, Way, box_of
 from viscot_core.errors import ViscotError
-from viscot_core.images import open_image
+from viscot_core.images.reading import open_image
 from viscot_core.serve.errors import ApiError
-from viscot_core.serve.pictures import decode, picture_of
+from viscot_core.serve.images import decode, image_of
 from viscot_core.tour import examples
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: nothing is sent anywhere
@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
 MAX_BODY = 2 * MAX_BYTES
-"""Largest event: a picture in base64 and what Gradio writes around it."""
+"""Largest event: an image in base64 and what Gradio writes around it."""
 Turns = tuple[dict[str, Any], ...]
 KEPT_SECONDS = 3600
 TURNS = 30
@@ -69,11 +69,11 @@ class Page:
         return out
 
     def upload(self, event: gr.EventData) -> tuple[Visit, dict[str, Any], list[Any]]:
-        """A picture came as a data URL; the talk about the last one ends."""
+        """An image came as a data URL; the talk about the last one ends."""
         try:
-            data = picture_of(str(event.picture))
+            data = image_of(str(event.image))
             if len(data) > MAX_BYTES:
-                raise ApiError(413, f"The picture is larger than {MAX_BYTES // 10**6} MB.", "too_large")
+                raise ApiError(413, f"The image is larger than {MAX_BYTES // 10**6} MB.", "too_large")
             image = decode(data, max_pixels=MAX_PIXELS, exif=True)
         except ApiError as error:
             return Visit(), {"failed": True, "message": error.message}, []
@@ -84,7 +84,7 @@ class Page:
         )
 
     def example(self, event: gr.EventData) -> tuple[Visit, dict[str, Any], list[Any], str]:
-        """An example was chosen: its picture and its question."""
+        """An example was chosen: its image and its question."""
         index = event.example
         if not isinstance(index, int) or not 0 <= index < len(self._examples):
             return Visit(), {"failed": True, "message": "There is no such example."}, [], ""
@@ -101,7 +101,7 @@ class Page:
     def ask(self, visit: Visit, question: str, choice: str) -> Iterator[tuple[Any, ...]]:
         """Values of visit, stage, talk and the Ask button while a question is answered."""
         if visit.image is None:
-            yield visit, {"message": "First choose a picture, or an example."}, gr.skip(), gr.skip()
+            yield visit, {"message": "First choose an image, or an example."}, gr.skip(), gr.skip()
             return
         box, ways = visit.box, CHOICES.get(choice, ("cot",))
         if box is not None:
@@ -119,7 +119,7 @@ class Page:
         yield gr.skip(), gr.skip(), gr.skip(), ASK
 
 
-HEAD = """<div class="vs-head"><h1>viscot</h1><p>Ask about a picture. The model names the region that matters,
+HEAD = """<div class="vs-head"><h1>viscot</h1><p>Ask about an image. The model names the region that matters,
 looks at it closely, then answers. <b>{model}</b></p></div>"""
 ASK: Any = gr.Button("Ask", interactive=True, variant="primary")
 

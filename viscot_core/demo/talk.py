@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from viscot_core.boxes import Box, Frame
+from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.chain import Look, Prepared, Question, VisualCoT
 from viscot_core.demo.line import Line
 from viscot_core.errors import ViscotError
@@ -23,7 +23,7 @@ TITLES: dict[Way, str] = {"cot": "Looks closer", "direct": "Answers at once", "b
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Where the model looks: box and crop window in the picture's pixels, and how the box was read."""
+    """Where the model looks: box and crop window in the image's pixels, and how the box was read."""
 
     box: tuple[float, float, float, float]
     crop: tuple[int, int, int, int]
@@ -109,7 +109,7 @@ def _answer(
     try:
         with session:
             if card.way == "direct":
-                news.put(card := replace(card, state="reading", note="answers from the whole picture"))
+                news.put(card := replace(card, state="reading", note="answers from the whole image"))
                 (answer,) = chain.direct([prepared], on_text=hear)
             else:
                 news.put(card := replace(card, state="looking", note="looks for the region"))
@@ -140,7 +140,7 @@ def _region(look: Look) -> Region:
 
 
 def box_of(shares: Sequence[float], size: tuple[int, int]) -> Box | None:
-    """A box drawn on the page (shares of the picture's width and height) in the padded square.
+    """A box drawn on the page (shares of the image's width and height) in the padded square.
 
     None where it is too small to be meant, or no box at all.
     """

@@ -1,6 +1,6 @@
 """Who generates text: the contract between the chain, the benchmark and whatever runs the model.
 
-An engine takes rendered prompts with their pictures and gives text back; it knows nothing of boxes, questions
+An engine takes rendered prompts with their images and gives text back; it knows nothing of boxes, questions
 or strategies. One local implementation (``local.py``), one over HTTP (``api.py``), and fakes in the tests.
 """
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from viscot_core.images import View
-    from viscot_core.prompts import Rendered, Template
+    from viscot_core.families.llava.template import Rendered, Template
+    from viscot_core.images.view import View
 
 
 @dataclass(frozen=True)
 class Request:
     """One prompt to continue.
 
-    ``views`` are the pictures of the prompt's ``<image>`` marks, in reading order; their number must agree.
+    ``views`` are the images of the prompt's ``<image>`` marks, in reading order; their number must agree.
     ``stop`` are texts that end the answer and are no part of it.
 
     ``on_text`` is told the text so far whenever a token made it longer: always the beginning of what will be

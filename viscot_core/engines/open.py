@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from viscot_core.boxes.formats import Codec
 from viscot_core.engines.base import Engine
-from viscot_core.engines.codecs import Codec
 from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from viscot_core.engines.api import ApiOptions
-    from viscot_core.engines.local import Sampling
+    from viscot_core.engines.openai import ApiOptions
+    from viscot_core.engines.transformers.engine import Sampling
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def codec_for(options: EngineOptions) -> Codec:
     Raises:
         UsageError: an unknown format, or a server whose model's name tells no family.
     """
-    from viscot_core.engines.families import codec, codec_of_model
+    from viscot_core.boxes.registry import codec, codec_of_model
     from viscot_core.models.manifest import Manifest
     from viscot_core.models.zoo import resolve
 
@@ -69,13 +69,13 @@ def open_engine(options: EngineOptions, sampling: Sampling | None = None) -> Eng
         CheckpointError, EngineError, UsageError: as ``load_model`` and ``ApiEngine`` say.
     """
     if options.is_server:
-        from viscot_core.engines.api import ApiEngine
+        from viscot_core.engines.openai import ApiEngine
 
         if sampling is not None and sampling.temperature > 0:
             raise UsageError("A server decides how tokens are chosen; leave out --temperature.")
         url, name = options.address()
         return ApiEngine(url, name, options=options.api, resize=codec_for(options).resize)
-    from viscot_core.engines.local import LocalEngine
+    from viscot_core.engines.transformers.engine import LocalEngine
     from viscot_core.models.load import load_model
 
     loaded = load_model(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError
-from viscot_core.models.layouts import Layout, module_name
-from viscot_core.models.weights import Stored, open_file
+from viscot_core.families.llava.layouts import Layout, module_name
+from viscot_core.tensors import Stored, open_file
 
 if TYPE_CHECKING:
     import torch

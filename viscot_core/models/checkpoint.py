@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError
-from viscot_core.models import adapters, layouts, parts, zoo
-from viscot_core.models.layouts import Layout, Shape
+from viscot_core.families.llava import gather as parts
+from viscot_core.families.llava import layouts
+from viscot_core.families.llava.layouts import Layout, Shape
+from viscot_core.families.llava.tokenizer import declared_turn_tokens, token_count
+from viscot_core.models import adapters, zoo
 from viscot_core.models.manifest import MANIFEST_NAME, Manifest, TurnTokens
-from viscot_core.models.tokenizer import declared_turn_tokens, token_count
-from viscot_core.models.weights import Stored, open_weights
+from viscot_core.tensors import Stored, open_weights
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +172,7 @@ def _understand(path: Path, raw: dict[str, Any], stored: Mapping[str, Stored], t
     side = found.config.vision_config.image_size
     if found.manifest.image_side != side:
         raise CheckpointError(
-            f"{path / MANIFEST_NAME} says that pictures are {found.manifest.image_side} px and the vision "
+            f"{path / MANIFEST_NAME} says that images are {found.manifest.image_side} px and the vision "
             f"tower takes {side}; correct it, or delete it to let viscot derive one."
         )
     return found

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError, UsageError
+from viscot_core.families.llava import layouts
+from viscot_core.families.llava.handover import chat_template, image_processor, portable_tokenizer
+from viscot_core.families.llava.layouts import Layout
+from viscot_core.families.llava.tokenizer import SENTENCEPIECE
 from viscot_core.files import built_whole
-from viscot_core.models import layouts
 from viscot_core.models.checkpoint import EMBEDDINGS, HEAD, Checkpoint, Source
-from viscot_core.models.handover import chat_template, image_processor, portable_tokenizer
-from viscot_core.models.layouts import Layout
 from viscot_core.models.load import DTYPES
-from viscot_core.models.tokenizer import SENTENCEPIECE
 from viscot_core.models.writing import SHARD_BYTES, WRITTEN, Planned, write_file, write_sharded
 
 if TYPE_CHECKING:
@@ -124,11 +124,11 @@ def _write_hf_files(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
         _generation(checkpoint) | {"do_sample": False, "max_new_tokens": 128, "suppress_tokens": never},
     )
     tokenizer = portable_tokenizer(checkpoint)
-    pictures = image_processor(checkpoint.manifest.image_side)
-    pictures.save_pretrained(out)  # preprocessor_config.json: transformers 4 and the servers look for it
+    images = image_processor(checkpoint.manifest.image_side)
+    images.save_pretrained(out)  # preprocessor_config.json: transformers 4 and the servers look for it
     full = checkpoint.config.vision_feature_select_strategy == "full"
     LlavaProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=int(checkpoint.config.vision_config.patch_size),
         vision_feature_select_strategy="full" if full else "default",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscot_core.models import layouts
+from viscot_core.families.llava import layouts
 from viscot_core.models.checkpoint import Checkpoint
 
 PARTS = {

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError, EngineError, UsageError
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.layouts import image_tokens
+from viscot_core.families.llava.tokenizer import load_tokenizer
 from viscot_core.hardware import free_memory
 from viscot_core.models.checkpoint import Checkpoint, Source, open_checkpoint
-from viscot_core.models.layouts import image_tokens
 from viscot_core.models.manifest import Manifest
-from viscot_core.models.tokenizer import load_tokenizer
-from viscot_core.models.tokens import ChatTokenizer
-from viscot_core.models.weights import hash_files
 from viscot_core.models.zoo import resolve
+from viscot_core.tensors import hash_files
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from viscot_core.errors import CheckpointError
+from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.files import written_whole
-from viscot_core.prompts import TEMPLATES
 
 MANIFEST_NAME = "viscot.json"
 

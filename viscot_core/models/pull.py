@@ -10,12 +10,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from viscot_core.errors import CheckpointError, nearest
+from viscot_core.families.llava.gather import absent_tower, has_weights, projector_file, read_json
+from viscot_core.families.llava.layouts import is_text_only
 from viscot_core.files import sha256_of, written_whole
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.layouts import is_text_only
-from viscot_core.models.parts import absent_tower, has_weights, projector_file, read_json
-from viscot_core.models.weights import open_file, open_weights
 from viscot_core.models.zoo import BUNDLED, ZOO, find, hub_cache, resolve
+from viscot_core.tensors import open_file, open_weights
 
 _OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "tf_*", "flax_*", "*.onnx", "*.gguf", "*.ot", "*.tflite")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")

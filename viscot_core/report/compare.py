@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from viscot_core.bench.general import TABLE8, TABLE8_NOTES
 from viscot_core.errors import UsageError, nearest
+from viscot_core.lmms_eval.general import TABLE8, TABLE8_NOTES
 from viscot_core.report.analysis import paired
 from viscot_core.report.bootstrap import Interval, PairedTest
 from viscot_core.report.figures import Options, Stats

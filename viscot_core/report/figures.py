@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 IOU_THRESHOLDS = (0.3, 0.5, 0.7)
 AREA_BINS = ((0.0, 0.01), (0.01, 0.05), (0.05, 0.2), (0.2, float("inf")))
-"""Share of the picture that the annotated box covers; the benchmark's median is 3.6 %."""
+"""Share of the image that the annotated box covers; the benchmark's median is 3.6 %."""
 
 
 class Average(StrEnum):

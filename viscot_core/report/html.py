@@ -22,24 +22,24 @@ from urllib.parse import quote
 import jinja2
 from PIL import Image
 
-from viscot_core.bench.pictures import REFCOCO_FOLDERS, find_picture
-from viscot_core.boxes import Box
+from viscot_core.boxes.geometry import Box
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import written_whole
-from viscot_core.images import open_image
+from viscot_core.images.reading import open_image
 from viscot_core.report.figures import AREA_BINS, Answers, By, Stats, area_label
 from viscot_core.report.names import title
 from viscot_core.report.plots import Mark, dots, histogram
 from viscot_core.report.runs import Item, Run
 from viscot_core.report.sheet import Sheet
+from viscot_core.tasks.image_files import REFCOCO_FOLDERS, find_image
 
 EMBED_AT_MOST = 300
-"""Different pictures up to which ``Pictures.AUTO`` embeds them (about 30 KB each)."""
+"""Different images up to which ``Images.AUTO`` embeds them (about 30 KB each)."""
 EMBEDDED_SIDE = 512
 
 
-class Pictures(StrEnum):
-    """Where the pictures of the cards are."""
+class Images(StrEnum):
+    """Where the images of the cards are."""
 
     AUTO = "auto"
     EMBED = "embed"
@@ -47,17 +47,15 @@ class Pictures(StrEnum):
     NONE = "none"
 
 
-def write_report(
-    path: Path, sheet: Sheet, *, data: Path | None = None, pictures: Pictures = Pictures.AUTO
-) -> None:
+def write_report(path: Path, sheet: Sheet, *, data: Path | None = None, images: Images = Images.AUTO) -> None:
     """Write the report to ``path``, whole or not at all; its folder is made where it is missing.
 
-    ``data`` is the data root when the runs' own is not there any more. A picture that cannot be read is
+    ``data`` is the data root when the runs' own is not there any more. An image that cannot be read is
     named on its card; the report is written all the same. Raises DataError when ``path`` cannot be
     written.
     """
     runs = [part.stats.run for part in sheet.parts]
-    shelf = _Shelf(path.parent, data, pictures, runs)
+    shelf = _Shelf(path.parent, data, images, runs)
     items = [_item_json(item, run, shelf) for run in runs for item in run.items]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(
@@ -71,7 +69,7 @@ def write_report(
         tables=sheet.tables(),
         plots=[plot for part in sheet.parts for plot in _plots(part.stats, len(sheet.parts) > 1)],
         runs=[_run_facts(run) for run in runs],
-        data=_safe_json({"items": items, "pictures": shelf.pictures}),
+        data=_safe_json({"items": items, "pictures": shelf.images}),
     )
     try:
         with written_whole(path) as file:
@@ -102,7 +100,7 @@ def _run_facts(run: Run) -> dict[str, str]:
 
 
 def _item_json(item: Item, run: Run, shelf: _Shelf) -> dict[str, Any]:
-    """One card's facts; empty ones are left out to keep the page small. Boxes are pixels of the picture."""
+    """One card's facts; empty ones are left out to keep the page small. Boxes are pixels of the image."""
     p, outcome = item.prediction, item.outcome
     size = (p.width, p.height)
     facts = {
@@ -136,25 +134,25 @@ def _pixels(coords: tuple[float, float, float, float] | None, size: tuple[int, i
 
 
 class _Shelf:
-    """Where each picture is: embedded once in ``pictures``, linked relative to the report, or nowhere."""
+    """Where each image is: embedded once in ``images``, linked relative to the report, or nowhere."""
 
-    def __init__(self, folder: Path, data: Path | None, mode: Pictures, runs: Iterable[Run]) -> None:
+    def __init__(self, folder: Path, data: Path | None, mode: Images, runs: Iterable[Run]) -> None:
         self.folder, self.data = folder.resolve(), data
-        self.pictures: list[str] = []
+        self.images: list[str] = []
         self._placed: dict[Path, int | str | None] = {}
-        if mode is Pictures.AUTO:
+        if mode is Images.AUTO:
             different = {(run.info.data, item.prediction.image) for run in runs for item in run.items}
-            mode = Pictures.EMBED if len(different) <= EMBED_AT_MOST else Pictures.LINK
+            mode = Images.EMBED if len(different) <= EMBED_AT_MOST else Images.LINK
         self.mode = mode
 
     def place(self, run: Run, image: str) -> int | str | None:
-        """A number in ``pictures``, an address, or None where there is no picture to show."""
+        """A number in ``images``, an address, or None where there is no image to show."""
         root = self.data or (Path(run.info.data) if run.info.data else None)
-        if self.mode is Pictures.NONE or root is None or not image:
+        if self.mode is Images.NONE or root is None or not image:
             return None
-        path = find_picture(root, image, REFCOCO_FOLDERS if run.info.kind == "refcoco" else ("",))
+        path = find_image(root, image, REFCOCO_FOLDERS if run.info.kind == "refcoco" else ("",))
         if path not in self._placed:
-            self._placed[path] = self._embed(path) if self.mode is Pictures.EMBED else self._link(path)
+            self._placed[path] = self._embed(path) if self.mode is Images.EMBED else self._link(path)
         return self._placed[path]
 
     def _link(self, path: Path) -> str:
@@ -168,8 +166,8 @@ class _Shelf:
         image.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=80)
-        self.pictures.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
-        return len(self.pictures) - 1
+        self.images.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+        return len(self.images) - 1
 
 
 # -- plots
@@ -200,7 +198,7 @@ def _mark(cell: Answers | None) -> Mark:
 
 
 def _by_area(stats: Stats, prefix: str) -> str:
-    """Mean score by how much of the picture the annotated box covers."""
+    """Mean score by how much of the image the annotated box covers."""
     rows = []
     for low, high in AREA_BINS:
         marks = []
@@ -215,4 +213,4 @@ def _by_area(stats: Stats, prefix: str) -> str:
             ]
             marks.append(Mark(sum(scores) / len(scores) if scores else None))
         rows.append((area_label(low, high), marks))
-    return dots(f"{prefix}Answers by share of the picture the true box covers", rows, list(stats.answers))
+    return dots(f"{prefix}Answers by share of the image the true box covers", rows, list(stats.answers))

@@ -9,9 +9,9 @@ from viscot_core.score.run import pair_of
 from viscot_core.score.verdicts import State
 
 REASONS = {
-    "no picture": "left out by --skip-missing",
+    "no image": "left out by --skip-missing",
     "not run": "the benchmark has not come to it",
-    "failed": "the engine could not answer: an unreadable picture, a prompt too long",
+    "failed": "the engine could not answer: an unreadable image, a prompt too long",
     "nothing to judge": "the item has no answer, or no reference to judge it by",
     "not judged": "the judge has not been asked",
     "pending": "the judge was asked and no reply came",
@@ -34,10 +34,10 @@ def left_out(run: Run) -> dict[str, dict[str, int]]:
 def _of_strategy(run: Run, strategy: str) -> dict[str, int]:
     items = [item for item in run.items if item.strategy == strategy]
     absent = sum(n for (name, _), n in run.planned.items() if name == strategy) - len(items)
-    pictures = sum(run.info.missing.get(name, 0) for name in run.info.planned.get(strategy, {}))
+    images = sum(run.info.missing.get(name, 0) for name in run.info.planned.get(strategy, {}))
     found = Counter(reason for item in items if (reason := _reason(item, run)) is not None)
-    found["no picture"] = min(pictures, absent)
-    found["not run"] = absent - found["no picture"]
+    found["no image"] = min(images, absent)
+    found["not run"] = absent - found["no image"]
     return {reason: found[reason] for reason in REASONS if found[reason]}
 
 

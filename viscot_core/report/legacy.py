@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from viscot_core.boxes import Box, iou
+from viscot_core.boxes.geometry import Box, iou
 from viscot_core.report.reference import REFCOCO, STRATEGIES
 from viscot_core.report.runs import Item, Run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from viscot_core.bench.suites import REFCOCO
+from viscot_core.tasks.suites import REFCOCO
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ DATASETS = (
 )
 DOMAINS = ("Text", "Chart", "General", "Relation", "Fine-grained")
 OTHER_DOMAIN = "Other"
-"""Data sets outside the paper's twelve: the synthetic pictures, EMOTIC, a user's own."""
+"""Data sets outside the paper's twelve: the synthetic images, EMOTIC, a user's own."""
 
 _BY_NAME = {
     name: dataset for dataset in DATASETS for name in (dataset.key, dataset.title.lower(), *dataset.aliases)

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from viscot_core.bench.records import RUN_FILE, Prediction, RunInfo
-from viscot_core.bench.suites import REFCOCO as SPLITS
-from viscot_core.boxes import Box, BoxStatus, Frame, iou, parse_box
+from viscot_core.boxes.geometry import Box, BoxStatus, Frame, iou, parse_box
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.names import canonical
 from viscot_core.report.runs import Item, Run
+from viscot_core.runs.records import RUN_FILE, Prediction, RunInfo
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, State
+from viscot_core.tasks.suites import REFCOCO as SPLITS
 
 STRATEGIES = {
     "cot": "cot",

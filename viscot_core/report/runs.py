@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscot_core.bench.records import Prediction, RunInfo, read_predictions, read_run
 from viscot_core.errors import UsageError
 from viscot_core.report.names import canonical
+from viscot_core.runs.records import Prediction, RunInfo, read_predictions, read_run
 from viscot_core.score.run import check_belongs
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Scores, State, read_scores, score_files
 
@@ -53,7 +53,7 @@ class Item:
 
     @property
     def box_share(self) -> float | None:
-        """Area of the annotated box as a share of the picture (the paper's R), 0..1."""
+        """Area of the annotated box as a share of the image (the paper's R), 0..1."""
         p = self.prediction
         if p.box_gt is None:
             return None

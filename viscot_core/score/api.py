@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from viscot_core.engines.budget import Price
-from viscot_core.engines.messages import reasons, reply_fields
-from viscot_core.engines.replies import ReplyCache, request_key
 from viscot_core.errors import UsageError
 from viscot_core.files import cache_folder
-from viscot_core.keys import openai_key
+from viscot_core.openai_api.budget import Price
+from viscot_core.openai_api.keys import openai_key
+from viscot_core.openai_api.messages import reasons, reply_fields
+from viscot_core.openai_api.replies import ReplyCache, request_key
 from viscot_core.score.chat import Reply
 from viscot_core.score.costs import TYPICAL_REPLY, Estimate, estimated_tokens, load_price
 from viscot_core.score.judges import Done, JudgeOptions

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import orjson
 
-from viscot_core.keys import told
-from viscot_core.waiting import PASSING, retry_after
+from viscot_core.openai_api.keys import told
+from viscot_core.openai_api.waiting import PASSING, retry_after
 
 
 class Kind(Enum):

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from viscot_core.engines.budget import Price
 from viscot_core.errors import UsageError
+from viscot_core.openai_api.budget import Price
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates; English runs at about 4."""

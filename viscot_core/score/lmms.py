@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from viscot_core.bench.general import SCORER, read_logs
-from viscot_core.bench.records import read_predictions, read_run
-from viscot_core.boxes import Box, BoxStatus, crop_window, iou
-from viscot_core.engines.families import codec
+from viscot_core.boxes.geometry import Box, BoxStatus, crop_window, iou
+from viscot_core.boxes.registry import codec
+from viscot_core.lmms_eval.general import SCORER, read_logs
+from viscot_core.runs.records import read_predictions, read_run
 from viscot_core.score.offline import exact
 from viscot_core.score.run import pair_of
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict, scores_path

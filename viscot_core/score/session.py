@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import orjson
 
-from viscot_core import waiting
-from viscot_core.engines.messages import longest_reply
-from viscot_core.engines.replies import request_key
 from viscot_core.errors import EngineError
+from viscot_core.openai_api import waiting
+from viscot_core.openai_api.messages import longest_reply
+from viscot_core.openai_api.replies import request_key
 from viscot_core.score.chat import Fault, Kind, Reply, call
 from viscot_core.score.costs import Budget, most_tokens
 from viscot_core.score.judges import Done

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from viscot_core.bench.records import Key
 from viscot_core.errors import DataError, UsageError
 from viscot_core.lines import hold, set_broken_line_aside
+from viscot_core.runs.records import Key
 
 
 class State(StrEnum):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from viscot_core.bench.records import RunInfo, read_predictions, read_run
+from viscot_core.runs.records import RunInfo, read_predictions, read_run
 from viscot_core.score.offline import MEASURES, OfflineJudge, normalise, says_no
 from viscot_core.score.run import pair_of, score_run
 

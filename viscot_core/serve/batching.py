@@ -18,7 +18,7 @@ from typing import Any
 
 from viscot_core.engines.base import Engine, Generation, Request
 from viscot_core.errors import EngineError
-from viscot_core.prompts import Template
+from viscot_core.families.llava.template import Template
 
 log = logging.getLogger(__name__)
 

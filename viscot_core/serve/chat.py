@@ -21,7 +21,7 @@ from viscot_core.serve.batching import Session
 from viscot_core.serve.errors import ApiError
 from viscot_core.serve.events import Stream
 from viscot_core.serve.guard import check_key, read_body
-from viscot_core.serve.pictures import is_data, picture_of
+from viscot_core.serve.images import image_of, is_data
 from viscot_core.serve.remote import no_urls
 from viscot_core.serve.replies import Reply, Said
 from viscot_core.serve.requests import STRATEGY_HEADER, Asked, read
@@ -79,11 +79,11 @@ class Chat:
         strategy = request.headers.get(STRATEGY_HEADER)
         return await self.server.start(read, body, strategy, self.server.names, limits)
 
-    async def _pictures(self, urls: Sequence[str]) -> list[bytes]:
+    async def _images(self, urls: Sequence[str]) -> list[bytes]:
         out = []
         for url in urls:
             if is_data(url):
-                out.append(await self.server.start(picture_of, url))
+                out.append(await self.server.start(image_of, url))
             elif self.server.fetcher is None:
                 raise no_urls()
             else:
@@ -108,9 +108,9 @@ class Chat:
         left = asyncio.ensure_future(_client_left(receive))
         done: asyncio.Future[Said] | None = None
         try:
-            pictures = await self._pictures(asked.urls)
+            images = await self._images(asked.urls)
             policy = server.options.crop_policy
-            done = server.start(work, asked, pictures, session, policy, limits.pixels, looked, hear)
+            done = server.start(work, asked, images, session, policy, limits.pixels, looked, hear)
             remaining = limits.seconds - (time.perf_counter() - started)
             both: list[asyncio.Future[Any]] = [done, left]
             await asyncio.wait(both, timeout=max(remaining, 0), return_when=asyncio.FIRST_COMPLETED)

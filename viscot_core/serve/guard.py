@@ -126,7 +126,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 def _too_large(limits: Limits) -> ApiError:
     return ApiError(
         413,
-        f"A request may have {limits.body_bytes:,} bytes; send a smaller picture.",
+        f"A request may have {limits.body_bytes:,} bytes; send a smaller image.",
         "too_large",
         headers={"Connection": "close"},
     )

@@ -1,4 +1,4 @@
-"""Pictures from other hosts, for a server that was told which hosts: a closed list, public addresses only.
+"""Images from other hosts, for a server that was told which hosts: a closed list, public addresses only.
 
 A server that fetches what strangers name is a way into its own network. So: the host must be listed; its name
 is resolved here, every address must be public, and the connection goes to the very address that was checked
@@ -45,14 +45,14 @@ def is_public(address: str) -> bool:
 def no_urls() -> ApiError:
     """For a server that fetches nothing."""
     return bad_request(
-        "This server takes pictures as data URLs only (data:image/png;base64,...).",
+        "This server takes images as data URLs only (data:image/png;base64,...).",
         "image_url",
         "url_not_allowed",
     )
 
 
 class Fetcher:
-    """Gets pictures from ``hosts``: ``example.org``, ``example.org:8443``, ``.example.org``."""
+    """Gets images from ``hosts``: ``example.org``, ``example.org:8443``, ``.example.org``."""
 
     def __init__(
         self,
@@ -82,11 +82,11 @@ class Fetcher:
                 return await self._get(parts, host, port, address)
         except TimeoutError as error:
             raise ApiError(
-                504, f"{host} did not send the picture in {self._seconds:g} s.", "url_timeout"
+                504, f"{host} did not send the image in {self._seconds:g} s.", "url_timeout"
             ) from error
         except (httpx.HTTPError, OSError) as error:
             raise bad_request(
-                f"The picture could not be fetched from {host}.", "image_url", "url_failed"
+                f"The image could not be fetched from {host}.", "image_url", "url_failed"
             ) from error
 
     def _allowed(self, url: str) -> tuple[str, int, SplitResult]:
@@ -94,14 +94,14 @@ class Fetcher:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").rstrip("."), parts.port
         except ValueError as error:
-            raise bad_request("The picture's URL cannot be read.", "image_url", "bad_url") from error
+            raise bad_request("The image's URL cannot be read.", "image_url", "bad_url") from error
         if parts.scheme not in PORTS or not host or parts.username is not None or "\\" in url:
-            raise bad_request("A picture's URL is http(s)://HOST/PATH or data:.", "image_url", "bad_url")
+            raise bad_request("An image's URL is http(s)://HOST/PATH or data:.", "image_url", "bad_url")
         named = f"{host}:{port}" if port not in (None, PORTS[parts.scheme]) else host
         under = [h for h in self.hosts if h.startswith(".") and (host == h[1:] or host.endswith(h))]
         if named not in self.hosts and not (under and named == host):
             raise bad_request(
-                f"This server fetches no pictures from {named[:80]}.", "image_url", "url_not_allowed"
+                f"This server fetches no images from {named[:80]}.", "image_url", "url_not_allowed"
             )
         return host, port or PORTS[parts.scheme], parts
 
@@ -123,7 +123,7 @@ class Fetcher:
         ):
             if reply.is_redirect:
                 raise bad_request(
-                    f"{host} redirects; give the picture's final address.", "image_url", "url_redirects"
+                    f"{host} redirects; give the image's final address.", "image_url", "url_redirects"
                 )
             if reply.status_code != 200:
                 raise bad_request(f"{host} answered {reply.status_code}.", "image_url", "url_failed")
@@ -132,6 +132,6 @@ class Fetcher:
                 body += block
                 if len(body) > self._max_bytes:
                     raise ApiError(
-                        413, f"The picture of {host} is larger than {self._max_bytes:,} bytes.", "too_large"
+                        413, f"The image of {host} is larger than {self._max_bytes:,} bytes.", "too_large"
                     )
             return bytes(body)

@@ -1,6 +1,6 @@
 """OpenAI's chat completions as far as viscot speaks them: what comes in, checked (``replies.py`` goes out).
 
-A request is a *question* (the chain runs inside: ``cot``, or ``direct``) about the newest picture of the
+A request is a *question* (the chain runs inside: ``cot``, or ``direct``) about the newest image of the
 conversation, or ``raw``: the messages are continued as they stand, for clients that run the chain themselves.
 """
 
@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
-from viscot_core.boxes import Box, Frame
+from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.chain import check_question
+from viscot_core.conversation import IMAGE, Message
 from viscot_core.errors import UsageError
-from viscot_core.prompts import IMAGE, Turn
 from viscot_core.serve.errors import ApiError, bad_request
 from viscot_core.serve.settings import Limits
 
@@ -33,14 +33,14 @@ class _Url(BaseModel):
 
 
 class Part(BaseModel):
-    """A piece of a message: text or a picture."""
+    """A piece of a message: text or an image."""
 
     type: Literal["text", "image_url"]
     text: str = ""
     image_url: _Url | None = None
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     """One message."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -73,7 +73,7 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     model: str | None = None
-    messages: list[Message] = Field(min_length=1, max_length=256)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=256)
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: StrictInt | None = Field(default=None, ge=1)
@@ -85,11 +85,11 @@ class ChatRequest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A checked request. ``urls`` are its pictures: the one the question is about, or all in order (raw)."""
+    """A checked request. ``urls`` are its images: the one the question is about, or all in order (raw)."""
 
     way: Way
     question: str
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     urls: tuple[str, ...]
     box: Box | None
     stream: bool
@@ -122,8 +122,8 @@ def read(body: bytes, strategy_header: str | None, names: tuple[str, ...], limit
     if wishes.box is not None and way != "cot":
         raise bad_request("A box is looked at with the strategy cot only.", "viscot.box")
     question, turns, urls = _raw(request) if way == "raw" else _question(request)
-    if len(urls) > limits.pictures:
-        raise bad_request(f"There are more than {limits.pictures} pictures in the request.", "messages")
+    if len(urls) > limits.images:
+        raise bad_request(f"There are more than {limits.images} images in the request.", "messages")
     return Asked(
         way=way,
         question=question,
@@ -185,8 +185,8 @@ def _box(coords: tuple[float, float, float, float] | None) -> Box | None:
     return Box(x0, y0, x1, y1, Frame.SQUARE)
 
 
-def _question(request: ChatRequest) -> tuple[str, tuple[Turn, ...], tuple[str, ...]]:
-    """The last user message's words and the newest picture at or before it."""
+def _question(request: ChatRequest) -> tuple[str, tuple[Message, ...], tuple[str, ...]]:
+    """The last user message's words and the newest image at or before it."""
     last = request.messages[-1]
     if last.role != "user":
         raise bad_request("The last message must be the user's question.", "messages")
@@ -197,15 +197,15 @@ def _question(request: ChatRequest) -> tuple[str, tuple[Turn, ...], tuple[str, .
         raise bad_request(str(error), "messages") from error
     here = _urls(last)
     if len(here) > 1:
-        raise bad_request("A question is about one picture; send one image_url.", "messages")
+        raise bad_request("A question is about one image; send one image_url.", "messages")
     urls = [url for message in request.messages if message.role == "user" for url in _urls(message)]
     if not urls:
-        raise bad_request("A picture is missing: send an image_url part with the question.", "messages")
+        raise bad_request("An image is missing: send an image_url part with the question.", "messages")
     return question, (), (urls[-1],)
 
 
-def _raw(request: ChatRequest) -> tuple[str, tuple[Turn, ...], tuple[str, ...]]:
-    turns: list[Turn] = []
+def _raw(request: ChatRequest) -> tuple[str, tuple[Message, ...], tuple[str, ...]]:
+    turns: list[Message] = []
     urls: list[str] = []
     for message in request.messages:
         if message.role in ("system", "developer"):
@@ -215,7 +215,7 @@ def _raw(request: ChatRequest) -> tuple[str, tuple[Turn, ...], tuple[str, ...]]:
             if part.type == "image_url":
                 text += IMAGE
             elif IMAGE in part.text:
-                raise bad_request(f"{IMAGE} marks a picture in a prompt; write it otherwise.", "messages")
+                raise bad_request(f"{IMAGE} marks an image in a prompt; write it otherwise.", "messages")
             else:
                 text += (
                     "\n" + part.text
@@ -225,14 +225,14 @@ def _raw(request: ChatRequest) -> tuple[str, tuple[Turn, ...], tuple[str, ...]]:
         if message.role == "user":
             urls += _urls(message)
         elif IMAGE in text:
-            raise bad_request("Only the user's messages hold pictures.", "messages")
-        turns.append(Turn("human" if message.role == "user" else "gpt", text))
+            raise bad_request("Only the user's messages hold images.", "messages")
+        turns.append(Message("human" if message.role == "user" else "gpt", text))
     if not turns or turns[-1].role != "human":
         raise bad_request("The last message must be the user's.", "messages")
     return "", tuple(turns), tuple(urls)
 
 
-def _urls(message: Message) -> list[str]:
+def _urls(message: ChatMessage) -> list[str]:
     out = []
     for part in message.parts():
         if part.type == "image_url":

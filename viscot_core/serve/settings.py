@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from viscot_core.boxes import CropPolicy
+from viscot_core.boxes.geometry import CropPolicy
 from viscot_core.errors import UsageError
-from viscot_core.keys import key_in
+from viscot_core.openai_api.keys import key_in
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -17,15 +17,15 @@ class Limits:
     """Bounds that keep one client from taking the server down, or from making all others wait."""
 
     body_bytes: int = 20 << 20
-    """Largest request, pictures included."""
+    """Largest request, images included."""
     body_seconds: float = 15.0
     """How long a client may take to send its request."""
     head_seconds: float = 10.0
     """How long a client may take to send the request's head."""
     pixels: int = 40_000_000
-    """Largest picture that is decoded."""
-    pictures: int = 8
-    """Most pictures in one request."""
+    """Largest image that is decoded."""
+    images: int = 8
+    """Most images in one request."""
     characters: int = 32_000
     """Most text in one request; more would only be tokenized to learn that it does not fit."""
     new_tokens: int = 512

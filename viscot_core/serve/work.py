@@ -1,4 +1,4 @@
-"""One request's work, in its own thread: decode the pictures, run the chain on a session, tell."""
+"""One request's work, in its own thread: decode the images, run the chain on a session, tell."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from viscot_core.boxes import CropPolicy
+from viscot_core.boxes.geometry import CropPolicy
 from viscot_core.chain import Look, Question, VisualCoT
 from viscot_core.engines.base import Request
 from viscot_core.errors import EngineError
-from viscot_core.images import view_of
-from viscot_core.prompts import render
+from viscot_core.families.llava.template import render
+from viscot_core.images.view import view_of
 from viscot_core.serve.batching import Session
 from viscot_core.serve.errors import ApiError
-from viscot_core.serve.pictures import decode
+from viscot_core.serve.images import decode
 from viscot_core.serve.replies import Said
 from viscot_core.serve.requests import Asked
 
@@ -24,7 +24,7 @@ Hear = Callable[[str], None]
 
 def work(
     asked: Asked,
-    pictures: Sequence[bytes],
+    files: Sequence[bytes],
     session: Session,
     policy: CropPolicy,
     max_pixels: int,
@@ -36,10 +36,10 @@ def work(
     ``hear`` is told the answer so far, token by token, where the request is for a stream.
 
     Raises:
-        ApiError: a bad picture; a prompt the model cannot take; an engine that is gone (503).
+        ApiError: a bad image; a prompt the model cannot take; an engine that is gone (503).
     """
-    # A raw prompt's pictures are annotated data or views a client already turned upright.
-    images = [decode(data, max_pixels=max_pixels, exif=asked.way != "raw") for data in pictures]
+    # A raw prompt's images are annotated data or views a client already turned upright.
+    images = [decode(data, max_pixels=max_pixels, exif=asked.way != "raw") for data in files]
     on_text = hear if asked.stream else None
     try:
         with session:

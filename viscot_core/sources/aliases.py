@@ -1,4 +1,4 @@
-"""One picture, several names: what published files disagree about, as the catalogue lists it."""
+"""One image, several names: what published files disagree about, as the catalogue lists it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def spellings(path: str, catalog: Catalog) -> Iterator[str]:
 
 
 def file_names(path: str, catalog: Catalog) -> Iterator[str]:
-    """The names a picture's file may have elsewhere, the likeliest first: other endings, other prefixes."""
+    """The names an image's file may have elsewhere, the likeliest first: other endings, other prefixes."""
     pure = PurePosixPath(path)
     stems = [pure.stem]
     stems += [pure.stem.removeprefix(p) for p in catalog.prefixes if pure.stem.startswith(p)]

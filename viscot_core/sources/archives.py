@@ -207,7 +207,7 @@ def unpack_tar(
         else:
             safe_name(member.name)
         after(member.offset_data + -(-(member.size if member.isreg() else 0) // 512) * 512)
-        tar.members = []  # type: ignore[attr-defined]  # a tar of a million pictures need not be remembered
+        tar.members = []  # type: ignore[attr-defined]  # a tar of a million images need not be remembered
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:

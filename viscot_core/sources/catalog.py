@@ -97,7 +97,7 @@ class Download(Placing):
 
 
 class Source(Strict):
-    """One entry: downloads, or a ``gate`` that says how to get it by hand; ``folder`` holds its pictures."""
+    """One entry: downloads, or a ``gate`` that says how to get it by hand; ``folder`` holds its images."""
 
     name: str
     title: str
@@ -148,8 +148,8 @@ class Source(Strict):
 class Catalog(Strict):
     """All sources, and what published files call by different names.
 
-    ``links``: one folder by two names; ``endings``: a picture's under any of which it may come; ``prefixes``:
-    what may stand in front of a picture's number or not.
+    ``links``: one folder by two names; ``endings``: an image's under any of which it may come; ``prefixes``:
+    what may stand in front of an image's number or not.
     """
 
     links: dict[str, str] = {}
@@ -205,9 +205,9 @@ def select(catalog: Catalog, wanted: Sequence[str]) -> list[Wanted]:
 
 
 def single(catalog: Catalog, wanted: Sequence[Wanted]) -> list[Source]:
-    """The sources that hold the pictures of just the wanted data sets; empty where one of these has none.
+    """The sources that hold the images of just the wanted data sets; empty where one of these has none.
 
-    The tar of all sets' pictures cannot be fetched in part.
+    The tar of all sets' images cannot be fetched in part.
     """
     folders = {f"cot/{d.data_set}" for w in wanted for d in w.downloads if d.data_set}
     found = [source for source in catalog.sources if source.folder in folders and source.downloads]
@@ -238,7 +238,7 @@ def _data_sets(sources: Sequence[Source], names: str) -> set[str]:
 
 
 def holders(catalog: Catalog, folder: str) -> list[str]:
-    """The sources whose pictures lie in ``folder`` of the data root or above it."""
+    """The sources whose images lie in ``folder`` of the data root or above it."""
     path = PurePosixPath(folder)
     above = {str(path), *map(str, path.parents)} - {"."}
     return [source.name for source in catalog.sources if source.folder in above]

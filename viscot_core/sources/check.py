@@ -13,15 +13,15 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from viscot_core.boxes import Box, Size
+from viscot_core.boxes.geometry import Box, Size
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import written_whole
-from viscot_core.images import open_image
+from viscot_core.images.reading import open_image
 from viscot_core.sources.catalog import Catalog
-from viscot_core.sources.named import AnnotationFile, annotation_files, pictures_of, rows_of, standing
+from viscot_core.sources.named import AnnotationFile, annotation_files, images_of, rows_of, standing
 
 FATAL = ("bad row", "missing", "unreadable", "size")
-"""Problems that make the data wrong; a box that reaches outside its picture is only told."""
+"""Problems that make the data wrong; a box that reaches outside its image is only told."""
 OUTSIDE = "box outside"
 _SLACK = 1.0
 """Pixels a box may reach over the border before it is told: published boxes are rounded."""
@@ -29,7 +29,7 @@ _SLACK = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One line of the report: what is wrong with which picture or row."""
+    """One line of the report: what is wrong with which image or row."""
 
     file: str
     kind: str
@@ -43,10 +43,10 @@ class Checked:
 
     file: str
     rows: int = 0
-    pictures: int = 0
+    images: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     folders: Counter[str] = field(default_factory=Counter)
-    """Missing pictures per folder."""
+    """Missing images per folder."""
 
     @property
     def right(self) -> bool:
@@ -54,8 +54,8 @@ class Checked:
 
 
 @dataclass(slots=True)
-class _Picture:
-    """What rows say about one picture. Tuples: most of a million pictures have no size and no box."""
+class _Image:
+    """What rows say about one image. Tuples: most of a million images have no size and no box."""
 
     sizes: tuple[Size, ...] = ()
     boxes: tuple[Box, ...] = ()
@@ -73,7 +73,7 @@ def check(
 ) -> list[Checked]:
     """Check the annotation files of ``root`` (or ``groups``) and write every problem to ``report`` (JSONL).
 
-    ``decode`` reads every picture to its last pixel instead of its head. Raises UsageError where there is
+    ``decode`` reads every image to its last pixel instead of its head. Raises UsageError where there is
     nothing to check.
     """
     results = []
@@ -99,73 +99,73 @@ def _problems(
     workers: int,
     progress: Callable[[int], None],
 ) -> Iterator[Problem]:
-    pictures: dict[str, _Picture] = {}
+    images: dict[str, _Image] = {}
     rows = rows_of(file, skip_bad=1 << 60)
     for row in rows:
         checked.rows += 1
         try:
-            for named in list(pictures_of(row)):
-                picture = pictures.setdefault(named.path, _Picture())
-                if named.size and named.size not in picture.sizes:
-                    picture.sizes += (named.size,)
-                if named.box and named.box not in picture.boxes:
-                    picture.boxes += (named.box,)
+            for named in list(images_of(row)):
+                image = images.setdefault(named.path, _Image())
+                if named.size and named.size not in image.sizes:
+                    image.sizes += (named.size,)
+                if named.box and named.box not in image.boxes:
+                    image.boxes += (named.box,)
         except DataError as error:
             yield Problem(checked.file, "bad row", "", str(error))
     yield from (Problem(checked.file, "bad row", "", bad) for bad in rows.bad)
-    checked.pictures = len(pictures)
+    checked.images = len(images)
     judge = partial(_judge, root, catalog, file, decode)
-    for (path, _), found in zip(pictures.items(), _mapped(judge, pictures.items(), workers), strict=True):
+    for (path, _), found in zip(images.items(), _mapped(judge, images.items(), workers), strict=True):
         progress(1)
         for kind, detail in found:
             yield Problem(checked.file, kind, path, detail)
 
 
 def _mapped(
-    judge: Callable[[tuple[str, _Picture]], list[tuple[str, str]]],
-    pictures: Iterable[tuple[str, _Picture]],
+    judge: Callable[[tuple[str, _Image]], list[tuple[str, str]]],
+    images: Iterable[tuple[str, _Image]],
     workers: int,
 ) -> Iterator[list[tuple[str, str]]]:
     if workers <= 1:
-        yield from map(judge, pictures)
+        yield from map(judge, images)
         return
     with ProcessPoolExecutor(workers) as pool:
-        todo = iter(pictures)
+        todo = iter(images)
         while batch := list(islice(todo, 4096)):  # not all at once: a million tasks would wait in memory
             yield from pool.map(judge, batch, chunksize=64)
 
 
 def _judge(
-    root: Path, catalog: Catalog, file: AnnotationFile, decode: bool, item: tuple[str, _Picture]
+    root: Path, catalog: Catalog, file: AnnotationFile, decode: bool, item: tuple[str, _Image]
 ) -> list[tuple[str, str]]:
-    """What is wrong with one picture: (kind, detail)."""
-    path, picture = item
+    """What is wrong with one image: (kind, detail)."""
+    path, image = item
     here = standing(root, path, file, catalog)
     if here is None:
-        return [("missing", "there is no such file"), *_outside(picture.boxes, picture.sizes)]
+        return [("missing", "there is no such file"), *_outside(image.boxes, image.sizes)]
     try:
         size = open_image(here).size if decode else _size_of(here)
     except ImageError as error:
         return [("unreadable", str(error))]
     wrong = [
         ("size", f"the file has {size[0]} x {size[1]} pixels, the row says {said[0]} x {said[1]}")
-        for said in sorted({*picture.sizes} - {size})
+        for said in sorted({*image.sizes} - {size})
     ]
-    return [*wrong, *_outside(picture.boxes, {size})]
+    return [*wrong, *_outside(image.boxes, {size})]
 
 
 def _size_of(path: Path) -> Size:
-    """The picture's size from its head. Raises ImageError where it has none."""
+    """The image's size from its head. Raises ImageError where it has none."""
     try:
         with Image.open(path) as image:
             return image.size
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise ImageError(f"{path} cannot be read as a picture ({error}); fetch it again.") from error
+        raise ImageError(f"{path} cannot be read as an image ({error}); fetch it again.") from error
 
 
 def _outside(boxes: Iterable[Box], sizes: Iterable[Size]) -> list[tuple[str, str]]:
     return [
-        (OUTSIDE, f"{[round(c, 2) for c in box.coords]} in a picture of {width} x {height}")
+        (OUTSIDE, f"{[round(c, 2) for c in box.coords]} in an image of {width} x {height}")
         for width, height in sizes
         for box in boxes
         if min(box.x0, box.y0) < -_SLACK or box.x1 > width + _SLACK or box.y1 > height + _SLACK

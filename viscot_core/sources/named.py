@@ -1,4 +1,4 @@
-"""Which pictures the annotation files of a data root name: their paths are the truth, not a tree on paper."""
+"""Which images the annotation files of a data root name: their paths are the truth, not a tree on paper."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscot_core.boxes import Box, Size
+from viscot_core.boxes.geometry import Box, Size
 from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow, Row, Rows
-from viscot_core.data.convert import picture_path
+from viscot_core.data.convert import image_path
 from viscot_core.data.rows import first_byte
 from viscot_core.data.stats import kind_of
 from viscot_core.errors import DataError, UsageError, nearest
@@ -31,7 +31,7 @@ class AnnotationFile:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A picture as a row names it: path under the root, size where the row tells it, region in pixels."""
+    """An image as a row names it: path under the root, size where the row tells it, region in pixels."""
 
     path: str
     size: Size | None
@@ -91,19 +91,19 @@ def _belongs(file: AnnotationFile, wanted: str) -> bool:
     return group in (file.group, "all") and (not colon or name in names.split(","))
 
 
-def pictures_of(row: Row) -> Iterator[Named]:
-    """Every picture a row names. Raises DataError where a crop's suffix is no box."""
+def images_of(row: Row) -> Iterator[Named]:
+    """Every image a row names. Raises DataError where a crop's suffix is no box."""
     if isinstance(row, Conversation):
         for path, box in row.views():
             yield Named(path, None, box)
     elif isinstance(row, MetadataRow):
-        yield Named(picture_path(row), row.size, row.box)
+        yield Named(image_path(row), row.size, row.box)
     elif isinstance(row, DetectionRow):
-        yield Named(row.picture, row.size, row.box)
+        yield Named(row.image, row.size, row.box)
 
 
 def standing(root: Path, path: str, file: AnnotationFile, catalog: Catalog) -> Path | None:
-    """Where the picture ``path`` of ``file`` stands, None where it is missing.
+    """Where the image ``path`` of ``file`` stands, None where it is missing.
 
     The benchmark reads a folder by either of its names; training reads exactly what the row says.
     """

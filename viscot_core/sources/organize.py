@@ -1,6 +1,6 @@
 """Files got by hand find their places: what the annotations of a data root miss is looked for and linked in.
 
-A file is known by its name: exactly, with another picture ending, or with and without a prefix, as the
+A file is known by its name: exactly, with another image ending, or with and without a prefix, as the
 catalogue says. Among several of one name the one whose folders agree best
 wins, then the one of the annotated size; where that does not decide, nothing is linked and the file is told.
 """
@@ -17,12 +17,12 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
-from viscot_core.boxes import Size
+from viscot_core.boxes.geometry import Size
 from viscot_core.errors import DataError, UsageError
 from viscot_core.files import sha256_of
 from viscot_core.sources.aliases import file_names, link_folders
 from viscot_core.sources.catalog import Catalog
-from viscot_core.sources.named import annotation_files, pictures_of, rows_of, standing
+from viscot_core.sources.named import annotation_files, images_of, rows_of, standing
 
 
 class Link(StrEnum):
@@ -68,7 +68,7 @@ def organize(
         _place(
             root, place, store.get(PurePosixPath(place).name.lower(), []), None, link, done, found_only=True
         )
-    for path, size in _missing_pictures(root, catalog, groups):
+    for path, size in _missing_images(root, catalog, groups):
         found = [file for name in file_names(path, catalog) for file in store.get(name.lower(), [])]
         _place(root, path, found, size, link, done)
         progress(1)
@@ -92,17 +92,15 @@ def _missing_annotations(root: Path, catalog: Catalog) -> Iterator[str]:
                 yield one.to
 
 
-def _missing_pictures(
-    root: Path, catalog: Catalog, groups: Sequence[str]
-) -> Iterator[tuple[str, Size | None]]:
+def _missing_images(root: Path, catalog: Catalog, groups: Sequence[str]) -> Iterator[tuple[str, Size | None]]:
     seen: set[str] = set()
     for file in annotation_files(root, groups):
         for row in rows_of(file, skip_bad=1 << 60):
             try:
-                pictures = list(pictures_of(row))
+                images = list(images_of(row))
             except DataError:  # a crop that is no box: 'data check' tells it
                 continue
-            for named in pictures:
+            for named in images:
                 if named.path not in seen and standing(root, named.path, file, catalog) is None:
                     yield named.path, named.size
                 seen.add(named.path)

@@ -45,7 +45,7 @@ class Plan:
     def disk(self, at_once: int) -> int:
         """Bytes of disk needed at the most: what stays, and the archives or parts being unpacked meanwhile.
 
-        Pictures are compressed already, so an archive is taken to unpack to its own size.
+        Images are compressed already, so an archive is taken to unpack to its own size.
         """
         stays, passing = 0, []
         for one, left in ((job.download, job.left) for job in self.jobs):

@@ -1,4 +1,4 @@
-"""A tar cut into parts is unpacked part after part: on disk lie one part and the picture that straddles two.
+"""A tar cut into parts is unpacked part after part: on disk lie one part and the image that straddles two.
 
 The parts are read as one stream. When one has been read to its end, the bytes behind the last whole member
 are put aside as ``carry``, the part is deleted and the next one fetched. ``progress.json`` names the next

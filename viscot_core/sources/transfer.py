@@ -20,7 +20,7 @@ import httpx
 
 from viscot_core.errors import DataError
 from viscot_core.files import written_whole
-from viscot_core.waiting import retry_after
+from viscot_core.openai_api.waiting import retry_after
 
 TIMEOUT = httpx.Timeout(30.0, connect=20.0)
 """Seconds without a byte before the connection counts as dead."""

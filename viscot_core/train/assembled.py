@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.errors import CheckpointError
+from viscot_core.families.llava import gather as parts
+from viscot_core.families.llava import layouts
+from viscot_core.families.llava.layouts import Layout
+from viscot_core.families.llava.tokenizer import token_count
 from viscot_core.files import expanded
-from viscot_core.models import layouts, parts, zoo
+from viscot_core.models import zoo
 from viscot_core.models.checkpoint import Checkpoint, Source, compare, expected_shapes, open_checkpoint
-from viscot_core.models.layouts import Layout
 from viscot_core.models.manifest import Manifest
-from viscot_core.models.tokenizer import token_count
-from viscot_core.models.weights import open_file, open_weights
+from viscot_core.tensors import open_file, open_weights
 from viscot_core.train.schema import ModelSpec
 
 _EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from viscot_core.errors import CheckpointError, DataError, ViscotError
-from viscot_core.models import layouts
-from viscot_core.models.weights import open_weights
+from viscot_core.families.llava import layouts
+from viscot_core.tensors import open_weights
 from viscot_core.train.divided import fill, is_divided
 from viscot_core.train.schema import StageSpec
 

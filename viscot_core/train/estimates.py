@@ -13,7 +13,7 @@ from viscot_core.train.schema import StageSpec
 from viscot_core.train.shapes import Shape
 
 GIB = 2**30
-PICTURES = 2  # a CoT sample shows two
+IMAGES = 2  # a CoT sample shows two
 UTILISATION = 0.40  # share of the peak a well-fed run reaches; the reference's 60 h are about 0.12
 OVERHEAD_GIB = 2.0  # context, NCCL buffers, fragmentation
 PEAK_TFLOPS = {
@@ -87,10 +87,10 @@ def _sample_bytes(shape: Shape, stage: StageSpec) -> float:
         per_patch = tower_layer * tower.layers
     if "vision_tower" not in stage.train:
         per_patch = tower_layer  # runs without gradients: one layer at a time
-    return stage.max_length * (per_token + logits) + PICTURES * (tower.tokens + 1) * per_patch
+    return stage.max_length * (per_token + logits) + IMAGES * (tower.tokens + 1) * per_patch
 
 
-def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, pictures: float) -> float:
+def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, images: float) -> float:
     """Floating-point operations of one sample, forward and backward, without recomputation."""
     llm = shape.llm
     matrices = llm.layers * llm.layer_parameters + llm.vocab * llm.width
@@ -99,17 +99,15 @@ def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, pictures: fl
         2.0 if "llm" in stage.train and not stage.lora else 1.0
     )  # a frozen LLM still passes gradients on
     learning = shape.tower.learnable if "vision_tower" in stage.train else 0
-    seeing = (2 * shape.tower.parameters + 4 * learning) * (shape.tower.tokens + 1) * pictures
-    return (
-        forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * shape.tower.tokens * pictures
-    )
+    seeing = (2 * shape.tower.parameters + 4 * learning) * (shape.tower.tokens + 1) * images
+    return forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * shape.tower.tokens * images
 
 
 def hours(
-    shape: Shape, stage: StageSpec, samples: int, tokens: float, pictures: float, gpus: int, gpu: str
+    shape: Shape, stage: StageSpec, samples: int, tokens: float, images: float, gpus: int, gpu: str
 ) -> float:
     """Hours on ``gpus`` of that kind at `UTILISATION`; gradient checkpointing costs a third more."""
-    work = samples * flops_per_sample(shape, stage, tokens, pictures)
+    work = samples * flops_per_sample(shape, stage, tokens, images)
     work *= 4 / 3 if stage.gradient_checkpointing else 1
     return work / (gpus * peak_tflops(gpu) * 1e12 * UTILISATION) / 3600
 

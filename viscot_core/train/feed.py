@@ -1,4 +1,4 @@
-"""What a stage of a full-size model reads: rows of memory-mapped files, pictures decoded by the loader's
+"""What a stage of a full-size model reads: rows of memory-mapped files, images decoded by the loader's
 workers.
 """
 
@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from viscot_core.boxes import MIN_CROP_SIDE, Box, Size
+from viscot_core.boxes.geometry import MIN_CROP_SIDE, Box, Size
+from viscot_core.conversation import IMAGE
 from viscot_core.data.annotations import split_crop
 from viscot_core.data.collate import Batch, collate
 from viscot_core.data.encode import Sample, encode
@@ -24,9 +25,10 @@ from viscot_core.data.packing import collate_packed
 from viscot_core.data.sampler import filled, length_order, modality_length_order
 from viscot_core.data.views import load_views
 from viscot_core.errors import DataError
-from viscot_core.images import normalise_all, open_image, quick_square_pixels
-from viscot_core.models.tokens import IGNORE, ChatTokenizer
-from viscot_core.prompts import IMAGE, Template
+from viscot_core.families.llava.chat import IGNORE, ChatTokenizer
+from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
+from viscot_core.families.llava.template import Template
+from viscot_core.images.reading import open_image
 from viscot_core.train.batch import Split
 from viscot_core.train.schema import StageSpec
 
@@ -38,7 +40,7 @@ Lengths measured by `viscot data` are not read here: a machine without them woul
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One row, ready: its sample and the pixels of its pictures, ``uint8[side, side, 3]`` each."""
+    """One row, ready: its sample and the pixels of its images, ``uint8[side, side, 3]`` each."""
 
     row: int
     sample: Sample
@@ -101,11 +103,11 @@ class MixtureRows(Dataset[Item | Bad | Dropped]):
         return Item(index, sample, tuple(quick_square_pixels(view.image, self._side) for view in views))
 
     def lengths(self) -> NDArray[np.int64]:
-        """About how many tokens each row has, pictures included; negative for rows without pictures."""
+        """About how many tokens each row has, images included; negative for rows without images."""
         sizes = np.concatenate([mixture.sizes() for mixture in self._mixtures])
-        pictures = np.concatenate([mixture.count(IMAGE.encode()) for mixture in self._mixtures])
+        images = np.concatenate([mixture.count(IMAGE.encode()) for mixture in self._mixtures])
         text = np.maximum(1, (sizes / BYTES_PER_TOKEN).astype(np.int64))
-        return np.where(pictures > 0, text + pictures * self._tokens.image_tokens, -text)
+        return np.where(images > 0, text + images * self._tokens.image_tokens, -text)
 
     def epoch(self, seed: int) -> NDArray[np.int64]:
         """The rows of one epoch in file order: each as often as its source's weight says."""
@@ -144,12 +146,12 @@ class MixtureRows(Dataset[Item | Bad | Dropped]):
             batch, order = collate_packed(
                 samples, pad_id=self._tokens.pad_id, capacity=self._stage.max_length
             )
-            pictures = [p for index in order for p in good[index].pixels]
-            if pictures:
-                batch["pixel_values"] = torch.from_numpy(normalise_all(pictures))
+            images = [p for index in order for p in good[index].pixels]
+            if images:
+                batch["pixel_values"] = torch.from_numpy(normalise_all(images))
         else:
-            pictures = [p for item in good for p in item.pixels]
-            batch = collate(samples, normalise_all(pictures) if pictures else [], pad_id=self._tokens.pad_id)
+            images = [p for item in good for p in item.pixels]
+            batch = collate(samples, normalise_all(images) if images else [], pad_id=self._tokens.pad_id)
         batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
         return batch
 
@@ -162,13 +164,13 @@ class MixtureRows(Dataset[Item | Bad | Dropped]):
 
 
 def reference_drops(images: Path, name: str) -> bool:
-    """Whether the reference silently swaps a row with this picture for another, drawn at random."""
+    """Whether the reference silently swaps a row with this image for another, drawn at random."""
     path, box = split_crop(name)
     return box is not None and touches_border(box, open_image(images / path).size)
 
 
 def touches_border(box: Box, size: Size) -> bool:
-    """Whether the reference's training crop of ``box`` (original pixels) leaves a picture of ``size``.
+    """Whether the reference's training crop of ``box`` (original pixels) leaves an image of ``size``.
 
     It counts in whole pixels, cut off: of the corners, the centre and the half side.
     """

@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw
 from torch import nn
 from torch.nn import functional as F
 
-from viscot_core.boxes import MIN_CROP_SIDE, Box, Frame, Window
+from viscot_core.boxes.geometry import MIN_CROP_SIDE, Box, Frame, Window
 from viscot_core.data.scenes import COLORS, Scene, Thing, draw_thing, jitter_color
-from viscot_core.models.tokens import IGNORE
+from viscot_core.families.llava.chat import IGNORE
 from viscot_core.train.schema import FoundationSpec
 
 NOTHING = len(COLORS)
@@ -91,7 +91,7 @@ def _mark_glyphs(glyph: NDArray[np.int64], thing: Thing, text: Box, grid: int) -
 
 
 def make_sheet(seed: int, side: int = MIN_CROP_SIDE) -> tuple[Image.Image, Scene]:
-    """A ``side x side`` picture full of coloured fields with numbers, in a crop's scale, and its truth."""
+    """A ``side x side`` image full of coloured fields with numbers, in a crop's scale, and its truth."""
     rng = random.Random(f"sheet-{seed}")
     image = Image.new("RGB", (side, side), jitter_color(rng, (150, 150, 150), 40))
     pen = ImageDraw.Draw(image)

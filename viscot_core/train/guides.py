@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from viscot_core.boxes import crop_window
+from viscot_core.boxes.geometry import crop_window
 from viscot_core.data.annotations import split_crop
 from viscot_core.data.encode import Sample
 from viscot_core.data.scenes import COLORS, Scene, Thing
-from viscot_core.models.tokens import IGNORE, ChatTokenizer
+from viscot_core.families.llava.chat import IGNORE, ChatTokenizer
 from viscot_core.train.foundation import view_box
 from viscot_core.train.schema import TokenWeights
 
@@ -91,7 +91,7 @@ def guides_of(sample: Sample, scene: Scene, tokens: ChatTokenizer, grid: int) ->
 
 
 def _patches(image: str, thing: Thing, scene: Scene, grid: int) -> NDArray[np.int64]:
-    """Patches under the object (whole picture) or under its number (crop), at least one."""
+    """Patches under the object (whole image) or under its number (crop), at least one."""
     box = split_crop(image)[1]
     if box is None:
         target = view_box(thing.box, (0, 0, *scene.size))

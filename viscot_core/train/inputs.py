@@ -1,4 +1,4 @@
-"""Which rows a stage reads: small pictures from a cache for a model from nothing, else rows of big files."""
+"""Which rows a stage reads: small images from a cache for a model from nothing, else rows of big files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from viscot_core.data.mixture import Mixture
 from viscot_core.data.scenes import Scene
 from viscot_core.data.views import PixelCache, cached_pixels
 from viscot_core.errors import UsageError
-from viscot_core.prompts import Template
+from viscot_core.families.llava.template import Template
 from viscot_core.train import checkpoints, ranks
 from viscot_core.train.batch import Split
 from viscot_core.train.feed import MixtureRows

@@ -1,7 +1,7 @@
-"""Batches of mixed kinds: some with pictures, some without, on any number of processes.
+"""Batches of mixed kinds: some with images, some without, on any number of processes.
 
-Where one rank's batch has no picture, its tower and projector would get no gradient and take no part in the
-collectives of DDP and ZeRO: the job hangs or dies. The cure is to show such a batch one black picture and
+Where one rank's batch has no image, its tower and projector would get no gradient and take no part in the
+collectives of DDP and ZeRO: the job hangs or dies. The cure is to show such a batch one black image and
 attach nothing of it. It must sit inside ``LlavaModel.forward``, between embedding and language model: under
 ZeRO-3 the order of the modules' calls is the order in which weights are gathered.
 """
@@ -15,7 +15,7 @@ from transformers import LlavaModel
 
 
 class MixedLlavaModel(LlavaModel):
-    """transformers' ``LlavaModel`` whose training batches may lack pictures."""
+    """transformers' ``LlavaModel`` whose training batches may lack images."""
 
     def forward(
         self,
@@ -24,10 +24,10 @@ class MixedLlavaModel(LlavaModel):
         inputs_embeds: torch.Tensor | None = None,
         **rest: Any,
     ) -> Any:
-        """As ``LlavaModel.forward``; the outputs of a batch without pictures are unchanged."""
+        """As ``LlavaModel.forward``; the outputs of a batch without images are unchanged."""
         if pixel_values is None and inputs_embeds is None and self.training and torch.is_grad_enabled():
             embeds = self.get_input_embeddings()(input_ids)
-            features = self.get_image_features(pixel_values=self._black_picture(embeds)).pooler_output[0]
+            features = self.get_image_features(pixel_values=self._black_image(embeds)).pooler_output[0]
             nothing = features.flatten(0, -2)[:0].to(embeds.dtype)
             inputs_embeds = torch.cat([embeds.flatten(0, 1), nothing]).view_as(embeds)
             return super().forward(inputs_embeds=inputs_embeds, **rest)
@@ -35,7 +35,7 @@ class MixedLlavaModel(LlavaModel):
             input_ids=input_ids, pixel_values=pixel_values, inputs_embeds=inputs_embeds, **rest
         )
 
-    def _black_picture(self, like: torch.Tensor) -> torch.Tensor:
+    def _black_image(self, like: torch.Tensor) -> torch.Tensor:
         side = self.config.vision_config.image_size
         dtype = next(self.vision_tower.parameters()).dtype
         return torch.zeros(1, 3, side, side, device=like.device, dtype=dtype)

@@ -20,7 +20,7 @@ LORA_RATES = {"learning_rate": "2e-4", "projector_lr": "2e-5"}
 
 @dataclass(frozen=True, slots=True)
 class DataChoice:
-    """Where rows and pictures are: a data root, or one file of one's own rows with its pictures' folder."""
+    """Where rows and images are: a data root, or one file of one's own rows with its images' folder."""
 
     root: Path
     images: Path
@@ -36,11 +36,11 @@ def choose_data(recipe: Recipe, data: str | Path | None, images: str | Path | No
     if given is None:
         raise UsageError("The data root is not known; give --data DIR (or set data.root in the recipe).")
     path = expanded(given).absolute()
-    pictures = images or recipe.data.images
+    folder = images or recipe.data.images
     if path.is_file():
         root = path.parent
-        return DataChoice(root, expanded(pictures).absolute() if pictures else root, path.name)
-    return DataChoice(path, expanded(pictures).absolute() if pictures else path)
+        return DataChoice(root, expanded(folder).absolute() if folder else root, path.name)
+    return DataChoice(path, expanded(folder).absolute() if folder else path)
 
 
 def overrides(

@@ -74,8 +74,8 @@ def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) 
     tokens = _tokens(facts, shape, stage)
     hours = None
     if shape and seen is not None and tokens is not None and machine.gpus:
-        pictures, gpus = facts.pictures or 1.0, machine.processes
-        hours = estimates.hours(shape, stage, seen, tokens, pictures, gpus, machine.gpu_name)
+        images, gpus = facts.images or 1.0, machine.processes
+        hours = estimates.hours(shape, stage, seen, tokens, images, gpus, machine.gpu_name)
     trained, loading = shape.trained(stage) if shape else {}, estimates.loading_gib
     saved = math.ceil(steps / stage.save_steps) if steps is not None else None
     return StagePlan(
@@ -101,9 +101,9 @@ def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) 
 
 
 def _tokens(facts: Facts, shape: Shape | None, stage: StageSpec) -> float | None:
-    if facts.text_tokens is None or facts.pictures is None or shape is None:
+    if facts.text_tokens is None or facts.images is None or shape is None:
         return None
-    return min(facts.text_tokens + facts.pictures * shape.tower.tokens, float(stage.max_length))
+    return min(facts.text_tokens + facts.images * shape.tower.tokens, float(stage.max_length))
 
 
 def _disk(recipe: Recipe, stages: Sequence[StagePlan], shape: Shape | None) -> float | None:

@@ -1,6 +1,6 @@
-"""Before step 0: some samples of every file are rendered, tokenized and decoded, and their pictures opened.
+"""Before step 0: some samples of every file are rendered, tokenized and decoded, and their images opened.
 
-What the reference meets silently in the middle of a run (a masked row, an answer cut off, a missing picture)
+What the reference meets silently in the middle of a run (a masked row, an answer cut off, a missing image)
 stops the run here, naming the sample.
 """
 
@@ -15,8 +15,8 @@ from viscot_core.data.encode import encode, training_turns
 from viscot_core.data.mixture import Mixture
 from viscot_core.data.views import load_views
 from viscot_core.errors import DataError
-from viscot_core.models.tokens import IGNORE, ChatTokenizer, Encoded
-from viscot_core.prompts import Template, render
+from viscot_core.families.llava.chat import IGNORE, ChatTokenizer, Encoded
+from viscot_core.families.llava.template import Template, render
 
 OPEN, CLOSE = "\u27e6", "\u27e7"
 """Marks of the supervised text in the sample that is shown."""
@@ -39,11 +39,11 @@ def preflight(
     *,
     max_length: int,
     count: int,
-    pictures: bool = True,
+    open_images: bool = True,
 ) -> Report:
     """Look at ``count`` samples of every source of every file, evenly spread.
 
-    ``pictures=False`` leaves the pictures closed.
+    ``open_images=False`` leaves the images closed.
     """
     looked, bad, shown = 0, list[str](), ""
     for path in files:
@@ -51,7 +51,7 @@ def preflight(
         for index in (s.first + n for s in rows.sources for n in _spread(s.rows, count)):
             looked += 1
             try:
-                text = _check(rows[index], images, tokens, template, max_length, pictures)
+                text = _check(rows[index], images, tokens, template, max_length, open_images)
             except DataError as error:
                 bad.append(f"{path.name}, row {index}: {error}")
                 continue
@@ -82,7 +82,7 @@ def _check(
     tokens: ChatTokenizer,
     template: Template,
     max_length: int,
-    pictures: bool,
+    open_images: bool,
 ) -> str:
     sample = encode(row, tokens, template, max_length=max_length)
     whole = tokens.encode(render(training_turns(row.turns, plain=template.plain), template))
@@ -94,15 +94,15 @@ def _check(
     found = sample.encoded.ids.count(tokens.image_id)
     if found != expected:
         raise DataError(
-            f"row {row.id}: {found} image tokens for {len(sample.images)} pictures, not {expected}."
+            f"row {row.id}: {found} image tokens for {len(sample.images)} images, not {expected}."
         )
-    if pictures:
+    if open_images:
         load_views(images, sample.images)
     return marked(sample.encoded, tokens)
 
 
 def marked(encoded: Encoded, tokens: ChatTokenizer) -> str:
-    """The sample as the model reads it, supervised text between marks, each picture as ``<image>``."""
+    """The sample as the model reads it, supervised text between marks, each image as ``<image>``."""
     out: list[str] = []
     run: list[int] = []
     spoken = False
@@ -113,12 +113,12 @@ def marked(encoded: Encoded, tokens: ChatTokenizer) -> str:
             out.append(f"{OPEN}{text}{CLOSE}" if spoken else text)
             run.clear()
 
-    pictures = 0
+    images = 0
     for token, label in zip(encoded.ids, encoded.labels, strict=True):
         if token == tokens.image_id:
             flush()
-            pictures += 1
-            if pictures % tokens.image_tokens == 1 or tokens.image_tokens == 1:
+            images += 1
+            if images % tokens.image_tokens == 1 or tokens.image_tokens == 1:
                 out.append("<image>")
             continue
         if (label != IGNORE) != spoken:

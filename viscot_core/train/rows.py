@@ -1,4 +1,4 @@
-"""What a stage reads: rows of conversations, or the foundation stage's pictures with their patch truth."""
+"""What a stage reads: rows of conversations, or the foundation stage's images with their patch truth."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from viscot_core.boxes import crop_window
+from viscot_core.boxes.geometry import crop_window
 from viscot_core.data.annotations import Conversation, Rows, split_crop
 from viscot_core.data.collate import Batch, collate
 from viscot_core.data.encode import Sample, encode
 from viscot_core.data.sampler import bucketed_order
 from viscot_core.data.scenes import Scene
 from viscot_core.data.views import PixelCache
-from viscot_core.images import normalise, square_pixels
-from viscot_core.models.tokens import ChatTokenizer
-from viscot_core.prompts import Template
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.pixels import normalise, square_pixels
+from viscot_core.families.llava.template import Template
 from viscot_core.train.batch import Split
 from viscot_core.train.foundation import PatchTruth, make_sheet, patch_truth
 from viscot_core.train.guides import guide_tensors, guides_of, token_weights
@@ -37,7 +37,7 @@ def read_conversations(files: Sequence[Path]) -> list[Conversation]:
 
 
 def read_scenes(path: Path) -> dict[str, Scene]:
-    """Scenes of a synthetic data root by picture path; empty where the root has no ``scenes.jsonl``."""
+    """Scenes of a synthetic data root by image path; empty where the root has no ``scenes.jsonl``."""
     if not path.exists():
         return {}
     with path.open(encoding="utf-8") as lines:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from viscot_core.families.llava import layouts
 from viscot_core.files import written_whole
-from viscot_core.models import layouts
 from viscot_core.train.checkpoints import load_weights, save_projector
 from viscot_core.train.foundation import FoundationModel
 from viscot_core.train.schema import StageSpec

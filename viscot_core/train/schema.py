@@ -50,7 +50,7 @@ class Strict(BaseModel):
 class ScratchSpec(Strict):
     """A model initialised at random: ``viscot-tiny`` and the shapes used in tests."""
 
-    image_side: int = _field(112, "side of the square picture the vision tower reads", unit="px", gt=0)
+    image_side: int = _field(112, "side of the square image the vision tower reads", unit="px", gt=0)
     patch: int = _field(14, "side of one patch", unit="px", source="paper (CLIP ViT-L/14)", gt=0)
     vision_width: int = _field(192, "hidden width of the vision tower", gt=0)
     vision_layers: int = _field(5, "layers of the vision tower", gt=0)
@@ -95,16 +95,16 @@ class ModelSpec(Strict):
         "mlp2x_gelu", "two linear layers with a GELU", source="script (the paper says 'simple linear layer')"
     )
     image_aspect_ratio: Literal["pad"] = _field(
-        "pad", "pictures are padded to a square, never stretched or cut", source="script"
+        "pad", "images are padded to a square, never stretched or cut", source="script"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = _field("sdpa", "attention implementation")
 
 
 class DataSpec(Strict):
-    """Where the rows and the pictures are, and how strictly they are looked at before step 0."""
+    """Where the rows and the images are, and how strictly they are looked at before step 0."""
 
     root: str | None = _field(None, "data root; `--data` overrides it. Files of a stage are relative to it")
-    images: str | None = _field(None, "folder the picture paths are relative to; null means the data root")
+    images: str | None = _field(None, "folder the image paths are relative to; null means the data root")
     preflight: int = _field(64, "samples per file rendered and checked before step 0", unit="samples", ge=0)
     allow_bad: int = _field(
         0,
@@ -149,7 +149,7 @@ class GuideSpec(Strict):
 class FoundationSpec(Strict):
     """Dense throw-away heads after the projector: the tiny tower's stand-in for CLIP's pre-training."""
 
-    sheet_share: float = _field(0.5, "share of pictures that are sheets full of numbers", ge=0, le=1)
+    sheet_share: float = _field(0.5, "share of images that are sheets full of numbers", ge=0, le=1)
     glyph_weight: float = _field(1.0, "loss weight: which glyph lies under a patch", ge=0)
     color_weight: float = _field(1.0, "loss weight: the colour under a patch", ge=0)
     box_weight: float = _field(1.0, "loss weight: the card's box under a patch", ge=0)
@@ -252,7 +252,7 @@ class Recipe(Strict):
     name: str = _field(..., "name of the run and of the model it makes", min_length=1)
     description: str = _field("", "one line for `viscot recipes list`")
     model: ModelSpec = _field(..., "what is trained")
-    data: DataSpec = _field(DataSpec(), "where the rows and the pictures are")
+    data: DataSpec = _field(DataSpec(), "where the rows and the images are")
     stages: tuple[StageSpec, ...] = _field(..., "the stages, in order", min_length=1)
     seed: int = _field(42, "seed of weights, order and dropout", source="script (default)", ge=0)
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = _field(("tensorboard",), "where the curves go")

@@ -53,7 +53,7 @@ class Tower:
 
     @property
     def tokens(self) -> int:
-        """Patches of one picture: what the language model reads."""
+        """Patches of one image: what the language model reads."""
         return (self.side // self.patch) ** 2
 
     @property

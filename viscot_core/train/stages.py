@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from viscot_core.models import layouts
+from viscot_core.families.llava import layouts
 from viscot_core.train.schema import LoraSpec, Part, StageSpec
 
 PART_PREFIXES: dict[Part, tuple[str, ...]] = {

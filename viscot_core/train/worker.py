@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from viscot_core.errors import DataError, UsageError
-from viscot_core.prompts import TEMPLATES, Template
+from viscot_core.families.llava.template import TEMPLATES, Template
 from viscot_core.train import checkpoints, ranks
 from viscot_core.train.arguments import training_arguments
 from viscot_core.train.batch import Split, split_batch, steps_of
@@ -182,7 +182,7 @@ def _prepared(state: Run, stage: StageSpec, rows: StageRows, split: Split, seed:
     if stage.lora:
         model = add_adapters(state.model, stage.lora, stage)
     if stage.compile:
-        # Every padded length and number of pictures is a shape of its own: more than the default eight.
+        # Every padded length and number of images is a shape of its own: more than the default eight.
         torch._dynamo.config.recompile_limit = 64
         state.model.model.vision_tower.compile(dynamic=False)
         if stage.kind != "foundation":

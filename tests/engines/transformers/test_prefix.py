@@ -1,0 +1,189 @@
+"""Sharing the image changes nothing but the time: token for token the plain way's text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from viscot_core.conversation import Message, answer_turns, direct_turns
+from viscot_core.engines.base import Generation, Request
+from viscot_core.engines.transformers import attention, prefix
+from viscot_core.engines.transformers.batches import Room
+from viscot_core.engines.transformers.decode_state import Prompt
+from viscot_core.engines.transformers.engine import LocalEngine, Sampling
+from viscot_core.errors import EngineError
+from viscot_core.families.llava.template import TEMPLATES, render
+from viscot_core.images.reading import open_image
+from viscot_core.images.view import View, crop
+from viscot_core.models.load import LoadedModel, load_model
+
+QUESTIONS = (
+    "What is written on the sign?",
+    "How many circles are there?",
+    "Is the red kite left of the wooden door?",
+    "Where?",
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(shared: Path) -> LoadedModel:
+    return load_model(shared / "golden" / "tiny_llava", device="cpu", dtype="fp32")
+
+
+@pytest.fixture(scope="module")
+def requests(shared: Path) -> list[Request]:
+    """One to four questions about each of many images, most with a crop besides, some without image."""
+    made = []
+    for number, path in enumerate(sorted((shared / "golden" / "images").glob("*.[jp][pn]g"))):
+        view = View(open_image(path), path.name)
+        for question in QUESTIONS[: 1 + number % 4]:
+            made.append(request(direct_turns(question), view))
+            if number % 3:
+                window = (0, 0, min(224, view.image.width), min(224, view.image.height))
+                made.append(request(answer_turns(question, "[0.1, 0.2, 0.3, 0.4]"), view, crop(view, window)))
+        if number % 5 == 0:
+            made.append(request((Message("human", QUESTIONS[1] + " "),)))
+    return made
+
+
+def request(turns: tuple[Message, ...], *views: View, limit: int = 40) -> Request:
+    return Request(render(turns, TEMPLATES["vicuna_v1"], generate=True), views, limit)
+
+
+@pytest.fixture(scope="module")
+def plain(loaded: LoadedModel, requests: list[Request]) -> list[Generation]:
+    return LocalEngine(loaded, batch_size=1, reuse=False).generate(requests)
+
+
+@pytest.fixture(params=["folded", "joined"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both ways of attending to the prefix."""
+    monkeypatch.setattr(attention, "FOLD_UP_TO", {"folded": 10_000, "joined": 0}[request.param])
+    yield
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
+@pytest.mark.usefixtures("way")
+def test_the_text_is_the_plain_ways(
+    loaded: LoadedModel, requests: list[Request], plain: list[Generation], batch_size: int
+) -> None:
+    engine = LocalEngine(loaded, batch_size=batch_size)
+    assert engine.generate(requests) == plain
+    assert engine.prefix is not None
+    assert engine.prefix.store.computed == 15
+    assert engine.generate(requests[:9]) == plain[:9]
+    assert engine.prefix.store.computed == 15, "the second turn reads what the first computed"
+    assert engine.identity["attention"] == "sdpa"
+
+
+def test_grouped_query_attention(loaded: LoadedModel) -> None:
+    """Fewer key heads than query heads, as newer language models have."""
+    torch.manual_seed(0)
+    heads, kv_heads, dim, images, each, p, s, t = 6, 2, 8, 2, 3, 5, 4, 7
+    rows = images * each
+    query = torch.randn(rows, heads, s, dim)
+    key, value = torch.randn(rows, kv_heads, t, dim), torch.randn(rows, kv_heads, t, dim)
+    before = (torch.randn(images, kv_heads, p, dim), torch.randn(images, kv_heads, p, dim))
+    mask = torch.ones(s, t, dtype=torch.bool).tril(t - s)[None, None].repeat(rows, 1, 1, 1)
+    mask[1, :, :, :2] = False
+    ways = [way(query, key, value, *before, mask, 0.3) for way in (attention._folded, attention._joined)]
+    assert torch.allclose(ways[0], ways[1], atol=1e-6)
+    keys = torch.cat([before[0].repeat_interleave(each, 0), key], 2).repeat_interleave(3, 1)
+    scores = query @ keys.transpose(2, 3) * 0.3
+    scores[:, :, :, p:].masked_fill_(~mask, float("-inf"))
+    values = torch.cat([before[1].repeat_interleave(each, 0), value], 2).repeat_interleave(3, 1)
+    assert torch.allclose(ways[0], (scores.softmax(-1) @ values).transpose(1, 2), atol=1e-6)
+
+
+def test_the_store_stays_within_its_bytes(
+    loaded: LoadedModel, requests: list[Request], plain: list[Generation]
+) -> None:
+    engine = LocalEngine(loaded)
+    assert engine.prefix is not None
+    engine.prefix.store = prefix.PrefixStore(max_bytes=400_000)
+    assert engine.generate(requests) == plain
+    kept = list(engine.prefix.store._kept.values())
+    assert sum(prefix._bytes(layers) for layers in kept) == engine.prefix.store._bytes <= 400_000
+    assert len(kept) < 15
+
+
+def test_limits_hold_for_each_prompt(loaded: LoadedModel) -> None:
+    view = View(Image.new("RGB", (80, 60), (200, 30, 30)), "red")
+    asked = [
+        request(direct_turns(q), view, limit=limit) for q, limit in zip(QUESTIONS, (1, 3, 40, 7), strict=True)
+    ]
+    together = LocalEngine(loaded).generate(asked)
+    assert together == LocalEngine(loaded, batch_size=1, reuse=False).generate(asked)
+    assert [g.tokens <= r.max_new_tokens for g, r in zip(together, asked, strict=True)] == [True] * 4
+
+
+def test_sampling_takes_the_plain_way(loaded: LoadedModel) -> None:
+    assert LocalEngine(loaded, sampling=Sampling(temperature=0.7)).prefix is None
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    loaded: LoadedModel, requests: list[Request], plain: list[Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(loaded, batch_size=0)
+    assert engine.batch_size == 16 and engine.prefix is not None
+    run = engine.prefix.generate
+
+    def small(prompts: list[Prompt], room: Room) -> None:
+        if room.rows > 4:
+            raise torch.cuda.OutOfMemoryError("full")
+        run(prompts, room)
+
+    monkeypatch.setattr(engine.prefix, "generate", small)
+    assert engine.generate(requests[:12]) == plain[:12]
+    assert engine.batch_size == 4
+    fixed = LocalEngine(loaded, batch_size=8)
+    monkeypatch.setattr(fixed.prefix, "generate", small)
+    with pytest.raises(EngineError, match="--batch-size 1"):
+        fixed.generate(requests[:12])
+
+
+def test_a_model_spread_over_devices_goes_the_plain_way(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded.model, "hf_device_map", {"model.vision_tower": 0, "lm_head": 1}, raising=False)
+    assert LocalEngine(loaded).prefix is None
+    monkeypatch.setattr(loaded.model, "hf_device_map", {"": 0})
+    assert LocalEngine(loaded).prefix is not None
+
+
+def test_short_prompts_share_the_room_of_long_ones() -> None:
+    room = Room(4, tokens=5600)
+    assert room.rows_of_one(before=634, own=168) == 29, "expressions about one image"
+    assert room.images(each=1, before=634, own=788) == 3, "second turns, each with a crop"
+    assert room.images(each=16, before=634, own=168) == 1
+    fixed = Room(4)
+    assert (fixed.rows_of_one(634, 168), fixed.images(1, 634, 788), fixed.images(3, 1, 1)) == (4, 4, 1)
+
+
+@pytest.mark.parametrize("tokens", [100, 400, 4000])
+def test_any_room_gives_the_same_text(
+    loaded: LoadedModel,
+    requests: list[Request],
+    plain: list[Generation],
+    tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = LocalEngine(loaded)
+    monkeypatch.setattr(engine, "_room", lambda: Room(8, tokens))
+    assert engine.generate(requests) == plain
+
+
+def test_words_before_the_image_are_each_prompts_own(loaded: LoadedModel, shared: Path) -> None:
+    """Prompts about one image with other words of the same length in front of it share no prefix."""
+    path = shared / "golden" / "images" / "landscape.jpg"
+    view = View(open_image(path), path.name)
+    said = [(Message("human", f"{word} <image>\nWhat is this?"),) for word in ("one", "two", "six", "ten")]
+    asked = [request(turns, view) for turns in said]
+    assert len({len(loaded.tokens.encode(each.rendered).ids) for each in asked}) == 1
+    whole = LocalEngine(loaded, batch_size=8)
+    assert whole.generate(asked) == LocalEngine(loaded, batch_size=1, reuse=False).generate(asked)
+    assert whole.prefix is not None and whole.prefix.store.computed == 4

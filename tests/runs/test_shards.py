@@ -1,0 +1,84 @@
+"""Ranks share the images and leave one result; what a rank wrote is never lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_bench import tasks_of_srun
+from made_runs import prediction
+
+from viscot_core.engines.open import EngineOptions
+from viscot_core.errors import UsageError
+from viscot_core.runs.journal import Journal
+from viscot_core.runs.records import PREDICTIONS_FILE, RunInfo, read_predictions, read_run
+from viscot_core.runs.shards import SESSION, Shard, check_gpus, shard_of
+from viscot_core.tasks.benchmarks import BenchOptions, bench_cot, bench_refcoco
+
+
+def test_whose_share_this_is() -> None:
+    torchrun = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    assert shard_of({SESSION: "ab", **torchrun}) == Shard(3, 8, 1, "ab")
+    assert shard_of(torchrun) == Shard(), "somebody else's torchrun is not ours"
+    srun = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "2", "SLURM_JOB_ID": "77"}
+    assert shard_of(srun) == Shard(2, 4, 2, "slurm77_0_0")
+    assert shard_of({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) == Shard(), "a batch script is one process"
+
+
+def test_more_ranks_than_gpus_are_refused() -> None:
+    with pytest.raises(UsageError, match="--device cpu"):
+        check_gpus(999, "auto")
+    check_gpus(3, "cpu")
+
+
+def test_parts_are_read_and_joined_by_the_next_writer(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin(RunInfo())
+        journal.add([prediction(question_id=0)])
+    for rank in (0, 1):
+        with Journal(tmp_path, rank=rank, session="s") as journal:
+            journal.add([prediction(question_id=rank + 1)])
+            with pytest.raises(UsageError, match="Another process"), Journal(tmp_path):
+                pass
+    part = tmp_path / "predictions.s-1.jsonl"
+    part.write_bytes(part.read_bytes() + prediction(question_id=9).to_line()[:-20])
+    assert [p.question_id for p in read_predictions(tmp_path)] == [0, 1, 2]
+    with Journal(tmp_path) as journal:
+        assert journal.is_done(("cot", "synth", "2"))
+    assert [p.name for p in tmp_path.glob("predictions*.jsonl")] == [PREDICTIONS_FILE]
+    assert [p.question_id for p in read_predictions(tmp_path)] == [0, 1, 2]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_two_ranks_give_the_result_of_one(shared: Path, golden_root: Path, tmp_path: Path) -> None:
+    engine = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32")
+    tables = []
+    for gpus in (1, 2):
+        out = tmp_path / str(gpus)
+        info, tally = bench_cot(BenchOptions(out, golden_root, engine, gpus=gpus), names=("cot", "direct"))
+        assert info.counts == {"done": 24, "failed": 0, "missing": 0, "pending": 0}
+        assert tally.finished == 24 and read_run(out) == info
+        assert [p.name for p in out.glob("predictions*")] == [PREDICTIONS_FILE]
+        tables.append({p.key: p.model_copy(update={"seconds": 0}) for p in read_predictions(out)})
+    assert tables[0] == tables[1]
+    _, tally = bench_cot(BenchOptions(tmp_path / "2", golden_root, engine, gpus=2), names=("cot", "direct"))
+    assert tally.finished == 0
+    info, _ = bench_refcoco(BenchOptions(tmp_path / "r", golden_root, engine, gpus=2))
+    assert info.counts["done"] == 6
+
+
+def test_tasks_of_srun_share_and_the_last_one_leaves_the_whole(
+    shared: Path, golden_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32")
+    options = BenchOptions(tmp_path / "out", golden_root, engine, max_new_tokens=8)
+    done = []
+    for _ in tasks_of_srun(monkeypatch, 2):
+        info, tally = bench_cot(options)
+        done.append(tally.finished)
+    assert sum(done) == 12 and min(done) > 0
+    assert info.counts["done"] == 12
+    assert len(list((tmp_path / "out").glob("predictions.slurm5*"))) == 2
+    assert bench_cot(options)[1].finished == 0
+    assert [p.name for p in (tmp_path / "out").glob("predictions*")] == [PREDICTIONS_FILE]

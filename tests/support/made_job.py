@@ -1,0 +1,74 @@
+"""What each process of the multi-process tests runs: the same tiny training in several modes.
+
+``torchrun --nproc_per_node=2 tests/made_job.py DATA OUT MODE...`` writes each mode's run to ``OUT/MODE``. A
+mode is ``ddp``, ``zero1`` .. ``zero3``; ``mixed-`` before it trains on rows of which some have no image,
+packed, in random order, so that one rank's batch has images and the other's has none; ``base-`` trains the
+golden Vicuna and CLIP of the folder ``VISCOT_TEST_GOLDEN`` instead. ``VISCOT_TEST_STEPS`` is the number of
+steps of each stage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from made_training import golden_recipe
+
+from viscot_core.train import ranks, worker
+from viscot_core.train.orphans import die_with_parent
+from viscot_core.train.recipe import load_recipe
+from viscot_core.train.schema import Recipe
+
+SHAPE = [
+    "model.scratch.image_side=56", "model.scratch.vision_width=24", "model.scratch.vision_layers=2",
+    "model.scratch.vision_heads=2", "model.scratch.vision_mlp=48", "model.scratch.llm_width=24",
+    "model.scratch.llm_layers=2", "model.scratch.llm_heads=2", "model.scratch.llm_mlp=48",
+]  # fmt: skip
+STEPS = int(os.environ.get("VISCOT_TEST_STEPS", "4"))
+
+
+def recipe_of(mode: str, data: Path) -> Recipe:
+    """The tiny recipe's alignment and fine-tuning stages in a smaller shape."""
+    zero = int(mode[-1]) if mode[-1].isdigit() else 0
+    if mode.startswith("base-"):
+        return _golden(zero)
+    fields = {"max_steps": STEPS, "save_steps": 2, "global_batch_size": 4, "log_steps": 1, "workers": 0}
+    fields |= {"compile": "false", "precision": "fp32", "zero_stage": zero, "learning_rate": 2e-3}
+    sets = [
+        f"stages.{kind}.{name}={value}" for kind in ("pretrain", "finetune") for name, value in fields.items()
+    ]
+    sets += [f"data.root={data}", f"data.images={data}", "report_to=[]", *SHAPE]
+    if mode.startswith("mixed-"):
+        sets += ["stages.finetune.packing=true", "stages.finetune.files=[mixed.json]", "data.preflight=4"]
+        sets += ["stages.finetune.guide_attention=null", "stages.finetune.token_weights=null"]
+    recipe = load_recipe("tiny", sets)
+    kinds = ("finetune",) if mode.startswith("mixed-") else ("pretrain", "finetune")
+    return recipe.model_copy(update={"stages": tuple(s for s in recipe.stages if s.kind in kinds)})
+
+
+def _golden(zero: int) -> Recipe:
+    recipe = golden_recipe(Path(os.environ["VISCOT_TEST_GOLDEN"]))
+    change = {"max_steps": STEPS, "epochs": None, "save_steps": 2, "zero_stage": zero}
+    stages = tuple(stage.model_copy(update=change) for stage in recipe.stages)
+    return recipe.model_copy(update={"stages": stages})
+
+
+def main(data: Path, out: Path, modes: list[str]) -> None:
+    """Every mode, with the frameworks' global state cleared in between."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    if "RANK" in os.environ:
+        die_with_parent()
+    ranks.join()
+    for mode in modes:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        run = out / mode
+        run.mkdir(parents=True, exist_ok=True)
+        worker.run(run, recipe_of(mode, data))
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,214 @@
+"""How each model family writes a box: one registry, each entry with its exact text, order, scale and frame.
+
+A codec turns a box of the padded square into a family's words and back, and says which form to answer in.
+Scale and order are declared, never guessed from a reply: the same object is ``[500, 250, 700, 750]`` in
+seven families and ``[250, 500, 750, 700]`` in Gemini. The families themselves are in ``families.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from viscot_core.boxes.geometry import WHOLE, Box, BoxStatus, Frame, ParsedBox, Size, format_box, parse_box
+
+Numbers = tuple[float, float, float, float]
+Resize = Callable[[Size], Size]
+
+TOLERANCE = 0.05
+"""A box may leave the image by this share of its side and is cut there; beyond, it is unparsable."""
+NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+FOUR = ",".join([NUMBER] * 4)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One family's convention; this class covers all that write four numbers of the image's own axes."""
+
+    name: str
+    text: str
+    """The exact words: ``{0}`` .. ``{3}`` are numbers in the family's order, ``{label}`` what is boxed."""
+    find: str
+    """Expression with four groups that finds the numbers in a reply."""
+    whole: str = ""
+    """Expression of a whole clean reply; ``%s`` stands for ``find``. Empty: ``find`` is the whole reply."""
+    form: str = ""
+    """The sentence after the request that asks for this form."""
+    scale: float | None = 1000.0
+    """What one side of the image counts; None: pixels of the image after ``resize``."""
+    order: Literal["xyxy", "yxyx", "xywh"] = "xyxy"
+    number: str = ".0f"
+    """How a number is written."""
+    bins: bool = False
+    """Numbers are indices of ``scale`` bins, rounded down."""
+    middle: bool = False
+    """A bin is read as its middle."""
+    resize: Resize | None = None
+    """The size an image must be sent in, so that the pixels sent are the pixels the model sees and names."""
+    points: bool = False
+    """The family names points, not boxes: there is a place to crop and no overlap to measure."""
+    standing: str = "seen"
+    """How sure the convention is: ``seen`` in the family's code, ``documentation``, ``unverified``."""
+
+    def encode(self, box: Box, size: Size, label: str = "region") -> str:
+        """``box`` of an image of ``size`` in this family's words."""
+        x0, y0, x1, y1 = shares_of(box, size)
+        sx, sy = self._scales(size)
+        ends = (x0 * sx, y0 * sy, x1 * sx, y1 * sy)
+        if self.bins:
+            ends = tuple(self._bin(n, s) for n, s in zip(ends, (sx, sy, sx, sy), strict=True))  # type: ignore[assignment]
+        return self.text.format(*(format(n, self.number) for n in self._to_family(ends)), label=label)
+
+    def parse(self, text: str, size: Size) -> ParsedBox:
+        """Read the one box of a reply about an image of ``size`` (SQUARE frame). Never raises.
+
+        ``ok`` is the family's own clean text. ``repaired``: words around it, swapped corners, or an edge past
+        the image by at most 5 %. No box, or several different ones, are ``unparsable``.
+        """
+        failed = ParsedBox(WHOLE, BoxStatus.UNPARSABLE, text)
+        found = {tuple(float(g) for g in match.groups()) for match in re.finditer(self.find, text)}
+        if len(found) != 1:
+            return failed
+        x0, y0, x1, y1 = self._from_family(*found.pop())
+        sx, sy = self._scales(size)
+        half = 0.5 if self.middle else 0.0
+        shares = ((x0 + half) / sx, (y0 + half) / sy, (x1 + half) / sx, (y1 + half) / sy)
+        inside = in_order(shares, allow_point=self.points)
+        if inside is None:
+            return failed
+        clean = inside == shares and re.fullmatch((self.whole or "%s") % self.find, text.strip())
+        status = BoxStatus.OK if clean else BoxStatus.REPAIRED
+        return ParsedBox(from_shares(inside, size), status, text)
+
+    def _scales(self, size: Size) -> tuple[float, float]:
+        if self.scale is not None:
+            return self.scale, self.scale
+        width, height = self.resize(size) if self.resize else size
+        return float(width), float(height)
+
+    @staticmethod
+    def _bin(value: float, scale: float) -> float:
+        # An epsilon, or 0.7 * 1000 (699.999...) falls into the bin below.
+        return min(max(math.floor(value + 1e-6), 0), scale - 1)
+
+    def _to_family(self, ends: Numbers) -> Numbers:
+        x0, y0, x1, y1 = ends
+        return {"xyxy": ends, "yxyx": (y0, x0, y1, x1), "xywh": (x0, y0, x1 - x0, y1 - y0)}[self.order]
+
+    def _from_family(self, a: float, b: float, c: float, d: float) -> Numbers:
+        return {"xyxy": (a, b, c, d), "yxyx": (b, a, d, c), "xywh": (a, b, a + c, b + d)}[self.order]
+
+
+def in_order(shares: Numbers, *, allow_point: bool = False) -> Numbers | None:
+    """Corners in order and inside 0..1; None where that takes more than ``TOLERANCE`` or leaves no area."""
+    x0, y0, x1, y1 = shares
+    ordered = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+    if min(ordered) < -TOLERANCE or max(ordered) > 1 + TOLERANCE:
+        return None
+    left, top, right, bottom = (min(max(n, 0.0), 1.0) for n in ordered)
+    if not allow_point and (right <= left or bottom <= top):
+        return None
+    return (left, top, right, bottom)
+
+
+def from_shares(shares: Numbers, size: Size) -> Box:
+    """Shares of an image's own width and height -> a box of its padded square."""
+    width, height = size
+    x0, y0, x1, y1 = shares
+    return Box(x0 * width, y0 * height, x1 * width, y1 * height, Frame.ORIGINAL).to_square(size)
+
+
+class SquareCodec(Codec):
+    """Visual CoT's own frame, 0..1 of the padded square, in the family's number of decimals."""
+
+    def encode(self, box: Box, size: Size, label: str = "region") -> str:
+        """``box`` in this family's words; ``label`` is not part of them."""
+        square = box.to_square(size)
+        if self.number == ".3f":
+            return format_box(square)
+        return self.text.format(*(format(n, self.number) for n in square.coords), label=label)
+
+    def parse(self, text: str, size: Size) -> ParsedBox:
+        """As ``boxes.parse_box``; the family's own decimals count as ``ok``."""
+        parsed = parse_box(text)
+        if self.number == ".3f":
+            return parsed
+        own = re.fullmatch(self.find, text.strip())
+        if (
+            parsed.status is BoxStatus.REPAIRED
+            and own
+            and tuple(map(float, own.groups())) == parsed.box.coords
+        ):
+            return ParsedBox(parsed.box, BoxStatus.OK, text)
+        return parsed
+
+
+class GridCodec(Codec):
+    """Kosmos-2: two cells of a 32 x 32 grid, ``row * 32 + column``; a cell is read as its middle."""
+
+    side = 32
+
+    def encode(self, box: Box, size: Size, label: str = "region") -> str:
+        """The cells holding the upper left corner and the last point before the lower right one."""
+        x0, y0, x1, y1 = (n * self.side for n in shares_of(box, size))
+        left, top = self._cell(math.floor(x0)), self._cell(math.floor(y0))
+        right, bottom = max(self._cell(math.ceil(x1) - 1), left), max(self._cell(math.ceil(y1) - 1), top)
+        return self.text.format(
+            f"{top * self.side + left:04d}", f"{bottom * self.side + right:04d}", label=label
+        )
+
+    def parse(self, text: str, size: Size) -> ParsedBox:
+        """The box between the middles of the two cells; one single cell is the cell itself."""
+        failed = ParsedBox(WHOLE, BoxStatus.UNPARSABLE, text)
+        found = {(int(m[1]), int(m[2])) for m in re.finditer(self.find, text)}
+        if len(found) != 1 or max(cells := found.pop()) >= self.side**2:
+            return failed
+        (y0, x0), (y1, x1) = (divmod(cell, self.side) for cell in cells)
+        half_x, half_y = (0.0 if x0 == x1 else 0.5), (0.0 if y0 == y1 else 0.5)
+        shares = tuple(
+            n / self.side
+            for n in (
+                min(x0, x1) + half_x,
+                min(y0, y1) + half_y,
+                max(x0, x1) + 1 - half_x,
+                max(y0, y1) + 1 - half_y,
+            )
+        )
+        clean = x0 <= x1 and y0 <= y1 and re.fullmatch((self.whole or "%s") % self.find, text.strip())
+        status = BoxStatus.OK if clean else BoxStatus.REPAIRED
+        return ParsedBox(from_shares(shares, size), status, text)  # type: ignore[arg-type]
+
+    def _cell(self, index: int) -> int:
+        return min(max(index, 0), self.side - 1)
+
+
+class PointCodec(Codec):
+    """Molmo (1): one point in percent of the image; a box is written as its middle."""
+
+    def encode(self, box: Box, size: Size, label: str = "region") -> str:
+        """The middle of ``box`` in percent."""
+        x0, y0, x1, y1 = shares_of(box, size)
+        return self.text.format(f"{(x0 + x1) * 50:.1f}", f"{(y0 + y1) * 50:.1f}", label=label)
+
+    def parse(self, text: str, size: Size) -> ParsedBox:
+        """A box without extent at the point."""
+        failed = ParsedBox(WHOLE, BoxStatus.UNPARSABLE, text)
+        found = {(float(m[1]) / 100, float(m[2]) / 100) for m in re.finditer(self.find, text)}
+        if len(found) != 1:
+            return failed
+        x, y = found.pop()
+        inside = in_order((x, y, x, y), allow_point=True)
+        if inside is None:
+            return failed
+        clean = re.fullmatch((self.whole or "%s") % self.find, text.strip())
+        return ParsedBox(from_shares(inside, size), BoxStatus.OK if clean else BoxStatus.REPAIRED, text)
+
+
+def shares_of(box: Box, size: Size) -> Numbers:
+    """A box as shares of the image's own width and height; no family has words for the padding."""
+    width, height = size
+    x0, y0, x1, y1 = box.to_original(size).clip(size).coords
+    return (x0 / width, y0 / height, x1 / width, y1 / height)

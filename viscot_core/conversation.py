@@ -1,0 +1,75 @@
+"""Messages with image slots, and every word of the protocol, quoted once.
+
+The words are the reference's (UPSTREAM, protocol), so that figures compare. How a family joins messages into
+tokens is its own business (``families/``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IMAGE = "<image>"
+
+BOX_REQUEST = (
+    "Please provide the bounding box coordinate of the region that can help you answer the question better."
+)
+ANSWER_REQUEST = "Please answer the question based on the original image and local detail image."
+REFCOCO_BEFORE = "Locate the region this sentence describes: "
+REFCOCO_AFTER = ". Please provide the bounding box coordinates."
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; ``role`` is ``human`` or ``gpt`` as on disk; ``<image>`` in the text marks an image."""
+
+    role: str
+    text: str
+
+
+def with_images_first(text: str) -> str:
+    """A human message as training reads it: every ``<image>`` moved to the front, each on its own line."""
+    count = text.count(IMAGE)
+    if not count:
+        return text
+    words = text.replace(IMAGE, "").strip()
+    return (f"{IMAGE}\n" * count + words).strip()
+
+
+def detection_turns(question: str) -> tuple[Message, ...]:
+    """Turn 1 of the benchmark: where to look. The question is lower-cased and followed by a full stop."""
+    return (Message("human", f"{IMAGE}\n{question.lower()}. {BOX_REQUEST}"),)
+
+
+def answer_turns(question: str, box_text: str) -> tuple[Message, ...]:
+    """Turn 2 of the benchmark: question, the box in the assistant's words, then the crop and the request."""
+    return (
+        Message("human", f"{IMAGE}\n{question}"),
+        Message("gpt", box_text),
+        Message("human", f"{IMAGE}\n{ANSWER_REQUEST}{question} "),
+    )
+
+
+def direct_turns(question: str) -> tuple[Message, ...]:
+    """The baseline without a box: question, answer."""
+    return (Message("human", f"{IMAGE}\n{question} "),)
+
+
+def text_only_turns(question: str, box_text: str) -> tuple[Message, ...]:
+    """The no-image baseline (paper Table 6): the box as words, no second image, an empty second message."""
+    request = Message("human", f"{IMAGE}\n{question} {BOX_REQUEST}")
+    return (request, Message("gpt", box_text), Message("human", ""))
+
+
+def refcoco_turns(expression: str) -> tuple[Message, ...]:
+    """Referring expression comprehension (RefCOCO, +, g); the expression is lower-cased."""
+    return (Message("human", f"{IMAGE}\n{REFCOCO_BEFORE}{expression.lower()}{REFCOCO_AFTER}"),)
+
+
+def cot_turns(question: str, box_text: str, answer: str) -> tuple[Message, ...]:
+    """A training sample on disk: question + box request, box, bare ``<image>``, answer."""
+    return (
+        Message("human", f"{IMAGE}\n{question} {BOX_REQUEST}"),
+        Message("gpt", box_text),
+        Message("human", IMAGE),
+        Message("gpt", answer),
+    )

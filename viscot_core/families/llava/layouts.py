@@ -1,0 +1,298 @@
+"""Two layouts of one model: the original LLaVA one and transformers' ``LlavaForConditionalGeneration``.
+
+Everything is decided by the config and the tensors' names and shapes, never by a folder's name. Names are
+translated through the *module names* of transformers' model in memory, which both layouts map to one to one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from viscot_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import LlavaConfig
+
+Shape = tuple[int, ...]
+
+TOWER, PROJECTOR, LLM = "model.vision_tower.", "model.multi_modal_projector.", "model.language_model."
+"""How the names of a part's tensors begin in the model in memory; the head's stands alone."""
+
+ROW_MULTIPLE = 64
+"""Embedding rows are padded to a multiple of this when the image token is added (32000 -> 32064)."""
+
+ORIGINAL_CONFIG = "original_llava_config"
+"""Field of a converted ``config.json`` that keeps the original one, so that an export back is exact."""
+
+
+class Layout(StrEnum):
+    """How a checkpoint's files are written."""
+
+    LLAVA = "llava"
+    HF = "hf"
+
+
+_Rules = tuple[tuple[re.Pattern[str], str], ...]
+
+
+def _rules(*pairs: tuple[str, str]) -> _Rules:
+    return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
+
+
+_TO_MODULE: dict[Layout, _Rules] = {
+    Layout.LLAVA: _rules(
+        (r"^model\.vision_tower\.vision_tower\.(?:vision_model\.)?", "model.vision_tower."),
+        (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
+        (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
+        (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
+    ),
+    # transformers has written three forms; its own loader reads all of them, and so does this table.
+    Layout.HF: _rules(
+        (r"^language_model\.lm_head\.", "lm_head."),
+        (r"^language_model\.model\.", "model.language_model."),
+        (r"^(?:model\.)?vision_tower\.(?:vision_model\.)?", "model.vision_tower."),
+        (r"^(?:model\.)?multi_modal_projector\.", "model.multi_modal_projector."),
+    ),
+}
+_TO_LLAVA = _rules(
+    (r"^model\.vision_tower\.", "model.vision_tower.vision_tower.vision_model."),
+    (r"^model\.multi_modal_projector\.linear_1\.", "model.mm_projector.0."),
+    (r"^model\.multi_modal_projector\.linear_2\.", "model.mm_projector.2."),
+    (r"^model\.language_model\.", "model."),
+)
+_TO_HF = _rules(
+    (r"^model\.vision_tower\.", "vision_tower.vision_model."),
+    (r"^model\.multi_modal_projector\.", "multi_modal_projector."),
+    (r"^model\.language_model\.", "language_model.model."),
+    (r"^lm_head\.", "language_model.lm_head."),
+)
+# Buffers that old checkpoints carry and the model computes itself.
+_COMPUTED = re.compile(r"(rotary_emb\.inv_freq|position_ids)$")
+_CLIP = re.compile(r"^vision_model\.")
+
+
+def module_name(stored: str, layout: Layout) -> str | None:
+    """The name in the model in memory, or None for a buffer that the model computes itself."""
+    if _COMPUTED.search(stored):
+        return None
+    return _apply(stored, _TO_MODULE[layout])
+
+
+def stored_name(module: str, layout: Layout) -> str:
+    """The name on disk in ``layout`` (HF: the names that vLLM, SGLang and llama.cpp read)."""
+    return _apply(module, _TO_LLAVA if layout is Layout.LLAVA else _TO_HF)
+
+
+def clip_module_name(stored: str) -> str | None:
+    """A tensor of a CLIP repository in the model in memory; None for its text half and its buffers."""
+    if not _CLIP.search(stored) or _COMPUTED.search(stored):
+        return None
+    return _CLIP.sub("model.vision_tower.", stored)
+
+
+def _apply(name: str, rules: _Rules) -> str:
+    for pattern, replacement in rules:
+        renamed, count = pattern.subn(replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+def detect(config: Mapping[str, Any], names: Iterable[str]) -> Layout:
+    """Which layout a checkpoint has.
+
+    Raises:
+        CheckpointError: a model of another kind, a text-only Llama among them.
+    """
+    kinds = [str(kind) for kind in config.get("architectures") or []]
+    if "text_config" in config and str(config.get("model_type")) == "llava":
+        return Layout.HF
+    if any(name.startswith("model.mm_projector.") for name in names):
+        return Layout.LLAVA
+    if any("mm_" in key for key in config) or any(kind.startswith("Llava") for kind in kinds):
+        return Layout.LLAVA
+    kind = kinds[0] if kinds else str(config.get("model_type", "of an unknown kind"))
+    if is_text_only(config):
+        raise CheckpointError(
+            f"this is a text-only model ({kind}) without a projector or a vision tower; "
+            "put its mm_projector.bin beside it or give a LLaVA or VisCoT checkpoint."
+        )
+    raise CheckpointError(f"viscot reads LLaVA checkpoints, and this is {kind}; give another model.")
+
+
+def is_text_only(config: Mapping[str, Any]) -> bool:
+    """Whether a config is a plain Llama's (Vicuna's), without an image part of either layout."""
+    kinds = [str(kind) for kind in config.get("architectures") or [config.get("model_type", "")]]
+    multimodal = "text_config" in config or any(key.startswith("mm_") for key in config)
+    return not multimodal and any(re.match("llama", kind, re.IGNORECASE) for kind in kinds)
+
+
+# -- configs -----------------------------------------------------------------------------------------
+
+_TEXT_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "attention_bias",
+    "attention_dropout",
+    "mlp_bias",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "tie_word_embeddings",
+    "use_cache",
+)
+_PATCH = "model.vision_tower.embeddings.patch_embedding.weight"
+_POSITION = "model.vision_tower.embeddings.position_embedding.weight"
+_HEAD_DIM = 64
+"""Width of one attention head in every CLIP tower that OpenAI published."""
+
+
+def tower_name(config: Mapping[str, Any]) -> str | None:
+    """``mm_vision_tower`` of an original config: a string, a list of one, or absent."""
+    value = config.get("mm_vision_tower", config.get("vision_tower"))
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return str(value) if value else None
+
+
+def tower_config_from_shapes(shapes: Mapping[str, Shape], heads: int | None = None) -> dict[str, Any]:
+    """A CLIP tower's config read off its tensors (module names); without ``heads``, heads are 64 wide.
+
+    Raises:
+        CheckpointError: no tower inside, or a width that 64-wide heads do not divide.
+    """
+    if _PATCH not in shapes or _POSITION not in shapes:
+        raise CheckpointError(f"the vision tower is not in the checkpoint ('{_PATCH}' is missing).")
+    width, channels, patch, _ = shapes[_PATCH]
+    grid = math.isqrt(shapes[_POSITION][0] - 1)
+    layers = {
+        int(m.group(1))
+        for name in shapes
+        if (m := re.search(r"vision_tower\.encoder\.layers\.(\d+)\.", name))
+    }
+    if heads is None and width % _HEAD_DIM:
+        raise CheckpointError(
+            f"the vision tower is {width} wide, which does not tell its number of attention heads; "
+            "put its CLIP folder (config.json) where mm_vision_tower points."
+        )
+    return {
+        "hidden_size": width,
+        "intermediate_size": shapes["model.vision_tower.encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": heads or width // _HEAD_DIM,
+        "num_channels": channels,
+        "patch_size": patch,
+        "image_size": grid * patch,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    }
+
+
+def rows_with_image_token(rows: int, image_id: int) -> int:
+    """Embedding rows that hold ``image_id``: unchanged where it fits, else padded to a multiple of 64."""
+    return rows if image_id < rows else math.ceil((image_id + 1) / ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def config_from_llava(original: Mapping[str, Any], vision: Mapping[str, Any], image_id: int) -> LlavaConfig:
+    """transformers' config for an original ``config.json`` and its CLIP tower's config.
+
+    Raises:
+        CheckpointError: a projector or a feature choice that transformers' LLaVA cannot express.
+    """
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    projector = original.get("mm_projector_type", "linear")
+    if projector != "mlp2x_gelu":
+        raise CheckpointError(
+            f"its projector is '{projector}'; viscot reads the two-layer 'mlp2x_gelu' of LLaVA-1.5."
+        )
+    select = original.get("mm_vision_select_feature", "patch")
+    text = {key: original[key] for key in _TEXT_FIELDS if original.get(key) is not None}
+    vision_config = CLIPVisionConfig(
+        **{k: v for k, v in vision.items() if k not in ("architectures", "dtype")}
+    )
+    return LlavaConfig(
+        vision_config=vision_config,
+        text_config=LlamaConfig(
+            vocab_size=rows_with_image_token(int(original["vocab_size"]), image_id), **text
+        ),
+        image_token_index=image_id,
+        image_seq_length=_patches(vision_config) + (select == "cls_patch"),
+        projector_hidden_act="gelu",
+        vision_feature_select_strategy="full" if select == "cls_patch" else "default",
+        vision_feature_layer=int(original.get("mm_vision_select_layer", -2)),
+        **{ORIGINAL_CONFIG: dict(original)},
+    )
+
+
+def image_tokens(config: LlavaConfig) -> int:
+    """Ids that one image takes in a prompt: 576 for CLIP-L/14 at 336 px.
+
+    Counted from the tower: ``image_seq_length`` of many a config is only its default.
+    """
+    return _patches(config.vision_config) + (config.vision_feature_select_strategy == "full")
+
+
+def _patches(vision: Any) -> int:
+    return int(vision.image_size // vision.patch_size) ** 2
+
+
+_OPENAI = {224: "openai/clip-vit-large-patch14", 336: "openai/clip-vit-large-patch14-336"}
+
+
+def config_to_llava(config: LlavaConfig, rows: int, dtype: str, tower: str | None = None) -> dict[str, Any]:
+    """The original ``config.json`` for a model of ``rows`` embedding rows (the image token's left out).
+
+    ``tower`` replaces ``mm_vision_tower``; without it the remembered one, OpenAI's CLIP-L of that resolution
+    where the tower has its shape, or the folder ``vision_tower`` that the export writes.
+    """
+    text, vision = config.text_config, config.vision_config
+    original: dict[str, Any] | None = getattr(config, ORIGINAL_CONFIG, None)
+    if original is not None:
+        kept = {**original, "torch_dtype": dtype, "vocab_size": rows}
+        return {**kept, "mm_vision_tower": tower} if tower else kept
+    known = (
+        _OPENAI.get(vision.image_size)
+        if vision.hidden_size == 1024 and vision.num_hidden_layers == 24
+        else None
+    )
+    rope: dict[str, Any] = getattr(text, "rope_parameters", None) or {}
+    fields = {key: getattr(text, key, None) for key in _TEXT_FIELDS if key not in ("head_dim", "mlp_bias")}
+    return {
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava",
+        **fields,
+        "rope_theta": rope.get("rope_theta", 10000.0),
+        "rope_scaling": None,
+        "pretraining_tp": 1,
+        "vocab_size": rows,
+        "torch_dtype": dtype,
+        "freeze_mm_mlp_adapter": False,
+        "tune_mm_mlp_adapter": False,
+        "image_aspect_ratio": "pad",
+        "image_grid_pinpoints": None,
+        "mm_hidden_size": vision.hidden_size,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": "cls_patch"
+        if config.vision_feature_select_strategy == "full"
+        else "patch",
+        "mm_vision_select_layer": config.vision_feature_layer,
+        "mm_vision_tower": tower or known or "vision_tower",
+        "use_mm_proj": True,
+    }

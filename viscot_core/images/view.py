@@ -1,0 +1,30 @@
+"""What a model looks at: an image, whole or cropped, with a key that names its content."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from PIL import Image
+
+from viscot_core.boxes.geometry import Window
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the model looks at: an RGB image (whole or cropped) and a key that names its content."""
+
+    image: Image.Image
+    key: str
+
+
+def view_of(image: Image.Image) -> View:
+    """A view keyed by the image's own pixels, for images that come from no file."""
+    digest = hashlib.sha256(image.tobytes())
+    digest.update(repr(image.size).encode())
+    return View(image, digest.hexdigest())
+
+
+def crop(view: View, window: Window) -> View:
+    """The part of ``view`` inside ``window`` (left, top, right, bottom in its pixels)."""
+    return View(view.image.crop(window), f"{view.key}###{list(window)}")

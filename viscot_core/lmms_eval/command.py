@@ -1,0 +1,136 @@
+"""What ``viscot bench general`` was asked for, and lmms-eval's command line for one task of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from viscot_core.engines.open import EngineOptions
+from viscot_core.errors import UsageError, nearest
+from viscot_core.lmms_eval import CHAIN, PACKAGED, TASKS
+from viscot_core.lmms_eval.exports import Handed
+from viscot_core.lmms_eval.logs import LOOKS_FILE
+
+_ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+"""--attn in transformers' words."""
+BACKENDS = ("llava_hf", "viscot", "vllm")
+STRATEGIES = ("direct", "cot")
+
+
+@dataclass(frozen=True)
+class GeneralOptions:
+    """What was asked for. Without ``backend``: llava_hf where it can do all of it, else viscot."""
+
+    out: Path
+    tasks: tuple[str, ...]
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    strategies: tuple[str, ...] = ("direct",)
+    backend: str | None = None
+    data: Path | None = None
+    limit: int | None = None
+    python: str = sys.executable
+
+    @property
+    def packaged(self) -> bool:
+        """Whether the tasks are this repository's own."""
+        return bool(set(self.tasks) & set(PACKAGED))
+
+    def chosen_backend(self) -> str:
+        """The model class of lmms-eval.
+
+        Raises:
+            UsageError: an unknown or unfitting task, strategy, backend or option.
+        """
+        if not self.tasks:
+            raise UsageError("Name the tasks with --tasks, like pope,gqa,textvqa_val,scienceqa_img,mme.")
+        for name in self.strategies:
+            _known("--strategy", name, STRATEGIES)
+        _known("--attn", self.engine.attn, tuple(_ATTENTION))
+        ours = self._only_ours()
+        backend = self.backend or ("viscot" if ours else "llava_hf")
+        _known("--backend", backend, BACKENDS)
+        if ours and backend != "viscot":
+            raise UsageError(f"{' and '.join(ours)} needs --backend viscot; lmms-eval's own classes cannot.")
+        if backend == "vllm" and self.engine.attn != "sdpa":
+            raise UsageError("vLLM chooses its attention by itself; leave --attn out with --backend vllm.")
+        if CHAIN in self.tasks and backend == "viscot":
+            raise UsageError(
+                f"{CHAIN} asks lmms-eval's own classes in two turns; viscot's runs them in visual_cot with "
+                "--strategy cot."
+            )
+        self._check_packaged()
+        return backend
+
+    def _only_ours(self) -> list[str]:
+        """What was asked for that only viscot's own class can do."""
+        asked = {
+            "A server": self.engine.is_server,
+            "--strategy cot": "cot" in self.strategies,
+            "--load-in": self.engine.load_in is not None,
+            "--box-format": self.engine.box_format is not None,
+        }
+        return [name for name, given in asked.items() if given]
+
+    def _check_packaged(self) -> None:
+        names = " and ".join(PACKAGED)
+        if self.packaged and self.data is None:
+            raise UsageError(f"{names} need the benchmark's data root: give --data DIR.")
+        if self.packaged and not set(PACKAGED).issuperset(self.tasks):
+            raise UsageError(f"Run {names} apart from other tasks, into an --out of their own.")
+
+    def work(self) -> Iterator[tuple[str, str]]:
+        """Each strategy and task to run; what the task of two turns gives is cot, whoever answers."""
+        for strategy in self.strategies:
+            for task in self.tasks:
+                yield "cot" if task == CHAIN else strategy, task
+
+
+def _known(flag: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{flag} is one of {', '.join(choices)}, not '{value}'.{nearest(value, choices)}")
+
+
+def command_line(
+    options: GeneralOptions, backend: str, model: Handed, strategy: str, task: str, folder: Path
+) -> list[str]:
+    """One task's, its results and samples going into ``folder``. No shell ever sees it."""
+    engine = options.engine
+    given: dict[str, Any]
+    if backend == "llava_hf":
+        given = {
+            "pretrained": model.model,
+            "dtype": model.dtype,
+            "attn_implementation": _ATTENTION[engine.attn],
+        }
+        given |= {"device_map": "cpu"} if model.device == "cpu" else {}
+    elif backend == "vllm":
+        given = {"model": model.model, "dtype": model.dtype}
+    else:
+        given = _ours(engine, model, strategy, task, folder)
+    argv = [options.python, "-m", "lmms_eval", "--model", backend]
+    argv += ["--model_args", ",".join(f"{name}={value}" for name, value in given.items())]
+    argv += ["--tasks", task, "--include_path", str(TASKS)]
+    argv += ["--device", "cuda:0" if model.device == "cuda" else model.device]
+    # lmms-eval's llava_hf refuses any batch but one.
+    argv += ["--batch_size", "1" if backend == "llava_hf" else str(engine.batch_size)]
+    argv += ["--log_samples", "--output_path", str(folder)]
+    return argv if options.limit is None else [*argv, "--limit", str(options.limit)]
+
+
+def _ours(engine: EngineOptions, model: Handed, strategy: str, task: str, folder: Path) -> dict[str, Any]:
+    """The arguments of ``model.Viscot``."""
+    # Table 8's direct answers come from LLaVA's scripts: the task's own words and nothing else.
+    native = strategy == "direct" and task not in PACKAGED
+    given = {
+        "pretrained": model.model,
+        "strategy": strategy,
+        "protocol": "native" if native else "paper",
+        "dtype": model.dtype,
+        "attn": engine.attn,
+        "looks": str(folder / LOOKS_FILE),
+    }
+    optional = {"load_in": engine.load_in, "box_format": engine.box_format}
+    return given | {name: value for name, value in optional.items() if value}

@@ -1,0 +1,102 @@
+"""The checkpoint as lmms-eval loads it: for viscot's own class as it is, else exported once into a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from viscot_core import __version__
+from viscot_core.engines.open import EngineOptions
+from viscot_core.errors import UsageError
+from viscot_core.files import cache_folder
+
+if TYPE_CHECKING:
+    from viscot_core.models.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What lmms-eval is told to load: a folder or an address, its weights' digest, device and dtype."""
+
+    model: str
+    weights: str
+    device: str
+    dtype: str
+    """torch's name; a server's is its own."""
+
+
+def handed(engine: EngineOptions, backend: str) -> Handed:
+    """The model for one of lmms-eval's classes, exported where that class needs it.
+
+    Raises:
+        CheckpointError, EngineError, UsageError: it cannot be loaded so; as ``load_model`` says.
+    """
+    if engine.is_server:
+        return Handed(str(engine.model), "a server's", engine.device, engine.dtype)
+    from viscot_core.models.checkpoint import open_checkpoint
+    from viscot_core.models.load import choose_device, choose_dtype
+    from viscot_core.models.zoo import resolve
+    from viscot_core.tensors import hash_files
+
+    checkpoint = open_checkpoint(resolve(engine.model))
+    checkpoint.require_whole()
+    weights = hash_files(checkpoint.files)
+    device = choose_device(engine.device)
+    dtype = str(choose_dtype(engine.dtype, device, checkpoint)).removeprefix("torch.")
+    path = checkpoint.path if backend == "viscot" else exported(checkpoint, weights)
+    path = without_bos(path) if backend == "llava_hf" else path
+    if {",", "="} & set(str(path)):
+        raise UsageError(f"lmms-eval takes no path with a comma or '=' ({path}); move or link the model.")
+    return Handed(str(path), weights, device, dtype)
+
+
+def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) -> Path:
+    """The checkpoint as other software takes it: itself where it is complete, else an export in ``cache``.
+
+    An export stays for the next time; its folder is named by a digest of all it is made of.
+    """
+    from viscot_core.families.llava.layouts import Layout
+    from viscot_core.models.export import export
+
+    wanted = ("chat_template.jinja", "processor_config.json", "tokenizer_config.json")
+    if checkpoint.layout is Layout.HF and all((checkpoint.path / name).exists() for name in wanted):
+        return checkpoint.path
+    made_of = f"{weights} {checkpoint.manifest.model_dump_json()} {__version__}"
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    out = (cache or cache_folder("exports")) / f"{checkpoint.manifest.name}-{digest}"
+    return out if (out / "config.json").exists() else export(checkpoint, out, Layout.HF)
+
+
+def without_bos(model: Path, cache: Path | None = None) -> Path:
+    """The same folder with a chat template that writes no BOS, in ``cache``; its other files are links.
+
+    lmms-eval's llava_hf renders the template to text and lets the processor tokenize it. Where that adds a
+    BOS of its own there would be two, and other answers; elsewhere the folder is right as it is.
+    """
+    template = model / "chat_template.jinja"
+    words = template.read_text(encoding="utf-8")
+    plain = words.replace("{{- bos_token }}", "", 1).replace("{{ bos_token }}", "", 1)
+    if plain == words or not _adds_bos(model):
+        return model
+    name = hashlib.sha256(f"{model.resolve()}\0{plain}".encode()).hexdigest()[:16]
+    view = (cache or cache_folder("exports")) / f"{model.name}-no-bos-{name}"
+    building = view.with_name(f".{view.name}.{os.getpid()}")
+    building.mkdir(parents=True, exist_ok=True)
+    for file in model.iterdir():
+        if file != template:
+            (building / file.name).symlink_to(file.resolve())
+    (building / template.name).write_text(plain, encoding="utf-8")
+    shutil.rmtree(view, ignore_errors=True)
+    building.replace(view)
+    return view
+
+
+def _adds_bos(model: Path) -> bool:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return tokenizer.bos_token_id is not None and tokenizer("x").input_ids[0] == tokenizer.bos_token_id

@@ -1,0 +1,98 @@
+"""The Visual CoT benchmark as rows of lmms-eval: questions, images, prompts; ``score/lmms.py`` scores.
+
+The rows come from the data root that ``VISCOT_DATA`` names (``VISCOT_TASKS``: some of its data sets, with
+commas), through the same reader as ``viscot bench cot``: same items, same order within a data set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viscot_core.boxes.geometry import crop_window
+from viscot_core.boxes.registry import codec
+from viscot_core.conversation import IMAGE
+from viscot_core.errors import UsageError
+from viscot_core.images.reading import open_image
+from viscot_core.images.view import crop, view_of
+from viscot_core.policies.wording import Turns, Wording
+from viscot_core.tasks.items import Item, load_cot
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL import Image
+
+DATA, TASKS = "VISCOT_DATA", "VISCOT_TASKS"
+Doc = Mapping[str, Any]
+Step = tuple[list["Image.Image"] | None, str | None, bool, list[str], None]
+"""What lmms-eval's driver of several turns wants: images, text, whether to stop, what was said, nothing."""
+
+
+def rows(_: Dataset) -> Dataset:
+    """The benchmark's items in place of the packaged stand-in row (a task of lmms-eval must name a file)."""
+    from datasets import Dataset
+
+    root = os.environ.get(DATA)
+    if not root:
+        raise UsageError(
+            f"Set {DATA} to a data root (the folder of 'viscot data fetch' or 'viscot data synth')."
+        )
+    names = [name for name in os.environ.get(TASKS, "").split(",") if name]
+    return Dataset.from_list([_row(item) for item in load_cot(Path(root), tasks=names).items])
+
+
+def _row(item: Item) -> dict[str, Any]:
+    return {
+        "dataset": item.dataset,
+        "question_id": str(item.question_id),
+        "image": item.image,
+        "path": str(item.path),
+        "question": item.question,
+        "reference": item.reference,
+        "box_gt": list(item.box.to_square(item.size).coords),
+        "width": item.size[0],
+        "height": item.size[1],
+    }
+
+
+def doc_to_visual(doc: Doc) -> list[Image.Image]:
+    """The stored image, as the annotated box knows it (no EXIF turn)."""
+    return [open_image(doc["path"])]
+
+
+def doc_to_text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -> str:
+    """The question; for models other than viscot with the space that the paper's prompt has after it."""
+    return str(doc["question"]) + (lmms_eval_specific_kwargs or {}).get("post_prompt", "")
+
+
+def chain_to_text(
+    doc: Doc,
+    lmms_eval_specific_kwargs: Mapping[str, str] | None = None,
+    previous_output: Sequence[str] | None = None,
+    round_idx: int | None = None,
+    previous_round_info: None = None,
+) -> str | Step:
+    """The chain's two turns for any model: the box request; image, crop, box and question; the end.
+
+    lmms-eval drives several turns as messages of their own, so the second repeats what the first said. Both
+    texts go back as one JSON answer, which ``score.lmms.chain_results`` takes apart.
+    """
+    wording = Wording(codec((lmms_eval_specific_kwargs or {}).get("box_format", "viscot")))
+    question, said = str(doc["question"]), list(previous_output or ())
+    if not round_idx:
+        return _flat(wording.detection(question))
+    if round_idx == 1:
+        view = view_of(open_image(doc["path"]))
+        parsed = wording.codec.parse(said[0], view.image.size)
+        detail = crop(view, crop_window(parsed.box, view.image.size))
+        return [view.image, detail.image], _flat(wording.answer(question, said[0])), False, said, None
+    answer = {"box_text": said[0], "box_format": wording.codec.name, "answer": said[1]}
+    return None, None, True, [json.dumps(answer, ensure_ascii=False)], None
+
+
+def _flat(turns: Turns) -> str:
+    """Turns as one message without image marks: lmms-eval's classes put images in front by themselves."""
+    return "\n".join(turn.text.removeprefix(f"{IMAGE}\n") for turn in turns)

@@ -1,0 +1,85 @@
+"""Turns and images as the messages of a chat completion."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image
+
+from viscot_core.boxes.formats import Resize
+from viscot_core.conversation import IMAGE, Message
+from viscot_core.images.view import View
+
+THOUGHTS = 16
+"""A reasoning model's thoughts count as reply: it is allowed so many times the tokens of an answer."""
+
+
+def reasons(model: str) -> bool:
+    """Whether ``model`` is one of OpenAI's reasoning models, by its name."""
+    return re.match(r"(o\d|gpt-5)", model) is not None
+
+
+def reply_fields(model: str, tokens: int, temperature: float = 0) -> dict[str, Any]:
+    """The fields of a request that bound the reply to ``tokens``; reasoning models refuse a temperature."""
+    if reasons(model):
+        return {"max_completion_tokens": THOUGHTS * tokens}
+    return {"max_tokens": tokens, "temperature": temperature}
+
+
+def longest_reply(body: dict[str, Any]) -> int:
+    """The tokens ``reply_fields`` allowed."""
+    tokens: int = body.get("max_tokens") or body["max_completion_tokens"]
+    return tokens
+
+
+class Messages:
+    """Makes messages; the last ``kept`` images stay encoded, for the next turn about them."""
+
+    def __init__(self, resize: Resize | None, kept: int) -> None:
+        self._resize = resize
+        self._data_url = lru_cache(maxsize=kept)(self._encode)
+
+    def of(self, turns: Sequence[Message], views: Sequence[View]) -> list[dict[str, Any]]:
+        """One message per turn; ``views`` are the images of the ``<image>`` marks in reading order."""
+        images = iter(views)
+        return [self._message(turn, images) for turn in turns]
+
+    def _message(self, turn: Message, views: Iterator[View]) -> dict[str, Any]:
+        """``<image>`` becomes the next image; a line break after it goes, templates bring their own."""
+        if turn.role == "gpt":
+            return {"role": "assistant", "content": turn.text}
+        first, *rest = turn.text.split(IMAGE)
+        if not rest:
+            return {"role": "user", "content": first}
+        parts: list[dict[str, Any]] = [{"type": "text", "text": first}] if first else []
+        for text in rest:
+            parts.append({"type": "image_url", "image_url": {"url": self._data_url(_ByKey(next(views)))}})
+            if words := text.removeprefix("\n"):
+                parts.append({"type": "text", "text": words})
+        return {"role": "user", "content": parts}
+
+    def _encode(self, keyed: _ByKey) -> str:
+        image = keyed.view.image
+        if self._resize is not None and (size := self._resize(image.size)) != image.size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        image.save(file, "PNG", compress_level=1)  # lossless: what is measured is the model, not a codec
+        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+class _ByKey:
+    """A view that is equal to every view of the same content."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def __hash__(self) -> int:
+        return hash(self.view.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByKey) and other.view.key == self.view.key

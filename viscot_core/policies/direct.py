@@ -1,0 +1,30 @@
+"""The baseline without a look: question and images, answer at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viscot_core.conversation import IMAGE, Message
+from viscot_core.policies.base import Answer, Question, Step
+from viscot_core.policies.wording import Wording
+
+
+@dataclass(frozen=True)
+class Direct:
+    """One step; takes any number of images, none too."""
+
+    wording: Wording
+    name: str = "direct"
+
+    def start(self, question: Question) -> Step:
+        """The question, its images in front of it as LLaVA has them."""
+        if len(question.images) == 1:
+            messages = self.wording.direct(question.text)
+        else:
+            messages = (Message("user", f"{IMAGE}\n" * len(question.images) + question.text),)
+        limits = {"max_new_tokens": question.max_new_tokens, "stop": question.stop}
+        return Step(question, messages, question.images, **limits)
+
+    def next(self, step: Step, text: str) -> Answer:
+        """The answer."""
+        return Answer(text, step.question.size, policy=self.name)

@@ -1,0 +1,28 @@
+"""Where is it? A sentence describes something, and the answer is its box (RefCOCO; paper Table 9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viscot_core.policies.base import Answer, Look, Question, Step
+from viscot_core.policies.wording import Wording
+
+
+@dataclass(frozen=True)
+class Locate:
+    """One step; no crop is shown."""
+
+    wording: Wording
+    name: str = "locate"
+
+    def start(self, question: Question) -> Step:
+        """The referring expression."""
+        messages = self.wording.refcoco(question.text)
+        limits = {"max_new_tokens": question.max_new_tokens, "stop": question.stop}
+        return Step(question, messages, question.images[:1], **limits)
+
+    def next(self, step: Step, text: str) -> Answer:
+        """The box in words, and as a look."""
+        size = step.question.size
+        parsed = self.wording.codec.parse(text, size)
+        return Answer(text, size, (Look(parsed.box, text, size, parsed.status),), self.name)

@@ -1,0 +1,51 @@
+"""Visual CoT's own way: name the region, look at its crop, answer (paper section 3, figure 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from viscot_core.boxes.geometry import CropPolicy, crop_window
+from viscot_core.images.view import crop
+from viscot_core.policies.base import Answer, Look, Question, Step
+from viscot_core.policies.wording import Wording
+
+
+@dataclass(frozen=True)
+class TwoTurn:
+    """Two steps and one look, at the question's first image.
+
+    Without ``shows_crop`` the second step repeats the region in words only (paper Table 6). A region that cannot
+    be read is answered from the whole image, and its look says so. ``box_tokens`` bounds the region's words.
+    """
+
+    wording: Wording
+    crop_policy: CropPolicy = CropPolicy.PAPER
+    shows_crop: bool = True
+    box_tokens: int = 128
+    name: str = "two_turn"
+
+    def start(self, question: Question) -> Step:
+        """Turn 1: where to look."""
+        messages = self.wording.detection(question.text)
+        return Step(question, messages, question.images[:1], answers=False, max_new_tokens=self.box_tokens)
+
+    def next(self, step: Step, text: str) -> Step | Answer:
+        """Turn 2 after the region's words, the answer after turn 2."""
+        if step.answers:
+            return Answer(text, step.question.size, step.looks, self.name)
+        size = step.question.size
+        parsed = self.wording.codec.parse(text, size)
+        return self.look_again(step.question, Look(parsed.box, text, size, parsed.status))
+
+    def look_again(self, question: Question, look: Look) -> Step:
+        """Turn 2: the question once more, with the crop of ``look``."""
+        (view, *_), limits = (
+            question.images,
+            {"max_new_tokens": question.max_new_tokens, "stop": question.stop},
+        )
+        if not self.shows_crop:
+            messages = self.wording.without_crop(question.text, look.text)
+            return Step(question, messages, (view,), (look,), **limits)
+        window = crop_window(look.box, look.size, self.crop_policy)
+        messages = self.wording.answer(question.text, look.text)
+        return Step(question, messages, (view, crop(view, window)), (replace(look, crop=window),), **limits)

@@ -1,0 +1,106 @@
+"""What the benchmark says to the model: the reference's exact prompts, or viscot's cleaner wording.
+
+``paper`` sends the reference's prompts to the letter, so that figures compare. ``native`` is the conversation
+the model was trained on (question and request, box, bare image), and spells the request out for
+models of other families. A family's own form of a box is asked for in one more sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from viscot_core.boxes.formats import Codec
+from viscot_core.boxes.geometry import CENTER
+from viscot_core.conversation import (
+    ANSWER_REQUEST,
+    BOX_REQUEST,
+    IMAGE,
+    Message,
+    answer_turns,
+    detection_turns,
+    direct_turns,
+    refcoco_turns,
+    text_only_turns,
+)
+from viscot_core.families.llava.template import Template, render
+
+Protocol = Literal["paper", "native"]
+PROTOCOLS: tuple[Protocol, ...] = ("paper", "native")
+Turns = tuple[Message, ...]
+
+SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+"""LLaVA's suffixes (its evaluation scripts, and lmms-eval's tasks), which ask for a form of answer."""
+
+
+def suffix_of(question: str) -> str:
+    """The one of LLaVA's suffixes that a question ends in, else nothing."""
+    return next((suffix for suffix in (SHORT, LETTER) if question.endswith(suffix)), "")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The turns of every condition under one protocol and one convention for boxes.
+
+    A question may end in one of LLaVA's suffixes: it is for the answer, and no box is asked for with it.
+    """
+
+    codec: Codec
+    protocol: Protocol = "paper"
+
+    def detection(self, question: str) -> Turns:
+        """Turn 1: where to look."""
+        question = _bare(question)
+        if self.protocol == "paper":
+            return self._with_form(detection_turns(question))
+        return self._with_form((Message("human", f"{IMAGE}\n{question} {BOX_REQUEST}"),))
+
+    def answer(self, question: str, box_text: str) -> Turns:
+        """Turn 2: the answer, with the crop as the second image."""
+        if self.protocol == "paper":
+            return (*answer_turns(_bare(question), box_text)[:-1], answer_turns(question, box_text)[-1])
+        in_training = f"{IMAGE}{suffix_of(question)}"
+        last = in_training if self.codec.name == "viscot" else f"{IMAGE}\n{ANSWER_REQUEST} {question}"
+        return (*self.detection(question), Message("gpt", box_text), Message("human", last))
+
+    def without_crop(self, question: str, box_text: str) -> Turns:
+        """Turn 2 without the second image (paper Table 6)."""
+        if self.protocol == "paper":
+            return text_only_turns(question, box_text)
+        return (*self.detection(question), Message("gpt", box_text), Message("human", question))
+
+    def direct(self, question: str) -> Turns:
+        """Question and image only."""
+        if self.protocol == "paper":
+            return direct_turns(question)
+        return (Message("human", f"{IMAGE}\n{question}"),)
+
+    def refcoco(self, expression: str) -> Turns:
+        """A referring expression: its box."""
+        return self._with_form(refcoco_turns(expression))
+
+    def _with_form(self, turns: Turns) -> Turns:
+        if not self.codec.form:
+            return turns
+        *before, last = turns
+        return (*before, Message(last.role, f"{last.text} {self.codec.form}"))
+
+    def digest(self, template: Template) -> str:
+        """Sixteen hex digits that change with any word of any prompt."""
+        question = "What number is on the Red card?"
+        box = self.codec.encode(CENTER, (640, 480))
+        turns = (
+            self.detection(question),
+            self.answer(question, box),
+            self.without_crop(question, box),
+            self.direct(question),
+            self.refcoco(question),
+        )
+        text = "\0".join(render(each, template, generate=True).text for each in turns)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _bare(question: str) -> str:
+    return question.removesuffix(suffix_of(question))

@@ -1,0 +1,208 @@
+"""The writing end of a run folder: what is finished is appended at once, and settings never mix.
+
+Lines are appended and flushed as items finish, so a kill loses at most the batch in flight; a line cut short
+by a kill is set aside and its item asked again. One process writes at a time. Settings that change an answer
+may never change within a folder; what is asked (strategies, data sets, limit) may grow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from viscot_core.errors import UsageError
+from viscot_core.lines import hold, set_broken_line_aside
+from viscot_core.runs.records import (
+    PARTS,
+    PREDICTIONS_FILE,
+    RUN_FILE,
+    Key,
+    Planned,
+    Prediction,
+    RunInfo,
+    read_predictions,
+    read_run,
+)
+
+LOCK_FILE = ".lock"
+BROKEN_FILE = "predictions.broken"
+
+
+class Journal:
+    """The writing end of a run folder; use as a context manager.
+
+    With a ``session`` it is one rank of several that write at the same time: each into a file of its own,
+    which the next writer without one joins into ``predictions.jsonl``.
+
+    Raises on entering:
+        UsageError: another process is writing to the folder.
+        DataError: a file of the folder is damaged.
+    """
+
+    def __init__(self, folder: Path | str, *, rank: int = 0, session: str | None = None) -> None:
+        self.folder = Path(folder)
+        self.rank, self.session = rank, session
+        self.finished: dict[Key, Prediction] = {}
+        self.info: RunInfo | None = None
+        self._file: IO[bytes] | None = None
+        self._locks: list[IO[bytes]] = []
+        self._made: list[Path] = []
+        """Folders that were not there before, the innermost first."""
+
+    def __enter__(self) -> Journal:
+        whole = self.folder.absolute()
+        self._made = [folder for folder in (whole, *whole.parents) if not folder.exists()]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder} cannot be a run folder ({error.strerror}); choose another --out."
+            ) from error
+        self._locks.append(_take_lock(self.folder, shared=self.session is not None))
+        if self.session is not None:
+            self._locks.append(_take_lock(self.folder, name=f"{LOCK_FILE}.{self.rank}"))
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _open(self) -> None:
+        path = self.folder / PREDICTIONS_FILE
+        if (self.folder / RUN_FILE).exists():
+            self.info = read_run(self.folder)
+        elif path.exists() and path.stat().st_size:
+            raise UsageError(f"{self.folder} has predictions but no {RUN_FILE}; choose a new --out.")
+        if self.session is None:
+            set_broken_line_aside(path, self.folder / BROKEN_FILE)
+            self._join_parts()
+        self.reload()
+
+    def reload(self) -> None:
+        """Take in what all writers have finished by now."""
+        if any(self.folder.glob("predictions*.jsonl")):
+            self.finished = {p.key: p for p in read_predictions(self.folder)}
+
+    def _join_parts(self) -> None:
+        """Move what ranks wrote into the one file; after a kill in between, a line twice reads as one."""
+        for part in sorted(self.folder.glob(PARTS)):
+            set_broken_line_aside(part, self.folder / BROKEN_FILE)
+            with (self.folder / PREDICTIONS_FILE).open("ab") as whole:
+                whole.write(part.read_bytes())
+                whole.flush()
+                os.fsync(whole.fileno())
+            part.unlink()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let the next writer in; a new folder in which nothing was begun goes again."""
+        if self._made and self.info is None and self.session is None:
+            with suppress(OSError):
+                (self.folder / LOCK_FILE).unlink()
+                for folder in self._made:
+                    folder.rmdir()
+        for handle in (self._file, *self._locks):
+            if handle is not None:
+                handle.close()
+        self._file, self._locks = None, []
+
+    def check(self, info: RunInfo) -> None:
+        """Refuse what differs from the settings of the folder, as far as ``info`` names them already."""
+        if self.info is not None:
+            known = {name: value for name, value in self.info.settings.items() if name in info.settings}
+            refuse_changes(self.info.model_copy(update={"settings": known}), info, self.folder)
+
+    def begin(self, info: RunInfo) -> RunInfo:
+        """Start the run or go on with it; returns the run's info with what was planned before taken in.
+
+        Raises:
+            UsageError: a setting differs from the one the folder was begun with; the message shows both.
+        """
+        if self.info is not None:
+            refuse_changes(self.info, info, self.folder)
+            asked = {name for sets in info.planned.values() for name in sets}
+            missing = {**self.info.missing, **dict.fromkeys(asked, 0), **info.missing}
+            info = info.model_copy(
+                update={
+                    "planned": _union(self.info.planned, info.planned),
+                    "hashes": {**self.info.hashes, **info.hashes},
+                    "missing": {name: n for name, n in missing.items() if n},
+                    "created": self.info.created,
+                    "seconds": self.info.seconds,
+                    "figures": {**self.info.figures, **info.figures},
+                }
+            )
+        return self.save(info)
+
+    def save(self, info: RunInfo) -> RunInfo:
+        """Write ``run.json``."""
+        self.info = info
+        info.save(self.folder)
+        return info
+
+    def is_done(self, key: Key) -> bool:
+        """Whether the item needs no more work; a failed one is tried again by the next run."""
+        found = self.finished.get(key)
+        return found is not None and found.done
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Append finished items and flush them to the file before returning."""
+        batch = list(predictions)
+        if not batch:
+            return
+        if self._file is None:
+            name = f"predictions.{self.session}-{self.rank}.jsonl" if self.session else PREDICTIONS_FILE
+            self._file = (self.folder / name).open("ab")
+        self._file.write(b"".join(p.to_line() for p in batch))
+        self._file.flush()
+        self.finished.update((p.key, p) for p in batch)
+
+
+def _take_lock(folder: Path, *, shared: bool = False, name: str = LOCK_FILE) -> IO[bytes]:
+    handle = (folder / name).open("ab")
+    if not hold(handle, shared=shared):
+        handle.close()
+        raise UsageError(f"Another process is writing to {folder}; wait for it, or choose another --out.")
+    return handle
+
+
+def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
+    """Raise UsageError showing every setting in which ``new`` differs from what ``folder`` was begun with."""
+    before, after = _flat({"kind": old.kind, **old.settings}), _flat({"kind": new.kind, **new.settings})
+    for name in old.hashes.keys() & new.hashes.keys():
+        before[f"data of {name}"], after[f"data of {name}"] = old.hashes[name], new.hashes[name]
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    if changed:
+        shown = "; ".join(f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in changed)
+        raise UsageError(
+            f"{folder} was begun with other settings ({shown}); repeat those to go on, or choose a new --out."
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, lists and tuples alike (JSON knows no tuples)."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = (
+                list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            )
+    return flat
+
+
+def _union(old: Planned, new: Planned) -> Planned:
+    """What was ever asked of this folder: the larger count of each strategy and data set."""
+    joined = {strategy: dict(sets) for strategy, sets in old.items()}
+    for strategy, sets in new.items():
+        mine = joined.setdefault(strategy, {})
+        for name, count in sets.items():
+            mine[name] = max(count, mine.get(name, 0))
+    return joined

@@ -1,0 +1,164 @@
+"""What a run folder holds: ``run.json``, what was asked and how; ``predictions.jsonl``, each finished item.
+
+``score`` and ``report`` read runs through ``read_run`` and ``read_predictions`` and need nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from viscot_core.errors import DataError, UsageError
+from viscot_core.files import written_whole
+
+RUN_FILE = "run.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+PARTS = "predictions.*.jsonl"
+"""What the ranks of a sharded run write, each its own, until it is joined into the one file."""
+
+Key = tuple[str, str, str]
+"""(strategy, data set, question id as text): what names one line of a run."""
+
+Coords = tuple[float, float, float, float]
+
+
+class Prediction(BaseModel):
+    """One finished item. Boxes are 0..1 of the padded square, ``crop`` is pixels of the stored image."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    strategy: str
+    dataset: str
+    question_id: int | str
+    status: Literal["done", "failed"]
+    error: str | None = None
+    image: str
+    width: int
+    height: int
+    question: str
+    reference: str | None = None
+    answer: str | None = None
+    box_text: str | None = None
+    box_status: Literal["ok", "repaired", "unparsable"] | None = None
+    box: Coords | None = None
+    box_gt: Coords | None = None
+    crop: tuple[int, int, int, int] | None = None
+    iou: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        return (self.strategy, self.dataset, str(self.question_id))
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+    def to_line(self) -> bytes:
+        """The line of ``predictions.jsonl``, newline included."""
+        return orjson.dumps(self.model_dump(), option=orjson.OPT_APPEND_NEWLINE)
+
+
+Planned = dict[str, dict[str, int]]
+"""How many items each strategy has in each data set: the N of every "n of N"."""
+
+
+class RunInfo(BaseModel):
+    """``run.json``. ``settings`` is everything that can change an answer; the rest informs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: Literal[1] = 1
+    kind: Literal["cot", "refcoco", "general", "vqa"] = "cot"
+    model: str = ""
+    data: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    hashes: dict[str, str] = Field(default_factory=dict)
+    """Of each data set's annotation files; a data set may be added but never change."""
+    planned: Planned = Field(default_factory=dict)
+    missing: dict[str, int] = Field(default_factory=dict)
+    """Items left out by --skip-missing, by data set; they are part of ``planned``."""
+    warnings: list[str] = Field(default_factory=list)
+    pending: dict[str, int] = Field(default_factory=dict)
+    """Why items are still open (server errors, budget), with counts, as of the last run."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """``done``, ``failed`` and ``pending`` items as of the last run."""
+    figures: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
+    """What another library says of whole tasks: strategy -> task -> metric, in the library's own units."""
+    seconds: float = 0.0
+    """Wall time of all sessions together."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    created: str = ""
+
+    def save(self, folder: Path) -> None:
+        """Write ``folder/run.json`` atomically."""
+        with written_whole(folder / RUN_FILE) as file:
+            file.write(json.dumps(self.model_dump(), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_run(folder: Path | str) -> RunInfo:
+    """The ``run.json`` of a run folder.
+
+    Raises:
+        UsageError: the folder is no run folder.
+        DataError: the file is damaged.
+    """
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} is no run folder (it has no {RUN_FILE}); give the --out of a 'viscot bench'."
+        )
+    try:
+        return RunInfo.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is damaged ({_fault(error)}); run the same 'viscot bench' into a new folder."
+        ) from error
+
+
+def read_predictions(folder: Path | str) -> list[Prediction]:
+    """Every finished item in order of first finish; a later line of the same key replaces the earlier.
+
+    But no failure replaces an answer: the files of several ranks are in no order of time.
+    A last line without its newline is a write in progress or cut short, and is left out.
+
+    Raises:
+        UsageError: the folder holds no predictions.
+        DataError: a whole line is damaged; names file and line.
+    """
+    path = Path(folder) / PREDICTIONS_FILE
+    files = [*([path] if path.is_file() else []), *sorted(Path(folder).glob(PARTS))]
+    if not files:
+        raise UsageError(f"{folder} holds no {PREDICTIONS_FILE}; give the --out of a 'viscot bench'.")
+    found: dict[Key, Prediction] = {}
+    for file in files:
+        for prediction in _lines(file):
+            before = found.get(prediction.key)
+            if prediction.done or before is None or not before.done:
+                found[prediction.key] = prediction
+    return list(found.values())
+
+
+def _lines(path: Path) -> Iterator[Prediction]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield Prediction.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(
+                    f"{path}:{number}: {_fault(error)}; delete the line and run 'viscot bench' again."
+                ) from error
+
+
+def _fault(error: ValidationError) -> str:
+    """The first of what pydantic found, with its place."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else str(first["msg"])

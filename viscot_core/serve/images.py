@@ -1,0 +1,71 @@
+"""Images of a request: out of their data URL, and decoded within bounds."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+
+from PIL import Image
+
+from viscot_core.errors import ImageError
+from viscot_core.images.reading import read_image
+from viscot_core.serve.errors import ApiError, bad_request
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What strangers may send: no format whose decoder runs other programs (EPS) or is seldom looked at."""
+
+_DATA = re.compile(r"data:(?:image/[a-z0-9.+-]+)?(?:;[a-z0-9=.+-]+)*;base64,", re.IGNORECASE)
+
+
+def is_data(url: str) -> bool:
+    """Whether the image travels inside the URL."""
+    return url[:5].lower() == "data:"
+
+
+def image_of(url: str) -> bytes:
+    """The bytes of a data URL.
+
+    Raises:
+        ApiError: 400 for a damaged one.
+    """
+    head = _DATA.match(url)
+    if head is None:
+        raise bad_request("A data URL has the form data:image/TYPE;base64,DATA.", "image_url", "bad_url")
+    try:
+        return base64.b64decode(url[head.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise bad_request("The data URL's base64 is damaged.", "image_url", "bad_url") from error
+
+
+def decode(data: bytes, *, max_pixels: int, exif: bool) -> Image.Image:
+    """RGB pixels of an image file in memory.
+
+    Raises:
+        ApiError: 413 for too many pixels, 400 for what is no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+            width, height = header.size
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, Image.DecompressionBombError):
+            raise _too_many(max_pixels) from error
+        raise bad_request(
+            f"This is no image of the kinds {', '.join(FORMATS)}.", "image_url", "bad_picture"
+        ) from error
+    if width * height > max_pixels:
+        raise _too_many(max_pixels)
+    try:
+        return read_image(io.BytesIO(data), "The image", exif=exif, max_pixels=max_pixels, formats=FORMATS)
+    except ImageError as error:
+        raise bad_request("The image is damaged or cut off.", "image_url", "bad_picture") from error
+
+
+def _too_many(max_pixels: int) -> ApiError:
+    return ApiError(
+        413,
+        f"The image has more than {max_pixels:,} pixels; make it smaller.",
+        "too_large",
+        param="image_url",
+    )

@@ -1,0 +1,96 @@
+"""Which box convention does a server's model write? Drawn images with known boxes tell.
+
+Each convention asks for its own form and reads its own form, over the same images: one bright rectangle on
+a dark ground, in wide, tall and square images so that frames and orders come apart. The answer is a table;
+what to do with it is the reader's choice, and no run ever switches by itself.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from viscot_core.boxes.formats import Codec
+from viscot_core.boxes.geometry import Box, BoxStatus, Frame, iou
+from viscot_core.engines.base import Engine
+from viscot_core.errors import EngineError
+from viscot_core.images.view import View
+from viscot_core.policies.wording import Wording
+from viscot_core.tasks.asking import Speaker
+
+SIZES = ((1200, 500), (500, 1100), (800, 800), (640, 480))
+COLORS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (50, 90, 220), "yellow": (240, 210, 40)}
+FITS = 0.5
+"""Mean IoU from which a convention is said to fit."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one convention did: boxes read of the replies that came, their mean IoU (0 for one not read)."""
+
+    codec: Codec
+    replies: int
+    read: int
+    mean_iou: float
+    example: str
+
+    @property
+    def fits(self) -> bool:
+        return self.mean_iou >= FITS
+
+
+def images(count: int, seed: int = 0) -> Iterator[tuple[View, str, Box]]:
+    """Drawn images: the view, what to look for, and its box in pixels."""
+    rng = random.Random(seed)
+    for number in range(count):
+        width, height = SIZES[number % len(SIZES)]
+        name = list(COLORS)[number % len(COLORS)]
+        w, h = rng.randrange(width // 6, width // 3), rng.randrange(height // 6, height // 3)
+        x, y = rng.randrange(width - w), rng.randrange(height - h)
+        image = Image.new("RGB", (width, height), (35, 35, 40))
+        ImageDraw.Draw(image).rectangle((x, y, x + w, y + h), fill=COLORS[name])
+        view = View(image, f"calibration-{seed}-{number}")
+        yield view, f"the {name} rectangle", Box(x, y, x + w, y + h, Frame.ORIGINAL)
+
+
+def calibrate(engine: Engine, codecs: Sequence[Codec], *, count: int = 8, seed: int = 0) -> list[Fit]:
+    """Every convention over the same images, the best first. Families of points are left out.
+
+    What the server could not answer is left out, and counts for or against nothing.
+
+    Raises:
+        EngineError: the server is gone, refuses the key, or answered nothing in one of the conventions.
+    """
+    drawn = list(images(count, seed))
+    fits = [_fit(engine, codec, drawn) for codec in codecs if not codec.points]
+    return sorted(fits, key=lambda fit: -fit.mean_iou)
+
+
+def _fit(engine: Engine, codec: Codec, drawn: Sequence[tuple[View, str, Box]]) -> Fit:
+    speaker = Speaker(engine, Wording(codec))
+    # A family whose pixels depend on the size sent is shown the size that its server leaves alone.
+    views = [_sent(view, codec) for view, _, _ in drawn]
+    said = speaker.say(
+        [(speaker.wording.refcoco(what), (v,)) for v, (_, what, _) in zip(views, drawn, strict=True)]
+    )
+    replies = [(view, box, one) for (view, _, box), one in zip(drawn, said, strict=True) if one.error is None]
+    if not replies:
+        raise EngineError(f"The server answered none of {len(drawn)} questions ({said[0].error}); try again.")
+    overlaps, read = [], 0
+    for view, box, one in replies:
+        size = view.image.size
+        parsed = codec.parse(one.text, size)
+        found = parsed.status is not BoxStatus.UNPARSABLE
+        read += found
+        overlaps.append(iou(parsed.box, box.to_square(size)) if found else 0.0)
+    return Fit(codec, len(replies), read, statistics.mean(overlaps), replies[0][2].text)
+
+
+def _sent(view: View, codec: Codec) -> View:
+    if codec.resize is None or (size := codec.resize(view.image.size)) == view.image.size:
+        return view
+    return View(view.image.resize(size), f"{view.key}-{size}")

@@ -1,0 +1,36 @@
+"""Where the images of annotated rows lie under a data root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from viscot_core.sources.catalog import load_catalog
+
+REFCOCO_FOLDERS = ("", "coco/train2014/", "coco/", "train2014/")
+"""Where RefCOCO's images may lie: as the row says, or in COCO's folder under the data root."""
+
+
+def find_image(root: Path, image: str, folders: Sequence[str] = ("",)) -> Path:
+    """Where the image lies under the root: the first place that exists, else the place the row names."""
+    for folder in folders:
+        for name in _spellings(image):
+            if (path := root / (folder + name)).is_file():
+                return path
+    return root / image
+
+
+def _spellings(image: str) -> Iterator[str]:
+    """The path as it stands, then under each other name that the catalogue knows for its folder."""
+    yield image
+    for name, other in _folder_names():
+        if image.startswith(name):
+            yield other + image.removeprefix(name)
+
+
+@cache
+def _folder_names() -> tuple[tuple[str, str], ...]:
+    """The catalogue's linked folders, both ways: published files disagree about which name to use."""
+    links = load_catalog().links.items()
+    return tuple((f"{a}/", f"{b}/") for pair in links for a, b in (pair, pair[::-1]))
