@@ -6,6 +6,7 @@ tokens is its own business (``families/``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 IMAGE = "<image>"
@@ -18,16 +19,26 @@ REFCOCO_BEFORE = "Locate the region this sentence describes: "
 REFCOCO_AFTER = ". Please provide the bounding box coordinates."
 
 
+ROLES = {"human": "user", "gpt": "assistant"}
+"""LLaVA's names of the roles, as files have them, and ours."""
+_ON_DISK = {role: name for name, role in ROLES.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; ``role`` is ``human`` or ``gpt`` as on disk; ``<image>`` in the text marks an image."""
+    """One message; ``role`` is ``user`` or ``assistant``; ``<image>`` in a user's text is an image slot."""
 
     role: str
     text: str
 
 
+def to_disk(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages in LLaVA's layout, ``{"from", "value"}`` each."""
+    return [{"from": _ON_DISK[message.role], "value": message.text} for message in messages]
+
+
 def with_images_first(text: str) -> str:
-    """A human message as training reads it: every ``<image>`` moved to the front, each on its own line."""
+    """A user's message as training reads it: every ``<image>`` moved to the front, each on its own line."""
     count = text.count(IMAGE)
     if not count:
         return text
@@ -37,39 +48,39 @@ def with_images_first(text: str) -> str:
 
 def detection_turns(question: str) -> tuple[Message, ...]:
     """Turn 1 of the benchmark: where to look. The question is lower-cased and followed by a full stop."""
-    return (Message("human", f"{IMAGE}\n{question.lower()}. {BOX_REQUEST}"),)
+    return (Message("user", f"{IMAGE}\n{question.lower()}. {BOX_REQUEST}"),)
 
 
 def answer_turns(question: str, box_text: str) -> tuple[Message, ...]:
     """Turn 2 of the benchmark: question, the box in the assistant's words, then the crop and the request."""
     return (
-        Message("human", f"{IMAGE}\n{question}"),
-        Message("gpt", box_text),
-        Message("human", f"{IMAGE}\n{ANSWER_REQUEST}{question} "),
+        Message("user", f"{IMAGE}\n{question}"),
+        Message("assistant", box_text),
+        Message("user", f"{IMAGE}\n{ANSWER_REQUEST}{question} "),
     )
 
 
 def direct_turns(question: str) -> tuple[Message, ...]:
     """The baseline without a box: question, answer."""
-    return (Message("human", f"{IMAGE}\n{question} "),)
+    return (Message("user", f"{IMAGE}\n{question} "),)
 
 
 def text_only_turns(question: str, box_text: str) -> tuple[Message, ...]:
     """The no-image baseline (paper Table 6): the box as words, no second image, an empty second message."""
-    request = Message("human", f"{IMAGE}\n{question} {BOX_REQUEST}")
-    return (request, Message("gpt", box_text), Message("human", ""))
+    request = Message("user", f"{IMAGE}\n{question} {BOX_REQUEST}")
+    return (request, Message("assistant", box_text), Message("user", ""))
 
 
 def refcoco_turns(expression: str) -> tuple[Message, ...]:
     """Referring expression comprehension (RefCOCO, +, g); the expression is lower-cased."""
-    return (Message("human", f"{IMAGE}\n{REFCOCO_BEFORE}{expression.lower()}{REFCOCO_AFTER}"),)
+    return (Message("user", f"{IMAGE}\n{REFCOCO_BEFORE}{expression.lower()}{REFCOCO_AFTER}"),)
 
 
 def cot_turns(question: str, box_text: str, answer: str) -> tuple[Message, ...]:
     """A training sample on disk: question + box request, box, bare ``<image>``, answer."""
     return (
-        Message("human", f"{IMAGE}\n{question} {BOX_REQUEST}"),
-        Message("gpt", box_text),
-        Message("human", IMAGE),
-        Message("gpt", answer),
+        Message("user", f"{IMAGE}\n{question} {BOX_REQUEST}"),
+        Message("assistant", box_text),
+        Message("user", IMAGE),
+        Message("assistant", answer),
     )

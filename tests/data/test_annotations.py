@@ -48,7 +48,7 @@ def test_a_conversation_reads_llavas_layout() -> None:
     }
     read = Conversation.model_validate_json(json.dumps(row))
     assert read == Conversation(
-        id="7", image=("a.jpg",), turns=(Message("human", "<image>\nHow many?"), Message("gpt", "3"))
+        id="7", image=("a.jpg",), turns=(Message("user", "<image>\nHow many?"), Message("assistant", "3"))
     )
     assert read.views() == [("a.jpg", None)]
 

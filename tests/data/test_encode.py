@@ -58,7 +58,7 @@ def test_ids_and_labels_equal_the_reference(shared: Path, variant: str) -> None:
         assert ids[:length] == expected["input_ids"], (row["name"], variant)
         if all(label == IGNORE for label in expected["labels"]):
             masked += 1  # the reference's "tokenization mismatch": nothing is learned from the row
-            assert ours.n_supervised or not any(t.text for t in conversation.turns if t.role == "gpt")
+            assert ours.n_supervised or not any(t.text for t in conversation.turns if t.role == "assistant")
         else:
             if len(expected["labels"]) < 2048:  # longer rows are supervised one token off by the reference
                 assert ours.labels[:length] == expected["labels"], (row["name"], variant)

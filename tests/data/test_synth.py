@@ -79,9 +79,7 @@ def test_every_file_reads_as_its_format_and_boxes_agree(root: Path) -> None:
 
 
 def test_boxes_are_asked_for_in_every_wording(root: Path) -> None:
-    asked = [
-        t.text for row in Rows(root / "train.json", Conversation) for t in row.turns if t.role == "human"
-    ]
+    asked = [t.text for row in Rows(root / "train.json", Conversation) for t in row.turns if t.role == "user"]
     boxes = [text.removeprefix("<image>\n") for text in asked if "bounding box" in text]
     assert any(text.startswith("Locate the region this sentence describes: the ") for text in boxes)
     assert any(text[0].islower() for text in boxes)  # the benchmark's first turn

@@ -149,19 +149,23 @@ def _cases(golden: Path) -> list[tuple[list[Message], list[Path]]]:
     images = golden / "images"
     box = "[0.300, 0.100, 0.700, 0.450]"
     return [
-        ([Message("human", "How many circles are there?")], []),
-        ([Message("human", "<image>\nWhich color is the large shape? ")], [images / "portrait.jpg"]),
-        ([Message("human", "<image>\nWhat is the total amount in the invoice? ")], [images / "document.png"]),
+        ([Message("user", "How many circles are there?")], []),
+        ([Message("user", "<image>\nWhich color is the large shape? ")], [images / "portrait.jpg"]),
+        ([Message("user", "<image>\nWhat is the total amount in the invoice? ")], [images / "document.png"]),
         (
             [
-                Message("human", "<image>\nWhere is the tiny bird?"),
-                Message("gpt", box),
-                Message("human", "<image>\nPlease answer the question.Where is the tiny bird? "),
+                Message("user", "<image>\nWhere is the tiny bird?"),
+                Message("assistant", box),
+                Message("user", "<image>\nPlease answer the question.Where is the tiny bird? "),
             ],
             [images / "portrait.jpg", images / "square.png"],
         ),
         (
-            [Message("human", "<image>\nWhere is it? "), Message("gpt", box), Message("human", "<image>")],
+            [
+                Message("user", "<image>\nWhere is it? "),
+                Message("assistant", box),
+                Message("user", "<image>"),
+            ],
             [images / "portrait.jpg", images / "square.png"],
         ),
     ]
@@ -174,7 +178,7 @@ def _messages(turns: list[Message]) -> list[dict[str, Any]]:
         content: list[dict[str, str]] = [{"type": "text", "text": text}]
         if text != turn.text:
             content.insert(0, {"type": "image"})
-        messages.append({"role": "user" if turn.role == "human" else "assistant", "content": content})
+        messages.append({"role": "user" if turn.role == "user" else "assistant", "content": content})
     return messages
 
 

@@ -76,7 +76,7 @@ def test_transformers_serve(golden: Path, tmp_path: Path) -> None:
         server.terminate()
         server.wait(30)
     engine = LocalEngine(load_model(folder, device="cpu", dtype="fp32"))
-    rendered = render([Message("human", f"<image>\n{question}")], engine.template, generate=True)
+    rendered = render([Message("user", f"<image>\n{question}")], engine.template, generate=True)
     (ours,) = engine.generate([Request(rendered, (view_of(Image.open(image).convert("RGB")),), 40)])
     assert said == ours.text == "The large shape is dark green."
 

@@ -18,7 +18,7 @@ from viscot_core.serve.batching import Batcher, Session
 
 
 def prompt(text: str) -> Request:
-    return Request(render([Message("human", text)], Looker.template, generate=True), ())
+    return Request(render([Message("user", text)], Looker.template, generate=True), ())
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import core_schema as schema
 
 from viscot_core.boxes.geometry import Box, Frame, Size
-from viscot_core.conversation import Message
+from viscot_core.conversation import ROLES, Message, to_disk
 from viscot_core.data.rows import RawRow, raw_rows
 from viscot_core.errors import DataError
 
@@ -66,7 +66,11 @@ _Turn = Annotated[
                 "Turn",
                 [
                     schema.dataclass_field(
-                        "role", schema.literal_schema(["human", "gpt"]), validation_alias="from"
+                        "role",
+                        schema.no_info_after_validator_function(
+                            ROLES.__getitem__, schema.literal_schema(list(ROLES))
+                        ),
+                        validation_alias="from",
                     ),
                     schema.dataclass_field(
                         "text", schema.str_schema(coerce_numbers_to_str=True), validation_alias="value"
@@ -108,7 +112,7 @@ class Conversation(Row):
         row = {key: value for key, value in row.items() if value is not None}
         if self.image:
             row["image"] = list(self.image) if len(self.image) > 1 else self.image[0]
-        row["conversations"] = [{"from": turn.role, "value": turn.text} for turn in self.turns]
+        row["conversations"] = to_disk(self.turns)
         return row
 
 

@@ -33,12 +33,12 @@ def template_named(name: str) -> Template:
 
 
 def training_turns(turns: Sequence[Message], *, plain: bool = False) -> tuple[Message, ...]:
-    """Turns as training reads them: no leading gpt turn, each ``<image>`` at its message's front."""
-    start = next((i for i, turn in enumerate(turns) if turn.role == "human"), len(turns))
+    """As training reads them: the assistant never begins, each ``<image>`` stands at its message's front."""
+    start = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
     kept = turns[start:]
     if plain:
         return tuple(kept)
-    return tuple(replace(t, text=with_images_first(t.text)) if t.role == "human" else t for t in kept)
+    return tuple(replace(t, text=with_images_first(t.text)) if t.role == "user" else t for t in kept)
 
 
 def encode(row: Conversation, tokens: ChatTokenizer, template: Template, *, max_length: int) -> Sample:

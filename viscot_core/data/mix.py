@@ -15,6 +15,7 @@ import orjson
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from viscot_core.conversation import ROLES
 from viscot_core.data.annotations import Conversation, Rows, describe
 from viscot_core.data.mixture import FORMAT, Mixture, Progress, Source
 from viscot_core.data.rows import proven_rows
@@ -22,7 +23,6 @@ from viscot_core.errors import DataError, UsageError, nearest
 
 _BATCH = 256
 """Rows written at once: few enough that their memory is used again instead of going back to the system."""
-_ROLES = ("human", "gpt")
 
 
 class _Listed(BaseModel):
@@ -209,7 +209,7 @@ def plainly_right(data: bytes) -> bool:
         row = orjson.loads(data)
         turns, image = row["conversations"], row.get("image")
         for turn in turns:
-            if turn["from"] not in _ROLES or type(turn["value"]) is not str:
+            if turn["from"] not in ROLES or type(turn["value"]) is not str:
                 return False
         for path in image if type(image) is list else ():
             if type(path) is not str:

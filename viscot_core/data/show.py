@@ -86,9 +86,11 @@ def _drawn(row: Conversation, root: Path) -> tuple[Box | None, Window | None, Im
     box = next((box for path, box in views if box and path == views[0][0]), None)
     window = crop_window(box, image.size) if box else None
     if box is None:
-        said = (parse_box(turn.text) for turn in row.turns if turn.role == "gpt" and turn.text[:1] == "[")
+        said = (
+            parse_box(turn.text) for turn in row.turns if turn.role == "assistant" and turn.text[:1] == "["
+        )
         box = next((found.box for found in said if found.status is not BoxStatus.UNPARSABLE), None)
-    who = {"human": "asked:", "gpt": "learned:"}
+    who = {"user": "asked:", "assistant": "learned:"}
     lines = [f"{who[turn.role]} {turn.text.replace(IMAGE, '[image]')}" for turn in row.turns]
     return box, window, draw_answer(image, box, window, lines)
 
@@ -161,7 +163,7 @@ def _as_conversation(row: Row, number: int) -> Conversation:
         return to_conversation(row, number)
     if isinstance(row, DetectionRow):
         ask = refcoco_turns if isinstance(row, RefcocoRow) else detection_turns
-        turns = (*ask(row.expression), Message("gpt", format_box(row.box.to_square(row.size))))
+        turns = (*ask(row.expression), Message("assistant", format_box(row.box.to_square(row.size))))
         return Conversation(id=number, image=(row.image,), turns=turns)
     assert isinstance(row, Conversation)
     return row

@@ -122,8 +122,10 @@ def _folder(names: Sequence[str]) -> str:
 
 
 def _areas(row: Conversation) -> list[float]:
-    """Areas of the boxes that gpt says, where a turn is a box and nothing else."""
-    found = [parse_box(turn.text) for turn in row.turns if turn.role == "gpt" and turn.text.startswith("[")]
+    """Areas of the boxes that the assistant says, where a turn is a box and nothing else."""
+    found = [
+        parse_box(turn.text) for turn in row.turns if turn.role == "assistant" and turn.text.startswith("[")
+    ]
     return [parsed.box.area for parsed in found if parsed.status is not BoxStatus.UNPARSABLE]
 
 

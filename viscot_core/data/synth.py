@@ -201,7 +201,7 @@ def _row(
         "split": split,
         "question_id": question_id,
         "image": images if len(images) > 1 else images[0],
-        "conversations": [{"from": t.role, "value": t.text} for t in turns],
+        "conversations": to_disk(turns),
     }
 
 
@@ -218,10 +218,10 @@ def _train_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
             ([image], _all_boxes(items, rng)),
             ([image, first.crop_path], cot_turns(first.question, first.box_text, first.thing.text)),
             ([image, second.crop_path], _benchmark_chain(second)),
-            ([third.crop_path], (*direct_turns(third.question), Message("gpt", third.thing.text))),
+            ([third.crop_path], (*direct_turns(third.question), Message("assistant", third.thing.text))),
         ]
         if index % 4 == 0:
-            rows.append(([image], (*direct_turns(first.question), Message("gpt", first.thing.text))))
+            rows.append(([image], (*direct_turns(first.question), Message("assistant", first.thing.text))))
         for images, turns in rows:
             yield _row(images, turns, number)
             number += 1
@@ -235,14 +235,14 @@ def _direct_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
         for thing in scene.things:
             image = image_path("train", index)
             question = rng.choice(QUESTIONS).format(color=thing.color, noun=thing.noun)
-            yield _row([image], (*direct_turns(question), Message("gpt", thing.text)), number)
+            yield _row([image], (*direct_turns(question), Message("assistant", thing.text)), number)
             number += 1
 
 
 def _benchmark_chain(item: _Item) -> tuple[Message, ...]:
     """A chain whose second question is put in the benchmark's words instead of the bare ``<image>``."""
     turns = cot_turns(item.question, item.box_text, item.thing.text)
-    asked = Message("human", f"{IMAGE}\n{ANSWER_REQUEST}{item.question}")
+    asked = Message("user", f"{IMAGE}\n{ANSWER_REQUEST}{item.question}")
     return (*turns[:2], asked, turns[3])
 
 
@@ -256,8 +256,8 @@ def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Message, ...]:
             refcoco_turns(item.thing.expression)[0].text,
         )
         asked = rng.choice(wordings)
-        turns.append(Message("human", asked if not turns else asked.removeprefix(f"{IMAGE}\n")))
-        turns.append(Message("gpt", item.box_text))
+        turns.append(Message("user", asked if not turns else asked.removeprefix(f"{IMAGE}\n")))
+        turns.append(Message("assistant", item.box_text))
     return tuple(turns)
 
 
@@ -266,7 +266,7 @@ def _caption_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
     for index, scene in enumerate(scenes):
         things = sorted(scene.things, key=lambda t: t.box[0])
         caption = ", ".join(f"a {t.color} {t.noun}" for t in things)
-        turns = (Message("human", f"{IMAGE}\nWhat is in the image?"), Message("gpt", caption + "."))
+        turns = (Message("user", f"{IMAGE}\nWhat is in the image?"), Message("assistant", caption + "."))
         yield _row([image_path("train", index)], turns, index)
 
 

@@ -1,7 +1,8 @@
-"""Who generates text: the contract between the chain, the benchmark and whatever runs the model.
+"""Who continues a conversation: the contract between the rollout and whatever runs the model.
 
-An engine takes rendered prompts with their images and gives text back; it knows nothing of boxes, questions
-or strategies. One local implementation (``local.py``), one over HTTP (``api.py``), and fakes in the tests.
+An engine takes conversations with their images and gives text back; it knows nothing of boxes, questions or
+policies. One runs transformers' models on this machine (``transformers/``), one asks a server (``openai.py``),
+and the tests have fakes.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from viscot_core.families.llava.template import Rendered, Template
+    from viscot_core.conversation import Message
     from viscot_core.images.view import View
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to continue.
+    """One conversation to continue.
 
-    ``views`` are the images of the prompt's ``<image>`` marks, in reading order; their number must agree.
+    ``images`` belong to the ``<image>`` slots of the messages, in reading order; their number must agree.
     ``stop`` are texts that end the answer and are no part of it.
 
     ``on_text`` is told the text so far whenever a token made it longer: always the beginning of what will be
@@ -28,8 +29,8 @@ class Request:
     the engine's thread and must return at once.
     """
 
-    rendered: Rendered
-    views: tuple[View, ...]
+    messages: tuple[Message, ...]
+    images: tuple[View, ...]
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
@@ -51,9 +52,26 @@ class Generation:
     transient: bool = False
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a caller may know of an engine, so that nobody asks which one it is.
+
+    Attributes:
+        batch: how many requests it wants at once to work well.
+        parallel: how many ``generate`` calls it takes at the same time.
+        shares_images: requests about one image cost less together.
+        deterministic: equal requests get equal texts.
+    """
+
+    batch: int = 1
+    parallel: int = 1
+    shares_images: bool = False
+    deterministic: bool = True
+
+
 @runtime_checkable
 class Engine(Protocol):
-    """Anything that continues prompts.
+    """Anything that continues conversations.
 
     ``identity`` names all that changes the text (weights hash, dtype, device, sampling): a benchmark refuses
     to continue a run whose engine's identity differs.
@@ -63,10 +81,14 @@ class Engine(Protocol):
     def name(self) -> str: ...
 
     @property
-    def template(self) -> Template: ...
+    def identity(self) -> dict[str, str]: ...
 
     @property
-    def identity(self) -> dict[str, str]: ...
+    def traits(self) -> Traits: ...
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The conversation as the text that the model is to continue, for records and for people."""
+        ...
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation per request, in the same order.
@@ -74,4 +96,8 @@ class Engine(Protocol):
         Raises:
             EngineError: when nothing can be generated at all (server gone, out of memory, bad request).
         """
+        ...
+
+    def reset(self) -> None:
+        """Forget everything that depends on the weights: call it after they changed in place."""
         ...

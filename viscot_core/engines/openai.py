@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.boxes.formats import Resize
-from viscot_core.engines.base import Generation, Request
+from viscot_core.conversation import Message
+from viscot_core.engines.base import Generation, Request, Traits
 from viscot_core.errors import BudgetSpent, EngineError, UsageError
-from viscot_core.families.llava.template import TEMPLATES
+from viscot_core.families.llava.template import TEMPLATES, prompt_text
 from viscot_core.openai_api import waiting
 from viscot_core.openai_api.budget import Budget, Price, Spent
 from viscot_core.openai_api.calls import Caller, Fault, Reply
@@ -64,7 +65,6 @@ class ApiEngine:
     ) -> None:
         chosen = self.options = options or ApiOptions()
         self.url, self.name, self.resize = url.rstrip("/"), model, resize
-        self.template = TEMPLATES["vicuna_v1"]  # for the record only: the server has its own
         self._caller = Caller(self.url, model, timeout=chosen.timeout, connections=chosen.concurrency)
         self._budget = Budget(chosen.max_requests, chosen.max_cost, chosen.price)
         self._replies = ReplyCache(chosen.cache) if chosen.cache else None
@@ -87,10 +87,22 @@ class ApiEngine:
             "engine": "api",
             "url": self.url,
             "model": self.name,
-            "template": self.template.name,
+            "template": "vicuna_v1",
             "sampling": "greedy",
             "resize": getattr(self.resize, "__name__", "none"),
         }
+
+    @property
+    def traits(self) -> Traits:
+        """Every request is a batch of its own, so that each is kept as it comes."""
+        return Traits(parallel=self.options.concurrency)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """For the record only: the server has a template of its own."""
+        return prompt_text(messages, TEMPLATES["vicuna_v1"])
+
+    def reset(self) -> None:
+        """Nothing here depends on a server's weights but the replies the user said to keep."""
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation per request, in order, ``concurrency`` of them at a time.
@@ -151,7 +163,7 @@ class ApiEngine:
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.name,
-            "messages": self._messages.of(request.rendered.turns, request.views),
+            "messages": self._messages.of(request.messages, request.images),
         }
         if request.stop:
             body["stop"] = list(request.stop)

@@ -150,7 +150,7 @@ class Viscot(lmms):
         """The question at once; images in front of it, as LLaVA has them."""
         if len(asked.views) == 1:
             return self.wording.direct(asked.text)
-        return (Message("human", f"{IMAGE}\n" * len(asked.views) + asked.text),)
+        return (Message("user", f"{IMAGE}\n" * len(asked.views) + asked.text),)
 
     def _with_crops(self, batch: Sequence[_Asked]) -> list[tuple[_Asked, Turns, tuple[View, ...]]]:
         """Turn 1 of all; then the prompts of turn 2, for those whose turn 1 worked."""

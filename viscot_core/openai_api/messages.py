@@ -51,7 +51,7 @@ class Messages:
 
     def _message(self, turn: Message, views: Iterator[View]) -> dict[str, Any]:
         """``<image>`` becomes the next image; a line break after it goes, templates bring their own."""
-        if turn.role == "gpt":
+        if turn.role == "assistant":
             return {"role": "assistant", "content": turn.text}
         first, *rest = turn.text.split(IMAGE)
         if not rest:

@@ -1,8 +1,8 @@
 """How to look: the contract of a policy, and what passes between policies and the rollout.
 
-A policy is a pure state machine: ``start`` makes the first step of a question, ``next`` takes the model's words
-and makes the next step or the answer. It never sees an engine, a file or a record, and keeps no state of its
-own: all that a question has come to stands in its ``Step``. ``rollout.run`` is the only caller.
+A policy is a pure state machine: ``start`` makes the first step of a question, ``next`` takes the model's
+words and makes the next step or the answer. It never sees an engine, a file or a record, and keeps no state
+of its own: all that a question has come to stands in its ``Step``. ``rollout.run`` is the only caller.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from viscot_core.images.view import View
 class Question:
     """What is asked about which images.
 
-    ``box`` (SQUARE frame) is a region named by someone other than the model, ``box_text`` its exact words where
-    they are quoted from somewhere; only policies that take a given region read them. ``max_new_tokens`` and
-    ``stop`` bound the answer, not the words of a region.
+    ``box`` (SQUARE frame) is a region named by someone other than the model, ``box_text`` its exact words
+    where they are quoted from somewhere; only policies that take a given region read them.
+    ``max_new_tokens`` and ``stop`` bound the answer, not the words of a region.
     """
 
     text: str
@@ -79,9 +79,9 @@ class Step:
 class Answer:
     """What the model said and where it looked.
 
-    ``error`` says why there is no text (``transient``: another try may help); ``finished`` that the model ended
-    its last turn by itself; ``tokens`` counts the new tokens of all steps; ``seconds`` is this question's share
-    of the batches it was asked in.
+    ``error`` says why there is no text (``transient``: another try may help); ``finished`` that the model
+    ended its last turn by itself; ``tokens`` counts the new tokens of all steps; ``seconds`` is this
+    question's share of the batches it was asked in.
     """
 
     text: str
@@ -106,7 +106,7 @@ class Answer:
 
     @property
     def crop(self) -> Window:
-        """The last crop that was shown, in pixels of the original image; the whole image where there is none."""
+        """The last crop that was shown, in pixels of the original image; without one, the whole image."""
         shown = [look.crop for look in self.looks if look.crop is not None]
         return shown[-1] if shown else (0, 0, *self.size)
 
@@ -119,6 +119,13 @@ class Answer:
     def box_text(self) -> str:
         """The words of the last box; empty where there is none."""
         return self.looks[-1].text if self.looks else ""
+
+
+def answer_step(
+    question: Question, messages: tuple[Message, ...], images: tuple[View, ...], looks: tuple[Look, ...] = ()
+) -> Step:
+    """The step whose words are the answer, bounded as the question says."""
+    return Step(question, messages, images, looks, max_new_tokens=question.max_new_tokens, stop=question.stop)
 
 
 class Policy(Protocol):

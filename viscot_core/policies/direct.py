@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from viscot_core.conversation import IMAGE, Message
-from viscot_core.policies.base import Answer, Question, Step
+from viscot_core.policies.base import Answer, Question, Step, answer_step
 from viscot_core.policies.wording import Wording
 
 
@@ -22,8 +22,7 @@ class Direct:
             messages = self.wording.direct(question.text)
         else:
             messages = (Message("user", f"{IMAGE}\n" * len(question.images) + question.text),)
-        limits = {"max_new_tokens": question.max_new_tokens, "stop": question.stop}
-        return Step(question, messages, question.images, **limits)
+        return answer_step(question, messages, question.images)
 
     def next(self, step: Step, text: str) -> Answer:
         """The answer."""

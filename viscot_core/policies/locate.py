@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from viscot_core.policies.base import Answer, Look, Question, Step
+from viscot_core.policies.base import Answer, Look, Question, Step, answer_step
 from viscot_core.policies.wording import Wording
 
 
@@ -18,8 +18,7 @@ class Locate:
     def start(self, question: Question) -> Step:
         """The referring expression."""
         messages = self.wording.refcoco(question.text)
-        limits = {"max_new_tokens": question.max_new_tokens, "stop": question.stop}
-        return Step(question, messages, question.images[:1], **limits)
+        return answer_step(question, messages, question.images[:1])
 
     def next(self, step: Step, text: str) -> Answer:
         """The box in words, and as a look."""

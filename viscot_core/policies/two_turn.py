@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from viscot_core.boxes.geometry import CropPolicy, crop_window
 from viscot_core.images.view import crop
-from viscot_core.policies.base import Answer, Look, Question, Step
+from viscot_core.policies.base import Answer, Look, Question, Step, answer_step
 from viscot_core.policies.wording import Wording
 
 
@@ -39,13 +39,10 @@ class TwoTurn:
 
     def look_again(self, question: Question, look: Look) -> Step:
         """Turn 2: the question once more, with the crop of ``look``."""
-        (view, *_), limits = (
-            question.images,
-            {"max_new_tokens": question.max_new_tokens, "stop": question.stop},
-        )
+        view = question.images[0]
         if not self.shows_crop:
             messages = self.wording.without_crop(question.text, look.text)
-            return Step(question, messages, (view,), (look,), **limits)
+            return answer_step(question, messages, (view,), (look,))
         window = crop_window(look.box, look.size, self.crop_policy)
         messages = self.wording.answer(question.text, look.text)
-        return Step(question, messages, (view, crop(view, window)), (replace(look, crop=window),), **limits)
+        return answer_step(question, messages, (view, crop(view, window)), (replace(look, crop=window),))

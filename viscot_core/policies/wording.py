@@ -8,6 +8,7 @@ models of other families. A family's own form of a box is asked for in one more 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,6 @@ from viscot_core.conversation import (
     refcoco_turns,
     text_only_turns,
 )
-from viscot_core.families.llava.template import Template, render
 
 Protocol = Literal["paper", "native"]
 PROTOCOLS: tuple[Protocol, ...] = ("paper", "native")
@@ -55,7 +55,7 @@ class Wording:
         question = _bare(question)
         if self.protocol == "paper":
             return self._with_form(detection_turns(question))
-        return self._with_form((Message("human", f"{IMAGE}\n{question} {BOX_REQUEST}"),))
+        return self._with_form((Message("user", f"{IMAGE}\n{question} {BOX_REQUEST}"),))
 
     def answer(self, question: str, box_text: str) -> Turns:
         """Turn 2: the answer, with the crop as the second image."""
@@ -63,19 +63,19 @@ class Wording:
             return (*answer_turns(_bare(question), box_text)[:-1], answer_turns(question, box_text)[-1])
         in_training = f"{IMAGE}{suffix_of(question)}"
         last = in_training if self.codec.name == "viscot" else f"{IMAGE}\n{ANSWER_REQUEST} {question}"
-        return (*self.detection(question), Message("gpt", box_text), Message("human", last))
+        return (*self.detection(question), Message("assistant", box_text), Message("user", last))
 
     def without_crop(self, question: str, box_text: str) -> Turns:
         """Turn 2 without the second image (paper Table 6)."""
         if self.protocol == "paper":
             return text_only_turns(question, box_text)
-        return (*self.detection(question), Message("gpt", box_text), Message("human", question))
+        return (*self.detection(question), Message("assistant", box_text), Message("user", question))
 
     def direct(self, question: str) -> Turns:
         """Question and image only."""
         if self.protocol == "paper":
             return direct_turns(question)
-        return (Message("human", f"{IMAGE}\n{question}"),)
+        return (Message("user", f"{IMAGE}\n{question}"),)
 
     def refcoco(self, expression: str) -> Turns:
         """A referring expression: its box."""
@@ -87,8 +87,8 @@ class Wording:
         *before, last = turns
         return (*before, Message(last.role, f"{last.text} {self.codec.form}"))
 
-    def digest(self, template: Template) -> str:
-        """Sixteen hex digits that change with any word of any prompt."""
+    def digest(self, prompt: Callable[[Turns], str]) -> str:
+        """Sixteen hex digits that change with any word of any prompt; ``prompt`` is an engine's."""
         question = "What number is on the Red card?"
         box = self.codec.encode(CENTER, (640, 480))
         turns = (
@@ -98,7 +98,7 @@ class Wording:
             self.direct(question),
             self.refcoco(question),
         )
-        text = "\0".join(render(each, template, generate=True).text for each in turns)
+        text = "\0".join(map(prompt, turns))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -226,8 +226,8 @@ def _raw(request: ChatRequest) -> tuple[str, tuple[Message, ...], tuple[str, ...
             urls += _urls(message)
         elif IMAGE in text:
             raise bad_request("Only the user's messages hold images.", "messages")
-        turns.append(Message("human" if message.role == "user" else "gpt", text))
-    if not turns or turns[-1].role != "human":
+        turns.append(Message(message.role, text))
+    if not turns or turns[-1].role != "user":
         raise bad_request("The last message must be the user's.", "messages")
     return "", tuple(turns), tuple(urls)
 

@@ -22,7 +22,7 @@ from viscot_core.models.load import LoadedModel, load_model
 from viscot_core.models.zoo import BUNDLED_FOLDER
 
 IMAGE = View(Image.effect_noise((300, 200), 60).convert("RGB"), "noise")
-NOTHING = Request(render([Message("human", "?")], TEMPLATES["vicuna_v1"], generate=True), ())
+NOTHING = Request(render([Message("user", "?")], TEMPLATES["vicuna_v1"], generate=True), ())
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def requests() -> list[Request]:
         for turns, views in (
             (direct_turns(question), (IMAGE,)),
             (answer_turns(question, "[0.1, 0.2, 0.3, 0.4]"), (IMAGE, crop(IMAGE, window))),
-            ((Message("human", question + " "),), ()),
+            ((Message("user", question + " "),), ()),
         ):
             out.append(Request(render(turns, template, generate=True), views, 6 + 11 * number))
     return out

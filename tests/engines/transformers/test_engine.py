@@ -31,7 +31,7 @@ def engine(loaded: LoadedModel) -> LocalEngine:
 
 
 def ask(question: str, *views: View, max_new_tokens: int = 24) -> Request:
-    turns = [Message("human", "<image>\n" * len(views) + question + " ")]
+    turns = [Message("user", "<image>\n" * len(views) + question + " ")]
     return Request(render(turns, TEMPLATES["vicuna_v1"], generate=True), views, max_new_tokens)
 
 

@@ -46,7 +46,7 @@ def requests(shared: Path) -> list[Request]:
                 window = (0, 0, min(224, view.image.width), min(224, view.image.height))
                 made.append(request(answer_turns(question, "[0.1, 0.2, 0.3, 0.4]"), view, crop(view, window)))
         if number % 5 == 0:
-            made.append(request((Message("human", QUESTIONS[1] + " "),)))
+            made.append(request((Message("user", QUESTIONS[1] + " "),)))
     return made
 
 
@@ -181,7 +181,7 @@ def test_words_before_the_image_are_each_prompts_own(loaded: LoadedModel, shared
     """Prompts about one image with other words of the same length in front of it share no prefix."""
     path = shared / "golden" / "images" / "landscape.jpg"
     view = View(open_image(path), path.name)
-    said = [(Message("human", f"{word} <image>\nWhat is this?"),) for word in ("one", "two", "six", "ten")]
+    said = [(Message("user", f"{word} <image>\nWhat is this?"),) for word in ("one", "two", "six", "ten")]
     asked = [request(turns, view) for turns in said]
     assert len({len(loaded.tokens.encode(each.rendered).ids) for each in asked}) == 1
     whole = LocalEngine(loaded, batch_size=8)

@@ -31,13 +31,13 @@ CONVERSATIONS = {
     "refcoco": refcoco_turns("the red one"),
     "training": cot_turns("What is it?", BOX, "a cup"),  # its second message is a bare image
     "white space": (
-        Message("human", f"{IMAGE}\n  two\nlines \n\t"),
-        Message("gpt", "  so  "),
-        Message("human", " \n why? "),
+        Message("user", f"{IMAGE}\n  two\nlines \n\t"),
+        Message("assistant", "  so  "),
+        Message("user", " \n why? "),
     ),
-    "blank": (Message("human", f"{IMAGE}\nWhat?"), Message("gpt", "a cup"), Message("human", " \n ")),
-    "two images": (Message("human", f"{IMAGE}\n{IMAGE}\nSame? "),),
-    "no image": (Message("human", " Hello? "),),
+    "blank": (Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "a cup"), Message("user", " \n ")),
+    "two images": (Message("user", f"{IMAGE}\n{IMAGE}\nSame? "),),
+    "no image": (Message("user", " Hello? "),),
 }
 
 
@@ -50,7 +50,7 @@ def messages(turns: tuple[Message, ...]) -> list[dict[str, Any]]:
     """As a client writes them: images as parts, words without images as plain text."""
     said = []
     for turn in turns:
-        role = "user" if turn.role == "human" else "assistant"
+        role = "user" if turn.role == "user" else "assistant"
         *marks, words = turn.text.split(IMAGE)
         content: Any = words
         if marks:

@@ -72,13 +72,13 @@ def test_only_the_assistants_words_are_spoken() -> None:
 
 
 def test_an_image_mark_in_an_answer_is_text() -> None:
-    rendered = render([Message("human", "Say it"), Message("gpt", f"It is {IMAGE}")], VICUNA)
+    rendered = render([Message("user", "Say it"), Message("assistant", f"It is {IMAGE}")], VICUNA)
     assert rendered.n_images == 0
 
 
 def test_stage_one_keeps_images_and_captions() -> None:
     rendered = render(
-        [Message("human", f"Describe it.\n{IMAGE}"), Message("gpt", "a red kite")], TEMPLATES["plain"]
+        [Message("user", f"Describe it.\n{IMAGE}"), Message("assistant", "a red kite")], TEMPLATES["plain"]
     )
     assert rendered.text == "<image>a red kite\n"
     assert rendered.chunks[1].spoken == ((0, len("a red kite\n")),)

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from viscot_core.engines.base import Generation, Request
+from viscot_core.conversation import Message
+from viscot_core.engines.base import Generation, Request, Traits
 from viscot_core.engines.transformers.batches import Room, fitting_batch, longest_prompt
 from viscot_core.engines.transformers.decode_state import Prompt, Speech
 from viscot_core.engines.transformers.embedding import Embedder
 from viscot_core.engines.transformers.features import FeatureCache
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.families.llava.template import TEMPLATES
+from viscot_core.families.llava.template import TEMPLATES, prompt_text, render
 from viscot_core.models.load import LoadedModel
 
 if TYPE_CHECKING:
@@ -95,6 +96,22 @@ class LocalEngine:
             "sampling": greedy,
         }
 
+    @property
+    def traits(self) -> Traits:
+        """Batches of its own size; prompts about one image cost less together."""
+        greedy = self.sampling.temperature == 0
+        return Traits(self.batch_size, shares_images=self.prefix is not None, deterministic=greedy)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text that the model continues, images as ``<image>``."""
+        return prompt_text(messages, self.template)
+
+    def reset(self) -> None:
+        """Forget features and prefixes: the weights have changed."""
+        self.vision.clear()
+        if self.prefix is not None:
+            self.prefix.store.clear()
+
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation per request, in order; a prompt that does not fit the context fails alone.
 
@@ -118,15 +135,16 @@ class LocalEngine:
 
     def _prompt(self, request: Request) -> Prompt | Generation:
         """The request tokenized, or why it cannot run."""
-        ids = self.tokens.encode(request.rendered).ids
-        marks, views = request.rendered.n_images, len(request.views)
+        rendered = render(request.messages, self.template, generate=True)
+        ids = self.tokens.encode(rendered).ids
+        marks, views = rendered.n_images, len(request.images)
         if marks != views or ids.count(self.tokens.image_id) != views * self.tokens.image_tokens:
             return Generation("", 0, False, f"the prompt has {marks} <image> marks for {views} images")
         room = self._context - len(ids)
         if room < 1:
             error = f"the prompt's {len(ids)} tokens do not fit the model's context of {self._context}"
             return Generation("", 0, False, error)
-        return Prompt(ids, request.views, Speech(self.tokens, request, min(request.max_new_tokens, room)))
+        return Prompt(ids, request.images, Speech(self.tokens, request, min(request.max_new_tokens, room)))
 
     def _decode(self, prompts: Sequence[Prompt]) -> None:
         """Let every prompt's speech come to its end; those that begin with an image share it."""

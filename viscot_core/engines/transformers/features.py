@@ -77,6 +77,11 @@ class FeatureCache:
                 self._kept.move_to_end(key)
         return [found[view.key] for view in views]
 
+    def clear(self) -> None:
+        """Drop all that is kept."""
+        self._kept.clear()
+        self._bytes = 0
+
     def _encode(self, views: Sequence[View]) -> list[torch.Tensor]:
         import numpy as np
         import torch

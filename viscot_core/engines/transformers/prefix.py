@@ -66,6 +66,11 @@ class PrefixStore:
         while self._bytes > self._max_bytes and len(self._kept) > 1:
             self._bytes -= _bytes(self._kept.popitem(last=False)[1])
 
+    def clear(self) -> None:
+        """Drop all that is kept."""
+        self._kept.clear()
+        self._bytes = 0
+
 
 def _bytes(layers: Layers) -> int:
     return sum(k.nbytes + v.nbytes for k, v in layers)

@@ -7,7 +7,7 @@ reference's (UPSTREAM, protocol).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from viscot_core.conversation import IMAGE, Message
 
@@ -51,13 +51,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation ready to tokenize: ``len(chunks) - 1`` images stand between the chunks.
-
-    ``turns`` are what was rendered, for engines whose server has a template of its own.
-    """
+    """A conversation ready to tokenize: ``len(chunks) - 1`` images stand between the chunks."""
 
     chunks: tuple[Chunk, ...]
-    turns: tuple[Message, ...] = field(default=(), compare=False)
 
     @property
     def n_images(self) -> int:
@@ -93,44 +89,49 @@ class _Writer:
         self._done.append(Chunk(self._text, tuple(self._spoken)))
         self._text, self._spoken = "", []
 
-    def finish(self, turns: Sequence[Message]) -> Rendered:
-        return Rendered((*self._done, Chunk(self._text, tuple(self._spoken))), tuple(turns))
+    def finish(self) -> Rendered:
+        return Rendered((*self._done, Chunk(self._text, tuple(self._spoken))))
 
 
 def render(turns: Sequence[Message], template: Template, *, generate: bool = False) -> Rendered:
     """Join ``turns`` in the template's words.
 
-    With ``generate`` the text ends where the model is to speak. Only gpt turns are spoken: the space after
-    ``ASSISTANT:``, the words and the end token. ``<image>`` inside a gpt turn is plain text, never an image.
+    With ``generate`` the text ends where the model is to speak. Only the assistant's messages are spoken: the space after
+    ``ASSISTANT:``, the words and the end token. ``<image>`` inside one is plain text, never an image.
 
     Raises:
-        ValueError: a role other than human or gpt.
+        ValueError: a role other than user or assistant.
     """
     writer = _Writer()
     if template.plain:
         return _render_plain(turns, writer)
     writer.say(template.system + " ")
     for turn in turns:
-        if turn.role == "human":
+        if turn.role == "user":
             text = turn.text.strip() if template.strip else turn.text
             writer.say("USER:")
             if text:
                 writer.say_with_images(" " + text + " ")
-        elif turn.role == "gpt":
+        elif turn.role == "assistant":
             writer.say("ASSISTANT:")
             writer.say(" " + turn.text + EOS, spoken=True)
         else:
-            raise ValueError(f"a turn's role is 'human' or 'gpt', not {turn.role!r}")
+            raise ValueError(f"a message's role is 'user' or 'assistant', not {turn.role!r}")
     if generate:
         writer.say("ASSISTANT:")
-    return writer.finish(turns)
+    return writer.finish()
+
+
+def prompt_text(messages: Sequence[Message], template: Template) -> str:
+    """The text that a model is to continue, images as ``<image>``."""
+    return render(messages, template, generate=True).text
 
 
 def _render_plain(turns: Sequence[Message], writer: _Writer) -> Rendered:
     for turn in turns:
-        if turn.role == "human":
+        if turn.role == "user":
             for _ in range(turn.text.count(IMAGE)):
                 writer.image()
         else:
             writer.say(turn.text + "\n", spoken=True)
-    return writer.finish(turns)
+    return writer.finish()
