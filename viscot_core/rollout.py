@@ -116,13 +116,12 @@ def _key(step: Step) -> Hashable:
 def _request(
     step: Step, numbers: Sequence[int], on_text: OnText | None, cancelled: Callable[[], bool] | None
 ) -> Request:
-    listens = on_text is not None and step.answers
     return Request(
         step.messages,
         step.images,
         step.max_new_tokens,
         step.stop,
-        on_text=partial(_tell_all, on_text, numbers) if listens else None,
+        on_text=partial(_tell_all, on_text, numbers) if on_text is not None and step.answers else None,
         cancelled=cancelled,
     )
 

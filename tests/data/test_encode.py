@@ -93,10 +93,10 @@ def _row(images: list[str], *turns: tuple[str, str]) -> Conversation:
 
 
 CHAIN = (
-    ("human", "<image>\nWhere?"),
-    ("gpt", "[0.1, 0.2, 0.3, 0.4]"),
-    ("human", "<image>"),
-    ("gpt", "on the roof"),
+    ("user", "<image>\nWhere?"),
+    ("assistant", "[0.1, 0.2, 0.3, 0.4]"),
+    ("user", "<image>"),
+    ("assistant", "on the roof"),
 )
 
 
@@ -120,7 +120,7 @@ def test_a_cut_row_keeps_ids_and_images_in_step(tokens: ChatTokenizer) -> None:
 
 
 def test_an_image_mark_said_in_words_is_no_image(tokens: ChatTokenizer) -> None:
-    row = _row(["a"], ("human", "<image>\nWhat mark?"), ("gpt", "it says <image> here"))
+    row = _row(["a"], ("user", "<image>\nWhat mark?"), ("assistant", "it says <image> here"))
     sample = encode(row, tokens, TEMPLATES["vicuna_v1"], max_length=512)
     assert sample.encoded.ids.count(tokens.image_id) == tokens.image_tokens
     assert "image" in tokens.decode([label for label in sample.encoded.labels if label != IGNORE])

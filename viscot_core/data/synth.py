@@ -24,6 +24,7 @@ from viscot_core.conversation import (
     detection_turns,
     direct_turns,
     refcoco_turns,
+    to_disk,
 )
 from viscot_core.data.scenes import Scene, Thing, draw_scene, make_scene
 from viscot_core.files import built_whole

@@ -1,8 +1,8 @@
 """Who continues a conversation: the contract between the rollout and whatever runs the model.
 
 An engine takes conversations with their images and gives text back; it knows nothing of boxes, questions or
-policies. One runs transformers' models on this machine (``transformers/``), one asks a server (``openai.py``),
-and the tests have fakes.
+policies. One runs transformers' models on this machine (``transformers/``), one asks a server
+(``openai.py``), and the tests have fakes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Generation:
-    """What came back: ``tokens`` new tokens, ``finished`` when the model ended its turn by itself.
+    """What came back: ``tokens`` new tokens after ``prompt_tokens``.
+
+    ``finished`` says that the model ended its turn by itself.
 
     ``error`` is set when this request failed while others of the batch may have worked; ``text`` is then "".
     ``transient`` errors (a server that is busy, a budget that is spent) may be gone on another try.
@@ -50,6 +52,7 @@ class Generation:
     finished: bool
     error: str | None = None
     transient: bool = False
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from viscot_core.policies.wording import Wording
 class TwoTurn:
     """Two steps and one look, at the question's first image.
 
-    Without ``shows_crop`` the second step repeats the region in words only (paper Table 6). A region that cannot
-    be read is answered from the whole image, and its look says so. ``box_tokens`` bounds the region's words.
+    Without ``shows_crop`` the second step repeats the region in words only (paper Table 6). A region that
+    cannot be read is answered from the whole image, and its look says so. ``box_tokens`` bounds the region's
+    words.
     """
 
     wording: Wording

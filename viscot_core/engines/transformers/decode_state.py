@@ -17,8 +17,9 @@ from viscot_core.images.view import View
 class Speech:
     """The new tokens of ``request``, at most ``limit``."""
 
-    def __init__(self, tokens: ChatTokenizer, request: Request, limit: int) -> None:
+    def __init__(self, tokens: ChatTokenizer, request: Request, limit: int, prompt_tokens: int = 0) -> None:
         self.limit = limit
+        self._prompt_tokens = prompt_tokens
         self._tokens = tokens
         self._request = request
         self._listens = bool(request.stop) or request.on_text is not None
@@ -49,7 +50,12 @@ class Speech:
     def generation(self) -> Generation:
         """What was said so far."""
         text, stopped = _before_stop(self._tokens.text(self._ids), self._request.stop)
-        return Generation(text.strip(), len(self._ids) + self._ended, self._ended or stopped)
+        return Generation(
+            text.strip(),
+            len(self._ids) + self._ended,
+            self._ended or stopped,
+            prompt_tokens=self._prompt_tokens,
+        )
 
     def _listen(self) -> None:
         """End at a stop text; tell what can no longer change."""

@@ -144,7 +144,9 @@ class LocalEngine:
         if room < 1:
             error = f"the prompt's {len(ids)} tokens do not fit the model's context of {self._context}"
             return Generation("", 0, False, error)
-        return Prompt(ids, request.images, Speech(self.tokens, request, min(request.max_new_tokens, room)))
+        return Prompt(
+            ids, request.images, Speech(self.tokens, request, min(request.max_new_tokens, room), len(ids))
+        )
 
     def _decode(self, prompts: Sequence[Prompt]) -> None:
         """Let every prompt's speech come to its end; those that begin with an image share it."""

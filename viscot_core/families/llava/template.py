@@ -96,8 +96,8 @@ class _Writer:
 def render(turns: Sequence[Message], template: Template, *, generate: bool = False) -> Rendered:
     """Join ``turns`` in the template's words.
 
-    With ``generate`` the text ends where the model is to speak. Only the assistant's messages are spoken: the space after
-    ``ASSISTANT:``, the words and the end token. ``<image>`` inside one is plain text, never an image.
+    With ``generate`` the text ends where the model is to speak. Only the assistant's messages are spoken:
+    the space after ``ASSISTANT:``, the words and the end token. ``<image>`` inside one is plain text.
 
     Raises:
         ValueError: a role other than user or assistant.
