@@ -64,7 +64,7 @@ def copy(
 ) -> None:
     """Copy a recipe, comments and all, to change it."""
     from viscot_core.errors import UsageError
-    from viscot_core.files import written_whole
+    from viscot_core.files import atomic_write
     from viscot_core.train.recipe import recipe_path
 
     source = recipe_path(name)
@@ -72,7 +72,7 @@ def copy(
         target = target / source.name
     if target.exists() and not force:
         raise UsageError(f"{target} is there already; --force writes over it.")
-    with written_whole(target) as file:
+    with atomic_write(target) as file:
         file.write(source.read_text(encoding="utf-8"))
     console.out(f"{target}; change it, then: viscot recipes check {target}")
 

@@ -31,7 +31,7 @@ def folder_for(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[TextIO]:
+def atomic_write(path: Path) -> Iterator[TextIO]:
     """A text file that takes the place of ``path`` when the block ends well, and vanishes when it does not.
 
     The folder is made where it is missing. Several may write the same file at once: the last one counts. A
@@ -48,7 +48,7 @@ def written_whole(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def built_whole(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``folder`` when the block ends well and vanishes when it does not.
 
     An empty ``folder`` stays the one it is (a mounted disk, a shell's own) and takes in what was filled. A

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def hold(file: IO[Any], *, shared: bool = False) -> bool:
+def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
     """Lock ``file`` until it is closed, with others where ``shared``; False where another holds it."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -7,7 +7,7 @@ import pytest
 from made_runs import prediction, sample_run, write_run
 
 from viscot_core.errors import DataError, UsageError
-from viscot_core.lines import hold
+from viscot_core.lines import try_lock
 from viscot_core.runs.records import read_predictions
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.run import score_run
@@ -172,7 +172,7 @@ def test_a_second_writer_takes_nothing_from_the_first(tmp_path: Path) -> None:
     """Not even where the first has locked its new file and not written to it yet."""
     path = tmp_path / "scores.exact.jsonl"
     with path.open("a") as first:
-        assert hold(first)
+        assert try_lock(first)
         with pytest.raises(UsageError, match="Another process is writing"):
             ScoreLog(path, JudgeIdentity.now("exact", "exact", "", None))
         assert path.exists()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from viscot_core.errors import UsageError
-from viscot_core.files import partial_name, written_whole
+from viscot_core.files import atomic_write, partial_name
 from viscot_core.train import folder, launch, options, slurm
 from viscot_core.train.plan import make_plan
 from viscot_core.train.planned import Machine, Rendezvous
@@ -94,9 +94,9 @@ def test_a_kill_while_a_run_begins_leaves_one_to_resume(
     def killed(path: Path) -> Any:
         if path.name == "plan.json":
             raise KeyboardInterrupt
-        return written_whole(path)
+        return atomic_write(path)
 
-    monkeypatch.setattr(folder, "written_whole", killed)
+    monkeypatch.setattr(folder, "atomic_write", killed)
     with pytest.raises(KeyboardInterrupt):
         folder.write(tmp_path, recipe, plan)
     folder.claim(tmp_path, recipe, resume=True)

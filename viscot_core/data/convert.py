@@ -16,7 +16,7 @@ from viscot_core.boxes.geometry import format_box
 from viscot_core.conversation import cot_turns
 from viscot_core.data.annotations import Conversation, MetadataRow, Rows
 from viscot_core.errors import DataError
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 
 FOLDERS = {"textcap": "cot/textvqa"}
 """Where a data set's images lie under the data root, where that is not ``cot/DATASET``."""
@@ -65,7 +65,7 @@ def convert(
     """
     done = Converted()
     lines = out.suffix == ".jsonl"
-    with written_whole(out) as file:
+    with atomic_write(out) as file:
         file.write("" if lines else "[")
         for number, row in enumerate(_all_rows(files, skip_bad, done)):
             done.counts[row.dataset] += 1

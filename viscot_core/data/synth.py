@@ -27,7 +27,7 @@ from viscot_core.conversation import (
     to_disk,
 )
 from viscot_core.data.scenes import Scene, Thing, draw_scene, make_scene
-from viscot_core.files import built_whole
+from viscot_core.files import atomic_folder
 
 DATASET = "synth"
 QUESTIONS = (
@@ -59,7 +59,7 @@ def write_dataset(
     Raises:
         UsageError: ``out`` holds something already.
     """
-    with built_whole(out) as root:
+    with atomic_folder(out) as root:
         return _write(root, train, val, seed, workers, progress)
 
 

@@ -17,7 +17,7 @@ from viscot_core.families.llava import layouts
 from viscot_core.families.llava.handover import chat_template, image_processor, portable_tokenizer
 from viscot_core.families.llava.layouts import Layout
 from viscot_core.families.llava.tokenizer import SENTENCEPIECE
-from viscot_core.files import built_whole
+from viscot_core.files import atomic_folder
 from viscot_core.models.checkpoint import EMBEDDINGS, HEAD, Checkpoint, Source
 from viscot_core.models.load import DTYPES
 from viscot_core.models.writing import SHARD_BYTES, WRITTEN, Planned, write_file, write_sharded
@@ -53,7 +53,7 @@ def export(
     checkpoint.require_whole()
     if dtype != "keep" and dtype not in DTYPES:
         raise UsageError(f"--dtype is keep, {', '.join(DTYPES)}, not '{dtype}'.")
-    with built_whole(out) as building:
+    with atomic_folder(out) as building:
         plan = planned(checkpoint, layout, dtype)
         if layout is Layout.HF:
             _write_hf_files(checkpoint, building, _main_dtype(plan))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from viscot_core.errors import CheckpointError
 from viscot_core.families.llava.template import TEMPLATES
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 
 MANIFEST_NAME = "viscot.json"
 
@@ -42,7 +42,7 @@ class Manifest(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write ``folder/viscot.json`` atomically."""
-        with written_whole(folder / MANIFEST_NAME) as file:
+        with atomic_write(folder / MANIFEST_NAME) as file:
             file.write(self.model_dump_json(indent=2) + "\n")
 
     @classmethod

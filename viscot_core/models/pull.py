@@ -12,7 +12,7 @@ from pathlib import Path
 from viscot_core.errors import CheckpointError, nearest
 from viscot_core.families.llava.gather import absent_tower, has_weights, projector_file, read_json
 from viscot_core.families.llava.layouts import is_text_only
-from viscot_core.files import sha256_of, written_whole
+from viscot_core.files import atomic_write, sha256_of
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import BUNDLED, ZOO, find, hub_cache, resolve
 from viscot_core.tensors import open_file, open_weights
@@ -131,7 +131,7 @@ def _name(folder: Path) -> None:
     """Let the cache find the snapshot under the model's name: files that were asked for by their commit are
     not, and until they are verified should not be.
     """
-    with written_whole(folder.parents[1] / "refs" / "main") as file:
+    with atomic_write(folder.parents[1] / "refs" / "main") as file:
         file.write(folder.name)
 
 

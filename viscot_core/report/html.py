@@ -24,7 +24,7 @@ from PIL import Image
 
 from viscot_core.boxes.geometry import Box
 from viscot_core.errors import DataError, ImageError
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.images.reading import open_image
 from viscot_core.report.figures import AREA_BINS, Answers, By, Stats, area_label
 from viscot_core.report.names import title
@@ -72,7 +72,7 @@ def write_report(path: Path, sheet: Sheet, *, data: Path | None = None, images: 
         data=_safe_json({"items": items, "pictures": shelf.images}),
     )
     try:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(page)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}; choose another --html.") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from viscot_core.errors import UsageError
-from viscot_core.lines import hold, set_broken_line_aside
+from viscot_core.lines import set_broken_line_aside, try_lock
 from viscot_core.runs.records import (
     PARTS,
     PREDICTIONS_FILE,
@@ -166,7 +166,7 @@ class Journal:
 
 def _take_lock(folder: Path, *, shared: bool = False, name: str = LOCK_FILE) -> IO[bytes]:
     handle = (folder / name).open("ab")
-    if not hold(handle, shared=shared):
+    if not try_lock(handle, shared=shared):
         handle.close()
         raise UsageError(f"Another process is writing to {folder}; wait for it, or choose another --out.")
     return handle

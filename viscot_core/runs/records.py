@@ -14,7 +14,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from viscot_core.errors import DataError, UsageError
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 
 RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -97,7 +97,7 @@ class RunInfo(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write ``folder/run.json`` atomically."""
-        with written_whole(folder / RUN_FILE) as file:
+        with atomic_write(folder / RUN_FILE) as file:
             file.write(json.dumps(self.model_dump(), indent=1, ensure_ascii=False) + "\n")
 
 

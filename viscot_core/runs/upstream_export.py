@@ -13,7 +13,7 @@ from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE
 from viscot_core.errors import DataError, UsageError
 from viscot_core.families.llava.template import TEMPLATES, render
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.policies.wording import Wording
 from viscot_core.runs.records import Prediction, read_predictions, read_run
 from viscot_core.tasks.items import Item, load_cot, load_refcoco
@@ -116,7 +116,7 @@ def _id(p: Prediction) -> str:
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         for row in rows:
             file.write(orjson.dumps(row).decode() + "\n")
     return path

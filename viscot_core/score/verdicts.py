@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from viscot_core.errors import DataError, UsageError
-from viscot_core.lines import hold, set_broken_line_aside
+from viscot_core.lines import set_broken_line_aside, try_lock
 from viscot_core.runs.records import Key
 
 
@@ -219,7 +219,7 @@ class ScoreLog:
             self._file = path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
-        if not hold(self._file):
+        if not try_lock(self._file):
             self._file.close()
             raise UsageError(f"Another process is writing {self.path}; wait until it is done.")
         try:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from viscot_core.boxes.geometry import Box, Size
 from viscot_core.errors import DataError, ImageError
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.images.reading import open_image
 from viscot_core.sources.catalog import Catalog
 from viscot_core.sources.named import AnnotationFile, annotation_files, images_of, rows_of, standing
@@ -77,7 +77,7 @@ def check(
     nothing to check.
     """
     results = []
-    with written_whole(report) as out:
+    with atomic_write(report) as out:
         for file in annotation_files(root, groups):
             checked = Checked(str(file.path.relative_to(root)))
             for problem in _problems(root, catalog, file, checked, decode, workers, progress):

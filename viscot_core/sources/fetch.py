@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from viscot_core.errors import DataError
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.sources.aliases import link_folders
 from viscot_core.sources.archives import Damaged, Limits, Unpacker, free_bytes, unpack
 from viscot_core.sources.catalog import STATE_FOLDER, Catalog, Download, Source, manifest
@@ -280,5 +280,5 @@ class _Fetcher:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         json.dump(dict(sorted(value.items())), file, indent=1)

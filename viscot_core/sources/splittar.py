@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.sources.archives import DAMAGE, Damaged, StrictTarInfo, Unpacker, unpack_tar
 
 Fetch = Callable[[int, Path], None]
@@ -65,7 +65,7 @@ class _Parts(io.RawIOBase):
         partial = carry.with_suffix(".partial")
         partial.write_bytes(rest)
         partial.replace(carry)
-        with written_whole(self.folder / "progress.json") as file:
+        with atomic_write(self.folder / "progress.json") as file:
             json.dump({"part": self.number}, file)
         for path in old:
             path.unlink()

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from viscot_core.errors import DataError
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.openai_api.waiting import retry_after
 
 TIMEOUT = httpx.Timeout(30.0, connect=20.0)
@@ -232,7 +232,7 @@ class _Transfer:
         return self.remote.sha256 in (None, self.digest.hexdigest())
 
     def _note(self, **facts: object) -> None:
-        with written_whole(_note(self.to)) as file:
+        with atomic_write(_note(self.to)) as file:
             json.dump(facts, file)
 
 

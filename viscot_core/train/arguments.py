@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.train import ranks, zero
 from viscot_core.train.batch import Split
 from viscot_core.train.schema import StageSpec
@@ -63,6 +63,6 @@ def _deepspeed(state: Run, stage: StageSpec, out: Path, split: Split, gpu: bool)
     width = int(state.model.config.text_config.hidden_size)
     config = zero.deepspeed_config(stage, split, width, gpu=gpu)
     if ranks.rank() == 0:
-        with written_whole(out / zero.CONFIG_FILE) as file:
+        with atomic_write(out / zero.CONFIG_FILE) as file:
             json.dump(config, file, indent=1)
     return config

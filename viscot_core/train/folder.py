@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.errors import DataError, UsageError
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.train.planned import PLAN_FILE, RECIPE_FILE, Plan
 from viscot_core.train.recipe import dump_recipe, load_recipe
 from viscot_core.train.schema import Recipe
@@ -126,7 +126,7 @@ def require_room(run: Path, gib: float) -> None:
 def write(run: Path, recipe: Recipe, plan: Plan) -> None:
     """Recipe and plan, each whole or not at all; the recipe first, for it says that a run is here."""
     for name, text in ((RECIPE_FILE, dump_recipe(recipe)), (PLAN_FILE, plan.to_json())):
-        with written_whole(run / name) as file:
+        with atomic_write(run / name) as file:
             file.write(text)
 
 

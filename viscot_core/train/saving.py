@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from viscot_core.families.llava import layouts
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.train.checkpoints import load_weights, save_projector
 from viscot_core.train.foundation import FoundationModel
 from viscot_core.train.schema import StageSpec
@@ -75,7 +75,7 @@ def _write_projector_config(state: Run, folder: Path) -> None:
     assert state.base is not None
     config = layouts.config_to_llava(state.model.config, state.base.text_rows, "float32")
     config |= {"_name_or_path": str(state.recipe.model.base_llm)}
-    with written_whole(folder / "config.json") as file:
+    with atomic_write(folder / "config.json") as file:
         json.dump(config, file, indent=1)
 
 
@@ -93,5 +93,5 @@ def _name_base(state: Run, folder: Path, weights: Mapping[str, torch.Tensor]) ->
         name = BASE
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": str(name)}
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         json.dump(config, file, indent=1)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from viscot_core.errors import UsageError, ViscotError
-from viscot_core.files import written_whole
+from viscot_core.files import atomic_write
 from viscot_core.train.planned import Plan
 
 _ONLY_HERE = ("--slurm", "--rdzv", "--rdzv-id")  # each with its value
@@ -53,7 +53,7 @@ def _repeated(arguments: Sequence[str]) -> Iterator[str]:
 def submit(plan: Plan, script: str) -> str:
     """Write ``RUN.sbatch`` beside the run folder and hand it to sbatch; returns what sbatch said."""
     path = Path(f"{plan.run}.sbatch")
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(script)
     try:
         done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True, check=False)
