@@ -11,7 +11,7 @@ import typer
 from viscot_cli import console
 
 if TYPE_CHECKING:
-    from viscot_core.score.run import ScoreReport
+    from viscot_core.score.scoring import ScoreReport
     from viscot_core.score.session import Usage
 
 
@@ -76,7 +76,7 @@ def score(
     from viscot_core.errors import PartlyDone
     from viscot_core.score.judges import JudgeOptions, make_judge
     from viscot_core.score.prompt import PromptStyle
-    from viscot_core.score.run import score_run
+    from viscot_core.score.scoring import score_run
 
     options = JudgeOptions(
         base_url=base_url,
@@ -113,7 +113,7 @@ def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) 
     """What scoring will take, in words; UsageError for a judge that costs nothing."""
     from viscot_core.errors import UsageError
     from viscot_core.score.api import ApiJudge
-    from viscot_core.score.run import pairs_to_ask
+    from viscot_core.score.scoring import pairs_to_ask
 
     if not isinstance(judge, ApiJudge):
         raise UsageError("--estimate is about judges behind an API; offline and hf: judges cost nothing.")

@@ -11,7 +11,7 @@ import typer
 from viscot_cli import console
 
 if TYPE_CHECKING:
-    from viscot_core.report.runs import Run
+    from viscot_core.report.scored_run import ScoredRun
 
 
 class Format(StrEnum):
@@ -105,40 +105,46 @@ def stats(
     wrong, visual7w is left out, and "Error format" counts one too many. It is for comparing with old
     printouts, to the digit.
     """
-    from viscot_core.report.figures import Average as CoreAverage
-    from viscot_core.report.figures import By as CoreBy
-    from viscot_core.report.figures import Options
-    from viscot_core.report.sheet import Asked, make_sheet
+    from viscot_core.report.report_data import ReportOptions, build_report
+    from viscot_core.report.stats_types import Average as CoreAverage
+    from viscot_core.report.stats_types import By as CoreBy
+    from viscot_core.report.stats_types import StatsOptions
     from viscot_core.report.tables import Format as CoreFormat
 
     found = [run for path in runs for run in _read(path, judge)]
     if legacy_average:
-        from viscot_core.report.legacy import legacy_text
+        from viscot_core.report.reference_tables import reference_tables
 
-        console.out("\n\n".join(legacy_text(run) for run in found))
+        console.out("\n\n".join(reference_tables(run) for run in found))
         return
-    asked = Asked(
-        options=Options(CoreBy(by.value), CoreAverage(average.value), resamples, seed),
+    options = ReportOptions(
+        stats=StatsOptions(CoreBy(by.value), CoreAverage(average.value), resamples, seed),
         detection=detection,
         compare=compare,
         baseline=_read(baseline, judge)[0] if baseline else None,
         mix_judges=mix_judges,
     )
-    sheet = make_sheet(found, asked)
+    report = build_report(found, options)
     if html:
         from viscot_core.report.html import Images as CoreImages
         from viscot_core.report.html import write_report
 
-        write_report(html, sheet, data=data, images=CoreImages(images.value))
+        write_report(html, report, data=data, images=CoreImages(images.value))
         console.out(f"{html}: open it in a browser")
     elif format is Format.json:
-        console.emit(sheet.to_json())
+        console.emit(report.to_json())
     else:
-        console.out(sheet.to_text(CoreFormat(format.value)))
+        console.out(report.to_text(CoreFormat(format.value)))
 
 
-def _read(path: Path, judge: str | None) -> list[Run]:
-    from viscot_core.report.reference import is_reference, read_reference
-    from viscot_core.report.runs import read_run_folder
+def _read(path: Path, judge: str | None) -> list[ScoredRun]:
+    """A run folder, or results of the reference implementation."""
+    from viscot_core.report.scored_run import read_scored_run
+    from viscot_core.runs.records import RUN_FILE
 
-    return read_reference(path) if is_reference(path) else [read_run_folder(path, judge)]
+    if not (path / RUN_FILE).exists():
+        from viscot_core.report.reference_results import is_reference_results, read_reference_results
+
+        if is_reference_results(path):
+            return read_reference_results(path)
+    return [read_scored_run(path, judge)]

@@ -47,8 +47,8 @@ def tour(
             advance(finished - done)
             done = finished
 
-        sheet = small_bench(model, questions, progress=progress)
-    console.out("\n" + sheet.to_text(Format.TABLE))
+        report = small_bench(model, questions, progress=progress)
+    console.out("\n" + report.to_text(Format.TABLE))
     console.out(
         "\ncot: the model names the box itself. direct: it answers from the whole image at once. "
         "gt-box: it is given the true box.\nThe same on more questions: make bench"

@@ -14,7 +14,7 @@ from viscot_core.errors import DataError
 if TYPE_CHECKING:
     from viscot_core.asking import Asked
     from viscot_core.chain import VisualCoT
-    from viscot_core.report.sheet import Sheet
+    from viscot_core.report.report_data import ReportData
     from viscot_core.runs.run import Progress
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"
@@ -59,14 +59,14 @@ def ask_examples(chain: VisualCoT, out: Path) -> Iterator[tuple[Example, Asked, 
         yield example, asked, target
 
 
-def small_bench(model: str | None, questions: int, *, progress: Progress | None = None) -> Sheet:
+def small_bench(model: str | None, questions: int, *, progress: Progress | None = None) -> ReportData:
     """Make ``questions`` scenes in a temporary folder, run three strategies, score exactly; the tables."""
     from viscot_core.data.synth import write_dataset
     from viscot_core.engines.open import EngineOptions
-    from viscot_core.report.runs import read_run_folder
-    from viscot_core.report.sheet import Asked, make_sheet
+    from viscot_core.report.report_data import ReportOptions, build_report
+    from viscot_core.report.scored_run import read_scored_run
     from viscot_core.score.judges import JudgeOptions, make_judge
-    from viscot_core.score.run import score_run
+    from viscot_core.score.scoring import score_run
     from viscot_core.tasks.benchmarks import BenchOptions, bench_cot
 
     with TemporaryDirectory(prefix="viscot-tour-") as name:
@@ -75,4 +75,4 @@ def small_bench(model: str | None, questions: int, *, progress: Progress | None 
         options = BenchOptions(out=run, data=data, engine=EngineOptions(model=model))
         bench_cot(options, names=STRATEGIES, progress=progress)
         score_run(run, make_judge("exact", JudgeOptions()))
-        return make_sheet([read_run_folder(run)], Asked())
+        return build_report([read_scored_run(run)], ReportOptions())

@@ -21,8 +21,8 @@ from viscot_core.lmms_eval.launch import run_child, warnings, why
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.manifest import Manifest
 from viscot_core.models.zoo import BUNDLED_FOLDER
-from viscot_core.report.runs import read_run_folder
-from viscot_core.report.sheet import Asked, make_sheet
+from viscot_core.report.report_data import ReportOptions, build_report
+from viscot_core.report.scored_run import read_scored_run
 from viscot_core.runs.records import read_predictions, read_run
 from viscot_core.score.lmms import import_scores
 from viscot_core.score.verdicts import State, read_scores, scores_path
@@ -66,7 +66,7 @@ def test_a_failed_request_is_failed_and_never_a_zero(made: GeneralOptions) -> No
     (failed,) = [p for p in read_predictions(made.out) if not p.done]
     assert (failed.dataset, failed.error, failed.answer) == ("gqa", "the prompt does not fit", None)
     import_scores(made.out)
-    stats = make_sheet([read_run_folder(made.out)], Asked()).parts[0].stats
+    stats = build_report([read_scored_run(made.out)], ReportOptions()).runs[0].stats
     assert stats.answers["direct"].groups["gqa"].mean == 1
     assert (stats.answers["direct"].groups["gqa"].n, stats.answers["direct"].groups["gqa"].of) == (1, 2)
 
@@ -250,7 +250,7 @@ def test_a_folder_keeps_its_settings(made: GeneralOptions) -> None:
 def test_table_8_stands_beside_the_run(made: GeneralOptions) -> None:
     bench_general(changed(made, tasks=("pope", "gqa", "textvqa_val", "mmbench_en_dev")))
     import_scores(made.out)
-    part = make_sheet([read_run_folder(made.out)], Asked(compare="paper:VisCoT-7B@336")).parts[0]
+    part = build_report([read_scored_run(made.out)], ReportOptions(compare="paper:VisCoT-7B@336")).runs[0]
     found = {c.dataset: (round(c.yours, 6), c.theirs, c.ci95 is None) for c in part.paper}
     assert found == {
         "POPE": (80, 86.5, True),

@@ -24,7 +24,7 @@ from viscot_core.lmms_eval.general import bench_general
 from viscot_core.runs.records import RunInfo, read_predictions
 from viscot_core.score.judges import JudgeOptions, make_judge
 from viscot_core.score.lmms import chain_results, import_scores, mean_of_datasets, process_results
-from viscot_core.score.run import score_run
+from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import read_scores, scores_path
 from viscot_core.tasks.benchmarks import BenchOptions, bench_cot
 from viscot_core.tasks.items import load_cot

@@ -18,13 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from made_runs import prediction, write_run
 
-from viscot_core.report.figures import Options
 from viscot_core.report.names import DATASETS
-from viscot_core.report.runs import read_run_folder
-from viscot_core.report.sheet import Asked, make_sheet
+from viscot_core.report.report_data import ReportOptions, build_report
+from viscot_core.report.scored_run import read_scored_run
+from viscot_core.report.stats_types import StatsOptions
 from viscot_core.report.tables import Format
-from viscot_core.score.run import pair_of
-from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict, scores_path
+from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict, pair_of, scores_path
 
 ITEMS = 10_000
 STRATEGIES = ("cot", "direct")
@@ -60,8 +59,10 @@ def measure(distinct: bool, resamples: int = 10_000) -> dict[str, float | str]:
     with tempfile.TemporaryDirectory() as folder:
         run = make(Path(folder), distinct)
         wall, cpu = time.perf_counter(), time.process_time()
-        sheet = make_sheet([read_run_folder(run)], Asked(Options(resamples=resamples), compare="paper"))
-        sheet.to_text(Format.TABLE)
+        report = build_report(
+            [read_scored_run(run)], ReportOptions(StatsOptions(resamples=resamples), compare="paper")
+        )
+        report.to_text(Format.TABLE)
         return {
             "scores": "distinct" if distinct else "judge",
             "items": ITEMS,

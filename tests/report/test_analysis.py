@@ -8,18 +8,18 @@ from made_runs import prediction, sample_run, write_run
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.analysis import analyse
 from viscot_core.report.export import to_json
-from viscot_core.report.figures import Average, By, Options
-from viscot_core.report.runs import read_run_folder
-from viscot_core.report.summary import stats_tables
+from viscot_core.report.scored_run import read_scored_run
+from viscot_core.report.stats_types import Average, By, StatsOptions
+from viscot_core.report.tables import stats_tables
 from viscot_core.runs.records import read_run
 from viscot_core.score.offline import OfflineJudge
-from viscot_core.score.run import score_run
+from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict
 
 
 def scored(folder: Path, rows: list, planned: dict | None = None):  # type: ignore[no-untyped-def,type-arg]
     score_run(write_run(folder, rows, planned), OfflineJudge("exact"))
-    return read_run_folder(folder)
+    return read_scored_run(folder)
 
 
 def test_the_overall_mean_is_the_mean_of_data_sets_and_pooling_is_an_option(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_the_overall_mean_is_the_mean_of_data_sets_and_pooling_is_an_option(tmp_
     rows += [prediction(dataset="cub", question_id=i) for i in range(8)]
     run = scored(tmp_path / "r", rows)
     assert analyse(run).answers["cot"].overall.mean == pytest.approx((0.5 + 1) / 2)
-    pooled = analyse(run, Options(average=Average.ITEMS)).answers["cot"].overall
+    pooled = analyse(run, StatsOptions(average=Average.ITEMS)).answers["cot"].overall
     assert pooled.mean == pytest.approx(0.9)
 
 
@@ -47,7 +47,7 @@ def test_a_failed_prediction_leaves_the_mean_alone(tmp_path: Path) -> None:
     stats = analyse(scored(tmp_path / "r", rows))
     assert (stats.answers["cot"].overall.mean, stats.answers["cot"].overall.n) == (1.0, 1)
     assert (stats.boxes["cot"].overall.acc50, stats.boxes["cot"].overall.n) == (1.0, 1)
-    assert stats.left_out == {"cot": {"failed": 1}}
+    assert stats.excluded == {"cot": {"failed": 1}}
 
 
 def test_every_item_that_stands_in_no_mean_has_its_reason(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_every_item_that_stands_in_no_mean_has_its_reason(tmp_path: Path) -> Non
     info = read_run(folder)
     info.missing = {"synth": 3}
     info.save(folder)
-    assert analyse(read_run_folder(folder)).left_out == {"cot": {"no image": 3, "not run": 2, "failed": 1}}
+    assert analyse(read_scored_run(folder)).excluded == {"cot": {"no image": 3, "not run": 2, "failed": 1}}
     states = [State.SCORED, State.SCORED, State.UNSCORED, State.PENDING, State.FAILED, State.SCORED]
     with ScoreLog(folder / "scores.made.jsonl", JudgeIdentity.now("made", "made", None, None)) as log:
         log.append(
@@ -67,14 +67,14 @@ def test_every_item_that_stands_in_no_mean_has_its_reason(tmp_path: Path) -> Non
                 for i, state in enumerate(states)
             ]
         )
-    stats = analyse(read_run_folder(folder))
-    assert stats.left_out["cot"] == {
+    stats = analyse(read_scored_run(folder))
+    assert stats.excluded["cot"] == {
         "no image": 3, "not run": 2, "failed": 1, "nothing to judge": 1, "not judged": 1, "pending": 1,
         "unscored": 1, "refused": 1,
     }  # fmt: skip
     overall = stats.answers["cot"].overall
     assert (overall.mean, overall.n) == (1.0, 3)
-    assert overall.n + sum(stats.left_out["cot"].values()) == overall.of == 14
+    assert overall.n + sum(stats.excluded["cot"].values()) == overall.of == 14
     text = "\n".join(f"{table.title} {table.rows}" for table in stats_tables(stats))
     assert "Items that stand in no mean" in text
     assert "'3 (21.4 %)'" in text
@@ -103,7 +103,7 @@ def test_a_group_that_only_some_strategies_have_stands_in_the_table(
     """A run folder may grow by one strategy's data set."""
     asked = {"cot": ("cub", "gqa"), "direct": ("docvqa", "gqa")}
     rows = [prediction(strategy=s, dataset=d) for s, datasets in asked.items() for d in datasets]
-    tables = stats_tables(analyse(scored(tmp_path / "r", rows), Options(by=by)))
+    tables = stats_tables(analyse(scored(tmp_path / "r", rows), StatsOptions(by=by)))
     (table,) = [t for t in tables if t.title == f"Answers by {by.value}"]
     assert [row[0] for row in table.rows] == names
     assert [row[1:] for row in table.rows][:2] == [("", "1.000", "1 of 1"), ("1.000", "1.000", "1 of 1")]
@@ -132,7 +132,7 @@ def test_only_strategies_that_predict_a_box_have_box_figures(tmp_path: Path) -> 
 def test_refcoco_needs_no_judge(tmp_path: Path) -> None:
     splits = ("refcoco+/testA", "refcoco/val")
     rows = [prediction(strategy="refcoco", dataset=d, reference=None, answer=None) for d in splits]
-    stats = analyse(read_run_folder(write_run(tmp_path / "r", rows)))
+    stats = analyse(read_scored_run(write_run(tmp_path / "r", rows)))
     assert stats.answers == {}
     assert list(stats.boxes["refcoco"].groups) == ["refcoco/val", "refcoco+/testA"]
     assert stats.notes == []
@@ -145,9 +145,9 @@ def test_by_domain_and_by_box_area(tmp_path: Path) -> None:
         prediction(dataset="synth", question_id=3),
     ]
     run = scored(tmp_path / "r", rows)
-    domains = analyse(run, Options(by=By.DOMAIN)).answers["cot"].groups
+    domains = analyse(run, StatsOptions(by=By.DOMAIN)).answers["cot"].groups
     assert {d: c.mean for d, c in domains.items()} == {"Text": 1, "General": 0, "Other": 1}
-    areas = analyse(run, Options(by=By.BOX_AREA)).answers["cot"].groups
+    areas = analyse(run, StatsOptions(by=By.BOX_AREA)).answers["cot"].groups
     assert {a: c.n for a, c in areas.items()} == {"< 1 %": 1, "1-5 %": 0, "5-20 %": 1, ">= 20 %": 1}
     assert areas[">= 20 %"].mean == 0
 
@@ -169,7 +169,7 @@ def test_answers_after_right_and_wrong_boxes(tmp_path: Path) -> None:
 def test_the_json_keeps_its_contract(tmp_path: Path) -> None:
     run = sample_run(tmp_path / "r", datasets=("docvqa", "cub"))
     score_run(run, OfflineJudge("exact"))
-    data = to_json(analyse(read_run_folder(run)))
+    data = to_json(analyse(read_scored_run(run)))
     assert list(data["answers"]) == ["cot", "direct", "gt-box"]
     for part in data["answers"].values():
         assert set(part) == {"datasets", "overall"}
@@ -189,7 +189,7 @@ def test_adding_a_strategy_changes_no_other_digit(tmp_path: Path) -> None:
     large = write_run(tmp_path / "b", [*read_predictions(small), *rows])
     for run in (small, large):
         score_run(run, OfflineJudge("exact"))
-    a, b = (to_json(analyse(read_run_folder(run)))["answers"] for run in (small, large))
+    a, b = (to_json(analyse(read_scored_run(run)))["answers"] for run in (small, large))
     assert all(a[s] == b[s] for s in a)
 
 
@@ -198,15 +198,15 @@ def test_two_judges_must_be_named(tmp_path: Path) -> None:
     for name in ("exact", "anls"):
         score_run(run, OfflineJudge(name))
     with pytest.raises(UsageError, match="--judge"):
-        read_run_folder(run)
-    judge = read_run_folder(run, "anls").judge
+        read_scored_run(run)
+    judge = read_scored_run(run, "anls").judge
     assert judge and judge.name == "anls"
     with pytest.raises(UsageError, match="no scores of the judge 'vqa'"):
-        read_run_folder(run, "vqa")
+        read_scored_run(run, "vqa")
 
 
 def test_an_unscored_run_says_how_to_score_it(tmp_path: Path) -> None:
-    stats = analyse(read_run_folder(sample_run(tmp_path / "r")))
+    stats = analyse(read_scored_run(sample_run(tmp_path / "r")))
     assert stats.answers["cot"].overall.n == 0
     assert "viscot score" in stats.notes[0]
 
@@ -216,4 +216,4 @@ def test_the_scores_of_another_run_are_refused(tmp_path: Path) -> None:
     score_run(a, OfflineJudge("exact"))
     (b / "scores.exact.jsonl").write_bytes((a / "scores.exact.jsonl").read_bytes())
     with pytest.raises(DataError, match="does not belong"):
-        read_run_folder(b)
+        read_scored_run(b)

@@ -20,11 +20,11 @@ from PIL import Image
 from viscot_core.boxes.geometry import Box, Frame, crop_window
 from viscot_core.report.html import Images, write_report
 from viscot_core.report.plots import COLORS, Mark, dots, histogram
-from viscot_core.report.runs import read_run_folder
-from viscot_core.report.sheet import Asked, make_sheet
+from viscot_core.report.report_data import ReportOptions, build_report
+from viscot_core.report.scored_run import read_scored_run
 from viscot_core.runs.records import Prediction, RunInfo
 from viscot_core.score.offline import OfflineJudge
-from viscot_core.score.run import score_run
+from viscot_core.score.scoring import score_run
 from viscot_core.sources.catalog import load_catalog
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -108,7 +108,7 @@ def make_run(folder: Path, items: int, *, images: int = 12) -> Path:
 
 
 def report_of(run: Path, target: Path, images: Images) -> Path:
-    write_report(target, make_sheet([read_run_folder(run)], Asked(compare="paper")), images=images)
+    write_report(target, build_report([read_scored_run(run)], ReportOptions(compare="paper")), images=images)
     return target
 
 
@@ -309,6 +309,6 @@ def test_an_image_is_found_where_the_benchmark_found_it(
     there.parent.mkdir(parents=True)
     Image.new("RGB", (64, 48)).save(there)
     run = write_run(tmp_path / "run", [prediction(strategy=strategy, image=image)])
-    sheet = make_sheet([read_run_folder(run)], Asked())
-    write_report(tmp_path / "report.html", sheet, data=tmp_path / "data", images=Images.LINK)
+    report = build_report([read_scored_run(run)], ReportOptions())
+    write_report(tmp_path / "report.html", report, data=tmp_path / "data", images=Images.LINK)
     assert f'"picture":"data/{lies}"' in (tmp_path / "report.html").read_text()

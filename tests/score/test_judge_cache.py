@@ -14,7 +14,7 @@ from viscot_core.openai_api.replies import ReplyCache
 from viscot_core.score.api import OPENAI_URL, ApiJudge
 from viscot_core.score.chat import Reply
 from viscot_core.score.judges import JudgeOptions, make_judge
-from viscot_core.score.run import score_run
+from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import State, read_scores
 
 

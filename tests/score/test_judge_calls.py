@@ -16,7 +16,7 @@ from viscot_core.errors import EngineError, UsageError
 from viscot_core.openai_api.replies import ReplyCache
 from viscot_core.score.api import ApiJudge
 from viscot_core.score.judges import JudgeOptions, make_judge
-from viscot_core.score.run import score_run
+from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import Pair, State
 
 # -- retries, pace, concurrency -----------------------------------------------------------------------

@@ -18,7 +18,7 @@ from viscot_core.openai_api import waiting
 from viscot_core.openai_api.replies import ReplyCache
 from viscot_core.score.api import ApiJudge
 from viscot_core.score.judges import JudgeOptions
-from viscot_core.score.run import score_run
+from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import State, read_scores
 
 # -- faults that pass ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from made_runs import sample_run
 from viscot_core.errors import UsageError
 from viscot_core.score.judges import JudgeOptions, make_judge
 from viscot_core.score.local import MAX_NEW_TOKENS, LocalJudge, weights_digest
-from viscot_core.score.run import score_run
+from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import Outcome, Pair, State, read_scores
 
 

@@ -10,7 +10,7 @@ from viscot_core.errors import DataError, UsageError
 from viscot_core.lines import try_lock
 from viscot_core.runs.records import read_predictions
 from viscot_core.score.offline import OfflineJudge
-from viscot_core.score.run import score_run
+from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, ScoreLog, State, read_scores, scores_path
 
 
@@ -117,8 +117,7 @@ def test_pending_and_failed_are_asked_again_and_unscored_only_when_told(tmp_path
     by_state = dict(zip(State, read_predictions(run), strict=True))
     with ScoreLog(scores_path(run, "exact"), judge.identity) as log:
         pass
-    from viscot_core.score.run import pair_of
-    from viscot_core.score.verdicts import Verdict
+    from viscot_core.score.verdicts import Verdict, pair_of
 
     with ScoreLog(scores_path(run, "exact"), judge.identity) as log:
         for state, p in by_state.items():

@@ -31,23 +31,6 @@ LOGS = "lmms-eval"
 Progress = Callable[[str, int, int], None]
 """``(task and strategy, answered, asked)``."""
 
-TABLE8 = {
-    "SQA": ("scienceqa_img", "exact_match", 100.0),
-    "GQA": ("gqa", "exact_match", 100.0),
-    "TextVQA": ("textvqa_val", "exact_match", 100.0),
-    "POPE": ("pope", "pope_f1_score", 100.0),
-    "MME-P": ("mme", "mme_perception_score", 1.0),
-    "MME-C": ("mme", "mme_cognition_score", 1.0),
-    "MMB": ("mmbench_en_dev", "gpt_eval_score", 1.0),
-    "MMB-CN": ("mmbench_cn_dev", "gpt_eval_score", 1.0),
-}
-"""The columns of the paper's Table 8: lmms-eval's task and metric, and its factor to the paper's unit."""
-TABLE8_NOTES = {
-    "TextVQA": "TextVQA: LLaVA's script, and so the paper, shows the model the image's OCR words; "
-    "lmms-eval's textvqa_val does not, and for that alone its figure is lower.",
-}
-"""Where a column's task asks otherwise than the paper's script."""
-
 
 @dataclass
 class _Filling:

@@ -27,7 +27,9 @@ from viscot_core.report.bootstrap import (
     paired_test,
     resampled_means,
 )
-from viscot_core.report.figures import (
+from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, domain, paper_order
+from viscot_core.report.scored_run import BOX_STRATEGIES, ScoredItem, ScoredRun, excluded
+from viscot_core.report.stats_types import (
     AREA_BINS,
     IOU_THRESHOLDS,
     Answers,
@@ -36,22 +38,19 @@ from viscot_core.report.figures import (
     By,
     Conditional,
     Difference,
-    Options,
     Slice,
     Stats,
+    StatsOptions,
     T,
     area_label,
 )
-from viscot_core.report.left_out import left_out
-from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, domain, paper_order
-from viscot_core.report.runs import BOX_STRATEGIES, Item, Run
 
-ByDataset = dict[str, list[Item]]
+ByDataset = dict[str, list[ScoredItem]]
 
 
-def analyse(run: Run, options: Options | None = None) -> Stats:
+def analyse(run: ScoredRun, options: StatsOptions | None = None) -> Stats:
     """All statistics of one run."""
-    options = options or Options()
+    options = options or StatsOptions()
     answers: dict[str, Slice[Answers]] = {}
     boxes: dict[str, Slice[Boxes]] = {}
     notes: list[str] = []
@@ -71,19 +70,19 @@ def analyse(run: Run, options: Options | None = None) -> Stats:
         boxes=boxes,
         differences=_differences(by_strategy, options),
         by_box={s: _conditional(by_strategy.get(s, []), options) for s in answers if s in BOX_STRATEGIES},
-        left_out=left_out(run),
+        excluded=excluded(run),
         notes=notes,
     )
 
 
-def _grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
-    groups: dict[str, list[Item]] = defaultdict(list)
+def _grouped(items: Iterable[ScoredItem], key: Callable[[ScoredItem], str]) -> dict[str, list[ScoredItem]]:
+    groups: dict[str, list[ScoredItem]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
     return dict(groups)
 
 
-def _rng(options: Options, *names: str) -> np.random.Generator:
+def _rng(options: StatsOptions, *names: str) -> np.random.Generator:
     """A generator of its own for each figure: adding a data set or a strategy changes no other digit."""
     return np.random.default_rng([options.seed, *(zlib.crc32(n.encode()) for n in names)])
 
@@ -96,7 +95,7 @@ class _Group:
     of: int
 
 
-def _groups(items: list[Item], planned: dict[str, int], by: By) -> dict[str, _Group]:
+def _groups(items: list[ScoredItem], planned: dict[str, int], by: By) -> dict[str, _Group]:
     """Items in the groups of a table, in its order. The planned count of a box size is what is done of it."""
     by_dataset = _grouped(items, lambda item: item.dataset)
     if by is By.DATASET:
@@ -116,7 +115,7 @@ def _groups(items: list[Item], planned: dict[str, int], by: By) -> dict[str, _Gr
 
 
 def _slice(
-    cell: Callable[[ByDataset, int, bool], T], items: list[Item], planned: dict[str, int], by: By
+    cell: Callable[[ByDataset, int, bool], T], items: list[ScoredItem], planned: dict[str, int], by: By
 ) -> Slice[T]:
     """One cell per group and one over all. Items of one size of box are pooled over data sets: few are in
     each.
@@ -126,7 +125,9 @@ def _slice(
     return Slice(groups, cell(_grouped(items, lambda item: item.dataset), sum(planned.values()), False))
 
 
-def _answers(strategy: str, items: list[Item], planned: dict[str, int], options: Options) -> Slice[Answers]:
+def _answers(
+    strategy: str, items: list[ScoredItem], planned: dict[str, int], options: StatsOptions
+) -> Slice[Answers]:
     def cell(by_dataset: ByDataset, of: int, pooled: bool) -> Answers:
         scores = {
             d: np.array([i.score for i in members if i.score is not None])
@@ -138,7 +139,7 @@ def _answers(strategy: str, items: list[Item], planned: dict[str, int], options:
 
 
 def _mean_of(
-    values: dict[str, Floats], of: int, options: Options, strategy: str, *, pooled: bool = False
+    values: dict[str, Floats], of: int, options: StatsOptions, strategy: str, *, pooled: bool = False
 ) -> Answers:
     """Mean and interval of scores that are still split by data set."""
     arrays = {d: v for d, v in values.items() if v.size}
@@ -152,7 +153,9 @@ def _mean_of(
     return Answers(mean, n, of, mean_interval(np.mean(draws, axis=0)))
 
 
-def _boxes(strategy: str, items: list[Item], planned: dict[str, int], options: Options) -> Slice[Boxes]:
+def _boxes(
+    strategy: str, items: list[ScoredItem], planned: dict[str, int], options: StatsOptions
+) -> Slice[Boxes]:
     def cell(by_dataset: ByDataset, of: int, pooled: bool) -> Boxes:
         compared = {d: [i for i in members if i.iou is not None] for d, members in by_dataset.items()}
         ious = {d: np.array([i.iou for i in members]) for d, members in compared.items()}
@@ -173,7 +176,7 @@ def _boxes(strategy: str, items: list[Item], planned: dict[str, int], options: O
     return _slice(cell, items, planned, options.by)
 
 
-def _plain_mean(values: Mapping[str, Floats | Bools], options: Options, pooled: bool) -> float | None:
+def _plain_mean(values: Mapping[str, Floats | Bools], options: StatsOptions, pooled: bool) -> float | None:
     arrays = [v for v in values.values() if v.size]
     if not arrays:
         return None
@@ -182,7 +185,7 @@ def _plain_mean(values: Mapping[str, Floats | Bools], options: Options, pooled: 
     return float(np.mean([v.mean() for v in arrays]))
 
 
-def _differences(by_strategy: dict[str, list[Item]], options: Options) -> list[Difference]:
+def _differences(by_strategy: dict[str, list[ScoredItem]], options: StatsOptions) -> list[Difference]:
     """``cot`` against every other strategy, paired by question."""
     first = "cot"
     found = []
@@ -195,11 +198,11 @@ def _differences(by_strategy: dict[str, list[Item]], options: Options) -> list[D
 
 
 def paired(
-    first: Sequence[Item],
-    second: Sequence[Item],
-    options: Options,
+    first: Sequence[ScoredItem],
+    second: Sequence[ScoredItem],
+    options: StatsOptions,
     *names: str,
-    value: Callable[[Item], float | None] = lambda item: item.score,
+    value: Callable[[ScoredItem], float | None] = lambda item: item.score,
 ) -> PairedTest | None:
     """The paired test of two strategies or two runs; None where they share no question with a value."""
     other = {i.key: v for i in second if (v := value(i)) is not None}
@@ -215,7 +218,7 @@ def paired(
     return paired_test(groups, _rng(options, *names), options.resamples)
 
 
-def _conditional(items: list[Item], options: Options) -> Conditional:
+def _conditional(items: list[ScoredItem], options: StatsOptions) -> Conditional:
     """Answer scores split by whether the model's own box was right; items pooled over data sets."""
     scored = [(i.score, i.iou > 0.5) for i in items if i.score is not None and i.iou is not None]
 
@@ -226,7 +229,7 @@ def _conditional(items: list[Item], options: Options) -> Conditional:
     return Conditional(mean(True), mean(False))
 
 
-def _missing_notes(run: Run, answers: dict[str, Slice[Answers]], options: Options) -> list[str]:
+def _missing_notes(run: ScoredRun, answers: dict[str, Slice[Answers]], options: StatsOptions) -> list[str]:
     """What the figures leave out, in words."""
     notes = []
     if run.info.missing:

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from viscot_core.errors import UsageError, nearest
-from viscot_core.lmms_eval.general import TABLE8, TABLE8_NOTES
 from viscot_core.report.analysis import paired
 from viscot_core.report.bootstrap import Interval, PairedTest
-from viscot_core.report.figures import Options, Stats
 from viscot_core.report.names import paper_order
-from viscot_core.report.runs import Item, Run
+from viscot_core.report.scored_run import ScoredItem, ScoredRun, check_same_judge
+from viscot_core.report.stats_types import Stats, StatsOptions
 
 PAPER_DEFAULT = "VisCoT-7B@336"
 """The row a run of an unknown model is set beside."""
@@ -37,29 +36,44 @@ class Published:
     figures: dict[str, float]
 
 
+class LmmsFigure(NamedTuple):
+    """Where lmms-eval reports a column of Table 8: task, metric, and the factor to the paper's unit."""
+
+    task: str
+    metric: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class Paper:
+    """``published.yaml``."""
+
+    judge: str
+    rows: tuple[Published, ...]
+    """Every row of the paper's tables 3, 4, 7, 8 and 9."""
+    lmms_figures: dict[str, LmmsFigure]
+    """By column of Table 8."""
+    lmms_notes: dict[str, str]
+    """What makes a column differ for a known reason."""
+
+
 @cache
-def _published() -> tuple[str, tuple[Published, ...]]:
-    """The paper's judge and rows."""
+def load_paper() -> Paper:
+    """The paper's figures."""
     data: dict[str, Any] = yaml.safe_load(
         files("viscot_core.report").joinpath("published.yaml").read_text(encoding="utf-8")
     )
-    rows = tuple(
-        Published(
-            table["table"],
-            table["metric"],
-            row["model"],
-            row["strategy"],
-            {c: v for c, v in zip(table["columns"], row["values"], strict=True) if v is not None},
-        )
-        for table in data["tables"]
-        for row in table["rows"]
-    )
-    return data["judge"], rows
-
-
-def published_rows() -> tuple[Published, ...]:
-    """Every row of the paper's tables 3, 4, 7, 8 and 9."""
-    return _published()[1]
+    rows: list[Published] = []
+    figures: dict[str, LmmsFigure] = {}
+    notes: dict[str, str] = {}
+    for table in data["tables"]:
+        for row in table["rows"]:
+            cells = zip(table["columns"], row["values"], strict=True)
+            values = {column: value for column, value in cells if value is not None}
+            rows.append(Published(table["table"], table["metric"], row["model"], row["strategy"], values))
+        figures |= {column: LmmsFigure(*place) for column, place in table.get("lmms_eval", {}).items()}
+        notes |= table.get("notes", {})
+    return Paper(data["judge"], tuple(rows), figures, notes)
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ class Comparison:
         return self.ci95 is not None and self.ci95.excludes(self.theirs)
 
 
-def paper_model(run: Run, wanted: str | None = None) -> str:
+def paper_model(run: ScoredRun, wanted: str | None = None) -> str:
     """Which of the paper's models a run is set beside: the one named, the one its name says, else the
     default.
 
@@ -112,7 +126,7 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
     ``stats`` must be by data set. Table 4 (other sources of the box) exists for VisCoT-7B@224 only.
     """
     model = paper_model(stats.run, wanted)
-    judge, _ = _published()
+    judge, remarks = load_paper().judge, load_paper().lmms_notes
     found = []
     for row in _rows_for(stats.run):
         if row.metric == "general":
@@ -126,23 +140,23 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
             f"The paper's judge was {judge}, yours is {mine.describe() if mine else 'none'}: a difference of "
             "scores may come from the judge."
         )
-    notes += [TABLE8_NOTES[c.dataset] for c in found if c.metric == "general" and c.dataset in TABLE8_NOTES]
+    notes += [remarks[c.dataset] for c in found if c.metric == "general" and c.dataset in remarks]
     if not found:
         notes.append("The run and the paper have no data set and strategy in common.")
     return found, notes
 
 
-def _rows_for(run: Run) -> list[Published]:
+def _rows_for(run: ScoredRun) -> list[Published]:
     """The rows a run may stand beside: one name means other questions as a data set and as a task."""
     general = run.info.kind in ("general", "vqa")
-    return [row for row in published_rows() if (row.metric == "general") == general]
+    return [row for row in load_paper().rows if (row.metric == "general") == general]
 
 
 def _general(stats: Stats, row: Published) -> Iterator[Comparison]:
     """Table 8: lmms-eval's own figures, with an interval where they are means of the samples' scores."""
     tasks = stats.run.info.figures.get(row.strategy, {})
     for column, theirs in row.figures.items():
-        task, metric, scale = TABLE8[column]
+        task, metric, scale = load_paper().lmms_figures[column]
         value = tasks.get(task, {}).get(metric)
         if value is None:
             continue
@@ -199,7 +213,7 @@ class RunDifference:
 
 
 def compare_runs(
-    run: Run, baseline: Run, options: Options, *, mix_judges: bool = False
+    run: ScoredRun, baseline: ScoredRun, options: StatsOptions, *, mix_judges: bool = False
 ) -> list[RunDifference]:
     """Paired differences ``run - baseline`` of answer scores and of box accuracy at IoU > 0.5.
 
@@ -217,26 +231,9 @@ def compare_runs(
     return found
 
 
-def _score(item: Item) -> float | None:
+def _score(item: ScoredItem) -> float | None:
     return item.score
 
 
-def _hit(item: Item) -> float | None:
+def _hit(item: ScoredItem) -> float | None:
     return None if item.iou is None else float(item.iou > 0.5)
-
-
-def check_same_judge(runs: list[Run], *, mix_judges: bool = False) -> None:
-    """Refuse to set runs beside each other whose scores come from different judges.
-
-    Raises:
-        UsageError: naming both judges.
-    """
-    judged = [run for run in runs if run.judge]
-    for other in judged[1:]:
-        first, second = judged[0].judge, other.judge
-        if first and second and not first.same_judge(second) and not mix_judges:
-            raise UsageError(
-                f"{judged[0].path} was judged by {first.describe()}, {other.path} by "
-                f"{second.describe()}: such scores "
-                "do not compare; score both with one judge, or say --mix-judges."
-            )

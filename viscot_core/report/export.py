@@ -10,7 +10,7 @@ from typing import Any
 
 from viscot_core.report.bootstrap import Interval, PairedTest
 from viscot_core.report.compare import Comparison, RunDifference
-from viscot_core.report.figures import Answers, Boxes, Slice, Stats, T
+from viscot_core.report.stats_types import Answers, Boxes, Slice, Stats, T
 
 # -- JSON
 
@@ -43,7 +43,7 @@ def to_json(stats: Stats) -> dict[str, Any]:
             s: {"right": _answers(split.right), "wrong": _answers(split.wrong)}
             for s, split in stats.by_box.items()
         },
-        "left_out": stats.left_out,
+        "left_out": stats.excluded,
         "judge": asdict(judge) if judge else None,
         "run": str(stats.run.path),
         "notes": stats.notes,
@@ -124,7 +124,7 @@ def stats_rows(stats: Stats) -> Iterator[Row]:
     for strategy, split in stats.by_box.items():
         for group, cell in (("box right", split.right), ("box wrong", split.wrong)):
             yield run, "by box", strategy, group, "mean", cell.mean, *_ends(cell.ci95), cell.n, cell.of
-    for strategy, reasons in stats.left_out.items():
+    for strategy, reasons in stats.excluded.items():
         for reason, n in reasons.items():
             yield run, "left out", strategy, reason, "items", n, None, None, None, None
 

@@ -26,11 +26,11 @@ from viscot_core.boxes.geometry import Box
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write
 from viscot_core.images.reading import open_image
-from viscot_core.report.figures import AREA_BINS, Answers, By, Stats, area_label
 from viscot_core.report.names import title
 from viscot_core.report.plots import Mark, dots, histogram
-from viscot_core.report.runs import Item, Run
-from viscot_core.report.sheet import Sheet
+from viscot_core.report.report_data import ReportData
+from viscot_core.report.scored_run import ScoredItem, ScoredRun
+from viscot_core.report.stats_types import AREA_BINS, Answers, By, Stats, area_label
 from viscot_core.tasks.image_files import REFCOCO_FOLDERS, find_image
 
 EMBED_AT_MOST = 300
@@ -47,14 +47,16 @@ class Images(StrEnum):
     NONE = "none"
 
 
-def write_report(path: Path, sheet: Sheet, *, data: Path | None = None, images: Images = Images.AUTO) -> None:
+def write_report(
+    path: Path, report: ReportData, *, data: Path | None = None, images: Images = Images.AUTO
+) -> None:
     """Write the report to ``path``, whole or not at all; its folder is made where it is missing.
 
     ``data`` is the data root when the runs' own is not there any more. An image that cannot be read is
     named on its card; the report is written all the same. Raises DataError when ``path`` cannot be
     written.
     """
-    runs = [part.stats.run for part in sheet.parts]
+    runs = [part.stats.run for part in report.runs]
     shelf = _Shelf(path.parent, data, images, runs)
     items = [_item_json(item, run, shelf) for run in runs for item in run.items]
     environment = jinja2.Environment(
@@ -66,8 +68,8 @@ def write_report(path: Path, sheet: Sheet, *, data: Path | None = None, images: 
     )
     page = environment.get_template("report.html.j2").render(
         title=", ".join(run.name for run in runs),
-        tables=sheet.tables(),
-        plots=[plot for part in sheet.parts for plot in _plots(part.stats, len(sheet.parts) > 1)],
+        tables=report.tables(),
+        plots=[plot for part in report.runs for plot in _plots(part.stats, len(report.runs) > 1)],
         runs=[_run_facts(run) for run in runs],
         data=_safe_json({"items": items, "pictures": shelf.images}),
     )
@@ -84,7 +86,7 @@ def _safe_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _run_facts(run: Run) -> dict[str, str]:
+def _run_facts(run: ScoredRun) -> dict[str, str]:
     environment = ", ".join(f"{k} {v}" for k, v in run.info.environment.items())
     return {
         "Run": run.name,
@@ -99,7 +101,7 @@ def _run_facts(run: Run) -> dict[str, str]:
 # -- cards
 
 
-def _item_json(item: Item, run: Run, shelf: _Shelf) -> dict[str, Any]:
+def _item_json(item: ScoredItem, run: ScoredRun, shelf: _Shelf) -> dict[str, Any]:
     """One card's facts; empty ones are left out to keep the page small. Boxes are pixels of the image."""
     p, outcome = item.prediction, item.outcome
     size = (p.width, p.height)
@@ -136,7 +138,7 @@ def _pixels(coords: tuple[float, float, float, float] | None, size: tuple[int, i
 class _Shelf:
     """Where each image is: embedded once in ``images``, linked relative to the report, or nowhere."""
 
-    def __init__(self, folder: Path, data: Path | None, mode: Images, runs: Iterable[Run]) -> None:
+    def __init__(self, folder: Path, data: Path | None, mode: Images, runs: Iterable[ScoredRun]) -> None:
         self.folder, self.data = folder.resolve(), data
         self.images: list[str] = []
         self._placed: dict[Path, int | str | None] = {}
@@ -145,7 +147,7 @@ class _Shelf:
             mode = Images.EMBED if len(different) <= EMBED_AT_MOST else Images.LINK
         self.mode = mode
 
-    def place(self, run: Run, image: str) -> int | str | None:
+    def place(self, run: ScoredRun, image: str) -> int | str | None:
         """A number in ``images``, an address, or None where there is no image to show."""
         root = self.data or (Path(run.info.data) if run.info.data else None)
         if self.mode is Images.NONE or root is None or not image:

@@ -1,4 +1,4 @@
-"""Tables of words and how they are drawn: plain text, Markdown, LaTeX."""
+"""The tables of one run, and how a table is printed: plain text, Markdown, LaTeX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from viscot_core.report.bootstrap import Interval
+from viscot_core.report.bootstrap import Interval, PairedTest
+from viscot_core.report.names import title
+from viscot_core.report.scored_run import EXCLUDED_REASONS
+from viscot_core.report.stats_types import Answers, Boxes, By, Stats
 
 
 class Format(StrEnum):
@@ -124,3 +127,164 @@ def share(n: int, of: int) -> str:
 
 def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+# -- the tables of one run
+
+
+def stats_tables(stats: Stats, *, detection: bool = False) -> list[Table]:
+    """The tables of one run; ``detection`` leaves the answers out and shows more about boxes."""
+    tables = []
+    if stats.answers and not detection:
+        tables.append(_summary(stats))
+        tables += _by_group(stats)
+        tables += _difference_table([(f"{d.first} minus {d.second}", d.test) for d in stats.differences])
+        tables += _conditional_table(stats)
+    tables += _box_tables(stats, detection=detection or not stats.answers)
+    tables += _excluded_table(stats)
+    if tables:
+        tables[-1].notes.extend(stats.notes)
+    return tables
+
+
+def _summary(stats: Stats) -> Table:
+    judge = stats.run.judge
+    rows = []
+    for strategy, part in stats.answers.items():
+        box = stats.boxes[strategy].overall if strategy in stats.boxes else None
+        rows.append(
+            (
+                strategy,
+                number(part.overall.mean),
+                interval(part.overall.ci95),
+                count(part.overall.n, part.overall.of),
+                percent(box.acc50) if box else "",
+                number(box.mean_iou) if box else "",
+                share(box.repaired, box.n) if box else "",
+                share(box.unparsable, box.n) if box else "",
+                count(box.n, box.of) if box else "",
+            )
+        )
+    header = (
+        "strategy",
+        "answers",
+        "95 % interval",
+        "n of N",
+        "box acc %",
+        "mean IoU",
+        "repaired",
+        "unparsable",
+        "boxes, n of N",
+    )
+    judged = f"judge {judge.describe()}" if judge else "not scored yet"
+    return Table(f"{stats.run.name}: {judged}", header, rows)
+
+
+def _by_group(stats: Stats) -> list[Table]:
+    """Rows are groups, columns strategies, unless there is one data set only and the summary said it all."""
+    names = stats.groups
+    if len(names) < 2 and stats.by is By.DATASET:
+        return []
+    strategies = list(stats.answers)
+    rows = [
+        (title(name), *_mean_cells([stats.answers[s].groups.get(name) for s in strategies])) for name in names
+    ]
+    rows.append(("overall", *_mean_cells([stats.answers[s].overall for s in strategies])))
+    return [Table(f"Answers by {stats.by.value}", (stats.by.value, *strategies, "n of N"), rows)]
+
+
+def _mean_cells(cells: Sequence[Answers | None]) -> list[str]:
+    """Each strategy's mean, then n of N: once where it is the same for all, else beside each mean."""
+    counts = {(cell.n, cell.of) for cell in cells if cell is not None and cell.of}
+    if len(counts) > 1:
+        return [f"{number(c.mean)} ({count(c.n, c.of)})" if c and c.of else "" for c in cells] + [""]
+    means = [number(cell.mean) if cell and cell.of else "" for cell in cells]
+    return [*means, count(*(counts or {(0, 0)}).pop())]
+
+
+def _difference_table(rows: Sequence[tuple[str, PairedTest]]) -> list[Table]:
+    if not rows:
+        return []
+    body = [
+        (name, f"{test.mean:+.3f}", interval(test.interval, signed=True), p_value(test.p), str(test.n))
+        for name, test in rows
+    ]
+    return [
+        Table(
+            "Paired differences of answer scores", ("difference", "mean", "95 % interval", "p", "pairs"), body
+        )
+    ]
+
+
+def _conditional_table(stats: Stats) -> list[Table]:
+    rows = []
+    for strategy, split in stats.by_box.items():
+        for name, cell in (("right", split.right), ("wrong", split.wrong)):
+            if cell.n:
+                rows.append((f"{strategy}, box {name}", number(cell.mean), interval(cell.ci95), str(cell.n)))
+    if not rows:
+        return []
+    return [
+        Table(
+            "Answers after a right box (IoU > 0.5) and after a wrong one",
+            ("", "answers", "95 % interval", "n"),
+            rows,
+        )
+    ]
+
+
+def _box_tables(stats: Stats, *, detection: bool) -> list[Table]:
+    tables = []
+    for strategy, part in stats.boxes.items():
+        many = len(part.groups) > 1 or stats.by is not By.DATASET
+        if not (detection or many):
+            continue
+        groups = [(title(name), cell) for name, cell in part.groups.items()]
+        shown = groups if len(groups) == 1 else [*groups, ("overall", part.overall)]
+        rows = [_box_row(name, cell) for name, cell in shown]
+        header = (
+            stats.by.value,
+            "IoU > 0.3",
+            "IoU > 0.5",
+            "95 % interval",
+            "IoU >= 0.5",
+            "IoU > 0.7",
+            "mean IoU",
+            "repaired",
+            "unparsable",
+            "n of N",
+        )
+        name = f"{stats.run.name}: " if detection else ""
+        tables.append(Table(f"{name}Boxes of {strategy}, accuracy in %", header, rows))
+    return tables
+
+
+def _box_row(name: str, cell: Boxes) -> tuple[str, ...]:
+    scaled = Interval(100 * cell.ci95.low, 100 * cell.ci95.high) if cell.ci95 else None
+    return (
+        name,
+        percent(cell.accuracy[0.3]),
+        percent(cell.accuracy[0.5]),
+        interval(scaled, digits=1),
+        percent(cell.at_least_half),
+        percent(cell.accuracy[0.7]),
+        number(cell.mean_iou),
+        share(cell.repaired, cell.n),
+        share(cell.unparsable, cell.n),
+        count(cell.n, cell.of),
+    )
+
+
+def _excluded_table(stats: Stats) -> list[Table]:
+    """Nothing where every item stands in a mean."""
+    reasons = [
+        reason for reason in EXCLUDED_REASONS if any(reason in found for found in stats.excluded.values())
+    ]
+    if not reasons:
+        return []
+    rows = []
+    for strategy, found in stats.excluded.items():
+        of = sum(n for (name, _), n in stats.run.planned.items() if name == strategy)
+        rows.append((strategy, *(share(found.get(reason, 0), of) for reason in reasons), str(of)))
+    notes = [f"{reason}: {EXCLUDED_REASONS[reason]}." for reason in reasons]
+    return [Table("Items that stand in no mean", ("strategy", *reasons, "of N"), rows, notes)]

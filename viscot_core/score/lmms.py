@@ -16,8 +16,7 @@ from viscot_core.boxes.registry import codec
 from viscot_core.lmms_eval.general import SCORER, read_logs
 from viscot_core.runs.records import read_predictions, read_run
 from viscot_core.score.offline import exact
-from viscot_core.score.run import pair_of
-from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict, scores_path
+from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict, pair_of, scores_path
 
 Scored = dict[str, Any]
 """One sample of a packaged task: ``dataset``, ``question_id``, ``score``."""

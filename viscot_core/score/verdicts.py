@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 
 from viscot_core.errors import DataError, UsageError
 from viscot_core.lines import set_broken_line_aside, try_lock
-from viscot_core.runs.records import Key
+from viscot_core.runs.records import Key, Prediction
 
 
 class State(StrEnum):
@@ -203,6 +203,33 @@ def _verdict(path: Path, number: int, line: bytes) -> Verdict:
         raise DataError(
             f"{path}:{number} is no verdict ({error}); remove that line, it is asked again."
         ) from error
+
+
+def pair_of(prediction: Prediction) -> Pair | None:
+    """What a judge sees of a prediction; None where there is no answer or nothing to compare it with."""
+    if not prediction.done or prediction.reference is None or prediction.answer is None:
+        return None
+    return Pair(prediction.question, prediction.reference, prediction.answer)
+
+
+def check_belongs(scores: Scores, predictions: Iterable[Prediction]) -> None:
+    """Refuse the scores of another run: an item this run does not have, or words it did not say.
+
+    Raises:
+        DataError: naming how many lines do not fit.
+    """
+    pairs = {p.key: pair_of(p) for p in predictions}
+    strange = 0
+    for key, verdict in scores.verdicts.items():
+        pair = pairs.get(key)
+        if pair is None or (verdict.pair is not None and verdict.pair != pair.digest()):
+            strange += 1
+    if strange:
+        raise DataError(
+            f"{scores.path} does not belong to this run: {strange} of its {len(scores.verdicts)} "
+            "verdicts are about "
+            "other items or other answers; move that file away and run 'viscot score' again."
+        )
 
 
 class ScoreLog:

@@ -9,7 +9,8 @@ from statistics import fmean
 
 from viscot_core.runs.records import RunInfo, read_predictions, read_run
 from viscot_core.score.offline import MEASURES, OfflineJudge, normalise, says_no
-from viscot_core.score.run import pair_of, score_run
+from viscot_core.score.scoring import score_run
+from viscot_core.score.verdicts import pair_of
 
 Figures = dict[str, float]
 

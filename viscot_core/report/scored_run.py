@@ -9,15 +9,38 @@ from pathlib import Path
 from viscot_core.errors import UsageError
 from viscot_core.report.names import canonical
 from viscot_core.runs.records import Prediction, RunInfo, read_predictions, read_run
-from viscot_core.score.run import check_belongs
-from viscot_core.score.verdicts import JudgeIdentity, Outcome, Scores, State, read_scores, score_files
+from viscot_core.score.verdicts import (
+    JudgeIdentity,
+    Outcome,
+    Scores,
+    State,
+    check_belongs,
+    pair_of,
+    read_scores,
+    score_files,
+)
 
 BOX_STRATEGIES = ("cot", "refcoco")
 """Strategies in which the model itself predicts a box; the others are given theirs."""
 
+EXCLUDED_REASONS = {
+    "no image": "left out by --skip-missing",
+    "not run": "the benchmark has not come to it",
+    "failed": "the engine could not answer: an unreadable image, a prompt too long",
+    "nothing to judge": "the item has no answer, or no reference to judge it by",
+    "not judged": "the judge has not been asked",
+    "pending": "the judge was asked and no reply came",
+    "unscored": "no single score can be read from the judge's reply",
+    "refused": "the judge refuses the item (a content filter)",
+}
+"""The reasons, in the order in which an item meets them."""
+
+
+_VERDICTS = {State.PENDING: "pending", State.UNSCORED: "unscored", State.FAILED: "refused"}
+
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ScoredItem:
     """One prediction and what the judge said about it (None: no verdict)."""
 
     prediction: Prediction
@@ -63,14 +86,14 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """A run folder, read whole."""
 
     name: str
     path: Path
     info: RunInfo
     judge: JudgeIdentity | None
-    items: tuple[Item, ...]
+    items: tuple[ScoredItem, ...]
     planned: dict[tuple[str, str], int]
     """``(strategy, dataset) -> items`` the benchmark set out to do: the N of every "n of N"."""
 
@@ -85,7 +108,7 @@ class Run:
         return {d for _, d in self.planned}
 
 
-def read_run_folder(path: Path, judge: str | None = None) -> Run:
+def read_scored_run(path: Path, judge: str | None = None) -> ScoredRun:
     """Read predictions and the scores of one judge (the only one there, or the one named).
 
     Raises:
@@ -98,8 +121,8 @@ def read_run_folder(path: Path, judge: str | None = None) -> Run:
     if scores:
         check_belongs(scores, predictions)
     verdicts = scores.verdicts if scores else {}
-    items = tuple(Item(p, v.outcome if (v := verdicts.get(p.key)) else None) for p in predictions)
-    return Run(path.name, path, info, scores.judge if scores else None, items, _planned(info, items))
+    items = tuple(ScoredItem(p, v.outcome if (v := verdicts.get(p.key)) else None) for p in predictions)
+    return ScoredRun(path.name, path, info, scores.judge if scores else None, items, _planned(info, items))
 
 
 def _pick_scores(path: Path, judge: str | None) -> Scores | None:
@@ -121,9 +144,57 @@ def _pick_scores(path: Path, judge: str | None) -> Scores | None:
     )
 
 
-def _planned(info: RunInfo, items: tuple[Item, ...]) -> dict[tuple[str, str], int]:
+def _planned(info: RunInfo, items: tuple[ScoredItem, ...]) -> dict[tuple[str, str], int]:
     """What the run set out to do; at least what is there, should ``run.json`` say less."""
     planned = {(s, canonical(d)): n for s, sets in info.planned.items() for d, n in sets.items()}
     for group, n in Counter((item.strategy, item.dataset) for item in items).items():
         planned[group] = max(n, planned.get(group, 0))
     return planned
+
+
+def check_same_judge(runs: list[ScoredRun], *, mix_judges: bool = False) -> None:
+    """Refuse to set runs beside each other whose scores come from different judges.
+
+    Raises:
+        UsageError: naming both judges.
+    """
+    judged = [run for run in runs if run.judge]
+    for other in judged[1:]:
+        first, second = judged[0].judge, other.judge
+        if first and second and not first.same_judge(second) and not mix_judges:
+            raise UsageError(
+                f"{judged[0].path} was judged by {first.describe()}, {other.path} by "
+                f"{second.describe()}: such scores "
+                "do not compare; score both with one judge, or say --mix-judges."
+            )
+
+
+def excluded(run: ScoredRun) -> dict[str, dict[str, int]]:
+    """``strategy -> reason -> items``, only reasons that occur.
+
+    Before any judge was asked ("not judged" of all) that reason is not counted: a note says it.
+    """
+    return {strategy: _excluded_of(run, strategy) for strategy in run.strategies}
+
+
+def _excluded_of(run: ScoredRun, strategy: str) -> dict[str, int]:
+    items = [item for item in run.items if item.strategy == strategy]
+    absent = sum(n for (name, _), n in run.planned.items() if name == strategy) - len(items)
+    images = sum(run.info.missing.get(name, 0) for name in run.info.planned.get(strategy, {}))
+    found = Counter(reason for item in items if (reason := _excluded_because(item, run)) is not None)
+    found["no image"] = min(images, absent)
+    found["not run"] = absent - found["no image"]
+    return {reason: found[reason] for reason in EXCLUDED_REASONS if found[reason]}
+
+
+def _excluded_because(item: ScoredItem, run: ScoredRun) -> str | None:
+    """Why the item has no score, or (an expression) no box; None where it has."""
+    if not item.prediction.done:
+        return "failed"
+    if run.info.kind == "refcoco" or run.judge is None:
+        return None
+    if pair_of(item.prediction) is None:
+        return "nothing to judge"
+    if item.outcome is None:
+        return "not judged"
+    return _VERDICTS.get(item.outcome.state)

@@ -9,20 +9,20 @@ import pytest
 from made_runs import prediction, sample_run, write_run
 
 from viscot_core.errors import UsageError
-from viscot_core.report.compare import compare_to_paper, paper_model, published_rows
-from viscot_core.report.figures import By, Options
+from viscot_core.report.compare import compare_to_paper, load_paper, paper_model
 from viscot_core.report.names import DATASETS, canonical, domain, paper_order
-from viscot_core.report.runs import Run, read_run_folder
-from viscot_core.report.sheet import Asked, make_sheet
+from viscot_core.report.report_data import ReportOptions, build_report
+from viscot_core.report.scored_run import ScoredRun, read_scored_run
+from viscot_core.report.stats_types import By, StatsOptions
 from viscot_core.report.tables import Format, Table, draw
 from viscot_core.score.offline import OfflineJudge
-from viscot_core.score.run import score_run
+from viscot_core.score.scoring import score_run
 from viscot_core.tasks.suites import PAPER, TASK_ALIASES
 
 
-def scored(folder: Path, judge: str = "exact", model: str = "viscot-tiny") -> Run:
+def scored(folder: Path, judge: str = "exact", model: str = "viscot-tiny") -> ScoredRun:
     score_run(folder, OfflineJudge(judge))
-    run = read_run_folder(folder, judge)
+    run = read_scored_run(folder, judge)
     run.info.model = model
     return run
 
@@ -34,7 +34,7 @@ def test_every_published_figure_is_the_papers(shared: Path) -> None:
     """Against the transcription, cell by cell, with nothing missing."""
     paper = json.loads((shared / "reference" / "published_figures.json").read_text())
     names = {d.title: d.key for d in DATASETS}
-    rows = {(r.table, r.model, r.strategy): r.figures for r in published_rows()}
+    rows = {(r.table, r.model, r.strategy): r.figures for r in load_paper().rows}
     tables = {3: "table3_benchmark", 7: "table7_detection"}
     for number, key in tables.items():
         for model, values in paper[key]["rows"].items():
@@ -61,8 +61,8 @@ def test_every_published_figure_is_the_papers(shared: Path) -> None:
 def test_it_says_whose_row_and_whose_judge(tmp_path: Path) -> None:
     run = scored(sample_run(tmp_path / "r", datasets=("docvqa", "cub")), model="somewhere/VisCoT-7b-224")
     assert paper_model(run) == "VisCoT-7B@224"
-    sheet = make_sheet([run], Asked(compare="paper"))
-    (part,) = sheet.parts
+    report = build_report([run], ReportOptions(compare="paper"))
+    (part,) = report.runs
     cot = {c.dataset: c for c in part.paper if (c.strategy, c.metric) == ("cot", "score")}
     assert set(cot) == {"mean of 2", "docvqa", "cub"}
     assert cot["docvqa"].theirs == 0.355
@@ -82,8 +82,8 @@ def test_refcoco_against_table_9(tmp_path: Path) -> None:
         )
         for i in range(10)
     ]
-    run = read_run_folder(write_run(tmp_path / "r", rows))
-    found, notes = compare_to_paper(make_sheet([run], Asked()).parts[0].stats, "VisCoT-7B@336")
+    run = read_scored_run(write_run(tmp_path / "r", rows))
+    found, notes = compare_to_paper(build_report([run], ReportOptions()).runs[0].stats, "VisCoT-7B@336")
     assert [(c.table, c.dataset, c.yours, c.theirs) for c in found] == [
         (9, "mean of 1", 100.0, 92.05),
         (9, "refcoco+/testA", 100.0, 92.05),
@@ -93,18 +93,18 @@ def test_refcoco_against_table_9(tmp_path: Path) -> None:
 
 def test_a_data_set_the_paper_has_not_leaves_its_overall_out(tmp_path: Path) -> None:
     run = scored(sample_run(tmp_path / "r", datasets=("docvqa", "synth")))
-    found = make_sheet([run], Asked(compare="paper")).parts[0].paper
+    found = build_report([run], ReportOptions(compare="paper")).runs[0].paper
     assert {c.dataset for c in found} == {"docvqa"}
 
 
 def test_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:
     run = scored(sample_run(tmp_path / "r"))
     with pytest.raises(UsageError, match="VisCoT-7B@336"):
-        make_sheet([run], Asked(compare="paper:VisCoT-7B@33"))
+        build_report([run], ReportOptions(compare="paper:VisCoT-7B@33"))
     with pytest.raises(UsageError, match="nothing to compare"):
-        make_sheet([run], Asked(compare="papr"))
+        build_report([run], ReportOptions(compare="papr"))
     with pytest.raises(UsageError, match="--by"):
-        make_sheet([run], Asked(options=Options(by=By.DOMAIN), compare="paper"))
+        build_report([run], ReportOptions(stats=StatsOptions(by=By.DOMAIN), compare="paper"))
 
 
 # -- another run
@@ -114,7 +114,7 @@ def test_a_baseline_is_compared_question_by_question(tmp_path: Path) -> None:
     rows = [prediction(question_id=i) for i in range(20)]
     worse = [prediction(question_id=i, answer="no" if i < 10 else "42", iou=0.1) for i in range(20)]
     run, base = scored(write_run(tmp_path / "a", rows)), scored(write_run(tmp_path / "b", worse))
-    differences = make_sheet([run], Asked(baseline=base)).parts[0].baseline
+    differences = build_report([run], ReportOptions(baseline=base)).runs[0].baseline
     assert [(d.strategy, d.metric, d.test.mean) for d in differences] == [
         ("cot", "score", 0.5),
         ("cot", "acc50", 1.0),
@@ -124,16 +124,16 @@ def test_a_baseline_is_compared_question_by_question(tmp_path: Path) -> None:
 
 def test_runs_of_different_judges_do_not_stand_beside_each_other(tmp_path: Path) -> None:
     a, b = scored(sample_run(tmp_path / "a")), scored(sample_run(tmp_path / "b"), "anls")
-    for asked in (Asked(baseline=b), Asked()):
+    for asked in (ReportOptions(baseline=b), ReportOptions()):
         with pytest.raises(UsageError, match="--mix-judges"):
-            make_sheet([a] if asked.baseline else [a, b], asked)
-    assert make_sheet([a, b], Asked(mix_judges=True)).parts
+            build_report([a] if asked.baseline else [a, b], asked)
+    assert build_report([a, b], ReportOptions(mix_judges=True)).runs
 
 
 def test_two_runs_of_one_name(tmp_path: Path) -> None:
     a, b = scored(sample_run(tmp_path / "x" / "r")), scored(sample_run(tmp_path / "y" / "r"))
     with pytest.raises(UsageError, match="called r"):
-        make_sheet([a, b], Asked())
+        build_report([a, b], ReportOptions())
 
 
 # -- formats
@@ -143,27 +143,27 @@ def test_two_runs_of_one_name(tmp_path: Path) -> None:
 def test_every_format_prints_every_table(tmp_path: Path, form: Format) -> None:
     run = scored(sample_run(tmp_path / "r", datasets=("docvqa", "cub")))
     base = scored(sample_run(tmp_path / "base", datasets=("docvqa", "cub"), seed=9))
-    text = make_sheet([run], Asked(compare="paper", baseline=base)).to_text(form)
+    text = build_report([run], ReportOptions(compare="paper", baseline=base)).to_text(form)
     assert "docvqa" in text.lower()
     assert "VisCoT-7B@336" in text
     assert "minus base" in text
-    data = make_sheet([run], Asked(compare="paper", baseline=base)).to_json()
+    data = build_report([run], ReportOptions(compare="paper", baseline=base)).to_json()
     assert json.loads(json.dumps(data))["paper"]["figures"][0]["ci95"]
 
 
 def test_several_runs_stand_side_by_side_first(tmp_path: Path) -> None:
     runs = [scored(sample_run(tmp_path / name, seed=n)) for n, name in enumerate("ab")]
-    first, *_ = make_sheet(runs, Asked()).tables()
+    first, *_ = build_report(runs, ReportOptions()).tables()
     assert first.title == "All runs"
     assert [row[:2] for row in first.rows] == [(r, s) for r in "ab" for s in ("cot", "direct", "gt-box")]
-    assert make_sheet(runs[:1], Asked()).tables()[0].title == "a: judge exact"
+    assert build_report(runs[:1], ReportOptions()).tables()[0].title == "a: judge exact"
 
 
 def test_every_mean_says_n_of_n(tmp_path: Path) -> None:
     rows = [prediction(strategy=s, dataset=d) for s in ("cot", "direct") for d in ("docvqa", "cub")]
     rows.append(prediction(strategy="cot", dataset="cub", question_id=2, status="failed", answer=None))
     run = scored(write_run(tmp_path / "r", rows))
-    tables = {table.title: table for table in make_sheet([run], Asked()).tables()}
+    tables = {table.title: table for table in build_report([run], ReportOptions()).tables()}
     assert tables["Answers by dataset"].rows == [
         ("DocVQA", "1.000", "1.000", "1 of 1"),
         ("CUB", "1.000 (1 of 2)", "1.000 (1 of 1)", ""),
@@ -173,7 +173,7 @@ def test_every_mean_says_n_of_n(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [Format.TABLE, Format.MARKDOWN, Format.LATEX])
 def test_nothing_in_common_with_the_paper_is_a_sentence_without_a_table(tmp_path: Path, form: Format) -> None:
-    text = make_sheet([scored(sample_run(tmp_path / "r"))], Asked(compare="paper")).to_text(form)
+    text = build_report([scored(sample_run(tmp_path / "r"))], ReportOptions(compare="paper")).to_text(form)
     assert "no data set and strategy in common" in text
     assert "theirs" not in text
 

@@ -15,8 +15,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from viscot_core.boxes.geometry import Box, iou
-from viscot_core.report.reference import REFCOCO, STRATEGIES
-from viscot_core.report.runs import Item, Run
+from viscot_core.report.reference_results import REFCOCO, STRATEGIES
+from viscot_core.report.scored_run import ScoredItem, ScoredRun
 
 STYLES = {
     "Text": ("docvqa", "textcap", "textvqa", "dude", "sroie"),
@@ -28,12 +28,12 @@ STYLES = {
 DATASETS = tuple(name for members in STYLES.values() for name in members)
 
 
-def legacy_text(run: Run) -> str:
+def reference_tables(run: ScoredRun) -> str:
     """What the reference's scripts would print for this run: scores, then boxes."""
     parts = []
     if run.info.kind != "refcoco":
         parts.append(_answers({name: _scores(run, ours) for name, ours in STRATEGIES.items()}))
-    boxes: dict[str, list[Item]] = {}
+    boxes: dict[str, list[ScoredItem]] = {}
     for item in run.items:
         if item.strategy in ("cot", "refcoco") and item.prediction.box_gt is not None:
             boxes.setdefault(item.dataset, []).append(item)
@@ -44,7 +44,7 @@ def legacy_text(run: Run) -> str:
     return "\n".join(parts)
 
 
-def _scores(run: Run, strategy: str) -> dict[str, list[float]]:
+def _scores(run: ScoredRun, strategy: str) -> dict[str, list[float]]:
     """Scores by data set as the reference's files hold them: whatever has none is 0."""
     scores: dict[str, list[float]] = {d: [] for s, d in run.planned if s == strategy}
     for item in run.items:
@@ -98,7 +98,7 @@ def _short(cell: str) -> str:
     return str(round(value)) if math.isfinite(value) and value == round(value) else cell
 
 
-def _boxes(by_dataset: Mapping[str, Sequence[Item]], *, latex: bool) -> str:
+def _boxes(by_dataset: Mapping[str, Sequence[ScoredItem]], *, latex: bool) -> str:
     accuracy: dict[str, float] = {}
     malformed: dict[str, int] = {}
     lines = []
@@ -115,7 +115,7 @@ def _boxes(by_dataset: Mapping[str, Sequence[Item]], *, latex: bool) -> str:
     return "\n".join([*lines, "", "Error format:", *(f"{name}: {n}" for name, n in malformed.items())])
 
 
-def _legacy_hit(item: Item) -> bool | None:
+def _legacy_hit(item: ScoredItem) -> bool | None:
     """Right or wrong by the reference's reading of the box; None where it calls the text malformed."""
     prediction = item.prediction
     words = (prediction.box_text or "").replace(" .", "").replace("[", "").replace("]", "").split(", ")

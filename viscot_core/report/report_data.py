@@ -1,4 +1,4 @@
-"""All that one ``viscot stats`` command was asked for, worked out once, then drawn in any format."""
+"""What one ``viscot stats`` command shows, computed once, then printed in any format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from viscot_core.report.analysis import analyse
 from viscot_core.report.compare import (
     Comparison,
     RunDifference,
-    check_same_judge,
     compare_runs,
     compare_to_paper,
 )
@@ -25,28 +24,37 @@ from viscot_core.report.export import (
     to_csv,
     to_json,
 )
-from viscot_core.report.figures import By, Options, Stats
 from viscot_core.report.names import title
-from viscot_core.report.runs import Run
-from viscot_core.report.summary import stats_tables
-from viscot_core.report.tables import Format, Table, count, draw, interval, number, p_value, percent
+from viscot_core.report.scored_run import ScoredRun, check_same_judge
+from viscot_core.report.stats_types import By, Stats, StatsOptions
+from viscot_core.report.tables import (
+    Format,
+    Table,
+    count,
+    draw,
+    interval,
+    number,
+    p_value,
+    percent,
+    stats_tables,
+)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The command's options."""
+class ReportOptions:
+    """The options of ``viscot stats``."""
 
-    options: Options = field(default_factory=Options)
+    stats: StatsOptions = field(default_factory=StatsOptions)
     detection: bool = False
     compare: str | None = None
     """``paper`` or ``paper:MODEL``."""
-    baseline: Run | None = None
+    baseline: ScoredRun | None = None
     mix_judges: bool = False
 
 
 @dataclass(frozen=True)
-class RunSheet:
-    """One run's part."""
+class RunReport:
+    """One run: its statistics, beside the paper and beside the baseline."""
 
     stats: Stats
     paper: list[Comparison]
@@ -55,57 +63,59 @@ class RunSheet:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """Everything, for one or several runs."""
+class ReportData:
+    """The report about one or several runs."""
 
-    asked: Asked
-    parts: list[RunSheet]
+    options: ReportOptions
+    runs: list[RunReport]
 
     def tables(self) -> list[Table]:
-        tables = _overview_tables(self.parts)
-        for part in self.parts:
-            tables += stats_tables(part.stats, detection=self.asked.detection)
+        tables = _overview_tables(self.runs)
+        for part in self.runs:
+            tables += stats_tables(part.stats, detection=self.options.detection)
             tables += _figure_tables(part.stats.run)
             tables += _paper_tables(part)
-            tables += _baseline_tables(part, self.asked.baseline)
+            tables += _baseline_tables(part, self.options.baseline)
         return tables
 
     def to_text(self, form: Format) -> str:
         """TABLE, MARKDOWN, LATEX or CSV."""
         if form is Format.CSV:
-            return to_csv(row for part in self.parts for row in self._rows(part))
+            return to_csv(row for part in self.runs for row in self._rows(part))
         return draw(self.tables(), form)
 
-    def _rows(self, part: RunSheet) -> Iterator[Row]:
+    def _rows(self, part: RunReport) -> Iterator[Row]:
         name = part.stats.run.name
         yield from stats_rows(part.stats)
         yield from paper_rows(name, part.paper)
-        if self.asked.baseline is not None:
-            yield from baseline_rows(name, self.asked.baseline.name, part.baseline)
+        if self.options.baseline is not None:
+            yield from baseline_rows(name, self.options.baseline.name, part.baseline)
 
     def to_json(self) -> dict[str, Any]:
         """One run: the contract of ``export.to_json``; several: that under ``runs`` and each run's name."""
-        if len(self.parts) == 1:
-            return _part_json(self.parts[0])
-        return {"runs": {part.stats.run.name: _part_json(part) for part in self.parts}}
+        if len(self.runs) == 1:
+            return _part_json(self.runs[0])
+        return {"runs": {part.stats.run.name: _part_json(part) for part in self.runs}}
 
 
-def make_sheet(runs: Sequence[Run], asked: Asked) -> Sheet:
-    """Work everything out.
+def build_report(runs: Sequence[ScoredRun], options: ReportOptions) -> ReportData:
+    """Compute the statistics and comparisons of ``runs``.
 
     Raises:
         UsageError: runs of different judges, two runs of one name, or a comparison that makes no sense.
     """
-    check_same_judge([*runs, *([asked.baseline] if asked.baseline else [])], mix_judges=asked.mix_judges)
+    check_same_judge(
+        [*runs, *([options.baseline] if options.baseline else [])], mix_judges=options.mix_judges
+    )
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise UsageError(
             f"Two of the runs are called {max(names, key=names.count)}; rename one of the folders."
         )
-    model = _compare_model(asked.compare)
-    if asked.compare and asked.options.by is not By.DATASET:
+    model = _compare_model(options.compare)
+    if options.compare and options.stats.by is not By.DATASET:
         raise UsageError("--compare paper needs the figures by data set; leave --by out.")
-    return Sheet(asked, [_part(run, asked, model) for run in runs])
+    return ReportData(options, [_part(run, options, model) for run in runs])
 
 
 def _compare_model(compare: str | None) -> str | None:
@@ -117,22 +127,22 @@ def _compare_model(compare: str | None) -> str | None:
     return model or None
 
 
-def _part(run: Run, asked: Asked, model: str | None) -> RunSheet:
-    stats = analyse(run, asked.options)
-    paper, notes = compare_to_paper(stats, model) if asked.compare else ([], [])
+def _part(run: ScoredRun, options: ReportOptions, model: str | None) -> RunReport:
+    stats = analyse(run, options.stats)
+    paper, notes = compare_to_paper(stats, model) if options.compare else ([], [])
     baseline = (
-        compare_runs(run, asked.baseline, asked.options, mix_judges=asked.mix_judges)
-        if asked.baseline
+        compare_runs(run, options.baseline, options.stats, mix_judges=options.mix_judges)
+        if options.baseline
         else []
     )
-    if asked.detection:
+    if options.detection:
         paper = [c for c in paper if c.metric == "acc50"]
         baseline = [d for d in baseline if d.metric == "acc50"]
-    return RunSheet(stats, paper, notes, baseline)
+    return RunReport(stats, paper, notes, baseline)
 
 
-def _figure_tables(run: Run) -> list[Table]:
-    """What the library that ran the tasks says of them, in its own units."""
+def _figure_tables(run: ScoredRun) -> list[Table]:
+    """Figures of whole tasks as the library that ran them reports them, in its own units."""
     rows = [
         (strategy, task, metric, f"{value:.4g}")
         for strategy, tasks in run.info.figures.items()
@@ -143,7 +153,7 @@ def _figure_tables(run: Run) -> list[Table]:
     return [Table(f"{run.name}: figures of whole tasks", header, rows, [])] if rows else []
 
 
-def _paper_tables(part: RunSheet) -> list[Table]:
+def _paper_tables(part: RunReport) -> list[Table]:
     if not (part.paper or part.paper_notes):
         return []
     rows = []
@@ -171,7 +181,7 @@ def _paper_tables(part: RunSheet) -> list[Table]:
     return [Table(f"{part.stats.run.name} beside the paper", header, rows, part.paper_notes)]
 
 
-def _baseline_tables(part: RunSheet, baseline: Run | None) -> list[Table]:
+def _baseline_tables(part: RunReport, baseline: ScoredRun | None) -> list[Table]:
     if baseline is None:
         return []
     rows = [
@@ -190,7 +200,7 @@ def _baseline_tables(part: RunSheet, baseline: Run | None) -> list[Table]:
     return [Table(f"{part.stats.run.name} minus {baseline.name}", header, rows, notes)]
 
 
-def _overview_tables(parts: Sequence[RunSheet]) -> list[Table]:
+def _overview_tables(parts: Sequence[RunReport]) -> list[Table]:
     """Several runs side by side, before each one's own tables."""
     if len(parts) < 2:
         return []
@@ -199,18 +209,18 @@ def _overview_tables(parts: Sequence[RunSheet]) -> list[Table]:
         stats = part.stats
         for strategy in stats.run.strategies:
             answers, boxes = stats.answers.get(strategy), stats.boxes.get(strategy)
-            told = [number(answers.overall.mean), interval(answers.overall.ci95)] if answers else ["", ""]
-            told.append(count(answers.overall.n, answers.overall.of) if answers else "")
-            told += [percent(boxes.overall.acc50), number(boxes.overall.mean_iou)] if boxes else ["", ""]
-            told.append(count(boxes.overall.n, boxes.overall.of) if boxes else "")
-            rows.append((stats.run.name, strategy, *told))
+            cells = [number(answers.overall.mean), interval(answers.overall.ci95)] if answers else ["", ""]
+            cells.append(count(answers.overall.n, answers.overall.of) if answers else "")
+            cells += [percent(boxes.overall.acc50), number(boxes.overall.mean_iou)] if boxes else ["", ""]
+            cells.append(count(boxes.overall.n, boxes.overall.of) if boxes else "")
+            rows.append((stats.run.name, strategy, *cells))
     header = (
         "run", "strategy", "answers", "95 % interval", "n of N", "box acc %", "mean IoU", "boxes, n of N",
     )  # fmt: skip
     return [Table("All runs", header, rows)]
 
 
-def _part_json(part: RunSheet) -> dict[str, Any]:
+def _part_json(part: RunReport) -> dict[str, Any]:
     data = to_json(part.stats)
     if part.paper_notes:
         data["paper"] = {

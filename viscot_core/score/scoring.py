@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscot_core.errors import DataError
 from viscot_core.runs.records import Key, Prediction, read_predictions
 from viscot_core.score.judges import Judge
 from viscot_core.score.verdicts import (
@@ -17,6 +16,8 @@ from viscot_core.score.verdicts import (
     Scores,
     State,
     Verdict,
+    check_belongs,
+    pair_of,
     read_scores,
     scores_path,
 )
@@ -43,33 +44,6 @@ class ScoreReport:
     @property
     def complete(self) -> bool:
         return not self.states[State.PENDING] and not self.states[State.FAILED] and not self.unanswered
-
-
-def pair_of(prediction: Prediction) -> Pair | None:
-    """What a judge sees of a prediction; None where there is no answer or nothing to compare it with."""
-    if not prediction.done or prediction.reference is None or prediction.answer is None:
-        return None
-    return Pair(prediction.question, prediction.reference, prediction.answer)
-
-
-def check_belongs(scores: Scores, predictions: Iterable[Prediction]) -> None:
-    """Refuse the scores of another run: an item this run does not have, or words it did not say.
-
-    Raises:
-        DataError: naming how many lines do not fit.
-    """
-    pairs = {p.key: pair_of(p) for p in predictions}
-    strange = 0
-    for key, verdict in scores.verdicts.items():
-        pair = pairs.get(key)
-        if pair is None or (verdict.pair is not None and verdict.pair != pair.digest()):
-            strange += 1
-    if strange:
-        raise DataError(
-            f"{scores.path} does not belong to this run: {strange} of its {len(scores.verdicts)} "
-            "verdicts are about "
-            "other items or other answers; move that file away and run 'viscot score' again."
-        )
 
 
 def open_pairs(

@@ -19,7 +19,7 @@ from typing import Any
 from viscot_core.boxes.geometry import Box, BoxStatus, Frame, iou, parse_box
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.names import canonical
-from viscot_core.report.runs import Item, Run
+from viscot_core.report.scored_run import ScoredItem, ScoredRun
 from viscot_core.runs.records import RUN_FILE, Prediction, RunInfo
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, State
 from viscot_core.tasks.suites import REFCOCO as SPLITS
@@ -45,7 +45,7 @@ Scores = Mapping[str, Mapping[str, Sequence[tuple[str, float]]]]
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def is_reference(path: Path) -> bool:
+def is_reference_results(path: Path) -> bool:
     """Whether a path holds the reference's results rather than a run folder."""
     if path.is_file():
         return path.suffix in (".json", ".jsonl")
@@ -53,7 +53,7 @@ def is_reference(path: Path) -> bool:
     return not (path / RUN_FILE).exists() and any(p.is_dir() for p in found)
 
 
-def read_reference(path: Path) -> list[Run]:
+def read_reference_results(path: Path) -> list[ScoredRun]:
     """One run per checkpoint and kind (answers, boxes, RefCOCO) found at ``path``.
 
     Raises:
@@ -75,7 +75,7 @@ def read_reference(path: Path) -> list[Run]:
     raise DataError(f"{path} is no result of the reference: it has neither 'scores' nor 'inputs'.")
 
 
-def _folder(path: Path) -> Iterable[Run]:
+def _folder(path: Path) -> Iterable[ScoredRun]:
     answers: dict[str, dict[str, dict[str, list[tuple[str, float]]]]] = defaultdict(lambda: defaultdict(dict))
     for file in sorted(path.glob("scores/*/*/*.json")):
         try:
@@ -131,7 +131,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _answers_run(path: Path, name: str, scores: Scores) -> Run:
+def _answers_run(path: Path, name: str, scores: Scores) -> ScoredRun:
     items = []
     planned = {}
     for benchmark, datasets in scores.items():
@@ -141,12 +141,12 @@ def _answers_run(path: Path, name: str, scores: Scores) -> Run:
             for question_id, value in values:
                 prediction = _prediction(strategy, dataset, question_id, reference="")
                 outcome = Outcome(State.SCORED, min(max(value, 0.0), 1.0), clipped=not 0 <= value <= 1)
-                items.append(Item(prediction, outcome))
+                items.append(ScoredItem(prediction, outcome))
     judge = JudgeIdentity("reference", "not recorded", None, None, "")
-    return Run(name, path, RunInfo(model=name), judge, tuple(items), planned)
+    return ScoredRun(name, path, RunInfo(model=name), judge, tuple(items), planned)
 
 
-def _boxes_run(path: Path, name: str, rows: Rows) -> Run:
+def _boxes_run(path: Path, name: str, rows: Rows) -> ScoredRun:
     items = []
     planned: dict[tuple[str, str], int] = {}
     for dataset, members in rows.items():
@@ -155,13 +155,13 @@ def _boxes_run(path: Path, name: str, rows: Rows) -> Run:
         planned[strategy, short] = len(members)
         for number, row in enumerate(members):
             try:
-                items.append(Item(_box_prediction(strategy, short, number, row), None))
+                items.append(ScoredItem(_box_prediction(strategy, short, number, row), None))
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{path}: row {number + 1} of {dataset} is no detection ({error!r})."
                 ) from error
     # Without answers, whatever the strategy is called: the kind says so.
-    return Run(name, path, RunInfo(kind="refcoco", model=name), None, tuple(items), planned)
+    return ScoredRun(name, path, RunInfo(kind="refcoco", model=name), None, tuple(items), planned)
 
 
 def _box_prediction(strategy: str, dataset: str, number: int, row: Mapping[str, Any]) -> Prediction:

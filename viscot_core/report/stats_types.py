@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from viscot_core.report.bootstrap import RESAMPLES, Interval, PairedTest
 from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, paper_order
-from viscot_core.report.runs import Run
+from viscot_core.report.scored_run import ScoredRun
 
 T = TypeVar("T")
 
@@ -94,14 +94,14 @@ class Conditional:
 class Stats:
     """Everything ``viscot stats`` says about one run."""
 
-    run: Run
+    run: ScoredRun
     by: By
     answers: dict[str, Slice[Answers]]
     boxes: dict[str, Slice[Boxes]]
     differences: list[Difference]
     by_box: dict[str, Conditional]
-    left_out: dict[str, dict[str, int]]
-    """Items that stand in no mean, by strategy and reason (``left_out.REASONS``)."""
+    excluded: dict[str, dict[str, int]]
+    """Items that stand in no mean, by strategy and reason (``scored_run.EXCLUDED_REASONS``)."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -115,7 +115,7 @@ class Stats:
 
 
 @dataclass(frozen=True)
-class Options:
+class StatsOptions:
     """How to average and resample. The same options give the same digits."""
 
     by: By = By.DATASET
