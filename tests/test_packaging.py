@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -95,6 +96,31 @@ def test_versions_are_the_ones_the_constraints_name(repo: Path) -> None:
     for requirement in map(Requirement, asked):
         if requirement.name != "viscot":
             assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+def test_what_is_imported_is_declared(repo: Path) -> None:
+    """Every package that the code imports is a requirement of its own, not by luck another one's."""
+    from importlib.metadata import packages_distributions
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
+    asked = chain(project["dependencies"], *project["optional-dependencies"].values())
+    declared = {canonicalize_name(Requirement(line).name) for line in asked}
+    declared |= {"pydantic-core"}  # a part of pydantic
+    declared |= {"datasets", "loguru", "tqdm"}  # used inside lmms-eval only, which brings them
+    imported: set[str] = set()
+    for file in [*repo.glob("viscot_core/**/*.py"), *repo.glob("viscot_cli/**/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    providers = packages_distributions()
+    for name in imported - set(sys.stdlib_module_names) - {"viscot_core", "viscot_cli"}:
+        distributions = {canonicalize_name(found) for found in providers.get(name, [name.replace("_", "-")])}
+        assert distributions & declared, f"{name} is imported and not declared"
 
 
 def test_the_version_is_in_the_changelog(repo: Path) -> None:

@@ -1,9 +1,10 @@
-"""Resampling against closed forms, and its two ways of drawing against each other."""
+"""Resampling against closed forms, against scipy, and its two ways of drawing against each other."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from viscot_core.report.bootstrap import mean_interval, paired_test, resampled_means
 
@@ -41,6 +42,25 @@ def test_nothing_to_resample_is_an_error() -> None:
 def test_the_permutation_p_is_the_exact_one() -> None:
     """Six differences of +1: only 2 of the 64 sign patterns are as extreme, so p = 1/32."""
     assert paired_test([np.ones(6)], rng(), 50_000).p == pytest.approx(1 / 32, abs=0.003)
+
+
+@pytest.mark.parametrize(
+    "values", [np.repeat([0.0, 0.5, 1.0], [5, 3, 12]), np.random.default_rng(2).random(40)]
+)
+def test_the_interval_is_scipys(values: np.ndarray) -> None:
+    """The percentile bootstrap of ``scipy.stats.bootstrap``, which takes some hundred times longer."""
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=rng())
+    ours = mean_interval(resampled_means(values, rng(), 20_000))
+    assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_p_is_that_of_scipys_exact_test(seed: int) -> None:
+    """Twelve pairs: scipy goes through all 4096 patterns of signs."""
+    random = np.random.default_rng(seed)
+    differences = random.integers(0, 2, 12) - random.integers(0, 2, 12) + random.choice([0, 0.25], 12)
+    theirs = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=4096)
+    assert paired_test([differences], rng(), 50_000).p == pytest.approx(theirs.pvalue, abs=0.01)
 
 
 def test_no_difference_has_p_1() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from viscot_core.errors import DataError
+from viscot_core.sources import archives
 from viscot_core.sources.archives import Damaged, Limits, unpack
 from viscot_core.sources.catalog import Placing
 
@@ -95,6 +96,17 @@ def test_a_member_that_leaves_the_target_is_refused(tmp_path: Path, suffix: str,
     assert repr(name) in str(error.value)
     found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert found <= {archive.name, "in/out/fine.txt"}
+
+
+def test_pythons_filter_stands_beneath_our_own_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should a check of ours be wrong one day, a tar still writes nothing outside."""
+    monkeypatch.setattr(archives, "safe_name", lambda member: None)
+    archive = make_tar(tmp_path / "x.tar", {"top/../../outside.txt": b"2"})
+    with pytest.raises(DataError, match=r"is refused: .*outside the destination"):
+        unpack(archive, "tar", tmp_path / "in" / "out")
+    assert not list(tmp_path.rglob("outside.txt"))
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar"])

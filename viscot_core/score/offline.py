@@ -66,9 +66,11 @@ def contains(reference: str, answer: str) -> float:
 
 def anls(reference: str, answer: str) -> float:
     """1 - edit distance / longer length, on lower-cased stripped text; 0 at or below ``ANLS_THRESHOLD``."""
+    from rapidfuzz.distance import Levenshtein
+
     a, b = " ".join(reference.lower().split()), " ".join(answer.lower().split())
     longest = max(len(a), len(b))
-    similarity = 1.0 - edit_distance(a, b) / longest if longest else 1.0
+    similarity = 1.0 - Levenshtein.distance(a, b) / longest if longest else 1.0
     return similarity if similarity > ANLS_THRESHOLD else 0.0
 
 
@@ -136,19 +138,6 @@ class OfflineJudge:
     def judge(self, pairs: Iterable[Pair], done: Callable[[Pair, Outcome], None]) -> None:
         for pair in pairs:
             done(pair, Outcome(State.SCORED, self._measure(pair.reference, pair.answer)))
-
-
-def edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance in characters."""
-    if len(a) < len(b):
-        a, b = b, a
-    previous = list(range(len(b) + 1))
-    for i, char in enumerate(a, 1):
-        current = [i]
-        for j, other in enumerate(b, 1):
-            current.append(min(previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (char != other)))
-        previous = current
-    return previous[-1]
 
 
 def _vqa_words(text: str) -> list[str]:
