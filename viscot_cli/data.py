@@ -1,4 +1,4 @@
-"""``viscot data``: the commands that bring data and check it; ``rows`` has those that read it."""
+"""``viscot data``: the commands that bring data and check it; ``data_rows`` has those that read it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from viscot_cli import console, rows
-from viscot_cli.rows import Json, Workers
+from viscot_cli import console, data_rows
+from viscot_cli.data_rows import Json, Workers
 from viscot_core.errors import DataError, PartlyDone, UsageError
 
 if TYPE_CHECKING:
-    from viscot_core.sources.catalog import Source
+    from viscot_core.sources.catalog import DataSource
     from viscot_core.sources.check import Checked
-    from viscot_core.sources.fetch import Outcome
-    from viscot_core.sources.plan import Plan
+    from viscot_core.sources.fetch import FetchOutcome
+    from viscot_core.sources.plan import FetchPlan
 
 _SHOWN = 10
 """Files of one kind of trouble that are said one by one."""
@@ -91,7 +91,7 @@ def list_(
         console.say("'viscot data list SOURCE' says what a source is and where its files come from.")
 
 
-def _details(source: Source, to: Path) -> None:
+def _details(source: DataSource, to: Path) -> None:
     console.out(f"{source.name}: {source.title}")
     facts = {
         "for": _purposes(source),
@@ -112,15 +112,15 @@ def _details(source: Source, to: Path) -> None:
         console.out(f"  {one.to} <- {origin} ({size(one.size)}{kind})")
 
 
-def _purposes(source: Source) -> str:
+def _purposes(source: DataSource) -> str:
     return ", ".join(source.purposes) or "by name"
 
 
-def _size(source: Source) -> str:
+def _size(source: DataSource) -> str:
     return "by hand" if source.gate else size(source.size)
 
 
-def _by_hand(sources: Sequence[Source], title: str) -> None:
+def _by_hand(sources: Sequence[DataSource], title: str) -> None:
     if sources:
         console.out(title)
     for source in sources:
@@ -171,7 +171,7 @@ def _ask() -> None:
     typer.confirm("Fetch?", abort=True, err=True)
 
 
-def _tell(outcome: Outcome, todo: Plan, to: Path) -> None:
+def _tell(outcome: FetchOutcome, todo: FetchPlan, to: Path) -> None:
     """What came and what did not. Raises DataError where nothing came, PartlyDone where something did not."""
     for label, why in outcome.failed.items():
         console.say(f"{label}: {why}")
@@ -185,7 +185,7 @@ def _tell(outcome: Outcome, todo: Plan, to: Path) -> None:
     )
 
 
-def _show_plan(todo: Plan, to: Path, at_once: int) -> None:
+def _show_plan(todo: FetchPlan, to: Path, at_once: int) -> None:
     lines = []
     for name, jobs in groupby(todo.jobs, key=lambda job: job.source.name):
         some = list(jobs)
@@ -206,7 +206,7 @@ def _show_plan(todo: Plan, to: Path, at_once: int) -> None:
         console.say(f"Nothing to download into {to}.")
 
 
-def _say_what_is_less(todo: Plan, single: Sequence[Source]) -> None:
+def _say_what_is_less(todo: FetchPlan, single: Sequence[DataSource]) -> None:
     """Where the tar of all images would come for sets that can be had alone, say how."""
     whole = next((job for job in todo.jobs if job.source.folder == "cot"), None)
     less = sum(source.size for source in single)
@@ -302,5 +302,5 @@ def _say_missing(results: Sequence[Checked]) -> None:
         console.say(f"{folder}: {count} missing; they come with {names}.")
 
 
-for command in (rows.convert, rows.mix, rows.show, rows.stats, rows.synth):
+for command in (data_rows.convert, data_rows.mix, data_rows.show, data_rows.stats, data_rows.synth):
     app.command()(command)

@@ -9,7 +9,7 @@ import pytest
 from viscot_core.data.encode import encode
 from viscot_core.data.lengths import token_lengths, tokenizer_key
 from viscot_core.data.mix import build
-from viscot_core.data.mixture import Source
+from viscot_core.data.mixture import MixtureSource
 from viscot_core.data.synth import write_dataset
 from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES
@@ -27,7 +27,7 @@ def tokens() -> ChatTokenizer:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_lengths_are_those_of_the_encoded_rows(tmp_path: Path, tokens: ChatTokenizer, workers: int) -> None:
     write_dataset(tmp_path, train=6, val=1)
-    files = [Source(name, str(tmp_path / f"{name}.json")) for name in ("train", "pretrain")]
+    files = [MixtureSource(name, str(tmp_path / f"{name}.json")) for name in ("train", "pretrain")]
     mixture = build(tmp_path / "mixture", files)
     for template in (TEMPLATES["vicuna_v1"], TEMPLATES["plain"]):
         expected = [len(encode(row, tokens, template, max_length=1 << 20).encoded.ids) for row in mixture]

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.mix import build, plainly_right, sources_of
-from viscot_core.data.mixture import Mixture, Source
+from viscot_core.data.mixture import Mixture, MixtureSource
 from viscot_core.errors import DataError, UsageError
 
 
@@ -36,18 +36,18 @@ def rows(count: int, start: int = 0) -> list[dict[str, object]]:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[Source]:
+def files(tmp_path: Path) -> list[MixtureSource]:
     pretty, lines = tmp_path / "pretty.json", tmp_path / "lines.jsonl"
     pretty.write_text(json.dumps(rows(5), indent=2))
     lines.write_text("".join(json.dumps(row) + "\r\n" for row in rows(4, 5)))
-    return [Source("pretty", str(pretty)), Source("lines", str(lines), 2.5)]
+    return [MixtureSource("pretty", str(pretty)), MixtureSource("lines", str(lines), 2.5)]
 
 
 def words(conversation: Conversation) -> int:
     return len(conversation.turns[0].text)
 
 
-def test_a_mixture_holds_the_rows_of_its_files_in_order(tmp_path: Path, files: list[Source]) -> None:
+def test_a_mixture_holds_the_rows_of_its_files_in_order(tmp_path: Path, files: list[MixtureSource]) -> None:
     mixture = build(tmp_path / "mix", files)
     assert len(mixture) == 9
     assert [json.loads(mixture.raw(i)) for i in range(9)] == rows(9)
@@ -63,14 +63,14 @@ def test_a_mixture_holds_the_rows_of_its_files_in_order(tmp_path: Path, files: l
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_one_file_opens_as_a_mixture(files: list[Source], which: int) -> None:
+def test_one_file_opens_as_a_mixture(files: list[MixtureSource], which: int) -> None:
     mixture = Mixture.open(files[which].file)
     expected = rows(5) if which == 0 else rows(4, 5)
     assert [json.loads(mixture.raw(i)) for i in range(len(mixture))] == expected
     assert mixture.sources[0].name == files[which].name
 
 
-def test_words_are_counted_in_one_pass(files: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_counted_in_one_pass(files: list[MixtureSource], monkeypatch: pytest.MonkeyPatch) -> None:
     mixture = Mixture.open(files[0].file)
     expected = [mixture.raw(index).count(b"gpt") for index in range(len(mixture))]
     assert expected != [0] * 5 and mixture.count(b"gpt").tolist() == expected
@@ -98,19 +98,19 @@ def test_a_large_files_index_is_kept_until_the_file_changes(
     assert len(Mixture.open(path)) == 4, "a damaged index is made again"
 
 
-def test_a_mixture_pickles(tmp_path: Path, files: list[Source]) -> None:
+def test_a_mixture_pickles(tmp_path: Path, files: list[MixtureSource]) -> None:
     for mixture in (build(tmp_path / "mix", files), Mixture.open(files[0].file)):
         again = pickle.loads(pickle.dumps(mixture))
         assert list(again) == list(mixture) and again.sha256 == mixture.sha256
 
 
-def test_the_data_hash_follows_the_rows(tmp_path: Path, files: list[Source]) -> None:
+def test_the_data_hash_follows_the_rows(tmp_path: Path, files: list[MixtureSource]) -> None:
     first = build(tmp_path / "a", files).sha256
     assert build(tmp_path / "b", files).sha256 == first
     assert build(tmp_path / "c", files[:1]).sha256 != first
 
 
-def test_weights_choose_how_often_a_source_is_seen(tmp_path: Path, files: list[Source]) -> None:
+def test_weights_choose_how_often_a_source_is_seen(tmp_path: Path, files: list[MixtureSource]) -> None:
     mixture = build(tmp_path / "mix", files)
     epoch = mixture.epoch(0, seed=3)
     seen = np.bincount(epoch, minlength=9)
@@ -121,7 +121,7 @@ def test_weights_choose_how_often_a_source_is_seen(tmp_path: Path, files: list[S
     assert len(draws) > 1
 
 
-def test_lengths_are_measured_once_per_key(tmp_path: Path, files: list[Source]) -> None:
+def test_lengths_are_measured_once_per_key(tmp_path: Path, files: list[MixtureSource]) -> None:
     mixture = build(tmp_path / "mix", files)
     expected = [words(conversation) for conversation in mixture]
     seen: list[tuple[int, int]] = []
@@ -138,10 +138,10 @@ def test_lengths_in_parallel_are_the_same(tmp_path: Path) -> None:
     assert mixture.lengths(words, "k", workers=2).tolist() == [words(c) for c in mixture]
 
 
-def test_a_bad_row_stops_the_build_or_is_counted(tmp_path: Path, files: list[Source]) -> None:
+def test_a_bad_row_stops_the_build_or_is_counted(tmp_path: Path, files: list[MixtureSource]) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"id": 1}\n' + json.dumps(rows(1)[0]) + "\n")
-    sources = [*files, Source("bad", str(bad))]
+    sources = [*files, MixtureSource("bad", str(bad))]
     with pytest.raises(DataError, match=r"bad\.jsonl:1: field 'conversations' is missing"):
         build(tmp_path / "mix", sources)
     assert not (tmp_path / "mix").exists()
@@ -149,14 +149,14 @@ def test_a_bad_row_stops_the_build_or_is_counted(tmp_path: Path, files: list[Sou
     assert len(mixture) == 10 and mixture.sources[2].skipped == 1
 
 
-def test_an_existing_mixture_is_kept_unless_replaced(tmp_path: Path, files: list[Source]) -> None:
+def test_an_existing_mixture_is_kept_unless_replaced(tmp_path: Path, files: list[MixtureSource]) -> None:
     build(tmp_path / "mix", files)
     with pytest.raises(UsageError, match="exists"):
         build(tmp_path / "mix", files[:1])
     assert len(build(tmp_path / "mix", files[:1], overwrite=True)) == 5
 
 
-def test_overwrite_replaces_a_mixture_and_nothing_else(tmp_path: Path, files: list[Source]) -> None:
+def test_overwrite_replaces_a_mixture_and_nothing_else(tmp_path: Path, files: list[MixtureSource]) -> None:
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match="is no mixture, and --overwrite replaces nothing else"):
         build(tmp_path, files, overwrite=True)
@@ -172,7 +172,7 @@ def test_overwrite_replaces_a_mixture_and_nothing_else(tmp_path: Path, files: li
 
 
 def test_a_mixture_is_deleted_only_when_the_new_one_stands(
-    tmp_path: Path, files: list[Source], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, files: list[MixtureSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(tmp_path / "mix", files)
     deleted: list[Path] = []
@@ -189,22 +189,22 @@ def test_a_mixture_is_deleted_only_when_the_new_one_stands(
     assert [path.name for path in deleted] == [".mix.replaced"]
 
 
-def test_progress_ends_where_the_files_end(tmp_path: Path, files: list[Source]) -> None:
+def test_progress_ends_where_the_files_end(tmp_path: Path, files: list[MixtureSource]) -> None:
     seen: list[tuple[int, int]] = []
     build(tmp_path / "mix", files, progress=lambda done, of: seen.append((done, of)))
     total = sum(Path(source.file).stat().st_size for source in files)
     assert seen == sorted(seen) and seen[-1] == (total, total)
 
 
-def test_a_failed_build_leaves_nothing(tmp_path: Path, files: list[Source]) -> None:
+def test_a_failed_build_leaves_nothing(tmp_path: Path, files: list[MixtureSource]) -> None:
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DataError, match="cannot be read"):
-        build(tmp_path / "mix", [*files, Source("none", str(tmp_path / "none.json"))])
+        build(tmp_path / "mix", [*files, MixtureSource("none", str(tmp_path / "none.json"))])
     assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("damage", ["offsets.bin", "rows.jsonl", "mixture.json"])
-def test_a_damaged_mixture_says_so(tmp_path: Path, files: list[Source], damage: str) -> None:
+def test_a_damaged_mixture_says_so(tmp_path: Path, files: list[MixtureSource], damage: str) -> None:
     build(tmp_path / "mix", files)
     victim = tmp_path / "mix" / damage
     victim.write_bytes(victim.read_bytes()[:-8])
@@ -219,7 +219,7 @@ def test_missing_and_empty_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no rows"):
         Mixture.open(tmp_path / "empty.json")
     with pytest.raises(DataError, match=r"none\.json cannot be read"):
-        build(tmp_path / "mix", [Source("none", str(tmp_path / "none.json"))])
+        build(tmp_path / "mix", [MixtureSource("none", str(tmp_path / "none.json"))])
 
 
 def test_killed_while_building_leaves_nothing_half_done(tmp_path: Path) -> None:
@@ -227,8 +227,9 @@ def test_killed_while_building_leaves_nothing_half_done(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(40) * 1000))
     code = (
         "from pathlib import Path; from viscot_core.data.mix import build\n"
-        "from viscot_core.data.mixture import Source\n"
-        f"print('start', flush=True); build(Path({str(tmp_path / 'mix')!r}), [Source('m', {str(path)!r})])"
+        "from viscot_core.data.mixture import MixtureSource\n"
+        f"print('start', flush=True); "
+        f"build(Path({str(tmp_path / 'mix')!r}), [MixtureSource('m', {str(path)!r})])"
     )
     for wait in (0.02, 0.1, 0.2):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -238,7 +239,7 @@ def test_killed_while_building_leaves_nothing_half_done(tmp_path: Path) -> None:
         process.wait()
         if (tmp_path / "mix").exists():
             break
-    assert len(build(tmp_path / "mix", [Source("m", str(path))], overwrite=True)) == 40_000
+    assert len(build(tmp_path / "mix", [MixtureSource("m", str(path))], overwrite=True)) == 40_000
     assert sorted(p.name for p in tmp_path.iterdir()) == ["many.jsonl", "mix"]
 
 
@@ -247,12 +248,12 @@ def test_sources_are_named_by_files_or_a_list(tmp_path: Path) -> None:
         "sources:\n  - file: sub/a.json\n    weight: 0.5\n  - {file: b.json, name: other}\n"
     )
     assert sources_of([tmp_path / "list.yaml"], {"other": 3.0}) == (
-        Source("a", str(tmp_path / "sub/a.json"), 0.5),
-        Source("other", str(tmp_path / "b.json"), 3.0),
+        MixtureSource("a", str(tmp_path / "sub/a.json"), 0.5),
+        MixtureSource("other", str(tmp_path / "b.json"), 3.0),
     )
     assert sources_of([Path("x/a.json"), Path("b.jsonl")], {}) == (
-        Source("a", "x/a.json"),
-        Source("b", "b.jsonl"),
+        MixtureSource("a", "x/a.json"),
+        MixtureSource("b", "b.jsonl"),
     )
     with pytest.raises(UsageError, match=r"no source is called 'othr'.* Did you mean 'other'"):
         sources_of([tmp_path / "list.yaml"], {"othr": 3.0})

@@ -9,7 +9,7 @@ import pytest
 
 from viscot_core.conversation import cot_turns
 from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow
-from viscot_core.data.show import rendered, spans_of
+from viscot_core.data.sample import rendered, spans_of
 from viscot_core.data.stats import Shared, file_stats, kind_of, shared_images
 from viscot_core.errors import DataError
 from viscot_core.families.llava.template import TEMPLATES

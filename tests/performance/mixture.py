@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.data.mix import build
-from viscot_core.data.mixture import Mixture, Source
+from viscot_core.data.mixture import Mixture, MixtureSource
 from viscot_core.data.rows import raw_rows
 
 GOALS = {"rows_per_s": 100_000, "open_s": 2.0, "private_MB": 100.0, "row_us": 10.0}
@@ -114,7 +114,7 @@ def main() -> None:
         write_rows(listing, asked.rows)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.process_time()
-        build(folder, [Source("made", str(listing))])
+        build(folder, [MixtureSource("made", str(listing))])
         seconds = time.process_time() - start
         yardstick = json_loads_us(listing)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000

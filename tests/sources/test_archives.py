@@ -13,7 +13,7 @@ import pytest
 
 from viscot_core.errors import DataError
 from viscot_core.sources import archives
-from viscot_core.sources.archives import Damaged, Limits, unpack
+from viscot_core.sources.archives import Damaged, UnpackLimits, unpack
 from viscot_core.sources.catalog import Placing
 
 FILES = {"top/a.txt": b"a" * 10, "top/sub/b.txt": b"b" * 2000, "c.txt": b""}
@@ -183,7 +183,7 @@ def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
 def test_a_bomb_is_refused_before_it_bursts(tmp_path: Path, suffix: str) -> None:
     archive = make(suffix, tmp_path, {"small.txt": b"1", "bomb.txt": bytes(5_000_000)})
     with pytest.raises(DataError, match=r"'bomb\.txt' is refused: with it the archive would unpack to over"):
-        unpack(archive, kind_of(suffix), tmp_path / "out", limits=Limits(ratio=10, floor=1000))
+        unpack(archive, kind_of(suffix), tmp_path / "out", limits=UnpackLimits(ratio=10, floor=1000))
     assert set(tree(tmp_path / "out")) <= {"small.txt"}
 
 

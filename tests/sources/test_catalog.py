@@ -6,7 +6,7 @@ import pytest
 
 from viscot_core.errors import UsageError
 from viscot_core.sources.catalog import load_catalog, select
-from viscot_core.sources.plan import Job
+from viscot_core.sources.plan import DownloadJob
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,9 @@ def test_the_catalogue_is_whole() -> None:
     assert len(names) == len(set(names)) >= 20
     keys = [d.key for source in catalog.sources for d in source.downloads]
     assert len(keys) == len(set(keys))
-    labels = {Job(source, download, 0).label for source in catalog.sources for download in source.downloads}
+    labels = {
+        DownloadJob(source, download, 0).label for source in catalog.sources for download in source.downloads
+    }
     assert len(labels) == len(keys)
     bench = {d.to for w in select(catalog, ["bench"]) for d in w.downloads}
     assert sum(to.startswith("benchmark/") for to in bench) == 13

@@ -20,9 +20,9 @@ from made_sources import HUB, make_world
 from web_server import Web
 
 from viscot_core.errors import DataError
-from viscot_core.sources.archives import Limits
+from viscot_core.sources.archives import UnpackLimits
 from viscot_core.sources.catalog import Catalog, load_catalog, select
-from viscot_core.sources.fetch import Outcome, fetch
+from viscot_core.sources.fetch import FetchOutcome, fetch
 from viscot_core.sources.hub import locate
 from viscot_core.sources.plan import plan, staging_of
 from viscot_core.sources.transfer import Lost, Patience, Remote
@@ -43,7 +43,7 @@ def images(root: Path) -> dict[str, bytes]:
     }
 
 
-def get(root: Path, catalog: Catalog, *wanted: str) -> Outcome:
+def get(root: Path, catalog: Catalog, *wanted: str) -> FetchOutcome:
     return fetch(root, plan(root, select(catalog, wanted or ("all",))), catalog, patience=QUICK)
 
 
@@ -105,7 +105,7 @@ def test_a_second_fetch_asks_for_nothing(hub: Web, tmp_path: Path) -> None:
     hub.log.clear()
     todo = plan(tmp_path, select(catalog, ["all"]))
     assert not todo.jobs and [s.name for s in todo.by_hand] == ["gated"]
-    assert get(tmp_path, catalog) == Outcome()
+    assert get(tmp_path, catalog) == FetchOutcome()
     assert not hub.log and tree(tmp_path) == before
 
 
@@ -218,7 +218,7 @@ def test_a_full_disk_is_told_before_the_first_byte(
 def test_a_bomb_fails_its_source_only(hub: Web, tmp_path: Path) -> None:
     catalog, _ = make_world(hub)
     todo = plan(tmp_path, select(catalog, ["zip", "rows"]))
-    outcome = fetch(tmp_path, todo, catalog, limits=Limits(ratio=0, floor=1000), patience=QUICK)
+    outcome = fetch(tmp_path, todo, catalog, limits=UnpackLimits(ratio=0, floor=1000), patience=QUICK)
     assert "would unpack to over 1,000 bytes" in outcome.failed["zip"]
     assert sorted(outcome.done) == ["rows/one.json", "rows/two.json"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow, Row, Rows
-from viscot_core.sources.named import images_of
+from viscot_core.sources.annotated import images_of
 
 
 def draw(path: Path, size: tuple[int, int]) -> None:

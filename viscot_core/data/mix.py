@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from viscot_core.conversation import ROLES
 from viscot_core.data.annotations import Conversation, Rows, describe
-from viscot_core.data.mixture import FORMAT, Mixture, Progress, Source
+from viscot_core.data.mixture import FORMAT, Mixture, MixtureSource, Progress
 from viscot_core.data.rows import proven_rows
 from viscot_core.errors import DataError, UsageError, nearest
 
@@ -41,21 +41,21 @@ class _List(BaseModel):
     sources: list[_Listed]
 
 
-def sources_of(paths: Sequence[Path], weights: Mapping[str, float]) -> tuple[Source, ...]:
+def sources_of(paths: Sequence[Path], weights: Mapping[str, float]) -> tuple[MixtureSource, ...]:
     """The sources that ``paths`` name: JSON, JSONL, or YAML lists ``sources: [{file, name, weight}]``.
 
     Files in a list are relative to it; a source is called after its file. ``weights`` (by name) win over the
     lists. Raises UsageError for a list that is wrong or a weight that fits no source.
     """
-    found: list[Source] = []
+    found: list[MixtureSource] = []
     for path in paths:
         if path.suffix in (".yaml", ".yml"):
             found += [
-                Source(item.name or Path(item.file).stem, str(path.parent / item.file), item.weight)
+                MixtureSource(item.name or Path(item.file).stem, str(path.parent / item.file), item.weight)
                 for item in _read_list(path).sources
             ]
         else:
-            found.append(Source(path.stem, str(path)))
+            found.append(MixtureSource(path.stem, str(path)))
     names = [source.name for source in found]
     for name in weights:
         if name not in names:
@@ -96,7 +96,7 @@ def _read_list(path: Path) -> _List:
 
 def build(
     out: Path,
-    sources: Sequence[Source],
+    sources: Sequence[MixtureSource],
     *,
     skip_bad: int = 0,
     overwrite: bool = False,
@@ -136,7 +136,7 @@ def _replaceable(out: Path) -> bool:
     return out.is_dir() and ((out / "mixture.json").exists() or not any(out.iterdir()))
 
 
-def _write(folder: Path, sources: Sequence[Source], skip_bad: int, progress: Progress | None) -> None:
+def _write(folder: Path, sources: Sequence[MixtureSource], skip_bad: int, progress: Progress | None) -> None:
     total = sum(_size(Path(source.file)) for source in sources)
     writer = _Writer(folder, progress, total, skip_bad)
     with writer.rows, writer.offsets:
@@ -164,7 +164,7 @@ class _Writer:
         self.count = self.end = self.began = self.read = self.skipped = 0
         self.progress, self.total, self.skip_bad = progress, total, skip_bad
 
-    def add(self, source: Source) -> Source:
+    def add(self, source: MixtureSource) -> MixtureSource:
         first, skipped, path = self.count, self.skipped, Path(source.file)
         checked = Rows(path, Conversation, self.skip_bad - self.skipped)
         self.began = self.end
@@ -182,7 +182,7 @@ class _Writer:
         self.skipped += len(checked.bad)
         if self.progress:
             self.progress(self.read, self.total)
-        return Source(
+        return MixtureSource(
             source.name, source.file, source.weight, first, self.count - first, self.skipped - skipped
         )
 

@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MixtureSource:
     """One file of a mixture: rows ``first .. first + rows`` are its own, seen ``weight`` times an epoch."""
 
     name: str
@@ -59,7 +59,7 @@ class Mixture:
         file: Path,
         starts: Sequence[int],
         ends: Sequence[int],
-        sources: tuple[Source, ...],
+        sources: tuple[MixtureSource, ...],
         sha256: str = "",
     ) -> None:
         self.path, self.sources, self._sha256 = path, sources, sha256
@@ -88,7 +88,7 @@ class Mixture:
             about = json.loads((path / "mixture.json").read_text())
             if about["format"] != FORMAT:
                 raise DataError(f"{path} is a mixture of format {about['format']}, not {FORMAT}; {again}.")
-            sources = tuple(Source(**source) for source in about["sources"])
+            sources = tuple(MixtureSource(**source) for source in about["sources"])
             offsets = _integers(path / "offsets.bin")
             size = (path / "rows.jsonl").stat().st_size
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -102,7 +102,7 @@ class Mixture:
         starts, ends = _kept_index(path) or _new_index(path)
         if not len(starts):
             raise DataError(f"{path} holds no rows; check that it is the right file.")
-        return cls(path, path, starts, ends, (Source(path.stem, str(path), rows=len(starts)),))
+        return cls(path, path, starts, ends, (MixtureSource(path.stem, str(path), rows=len(starts)),))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path.is_dir():
@@ -146,7 +146,7 @@ class Mixture:
             rows.append(np.searchsorted(starts, found + at, side="right") - 1)
         return np.bincount(np.concatenate(rows), minlength=len(self))
 
-    def source_of(self, index: int) -> Source:
+    def source_of(self, index: int) -> MixtureSource:
         """The source that row ``index`` came from."""
         return next(s for s in self.sources if s.first <= index < s.first + s.rows)
 

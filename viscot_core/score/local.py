@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.score.judges import Done, JudgeOptions
-from viscot_core.score.prompt import Prompt, PromptBuilder
+from viscot_core.score.prompt import JudgePrompt, PromptBuilder
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
 
 MAX_NEW_TOKENS = 64
@@ -71,7 +71,7 @@ class LocalJudge:
             for (pair, _), outcome in zip(batch, self._outcomes([text for _, text in batch]), strict=True):
                 done(pair, outcome)
 
-    def _render(self, prompt: Prompt) -> str:
+    def _render(self, prompt: JudgePrompt) -> str:
         if not self._tokenizer.chat_template:
             return f"{prompt.system}{prompt.user}Score:"
         messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]

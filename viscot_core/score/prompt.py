@@ -50,7 +50,7 @@ class PromptStyle(StrEnum):
     """All of them."""
 
 
-class Prompt(NamedTuple):
+class JudgePrompt(NamedTuple):
     """The two messages of one judge call."""
 
     system: str
@@ -71,12 +71,12 @@ class PromptBuilder:
         words = [self.style, SYSTEM, USER, IMAGE_MARK, GUARD, JSON_FORM if self.json_mode else ""]
         return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
-    def build(self, pair: Pair) -> Prompt:
+    def build(self, pair: Pair) -> JudgePrompt:
         guarded = self.style is PromptStyle.GUARDED or needs_guard(pair.answer)
         answer = f"<answer>{escape(pair.answer)}</answer>" if guarded else pair.answer
         system = SYSTEM + (GUARD if guarded else "") + (JSON_FORM if self.json_mode else "")
         question = IMAGE_MARK + pair.question.removeprefix(IMAGE_MARK)
-        return Prompt(
+        return JudgePrompt(
             system, USER.format(question=question, reference=pair.reference, answer=answer), guarded
         )
 

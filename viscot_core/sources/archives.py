@@ -40,7 +40,7 @@ class Damaged(DataError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class UnpackLimits:
     """A bomb is an archive that unpacks to over ``ratio`` times its size (and over ``floor`` bytes)."""
 
     ratio: int = 100
@@ -141,7 +141,7 @@ def unpack(
     placing: Placing | None = None,
     *,
     name: str = "archive",
-    limits: Limits | None = None,
+    limits: UnpackLimits | None = None,
     stop: Event | None = None,
     progress: Progress = lambda count: None,
 ) -> Unpacker:
@@ -151,7 +151,7 @@ def unpack(
     none, DataError where a member is refused.
     """
     into.mkdir(parents=True, exist_ok=True)
-    most = (limits or Limits()).most(archive.stat().st_size)
+    most = (limits or UnpackLimits()).most(archive.stat().st_size)
     unpacker = Unpacker(into, placing or Placing(), most, name, stop or Event(), progress)
     try:
         if kind == "zip":

@@ -22,11 +22,11 @@ Purpose = Literal["pretrain", "finetune", "bench", "refcoco"]
 State = Literal["absent", "partial", "complete"]
 
 
-class Strict(BaseModel):
+class CatalogModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Placing(Strict):
+class Placing(CatalogModel):
     """Where an archive's members go, relative to its target folder."""
 
     keep_from: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Download(Placing):
             yield self.model_copy(update={**filled, "size": size, "each": {}, "data_set": name})
 
 
-class Source(Strict):
+class DataSource(CatalogModel):
     """One entry: downloads, or a ``gate`` that says how to get it by hand; ``folder`` holds its images."""
 
     name: str
@@ -116,7 +116,7 @@ class Source(Strict):
         return tuple(one for download in downloads for one in download.expanded())
 
     @model_validator(mode="after")
-    def _reachable(self) -> Source:
+    def _reachable(self) -> DataSource:
         if bool(self.downloads) == bool(self.gate):
             raise ValueError(f"'{self.name}' needs downloads or a gate")
         return self
@@ -145,7 +145,7 @@ class Source(Strict):
         return "partial" if any(here) or staged else "absent"
 
 
-class Catalog(Strict):
+class Catalog(CatalogModel):
     """All sources, and what published files call by different names.
 
     ``links``: one folder by two names; ``endings``: an image's under any of which it may come; ``prefixes``:
@@ -155,9 +155,9 @@ class Catalog(Strict):
     links: dict[str, str] = {}
     endings: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
-    sources: tuple[Source, ...]
+    sources: tuple[DataSource, ...]
 
-    def named(self, name: str) -> Source:
+    def named(self, name: str) -> DataSource:
         """Raises UsageError, with the nearest names, where there is no such source."""
         found = {source.name: source for source in self.sources}
         if name not in found:
@@ -170,7 +170,7 @@ class Catalog(Strict):
 class Wanted:
     """A source and those of its downloads that were asked for."""
 
-    source: Source
+    source: DataSource
     downloads: tuple[Download, ...]
 
 
@@ -204,7 +204,7 @@ def select(catalog: Catalog, wanted: Sequence[str]) -> list[Wanted]:
     ]
 
 
-def single(catalog: Catalog, wanted: Sequence[Wanted]) -> list[Source]:
+def single(catalog: Catalog, wanted: Sequence[Wanted]) -> list[DataSource]:
     """The sources that hold the images of just the wanted data sets; empty where one of these has none.
 
     The tar of all sets' images cannot be fetched in part.
@@ -214,7 +214,7 @@ def single(catalog: Catalog, wanted: Sequence[Wanted]) -> list[Source]:
     return found if len(found) == len(folders) else []
 
 
-def _for(catalog: Catalog, word: str) -> list[Source]:
+def _for(catalog: Catalog, word: str) -> list[DataSource]:
     """The sources of a purpose, of ``all``, or the one of that name."""
     if word in (*get_args(Purpose), "all"):
         return [source for source in catalog.sources if word == "all" or word in source.purposes]
@@ -228,7 +228,7 @@ def _for(catalog: Catalog, word: str) -> list[Source]:
     return [source for source in catalog.sources if source.name == word]
 
 
-def _data_sets(sources: Sequence[Source], names: str) -> set[str]:
+def _data_sets(sources: Sequence[DataSource], names: str) -> set[str]:
     known = {d.data_set for source in sources for d in source.downloads if d.data_set}
     asked = {name.strip() for name in names.split(",") if name.strip()}
     for name in sorted(asked - known):

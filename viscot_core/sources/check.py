@@ -17,8 +17,8 @@ from viscot_core.boxes.geometry import Box, Size
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write
 from viscot_core.images.reading import open_image
+from viscot_core.sources.annotated import AnnotationFile, annotation_files, images_of, locate_image, rows_of
 from viscot_core.sources.catalog import Catalog
-from viscot_core.sources.named import AnnotationFile, annotation_files, images_of, rows_of, standing
 
 FATAL = ("bad row", "missing", "unreadable", "size")
 """Problems that make the data wrong; a box that reaches outside its image is only told."""
@@ -140,7 +140,7 @@ def _judge(
 ) -> list[tuple[str, str]]:
     """What is wrong with one image: (kind, detail)."""
     path, image = item
-    here = standing(root, path, file, catalog)
+    here = locate_image(root, path, file, catalog)
     if here is None:
         return [("missing", "there is no such file"), *_outside(image.boxes, image.sizes)]
     try:

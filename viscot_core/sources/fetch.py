@@ -24,10 +24,10 @@ import httpx
 from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
 from viscot_core.sources.aliases import link_folders
-from viscot_core.sources.archives import Damaged, Limits, Unpacker, free_bytes, unpack
-from viscot_core.sources.catalog import STATE_FOLDER, Catalog, Download, Source, manifest
+from viscot_core.sources.archives import Damaged, Unpacker, UnpackLimits, free_bytes, unpack
+from viscot_core.sources.catalog import STATE_FOLDER, Catalog, DataSource, Download, manifest
 from viscot_core.sources.hub import locate
-from viscot_core.sources.plan import Job, Plan, short_name, staging_of
+from viscot_core.sources.plan import DownloadJob, FetchPlan, short_name, staging_of
 from viscot_core.sources.splittar import part_path, unpack_parts
 from viscot_core.sources.transfer import (
     Fetched,
@@ -47,7 +47,7 @@ Report = Callable[[str, int, int | None], None]
 
 
 @dataclass(slots=True)
-class Outcome:
+class FetchOutcome:
     """What a fetch did: labels ``done``, and why others ``failed``."""
 
     done: list[str] = field(default_factory=list)
@@ -56,14 +56,14 @@ class Outcome:
 
 def fetch(
     root: Path,
-    todo: Plan,
+    todo: FetchPlan,
     catalog: Catalog,
     *,
     at_once: int = 4,
     report: Report = lambda label, done, of: None,
     patience: Patience | None = None,
-    limits: Limits | None = None,
-) -> Outcome:
+    limits: UnpackLimits | None = None,
+) -> FetchOutcome:
     """Carry out a plan. One failed download does not stop the others; Ctrl-C keeps what has come.
 
     Raises DataError before the first byte where the disk has too little room.
@@ -74,12 +74,14 @@ def fetch(
             f"{root} needs about {needed / 1e9:.1f} GB of free disk for this and has {free / 1e9:.1f} GB; "
             "free some, fetch less with --for, or use another --to."
         )
-    outcome = Outcome()
+    outcome = FetchOutcome()
     with _alone(root), new_client() as client:
         _sweep(root, catalog)
-        fetcher = _Fetcher(root, client, report, patience or Patience(), limits or Limits())
+        fetcher = _Fetcher(root, client, report, patience or Patience(), limits or UnpackLimits())
         with ThreadPoolExecutor(at_once) as pool:
-            running: dict[Future[None], Job] = {pool.submit(fetcher.run, job): job for job in todo.jobs}
+            running: dict[Future[None], DownloadJob] = {
+                pool.submit(fetcher.run, job): job for job in todo.jobs
+            }
             try:
                 for job, error in _as_they_end(running):
                     if error is None:
@@ -116,7 +118,7 @@ def _sweep(root: Path, catalog: Catalog) -> None:
                 _clear(root, source, one)
 
 
-def _clear(root: Path, source: Source, one: Download) -> None:
+def _clear(root: Path, source: DataSource, one: Download) -> None:
     """Remove a download's staging folder, and those above it that are empty then."""
     staging = staging_of(root, source, one)
     shutil.rmtree(staging, ignore_errors=True)
@@ -125,7 +127,7 @@ def _clear(root: Path, source: Source, one: Download) -> None:
             folder.rmdir()
 
 
-def _as_they_end(running: dict[Future[None], Job]) -> Iterator[tuple[Job, Exception | None]]:
+def _as_they_end(running: dict[Future[None], DownloadJob]) -> Iterator[tuple[DownloadJob, Exception | None]]:
     waiting = set(running)
     while waiting:
         ended, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -140,14 +142,14 @@ class _Fetcher:
     """Brings single downloads home; shared by the threads of one fetch."""
 
     def __init__(
-        self, root: Path, client: httpx.Client, report: Report, patience: Patience, limits: Limits
+        self, root: Path, client: httpx.Client, report: Report, patience: Patience, limits: UnpackLimits
     ) -> None:
         self.root, self.client, self.report = root, client, report
         self.patience, self.limits = patience, limits
         self.stop = Event()
         self._writing = Lock()
 
-    def run(self, job: Job) -> None:
+    def run(self, job: DownloadJob) -> None:
         """One download from wherever it stands to its place, its record, and a clean staging folder."""
         if self.stop.is_set():
             raise Stopped
@@ -168,7 +170,7 @@ class _Fetcher:
             ) from error
         self._record(job, record)
 
-    def _file(self, job: Job, staging: Path) -> dict[str, Any]:
+    def _file(self, job: DownloadJob, staging: Path) -> dict[str, Any]:
         target = self.root / job.download.to
         come = finished(staging / "file")
         if not (come and target.is_file() and target.stat().st_size == come.size):
@@ -178,7 +180,7 @@ class _Fetcher:
         self._lock({job.download.key: come})
         return {"bytes": come.size, "sha256": come.sha256}
 
-    def _archive(self, job: Job, staging: Path) -> dict[str, Any]:
+    def _archive(self, job: DownloadJob, staging: Path) -> dict[str, Any]:
         one = job.download
         come = self._download(job, one.key, staging / "archive")
         label, into = f"{job.label} (unpacking)", self.root / one.to
@@ -208,7 +210,7 @@ class _Fetcher:
             "unpacked": unpacked.total,
         }
 
-    def _parts(self, job: Job, staging: Path) -> dict[str, Any]:
+    def _parts(self, job: DownloadJob, staging: Path) -> dict[str, Any]:
         one = job.download
 
         def bring(number: int, path: Path) -> None:
@@ -221,7 +223,7 @@ class _Fetcher:
         self._lock({key: part for key, part in come.items() if part})
         return {"parts": one.parts}
 
-    def _download(self, job: Job, key: str, to: Path, part: int = 0) -> Fetched:
+    def _download(self, job: DownloadJob, key: str, to: Path, part: int = 0) -> Fetched:
         one = job.download
         label = f"{job.label} part {part + 1} of {one.parts}" if one.parts > 1 else job.label
         remote = Remote(key) if at_hand(to) else self._remote(one, part)
@@ -272,7 +274,7 @@ class _Fetcher:
             if after != before:
                 _write_json(self.root / STATE_FOLDER / "lock.json", after)
 
-    def _record(self, job: Job, record: dict[str, Any]) -> None:
+    def _record(self, job: DownloadJob, record: dict[str, Any]) -> None:
         with self._writing:
             done = {**manifest(self.root, job.source.name), job.download.key: record}
             _write_json(self.root / STATE_FOLDER / f"{job.source.name}.json", done)

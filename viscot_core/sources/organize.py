@@ -21,8 +21,8 @@ from viscot_core.boxes.geometry import Size
 from viscot_core.errors import DataError, UsageError
 from viscot_core.files import sha256_of
 from viscot_core.sources.aliases import file_names, link_folders
+from viscot_core.sources.annotated import annotation_files, images_of, locate_image, rows_of
 from viscot_core.sources.catalog import Catalog
-from viscot_core.sources.named import annotation_files, images_of, rows_of, standing
 
 
 class Link(StrEnum):
@@ -101,7 +101,7 @@ def _missing_images(root: Path, catalog: Catalog, groups: Sequence[str]) -> Iter
             except DataError:  # a crop that is no box: 'data check' tells it
                 continue
             for named in images:
-                if named.path not in seen and standing(root, named.path, file, catalog) is None:
+                if named.path not in seen and locate_image(root, named.path, file, catalog) is None:
                     yield named.path, named.size
                 seen.add(named.path)
 

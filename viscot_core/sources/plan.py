@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from viscot_core.sources.catalog import STATE_FOLDER, Download, Source, Wanted, manifest
+from viscot_core.sources.catalog import STATE_FOLDER, DataSource, Download, Wanted, manifest
 from viscot_core.sources.splittar import next_part
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DownloadJob:
     """One download still to do; ``left``: bytes not fetched yet, about."""
 
-    source: Source
+    source: DataSource
     download: Download
     left: int
 
@@ -30,12 +30,12 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FetchPlan:
     """What a fetch will do: ``jobs``, what is ``complete`` already, what a person must get ``by_hand``."""
 
-    jobs: tuple[Job, ...]
-    complete: tuple[Source, ...]
-    by_hand: tuple[Source, ...]
+    jobs: tuple[DownloadJob, ...]
+    complete: tuple[DataSource, ...]
+    by_hand: tuple[DataSource, ...]
 
     @property
     def to_fetch(self) -> int:
@@ -55,24 +55,24 @@ class Plan:
         return stays + sum(sorted(passing)[-at_once:])
 
 
-def plan(root: Path, wanted: Sequence[Wanted]) -> Plan:
+def plan(root: Path, wanted: Sequence[Wanted]) -> FetchPlan:
     """What is missing of ``wanted`` under ``root``."""
-    jobs: list[Job] = []
-    complete: list[Source] = []
-    by_hand: list[Source] = []
+    jobs: list[DownloadJob] = []
+    complete: list[DataSource] = []
+    by_hand: list[DataSource] = []
     for source, downloads in ((w.source, w.downloads) for w in wanted):
         if source.gate:
             (complete if source.state(root) == "complete" else by_hand).append(source)
             continue
         here = manifest(root, source.name)
         missing = [d for d in downloads if d.key not in here or not (root / d.to).exists()]
-        jobs += [Job(source, one, _left(root, source, one)) for one in missing]
+        jobs += [DownloadJob(source, one, _left(root, source, one)) for one in missing]
         if not missing:
             complete.append(source)
-    return Plan(tuple(jobs), tuple(complete), tuple(by_hand))
+    return FetchPlan(tuple(jobs), tuple(complete), tuple(by_hand))
 
 
-def _left(root: Path, source: Source, one: Download) -> int:
+def _left(root: Path, source: DataSource, one: Download) -> int:
     """Bytes of a download that are not on this disk yet, about."""
     staging = staging_of(root, source, one)
     read = one.size * next_part(staging) // one.parts if one.parts > 1 else 0
@@ -80,7 +80,7 @@ def _left(root: Path, source: Source, one: Download) -> int:
     return max(0, one.size - read - staged)
 
 
-def staging_of(root: Path, source: Source, one: Download) -> Path:
+def staging_of(root: Path, source: DataSource, one: Download) -> Path:
     """The folder that holds a download while it is on its way."""
     return root / STATE_FOLDER / "staging" / source.name / short_name(one)
 

@@ -151,11 +151,11 @@ def show(
     template: Annotated[str, typer.Option(help="The words: vicuna_v1, tiny or plain.")] = "vicuna_v1",
 ) -> None:
     """Draw one sample: image, box, the exact crop, the prompt, and what is supervised."""
-    from viscot_core.data.show import show as run
+    from viscot_core.data.sample import draw_sample
     from viscot_core.images.drawing import check_ending, save_image
 
     check_ending(out)
-    found = run(where, which, images=images, template=template)
+    found = draw_sample(where, which, images=images, template=template)
     for text, learned in found.spans:
         if learned:
             typer.secho(f"{_LEARNED[0]}{text}{_LEARNED[1]}", nl=False, fg="green", bold=True)

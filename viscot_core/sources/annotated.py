@@ -30,7 +30,7 @@ class AnnotationFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class AnnotatedImage:
     """An image as a row names it: path under the root, size where the row tells it, region in pixels."""
 
     path: str
@@ -91,18 +91,18 @@ def _belongs(file: AnnotationFile, wanted: str) -> bool:
     return group in (file.group, "all") and (not colon or name in names.split(","))
 
 
-def images_of(row: Row) -> Iterator[Named]:
+def images_of(row: Row) -> Iterator[AnnotatedImage]:
     """Every image a row names. Raises DataError where a crop's suffix is no box."""
     if isinstance(row, Conversation):
         for path, box in row.views():
-            yield Named(path, None, box)
+            yield AnnotatedImage(path, None, box)
     elif isinstance(row, MetadataRow):
-        yield Named(image_path(row), row.size, row.box)
+        yield AnnotatedImage(image_path(row), row.size, row.box)
     elif isinstance(row, DetectionRow):
-        yield Named(row.image, row.size, row.box)
+        yield AnnotatedImage(row.image, row.size, row.box)
 
 
-def standing(root: Path, path: str, file: AnnotationFile, catalog: Catalog) -> Path | None:
+def locate_image(root: Path, path: str, file: AnnotationFile, catalog: Catalog) -> Path | None:
     """Where the image ``path`` of ``file`` stands, None where it is missing.
 
     The benchmark reads a folder by either of its names; training reads exactly what the row says.

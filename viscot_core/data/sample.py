@@ -31,7 +31,7 @@ from viscot_core.images.reading import open_image
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class DrawnSample:
     """A sample ready to look at. ``spans`` cover the prompt: (text, whether the model learns to say it).
 
     ``box``: the region, in pixels or in the padded square; ``window``: the crop the model is shown, if any.
@@ -44,7 +44,9 @@ class Shown:
     window: Window | None
 
 
-def show(where: Path, which: str, *, images: Path | None = None, template: str = "vicuna_v1") -> Shown:
+def draw_sample(
+    where: Path, which: str, *, images: Path | None = None, template: str = "vicuna_v1"
+) -> DrawnSample:
     """The sample ``which`` of ``where``: ``cub:17`` in a data root, ``17`` (row number) in a file or mixture.
 
     In a data root ``cub:17`` is question 17 of ``benchmark/cub.json``, else row 17 of
@@ -55,7 +57,7 @@ def show(where: Path, which: str, *, images: Path | None = None, template: str =
     words = template_named(template)
     row, root = _find(where, which)
     box, window, sheet = _drawn(row, images or root)
-    return Shown(row, sheet, spans_of(rendered(row, words)), box, window)
+    return DrawnSample(row, sheet, spans_of(rendered(row, words)), box, window)
 
 
 def rendered(row: Conversation, template: Template) -> Rendered:
