@@ -51,20 +51,25 @@ def cot(
     server: Server,
 ) -> None:
     """The Visual CoT benchmark: does the model look where it must, and answer better for it?"""
-    from viscot_core.tasks.benchmarks import bench_cot
+    from viscot_core.runs.evaluate import evaluate
+    from viscot_core.tasks.visual_cot.task import VisualCot
 
-    options = running.options(who, server, "cot", protocol)
+    running.check()
+    task = VisualCot(
+        running.data,
+        names_of(strategy),
+        suite=suite,
+        tasks=names_of(tasks),
+        select=running.selection(),
+        crop_policy=policy_of(crop_policy),
+        protocol=protocol,
+        max_new_tokens=running.max_new_tokens,
+    )
+    out, engine = running.folder(who, "cot"), running.engine(who, server)
     with counted("bench cot") as progress:
-        info, tally = bench_cot(
-            options,
-            names=names_of(strategy),
-            suite=suite,
-            tasks=names_of(tasks),
-            crop_policy=policy_of(crop_policy),
-            progress=progress,
-        )
-    report(options.out, info, tally, f"viscot score {options.out} --judge exact; viscot stats {options.out}")
-    export_if_asked(running.export, options.out)
+        info, tally = evaluate(task, engine, out, gpus=running.gpus, progress=progress)
+    report(out, info, tally, f"viscot score {out} --judge exact; viscot stats {out}")
+    export_if_asked(running.export, out)
 
 
 @app.command("refcoco")
@@ -77,13 +82,16 @@ def refcoco(
     server: Server,
 ) -> None:
     """Referring expressions: the box of what a sentence describes (RefCOCO, RefCOCO+, RefCOCOg)."""
-    from viscot_core.tasks.benchmarks import bench_refcoco
+    from viscot_core.runs.evaluate import evaluate
+    from viscot_core.tasks.refcoco import RefCoco
 
-    options = running.options(who, server, "refcoco")
+    running.check()
+    task = RefCoco(running.data, names_of(splits), running.selection(), running.max_new_tokens)
+    out, engine = running.folder(who, "refcoco"), running.engine(who, server)
     with counted("bench refcoco") as progress:
-        info, tally = bench_refcoco(options, splits=names_of(splits), progress=progress)
-    report(options.out, info, tally, f"viscot stats {options.out}")
-    export_if_asked(running.export, options.out)
+        info, tally = evaluate(task, engine, out, gpus=running.gpus, progress=progress)
+    report(out, info, tally, f"viscot stats {out}")
+    export_if_asked(running.export, out)
 
 
 @app.command("general")
@@ -167,29 +175,22 @@ def vqa(
     short adds "using a single word or phrase" and scores as VQAv2 and TextVQA; letter asks for the option's
     letter (ScienceQA); yes-no scores as POPE; free adds nothing and leaves the scores to 'viscot score'.
     """
+    from viscot_core.runs.evaluate import evaluate
     from viscot_core.score.vqa import score_vqa
-    from viscot_core.tasks.vqa import STYLES, VqaOptions, bench_vqa
+    from viscot_core.tasks.vqa_file import STYLES, VqaFile
 
-    options = VqaOptions(
-        out=out or default_out(who.model, questions.stem),
-        questions=questions,
-        images=images,
-        engine=who.options(batch_size),
-        style=style,
-        strategies=names_of(strategy),
-        skip_missing=skip_missing,
-        max_new_tokens=max_new_tokens,
-    )
+    task = VqaFile(questions, images, style, names_of(strategy), skip_missing, max_new_tokens)
+    out = out or default_out(who.model, questions.stem)
     with counted("bench vqa") as progress:
-        info, tally = bench_vqa(options, progress)
+        info, tally = evaluate(task, who.options(batch_size), out, progress=progress)
     judge = STYLES[style].judge
     if judge is not None:
-        info = score_vqa(options.out, judge)
+        info = score_vqa(out, judge)
         show_figures(info)
-    then = f"viscot stats {options.out}"
+    then = f"viscot stats {out}"
     if judge is None:
-        then = f"viscot score {options.out} --judge openai:MODEL; {then}"
-    report(options.out, info, tally, then)
+        then = f"viscot score {out} --judge openai:MODEL; {then}"
+    report(out, info, tally, then)
 
 
 for name, command in bench_tools.COMMANDS.items():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from viscot_core.boxes.geometry import CropPolicy
     from viscot_core.engines.open import EngineOptions
     from viscot_core.engines.openai import ApiOptions, Price
-    from viscot_core.tasks.benchmarks import BenchOptions
+    from viscot_core.tasks.loading import Selection
 
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, or http://HOST:PORT/v1#NAME.")
@@ -111,25 +111,27 @@ class Running:
         typer.Option(help="upstream: write the reference's own result files too, into RUN/upstream."),
     ] = None
 
-    def options(self, who: WhoAnswers, server: Server, kind: str, protocol: str = "paper") -> BenchOptions:
-        """Everything together; ``kind`` names the default run folder."""
+    def check(self) -> None:
+        """Raise UsageError for an export that does not exist, or that needs all questions."""
         from viscot_core.errors import UsageError
-        from viscot_core.tasks.benchmarks import BenchOptions
 
         check_export(self.export)
         if self.export and self.limit:
             raise UsageError("The reference reads boxes by line: --export upstream takes no --limit.")
-        return BenchOptions(
-            out=self.out or default_out(who.model, kind),
-            data=self.data,
-            engine=who.options(batch_size_of(self.batch_size), server.options()),
-            limit=self.limit,
-            seed=self.seed,
-            skip_missing=self.skip_missing,
-            protocol=protocol,
-            max_new_tokens=self.max_new_tokens,
-            gpus=self.gpus,
-        )
+
+    def selection(self) -> Selection:
+        """Which questions are asked."""
+        from viscot_core.tasks.loading import Selection
+
+        return Selection(self.limit, self.seed, self.skip_missing)
+
+    def folder(self, who: WhoAnswers, kind: str) -> Path:
+        """The run folder; ``kind`` names the default one."""
+        return self.out or default_out(who.model, kind)
+
+    def engine(self, who: WhoAnswers, server: Server) -> EngineOptions:
+        """Who is asked, and how. Raises UsageError for a batch size or a price that is none."""
+        return who.options(batch_size_of(self.batch_size), server.options())
 
 
 def price_of(text: str) -> Price:
@@ -147,7 +149,7 @@ def price_of(text: str) -> Price:
 
 
 def check_export(to: str | None) -> None:
-    """Raise UsageError for an export there is none of."""
+    """Raise UsageError for an unknown form of export."""
     from viscot_core.errors import UsageError
 
     if to not in (None, "upstream"):
@@ -167,14 +169,9 @@ def batch_size_of(text: str) -> int:
 
 def policy_of(name: str) -> CropPolicy:
     from viscot_core.boxes.geometry import CropPolicy
-    from viscot_core.errors import UsageError, nearest
+    from viscot_core.errors import check_choice
 
-    choices = [policy.value for policy in CropPolicy]
-    if name not in choices:
-        raise UsageError(
-            f"--crop-policy is one of {', '.join(choices)}, not '{name}'.{nearest(name, choices)}"
-        )
-    return CropPolicy(name)
+    return CropPolicy(check_choice("--crop-policy", name, [policy.value for policy in CropPolicy]))
 
 
 def names_of(text: str) -> tuple[str, ...]:

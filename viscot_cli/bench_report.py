@@ -11,7 +11,7 @@ from viscot_cli import console
 
 if TYPE_CHECKING:
     from viscot_core.runs.records import RunInfo
-    from viscot_core.runs.run import Tally
+    from viscot_core.runs.tally import Tally
 
 
 @contextmanager
@@ -74,9 +74,9 @@ def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
 
 def export_if_asked(to: str | None, run: Path) -> None:
     """``--export upstream``, once the run is whole."""
+    from viscot_core.runs.exchange import export_results
     from viscot_core.runs.shards import shard_of
-    from viscot_core.runs.upstream_export import export_upstream
 
     if to is not None and shard_of().is_alone:
-        for path in export_upstream(run, run / "upstream"):
+        for path in export_results(run, run / "upstream"):
             console.out(str(path))

@@ -26,7 +26,8 @@ def import_(
 ) -> None:
     """Read the reference's own result files into a run folder, to score and compare them here."""
     from viscot_core.errors import UsageError
-    from viscot_core.runs.upstream import UpstreamFiles, import_upstream
+    from viscot_core.runs.exchange import import_results
+    from viscot_core.tasks.reference_files import ReferenceFiles
 
     folders = {}
     for each in answers or []:
@@ -34,7 +35,7 @@ def import_(
         if not mark:
             raise UsageError(f"--answers is STRATEGY=FOLDER, like cot=results, not '{each}'.")
         folders[strategy] = Path(folder)
-    info = import_upstream(UpstreamFiles(boxes, folders, refcoco), data, out, model)
+    info = import_results(ReferenceFiles(boxes, folders, refcoco), data, out, model)
     console.out(
         f"{out}: {info.counts['done']} items read, {info.counts['pending']} of its questions have none"
     )
@@ -46,10 +47,10 @@ def export(
     to: Annotated[str, typer.Option("--to", help="upstream: the reference's own result files.")] = "upstream",
 ) -> None:
     """Write a run as the reference's own result files, for its scorer."""
-    from viscot_core.runs.upstream_export import export_upstream
+    from viscot_core.runs.exchange import export_results
 
     check_export(to)
-    for path in export_upstream(run, out or run / "upstream"):
+    for path in export_results(run, out or run / "upstream"):
         console.out(str(path))
 
 
@@ -57,8 +58,8 @@ def list_() -> None:
     """The data sets, splits, strategies and box formats that 'viscot bench' knows."""
     from viscot_core.boxes.geometry import CENTER
     from viscot_core.boxes.registry import CODECS
-    from viscot_core.tasks.strategies import STRATEGIES
     from viscot_core.tasks.suites import REFCOCO, SUITES
+    from viscot_core.tasks.visual_cot.strategies import STRATEGIES
 
     console.table(
         ["suite", "data sets"],
@@ -85,9 +86,9 @@ def show(
     save: Annotated[Path | None, typer.Option(help="Draw image, box and crop into FILE.png.")] = None,
 ) -> None:
     """One item of a run: image, box, crop, the exact prompts, answer."""
-    from viscot_core.runs.show import show_item
+    from viscot_core.runs.replay import replay_item
 
-    shown = show_item(run, item, strategy=strategy)
+    shown = replay_item(run, item, strategy=strategy)
     for each in shown:
         p = each.prediction
         console.out(f"{p.strategy}  {p.dataset}:{p.question_id}  {each.image}")

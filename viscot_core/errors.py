@@ -59,3 +59,15 @@ def nearest(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
     if not close:
         return ""
     return " Did you mean " + " or ".join(f"'{by_lower[c]}'" for c in close) + "?"
+
+
+def check_choice(what: str, value: str, choices: Iterable[str]) -> str:
+    """``value``, which must be one of ``choices``; ``what`` is the option's name.
+
+    Raises:
+        UsageError: it is none of them; the nearest ones are suggested.
+    """
+    known = list(choices)
+    if value not in known:
+        raise UsageError(f"{what} is one of {', '.join(known)}, not '{value}'.{nearest(value, known)}")
+    return value

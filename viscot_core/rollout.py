@@ -129,3 +129,20 @@ def _request(
 def _tell_all(on_text: OnText, numbers: Sequence[int], text: str) -> None:
     for number in numbers:
         on_text(number, text)
+
+
+def replay(policy: Policy, question: Question, texts: Sequence[str]) -> tuple[list[Step], Answer | None]:
+    """The steps of a question whose texts are on record, in order, and its answer if they reach that far.
+
+    Asks no engine: this is how a recorded answer is shown again, or measured again.
+    """
+    said = iter(texts)
+    steps: list[Step] = []
+    then: Step | Answer = policy.start(question)
+    while isinstance(then, Step):
+        steps.append(then)
+        text = next(said, None)
+        if text is None:
+            return steps, None
+        then = policy.next(then, text)
+    return steps, then

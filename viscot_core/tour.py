@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from viscot_core.asking import Asked
     from viscot_core.chain import VisualCoT
     from viscot_core.report.report_data import ReportData
-    from viscot_core.runs.run import Progress
+    from viscot_core.runs.loop import Progress
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"
 STRATEGIES = ("cot", "direct", "gt-box")
@@ -65,14 +65,14 @@ def small_bench(model: str | None, questions: int, *, progress: Progress | None 
     from viscot_core.engines.open import EngineOptions
     from viscot_core.report.report_data import ReportOptions, build_report
     from viscot_core.report.scored_run import read_scored_run
+    from viscot_core.runs.evaluate import evaluate
     from viscot_core.score.judges import JudgeOptions, make_judge
     from viscot_core.score.scoring import score_run
-    from viscot_core.tasks.benchmarks import BenchOptions, bench_cot
+    from viscot_core.tasks.visual_cot.task import VisualCot
 
     with TemporaryDirectory(prefix="viscot-tour-") as name:
         data, run = Path(name) / "data", Path(name) / "tour"
         write_dataset(data, train=0, val=questions, seed=SEED)
-        options = BenchOptions(out=run, data=data, engine=EngineOptions(model=model))
-        bench_cot(options, names=STRATEGIES, progress=progress)
+        evaluate(VisualCot(data, STRATEGIES), EngineOptions(model=model), run, progress=progress)
         score_run(run, make_judge("exact", JudgeOptions()))
         return build_report([read_scored_run(run)], ReportOptions())

@@ -21,14 +21,14 @@ from viscot_core.errors import EngineError, UsageError
 from viscot_core.lmms_eval import CHAIN, PACKAGED, TASKS, utils
 from viscot_core.lmms_eval.command import GeneralOptions
 from viscot_core.lmms_eval.general import bench_general
+from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import RunInfo, read_predictions
 from viscot_core.score.judges import JudgeOptions, make_judge
 from viscot_core.score.lmms import chain_results, import_scores, mean_of_datasets, process_results
 from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import read_scores, scores_path
-from viscot_core.tasks.benchmarks import BenchOptions, bench_cot
-from viscot_core.tasks.items import load_cot
 from viscot_core.tasks.suites import SUITES
+from viscot_core.tasks.visual_cot.task import VisualCot, load_visual_cot
 
 STRATEGIES = ("cot", "direct")
 ENGINE = EngineOptions(device="cpu", dtype="fp32")
@@ -36,7 +36,7 @@ needs_lmms = pytest.mark.skipif(find_spec("lmms_eval") is None, reason="lmms-eva
 
 
 def docs(root: Path) -> list[dict[str, Any]]:
-    return [utils._row(item) for item in load_cot(root).items]
+    return [utils._row(item) for item in load_visual_cot(root).items]
 
 
 class Loader(yaml.SafeLoader):
@@ -231,7 +231,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ours(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What viscot's own runner says of the bundled model, judged."""
     out = tmp_path_factory.mktemp("ours")
-    bench_cot(BenchOptions(out, data, ENGINE), names=STRATEGIES)
+    evaluate(VisualCot(data, STRATEGIES), ENGINE, out)
     score_run(out, make_judge("exact", JudgeOptions()))
     return out
 

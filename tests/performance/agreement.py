@@ -20,12 +20,13 @@ from viscot_core.data.synth import write_dataset
 from viscot_core.engines.open import EngineOptions
 from viscot_core.lmms_eval.command import GeneralOptions
 from viscot_core.lmms_eval.general import bench_general
+from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import Key, Prediction, read_predictions
 from viscot_core.score.judges import JudgeOptions, make_judge
 from viscot_core.score.lmms import import_scores
 from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import read_scores, scores_path
-from viscot_core.tasks.benchmarks import BenchOptions, bench_cot
+from viscot_core.tasks.visual_cot.task import VisualCot
 
 SEED = 7
 BOTH = ("cot", "direct")
@@ -48,7 +49,7 @@ def measure(work: Path, items: int, model: str | None) -> dict[str, Lines]:
     data = work / "data"
     write_dataset(data, train=0, val=items, seed=SEED)
     engine = EngineOptions(model, device="cpu", dtype="fp32")
-    bench_cot(BenchOptions(work / "viscot", data, engine), names=BOTH)
+    evaluate(VisualCot(data, BOTH), engine, work / "viscot")
     score_run(work / "viscot", make_judge("exact", JudgeOptions()))
     for backend, strategies in (("viscot", BOTH), ("llava_hf", ("direct",))):
         out = work / f"lmms-eval-{backend}"

@@ -43,11 +43,12 @@ from viscot_core.images.view import View
 from viscot_core.images.view import crop as crop_view
 from viscot_core.models.load import LoadedModel, load_model
 from viscot_core.policies.wording import Turns, Wording
+from viscot_core.runs.answering import Pending, answer_queries
+from viscot_core.runs.opening import Query, open_items
 from viscot_core.runs.records import Prediction
-from viscot_core.tasks.asking import Job, Outcome, Speaker, open_looks
-from viscot_core.tasks.cot import CotAsker
-from viscot_core.tasks.items import Item, load_cot, load_refcoco
-from viscot_core.tasks.refcoco import RefcocoAsker
+from viscot_core.tasks.base import Item, Task
+from viscot_core.tasks.refcoco import RefCoco, load_refcoco
+from viscot_core.tasks.visual_cot.task import VisualCot, load_visual_cot
 
 WORDING = Wording(codec("viscot"))
 QUESTIONS = (
@@ -102,7 +103,7 @@ def make_data(root: Path, *, images: int, expressions: int, name: str = "made") 
     from PIL import Image
 
     rng = random.Random(name)
-    (root / "pictures").mkdir(parents=True, exist_ok=True)
+    (root / "images").mkdir(parents=True, exist_ok=True)
     for folder in ("benchmark", "benchmark_det", "refcoco"):
         (root / folder).mkdir(exist_ok=True)
     questions, regions, referring = [], [], []
@@ -181,7 +182,7 @@ def _view(item: Item) -> View:
 
 def measure_cot(loaded: LoadedModel, root: Path, new: int, batch: int) -> dict[str, Any]:
     """CPU seconds an item of the two-turn benchmark, both ways."""
-    items = load_cot(root).items
+    items = load_visual_cot(root).items
     reference = Reference(loaded, new)
     reference.detect(items[0])  # the first call pays for set-up on either side
 
@@ -192,13 +193,8 @@ def measure_cot(loaded: LoadedModel, root: Path, new: int, batch: int) -> dict[s
     engine = LocalEngine(loaded, batch_size=batch)
     engine.generate([])
 
-    def quickly() -> list[Outcome]:
-        asker = CotAsker(Speaker(engine, WORDING, new))
-        return [
-            o
-            for chunk in _chunks(items, engine.batch_size)
-            for o in asker.ask([Job(k, "cot") for k in open_looks(chunk)])
-        ]
+    def quickly() -> list[Prediction | Pending]:
+        return _ask(VisualCot, engine, "cot", _chunks(items, engine.batch_size), new)
 
     return _compare(slowly, quickly, len(items), lambda p: (p.box_text, p.answer))
 
@@ -210,14 +206,21 @@ def measure_refcoco(loaded: LoadedModel, root: Path, new: int, batch: int) -> di
     reference.refer(items[0])
     engine = LocalEngine(loaded, batch_size=batch)
 
-    def quickly() -> list[Outcome]:
-        asker = RefcocoAsker(Speaker(engine, WORDING, new))
-        chunks = _chunks(items, 4 * engine.batch_size)
-        return [o for chunk in chunks for o in asker.ask([Job(k, "refcoco") for k in open_looks(chunk)])]
+    def quickly() -> list[Prediction | Pending]:
+        return _ask(RefCoco, engine, "refcoco", _chunks(items, 4 * engine.batch_size), new)
 
     return _compare(
         lambda: [reference.refer(item) for item in items], quickly, len(items), lambda p: p.box_text
     )
+
+
+def _ask(
+    task: type[Task], engine: LocalEngine, strategy: str, chunks: Sequence[Sequence[Item]], new: int
+) -> list[Prediction | Pending]:
+    """What ``runs.loop`` does with each batch, one batch at a time."""
+    settings = {"max_new_tokens": new}
+    batches = ([Query(loaded, strategy) for loaded in open_items(chunk)] for chunk in chunks)
+    return [found for batch in batches for found in answer_queries(task, settings, engine, batch)]
 
 
 def _chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
@@ -257,7 +260,7 @@ def _compare(slowly: Any, quickly: Any, count: int, text: Any) -> dict[str, Any]
 
 def one_pass(model: Path, root: Path, dataset: str, kind: str, file: Path, new: int) -> None:
     """One process of the reference: one data set, boxes or answers, into a file of one line an item."""
-    items = load_cot(root, tasks=[dataset]).items
+    items = load_visual_cot(root, tasks=[dataset]).items
     reference = Reference(load_model(model, device="cpu"), new)
     boxes = file.with_suffix(".boxes").read_text().splitlines() if kind == "answer" else []
     said = (reference.detect(i) for i in items) if kind == "detect" else map(reference.answer, items, boxes)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from viscot_core.engines.open import EngineOptions
+from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import Prediction, read_predictions
-from viscot_core.tasks.benchmarks import BenchOptions, bench_cot, bench_refcoco
+from viscot_core.tasks.refcoco import RefCoco
+from viscot_core.tasks.visual_cot.task import VisualCot
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -17,9 +19,8 @@ def rows(path: Path) -> list[dict[str, object]]:
 
 
 @pytest.fixture
-def options(shared: Path, golden_root: Path, tmp_path: Path) -> BenchOptions:
-    engine = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32", batch_size=5)
-    return BenchOptions(tmp_path / "out", golden_root, engine)
+def engine(shared: Path) -> EngineOptions:
+    return EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32", batch_size=5)
 
 
 def by_strategy(folder: Path) -> dict[str, dict[int | str, Prediction]]:
@@ -29,11 +30,13 @@ def by_strategy(folder: Path) -> dict[str, dict[int | str, Prediction]]:
     return table
 
 
-def test_boxes_and_answers_are_the_references(options: BenchOptions, shared: Path) -> None:
+def test_boxes_and_answers_are_the_references(
+    engine: EngineOptions, golden_root: Path, shared: Path, tmp_path: Path
+) -> None:
     e2e = shared / "golden" / "e2e"
-    info, _ = bench_cot(options, names=("cot", "direct", "gt-box"))
+    info, _ = evaluate(VisualCot(golden_root, ("cot", "direct", "gt-box")), engine, tmp_path)
     assert info.counts["done"] == 36
-    found = by_strategy(options.out)
+    found = by_strategy(tmp_path)
     ids = [int(str(row["question_id"])) for row in rows(e2e / "answer_gt.jsonl")]
     boxes = dict(zip(ids, (row["text"] for row in rows(e2e / "detection.jsonl")), strict=True))
     assert {key: p.box_text for key, p in found["cot"].items()} == boxes
@@ -48,11 +51,13 @@ def test_boxes_and_answers_are_the_references(options: BenchOptions, shared: Pat
     assert {key: found["cot"][key].answer for key in own} == {key: answers[key] for key in own}
 
 
-def test_refcoco_texts_are_the_references(options: BenchOptions, shared: Path) -> None:
+def test_refcoco_texts_are_the_references(
+    engine: EngineOptions, golden_root: Path, shared: Path, tmp_path: Path
+) -> None:
     e2e = shared / "golden" / "e2e"
-    info, _ = bench_refcoco(options)
+    info, _ = evaluate(RefCoco(golden_root), engine, tmp_path)
     assert info.counts["done"] == 6
-    texts = [p.box_text for p in read_predictions(options.out)]
+    texts = [p.box_text for p in read_predictions(tmp_path)]
     assert sorted(map(str, texts)) == sorted(str(row["text"]) for row in rows(e2e / "refcoco_out.jsonl"))
     expected = dict(
         zip(
@@ -61,4 +66,4 @@ def test_refcoco_texts_are_the_references(options: BenchOptions, shared: Path) -
             strict=True,
         )
     )
-    assert {p.question_id: p.box_text for p in read_predictions(options.out)} == expected
+    assert {p.question_id: p.box_text for p in read_predictions(tmp_path)} == expected

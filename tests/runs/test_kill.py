@@ -20,23 +20,21 @@ pytestmark = pytest.mark.slow
 KILLS = 20
 BENCH = """
 import sys, time
+from functools import partial
 from pathlib import Path
 from made_bench import FakeEngine, speak
-from viscot_core.tasks.asking import Speaker
-from viscot_core.tasks.cot import CotAsker
-from viscot_core.tasks.items import load_cot
-from viscot_core.runs.run import Built, Plan, run
-from viscot_core.tasks.strategies import STRATEGIES
-from viscot_core.policies.wording import Wording
-from viscot_core.boxes.registry import codec
+from viscot_core.runs.answering import answer_queries
+from viscot_core.runs.loop import Built, RunPlan, run
+from viscot_core.tasks.visual_cot.strategies import STRATEGIES
+from viscot_core.tasks.visual_cot.task import VisualCot, load_visual_cot
 
 def slowly(prompt):
     time.sleep(0.0005)
     return speak(prompt)
 
 root, out = map(Path, sys.argv[1:])
-plan = Plan(out, load_cot(root), tuple(STRATEGIES), {"seed": 0}, "fake", root, batch=3)
-run(plan, lambda: Built(CotAsker(Speaker(FakeEngine(slowly), Wording(codec("viscot")))), {}))
+plan = RunPlan(out, "cot", load_visual_cot(root), tuple(STRATEGIES), {"seed": 0}, "fake", root, batch=3)
+run(plan, lambda: Built(partial(answer_queries, VisualCot, {}, FakeEngine(slowly)), {}))
 """
 
 

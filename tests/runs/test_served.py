@@ -19,8 +19,9 @@ from viscot_core.engines.openai import ApiOptions
 from viscot_core.families.llava.layouts import Layout
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.export import export
+from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import read_predictions
-from viscot_core.tasks.benchmarks import BenchOptions, bench_cot
+from viscot_core.tasks.visual_cot.task import VisualCot
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("openai")
@@ -80,16 +81,12 @@ def test_its_answers_are_the_local_engines(
     local = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32")
     api = ApiOptions(concurrency=2, timeout=300, cache=tmp_path / "cache")
     remote = EngineOptions(f"{served}#{exported}", box_format="viscot", api=api)
-    tables = []
+    task, tables = VisualCot(golden_root, ("cot", "direct", "gt-box")), []
     for name, engine in (("local", local), ("remote", remote)):
-        info, _ = bench_cot(
-            BenchOptions(tmp_path / name, golden_root, engine), names=("cot", "direct", "gt-box")
-        )
+        info, _ = evaluate(task, engine, tmp_path / name)
         assert info.counts["done"] == 36
         tables.append({p.key: (p.box_text, p.crop, p.answer) for p in read_predictions(tmp_path / name)})
     assert tables[0] == tables[1]
-    again, tally = bench_cot(
-        BenchOptions(tmp_path / "kept", golden_root, remote), names=("cot", "direct", "gt-box")
-    )
+    again, tally = evaluate(task, remote, tmp_path / "kept")
     assert again.counts["done"] == 36 and tally.finished == 36
     shutil.rmtree(tmp_path / "cache")

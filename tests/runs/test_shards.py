@@ -10,10 +10,12 @@ from made_runs import prediction
 
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import UsageError
+from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.journal import Journal
 from viscot_core.runs.records import PREDICTIONS_FILE, RunInfo, read_predictions, read_run
 from viscot_core.runs.shards import SESSION, Shard, check_gpus, shard_of
-from viscot_core.tasks.benchmarks import BenchOptions, bench_cot, bench_refcoco
+from viscot_core.tasks.refcoco import RefCoco
+from viscot_core.tasks.visual_cot.task import VisualCot
 
 
 def test_whose_share_this_is() -> None:
@@ -53,18 +55,18 @@ def test_parts_are_read_and_joined_by_the_next_writer(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_give_the_result_of_one(shared: Path, golden_root: Path, tmp_path: Path) -> None:
     engine = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32")
-    tables = []
+    both, tables = VisualCot(golden_root, ("cot", "direct")), []
     for gpus in (1, 2):
         out = tmp_path / str(gpus)
-        info, tally = bench_cot(BenchOptions(out, golden_root, engine, gpus=gpus), names=("cot", "direct"))
+        info, tally = evaluate(both, engine, out, gpus=gpus)
         assert info.counts == {"done": 24, "failed": 0, "missing": 0, "pending": 0}
         assert tally.finished == 24 and read_run(out) == info
         assert [p.name for p in out.glob("predictions*")] == [PREDICTIONS_FILE]
         tables.append({p.key: p.model_copy(update={"seconds": 0}) for p in read_predictions(out)})
     assert tables[0] == tables[1]
-    _, tally = bench_cot(BenchOptions(tmp_path / "2", golden_root, engine, gpus=2), names=("cot", "direct"))
+    _, tally = evaluate(both, engine, tmp_path / "2", gpus=2)
     assert tally.finished == 0
-    info, _ = bench_refcoco(BenchOptions(tmp_path / "r", golden_root, engine, gpus=2))
+    info, _ = evaluate(RefCoco(golden_root), engine, tmp_path / "r", gpus=2)
     assert info.counts["done"] == 6
 
 
@@ -72,13 +74,13 @@ def test_tasks_of_srun_share_and_the_last_one_leaves_the_whole(
     shared: Path, golden_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32")
-    options = BenchOptions(tmp_path / "out", golden_root, engine, max_new_tokens=8)
+    task, out = VisualCot(golden_root, max_new_tokens=8), tmp_path / "out"
     done = []
     for _ in tasks_of_srun(monkeypatch, 2):
-        info, tally = bench_cot(options)
+        info, tally = evaluate(task, engine, out)
         done.append(tally.finished)
     assert sum(done) == 12 and min(done) > 0
     assert info.counts["done"] == 12
-    assert len(list((tmp_path / "out").glob("predictions.slurm5*"))) == 2
-    assert bench_cot(options)[1].finished == 0
-    assert [p.name for p in (tmp_path / "out").glob("predictions*")] == [PREDICTIONS_FILE]
+    assert len(list(out.glob("predictions.slurm5*"))) == 2
+    assert evaluate(task, engine, out)[1].finished == 0
+    assert [p.name for p in out.glob("predictions*")] == [PREDICTIONS_FILE]

@@ -12,9 +12,25 @@ import pytest
 from PIL import Image
 
 from viscot_core.boxes.geometry import Box, Frame, format_box
-from viscot_core.conversation import BOX_REQUEST, IMAGE
-from viscot_core.engines.base import Generation, Request
-from viscot_core.families.llava.template import TEMPLATES, Template
+from viscot_core.conversation import BOX_REQUEST, IMAGE, Message
+from viscot_core.engines.base import Engine, Generation, Request, Traits
+from viscot_core.families.llava.template import TEMPLATES, prompt_text
+from viscot_core.runs.answering import Pending, answer_queries
+from viscot_core.runs.opening import Query, open_items
+from viscot_core.runs.records import Prediction
+from viscot_core.tasks.base import Item, Task
+
+
+def ask_items(
+    task: type[Task],
+    engine: Engine,
+    items: Sequence[Item],
+    names: Sequence[str] = ("cot",),
+    **settings: object,
+) -> list[Prediction | Pending]:
+    """What becomes of every item under each of the strategies; ``settings`` as ``run.json`` has them."""
+    queries = [Query(loaded, name) for loaded in open_items(items) for name in names]
+    return answer_queries(task, settings, engine, queries)
 
 
 def tasks_of_srun(monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[int]:
@@ -33,16 +49,23 @@ class FakeEngine:
 
     def __init__(self, answer: Callable[[str], str | Generation] | None = None) -> None:
         self.name = "fake"
-        self.template: Template = TEMPLATES["vicuna_v1"]
         self.identity = {"engine": "fake", "weights": "0"}
+        self.traits = Traits()
         self.prompts: list[str] = []
         self.requests: list[Request] = []
         self._answer = answer or speak
 
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """As vicuna_v1 writes it."""
+        return prompt_text(messages, TEMPLATES["vicuna_v1"])
+
+    def reset(self) -> None:
+        """Nothing is kept between calls."""
+
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         said = []
         for request in requests:
-            text = request.rendered.text
+            text = self.prompt(request.messages)
             self.prompts.append(text)
             self.requests.append(request)
             answer = self._answer(text)

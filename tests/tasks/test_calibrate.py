@@ -28,7 +28,7 @@ class Seer(FakeEngine):
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         said = []
         for request in requests:
-            key = "-".join(request.views[0].key.split("-")[:3])
+            key = "-".join(request.images[0].key.split("-")[:3])
             said.append(Generation(self.convention.encode(*self.boxes[key]), 9, True))
         return said
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from viscot_core.boxes.formats import Codec
-from viscot_core.engines.base import Engine
+from viscot_core.engines.base import Engine, Traits
 from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from viscot_core.conversation import Message
     from viscot_core.engines.openai import ApiOptions
     from viscot_core.engines.transformers.engine import Sampling
 
@@ -31,6 +34,15 @@ class EngineOptions:
     @property
     def is_server(self) -> bool:
         return bool(self.model) and str(self.model).startswith(("http://", "https://"))
+
+    @property
+    def traits(self) -> Traits:
+        """What the engine will be like, as far as it is known before it is opened."""
+        if not self.is_server:
+            return Traits(self.batch_size or 1, shares_images=True)
+        from viscot_core.engines.openai import ApiOptions
+
+        return Traits(parallel=(self.api or ApiOptions()).concurrency)
 
     def address(self) -> tuple[str, str]:
         """``http://HOST:PORT/v1#NAME`` -> address and the model's name there.
@@ -60,6 +72,29 @@ def codec_for(options: EngineOptions) -> Codec:
         return codec_of_model(options.address()[1])
     manifest = Manifest.read(resolve(options.model))
     return codec(manifest.box_format if manifest else "viscot")
+
+
+def weights_hash(options: EngineOptions) -> str | None:
+    """The hash of the weights as the engine's identity has it, without loading them; None for a server's.
+
+    Raises:
+        CheckpointError: the model is no checkpoint of this machine.
+    """
+    if options.is_server:
+        return None
+    from viscot_core.models.checkpoint import open_checkpoint
+    from viscot_core.models.zoo import resolve
+    from viscot_core.tensors import hash_files
+
+    return hash_files(open_checkpoint(resolve(options.model)).files)
+
+
+def recorded_prompt(identity: Mapping[str, Any]) -> Callable[[Sequence[Message]], str]:
+    """``Engine.prompt`` of an engine that is known by its identity only, as run folders keep it."""
+    from viscot_core.families.llava.template import TEMPLATES, prompt_text
+
+    template = TEMPLATES.get(str(identity.get("template")), TEMPLATES["vicuna_v1"])
+    return partial(prompt_text, template=template)
 
 
 def open_engine(options: EngineOptions, sampling: Sampling | None = None) -> Engine:

@@ -24,7 +24,7 @@ from viscot_core.lmms_eval.logs import Sample, read_task
 from viscot_core.lmms_eval.utils import DATA
 from viscot_core.runs.journal import Journal
 from viscot_core.runs.records import Coords, Prediction, RunInfo
-from viscot_core.runs.run import Tally, conclude, environment
+from viscot_core.runs.tally import Tally, conclude, environment
 
 SCORER = "lmms-eval"
 LOGS = "lmms-eval"

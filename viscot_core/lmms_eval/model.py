@@ -8,7 +8,6 @@ Imported by lmms-eval alone, through the entry point; nothing of viscot imports 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,18 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from viscot_core.boxes.geometry import CropPolicy, Window, crop_window
-from viscot_core.conversation import IMAGE, Message
-from viscot_core.engines.base import Engine, Generation, Request
+from viscot_core import rollout
+from viscot_core.boxes.geometry import CropPolicy
+from viscot_core.conversation import IMAGE
+from viscot_core.engines.base import Engine
 from viscot_core.engines.open import EngineOptions, codec_for, open_engine
-from viscot_core.errors import EngineError, ImageError, UsageError, nearest
-from viscot_core.families.llava.template import render
-from viscot_core.images.view import View, crop, view_of
-from viscot_core.policies.wording import PROTOCOLS, Protocol, Turns, Wording
+from viscot_core.errors import EngineError, ImageError, check_choice
+from viscot_core.images.view import View, view_of
+from viscot_core.policies.base import Answer, Policy, Question
+from viscot_core.policies.direct import Direct
+from viscot_core.policies.two_turn import TwoTurn
+from viscot_core.policies.wording import PROTOCOLS
+from viscot_core.tasks.base import wording_of
 
 OURS = ("cot", "direct")
 """The strategies that need no annotated box, and so work on any task."""
@@ -78,13 +81,14 @@ class Viscot(lmms):
         max_batch_size: int | str | None = None,
     ) -> None:
         super().__init__()
-        self.strategy = _one_of("strategy", strategy, OURS)
-        self.crop_policy = CropPolicy(_one_of("crop_policy", crop_policy, [p.value for p in CropPolicy]))
+        self.strategy = check_choice("--model_args strategy", strategy, OURS)
+        policies = [policy.value for policy in CropPolicy]
+        self.crop_policy = CropPolicy(check_choice("--model_args crop_policy", crop_policy, policies))
         self.box_tokens = int(box_tokens)
         self.batch_size = int(batch_size)
         options = EngineOptions(pretrained, device, dtype, load_in, attn, self.batch_size, box_format)
-        spoken: Protocol = "native" if _one_of("protocol", protocol, PROTOCOLS) == "native" else "paper"
-        self.wording = Wording(codec_for(options), spoken)
+        check_choice("--model_args protocol", protocol, PROTOCOLS)
+        self.wording = wording_of({"protocol": protocol, "box_format": codec_for(options).name})
         self.engine: Engine = open_engine(options)
         self.looks = Path(looks) if looks else None
         self.failures = 0
@@ -133,57 +137,21 @@ class Viscot(lmms):
         return asked
 
     def _answer(self, batch: Sequence[_Asked]) -> None:
-        start = time.perf_counter()
         ready = [asked for asked in batch if asked.error is None]
-        looking = [asked for asked in ready if self.strategy == "cot" and len(asked.views) == 1]
-        at_once = [asked for asked in ready if asked not in looking]
-        prompts = [(asked, self._direct(asked), asked.views) for asked in at_once]
-        prompts += self._with_crops(looking)
-        limits = [asked.max_new_tokens for asked, _, _ in prompts]
-        for (asked, _, _), said in zip(prompts, self._say(prompts, limits), strict=True):
-            asked.error, asked.said = said.error, _cut(said.text, asked.until)
-        share = (time.perf_counter() - start) / max(len(ready), 1)
-        for asked in ready:
-            asked.look = {**(asked.look or {}), "seconds": share}
+        questions = [
+            Question(asked.text, asked.views, max_new_tokens=asked.max_new_tokens) for asked in ready
+        ]
+        policies = [self._policy(asked) for asked in ready]
+        answers = rollout.run(policies, self.engine, questions)
+        for asked, answer in zip(ready, answers, strict=True):
+            asked.error, asked.said = answer.error, _cut(answer.text, asked.until)
+            asked.look = {**_look_facts(answer), "seconds": answer.seconds}
 
-    def _direct(self, asked: _Asked) -> Turns:
-        """The question at once; images in front of it, as LLaVA has them."""
-        if len(asked.views) == 1:
-            return self.wording.direct(asked.text)
-        return (Message("user", f"{IMAGE}\n" * len(asked.views) + asked.text),)
-
-    def _with_crops(self, batch: Sequence[_Asked]) -> list[tuple[_Asked, Turns, tuple[View, ...]]]:
-        """Turn 1 of all; then the prompts of turn 2, for those whose turn 1 worked."""
-        first = [(asked, self.wording.detection(asked.text), asked.views) for asked in batch]
-        prompts: list[tuple[_Asked, Turns, tuple[View, ...]]] = []
-        for asked, said in zip(batch, self._say(first, [self.box_tokens] * len(batch)), strict=True):
-            asked.error = said.error
-            if said.error is None:
-                view = asked.views[0]
-                parsed = self.wording.codec.parse(said.text, view.image.size)
-                window: Window = crop_window(parsed.box, view.image.size, self.crop_policy)
-                asked.look = {
-                    "box_text": said.text,
-                    "box_status": parsed.status.value,
-                    "box": parsed.box.coords,
-                    "crop": window,
-                    "size": view.image.size,
-                }
-                prompts.append(
-                    (asked, self.wording.answer(asked.text, said.text), (view, crop(view, window)))
-                )
-        return prompts
-
-    def _say(
-        self, prompts: Sequence[tuple[_Asked, Turns, tuple[View, ...]]], limits: Sequence[int]
-    ) -> list[Generation]:
-        template = self.engine.template
-        return self.engine.generate(
-            [
-                Request(render(turns, template, generate=True), views, limit)
-                for (_, turns, views), limit in zip(prompts, limits, strict=True)
-            ]
-        )
+    def _policy(self, asked: _Asked) -> Policy:
+        """Two turns where there is exactly one image to look at again."""
+        if self.strategy == "cot" and len(asked.views) == 1:
+            return TwoTurn(self.wording, self.crop_policy, box_tokens=self.box_tokens)
+        return Direct(self.wording)
 
     def _keep(self, batch: Sequence[_Asked]) -> None:
         for asked in batch:
@@ -204,16 +172,22 @@ class Viscot(lmms):
                 file.write(json.dumps(line) + "\n")
 
 
+def _look_facts(answer: Answer) -> dict[str, Any]:
+    """The region of an answer, as a line of the looks file has it; nothing where none was named."""
+    look = answer.look
+    if look is None:
+        return {}
+    return {
+        "box_text": look.text,
+        "box_status": look.status.value if look.status else None,
+        "box": look.box.coords,
+        "crop": look.crop,
+        "size": look.size,
+    }
+
+
 def _cut(text: str, stops: Sequence[str]) -> str:
     """The text up to the first of the task's stop strings."""
     for stop in filter(None, stops):
         text = text.split(stop, 1)[0]
     return text
-
-
-def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise UsageError(
-            f"--model_args {name} is one of {', '.join(choices)}, not '{value}'.{nearest(value, choices)}"
-        )
-    return value

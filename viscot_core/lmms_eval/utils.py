@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viscot_core.boxes.geometry import crop_window
 from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE
 from viscot_core.errors import UsageError
 from viscot_core.images.reading import open_image
-from viscot_core.images.view import crop, view_of
-from viscot_core.policies.wording import Turns, Wording
-from viscot_core.tasks.items import Item, load_cot
+from viscot_core.images.view import view_of
+from viscot_core.policies.base import Question, Step
+from viscot_core.policies.two_turn import TwoTurn
+from viscot_core.policies.wording import Wording
+from viscot_core.rollout import replay
+from viscot_core.tasks.base import Item
+from viscot_core.tasks.visual_cot.task import load_visual_cot
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 DATA, TASKS = "VISCOT_DATA", "VISCOT_TASKS"
 Doc = Mapping[str, Any]
-Step = tuple[list["Image.Image"] | None, str | None, bool, list[str], None]
+Round = tuple[list["Image.Image"] | None, str | None, bool, list[str], None]
 """What lmms-eval's driver of several turns wants: images, text, whether to stop, what was said, nothing."""
 
 
@@ -41,10 +44,11 @@ def rows(_: Dataset) -> Dataset:
             f"Set {DATA} to a data root (the folder of 'viscot data fetch' or 'viscot data synth')."
         )
     names = [name for name in os.environ.get(TASKS, "").split(",") if name]
-    return Dataset.from_list([_row(item) for item in load_cot(Path(root), tasks=names).items])
+    return Dataset.from_list([_row(item) for item in load_visual_cot(Path(root), tasks=names).items])
 
 
 def _row(item: Item) -> dict[str, Any]:
+    assert item.box_square is not None
     return {
         "dataset": item.dataset,
         "question_id": str(item.question_id),
@@ -52,7 +56,7 @@ def _row(item: Item) -> dict[str, Any]:
         "path": str(item.path),
         "question": item.question,
         "reference": item.reference,
-        "box_gt": list(item.box.to_square(item.size).coords),
+        "box_gt": list(item.box_square.coords),
         "width": item.size[0],
         "height": item.size[1],
     }
@@ -74,25 +78,24 @@ def chain_to_text(
     previous_output: Sequence[str] | None = None,
     round_idx: int | None = None,
     previous_round_info: None = None,
-) -> str | Step:
+) -> str | Round:
     """The chain's two turns for any model: the box request; image, crop, box and question; the end.
 
     lmms-eval drives several turns as messages of their own, so the second repeats what the first said. Both
     texts go back as one JSON answer, which ``score.lmms.chain_results`` takes apart.
     """
     wording = Wording(codec((lmms_eval_specific_kwargs or {}).get("box_format", "viscot")))
-    question, said = str(doc["question"]), list(previous_output or ())
+    policy, said = TwoTurn(wording), list(previous_output or ())
     if not round_idx:
-        return _flat(wording.detection(question))
+        return _flat(policy.start(Question(str(doc["question"]), ())))
     if round_idx == 1:
-        view = view_of(open_image(doc["path"]))
-        parsed = wording.codec.parse(said[0], view.image.size)
-        detail = crop(view, crop_window(parsed.box, view.image.size))
-        return [view.image, detail.image], _flat(wording.answer(question, said[0])), False, said, None
+        question = Question(str(doc["question"]), (view_of(open_image(doc["path"])),))
+        steps, _ = replay(policy, question, said[:1])
+        return [view.image for view in steps[-1].images], _flat(steps[-1]), False, said, None
     answer = {"box_text": said[0], "box_format": wording.codec.name, "answer": said[1]}
     return None, None, True, [json.dumps(answer, ensure_ascii=False)], None
 
 
-def _flat(turns: Turns) -> str:
-    """Turns as one message without image marks: lmms-eval's classes put images in front by themselves."""
-    return "\n".join(turn.text.removeprefix(f"{IMAGE}\n") for turn in turns)
+def _flat(step: Step) -> str:
+    """The step as one message without image marks: lmms-eval's classes put images in front by themselves."""
+    return "\n".join(message.text.removeprefix(f"{IMAGE}\n") for message in step.messages)

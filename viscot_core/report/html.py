@@ -31,7 +31,7 @@ from viscot_core.report.plots import Mark, dots, histogram
 from viscot_core.report.report_data import ReportData
 from viscot_core.report.scored_run import ScoredItem, ScoredRun
 from viscot_core.report.stats_types import AREA_BINS, Answers, By, Stats, area_label
-from viscot_core.tasks.image_files import REFCOCO_FOLDERS, find_image
+from viscot_core.tasks.image_files import find_image
 
 EMBED_AT_MOST = 300
 """Different images up to which ``Images.AUTO`` embeds them (about 30 KB each)."""
@@ -152,7 +152,7 @@ class _Shelf:
         root = self.data or (Path(run.info.data) if run.info.data else None)
         if self.mode is Images.NONE or root is None or not image:
             return None
-        path = find_image(root, image, REFCOCO_FOLDERS if run.info.kind == "refcoco" else ("",))
+        path = find_image(root, image)
         if path not in self._placed:
             self._placed[path] = self._embed(path) if self.mode is Images.EMBED else self._link(path)
         return self._placed[path]

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 from viscot_core.errors import ViscotError
-from viscot_core.tasks.benchmarks import bench_cot, bench_refcoco
+from viscot_core.runs.evaluate import evaluate
 
 
 def main(path: str) -> int:
-    """Run the job that the parent process wrote; its other half is ``benchmarks``."""
-    kind, options, more = pickle.loads(Path(path).read_bytes())
+    """Run the job that the parent process wrote (``evaluate.evaluate``)."""
+    task, engine, out = pickle.loads(Path(path).read_bytes())
     try:
-        bench_cot(options, **more) if kind == "cot" else bench_refcoco(options, **more)
+        evaluate(task, engine, out)
     except ViscotError as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1

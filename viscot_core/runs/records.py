@@ -74,7 +74,8 @@ class RunInfo(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     format: Literal[1] = 1
-    kind: Literal["cot", "refcoco", "general", "vqa"] = "cot"
+    kind: str = "cot"
+    """Which task was asked (``tasks/table.py``); ``general`` are the tasks of lmms-eval."""
     model: str = ""
     data: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from viscot_core import rollout
 from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Box, BoxStatus, Frame, iou
 from viscot_core.engines.base import Engine
 from viscot_core.errors import EngineError
 from viscot_core.images.view import View
+from viscot_core.policies.base import Question
+from viscot_core.policies.locate import Locate
 from viscot_core.policies.wording import Wording
-from viscot_core.tasks.asking import Speaker
 
 SIZES = ((1200, 500), (500, 1100), (800, 800), (640, 480))
 COLORS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (50, 90, 220), "yellow": (240, 210, 40)}
@@ -71,15 +73,14 @@ def calibrate(engine: Engine, codecs: Sequence[Codec], *, count: int = 8, seed: 
 
 
 def _fit(engine: Engine, codec: Codec, drawn: Sequence[tuple[View, str, Box]]) -> Fit:
-    speaker = Speaker(engine, Wording(codec))
     # A family whose pixels depend on the size sent is shown the size that its server leaves alone.
-    views = [_sent(view, codec) for view, _, _ in drawn]
-    said = speaker.say(
-        [(speaker.wording.refcoco(what), (v,)) for v, (_, what, _) in zip(views, drawn, strict=True)]
-    )
-    replies = [(view, box, one) for (view, _, box), one in zip(drawn, said, strict=True) if one.error is None]
+    questions = [Question(what, (_sent(view, codec),)) for view, what, _ in drawn]
+    answers = rollout.run(Locate(Wording(codec)), engine, questions)
+    replies = [(view, box, one) for (view, _, box), one in zip(drawn, answers, strict=True) if not one.error]
     if not replies:
-        raise EngineError(f"The server answered none of {len(drawn)} questions ({said[0].error}); try again.")
+        raise EngineError(
+            f"The server answered none of {len(drawn)} questions ({answers[0].error}); try again."
+        )
     overlaps, read = [], 0
     for view, box, one in replies:
         size = view.image.size

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from viscot_core.sources.catalog import load_catalog
 
-REFCOCO_FOLDERS = ("", "coco/train2014/", "coco/", "train2014/")
-"""Where RefCOCO's images may lie: as the row says, or in COCO's folder under the data root."""
+FOLDERS = ("", "coco/train2014/", "coco/", "train2014/")
+"""Where an image may lie: as the row says, or, since RefCOCO's rows give a bare name, in COCO's folder."""
 
 
-def find_image(root: Path, image: str, folders: Sequence[str] = ("",)) -> Path:
+def find_image(root: Path, image: str) -> Path:
     """Where the image lies under the root: the first place that exists, else the place the row names."""
-    for folder in folders:
+    for folder in FOLDERS:
         for name in _spellings(image):
             if (path := root / (folder + name)).is_file():
                 return path
@@ -22,7 +22,7 @@ def find_image(root: Path, image: str, folders: Sequence[str] = ("",)) -> Path:
 
 
 def _spellings(image: str) -> Iterator[str]:
-    """The path as it stands, then under each other name that the catalogue knows for its folder."""
+    """The path as it is, then under each other name that the catalogue has for its folder."""
     yield image
     for name, other in _folder_names():
         if image.startswith(name):

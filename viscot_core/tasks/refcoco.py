@@ -1,42 +1,115 @@
-"""Referring expressions: name the box of what a sentence describes (RefCOCO, RefCOCO+, RefCOCOg; Table 9)."""
+"""Referring expressions: the box of what a sentence describes (RefCOCO, RefCOCO+, RefCOCOg; Table 9)."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
-from viscot_core.engines.base import Generation
-from viscot_core.tasks.asking import Job, Outcome, Speaker, done, failed, image, overlap, unsaid
+from viscot_core.boxes.formats import Codec
+from viscot_core.data.annotations import DetectionRow, Rows
+from viscot_core.errors import UsageError
+from viscot_core.policies.base import Answer
+from viscot_core.policies.locate import Locate
+from viscot_core.tasks.base import (
+    MAX_NEW_TOKENS,
+    Benchmark,
+    Facts,
+    Item,
+    Settings,
+    Strategy,
+    box_facts,
+    wording_of,
+)
+from viscot_core.tasks.image_files import find_image
+from viscot_core.tasks.loading import Selection, digest_of, put
+from viscot_core.tasks.suites import REFCOCO, chosen, split_name
+
+REFCOCO_STRATEGY = "refcoco"
+"""The only strategy, and the name that its records have."""
+
+_LOCATE = Strategy(
+    REFCOCO_STRATEGY,
+    "the box of what a sentence describes",
+    lambda settings: Locate(wording_of(settings)),
+    asks_for_box=True,
+)
 
 
 @dataclass(frozen=True)
-class RefcocoAsker:
-    """One turn per expression; the answer is the box."""
+class RefCoco:
+    """Expressions of a data root; ``splits`` like ``refcoco+/testA``, or all that are there."""
 
-    speaker: Speaker
+    kind: ClassVar[str] = "refcoco"
+    all_strategies: ClassVar[Mapping[str, Strategy]] = {REFCOCO_STRATEGY: _LOCATE}
 
-    def ask(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """One outcome per job, in order."""
-        start = time.perf_counter()
-        wording = self.speaker.wording
-        ready = [job for job in jobs if job.look.view is not None]
-        prompts = [(wording.refcoco(job.look.item.question), (image(job.look),)) for job in ready]
-        said = dict(zip((job.key for job in ready), self.speaker.say(prompts), strict=True))
-        share = (time.perf_counter() - start) / max(len(ready), 1)
-        return [self._outcome(job, said.get(job.key), share) for job in jobs]
+    data: Path
+    splits: tuple[str, ...] = ()
+    select: Selection = field(default_factory=Selection)
+    max_new_tokens: int = MAX_NEW_TOKENS
+    strategies: tuple[str, ...] = (REFCOCO_STRATEGY,)
 
-    def _outcome(self, job: Job, said: Generation | None, share: float) -> Outcome:
-        if said is None:
-            return failed(job, job.look.error or "no image")
-        if said.error is not None:
-            return unsaid(job, said)
-        codec = self.speaker.wording.codec
-        parsed = codec.parse(said.text, image(job.look).image.size)
-        facts = {
-            "box_text": said.text,
-            "box_status": parsed.status.value,
-            "box": parsed.box.coords,
-            "iou": overlap(parsed, parsed.box, job.look.item, codec.points),
+    def load(self) -> Benchmark:
+        """As ``load_refcoco``."""
+        return load_refcoco(self.data, splits=self.splits, select=self.select)
+
+    def settings(self, codec: Codec) -> dict[str, Any]:
+        """Everything that changes an answer and is known before a model is loaded."""
+        return {
+            "protocol": "paper",
+            "box_format": codec.name,
+            "seed": self.select.seed,
+            "max_new_tokens": self.max_new_tokens,
         }
-        return done(job, share, facts)
+
+    @staticmethod
+    def metrics(item: Item, answer: Answer, settings: Settings) -> Facts:
+        """The box and its IoU; there is no answer beside it."""
+        return box_facts(item, answer, settings)
+
+
+class _Expression(DetectionRow):
+    """A RefCOCO row; made-up files may lack ``sent_id``: their ``question_id`` names the row."""
+
+    sent_id: int | None = None
+
+
+def load_refcoco(root: Path, *, splits: Sequence[str] = (), select: Selection | None = None) -> Benchmark:
+    """Referring expressions of a data root, ``refcoco/REC_*.jsonl``.
+
+    Raises:
+        UsageError: an unknown split, or no RefCOCO files there.
+        DataError: damaged or duplicate rows, or images missing (unless they may be left out).
+    """
+    select = select or Selection()
+    found = {split_name(path): path for path in sorted((root / "refcoco").glob("REC_*.jsonl"))}
+    if not found:
+        raise UsageError(
+            f"{root} has no refcoco/REC_*.jsonl; give the folder of 'viscot data fetch' as --data."
+        )
+    order = [name for name in REFCOCO if name in found] or list(found)
+    items: list[Item] = []
+    hashes: dict[str, str] = {}
+    for name in chosen([s.replace(":", "/") for s in splits] or order, found, "split"):
+        items += select.sample(_items(root, name, found[name]))
+        hashes[name] = digest_of(found[name])
+    return select.benchmark(items, hashes, {name: found[name].stem for name in hashes})
+
+
+def _items(root: Path, name: str, path: Path) -> list[Item]:
+    rows: dict[str, _Expression] = {}
+    for row in Rows(path, _Expression):
+        put(rows, row.question_id if row.sent_id is None else row.sent_id, row, path)
+    return [
+        Item(
+            dataset=name,
+            question_id=int(key) if key.isdecimal() else key,
+            image=row.img_path,
+            path=find_image(root, row.img_path),
+            size=row.size,
+            question=row.expression,
+            box=row.box,
+        )
+        for key, row in rows.items()
+    ]

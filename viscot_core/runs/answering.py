@@ -1,0 +1,72 @@
+"""From queries to records: the rollout asks, the task measures, and what failed says why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from viscot_core import rollout
+from viscot_core.engines.base import Engine
+from viscot_core.policies.base import Answer
+from viscot_core.runs.opening import Query
+from viscot_core.runs.records import Key, Prediction
+from viscot_core.tasks.base import Item, Settings, Task
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A query that could not be answered now and is left for the next call."""
+
+    key: Key
+    reason: str
+
+
+def answer_queries(
+    task: type[Task], settings: Settings, engine: Engine, queries: Sequence[Query]
+) -> list[Prediction | Pending]:
+    """What became of each query, in order: a record, or the reason why there is none yet.
+
+    Raises:
+        EngineError: the engine is gone; a failure of one query is its record.
+    """
+    strategies = {name: task.all_strategies[name] for name in {query.strategy for query in queries}}
+    policies = {name: strategy.policy(settings) for name, strategy in strategies.items()}
+    ready = [(query, query.loaded.view) for query in queries if query.loaded.view is not None]
+    answers = rollout.run(
+        [policies[query.strategy] for query, _ in ready],
+        engine,
+        [strategies[query.strategy].question(query.loaded.item, view, settings) for query, view in ready],
+    )
+    answered = {query.key: answer for (query, _), answer in zip(ready, answers, strict=True)}
+    return [_outcome(task, settings, query, answered.get(query.key)) for query in queries]
+
+
+def _outcome(
+    task: type[Task], settings: Settings, query: Query, answer: Answer | None
+) -> Prediction | Pending:
+    item = query.loaded.item
+    if answer is None:
+        return record(item, query.strategy, status="failed", error=query.loaded.error or "no image")
+    if answer.error is None:
+        facts = task.metrics(item, answer, settings)
+        return record(item, query.strategy, status="done", seconds=answer.seconds, **facts)
+    if answer.transient:  # another try may help
+        return Pending(query.key, answer.error)
+    return record(item, query.strategy, status="failed", error=answer.error)
+
+
+def record(item: Item, strategy: str, **facts: Any) -> Prediction:
+    """The journal's line about an item under a strategy."""
+    return Prediction(
+        strategy=strategy,
+        dataset=item.dataset,
+        question_id=item.question_id,
+        image=item.image,
+        width=item.size[0],
+        height=item.size[1],
+        question=item.question,
+        reference=item.reference,
+        box_gt=item.box_square.coords if item.box_square else None,
+        **facts,
+    )

@@ -1,0 +1,57 @@
+"""One task as one call: who answers and where, in; a run folder, out. This is what ``viscot bench`` calls."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from viscot_core.engines.open import EngineOptions, codec_for, open_engine, weights_hash
+from viscot_core.runs.answering import answer_queries
+from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
+from viscot_core.runs.records import RunInfo
+from viscot_core.runs.shards import check_gpus, device_of, shard_of
+from viscot_core.runs.tally import Tally
+from viscot_core.tasks.base import Task, wording_of
+
+
+def evaluate(
+    task: Task, engine: EngineOptions, out: Path, *, gpus: int = 1, progress: Progress | None = None
+) -> tuple[RunInfo, Tally]:
+    """Ask the task's questions into the run folder ``out``; the same call again continues it.
+
+    ``gpus`` ranks share the images, each with the whole model on a GPU of its own.
+
+    Raises:
+        UsageError, DataError: before any model is loaded.
+        CheckpointError, EngineError: the model cannot be loaded, or is gone; what was finished is kept.
+    """
+    benchmark = task.load()
+    settings = task.settings(codec_for(engine))
+    shard, traits = shard_of(), engine.traits
+    plan = RunPlan(
+        folder=out,
+        kind=task.kind,
+        benchmark=benchmark,
+        strategies=task.strategies,
+        settings=settings,
+        model=engine.model or "viscot-tiny",
+        data=task.data,
+        batch=traits.batch,
+        by_image=traits.shares_images,
+        parallel=traits.parallel,
+        weights=partial(weights_hash, engine),
+        shard=shard,
+    )
+    if gpus > 1 and shard.is_alone:
+        check_gpus(gpus, engine.device)
+        return run_sharded(plan, pickle.dumps((task, engine, out)), gpus)
+
+    def build() -> Built:
+        opened = open_engine(replace(engine, device=device_of(shard, engine.device)))
+        known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
+        ask = partial(answer_queries, type(task), settings, opened)
+        return Built(ask, known, opened.traits.batch)  # the batch that fits is known once it is loaded
+
+    return run(plan, build, progress=progress)

@@ -1,0 +1,58 @@
+"""What a call did, what the run folder holds now, and on which machine: the counts of ``run.json``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+from viscot_core.runs.journal import Journal
+from viscot_core.runs.records import RunInfo
+
+
+@dataclass
+class Tally:
+    """What this call did."""
+
+    finished: int = 0
+    failed: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    """Why items failed; the next call tries them again."""
+    open: Counter[str] = field(default_factory=Counter)
+    """Why items are left for the next call."""
+    seconds: float = 0.0
+
+
+def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
+    """Write what the folder holds now into ``run.json``; of several ranks the last one sees everything."""
+    if journal.session is not None:
+        journal.reload()
+    states = Counter(
+        "done" if prediction.done else "failed"
+        for key, prediction in journal.finished.items()
+        if key[1] in info.planned.get(key[0], {})
+    )
+    total = sum(sum(sets.values()) for sets in info.planned.values())
+    missing = sum(info.missing.get(name, 0) for sets in info.planned.values() for name in sets)
+    counts = {
+        "done": states["done"],
+        "failed": states["failed"],
+        "missing": missing,
+        "pending": max(0, total - states["done"] - states["failed"] - missing),
+    }
+    seconds = tally.seconds if journal.session is None else 0.0  # the parent of the ranks has the wall time
+    update = {"counts": counts, "pending": dict(tally.open), "seconds": info.seconds + seconds}
+    return journal.save(info.model_copy(update=update))
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the record; none of it decides whether a run may continue."""
+    found = {"python": platform.python_version(), "machine": platform.machine(), "cpus": str(os.cpu_count())}
+    for package in ("viscot", "torch", "transformers", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

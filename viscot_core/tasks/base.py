@@ -1,0 +1,186 @@
+"""What a task is: its questions, the strategies that make sense for them, and what is measured of an answer.
+
+A task knows policies and images, and no engine, journal or run folder: ``runs`` asks its questions and keeps
+the records. A new task is one module and one line in ``table.py``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from viscot_core.boxes.formats import Codec
+from viscot_core.boxes.geometry import Box, BoxStatus, Size, iou
+from viscot_core.boxes.registry import codec
+from viscot_core.errors import UsageError, check_choice
+from viscot_core.images.view import View
+from viscot_core.policies import wording
+from viscot_core.policies.base import Answer, Look, Policy, Question
+from viscot_core.policies.wording import Wording
+
+Settings = Mapping[str, Any]
+"""Everything that can change an answer, as ``run.json`` keeps it; an older run may lack a name."""
+Facts = dict[str, Any]
+"""Fields of an answer's line in ``predictions.jsonl``."""
+MAX_NEW_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question. ``box`` is the annotated region in pixels of the stored image of ``size``, if any.
+
+    ``box_text`` quotes the benchmark file's own box words, where it has them: the reference shows those.
+    """
+
+    dataset: str
+    question_id: int | str
+    image: str
+    path: Path
+    size: Size
+    question: str
+    box: Box | None = None
+    box_text: str | None = None
+    reference: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``docvqa:17``: how a person names an item."""
+        return f"{self.dataset}:{self.question_id}"
+
+    @property
+    def box_square(self) -> Box | None:
+        """The annotated region in the padded square (0..1)."""
+        return self.box.to_square(self.size) if self.box else None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Items ready to run; ``missing`` counts those left out because their image is missing, by data set."""
+
+    items: tuple[Item, ...]
+    missing: dict[str, int]
+    warnings: tuple[str, ...]
+    hashes: dict[str, str]
+    """Of each data set's annotation files: a run folder refuses to continue with other questions."""
+    files: dict[str, str]
+    """The stem of each data set's file."""
+
+    def planned(self) -> dict[str, int]:
+        """How many items each data set has, those with missing images included."""
+        present = Counter(item.dataset for item in self.items)
+        names = dict.fromkeys([*present, *self.missing])
+        return {name: present[name] + self.missing.get(name, 0) for name in names}
+
+
+Region = tuple[Box, str | None]
+"""A box (SQUARE frame) that the model does not name itself, and its exact words where a file has them."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A policy under the name that ``--strategy`` and the records have.
+
+    ``region`` gives the box of an item where the policy is shown one; ``asks_for_box`` says that the model
+    names the box.
+    """
+
+    name: str
+    summary: str
+    policy: Callable[[Settings], Policy]
+    asks_for_box: bool = False
+    region: Callable[[Item, Settings], Region] | None = None
+
+    def question(self, item: Item, view: View, settings: Settings) -> Question:
+        """The question of ``item`` as the policy takes it."""
+        box, words = self.region(item, settings) if self.region else (None, None)
+        return Question(item.question, (view,), box, words, max_new_tokens(settings))
+
+    def said(self, box_text: str | None, answer: str | None) -> list[str]:
+        """The model's own texts on record, in order, up to the first that is missing (for ``replay``)."""
+        texts = (box_text, answer) if self.asks_for_box else (answer,)
+        return [text for text in takewhile(lambda text: text is not None, texts) if text is not None]
+
+
+class Task(Protocol):
+    """One task as it was asked for: which questions, under which ``strategies``.
+
+    ``kind`` names it in ``run.json`` and in ``TASKS``; ``data`` is the folder that image paths are relative
+    to. What needs only the recorded settings works on the class: an old run is shown without its data.
+    """
+
+    kind: ClassVar[str]
+    all_strategies: ClassVar[Mapping[str, Strategy]]
+
+    @property
+    def data(self) -> Path: ...
+
+    @property
+    def strategies(self) -> tuple[str, ...]: ...
+
+    def load(self) -> Benchmark:
+        """The questions, checked.
+
+        Raises:
+            UsageError: a data set or an option that does not exist.
+            DataError: damaged rows, or images missing that may not be left out.
+        """
+        ...
+
+    def settings(self, codec: Codec) -> dict[str, Any]:
+        """Everything that changes an answer and is known before a model is loaded."""
+        ...
+
+    @staticmethod
+    def metrics(item: Item, answer: Answer, settings: Settings) -> Facts:
+        """What the record says of an answer: its text, the box, the crop, the measures."""
+        ...
+
+
+def wording_of(settings: Settings) -> Wording:
+    """How the model is spoken to in a run; the paper's protocol where the run does not name one."""
+    protocol = next((p for p in wording.PROTOCOLS if p == settings.get("protocol")), wording.PROTOCOLS[0])
+    return Wording(codec(str(settings.get("box_format", "viscot"))), protocol)
+
+
+def max_new_tokens(settings: Settings) -> int:
+    """The limit of an answer, and of a box, in tokens."""
+    return int(settings.get("max_new_tokens", MAX_NEW_TOKENS))
+
+
+def check_strategies(names: Sequence[str], known: Mapping[str, Strategy]) -> tuple[str, ...]:
+    """``names``, each once, in the order given. Raises UsageError for an unknown one, or for none."""
+    if not names:
+        raise UsageError(f"No strategy is given; --strategy is one or more of {', '.join(known)}.")
+    return tuple(dict.fromkeys(check_choice("--strategy", name, known) for name in names))
+
+
+def box_facts(item: Item, answer: Answer, settings: Settings) -> Facts:
+    """The last region of an answer: its words, how they were read, the crop, IoU with the annotated box."""
+    look = answer.look
+    if look is None:
+        return {}
+    return {
+        "box_text": look.text,
+        "box_status": look.status.value if look.status else None,
+        "box": look.box.coords,
+        "crop": look.crop,
+        "iou": overlap(look, item, points=wording_of(settings).codec.points),
+    }
+
+
+def overlap(look: Look, item: Item, *, points: bool) -> float | None:
+    """IoU with the annotated box, both in the padded square; None where there is nothing to compare.
+
+    A box that cannot be read overlaps nothing (0). A family that names ``points`` has no IoU, whether its
+    words can be read or not.
+    """
+    annotated = item.box_square
+    if annotated is None or (points and look.named_by == "model"):
+        return None
+    if look.status is BoxStatus.UNPARSABLE:
+        return 0.0
+    return iou(look.box, annotated)
