@@ -50,7 +50,7 @@ def test_a_failed_prediction_leaves_the_mean_alone(tmp_path: Path) -> None:
     assert stats.excluded == {"cot": {"failed": 1}}
 
 
-def test_every_item_that_stands_in_no_mean_has_its_reason(tmp_path: Path) -> None:
+def test_every_item_that_is_in_no_mean_has_its_reason(tmp_path: Path) -> None:
     rows = [prediction(question_id=i) for i in range(7)]
     rows.append(prediction(question_id=7, status="failed", error="x", answer=None))
     rows.append(prediction(question_id=8, reference=None))
@@ -76,7 +76,7 @@ def test_every_item_that_stands_in_no_mean_has_its_reason(tmp_path: Path) -> Non
     assert (overall.mean, overall.n) == (1.0, 3)
     assert overall.n + sum(stats.excluded["cot"].values()) == overall.of == 14
     text = "\n".join(f"{table.title} {table.rows}" for table in stats_tables(stats))
-    assert "Items that stand in no mean" in text
+    assert "Items that are in no mean" in text
     assert "'3 (21.4 %)'" in text
 
 

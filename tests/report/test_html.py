@@ -267,7 +267,7 @@ def test_the_file_stands_alone(small: Path, tmp_path: Path) -> None:
 def test_links_are_relative_and_quoted(small: Path, tmp_path: Path) -> None:
     text = report_of(small, tmp_path / "report.html", Images.LINK).read_text()
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
-    link = data["items"][2]["picture"]
+    link = data["items"][2]["source"]
     assert link.endswith("/data/1%20%C3%BC%23.jpg")
     assert link.startswith("..")
 
@@ -311,4 +311,4 @@ def test_an_image_is_found_where_the_benchmark_found_it(
     run = write_run(tmp_path / "run", [prediction(strategy=strategy, image=image)])
     report = build_report([read_scored_run(run)], ReportOptions())
     write_report(tmp_path / "report.html", report, data=tmp_path / "data", images=Images.LINK)
-    assert f'"picture":"data/{lies}"' in (tmp_path / "report.html").read_text()
+    assert f'"source":"data/{lies}"' in (tmp_path / "report.html").read_text()

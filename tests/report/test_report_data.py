@@ -101,7 +101,7 @@ def test_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:
     run = scored(sample_run(tmp_path / "r"))
     with pytest.raises(UsageError, match="VisCoT-7B@336"):
         build_report([run], ReportOptions(compare="paper:VisCoT-7B@33"))
-    with pytest.raises(UsageError, match="nothing to compare"):
+    with pytest.raises(UsageError, match="papr' is unknown"):
         build_report([run], ReportOptions(compare="papr"))
     with pytest.raises(UsageError, match="--by"):
         build_report([run], ReportOptions(stats=StatsOptions(by=By.DOMAIN), compare="paper"))

@@ -1,13 +1,13 @@
-"""The statistics of a run: answers, boxes, differences, slices. Numbers only; ``tables.py`` prints them.
+"""Computes the statistics of a run: answers, boxes, differences, slices. ``tables.py`` prints them.
 
 Conventions, the same everywhere:
 
-* Only scored answers enter a mean; every mean says n of N, where N counts what the benchmark set out to do.
+* Only scored answers enter a mean. Every mean says n of N; N is the number of items the benchmark planned.
 * *Overall* is the mean of the data sets' means, as the paper averages (``Average.ITEMS`` pools the items
-  instead). A data set without any score is left out, and named in ``notes``; it never counts as 0.
-* A box counts as right at IoU strictly above the threshold (paper Table 7). A box that cannot be parsed
-  is the model's mistake: it counts as wrong, with IoU 0. A prediction that failed is not the model's
-  answer: it is left out.
+  instead). A data set without any score is excluded, and named in ``notes``; it never counts as 0.
+* A box is right if its IoU is strictly above the threshold (paper Table 7). A box that cannot be parsed is
+  the model's mistake: it counts as wrong, with IoU 0. A prediction that failed is not the model's answer:
+  it is excluded.
 """
 
 from __future__ import annotations
@@ -83,20 +83,20 @@ def _grouped(items: Iterable[ScoredItem], key: Callable[[ScoredItem], str]) -> d
 
 
 def _rng(options: StatsOptions, *names: str) -> np.random.Generator:
-    """A generator of its own for each figure: adding a data set or a strategy changes no other digit."""
+    """Each figure has its own generator, so a new data set or strategy changes no other figure."""
     return np.random.default_rng([options.seed, *(zlib.crc32(n.encode()) for n in names)])
 
 
 @dataclass
 class _Group:
-    """Items of one table cell, still split by data set, with the planned count."""
+    """The items of one table cell, split by data set, and how many were planned."""
 
     by_dataset: ByDataset
     of: int
 
 
 def _groups(items: list[ScoredItem], planned: dict[str, int], by: By) -> dict[str, _Group]:
-    """Items in the groups of a table, in its order. The planned count of a box size is what is done of it."""
+    """The groups of a table in its order. Items are not planned by box size: there N is what was done."""
     by_dataset = _grouped(items, lambda item: item.dataset)
     if by is By.DATASET:
         return {d: _Group({d: by_dataset.get(d, [])}, planned[d]) for d in paper_order(set(planned))}
@@ -117,9 +117,7 @@ def _groups(items: list[ScoredItem], planned: dict[str, int], by: By) -> dict[st
 def _slice(
     cell: Callable[[ByDataset, int, bool], T], items: list[ScoredItem], planned: dict[str, int], by: By
 ) -> Slice[T]:
-    """One cell per group and one over all. Items of one size of box are pooled over data sets: few are in
-    each.
-    """
+    """One cell per group and one over all. Items of one box size are pooled: a data set has few."""
     pooled = by is By.BOX_AREA
     groups = {name: cell(g.by_dataset, g.of, pooled) for name, g in _groups(items, planned, by).items()}
     return Slice(groups, cell(_grouped(items, lambda item: item.dataset), sum(planned.values()), False))
@@ -141,7 +139,7 @@ def _answers(
 def _mean_of(
     values: dict[str, Floats], of: int, options: StatsOptions, strategy: str, *, pooled: bool = False
 ) -> Answers:
-    """Mean and interval of scores that are still split by data set."""
+    """Mean and interval of scores that are split by data set; arrays of shape ``[items]``."""
     arrays = {d: v for d, v in values.items() if v.size}
     n = sum(v.size for v in arrays.values())
     if not n:
@@ -186,7 +184,7 @@ def _plain_mean(values: Mapping[str, Floats | Bools], options: StatsOptions, poo
 
 
 def _differences(by_strategy: dict[str, list[ScoredItem]], options: StatsOptions) -> list[Difference]:
-    """``cot`` against every other strategy, paired by question."""
+    """``cot`` minus every other strategy, paired by question."""
     first = "cot"
     found = []
     for second in by_strategy:
@@ -204,7 +202,7 @@ def paired(
     *names: str,
     value: Callable[[ScoredItem], float | None] = lambda item: item.score,
 ) -> PairedTest | None:
-    """The paired test of two strategies or two runs; None where they share no question with a value."""
+    """The paired test of two strategies or two runs; None if they share no question with a value."""
     other = {i.key: v for i in second if (v := value(i)) is not None}
     differences: dict[str, list[float]] = defaultdict(list)
     for item in first:
@@ -230,11 +228,11 @@ def _conditional(items: list[ScoredItem], options: StatsOptions) -> Conditional:
 
 
 def _missing_notes(run: ScoredRun, answers: dict[str, Slice[Answers]], options: StatsOptions) -> list[str]:
-    """What the figures leave out, in words."""
+    """Sentences about what the figures exclude."""
     notes = []
     if run.info.missing:
         left = ", ".join(f"{name} {count}" for name, count in run.info.missing.items())
-        notes.append(f"Left out by --skip-missing, and part of every N: {left}.")
+        notes.append(f"Skipped by --skip-missing, but still counted in every N: {left}.")
     if answers and run.judge is None:
         return [*notes, f"No answer is scored yet: run 'viscot score {run.path} --judge exact'."]
     if options.by is By.DATASET:
@@ -243,6 +241,6 @@ def _missing_notes(run: ScoredRun, answers: dict[str, Slice[Answers]], options: 
             scored = {name for name, cell in part.groups.items() if cell.n}
             if missing := paper_order(everywhere - scored):
                 notes.append(
-                    f"{strategy}: no score for {', '.join(missing)}; its overall is of the other data sets."
+                    f"{strategy}: no score for {', '.join(missing)}; its overall covers the other data sets."
                 )
     return notes

@@ -1,8 +1,9 @@
-"""Intervals and paired tests by resampling, exact in distribution and fast.
+"""Bootstrap intervals and paired permutation tests, exact in distribution and fast.
 
-Judge scores take few distinct values. Drawing n items with replacement and averaging them is then the
-same as one multinomial draw of how often each value comes up: 10,000 resamples of 10,000 items cost
-milliseconds. Values that are all different (IoU) are drawn item by item.
+Judge scores take few distinct values. To draw n items with replacement and average them is then the same as
+one multinomial draw of how often each value occurs: 10,000 resamples of 10,000 items take milliseconds
+(``scipy.stats.bootstrap`` and ``permutation_test`` draw every item: 0.6 s and 6 s; a test compares them).
+Values that are all different (IoU) are drawn item by item.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Bools = NDArray[np.bool_]
 
 RESAMPLES = 10_000
 _DRAWS_AT_ONCE = 2_000_000
-"""Item draws held in memory at a time (about 20 MB)."""
+"""How many items are drawn at once (about 20 MB)."""
 
 
 class Interval(NamedTuple):
@@ -67,11 +68,11 @@ class PairedTest(NamedTuple):
 def paired_test(
     groups: Sequence[ArrayLike], rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> PairedTest:
-    """Test differences ``a - b`` of the same items, one array per data set; the statistic is the mean of
-    means.
+    """Test differences ``a - b`` of the same items, one array ``[items]`` per data set.
 
-    Under the null hypothesis each difference is as likely to have the other sign, so signs are flipped at
-    random (a stratified permutation test). The interval resamples items within each data set.
+    The statistic is the mean of the data sets' means. Under the null hypothesis each difference is as likely
+    to have the other sign, so signs are flipped at random (a stratified permutation test). The interval
+    resamples items within each data set.
     """
     arrays = [np.asarray(g, np.float64) for g in groups]
     means = np.mean([resampled_means(a, rng, resamples) for a in arrays], axis=0)

@@ -1,4 +1,4 @@
-"""A run beside the paper's figures, and a run beside another run."""
+"""Compares a run with the paper's figures, and with another run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from viscot_core.report.scored_run import ScoredItem, ScoredRun, check_same_judg
 from viscot_core.report.stats_types import Stats, StatsOptions
 
 PAPER_DEFAULT = "VisCoT-7B@336"
-"""The row a run of an unknown model is set beside."""
+"""The paper's model that a run of an unknown model is compared with."""
 
 
 @dataclass(frozen=True)
 class Published:
     """One row of a table of the paper: a model's figures by data set or benchmark.
 
-    ``acc50`` is in percent, ``score`` 0..1, ``general`` in percent but for MME's points.
+    ``acc50`` is in percent, ``score`` is 0..1, ``general`` is in percent (MME: in points).
     """
 
     table: int
@@ -54,7 +54,7 @@ class Paper:
     lmms_figures: dict[str, LmmsFigure]
     """By column of Table 8."""
     lmms_notes: dict[str, str]
-    """What makes a column differ for a known reason."""
+    """By column: why it differs for a known reason."""
 
 
 @cache
@@ -78,7 +78,7 @@ def load_paper() -> Paper:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of yours and one of theirs, in the paper's unit."""
+    """A figure of this run and the paper's, in the paper's unit."""
 
     table: int
     model: str
@@ -87,7 +87,7 @@ class Comparison:
     dataset: str
     yours: float
     ci95: Interval | None
-    """None where the figure is no mean of samples (F1, MME, MMBench)."""
+    """None if the figure is not a mean of samples (F1, MME, MMBench)."""
     theirs: float
     n: int
     of: int
@@ -98,12 +98,12 @@ class Comparison:
 
     @property
     def excluded(self) -> bool:
-        """Whether your interval leaves their figure out."""
+        """Whether the paper's figure lies outside the interval."""
         return self.ci95 is not None and self.ci95.excludes(self.theirs)
 
 
 def paper_model(run: ScoredRun, wanted: str | None = None) -> str:
-    """Which of the paper's models a run is set beside: the one named, the one its name says, else the
+    """The paper's model to compare a run with: ``wanted``, else the one that the run's model names, else the
     default.
 
     Raises:
@@ -121,7 +121,7 @@ def paper_model(run: ScoredRun, wanted: str | None = None) -> str:
 
 
 def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comparison], list[str]]:
-    """Every figure both have, with the overall means over just those data sets; and what to bear in mind.
+    """Every figure that run and paper both have, with overall means over those data sets only; and remarks.
 
     ``stats`` must be by data set. Table 4 (other sources of the box) exists for VisCoT-7B@224 only.
     """
@@ -133,12 +133,12 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
             found += list(_general(stats, row)) if row.model == model else []
         elif row.model == model or (row.table == 4 and row.strategy != "cot" and wanted is None):
             found += list(_against(stats, row))
-    notes = [f"Their figures: {model} where no other model is named, arXiv 2403.16999."]
+    notes = [f"The paper's figures are those of {model} unless another model is named (arXiv 2403.16999)."]
     mine = stats.run.judge
     if any(c.metric == "score" for c in found) and (mine is None or mine.model != judge):
         notes.append(
-            f"The paper's judge was {judge}, yours is {mine.describe() if mine else 'none'}: a difference of "
-            "scores may come from the judge."
+            f"The paper's judge was {judge}, yours is {mine.describe() if mine else 'none'}: the scores may "
+            "differ because of the judge."
         )
     notes += [remarks[c.dataset] for c in found if c.metric == "general" and c.dataset in remarks]
     if not found:
@@ -147,13 +147,13 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
 
 
 def _rows_for(run: ScoredRun) -> list[Published]:
-    """The rows a run may stand beside: one name means other questions as a data set and as a task."""
+    """The rows to compare with. A data set and an lmms-eval task of one name ask different questions."""
     general = run.info.kind in ("general", "vqa")
     return [row for row in load_paper().rows if (row.metric == "general") == general]
 
 
 def _general(stats: Stats, row: Published) -> Iterator[Comparison]:
-    """Table 8: lmms-eval's own figures, with an interval where they are means of the samples' scores."""
+    """Table 8: lmms-eval's own figures, with an interval if they are means of the samples' scores."""
     tasks = stats.run.info.figures.get(row.strategy, {})
     for column, theirs in row.figures.items():
         task, metric, scale = load_paper().lmms_figures[column]

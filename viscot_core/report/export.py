@@ -1,4 +1,4 @@
-"""Statistics for machines: the JSON other tools read, and CSV with one figure per line."""
+"""Statistics for other programs: JSON, and CSV with one figure per line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from viscot_core.report.stats_types import Answers, Boxes, Slice, Stats, T
 
 
 def to_json(stats: Stats) -> dict[str, Any]:
-    """``answers`` and ``boxes`` are the contract other tools read; everything else stands beside them.
+    """The statistics of one run. Other tools read ``answers`` and ``boxes``: their keys never change.
 
-    With another split than by data set the groups stand under that name's plural instead of ``datasets``.
+    A split other than by data set replaces ``datasets`` by ``domains`` or ``box_areas``.
     """
     groups = {"dataset": "datasets", "domain": "domains", "box-area": "box_areas"}[stats.by.value]
     judge = stats.run.judge
@@ -79,7 +79,7 @@ def _paired(test: PairedTest) -> dict[str, Any]:
 
 
 def comparison_json(one: Comparison) -> dict[str, Any]:
-    """One figure beside the paper's."""
+    """A figure and the paper's."""
     return {
         **asdict(one),
         "ci95": list(one.ci95) if one.ci95 else None,
@@ -109,7 +109,7 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 
 def stats_rows(stats: Stats) -> Iterator[Row]:
-    """Everything one run's statistics hold."""
+    """All statistics of one run."""
     run = stats.run.name
     for strategy, part in stats.answers.items():
         for group, cell in _cells(part):
@@ -130,7 +130,7 @@ def stats_rows(stats: Stats) -> Iterator[Row]:
 
 
 def paper_rows(run: str, found: Sequence[Comparison]) -> Iterator[Row]:
-    """Each figure of the run in the paper's unit, and the paper's under it."""
+    """Each figure of the run in the paper's unit, followed by the paper's."""
     for c in found:
         names = run, f"paper table {c.table}", c.strategy, c.dataset
         yield *names, f"{c.metric}, yours", c.yours, *_ends(c.ci95), c.n, c.of

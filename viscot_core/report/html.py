@@ -1,9 +1,7 @@
-"""The report: one HTML file with tables, plots and a card per item, for any browser, from ``file://``,
-offline.
+"""Writes the HTML report: one file with tables, plots and a card per item. It works offline, from ``file://``.
 
-All items stand in the page as JSON; a page of cards at a time becomes HTML, so that 10,000 items stay
-quick. Words of models and judges are data all the way: they are escaped into the JSON and shown as text,
-never as markup.
+The page holds all items as JSON and turns one page of cards at a time into HTML, so 10,000 items stay fast.
+Texts of models and judges are escaped into the JSON and shown as text, never as markup.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from viscot_core.report.stats_types import AREA_BINS, Answers, By, Stats, area_l
 from viscot_core.tasks.image_files import find_image
 
 EMBED_AT_MOST = 300
-"""Different images up to which ``Images.AUTO`` embeds them (about 30 KB each)."""
+"""``Images.AUTO`` embeds up to this many different images (about 30 KB each)."""
 EMBEDDED_SIDE = 512
 
 
@@ -50,15 +48,14 @@ class Images(StrEnum):
 def write_report(
     path: Path, report: ReportData, *, data: Path | None = None, images: Images = Images.AUTO
 ) -> None:
-    """Write the report to ``path``, whole or not at all; its folder is made where it is missing.
+    """Write the report to ``path``; a missing folder is created, and the file appears only when complete.
 
-    ``data`` is the data root when the runs' own is not there any more. An image that cannot be read is
-    named on its card; the report is written all the same. Raises DataError when ``path`` cannot be
-    written.
+    ``data`` is the data root to use instead of the one the runs were made with. If an image cannot be read,
+    its card shows the path instead. Raises DataError if ``path`` cannot be written.
     """
     runs = [part.stats.run for part in report.runs]
-    shelf = _Shelf(path.parent, data, images, runs)
-    items = [_item_json(item, run, shelf) for run in runs for item in run.items]
+    placer = _ImagePlacer(path.parent, data, images, runs)
+    items = [_item_json(item, run, placer) for run in runs for item in run.items]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(
             lambda name: files("viscot_core.report").joinpath(name).read_text(encoding="utf-8")
@@ -71,7 +68,7 @@ def write_report(
         tables=report.tables(),
         plots=[plot for part in report.runs for plot in _plots(part.stats, len(report.runs) > 1)],
         runs=[_run_facts(run) for run in runs],
-        data=_safe_json({"items": items, "pictures": shelf.images}),
+        data=_safe_json({"items": items, "images": placer.images}),
     )
     try:
         with atomic_write(path) as file:
@@ -81,7 +78,7 @@ def write_report(
 
 
 def _safe_json(data: Any) -> str:
-    """JSON that can stand inside a script element: no ``<`` can end it."""
+    """JSON for use inside a script element: it contains no ``<`` that could end the element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
@@ -101,8 +98,8 @@ def _run_facts(run: ScoredRun) -> dict[str, str]:
 # -- cards
 
 
-def _item_json(item: ScoredItem, run: ScoredRun, shelf: _Shelf) -> dict[str, Any]:
-    """One card's facts; empty ones are left out to keep the page small. Boxes are pixels of the image."""
+def _item_json(item: ScoredItem, run: ScoredRun, placer: _ImagePlacer) -> dict[str, Any]:
+    """The data of one card, without empty fields. Boxes are in pixels of the image."""
     p, outcome = item.prediction, item.outcome
     size = (p.width, p.height)
     facts = {
@@ -126,7 +123,7 @@ def _item_json(item: ScoredItem, run: ScoredRun, shelf: _Shelf) -> dict[str, Any
         "truth": _pixels(p.box_gt, size),
         "crop": p.crop,
         "image": p.image,
-        "picture": shelf.place(run, p.image),
+        "source": placer.place(run, p.image),
     }
     return {name: value for name, value in facts.items() if value is not None}
 
@@ -135,8 +132,8 @@ def _pixels(coords: tuple[float, float, float, float] | None, size: tuple[int, i
     return [round(c, 1) for c in Box(*coords).to_original(size).coords] if coords else None
 
 
-class _Shelf:
-    """Where each image is: embedded once in ``images``, linked relative to the report, or nowhere."""
+class _ImagePlacer:
+    """Places images in the report: embedded once in ``images``, linked by a relative path, or left out."""
 
     def __init__(self, folder: Path, data: Path | None, mode: Images, runs: Iterable[ScoredRun]) -> None:
         self.folder, self.data = folder.resolve(), data
@@ -148,7 +145,7 @@ class _Shelf:
         self.mode = mode
 
     def place(self, run: ScoredRun, image: str) -> int | str | None:
-        """A number in ``images``, an address, or None where there is no image to show."""
+        """An index into ``images``, a link, or None if there is no image to show."""
         root = self.data or (Path(run.info.data) if run.info.data else None)
         if self.mode is Images.NONE or root is None or not image:
             return None
@@ -195,12 +192,12 @@ def _plots(stats: Stats, several: bool) -> list[str]:
 
 
 def _mark(cell: Answers | None) -> Mark:
-    """Nothing to draw, but a place in the row, where a strategy has no such group: places have colours."""
+    """A strategy without this group gets an empty mark: the position in the row decides the colour."""
     return Mark(cell.mean, *(cell.ci95 or (None, None))) if cell else Mark(None)
 
 
 def _by_area(stats: Stats, prefix: str) -> str:
-    """Mean score by how much of the image the annotated box covers."""
+    """Mean score by the share of the image that the annotated box covers."""
     rows = []
     for low, high in AREA_BINS:
         marks = []

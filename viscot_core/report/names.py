@@ -33,7 +33,7 @@ DATASETS = (
 )
 DOMAINS = ("Text", "Chart", "General", "Relation", "Fine-grained")
 OTHER_DOMAIN = "Other"
-"""Data sets outside the paper's twelve: the synthetic images, EMOTIC, a user's own."""
+"""Data sets outside the paper's twelve: the synthetic images, EMOTIC, your own."""
 
 _BY_NAME = {
     name: dataset for dataset in DATASETS for name in (dataset.key, dataset.title.lower(), *dataset.aliases)

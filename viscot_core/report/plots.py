@@ -1,4 +1,4 @@
-"""Small plots as inline SVG: no drawing library, sharp at any size, legible in print."""
+"""Small plots as inline SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from html import escape
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666")
-"""Okabe and Ito's palette: told apart by colour-blind readers."""
+"""The palette of Okabe and Ito, which colour-blind readers can distinguish."""
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 600, 130, 60, 22, 34
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One figure with its interval, 0..1; None draws nothing."""
+    """One figure with its interval, 0..1; a mark with value None is not drawn."""
 
     value: float | None
     low: float | None = None
@@ -36,7 +36,7 @@ def dots(title: str, rows: Sequence[tuple[str, Sequence[Mark]]], series: Sequenc
 
 
 def histogram(title: str, values: Sequence[float], bins: int = 20) -> str:
-    """How values of 0..1 are spread; the last bin holds 1."""
+    """Histogram of values in 0..1; the last bin includes 1."""
     counts = [0] * bins
     for value in values:
         counts[min(int(value * bins), bins - 1)] += 1

@@ -1,11 +1,11 @@
-"""The result files of the reference implementation, read as runs: old results get the same statistics as
-new ones.
+"""Reads the result files of the reference implementation as runs, so that they get the same statistics.
 
-Read are its ``results`` folder (``scores/BENCHMARK/DATASET/CKPT.json``, ``detection/DATASET/CKPT.jsonl`` and
-``REC_SPLIT/results/CKPT.jsonl``), one such ``.jsonl`` of boxes, or a ``.json`` that gathers them as
+It reads the reference's ``results`` folder (``scores/BENCHMARK/DATASET/CKPT.json``,
+``detection/DATASET/CKPT.jsonl`` and ``REC_SPLIT/results/CKPT.jsonl``), one such ``.jsonl`` of boxes, or a
+``.json`` that combines them as
 ``{"scores": {BENCHMARK: {DATASET: [score, ...]}}}`` or ``{"inputs": {DATASET: [row, ...]}}``.
 
-The reference writes 0 for a failed judge call and for an unreadable reply, so its zeros cannot be told apart.
+The reference writes 0 for a failed judge call and for an unreadable reply: its zeros can mean either.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REFCOCO = {
     "REC_" + split.replace("/", "_umd_" if split.startswith("refcocog/") else "_unc_"): split
     for split in SPLITS
 }
-"""The reference's names of RefCOCO's splits, with who divided them, and ours."""
+"""The reference's names of RefCOCO's splits (with the author of the split) and ours."""
 
 Scores = Mapping[str, Mapping[str, Sequence[tuple[str, float]]]]
 """``benchmark -> data set -> (question id, score)``."""
@@ -57,13 +57,13 @@ def read_reference_results(path: Path) -> list[ScoredRun]:
     """One run per checkpoint and kind (answers, boxes, RefCOCO) found at ``path``.
 
     Raises:
-        DataError: a file is none of the reference's; the message names it.
+        DataError: a file is not a result of the reference; the message names it.
         UsageError: there is nothing to read.
     """
     if path.is_dir():
         runs = list(_folder(path))
         if not runs:
-            raise UsageError(f"{path} holds no results of the reference; give its results/viscot folder.")
+            raise UsageError(f"{path} contains no results of the reference; give its results/viscot folder.")
         return runs
     if path.suffix == ".jsonl":
         return [_boxes_run(path, path.stem, {path.stem: _json_lines(path)})]
@@ -72,7 +72,7 @@ def read_reference_results(path: Path) -> list[ScoredRun]:
         return [_answers_run(path, path.stem, _numbered(path, data["scores"]))]
     if isinstance(data, dict) and isinstance(data.get("inputs"), dict):
         return [_boxes_run(path, path.stem, data["inputs"])]
-    raise DataError(f"{path} is no result of the reference: it has neither 'scores' nor 'inputs'.")
+    raise DataError(f"{path} is not a result of the reference: it has neither 'scores' nor 'inputs'.")
 
 
 def _folder(path: Path) -> Iterable[ScoredRun]:
@@ -81,7 +81,7 @@ def _folder(path: Path) -> Iterable[ScoredRun]:
         try:
             scored = [(str(row["question_id"]), float(row["score"])) for row in _json(file)]
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{file} is no score file of the reference ({error!r}).") from error
+            raise DataError(f"{file} is not a score file of the reference ({error!r}).") from error
         answers[file.stem][file.parts[-3]][file.parts[-2]] = scored
     for checkpoint, scores in answers.items():
         yield _answers_run(path, f"{checkpoint} answers", scores)
@@ -106,7 +106,7 @@ def _json(path: Path) -> Any:
 
 
 def _numbered(path: Path, scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Scores:
-    """Scores without question ids: each gets its own, so that no two strategies' answers look paired."""
+    """Give scores without question ids distinct ids, so that two strategies' answers never look paired."""
     try:
         return {
             benchmark: {
@@ -117,7 +117,7 @@ def _numbered(path: Path, scores: Mapping[str, Mapping[str, Sequence[float]]]) -
         }
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} does not hold lists of scores by benchmark and data set ({error})."
+            f"{path} does not contain lists of scores by benchmark and data set ({error})."
         ) from error
 
 
@@ -127,7 +127,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise DataError(f"{path}:{number} is no JSON ({error}).") from error
+            raise DataError(f"{path}:{number} is not valid JSON ({error}).") from error
     return rows
 
 
@@ -158,9 +158,9 @@ def _boxes_run(path: Path, name: str, rows: Rows) -> ScoredRun:
                 items.append(ScoredItem(_box_prediction(strategy, short, number, row), None))
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
-                    f"{path}: row {number + 1} of {dataset} is no detection ({error!r})."
+                    f"{path}: row {number + 1} of {dataset} is not a detection ({error!r})."
                 ) from error
-    # Without answers, whatever the strategy is called: the kind says so.
+    # There are no answers; kind "refcoco" says so, whatever the strategy is called.
     return ScoredRun(name, path, RunInfo(kind="refcoco", model=name), None, tuple(items), planned)
 
 

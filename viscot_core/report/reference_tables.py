@@ -1,12 +1,12 @@
-"""The reference's tables, digit for digit, quirks included: for setting old printouts beside new runs only.
+"""The tables of the reference implementation, digit for digit, to compare new runs with its old printouts.
 
-What the reference does, and the default tables do not:
+The reference differs from viscot's own tables:
 
-* a data set without scores counts as 0 in the average, an empty one makes it nan; visual7w is left out;
+* a data set without scores counts as 0 in the average, an empty one makes it nan; visual7w is excluded;
 * a failed or unreadable judge call counts as 0 (here: every item without a score);
-* the detection average leaves out data sets at 0 %;
-* a box without spaces after its commas, with words before it or a full stop behind it counts as wrong;
-* "Error format" counts one too many.
+* the detection average excludes data sets at 0 %;
+* a box without spaces after its commas, with words before it or a full stop after it counts as wrong;
+* "Error format" is one too high.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def reference_tables(run: ScoredRun) -> str:
 
 
 def _scores(run: ScoredRun, strategy: str) -> dict[str, list[float]]:
-    """Scores by data set as the reference's files hold them: whatever has none is 0."""
+    """Scores by data set as in the reference's files: an item without a score has 0."""
     scores: dict[str, list[float]] = {d: [] for s, d in run.planned if s == strategy}
     for item in run.items:
         if item.strategy == strategy:
@@ -116,7 +116,7 @@ def _boxes(by_dataset: Mapping[str, Sequence[ScoredItem]], *, latex: bool) -> st
 
 
 def _legacy_hit(item: ScoredItem) -> bool | None:
-    """Right or wrong by the reference's reading of the box; None where it calls the text malformed."""
+    """Whether the box is right as the reference parses it; None if it calls the text malformed."""
     prediction = item.prediction
     words = (prediction.box_text or "").replace(" .", "").replace("[", "").replace("]", "").split(", ")
     try:

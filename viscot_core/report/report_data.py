@@ -92,7 +92,7 @@ class ReportData:
             yield from baseline_rows(name, self.options.baseline.name, part.baseline)
 
     def to_json(self) -> dict[str, Any]:
-        """One run: the contract of ``export.to_json``; several: that under ``runs`` and each run's name."""
+        """One run: as ``export.to_json``; several: that by run name under ``runs``."""
         if len(self.runs) == 1:
             return _part_json(self.runs[0])
         return {"runs": {part.stats.run.name: _part_json(part) for part in self.runs}}
@@ -114,16 +114,14 @@ def build_report(runs: Sequence[ScoredRun], options: ReportOptions) -> ReportDat
         )
     model = _compare_model(options.compare)
     if options.compare and options.stats.by is not By.DATASET:
-        raise UsageError("--compare paper needs the figures by data set; leave --by out.")
+        raise UsageError("--compare paper needs figures by data set; remove --by.")
     return ReportData(options, [_part(run, options, model) for run in runs])
 
 
 def _compare_model(compare: str | None) -> str | None:
     what, _, model = (compare or "paper").partition(":")
     if what != "paper":
-        raise UsageError(
-            f"There is nothing to compare with called '{what}'; say --compare paper or paper:MODEL."
-        )
+        raise UsageError(f"--compare '{what}' is unknown; use --compare paper or paper:MODEL.")
     return model or None
 
 
@@ -196,12 +194,12 @@ def _baseline_tables(part: RunReport, baseline: ScoredRun | None) -> list[Table]
         for d in part.baseline
     ]
     header = ("strategy", "figure", "difference", "95 % interval", "p", "pairs")
-    notes = [] if rows else ["The two runs share no scored question."]
+    notes = [] if rows else ["The two runs have no scored question in common."]
     return [Table(f"{part.stats.run.name} minus {baseline.name}", header, rows, notes)]
 
 
 def _overview_tables(parts: Sequence[RunReport]) -> list[Table]:
-    """Several runs side by side, before each one's own tables."""
+    """One table that compares all runs; none for a single run."""
     if len(parts) < 2:
         return []
     rows = []

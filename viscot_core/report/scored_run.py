@@ -1,4 +1,4 @@
-"""A run folder as the statistics see it: every item with its verdict, and how many items there should be."""
+"""A run folder with its scores: each item with its verdict, the planned numbers, and what is excluded."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from viscot_core.score.verdicts import (
 )
 
 BOX_STRATEGIES = ("cot", "refcoco")
-"""Strategies in which the model itself predicts a box; the others are given theirs."""
+"""Strategies in which the model predicts the box; the others receive one."""
 
 EXCLUDED_REASONS = {
-    "no image": "left out by --skip-missing",
-    "not run": "the benchmark has not come to it",
+    "no image": "skipped by --skip-missing",
+    "not run": "the benchmark has not reached it",
     "failed": "the engine could not answer: an unreadable image, a prompt too long",
-    "nothing to judge": "the item has no answer, or no reference to judge it by",
+    "nothing to judge": "the item has no answer, or no reference answer to compare with",
     "not judged": "the judge has not been asked",
     "pending": "the judge was asked and no reply came",
-    "unscored": "no single score can be read from the judge's reply",
+    "unscored": "the judge's reply contains no single score",
     "refused": "the judge refuses the item (a content filter)",
 }
-"""The reasons, in the order in which an item meets them."""
+"""Why an item is in no mean, in the order of processing."""
 
 
 _VERDICTS = {State.PENDING: "pending", State.UNSCORED: "unscored", State.FAILED: "refused"}
@@ -41,7 +41,7 @@ _VERDICTS = {State.PENDING: "pending", State.UNSCORED: "unscored", State.FAILED:
 
 @dataclass(frozen=True, slots=True)
 class ScoredItem:
-    """One prediction and what the judge said about it (None: no verdict)."""
+    """One prediction and the judge's verdict on it (None: no verdict)."""
 
     prediction: Prediction
     outcome: Outcome | None
@@ -56,7 +56,7 @@ class ScoredItem:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes two strategies' or two runs' items the same question."""
+        """Identifies the question across strategies and runs."""
         return (self.dataset, str(self.prediction.question_id))
 
     @property
@@ -65,9 +65,9 @@ class ScoredItem:
 
     @property
     def iou(self) -> float | None:
-        """IoU of a box the model predicted: None where nothing can be compared, 0 if it was unparsable.
+        """IoU of predicted and annotated box; None if there is nothing to compare, 0 if unparsable.
 
-        Families that point instead of drawing a box have no IoU, and so no box accuracy.
+        A model family that points instead of drawing a box has no IoU, and so no box accuracy.
         """
         p = self.prediction
         if not p.done or self.strategy not in BOX_STRATEGIES or p.box_gt is None:
@@ -87,7 +87,7 @@ class ScoredItem:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run folder, read whole."""
+    """A run folder read into memory."""
 
     name: str
     path: Path
@@ -95,7 +95,7 @@ class ScoredRun:
     judge: JudgeIdentity | None
     items: tuple[ScoredItem, ...]
     planned: dict[tuple[str, str], int]
-    """``(strategy, dataset) -> items`` the benchmark set out to do: the N of every "n of N"."""
+    """``(strategy, dataset) -> items`` that the benchmark planned: the N of every "n of N"."""
 
     @property
     def strategies(self) -> list[str]:
@@ -109,11 +109,11 @@ class ScoredRun:
 
 
 def read_scored_run(path: Path, judge: str | None = None) -> ScoredRun:
-    """Read predictions and the scores of one judge (the only one there, or the one named).
+    """Read predictions and the scores of one judge: ``judge``, or the only one that scored the run.
 
     Raises:
-        UsageError: several judges' scores and none named, or a judge that never scored this run.
-        DataError: no run folder, or scores that belong to another run.
+        UsageError: several judges scored the run and none is named, or the named one did not.
+        DataError: the folder is not a run folder, or the scores belong to another run.
     """
     info = read_run(path)
     predictions = read_predictions(path)
@@ -129,7 +129,7 @@ def _pick_scores(path: Path, judge: str | None) -> Scores | None:
     files = score_files(path)
     if judge is None and len(files) > 1:
         raise UsageError(
-            f"{path} was scored by {len(files)} judges; say whose scores to use with --judge "
+            f"{path} has scores of {len(files)} judges; choose one with --judge "
             f"({', '.join(files)}): scores of different judges are never averaged."
         )
     if judge is None:
@@ -145,7 +145,7 @@ def _pick_scores(path: Path, judge: str | None) -> Scores | None:
 
 
 def _planned(info: RunInfo, items: tuple[ScoredItem, ...]) -> dict[tuple[str, str], int]:
-    """What the run set out to do; at least what is there, should ``run.json`` say less."""
+    """The items planned by ``run.json``; never fewer than the items present."""
     planned = {(s, canonical(d)): n for s, sets in info.planned.items() for d, n in sets.items()}
     for group, n in Counter((item.strategy, item.dataset) for item in items).items():
         planned[group] = max(n, planned.get(group, 0))
@@ -153,7 +153,7 @@ def _planned(info: RunInfo, items: tuple[ScoredItem, ...]) -> dict[tuple[str, st
 
 
 def check_same_judge(runs: list[ScoredRun], *, mix_judges: bool = False) -> None:
-    """Refuse to set runs beside each other whose scores come from different judges.
+    """Refuse to compare runs whose scores come from different judges.
 
     Raises:
         UsageError: naming both judges.
@@ -163,16 +163,15 @@ def check_same_judge(runs: list[ScoredRun], *, mix_judges: bool = False) -> None
         first, second = judged[0].judge, other.judge
         if first and second and not first.same_judge(second) and not mix_judges:
             raise UsageError(
-                f"{judged[0].path} was judged by {first.describe()}, {other.path} by "
-                f"{second.describe()}: such scores "
-                "do not compare; score both with one judge, or say --mix-judges."
+                f"{judged[0].path} was judged by {first.describe()}, {other.path} by {second.describe()}: "
+                "these scores are not comparable; score both with one judge, or pass --mix-judges."
             )
 
 
 def excluded(run: ScoredRun) -> dict[str, dict[str, int]]:
-    """``strategy -> reason -> items``, only reasons that occur.
+    """``strategy -> reason -> number of items`` that are in no mean; only reasons that occur.
 
-    Before any judge was asked ("not judged" of all) that reason is not counted: a note says it.
+    If no judge has scored the run, "not judged" is not counted: a note says so instead.
     """
     return {strategy: _excluded_of(run, strategy) for strategy in run.strategies}
 
@@ -188,7 +187,7 @@ def _excluded_of(run: ScoredRun, strategy: str) -> dict[str, int]:
 
 
 def _excluded_because(item: ScoredItem, run: ScoredRun) -> str | None:
-    """Why the item has no score, or (an expression) no box; None where it has."""
+    """Why the item has no score (RefCOCO: no box); None if it has one."""
     if not item.prediction.done:
         return "failed"
     if run.info.kind == "refcoco" or run.judge is None:

@@ -1,4 +1,4 @@
-"""What the statistics of a run are made of. ``analysis.py`` works them out."""
+"""The types that hold a run's statistics. ``analysis.py`` computes them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 IOU_THRESHOLDS = (0.3, 0.5, 0.7)
 AREA_BINS = ((0.0, 0.01), (0.01, 0.05), (0.05, 0.2), (0.2, float("inf")))
-"""Share of the image that the annotated box covers; the benchmark's median is 3.6 %."""
+"""Bins of the share of the image that the annotated box covers; the benchmark's median is 3.6 %."""
 
 
 class Average(StrEnum):
-    """How data sets become one figure."""
+    """How the overall figure is computed from the data sets."""
 
     DATASETS = "datasets"
     ITEMS = "items"
@@ -34,7 +34,7 @@ class By(StrEnum):
 
 @dataclass(frozen=True)
 class Answers:
-    """Mean score of a group of answers; mean and ci95 are None where nothing was scored."""
+    """Mean score of a group of answers; mean and ci95 are None if nothing was scored."""
 
     mean: float | None
     n: int
@@ -54,11 +54,11 @@ class Boxes:
     """Of the accuracy at 0.5."""
     mean_iou: float | None
     n: int
-    """Boxes compared; none of a family that points."""
+    """Boxes compared; 0 for a model family that points."""
     of: int
     repaired: int
     unparsable: int
-    """Of all that was said, compared or not."""
+    """Of all replies, whether compared or not."""
 
     @property
     def acc50(self) -> float | None:
@@ -101,12 +101,12 @@ class Stats:
     differences: list[Difference]
     by_box: dict[str, Conditional]
     excluded: dict[str, dict[str, int]]
-    """Items that stand in no mean, by strategy and reason (``scored_run.EXCLUDED_REASONS``)."""
+    """Items that are in no mean, by strategy and reason (``scored_run.EXCLUDED_REASONS``)."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def groups(self) -> list[str]:
-        """The groups that any strategy has answers of, in the order of the tables."""
+        """The groups in which any strategy has answers, in the order of the tables."""
         found = {name for part in self.answers.values() for name in part.groups}
         if self.by is By.DATASET:
             return paper_order(found)
@@ -125,7 +125,7 @@ class StatsOptions:
 
 
 def area_label(low: float, high: float) -> str:
-    """``1-5 %``: one of ``AREA_BINS`` in words."""
+    """``1-5 %``: the label of one of ``AREA_BINS``."""
     if low == 0:
         return f"< {high:.0%}".replace("%", " %")
     if high == float("inf"):

@@ -24,7 +24,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of words; the first column is left-aligned, the others right-aligned."""
+    """A table of texts with a title; the first column is left-aligned, the others right-aligned."""
 
     title: str
     header: tuple[str, ...]
@@ -33,7 +33,7 @@ class Table:
 
 
 def draw(tables: Sequence[Table], form: Format) -> str:
-    """The tables as text, in one of the formats that draw (TABLE, MARKDOWN, LATEX)."""
+    """The tables as text: TABLE, MARKDOWN or LATEX."""
     pens = {Format.TABLE: _plain, Format.MARKDOWN: _markdown, Format.LATEX: _latex}
     return "\n\n".join(pens[form](table) for table in tables)
 
@@ -98,7 +98,7 @@ def _latex(table: Table) -> str:
     )
 
 
-# -- figures as words
+# -- figures as text
 
 
 def number(value: float | None) -> str:
@@ -133,7 +133,7 @@ def p_value(p: float) -> str:
 
 
 def stats_tables(stats: Stats, *, detection: bool = False) -> list[Table]:
-    """The tables of one run; ``detection`` leaves the answers out and shows more about boxes."""
+    """The tables of one run; ``detection`` shows boxes in more detail and no answers."""
     tables = []
     if stats.answers and not detection:
         tables.append(_summary(stats))
@@ -181,7 +181,7 @@ def _summary(stats: Stats) -> Table:
 
 
 def _by_group(stats: Stats) -> list[Table]:
-    """Rows are groups, columns strategies, unless there is one data set only and the summary said it all."""
+    """Rows are groups, columns are strategies. A single data set needs no such table: see the summary."""
     names = stats.groups
     if len(names) < 2 and stats.by is By.DATASET:
         return []
@@ -194,7 +194,7 @@ def _by_group(stats: Stats) -> list[Table]:
 
 
 def _mean_cells(cells: Sequence[Answers | None]) -> list[str]:
-    """Each strategy's mean, then n of N: once where it is the same for all, else beside each mean."""
+    """Each strategy's mean, then n of N: once if it is the same for all, else with each mean."""
     counts = {(cell.n, cell.of) for cell in cells if cell is not None and cell.of}
     if len(counts) > 1:
         return [f"{number(c.mean)} ({count(c.n, c.of)})" if c and c.of else "" for c in cells] + [""]
@@ -276,7 +276,7 @@ def _box_row(name: str, cell: Boxes) -> tuple[str, ...]:
 
 
 def _excluded_table(stats: Stats) -> list[Table]:
-    """Nothing where every item stands in a mean."""
+    """No table if every item is in a mean."""
     reasons = [
         reason for reason in EXCLUDED_REASONS if any(reason in found for found in stats.excluded.values())
     ]
@@ -287,4 +287,4 @@ def _excluded_table(stats: Stats) -> list[Table]:
         of = sum(n for (name, _), n in stats.run.planned.items() if name == strategy)
         rows.append((strategy, *(share(found.get(reason, 0), of) for reason in reasons), str(of)))
     notes = [f"{reason}: {EXCLUDED_REASONS[reason]}." for reason in reasons]
-    return [Table("Items that stand in no mean", ("strategy", *reasons, "of N"), rows, notes)]
+    return [Table("Items that are in no mean", ("strategy", *reasons, "of N"), rows, notes)]
