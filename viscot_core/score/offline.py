@@ -1,7 +1,7 @@
-"""Judges that need no model: deterministic, offline, the field's own measures.
+"""Judges without a model: deterministic standard measures, computed offline.
 
 ``exact`` (normalised match), ``anls`` (DocVQA, Biten et al. 2019), ``vqa`` (VQA accuracy with the
-normalisation of VQA v2 and TextVQA; several references stand on lines of their own), ``contains`` (the
+normalisation of VQA v2 and TextVQA; several references are separate lines), ``contains`` (the
 reference appears in the answer as whole words), ``relaxed`` (ChartQA, Masry et al. 2022: numbers within 5 %),
 ``letter`` and ``yes-no`` (how LLaVA's scripts read an answer to ScienceQA and to POPE).
 """
@@ -34,16 +34,15 @@ ANLS_THRESHOLD = 0.5
 """An ANLS similarity at or below this counts as a wrong answer (0), as DocVQA defines it."""
 RELAXED_TOLERANCE = 0.05
 ANNOTATORS = 10
-"""People whom VQA v2 and TextVQA asked each question. Their accuracy presupposes them: among fewer answers,
-right ones could not agree with three others."""
+"""How many people answered each question of VQA v2 and TextVQA. Their accuracy needs all ten: with fewer
+answers, a right one could not agree with three others."""
 
 
 def normalise(text: str) -> str:
-    """Case, Unicode spelling, punctuation, articles and spare whitespace removed: ``"The  Cat."`` is
-    ``"cat"``.
+    """Remove case, Unicode variants, punctuation, articles, extra whitespace: ``"The  Cat."`` is ``"cat"``.
 
-    Decimal points and minus signs of numbers stay (1.5 is not 15). A text made of nothing but articles or
-    punctuation (``"A"``, ``"?"``) keeps them, so that it can still be right or wrong.
+    Numbers keep their decimal points and minus signs (1.5 is not 15). A text of only articles or punctuation
+    (``"A"``, ``"?"``) keeps them, so that it can still be right or wrong.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     plain = _PUNCTUATION.sub(lambda m: "" if m[1] else m[0], folded)
@@ -54,12 +53,12 @@ def normalise(text: str) -> str:
 
 
 def exact(reference: str, answer: str) -> float:
-    """1 where the normalised texts are equal."""
+    """1 if the normalised texts are equal."""
     return float(normalise(reference) == normalise(answer))
 
 
 def contains(reference: str, answer: str) -> float:
-    """1 where the normalised reference stands in the normalised answer as whole words."""
+    """1 if the normalised reference occurs in the normalised answer as whole words."""
     wanted, given = normalise(reference), normalise(answer)
     return float(bool(wanted) and f" {wanted} " in f" {given} ")
 
@@ -75,10 +74,10 @@ def anls(reference: str, answer: str) -> float:
 
 
 def vqa(reference: str, answer: str) -> float:
-    """VQA accuracy, words read as ``_vqa_words`` says: 1 where one of the references, a line each, agrees.
+    """VQA accuracy on words normalised by ``_vqa_words``: 1 if one of the references (one a line) agrees.
 
-    Against those of ``ANNOTATORS``: the mean over each of them left out of min(1, agreeing / 3), as the
-    evaluation of VQA v2 (github.com/GT-Vision-Lab/VQA, vqaEval.py) and of TextVQA reckons.
+    With ``ANNOTATORS`` references: leave each of them out in turn and take the mean of min(1, agreeing / 3),
+    as the evaluation of VQA v2 (github.com/GT-Vision-Lab/VQA, vqaEval.py) and of TextVQA does.
     """
     given = _vqa_words(answer)
     if given == _vqa_words(reference):
@@ -98,12 +97,12 @@ def letter(reference: str, answer: str) -> float:
 
 
 def says_no(answer: str) -> bool:
-    """How LLaVA's POPE script reads an answer: its first sentence says no, not or No; all else is a yes."""
+    """LLaVA's POPE script: "no" if the first sentence contains no, not or No; everything else is a yes."""
     return bool({"No", "not", "no"} & set(answer.split(".")[0].replace(",", "").split()))
 
 
 def yes_no(reference: str, answer: str) -> float:
-    """1 where the answer, read by ``says_no``, agrees with the reference."""
+    """1 if the answer, read by ``says_no``, agrees with the reference."""
     return float(says_no(answer) == (normalise(reference) == "no"))
 
 
@@ -141,10 +140,11 @@ class OfflineJudge:
 
 
 def _vqa_words(text: str) -> list[str]:
-    """A text as VQA v2's and TextVQA's evaluation reads it (EvalAI's answer processor, as in LLaVA's script).
+    """The words that VQA v2's and TextVQA's evaluation compare (EvalAI's answer processor, as LLaVA has it).
 
-    Commas go, a mark beside a space goes and one within a word parts it (``coca-cola`` is two words), full
-    stops go but for 1.5, number words are digits, articles are dropped, ``dont`` is ``don't``.
+    Commas are removed; so is a mark beside a space, while a mark inside a word splits it (``coca-cola`` is
+    two words). Full stops are removed except in numbers (1.5), number words become digits, articles are dropped,
+    and ``dont`` equals ``don't``.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     said = " ".join(re.sub(r"[,?]", "", folded).replace("'s", " 's").split())

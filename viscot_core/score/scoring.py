@@ -1,4 +1,4 @@
-"""Score one run folder with one judge: read the predictions, ask about what has no verdict yet, append."""
+"""Scores one run folder with one judge: asks for each answer that has no verdict yet, and appends it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from viscot_core.score.verdicts import (
 )
 
 Progress = Callable[[int], None]
-"""Called with the number of items that came to an outcome."""
+"""Called with the number of items that just got an outcome."""
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """Where the answers of a run stand with one judge; the four states add up to ``items``."""
+    """How many answers of a run one judge has scored; the four states add up to ``items``."""
 
     path: Path
     items: int
@@ -37,7 +37,7 @@ class ScoreReport:
     """Verdicts written by this call."""
     clipped: int
     unanswered: int
-    """Predictions that failed and have no answer to judge; not part of ``items``."""
+    """Predictions that failed, so there is no answer to judge; not part of ``items``."""
     reasons: dict[str, int]
     """Why items are unscored, pending or failed, most frequent first."""
 
@@ -49,7 +49,7 @@ class ScoreReport:
 def open_pairs(
     predictions: Sequence[Prediction], scores: Scores, *, retry_unscored: bool = False
 ) -> dict[Pair, list[Prediction]]:
-    """What still has to be judged: distinct pairs, each with the items that share it."""
+    """The pairs that still have to be judged, each with the items that share it."""
     final = {State.SCORED} if retry_unscored else {State.SCORED, State.UNSCORED}
     todo: dict[Pair, list[Prediction]] = defaultdict(list)
     for prediction in predictions:
@@ -68,11 +68,14 @@ def score_run(
     retry_unscored: bool = False,
     progress: Progress | None = None,
 ) -> ScoreReport:
-    """Judge every answer of ``run`` that has no verdict yet and append to ``scores.<name>.jsonl``.
+    """Judge every answer of ``run`` that has no verdict yet and append it to ``scores.<name>.jsonl``.
 
-    Whatever was written before an interruption stays; the same call continues. Raises DataError for a
-    scores file of another run, UsageError for one of another judge, EngineError when the judge cannot
-    work at all.
+    After an interruption the same call continues.
+
+    Raises:
+        DataError: the scores file belongs to another run.
+        UsageError: the scores file belongs to another judge.
+        EngineError: the judge cannot work at all.
     """
     predictions = read_predictions(run)
     path = scores_path(run, name or judge.identity.name)
@@ -101,7 +104,7 @@ def score_run(
 def pairs_to_ask(
     run: Path, judge: Judge, *, name: str | None = None, retry_unscored: bool = False
 ) -> list[Pair]:
-    """What ``score_run`` would ask about now; reads only."""
+    """The pairs that ``score_run`` would ask the judge about; writes nothing."""
     predictions = read_predictions(run)
     path = scores_path(run, name or judge.identity.name)
     scores = read_scores(path) if path.exists() else Scores(judge.identity, {}, path)
@@ -113,7 +116,7 @@ def pairs_to_ask(
 def _reuse(
     todo: dict[Pair, list[Prediction]], scores: Scores, done: Callable[[Pair, Outcome], None]
 ) -> list[Pair]:
-    """Give items the score their words got under another strategy before; returns the pairs left to ask."""
+    """Reuse the score of an equal pair (under another strategy); returns the pairs left to ask."""
     known = {
         v.pair: v.outcome for v in scores.verdicts.values() if v.outcome.state is State.SCORED and v.pair
     }
@@ -139,7 +142,7 @@ def _report(
         verdict = verdicts.get(prediction.key)
         states[verdict.outcome.state if verdict else State.PENDING] += 1
         if verdict and verdict.outcome.state is not State.SCORED:
-            reasons[verdict.outcome.reason or "no reason was kept"] += 1
+            reasons[verdict.outcome.reason or "no reason recorded"] += 1
         clipped += bool(verdict and verdict.outcome.clipped)
     unanswered = sum(p.reference is not None and not p.done for p in predictions)
     return ScoreReport(path, items, states, new, clipped, unanswered, dict(reasons.most_common()))

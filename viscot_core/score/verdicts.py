@@ -1,9 +1,8 @@
-"""What a judge said about each answer: one append-only file per judge, beside the predictions.
+"""A judge's verdicts on the answers of a run: one append-only file per judge in the run folder.
 
-``scores.<judge>.jsonl`` opens with one header line that names the judge; every further line is one
-verdict. A later line about the same item replaces an earlier one. A verdict carries a digest of the words
-it was given for, so that the file of another run, or of answers that changed since, is noticed instead of
-averaged.
+The first line of ``scores.<judge>.jsonl`` names the judge; every further line is one verdict. A later line
+about the same item replaces an earlier one. A verdict contains a digest of the texts it was given for, so
+a file of another run, or verdicts on answers that have changed, are detected and never averaged.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from viscot_core.runs.records import Key, Prediction
 
 
 class State(StrEnum):
-    """How far an answer came with a judge; only ``scored`` ever enters a mean."""
+    """The state of an answer with a judge; only ``scored`` answers enter a mean."""
 
     SCORED = "scored"
     UNSCORED = "unscored"
-    """The judge replied, but no single score could be read from it."""
+    """The judge replied, but the reply contains no single score."""
     PENDING = "pending"
-    """Not asked yet, or asked and no reply came (it will be asked again)."""
+    """Not asked yet, or asked without a reply (the next run asks again)."""
     FAILED = "failed"
-    """The judge refuses this item (a content filter, a request it calls wrong)."""
+    """The judge refuses this item (a content filter, a rejected request)."""
 
 
 class Pair(NamedTuple):
@@ -43,25 +42,25 @@ class Pair(NamedTuple):
     answer: str
 
     def digest(self) -> str:
-        """16 hex digits that name these words."""
+        """16 hex digits that identify these texts."""
         return hashlib.sha256("\0".join(self).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A judge's result for one pair; ``score`` is in 0..1 and only there when scored."""
+    """A judge's result for one pair; ``score`` is in 0..1, and None unless the state is scored."""
 
     state: State
     score: float | None = None
     reason: str | None = None
     reply: str | None = None
     clipped: bool = False
-    """The judge said a value outside 0..1 and it was cut to the nearer end."""
+    """The judge gave a value outside 0..1; it was set to the nearer end."""
 
 
 @dataclass(frozen=True)
 class JudgeIdentity:
-    """All that changes a score. Two files compare only when model, prompt and temperature agree."""
+    """Everything that changes a score: two files are comparable only if model, prompt and temperature agree."""
 
     name: str
     model: str
@@ -74,7 +73,7 @@ class JudgeIdentity:
         return cls(name, model, prompt_sha256, temperature, datetime.now(UTC).isoformat(timespec="seconds"))
 
     def same_judge(self, other: JudgeIdentity) -> bool:
-        """Equal but for the date."""
+        """Whether everything but the date is equal."""
         return (self.name, self.model, self.prompt_sha256, self.temperature) == (
             other.name,
             other.model,
@@ -83,9 +82,9 @@ class JudgeIdentity:
         )
 
     def describe(self) -> str:
-        """``openai:gpt-4o-mini, prompt 3f2a91c0, temperature 0``: one phrase for tables and errors.
+        """``openai:gpt-4o-mini, prompt 3f2a91c0, temperature 0``: for tables and errors.
 
-        A model stands there with all that tells it from its namesakes: ``openai:http://HOST/v1#judge``.
+        A model of a server is named with its address: ``openai:http://HOST/v1#judge``.
         """
         kind, is_model, _ = self.name.partition(":")
         words = [f"{kind}:{self.model}" if is_model else self.name]
@@ -98,14 +97,14 @@ class JudgeIdentity:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of a scores file: an item and what the judge said about it."""
+    """One line of a scores file: an item and the judge's outcome."""
 
     strategy: str
     dataset: str
     question_id: str | int
     outcome: Outcome
     pair: str | None = None
-    """``Pair.digest`` of the words that were judged; None in files written by other tools."""
+    """``Pair.digest`` of the judged texts; None in files written by other tools."""
 
     @property
     def key(self) -> Key:
@@ -131,7 +130,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Scores:
-    """A scores file as read: the judge and the last verdict about each item."""
+    """The content of a scores file: the judge and the last verdict on each item."""
 
     judge: JudgeIdentity
     verdicts: dict[Key, Verdict]
@@ -139,27 +138,27 @@ class Scores:
 
 
 def scores_path(run: Path, judge: str) -> Path:
-    """``RUN/scores.<judge>.jsonl`` with every character that a file name should not hold made a dash."""
+    """``RUN/scores.<judge>.jsonl``; characters that do not belong in a file name become dashes."""
     slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in judge).strip("-.")
     return run / f"scores.{slug}.jsonl"
 
 
 def score_files(run: Path) -> dict[str, Path]:
-    """The scores files of a run by their judge's part of the name."""
+    """The scores files of a run, by the judge's part of the file name."""
     return {
         p.name.removeprefix("scores.").removesuffix(".jsonl"): p for p in sorted(run.glob("scores.*.jsonl"))
     }
 
 
 def read_scores(path: Path) -> Scores:
-    """Read a scores file; a last line cut short by an interruption is left out (``ScoreLog`` sets it aside).
+    """Read a scores file; a last line cut short by an interruption is ignored (``ScoreLog`` sets it aside).
 
     Raises:
-        DataError: no header, or a line in the middle that is no verdict.
+        DataError: there is no header, or a complete line is not a verdict.
     """
     lines, _ = _whole_lines(path)
     if not lines:
-        raise DataError(f"{path} holds no judge's header line; delete it and run 'viscot score' again.")
+        raise DataError(f"{path} has no header line with the judge; delete it and run 'viscot score' again.")
     judge = _header(path, lines[0])
     verdicts: dict[Key, Verdict] = {}
     for number, line in enumerate(lines[1:], 2):
@@ -170,7 +169,7 @@ def read_scores(path: Path) -> Scores:
 
 
 def _whole_lines(path: Path) -> tuple[list[bytes], bytes]:
-    """Lines that ended, and what stands after the last line break (b"" in a whole file)."""
+    """The complete lines, and the bytes after the last line break (b"" if the file is complete)."""
     try:
         *lines, rest = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -185,7 +184,9 @@ def _header(path: Path, line: bytes) -> JudgeIdentity:
             judge["name"], judge["model"], judge["prompt_sha256"], judge["temperature"], judge["created"]
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}:1 is no judge's header line; delete the file and score again.") from error
+        raise DataError(
+            f"{path}:1 is not a header line with the judge; delete the file and score again."
+        ) from error
 
 
 def _verdict(path: Path, number: int, line: bytes) -> Verdict:
@@ -201,22 +202,22 @@ def _verdict(path: Path, number: int, line: bytes) -> Verdict:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}:{number} is no verdict ({error}); remove that line, it is asked again."
+            f"{path}:{number} is not a verdict ({error}); delete that line, and the item is asked again."
         ) from error
 
 
 def pair_of(prediction: Prediction) -> Pair | None:
-    """What a judge sees of a prediction; None where there is no answer or nothing to compare it with."""
+    """The texts a judge sees; None if there is no answer or no reference answer."""
     if not prediction.done or prediction.reference is None or prediction.answer is None:
         return None
     return Pair(prediction.question, prediction.reference, prediction.answer)
 
 
 def check_belongs(scores: Scores, predictions: Iterable[Prediction]) -> None:
-    """Refuse the scores of another run: an item this run does not have, or words it did not say.
+    """Refuse the scores of another run: verdicts on items or answers that this run does not have.
 
     Raises:
-        DataError: naming how many lines do not fit.
+        DataError: says how many verdicts do not fit.
     """
     pairs = {p.key: pair_of(p) for p in predictions}
     strange = 0
@@ -226,18 +227,16 @@ def check_belongs(scores: Scores, predictions: Iterable[Prediction]) -> None:
             strange += 1
     if strange:
         raise DataError(
-            f"{scores.path} does not belong to this run: {strange} of its {len(scores.verdicts)} "
-            "verdicts are about "
-            "other items or other answers; move that file away and run 'viscot score' again."
+            f"{scores.path} does not belong to this run: {strange} of its {len(scores.verdicts)} verdicts "
+            "are about other items or other answers; move that file away and run 'viscot score' again."
         )
 
 
 class ScoreLog:
-    """Appends verdicts to a scores file, flushing each: a kill loses at most the line being written.
+    """Appends verdicts to a scores file and flushes each: a kill loses at most the line being written.
 
-    Opening an existing file checks that it is of the same judge and sets a broken last line aside in
-    ``<file>.broken``; a second process is turned away. Use as a context manager; ``.scores`` holds what
-    was there before.
+    An existing file must be of the same judge; a broken last line is moved to ``<file>.broken``. A second
+    process is refused. Use it as a context manager; ``.scores`` is what the file contained before.
     """
 
     def __init__(self, path: Path, judge: JudgeIdentity) -> None:
@@ -256,7 +255,7 @@ class ScoreLog:
             raise
 
     def _begin(self, judge: JudgeIdentity) -> Scores:
-        """What the file holds already, after its repair; a new or headless one gets its header."""
+        """Repair the file and return what it contains; an empty file gets its header."""
         set_broken_line_aside(self.path, self.path.with_name(f"{self.path.name}.broken"))
         if not self.path.stat().st_size:
             self._file.write(json.dumps({"judge": asdict(judge)}, ensure_ascii=False) + "\n")
@@ -266,8 +265,7 @@ class ScoreLog:
         if not scores.judge.same_judge(judge):
             raise UsageError(
                 f"{self.path} was written by another judge ({scores.judge.describe()}, now "
-                f"{judge.describe()}); "
-                "give these scores a file of their own with --name."
+                f"{judge.describe()}); write these scores to another file with --name."
             )
         return scores
 
@@ -284,7 +282,7 @@ class ScoreLog:
         self._close()
 
     def _close(self) -> None:
-        """Close the file; one that got nothing, as on a full disk, goes while it is still locked."""
+        """Close the file. An empty one (the disk was full) is deleted while it is still locked."""
         if not self.path.stat().st_size:
             self.path.unlink()
         self._file.close()
