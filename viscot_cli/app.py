@@ -57,7 +57,7 @@ class LazyGroup(TyperGroup):
         return [name for name, entry in COMMANDS.items() if _exists(entry)]
 
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
-        """The command called ``cmd_name``, imported now; None where there is none."""
+        """The command called ``cmd_name``, imported now; None if there is none."""
         entry = COMMANDS.get(cmd_name)
         return None if entry is None or not _exists(entry) else _load(cmd_name, entry)
 

@@ -172,7 +172,7 @@ def _ask() -> None:
 
 
 def _tell(outcome: FetchOutcome, todo: FetchPlan, to: Path) -> None:
-    """What came and what did not. Raises DataError where nothing came, PartlyDone where something did not."""
+    """What came and what did not. Raises DataError if nothing came, PartlyDone where something did not."""
     for label, why in outcome.failed.items():
         console.say(f"{label}: {why}")
     if outcome.failed:

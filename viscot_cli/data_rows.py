@@ -97,7 +97,7 @@ def mix(
 
 
 def _words(template: str | None, tokenizer: str | None, other: str = "") -> Template:
-    """The template that lengths are measured with; UsageError where nothing measures them."""
+    """The template that lengths are measured with; UsageError if nothing measures them."""
     from viscot_core.data.encode import template_named
 
     found = template_named(template or "vicuna_v1")

@@ -42,7 +42,7 @@ State = Literal["ok", "warn", "missing"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. ``fix`` is what to do, empty where nothing need be done."""
+    """One line of the report. ``fix`` is what to do, empty if nothing need be done."""
 
     group: str
     name: str

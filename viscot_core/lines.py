@@ -10,7 +10,7 @@ from typing import IO, Any
 
 
 def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
-    """Lock ``file`` until it is closed, with others where ``shared``; False where another holds it."""
+    """Lock ``file`` until it is closed, with others where ``shared``; False if another holds it."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
@@ -32,7 +32,7 @@ def set_broken_line_aside(path: Path, aside: Path) -> None:
 
 
 def end_of_last_line(file: IO[bytes], size: int, block: int = 1 << 16) -> int:
-    """Position after the last newline of a file of ``size`` bytes; 0 where it has none."""
+    """Position after the last newline of a file of ``size`` bytes; 0 if it has none."""
     end = size
     while end > 0:
         start = max(0, end - block)

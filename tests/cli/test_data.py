@@ -35,7 +35,8 @@ def test_list_names_every_source_with_its_state(cli: Cli, tmp_path: Path) -> Non
 
 def test_list_says_all_there_is_to_know_of_a_source(cli: Cli, tmp_path: Path) -> None:
     ran = cli("data", "list", "cot-images", "--to", tmp_path)
-    assert "13 parts" in ran.out and "license: Apache-2.0" in ran.out and "note: not everything" in ran.out
+    assert "13 parts" in ran.out and "license: Apache-2.0" in ran.out
+    assert "note: some images are not included" in ran.out
     ran = cli("data", "list", "cot-image", "--to", tmp_path)
     assert ran.code == 2 and "Did you mean 'cot-images'" in ran.err
 
@@ -172,7 +173,7 @@ def test_show_says_what_is_there_instead(cli: Cli, synth: Path, where: str, whic
         (["stats", "cot"], 1, "cannot be read"),
         (["convert", "train.json", "--out", "c.json"], 1, "field 'question' is missing"),
         (["check", "--to", ".", "--for", "bech"], 2, "Did you mean 'bench'"),
-        (["organize", "--from", "none", "--to", "."], 2, "is no folder"),
+        (["organize", "--from", "none", "--to", "."], 2, "is not a folder"),
         (["fetch", "--for", "cub:x", "--to", "."], 2, "There is no data set 'x' there"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_bad_turn_is_named(tmp_path: Path, turn: dict[str, object], says: str)
 def test_one_bad_row_too_many_stops(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text("{}\nnonsense\n" + json.dumps(METADATA) + "\n")
-    with pytest.raises(DataError, match=r"m\.jsonl:2: the row is no JSON .* --skip-bad 2"):
+    with pytest.raises(DataError, match=r"m\.jsonl:2: the row is not valid JSON .* --skip-bad 2"):
         list(Rows(path, MetadataRow, skip_bad=1))
     assert len(list(Rows(path, MetadataRow, skip_bad=2))) == 1
 

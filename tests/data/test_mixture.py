@@ -158,9 +158,9 @@ def test_an_existing_mixture_is_kept_unless_replaced(tmp_path: Path, files: list
 
 def test_overwrite_replaces_a_mixture_and_nothing_else(tmp_path: Path, files: list[MixtureSource]) -> None:
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match="is no mixture, and --overwrite replaces nothing else"):
+    with pytest.raises(UsageError, match="is not a mixture, and --overwrite replaces nothing else"):
         build(tmp_path, files, overwrite=True)
-    with pytest.raises(UsageError, match="is no mixture"):
+    with pytest.raises(UsageError, match="is not a mixture"):
         build(Path(files[0].file), files, overwrite=True)
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "empty").mkdir()

@@ -45,7 +45,7 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match="holds no rows that viscot knows"):
         kind_of(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("words")
-    with pytest.raises(DataError, match="the first row is no JSON"):
+    with pytest.raises(DataError, match="the first row is not valid JSON"):
         kind_of(tmp_path / "a.json")
 
 

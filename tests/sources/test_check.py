@@ -116,5 +116,5 @@ def test_groups_choose_files(tmp_path: Path) -> None:
         run(tmp_path, "bench:docvqa")
     with pytest.raises(UsageError, match=r"no purpose 'bnch'.* Did you mean 'bench'"):
         run(tmp_path, "bnch")
-    with pytest.raises(UsageError, match=r"has no annotation files; 'viscot data fetch'"):
+    with pytest.raises(UsageError, match=r"has no annotation files; get them with 'viscot data fetch'"):
         check(tmp_path / "cot", CATALOG, tmp_path / "r.jsonl")

@@ -87,7 +87,8 @@ def test_a_hub_that_is_away_is_asked_again(hub: Web, tmp_path: Path, monkeypatch
     assert (tmp_path / "big.json").read_bytes() == expected["big.json"]
     (tmp_path / "big.json").unlink()
     away += [Lost("ConnectError")] * 9
-    assert "cannot be found just now (ConnectError)" in get(tmp_path, catalog, "hub-file").failed["hub-file"]
+    why = get(tmp_path, catalog, "hub-file").failed["hub-file"]
+    assert "cannot be located at the moment (ConnectError)" in why
 
 
 def test_no_hub_at_all_is_a_failure_not_a_crash(hub: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +156,7 @@ def test_a_page_in_an_archives_place_is_not_kept(hub: Web, tmp_path: Path, path:
     catalog, expected = make_world(hub)
     right, hub.files[path] = hub.files[path], b"<html>You have no access.</html>" * 20
     why = get(tmp_path, catalog, name).failed[name]
-    assert "archive is damaged (" in why and "what came is removed, run the command again" in why
+    assert "archive is damaged (" in why and "the download is deleted, run the command again" in why
     hub.files[path] = right
     assert not get(tmp_path, catalog, name).failed
     placed = images(tmp_path)
@@ -183,7 +184,7 @@ def test_a_file_that_changed_at_its_origin_is_noticed(hub: Web, tmp_path: Path) 
     get(tmp_path, catalog, "rows")
     (tmp_path / "rows/one.json").unlink()
     hub.files["/rows/one.json"] = b'[{"a": 2}]'
-    assert "is not the file it should be" in get(tmp_path, catalog, "rows").failed["rows/one.json"]
+    assert "is not the expected file" in get(tmp_path, catalog, "rows").failed["rows/one.json"]
     (tmp_path / ".viscot/lock.json").unlink()
     assert not get(tmp_path, catalog, "rows").failed
     assert (tmp_path / "rows/one.json").read_bytes() == b'[{"a": 2}]'
@@ -196,7 +197,7 @@ def test_a_hub_file_that_changed_is_noticed_before_it_comes(hub: Web, tmp_path: 
     before, hub.files[f"{HUB}/big.json"] = (tmp_path / ".viscot/lock.json").read_text(), b"{}" * 60_000
     hub.log.clear()
     why = get(tmp_path, catalog, "hub-file").failed["hub-file"]
-    assert "is not the file it should be" in why and hashlib.sha256(expected["big.json"]).hexdigest() in why
+    assert "is not the expected file" in why and hashlib.sha256(expected["big.json"]).hexdigest() in why
     assert {entry.method for entry in hub.log} == {"HEAD"}
     assert (tmp_path / ".viscot/lock.json").read_text() == before
     (tmp_path / ".viscot/lock.json").unlink()

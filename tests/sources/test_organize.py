@@ -101,5 +101,5 @@ def test_annotation_files_are_placed_too(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no folder; give the one your downloads are in"):
+    with pytest.raises(UsageError, match="is not a folder; pass the folder of your downloads"):
         organize(tmp_path / "none", tmp_path, CATALOG)

@@ -81,7 +81,7 @@ def test_a_complete_file_is_not_fetched_again(web: Web, tmp_path: Path, client: 
 
 def test_another_run_goes_on_where_one_gave_up(web: Web, tmp_path: Path, client: httpx.Client) -> None:
     web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["drop:120000", *["code:503"] * 4]
-    with pytest.raises(DataError, match="120,000 bytes that came are kept, run the command again"):
+    with pytest.raises(DataError, match="120,000 bytes so far are kept, run the command again"):
         get(web, tmp_path / "a.bin", client)
     assert get(web, tmp_path / "a.bin", client) == Fetched(len(DATA), SHA)
     assert web.sent("/a.bin") == len(DATA)
@@ -107,7 +107,7 @@ def test_wrong_content_is_fetched_once_more_then_refused(
     web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["garbage"]
     assert get(web, tmp_path / "a.bin", client, sha256=SHA).sha256 == SHA
     web.faults["/a.bin"] = ["garbage", "garbage"]
-    with pytest.raises(DataError, match=f"is not the file it should be: its sha256 is .*, not {SHA}"):
+    with pytest.raises(DataError, match=f"is not the expected file: its sha256 is .*, not {SHA}"):
         get(web, tmp_path / "b.bin", client, sha256=SHA)
     assert not (tmp_path / "b.bin").exists() and not (tmp_path / "b.bin.part").exists()
 
@@ -122,7 +122,7 @@ def test_a_server_that_declares_too_little_is_caught_by_size_or_sum(
 
 
 @pytest.mark.parametrize(
-    ("code", "says"), [(404, "it has moved"), (403, "wants a login"), (418, "try again later")]
+    ("code", "says"), [(404, "it has moved"), (403, "needs a login"), (418, "try again later")]
 )
 def test_a_refusal_is_told_at_once(
     web: Web, tmp_path: Path, client: httpx.Client, code: int, says: str

@@ -37,7 +37,7 @@ def split_crop(path: str) -> tuple[str, Box | None]:
     """``"a.jpg###[x0, y0, x1, y1]"`` -> ``("a.jpg", Box)``; without a suffix the box is None.
 
     Negative and fractional pixels are read as written (the reference shows the whole image instead). Raises
-    DataError where the suffix is no four numbers.
+    DataError if the suffix is no four numbers.
     """
     name, mark, suffix = path.partition("###")
     if not mark:
@@ -224,7 +224,7 @@ def describe(error: ValidationError) -> str:
     field = ".".join(str(part) for part in fault["loc"])
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
-        return f"the row is no JSON ({message})"
+        return f"the row is not valid JSON ({message})"
     if fault["type"] == "missing":
         return f"field '{field}' is missing"
     value = repr(fault["input"])

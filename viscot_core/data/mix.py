@@ -77,7 +77,7 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
         try:
             found[name] = float(number)
         except ValueError as error:
-            raise UsageError(f"'{text}' is no weight; write NAME=NUMBER, such as cot=0.5.") from error
+            raise UsageError(f"'{text}' is not a weight; write NAME=NUMBER, such as cot=0.5.") from error
     return found
 
 
@@ -87,7 +87,7 @@ def _read_list(path: Path) -> _List:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; check the path.") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} is no YAML ({error}); correct it.") from error
+        raise UsageError(f"{path} is not valid YAML ({error}); correct it.") from error
     except ValidationError as error:
         raise UsageError(
             f"{path}: {describe(error)}; a list is 'sources: [{{file, name, weight}}]'."
@@ -106,7 +106,7 @@ def build(
 
     ``skip_bad`` bad rows are allowed over all files, counted in their source's ``skipped``. Killed at any
     moment it leaves no half-made ``out``; a mixture that it replaces goes last. Raises DataError for a bad
-    row, UsageError where ``out`` exists and ``overwrite`` is not set, or it is no mixture.
+    row, UsageError if ``out`` exists and ``overwrite`` is not set, or it is not a mixture.
     """
     names = [source.name for source in sources]
     if double := next((name for name in names if names.count(name) > 1), None):
@@ -114,7 +114,9 @@ def build(
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; choose another --out, or pass --overwrite to build it anew.")
     if out.exists() and not _replaceable(out):
-        raise UsageError(f"{out} is no mixture, and --overwrite replaces nothing else; choose another --out.")
+        raise UsageError(
+            f"{out} is not a mixture, and --overwrite replaces nothing else; choose another --out."
+        )
     place = out.resolve()
     unfinished, replaced = (place.with_name(f".{place.name}.{end}") for end in ("unfinished", "replaced"))
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -238,7 +238,7 @@ def _new_index(path: Path) -> tuple[array[int], array[int]]:
 
 
 def _kept_index(path: Path) -> tuple[memoryview, memoryview] | None:
-    """The kept index of a file; None where there is none, or the file has changed since."""
+    """The kept index of a file; None if there is none, or the file has changed since."""
     place, now = _index_place(path), path.stat()
     if now.st_size < _KEPT or not place.is_file() or place.stat().st_size < 24 or place.stat().st_size % 8:
         return None

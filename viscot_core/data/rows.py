@@ -39,7 +39,7 @@ class RawRow(NamedTuple):
 
 
 def raw_rows(path: Path, block: int = BLOCK_BYTES) -> Iterator[RawRow]:
-    """The rows of ``path`` in order, one block in memory. Raises DataError where the file is broken."""
+    """The rows of ``path`` in order, one block in memory. Raises DataError if the file is broken."""
     with _opened(path) as file:
         if _first_byte(file) != b"[":
             yield from _line_rows(file)

@@ -51,7 +51,7 @@ def draw_sample(
 
     In a data root ``cub:17`` is question 17 of ``benchmark/cub.json``, else row 17 of
     ``metadata/cub_cot_train.jsonl``; ``train:17`` is row 17 of ``train.json``, ``refcoco_unc_val:17`` of
-    ``refcoco/REC_refcoco_unc_val.jsonl``. Raises UsageError where there is no such sample, ImageError where
+    ``refcoco/REC_refcoco_unc_val.jsonl``. Raises UsageError if there is no such sample, ImageError if
     its image cannot be read.
     """
     words = template_named(template)

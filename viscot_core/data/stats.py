@@ -57,13 +57,13 @@ class FileStats:
 
 
 def kind_of(path: Path) -> type[Row]:
-    """Which rows a file holds, by the keys of its first. Raises DataError where it holds none of ours."""
+    """Which rows a file holds, by the keys of its first. Raises DataError if it holds none of ours."""
     first = next(iter(raw_rows(path)), None)
     try:
         keys = set(orjson.loads(first.data)) if first else set()
     except orjson.JSONDecodeError as error:
         raise DataError(
-            f"{path}: the first row is no JSON ({error}); check that it is the right file."
+            f"{path}: the first row is not valid JSON ({error}); check that it is the right file."
         ) from error
     for mark, kind in (
         ("conversations", Conversation),

@@ -143,8 +143,8 @@ def _vqa_words(text: str) -> list[str]:
     """The words that VQA v2's and TextVQA's evaluation compare (EvalAI's answer processor, as LLaVA has it).
 
     Commas are removed; so is a mark beside a space, while a mark inside a word splits it (``coca-cola`` is
-    two words). Full stops are removed except in numbers (1.5), number words become digits, articles are dropped,
-    and ``dont`` equals ``don't``.
+    two words). Full stops are removed except in numbers (1.5), number words become digits, articles are
+    dropped, and ``dont`` equals ``don't``.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     said = " ".join(re.sub(r"[,?]", "", folded).replace("'s", " 's").split())

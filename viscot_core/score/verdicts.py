@@ -60,7 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class JudgeIdentity:
-    """Everything that changes a score: two files are comparable only if model, prompt and temperature agree."""
+    """Everything that changes a score. Files are comparable only if model, prompt and temperature agree."""
 
     name: str
     model: str

@@ -1,4 +1,4 @@
-"""One image, several names: what published files disagree about, as the catalogue lists it."""
+"""The different names that published files use for one image, as the catalogue lists them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from viscot_core.sources.catalog import Catalog
 
 
 def spellings(path: str, catalog: Catalog) -> Iterator[str]:
-    """The path, and the same under the other names of its folder (``cot/v7w`` is ``cot/visual7w``)."""
+    """The path, then the path under other names of its folder (``cot/v7w`` is ``cot/visual7w``)."""
     yield path
     for one, other in catalog.links.items():
         for here, there in ((one, other), (other, one)):
@@ -18,7 +18,7 @@ def spellings(path: str, catalog: Catalog) -> Iterator[str]:
 
 
 def file_names(path: str, catalog: Catalog) -> Iterator[str]:
-    """The names an image's file may have elsewhere, the likeliest first: other endings, other prefixes."""
+    """Names that an image's file may have elsewhere, most likely first: other endings, other prefixes."""
     pure = PurePosixPath(path)
     stems = [pure.stem]
     stems += [pure.stem.removeprefix(p) for p in catalog.prefixes if pure.stem.startswith(p)]
@@ -29,7 +29,7 @@ def file_names(path: str, catalog: Catalog) -> Iterator[str]:
 
 
 def link_folders(root: Path, catalog: Catalog) -> None:
-    """Give each folder that is here its other name too, where nothing stands in that place."""
+    """Link each existing folder under its other name too, unless that path exists."""
     pairs = [*catalog.links.items(), *((meant, alias) for alias, meant in catalog.links.items())]
     for alias, meant in pairs:
         link = root / alias

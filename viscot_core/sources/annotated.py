@@ -1,4 +1,4 @@
-"""Which images the annotation files of a data root name: their paths are the truth, not a tree on paper."""
+"""The images that the annotation files of a data root name; their paths define the layout of the root."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GROUPS = ("bench", "refcoco", "metadata", "pretrain", "finetune")
 
 @dataclass(frozen=True, slots=True)
 class AnnotationFile:
-    """One annotation file of a data root; ``group`` is the purpose it serves."""
+    """One annotation file of a data root; ``group`` is its purpose."""
 
     path: Path
     kind: type[Row]
@@ -31,7 +31,7 @@ class AnnotationFile:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """An image as a row names it: path under the root, size where the row tells it, region in pixels."""
+    """An image of a row: path under the root, size if the row has one, region in pixels."""
 
     path: str
     size: Size | None
@@ -60,7 +60,7 @@ def annotation_files(root: Path, groups: Sequence[str] = ()) -> list[AnnotationF
     if not chosen:
         raise UsageError(
             f"{root} has no annotation files{' for that' if groups else ''}; "
-            "'viscot data fetch' brings them and 'viscot data synth' makes some."
+            "get them with 'viscot data fetch' or make some with 'viscot data synth'."
         )
     return chosen
 
@@ -70,7 +70,7 @@ def _training(path: Path) -> AnnotationFile:
 
 
 def _holds_conversations(path: Path) -> bool:
-    """A data root holds JSONL files of other kinds too, such as the report of a check."""
+    """Whether the rows are conversations: a data root has other JSONL files too, such as a check's report."""
     try:
         return kind_of(path) is Conversation
     except DataError:
@@ -92,7 +92,7 @@ def _belongs(file: AnnotationFile, wanted: str) -> bool:
 
 
 def images_of(row: Row) -> Iterator[AnnotatedImage]:
-    """Every image a row names. Raises DataError where a crop's suffix is no box."""
+    """Every image a row names. Raises DataError if a crop's suffix is not a box."""
     if isinstance(row, Conversation):
         for path, box in row.views():
             yield AnnotatedImage(path, None, box)
@@ -103,9 +103,9 @@ def images_of(row: Row) -> Iterator[AnnotatedImage]:
 
 
 def locate_image(root: Path, path: str, file: AnnotationFile, catalog: Catalog) -> Path | None:
-    """Where the image ``path`` of ``file`` stands, None where it is missing.
+    """The existing file of the image ``path`` of ``file``; None if it is missing.
 
-    The benchmark reads a folder by either of its names; training reads exactly what the row says.
+    The benchmark accepts either name of a folder; training needs exactly the path of the row.
     """
     names = spellings(path, catalog) if file.group == "bench" else (path,)
     return next((root / name for name in names if (root / name).is_file()), None)

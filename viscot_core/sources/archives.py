@@ -1,8 +1,9 @@
-"""Unpack archives that strangers made: nothing outside the target is touched, what is refused is named.
+"""Unpacks untrusted archives: nothing outside the target is touched, and every refused member is named.
 
-Only plain files are unpacked. A member is refused when its path leaves the target, when it is a link or a
-device, when two members want one place, or when the archive holds far more than its size can explain. Each
-file is written beside its place and renamed; files that are there with the right size are not written again.
+Only plain files are unpacked. A member is refused if its path leaves the target, if it is a link or a
+device, if two members have the same target, or if the archive would unpack to far more than its size
+explains. Each file is written under a temporary name and renamed; a file that exists with the right size is
+not written again.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OverflowError, RuntimeError, ValueError),
 )
-"""What Python's archive readers raise on bytes that are no archive."""
+"""Exceptions of Python's archive readers for bytes that are not an archive."""
 Progress = Callable[[int], None]
 """Called with the bytes just unpacked."""
 
 
 class Damaged(DataError):
-    """The bytes are no archive, or only the beginning of one."""
+    """The bytes are not an archive, or only the beginning of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnpackLimits:
-    """A bomb is an archive that unpacks to over ``ratio`` times its size (and over ``floor`` bytes)."""
+    """An archive that unpacks to over ``ratio`` times its size (and over ``floor`` bytes) is refused."""
 
     ratio: int = 100
     floor: int = 1 << 30
@@ -52,7 +53,7 @@ class UnpackLimits:
 
 @dataclass(slots=True)
 class Unpacker:
-    """Writes members under ``into`` and keeps count. One per archive: it remembers which places are taken."""
+    """Writes members under ``into`` and counts them. One per archive: it remembers which paths are taken."""
 
     into: Path
     placing: Placing
@@ -67,7 +68,7 @@ class Unpacker:
 
     @property
     def partial(self) -> Path:
-        """The file being written, on the same disk as its place; only this archive's unpacking uses it."""
+        """The temporary file, on the same disk as its target; only this archive's unpacking uses it."""
         return self.into / f".unpacking-{self.name}"
 
     def add(self, member: str, size: int, read: Callable[[], IO[bytes]]) -> None:
@@ -79,14 +80,14 @@ class Unpacker:
         self._folder(target.parent, member)
         if not (target.is_file() and not target.is_symlink() and target.stat().st_size == size):
             if target.is_dir():
-                raise refused(member, "a folder stands in its place")
+                raise refused(member, "a folder has this name")
             self._write(target, size, member, read)
         self.files += 1
         self.total += size
         self.progress(size)
 
     def place(self, member: str, size: int) -> str | None:
-        """Where a member goes, None where it is not wanted; takes the place and the bytes into account."""
+        """The member's path under the target, None if it is not wanted; reserves the path and the bytes."""
         if self.stop.is_set():
             raise Stopped
         safe_name(member)
@@ -106,7 +107,7 @@ class Unpacker:
             raise refused(member, f"with it the archive would unpack to over {self.most_bytes:,} bytes")
 
     def _folder(self, folder: Path, member: str) -> None:
-        """Make the folder, following no link below the target."""
+        """Create the folder without following links below the target."""
         if folder in self._made:
             return
         current = self.into
@@ -115,7 +116,7 @@ class Unpacker:
             if current.is_symlink():
                 raise refused(member, f"{current} is a link")
             if current.exists() and not current.is_dir():
-                raise refused(member, f"a file stands in the place of its folder {current}")
+                raise refused(member, f"its folder {current} is a file")
             current.mkdir(exist_ok=True)
         self._made.add(folder)
 
@@ -130,7 +131,7 @@ class Unpacker:
                     break
                 file.write(block)
         if written != size:
-            raise refused(member, f"it holds {written:,} bytes or more, not the {size:,} it declares")
+            raise refused(member, f"it contains {written:,} bytes or more, not the {size:,} it declares")
         os.replace(self.partial, target)
 
 
@@ -147,8 +148,8 @@ def unpack(
 ) -> Unpacker:
     """Unpack ``archive`` (``zip`` or ``tar``, compressed or not) under ``into`` and return what was unpacked.
 
-    A zip is judged whole before its first byte is written, a tar member by member. Raises Damaged where it is
-    none, DataError where a member is refused.
+    A zip is checked completely before its first byte is written, a tar member by member. Raises Damaged if it
+    is not an archive, DataError if a member is refused.
     """
     into.mkdir(parents=True, exist_ok=True)
     most = (limits or UnpackLimits()).most(archive.stat().st_size)
@@ -161,7 +162,7 @@ def unpack(
                 unpack_tar(tar, unpacker)
     except (*DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault; gzip and bz2 say damage with an OSError that has no number
+            raise  # the disk's fault; gzip and bz2 report damage as an OSError without a number
         raise Damaged(f"the archive is damaged ({error})") from error
     finally:
         unpacker.partial.unlink(missing_ok=True)
@@ -185,7 +186,7 @@ def _unpack_zip(archive: Path, unpacker: Unpacker, most: int) -> None:
 
 
 class StrictTarInfo(tarfile.TarInfo):
-    """A header that is none is damage. Python's tarfile takes it for the end, silently."""
+    """Treats an invalid header as damage; Python's tarfile silently takes it for the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
@@ -198,7 +199,7 @@ class StrictTarInfo(tarfile.TarInfo):
 def unpack_tar(
     tar: tarfile.TarFile, unpacker: Unpacker, after: Callable[[int], None] = lambda at: None
 ) -> None:
-    """Unpack the members of an open tar in their order; ``after`` is told where each one ends in the tar."""
+    """Unpack the members of an open tar in order; ``after`` gets the position where each one ends."""
     for member in tar:
         if member.isreg() and not member.issparse():
             unpacker.add(member.name, member.size, lambda member=member: _content(tar, member, unpacker.into))  # type: ignore[misc]
@@ -207,7 +208,7 @@ def unpack_tar(
         else:
             safe_name(member.name)
         after(member.offset_data + -(-(member.size if member.isreg() else 0) // 512) * 512)
-        tar.members = []  # type: ignore[attr-defined]  # a tar of a million images need not be remembered
+        tar.members = []  # type: ignore[attr-defined]  # do not remember a million members
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> IO[bytes]:
@@ -234,12 +235,12 @@ def safe_name(member: str) -> None:
 
 
 def refused(member: str, why: str) -> DataError:
-    """The error that names a member and what is wrong with it."""
+    """The error for a refused member: its name and the reason."""
     return DataError(f"the archive's member {member!r} is refused: {why}; do not use this archive.")
 
 
 def free_bytes(folder: Path) -> int:
-    """Free disk space where ``folder`` is or will be."""
+    """Free bytes on the disk on which ``folder`` is or will be."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

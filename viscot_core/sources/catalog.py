@@ -1,4 +1,4 @@
-"""The catalogue of data sources: what each is for, where it comes from, where it goes, what is here."""
+"""The catalogue of data sources: the purpose of each, its origin, its place in a data root, and its state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from viscot_core.errors import UsageError, nearest
 
 CATALOG = Path(__file__).with_name("sources.yaml")
 STATE_FOLDER = ".viscot"
-"""Under the data root: the lock file, one manifest per source, and what is on its way."""
+"""Folder under the data root with the lock file, a manifest per source and unfinished downloads."""
 
 Purpose = Literal["pretrain", "finetune", "bench", "refcoco"]
 State = Literal["absent", "partial", "complete"]
@@ -35,7 +35,7 @@ class Placing(CatalogModel):
     only: tuple[str, ...] = ()
 
     def place(self, member: str) -> str | None:
-        """The member's path under the target, or None where it is not wanted (``only``: file endings)."""
+        """The member's path under the target, or None if it is not wanted (``only``: file endings)."""
         path = PurePosixPath(member)
         if self.only and path.suffix.lower() not in self.only:
             return None
@@ -81,7 +81,7 @@ class Download(Placing):
 
     @property
     def key(self) -> str:
-        """What names this download in lock file and manifest: its origin."""
+        """The name of this download in the lock file and the manifest: its origin."""
         return f"{self.hub}/{self.path}" if self.hub else str(self.url)
 
     def expanded(self) -> Iterator[Download]:
@@ -97,7 +97,7 @@ class Download(Placing):
 
 
 class DataSource(CatalogModel):
-    """One entry: downloads, or a ``gate`` that says how to get it by hand; ``folder`` holds its images."""
+    """One entry: downloads, or a ``gate`` that says how to get it by hand; its images are in ``folder``."""
 
     name: str
     title: str
@@ -106,7 +106,7 @@ class DataSource(CatalogModel):
     gate: str | None = None
     note: str | None = None
     sets: tuple[str, ...] = ()
-    """The data sets that need a gated source; none: all of its purposes'."""
+    """The data sets that need a gated source; empty: every data set of its purposes."""
     folder: str | None = None
     downloads: tuple[Download, ...] = ()
 
@@ -123,7 +123,7 @@ class DataSource(CatalogModel):
 
     @property
     def size(self) -> int:
-        """Bytes to fetch, about; 0 for a gated source."""
+        """Approximate bytes to fetch; 0 for a gated source."""
         return sum(download.size for download in self.downloads)
 
     @property
@@ -133,7 +133,7 @@ class DataSource(CatalogModel):
         )
 
     def state(self, root: Path) -> State:
-        """What of it is under ``root``, by its manifest; a gated one by whether its folder holds anything."""
+        """How much of it is under ``root``, by its manifest; a gated source: whether its folder has files."""
         if self.gate:
             folder = root / (self.folder or self.name)
             return "complete" if folder.is_dir() and any(folder.iterdir()) else "absent"
@@ -146,10 +146,10 @@ class DataSource(CatalogModel):
 
 
 class Catalog(CatalogModel):
-    """All sources, and what published files call by different names.
+    """All sources, and the different names that published files use for the same image.
 
-    ``links``: one folder by two names; ``endings``: an image's under any of which it may come; ``prefixes``:
-    what may stand in front of an image's number or not.
+    ``links``: folders with two names; ``endings``: file endings under which an image may be published;
+    ``prefixes``: optional prefixes of an image's number.
     """
 
     links: dict[str, str] = {}
@@ -158,17 +158,17 @@ class Catalog(CatalogModel):
     sources: tuple[DataSource, ...]
 
     def named(self, name: str) -> DataSource:
-        """Raises UsageError, with the nearest names, where there is no such source."""
+        """The source called ``name``. Raises UsageError with the nearest names if there is none."""
         found = {source.name: source for source in self.sources}
         if name not in found:
-            hint = nearest(name, found) or " 'viscot data list' names them all."
+            hint = nearest(name, found) or " 'viscot data list' lists all of them."
             raise UsageError(f"There is no source called '{name}'.{hint}")
         return found[name]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A source and those of its downloads that were asked for."""
+    """A source and the requested ones of its downloads."""
 
     source: DataSource
     downloads: tuple[Download, ...]
@@ -181,7 +181,7 @@ def load_catalog(path: Path = CATALOG) -> Catalog:
 
 
 def select(catalog: Catalog, wanted: Sequence[str]) -> list[Wanted]:
-    """What ``--for`` asks for: purposes, ``all`` or source names, or ``bench:docvqa,gqa`` (data sets of it).
+    """The downloads for ``--for``: purposes, ``all``, source names, or ``bench:docvqa,gqa`` (data sets).
 
     Raises UsageError for a purpose, data set or source that does not exist.
     """
@@ -205,9 +205,9 @@ def select(catalog: Catalog, wanted: Sequence[str]) -> list[Wanted]:
 
 
 def single(catalog: Catalog, wanted: Sequence[Wanted]) -> list[DataSource]:
-    """The sources that hold the images of just the wanted data sets; empty where one of these has none.
+    """The sources with the images of only the wanted data sets; empty if one of these has no such source.
 
-    The tar of all sets' images cannot be fetched in part.
+    The tar with the images of all sets cannot be fetched in part.
     """
     folders = {f"cot/{d.data_set}" for w in wanted for d in w.downloads if d.data_set}
     found = [source for source in catalog.sources if source.folder in folders and source.downloads]
@@ -215,7 +215,7 @@ def single(catalog: Catalog, wanted: Sequence[Wanted]) -> list[DataSource]:
 
 
 def _for(catalog: Catalog, word: str) -> list[DataSource]:
-    """The sources of a purpose, of ``all``, or the one of that name."""
+    """The sources of a purpose, of ``all``, or the one with that name."""
     if word in (*get_args(Purpose), "all"):
         return [source for source in catalog.sources if word == "all" or word in source.purposes]
     names = [source.name for source in catalog.sources]
@@ -223,7 +223,7 @@ def _for(catalog: Catalog, word: str) -> list[DataSource]:
         purposes = (*get_args(Purpose), "all")
         hint = nearest(word, (*purposes, *names)) or f" Purposes are {', '.join(purposes)}."
         raise UsageError(
-            f"There is no purpose or source called '{word}'.{hint} 'viscot data list' names the sources."
+            f"There is no purpose or source called '{word}'.{hint} 'viscot data list' lists the sources."
         )
     return [source for source in catalog.sources if source.name == word]
 
@@ -238,14 +238,14 @@ def _data_sets(sources: Sequence[DataSource], names: str) -> set[str]:
 
 
 def holders(catalog: Catalog, folder: str) -> list[str]:
-    """The sources whose images lie in ``folder`` of the data root or above it."""
+    """The sources whose images are in ``folder`` of the data root or in a folder above it."""
     path = PurePosixPath(folder)
     above = {str(path), *map(str, path.parents)} - {"."}
     return [source.name for source in catalog.sources if source.folder in above]
 
 
 def manifest(root: Path, name: str) -> dict[str, dict[str, object]]:
-    """Finished downloads of a source by key: sha256 and bytes of the file, files and bytes unpacked."""
+    """Finished downloads of a source by key: sha256 and size, number and size of unpacked files."""
     path = root / STATE_FOLDER / f"{name}.json"
     found: dict[str, dict[str, object]] = json.loads(path.read_text()) if path.exists() else {}
     return found

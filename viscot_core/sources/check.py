@@ -1,4 +1,4 @@
-"""Is the data right? Every path the annotations name: present, readable, of the right size, boxes inside."""
+"""Checks a data root: every annotated image exists, is readable and has the right size; boxes are inside."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from viscot_core.sources.annotated import AnnotationFile, annotation_files, imag
 from viscot_core.sources.catalog import Catalog
 
 FATAL = ("bad row", "missing", "unreadable", "size")
-"""Problems that make the data wrong; a box that reaches outside its image is only told."""
+"""Problems that make the data wrong; a box that reaches outside its image is only reported."""
 OUTSIDE = "box outside"
 _SLACK = 1.0
-"""Pixels a box may reach over the border before it is told: published boxes are rounded."""
+"""A box may reach this many pixels over the border without a report: published boxes are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One line of the report: what is wrong with which image or row."""
+    """One line of the report: an image or row and what is wrong with it."""
 
     file: str
     kind: str
@@ -39,7 +39,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Checked:
-    """What one annotation file says and how much of it is right."""
+    """The counts of one annotation file and its problems."""
 
     file: str
     rows: int = 0
@@ -55,7 +55,7 @@ class Checked:
 
 @dataclass(slots=True)
 class _Image:
-    """What rows say about one image. Tuples: most of a million images have no size and no box."""
+    """What rows say about one image. Tuples save memory: most of a million images have no size and no box."""
 
     sizes: tuple[Size, ...] = ()
     boxes: tuple[Box, ...] = ()
@@ -73,7 +73,7 @@ def check(
 ) -> list[Checked]:
     """Check the annotation files of ``root`` (or ``groups``) and write every problem to ``report`` (JSONL).
 
-    ``decode`` reads every image to its last pixel instead of its head. Raises UsageError where there is
+    ``decode`` reads every image to its last pixel instead of its header. Raises UsageError if there is
     nothing to check.
     """
     results = []
@@ -131,7 +131,7 @@ def _mapped(
         return
     with ProcessPoolExecutor(workers) as pool:
         todo = iter(images)
-        while batch := list(islice(todo, 4096)):  # not all at once: a million tasks would wait in memory
+        while batch := list(islice(todo, 4096)):  # in batches: a million waiting tasks would fill the memory
             yield from pool.map(judge, batch, chunksize=64)
 
 
@@ -155,7 +155,7 @@ def _judge(
 
 
 def _size_of(path: Path) -> Size:
-    """The image's size from its head. Raises ImageError where it has none."""
+    """The image's size from its header. Raises ImageError if the header cannot be read."""
     try:
         with Image.open(path) as image:
             return image.size

@@ -1,14 +1,12 @@
-"""Fetch sources into a data root: plan first, then several downloads at once, each recorded when it is whole.
+"""Fetches sources into a data root: several downloads at once, each recorded when it is complete.
 
-Under ``ROOT/.viscot``: ``staging/SOURCE/`` (what is on its way), ``SOURCE.json`` (its manifest, one entry
-per finished download) and ``lock.json`` (sha256 of all that was ever fetched here, so that a change at its
-origin is noticed). Nothing that is complete is fetched again, and a kill at any moment costs only what was
-in memory.
+``ROOT/.viscot`` contains ``staging/SOURCE/`` (unfinished downloads), ``SOURCE.json`` (the source's manifest,
+one entry per finished download) and ``lock.json`` (the sha256 of every file ever fetched here, to detect a
+change at its origin). A complete file is never fetched again; a kill loses only what was in memory.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +21,7 @@ import httpx
 
 from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
+from viscot_core.lines import try_lock
 from viscot_core.sources.aliases import link_folders
 from viscot_core.sources.archives import Damaged, Unpacker, UnpackLimits, free_bytes, unpack
 from viscot_core.sources.catalog import STATE_FOLDER, Catalog, DataSource, Download, manifest
@@ -48,7 +47,7 @@ Report = Callable[[str, int, int | None], None]
 
 @dataclass(slots=True)
 class FetchOutcome:
-    """What a fetch did: labels ``done``, and why others ``failed``."""
+    """The result of a fetch: labels of finished downloads, and by label why others failed."""
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -64,9 +63,9 @@ def fetch(
     patience: Patience | None = None,
     limits: UnpackLimits | None = None,
 ) -> FetchOutcome:
-    """Carry out a plan. One failed download does not stop the others; Ctrl-C keeps what has come.
+    """Carry out a plan. One failed download does not stop the others; Ctrl-C keeps what was downloaded.
 
-    Raises DataError before the first byte where the disk has too little room.
+    Raises DataError before the first byte if the disk has too little free space.
     """
     free, needed = free_bytes(root), todo.disk(at_once)
     if needed > free:
@@ -98,19 +97,17 @@ def fetch(
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Keep a second fetch out of the same data root. Raises DataError where one is running."""
+    """Allow one fetch at a time into a data root. Raises DataError if another is running."""
     path = root / STATE_FOLDER / "fetching"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"another fetch into {root} is running; wait for it or stop it.") from error
+        if not try_lock(file):
+            raise DataError(f"another fetch into {root} is running; wait for it or stop it.")
         yield
 
 
 def _sweep(root: Path, catalog: Catalog) -> None:
-    """Remove what a kill left of downloads that are recorded as finished."""
+    """Remove the remains that a kill left of finished downloads."""
     for source in catalog.sources:
         here = manifest(root, source.name)
         for one in source.downloads:
@@ -119,7 +116,7 @@ def _sweep(root: Path, catalog: Catalog) -> None:
 
 
 def _clear(root: Path, source: DataSource, one: Download) -> None:
-    """Remove a download's staging folder, and those above it that are empty then."""
+    """Remove a download's staging folder, and the folders above it if they are empty."""
     staging = staging_of(root, source, one)
     shutil.rmtree(staging, ignore_errors=True)
     for folder in (staging.parent, staging.parent.parent):
@@ -139,7 +136,7 @@ def _as_they_end(running: dict[Future[None], DownloadJob]) -> Iterator[tuple[Dow
 
 
 class _Fetcher:
-    """Brings single downloads home; shared by the threads of one fetch."""
+    """Runs single downloads; shared by the threads of one fetch."""
 
     def __init__(
         self, root: Path, client: httpx.Client, report: Report, patience: Patience, limits: UnpackLimits
@@ -150,7 +147,7 @@ class _Fetcher:
         self._writing = Lock()
 
     def run(self, job: DownloadJob) -> None:
-        """One download from wherever it stands to its place, its record, and a clean staging folder."""
+        """Continue one download until its files are in place, record it and clean its staging folder."""
         if self.stop.is_set():
             raise Stopped
         one = job.download
@@ -163,10 +160,10 @@ class _Fetcher:
                 record = self._archive(job, staging)
             else:
                 record = self._file(job, staging)
-        except Damaged as error:  # often the page of a server that has no such file and does not say so
+        except Damaged as error:  # often an HTML page that a server sent instead of a 404
             shutil.rmtree(staging)
             raise DataError(
-                f"{one.key}: {error}; what came is removed, run the command again or fetch it by hand."
+                f"{one.key}: {error}; the download is deleted, run the command again or fetch it by hand."
             ) from error
         self._record(job, record)
 
@@ -202,7 +199,7 @@ class _Fetcher:
             stop=self.stop,
             progress=progress,
         )
-        self._lock({one.key: come})  # what could be unpacked is what it should be
+        self._lock({one.key: come})  # only after unpacking: a damaged archive is never locked
         return {
             "bytes": come.size,
             "sha256": come.sha256,
@@ -230,7 +227,7 @@ class _Fetcher:
         now, before = remote.sha256, one.sha256 or self._locked().get(key)
         wanted = replace(remote, sha256=before or now)
         if now and now != wanted.sha256:
-            raise another_file(wanted, now)  # the hub has told it: no byte need come
+            raise another_file(wanted, now)  # the hub reports the hash: nothing has to be downloaded
         return download(
             wanted,
             to,
@@ -247,7 +244,7 @@ class _Fetcher:
         return Remote(url.format(part=part) if one.parts > 1 else url)
 
     def _located(self, repo: str, path: str) -> Remote:
-        """The hub's address of a file, asked for again while the hub cannot be reached."""
+        """The hub's address of a file; retries while the hub cannot be reached."""
         for failures in range(1, self.patience.attempts):
             try:
                 return locate(repo, path)
@@ -258,7 +255,7 @@ class _Fetcher:
             return locate(repo, path)
         except Lost as error:
             raise DataError(
-                f"{repo}/{path} cannot be found just now ({error}); run the command again."
+                f"{repo}/{path} cannot be located at the moment ({error}); run the command again."
             ) from error
 
     def _locked(self) -> dict[str, str]:
@@ -267,7 +264,7 @@ class _Fetcher:
         return found
 
     def _lock(self, come: Mapping[str, Fetched]) -> None:
-        """Remember what came, by key."""
+        """Record the sha256 of fetched files, by key."""
         with self._writing:
             before = self._locked()
             after = before | {key: one.sha256 for key, one in come.items()}

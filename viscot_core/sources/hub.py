@@ -1,6 +1,6 @@
-"""Files of hub data sets: huggingface_hub knows where they are and who may have them, ``transfer`` fetches.
+"""Locates files of hub data sets with huggingface_hub; ``transfer`` downloads them.
 
-huggingface_hub's own download starts again from the first byte after a kill: too much for 10 GB.
+huggingface_hub's own download starts again from the first byte after a kill, which is too slow for 10 GB.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from viscot_core.sources.transfer import BUSY, Lost, Remote
 def locate(repo: str, path: str, revision: str = "main") -> Remote:
     """The address of a hub data set's file, pinned to the commit, with size and, for large files, sha256.
 
-    Follows HF_ENDPOINT and the stored login. Raises DataError where the file is not there
-    or not allowed, Lost where the hub cannot be reached just now.
+    Follows HF_ENDPOINT and the stored login. Raises DataError if the file does not exist or access is denied,
+    Lost if the hub cannot be reached at the moment.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
@@ -32,7 +32,7 @@ def locate(repo: str, path: str, revision: str = "main") -> Remote:
     except HfHubHTTPError as error:
         if error.response.status_code in BUSY:
             raise Lost(f"the hub answered {error.response.status_code}") from error
-        raise DataError(f"{repo}/{path} is not to be had ({error}); check it on the hub.") from error
+        raise DataError(f"{repo}/{path} is not available ({error}); check it on the hub.") from error
     except httpx.HTTPError as error:
         raise Lost(f"{type(error).__name__}: {error}") from error
     if found.commit_hash:

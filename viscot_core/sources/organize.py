@@ -1,8 +1,8 @@
-"""Files got by hand find their places: what the annotations of a data root miss is looked for and linked in.
+"""Links files that were downloaded by hand to the paths that the annotations of a data root name.
 
-A file is known by its name: exactly, with another image ending, or with and without a prefix, as the
-catalogue says. Among several of one name the one whose folders agree best
-wins, then the one of the annotated size; where that does not decide, nothing is linked and the file is told.
+A file is found by its name: the exact name, another image ending, or with and without a prefix, as the
+catalogue lists them. Of several files with one name the one whose folders agree best is taken, then the one
+with the annotated size; if that does not decide, nothing is linked and the path is reported as ambiguous.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from viscot_core.sources.catalog import Catalog
 
 
 class Link(StrEnum):
-    """How a file is put into its place."""
+    """How a file is placed."""
 
     AUTO = "auto"
-    """A hard link where the disk allows it, else a symlink."""
+    """A hard link if the disk allows it, else a symlink."""
     HARD = "hard"
     SYMLINK = "symlink"
     COPY = "copy"
@@ -37,7 +37,7 @@ class Link(StrEnum):
 
 @dataclass(slots=True)
 class Organized:
-    """What became of the files that were missing: paths under the data root."""
+    """What happened to the missing files: paths under the data root."""
 
     placed: list[str] = field(default_factory=list)
     not_found: list[str] = field(default_factory=list)
@@ -53,14 +53,14 @@ def organize(
     link: Link = Link.AUTO,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Organized:
-    """Put files found anywhere under ``hand`` where the annotations under ``root`` want them.
+    """Place files found anywhere under ``hand`` at the paths that the annotations under ``root`` name.
 
-    Annotation files themselves are placed first, by the catalogue's names; a folder with two names gets both.
-    Nothing that exists is touched.
-    Raises UsageError where ``hand`` is no folder or no annotation file is there.
+    Missing annotation files are placed first, by the catalogue's names; a folder with two names gets both.
+    Existing files are never touched. Raises UsageError if ``hand`` is not a folder or there are no annotation
+    files.
     """
     if not hand.is_dir():
-        raise UsageError(f"{hand} is no folder; give the one your downloads are in as --from.")
+        raise UsageError(f"{hand} is not a folder; pass the folder of your downloads as --from.")
     store = _index(hand)
     done = Organized()
     link_folders(root, catalog)
@@ -98,7 +98,7 @@ def _missing_images(root: Path, catalog: Catalog, groups: Sequence[str]) -> Iter
         for row in rows_of(file, skip_bad=1 << 60):
             try:
                 images = list(images_of(row))
-            except DataError:  # a crop that is no box: 'data check' tells it
+            except DataError:  # the crop is not a box: 'data check' reports it
                 continue
             for named in images:
                 if named.path not in seen and locate_image(root, named.path, file, catalog) is None:
@@ -116,7 +116,7 @@ def _place(
     *,
     found_only: bool = False,
 ) -> None:
-    """Link the best of ``found`` to ``path`` and note it in ``done``."""
+    """Link the best of ``found`` to ``path`` and record it in ``done``."""
     if not found:
         if not found_only:
             done.not_found.append(path)
@@ -130,7 +130,7 @@ def _place(
 
 
 def _best(path: str, found: list[Path], size: Size | None) -> list[Path]:
-    """The files that fit best; more than one where they differ and nothing tells them apart."""
+    """The files that fit best; several if they differ and nothing decides between them."""
     folders = PurePosixPath(path).parts[:-1]
 
     def agreement(file: Path) -> int:

@@ -1,4 +1,4 @@
-"""What a fetch has to do: which downloads are missing, how many bytes they are, how much disk they need."""
+"""Plans a fetch: which downloads are missing, their size, and how much disk space they need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from viscot_core.sources.splittar import next_part
 
 @dataclass(frozen=True, slots=True)
 class DownloadJob:
-    """One download still to do; ``left``: bytes not fetched yet, about."""
+    """One missing download; ``left``: approximate bytes not fetched yet."""
 
     source: DataSource
     download: Download
@@ -21,7 +21,7 @@ class DownloadJob:
 
     @property
     def label(self) -> str:
-        """The source's name, with the file's where the source has several; no two downloads share one."""
+        """A unique label: the source's name, plus the file's name if the source has several files."""
         if len(self.source.downloads) == 1:
             return self.source.name
         one = self.download
@@ -31,7 +31,7 @@ class DownloadJob:
 
 @dataclass(frozen=True, slots=True)
 class FetchPlan:
-    """What a fetch will do: ``jobs``, what is ``complete`` already, what a person must get ``by_hand``."""
+    """What a fetch will do: ``jobs``, sources already ``complete``, and sources to get ``by_hand``."""
 
     jobs: tuple[DownloadJob, ...]
     complete: tuple[DataSource, ...]
@@ -39,13 +39,13 @@ class FetchPlan:
 
     @property
     def to_fetch(self) -> int:
-        """Bytes to fetch, about."""
+        """Approximate bytes to fetch."""
         return sum(job.left for job in self.jobs)
 
     def disk(self, at_once: int) -> int:
-        """Bytes of disk needed at the most: what stays, and the archives or parts being unpacked meanwhile.
+        """Maximum disk space in bytes: the files that stay, and the archives or parts unpacked at one time.
 
-        Images are compressed already, so an archive is taken to unpack to its own size.
+        Images are compressed, so an archive is assumed to unpack to its own size.
         """
         stays, passing = 0, []
         for one, left in ((job.download, job.left) for job in self.jobs):
@@ -56,7 +56,7 @@ class FetchPlan:
 
 
 def plan(root: Path, wanted: Sequence[Wanted]) -> FetchPlan:
-    """What is missing of ``wanted`` under ``root``."""
+    """The plan for what is missing of ``wanted`` under ``root``."""
     jobs: list[DownloadJob] = []
     complete: list[DataSource] = []
     by_hand: list[DataSource] = []
@@ -73,7 +73,7 @@ def plan(root: Path, wanted: Sequence[Wanted]) -> FetchPlan:
 
 
 def _left(root: Path, source: DataSource, one: Download) -> int:
-    """Bytes of a download that are not on this disk yet, about."""
+    """Approximate bytes of a download that are not on this disk yet."""
     staging = staging_of(root, source, one)
     read = one.size * next_part(staging) // one.parts if one.parts > 1 else 0
     staged = sum(path.stat().st_size for path in staging.glob("*") if path.is_file())
@@ -81,10 +81,10 @@ def _left(root: Path, source: DataSource, one: Download) -> int:
 
 
 def staging_of(root: Path, source: DataSource, one: Download) -> Path:
-    """The folder that holds a download while it is on its way."""
+    """The folder of an unfinished download."""
     return root / STATE_FOLDER / "staging" / source.name / short_name(one)
 
 
 def short_name(one: Download) -> str:
-    """A name for a download that fits any file system and is the same in every run."""
+    """A short name of a download, valid on any file system and the same in every run."""
     return sha256(one.key.encode()).hexdigest()[:12]

@@ -1,8 +1,8 @@
-"""A tar cut into parts is unpacked part after part: on disk lie one part and the image that straddles two.
+"""Unpacks a tar that was split into parts, one part at a time, so that only one part is on disk.
 
-The parts are read as one stream. When one has been read to its end, the bytes behind the last whole member
-are put aside as ``carry``, the part is deleted and the next one fetched. ``progress.json`` names the next
-part, so a kill costs at most the reading of one part again.
+The parts are read as one stream. At the end of a part the bytes after the last complete member are saved as
+``carry``, the part is deleted and the next one is fetched. ``progress.json`` names the next part, so after a
+kill at most one part is read again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from viscot_core.files import atomic_write
 from viscot_core.sources.archives import DAMAGE, Damaged, StrictTarInfo, Unpacker, unpack_tar
 
 Fetch = Callable[[int, Path], None]
-"""Called with a part's number and the path it is wanted at."""
+"""Called with a part's number and the path to write it to."""
 
 
 class _Parts(io.RawIOBase):
-    """The carried bytes and the parts from ``number`` on, read as one stream."""
+    """The saved bytes and the parts from ``number`` on, read as one stream."""
 
     def __init__(self, folder: Path, number: int, count: int, fetch: Fetch) -> None:
         self.folder, self.number, self.count, self.fetch = folder, number, count, fetch
@@ -46,7 +46,7 @@ class _Parts(io.RawIOBase):
         super().close()
 
     def _next_file(self) -> bool:
-        """Turn to the next file; at the end of a part put the rest aside, delete it and fetch the next."""
+        """Go to the next file; at the end of a part save the rest, delete the part and fetch the next one."""
         self._at += 1
         if self._at == len(self._files):
             if self.number + 1 == self.count:
@@ -79,7 +79,7 @@ class _Parts(io.RawIOBase):
         return path
 
     def _rest(self) -> bytes:
-        """What the files on disk hold behind the last whole member."""
+        """The bytes on disk after the last complete member."""
         skip, rest = self.safe - self.start, b""
         for path in self._files:
             size = path.stat().st_size
@@ -91,9 +91,9 @@ class _Parts(io.RawIOBase):
 
 
 def unpack_parts(folder: Path, count: int, fetch: Fetch, unpacker: Unpacker) -> None:
-    """Unpack a tar of ``count`` parts; ``fetch(n, path)`` brings part ``n``, which is deleted when read.
+    """Unpack a tar of ``count`` parts; ``fetch(n, path)`` fetches part ``n``, which is deleted after reading.
 
-    ``folder`` keeps the progress. Raises Damaged where the parts are no tar, DataError where a member is
+    ``folder`` keeps the progress. Raises Damaged if the parts are not a tar, DataError if a member is
     refused.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,16 +121,16 @@ def unpack_parts(folder: Path, count: int, fetch: Fetch, unpacker: Unpacker) -> 
 
 
 def next_part(folder: Path) -> int:
-    """The number of the part that is read next."""
+    """The number of the next part to read."""
     path = folder / "progress.json"
     return int(json.loads(path.read_text())["part"]) if path.exists() else 0
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """Where part ``number`` is wanted."""
+    """The path of part ``number``."""
     return folder / f"part-{number:02d}"
 
 
 def _carry(folder: Path, number: int) -> Path:
-    """What is left of the parts before ``number``."""
+    """The path of the bytes saved from the parts before ``number``."""
     return folder / f"carry-{number}"

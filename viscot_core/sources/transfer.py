@@ -1,7 +1,7 @@
-"""One URL becomes one file, whatever the network does: resumed, checked while it streams, renamed last.
+"""Downloads one URL to one file: resumed after interruptions, hashed while it streams, renamed at the end.
 
-Beside ``FILE`` lie ``FILE.part`` (the bytes so far) and ``FILE.note`` (what they are bytes of). A kill at any
-moment leaves these two; the next call goes on from there.
+``FILE.part`` beside ``FILE`` has the bytes so far and ``FILE.note`` says which file they belong to. After a
+kill the next call continues from these two.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from viscot_core.files import atomic_write
 from viscot_core.openai_api.waiting import retry_after
 
 TIMEOUT = httpx.Timeout(30.0, connect=20.0)
-"""Seconds without a byte before the connection counts as dead."""
+"""A connection is dead after this many seconds without a byte."""
 _BLOCK = 1 << 20
 BUSY = (408, 425, 429, 500, 502, 503, 504)
-"""Answers that another attempt may mend."""
+"""Status codes after which another attempt may succeed."""
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes here and the bytes of the whole file, where that is known."""
+"""Called with the bytes so far and the size of the file, if known."""
 
 
 class Stopped(Exception):
-    """The user asked to stop; what has been fetched stays."""
+    """The user asked to stop; fetched bytes are kept."""
 
 
 class Lost(Exception):
-    """An attempt failed in a way another attempt may mend; ``wait``: seconds the server asked for."""
+    """An attempt failed, but another may succeed; ``wait``: seconds the server asked to wait."""
 
     def __init__(self, why: str, wait: float = 0.0) -> None:
         super().__init__(why)
@@ -45,7 +45,7 @@ class Lost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A file to fetch. ``pinned``: the URL always means the same bytes, so a range needs no ``If-Range``."""
+    """A file to fetch. ``pinned``: the URL always has the same bytes, so a range needs no ``If-Range``."""
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A whole file: its size in bytes and its sha256."""
+    """A complete file: its size in bytes and its sha256."""
 
     size: int
     sha256: str
@@ -64,7 +64,7 @@ class Fetched:
 
 @dataclass(slots=True)
 class Patience:
-    """How often a download that makes no headway is tried, and how long it waits in between (seconds)."""
+    """How often a download without progress is tried, and the wait between attempts (seconds)."""
 
     attempts: int = 8
     first_wait: float = 0.5
@@ -75,18 +75,18 @@ class Patience:
 
 
 def new_client() -> httpx.Client:
-    """The client downloads share: redirects followed, dead connections noticed."""
+    """The HTTP client of all downloads: follows redirects and detects dead connections."""
     return httpx.Client(follow_redirects=True, timeout=TIMEOUT, headers={"User-Agent": "viscot"})
 
 
 def finished(to: Path) -> Fetched | None:
-    """What ``to`` was when its download ended, also after the file was moved on; None while it has not."""
+    """The finished download of ``to``, even after the file was moved away; None while it is unfinished."""
     note = _read_note(to)
     return Fetched(note["size"], note["sha256"]) if note.get("done") else None
 
 
 def at_hand(to: Path) -> Fetched | None:
-    """`finished`, where the file has been neither moved on nor deleted since."""
+    """``finished``, if the file has been neither moved nor deleted since."""
     return finished(to) if to.exists() or _part(to).exists() else None
 
 
@@ -99,9 +99,9 @@ def download(
     progress: Progress = lambda here, of: None,
     patience: Patience | None = None,
 ) -> Fetched:
-    """Fetch ``remote`` to ``to``, continuing what an earlier call left.
+    """Fetch ``remote`` to ``to``, continuing an earlier call.
 
-    Raises DataError where the server refuses, the content is not what it should be, or several attempts in a
+    Raises DataError if the server refuses, the content is not what it should be, or several attempts in a
     row bring nothing; Stopped when ``stop`` is set.
     """
     done = at_hand(to)
@@ -150,7 +150,7 @@ class _Transfer:
                 if failures >= self.patience.attempts:
                     raise DataError(
                         f"{self.remote.url} could not be fetched ({str(error) or type(error).__name__}); "
-                        f"the {self.have:,} bytes that came are kept, run the command again to go on."
+                        f"the {self.have:,} bytes so far are kept, run the command again to continue."
                     ) from error
                 asked = error.wait if isinstance(error, Lost) else 0.0
                 if self.stop.wait(min(max(asked, self.patience.wait(failures)), self.patience.longest_wait)):
@@ -162,7 +162,7 @@ class _Transfer:
         return fetched
 
     def _take_up(self) -> None:
-        """Go on from the bytes on disk where they can be trusted to belong to this file."""
+        """Continue from the bytes on disk if they certainly belong to this file."""
         note = _read_note(self.to)
         self.validator = note.get("validator")
         usable = note.get("url") == self.remote.url and (self.validator or self.remote.pinned)
@@ -179,7 +179,7 @@ class _Transfer:
         self.digest, self.have, self.validator, self.total = hashlib.sha256(), 0, None, self.remote.size
 
     def _attempt(self) -> None:
-        """Ask for what is missing and write it. Returns when the server has sent all it promised."""
+        """Request the missing bytes and write them; returns when the server has sent all it announced."""
         if self.total is not None and self.have == self.total:
             return
         headers = {**self.remote.headers, "Accept-Encoding": "identity"}
@@ -190,7 +190,7 @@ class _Transfer:
         with self.client.stream("GET", self.remote.url, headers=headers) as response:
             self._accept(response)
             with self.part.open("ab") as file:
-                for block in response.iter_raw():  # as they come: a dropped connection loses nothing
+                for block in response.iter_raw():  # unbuffered: a dropped connection loses nothing
                     if self.stop.is_set():
                         raise Stopped
                     file.write(block)
@@ -205,23 +205,23 @@ class _Transfer:
             raise Lost(f"the server sent {here:,} of {total:,} bytes")
 
     def _accept(self, response: httpx.Response) -> None:
-        """Check the answer's head and settle from which byte on it counts."""
+        """Check the response's headers and from which byte it continues."""
         code = response.status_code
         if code in BUSY:
             raise Lost(f"the server answered {code}", retry_after(response.headers.get("Retry-After")) or 0.0)
         if code == 416:
             self._start_over()
-            raise Lost("the server has fewer bytes than are here")
+            raise Lost("the server has fewer bytes than were fetched")
         if code not in (200, 206):
             raise DataError(f"{self.remote.url} answered {code} {response.reason_phrase}; {_advice(code)}.")
         start, total = _range_of(response) if code == 206 else (0, _length_of(response))
         if self.remote.size is not None and total not in (None, self.remote.size):
             self._start_over()
-            raise Lost(f"the server promises {total:,} bytes, the file has {self.remote.size:,}")
+            raise Lost(f"the server announces {total:,} bytes, the file has {self.remote.size:,}")
         if start != self.have or (self.have and self.total not in (None, total)):
             self._start_over()
             if start:
-                raise Lost("the server sent another range than the one asked for")
+                raise Lost("the server sent another range than requested")
         if not self.have:
             self.part.unlink(missing_ok=True)
             self.validator = _validator_of(response)
@@ -237,9 +237,9 @@ class _Transfer:
 
 
 def another_file(wanted: Remote, found: str) -> DataError:
-    """The error for content of another sha256 than ``wanted`` has."""
+    """The error for content whose sha256 is not that of ``wanted``."""
     return DataError(
-        f"{wanted.url} is not the file it should be: its sha256 is {found}, not {wanted.sha256}; if it was "
+        f"{wanted.url} is not the expected file: its sha256 is {found}, not {wanted.sha256}; if it was "
         "changed on purpose, remove its entry from .viscot/lock.json and fetch it again."
     )
 
@@ -266,7 +266,7 @@ def _length_of(response: httpx.Response) -> int | None:
 
 
 def _range_of(response: httpx.Response) -> tuple[int, int | None]:
-    """First byte and total size of a 206 answer."""
+    """First byte and total size of a 206 response."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
     if not match:
         return 0, None
@@ -274,14 +274,14 @@ def _range_of(response: httpx.Response) -> tuple[int, int | None]:
 
 
 def _validator_of(response: httpx.Response) -> str | None:
-    """A strong ETag, or the date of the last change; what ``If-Range`` may name."""
+    """A strong ETag, or the date of the last change: the valid values of ``If-Range``."""
     etag = response.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
 
 
 def _advice(code: int) -> str:
     if code in (401, 403):
-        return "it wants a login: get access as the source describes, or fetch it by hand"
+        return "it needs a login: get access as the source describes, or fetch it by hand"
     if code in (404, 410):
         return "it has moved: look for a newer viscot, or fetch it by hand and use 'viscot data organize'"
     return "try again later, or fetch it by hand and use 'viscot data organize'"
