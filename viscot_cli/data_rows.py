@@ -266,8 +266,8 @@ def _shared_table(shared: Sequence[Shared]) -> None:
 
 def _tokens(name: str) -> Any:
     """A model's ChatTokenizer; Any, because its type would import transformers."""
+    from viscot_core.families.llava.family import load_tokens
     from viscot_core.models.checkpoint import open_checkpoint
-    from viscot_core.models.load import load_tokens
     from viscot_core.models.zoo import resolve
 
     return load_tokens(open_checkpoint(resolve(name)))

@@ -134,7 +134,7 @@ def export(
 ) -> None:
     """Write a checkpoint in another layout or dtype, a tensor at a time; adapters are merged."""
     from viscot_core.errors import UsageError, nearest
-    from viscot_core.families.llava.layouts import Layout
+    from viscot_core.families.checkpoint import Layout
     from viscot_core.models.checkpoint import open_checkpoint
     from viscot_core.models.export import export as write
     from viscot_core.models.export import planned

@@ -92,6 +92,21 @@ def _map(path: Path) -> Callable[[str], torch.Tensor]:
         raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint; errors name the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path.parent} is no checkpoint: it has no {path.name}; check --model."
+        ) from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object; pull or copy it again.")
+    return content
+
+
 def open_weights(folder: Path) -> dict[str, Stored]:
     """Every tensor of ``folder`` by stored name; headers only.
 

@@ -184,8 +184,9 @@ def test_viscots_own_boxes_are_read_as_everywhere_else() -> None:
 
 def test_a_checkpoint_says_how_it_writes_boxes(tmp_path: Path) -> None:
     from viscot_core.engines.open import EngineOptions, codec_for
-    from viscot_core.models.manifest import Manifest
+    from viscot_core.families.manifest import Manifest
 
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     options = EngineOptions(str(tmp_path))
     assert codec_for(options).name == "viscot"
     Manifest(name="x", image_side=56, box_format="qwen2.5-vl").save(tmp_path)

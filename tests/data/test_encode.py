@@ -13,7 +13,8 @@ from viscot_core.conversation import Message
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import encode, training_turns
 from viscot_core.errors import DataError
-from viscot_core.families.llava.chat import IGNORE, ChatTokenizer
+from viscot_core.families.base import IGNORE
+from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES, render
 from viscot_core.families.llava.tokenizer import load_tokenizer
 

@@ -13,13 +13,13 @@ from made_lmms import make_python
 
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import DataError, EngineError, UsageError
+from viscot_core.families.manifest import Manifest
 from viscot_core.files import cache_folder
 from viscot_core.lmms_eval.command import GeneralOptions
 from viscot_core.lmms_eval.exports import exported, without_bos
 from viscot_core.lmms_eval.general import bench_general, read_logs
 from viscot_core.lmms_eval.launch import run_child, warnings, why
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.manifest import Manifest
 from viscot_core.models.zoo import BUNDLED_FOLDER
 from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import read_scored_run

@@ -14,8 +14,8 @@ import torch
 from made_checkpoints import Tensors, change_config, refused, same_model, save, tensors_of
 
 from viscot_core.errors import CheckpointError
+from viscot_core.families.manifest import Manifest
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.manifest import Manifest
 from viscot_core.tensors import open_file
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from viscot_core.conversation import IMAGE
-from viscot_core.families.llava.template import Chunk, Rendered
+from viscot_core.families.llava.template import Chunk, Chunks
 from viscot_core.models.load import LoadedModel, load_model
 
 CASES = (
@@ -41,7 +41,7 @@ def arrays(golden: Path) -> Callable[[str, str], Any]:
 
 def expand(ids: np.ndarray, loaded: LoadedModel) -> list[int]:
     """The reference's ids (one -200 for an image) as transformers' (one id for each of its features)."""
-    tokens = loaded.tokens
+    tokens = loaded.processor.tokens
     out: list[int] = []
     for token in ids.tolist():
         out += [tokens.image_id] * tokens.image_tokens if token == REFERENCE_IMAGE else [token]
@@ -68,7 +68,9 @@ def test_logits(
     import torch
 
     with torch.inference_mode():
-        logits = loaded.model(**inputs(case, loaded, arrays)).logits[0, :, : loaded.text_rows].numpy()
+        logits = (
+            loaded.model(**inputs(case, loaded, arrays)).logits[0, :, : loaded.processor.text_rows].numpy()
+        )
     difference = float(np.abs(logits[-8:] - arrays(case, "logits_last8")).max())
     record_property("max_logit_difference", difference)
     print(f"golden {case}: max logit difference {difference:.2e}")
@@ -87,12 +89,12 @@ def test_greedy_generation(case: str, loaded: LoadedModel, arrays: Callable[[str
             attention_mask=torch.ones_like(given["input_ids"]),
             max_new_tokens=24,
             do_sample=False,
-            pad_token_id=loaded.tokens.pad_id,
+            pad_token_id=loaded.processor.tokens.pad_id,
         )
     new = out[0, given["input_ids"].shape[1] :].tolist()
     wanted = arrays(case, "generated_ids").tolist()
-    assert [token for token in new if token != loaded.tokens.eos_id] == [
-        token for token in wanted if token != loaded.tokens.eos_id
+    assert [token for token in new if token != loaded.processor.tokens.eos_id] == [
+        token for token in wanted if token != loaded.processor.tokens.eos_id
     ]
 
 
@@ -101,7 +103,7 @@ def test_features(case: str, loaded: LoadedModel, arrays: Callable[[str, str], A
     """The tower without its unread layer: the reference's features, and transformers' own bit for bit."""
     import torch
 
-    from viscot_core.engines.transformers.features import encode
+    from viscot_core.families.llava.vision import encode
 
     pixels = torch.from_numpy(arrays(case, "pixel_values"))
     with torch.inference_mode():
@@ -118,8 +120,8 @@ def test_prompt_ids(case: str, golden: Path, loaded: LoadedModel, arrays: Callab
     prompt = json.loads((golden / "golden_forward.json").read_text())[case]["prompt"]
     if prompt is None:
         pytest.skip("the golden file does not state this case's prompt")
-    rendered = Rendered(tuple(Chunk(text) for text in prompt.split(IMAGE)))
-    assert loaded.tokens.encode(rendered).ids == expand(arrays(case, "input_ids"), loaded)
+    rendered = Chunks(tuple(Chunk(text) for text in prompt.split(IMAGE)))
+    assert loaded.processor.tokens.encode(rendered).ids == expand(arrays(case, "input_ids"), loaded)
 
 
 def test_pickled_bf16_shards_hold_the_same_model(golden: Path, loaded: LoadedModel) -> None:
@@ -137,7 +139,10 @@ def test_added_rows_never_win(loaded: LoadedModel, arrays: Callable[[str, str], 
     with torch.inference_mode():
         logits = loaded.model(**inputs("direct_square", loaded, arrays)).logits[0]
     assert logits.shape[-1] == 832
-    assert (logits[:, loaded.text_rows :].max(-1).values < logits[:, : loaded.text_rows].max(-1).values).all()
+    assert (
+        logits[:, loaded.processor.text_rows :].max(-1).values
+        < logits[:, : loaded.processor.text_rows].max(-1).values
+    ).all()
 
 
 @pytest.mark.parametrize("vocabulary", ["llama", "tiny"])
@@ -164,7 +169,7 @@ def test_turn_starts(shared: Path, vocabulary: str, turn_tokens: Any, variant: s
             continue
         if "image" not in row["row"] and IMAGE in row["prompt"]:
             continue  # <image> as words, without an image: chain.check_question refuses it
-        rendered = Rendered(tuple(Chunk(text) for text in row["prompt"].split(IMAGE)))
+        rendered = Chunks(tuple(Chunk(text) for text in row["prompt"].split(IMAGE)))
         ids = [REFERENCE_IMAGE if i == tokens.image_id else i for i in tokens.encode(rendered).ids]
         assert ids[: len(out["input_ids"])] == out["input_ids"], row["name"]
         compared += 1

@@ -64,7 +64,7 @@ QUESTIONS = (
 def make_model(folder: Path) -> Path:
     """A random model of 17 M parameters: 336 px, 576 image tokens, most of its work in the language model."""
     from viscot_core.families.llava.scratch import build_model, train_tokenizer
-    from viscot_core.models.manifest import Manifest
+    from viscot_core.families.manifest import Manifest
     from viscot_core.train.schema import ScratchSpec
 
     shape = ScratchSpec(
@@ -142,7 +142,7 @@ class Reference:
         self.template = LocalEngine(loaded, reuse=False).template
 
     def say(self, turns: Turns, views: Sequence[View]) -> str:
-        loaded, tokens = self.loaded, self.loaded.tokens
+        loaded, tokens = self.loaded, self.loaded.processor.tokens
         ids = torch.tensor([tokens.encode(render(turns, self.template, generate=True)).ids])
         side = loaded.manifest.image_side
         pixels = torch.stack([torch.from_numpy(preprocess(view.image, side)) for view in views])

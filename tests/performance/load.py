@@ -59,7 +59,7 @@ def make(folder: Path, layers: int, pickled: bool) -> None:
 
     from viscot_core.families.llava.layouts import Layout, config_from_llava, stored_name
     from viscot_core.models.checkpoint import EMBEDDINGS, HEAD, expected_shapes
-    from viscot_core.models.writing import Planned, write_file
+    from viscot_core.tensor_writer import Planned, write_file
     from viscot_core.tensors import open_file
 
     folder.mkdir(parents=True)

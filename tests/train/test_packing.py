@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from viscot_core.data.encode import Sample
 from viscot_core.data.packing import collate_packed, pack
-from viscot_core.families.llava.chat import IGNORE, Encoded
+from viscot_core.families.base import IGNORE, Rendered
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.train.mixed import allow_mixed_batches
 from viscot_core.train.schema import ScratchSpec
@@ -35,7 +35,7 @@ def sample(words: int, images: int, seed: int) -> Sample:
     generator = torch.Generator().manual_seed(seed)
     ids = [1] + [IMAGE] * 4 * images + torch.randint(5, 250, (words,), generator=generator).tolist()
     labels = [IGNORE] * (len(ids) - words) + ids[len(ids) - words :]
-    return Sample(Encoded(ids, labels, images), tuple(f"{seed}-{n}" for n in range(images)))
+    return Sample(Rendered(ids, labels, images), tuple(f"{seed}-{n}" for n in range(images)))
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(100, 400))
@@ -87,7 +87,7 @@ def _where(batch: dict[str, torch.Tensor], one: Sample) -> tuple[int, int]:
 
 
 def test_the_first_label_of_a_sample_is_not_predicted_from_the_sample_before() -> None:
-    spoken = [Sample(Encoded(ids, ids, 0), ()) for ids in ([7, 8, 9], [5, 6], [4])]
+    spoken = [Sample(Rendered(ids, ids, 0), ()) for ids in ([7, 8, 9], [5, 6], [4])]
     batch, order = collate_packed(spoken, pad_id=0, capacity=6)
     assert order == [0, 1, 2]
     assert batch["input_ids"].tolist() == [[7, 8, 9], [5, 6, 4]]

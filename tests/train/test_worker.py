@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from viscot_core.data.synth import write_dataset
 from viscot_core.errors import DataError, RecipeError
-from viscot_core.models.manifest import Manifest
+from viscot_core.families.manifest import Manifest
 from viscot_core.train import checkpoints
 from viscot_core.train.batch import Split
 from viscot_core.train.recipe import dump_recipe, load_recipe

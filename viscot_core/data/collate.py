@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from viscot_core.data.encode import Sample, pad
-from viscot_core.families.llava.chat import IGNORE
+from viscot_core.families.base import IGNORE
 
 Batch = dict[str, torch.Tensor]
 

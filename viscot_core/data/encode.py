@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from viscot_core.conversation import IMAGE, Message, with_images_first
 from viscot_core.data.annotations import Conversation
 from viscot_core.errors import DataError, UsageError, nearest
-from viscot_core.families.llava.chat import ChatTokenizer, Encoded
+from viscot_core.families.base import Rendered
+from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES, Template, render
 
 
@@ -20,7 +21,7 @@ from viscot_core.families.llava.template import TEMPLATES, Template, render
 class Sample:
     """Ids and labels of one row and the ``image`` entries whose views stand at its image tokens, in order."""
 
-    encoded: Encoded
+    encoded: Rendered
     images: tuple[str, ...]
 
 
@@ -63,7 +64,7 @@ def encode(row: Conversation, tokens: ChatTokenizer, template: Template, *, max_
     return Sample(encoded, row.image[: encoded.n_images])
 
 
-def _cut(encoded: Encoded, tokens: ChatTokenizer, max_length: int) -> Encoded:
+def _cut(encoded: Rendered, tokens: ChatTokenizer, max_length: int) -> Rendered:
     if len(encoded.ids) <= max_length:
         return encoded
     end = max_length
@@ -75,7 +76,7 @@ def _cut(encoded: Encoded, tokens: ChatTokenizer, max_length: int) -> Encoded:
             partial -= kept[end] == tokens.image_id
         kept = kept[:end]
     images = kept.count(tokens.image_id) // tokens.image_tokens
-    return Encoded(kept, encoded.labels[:end], images)
+    return Rendered(kept, encoded.labels[:end], images)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> list[list[int]]:

@@ -12,7 +12,7 @@ import torch
 
 from viscot_core.data.collate import Batch
 from viscot_core.data.encode import Sample
-from viscot_core.families.llava.chat import IGNORE
+from viscot_core.families.base import IGNORE
 
 STEP = 16
 """Row lengths are tried in steps of this many tokens."""

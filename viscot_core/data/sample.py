@@ -25,7 +25,7 @@ from viscot_core.data.mixture import Mixture
 from viscot_core.data.rows import raw_rows
 from viscot_core.data.stats import kind_of
 from viscot_core.errors import DataError, UsageError, nearest
-from viscot_core.families.llava.template import Rendered, Template, render
+from viscot_core.families.llava.template import Chunks, Template, render
 from viscot_core.images.drawing import draw_answer
 from viscot_core.images.reading import open_image
 
@@ -60,12 +60,12 @@ def draw_sample(
     return DrawnSample(row, sheet, spans_of(rendered(row, words)), box, window)
 
 
-def rendered(row: Conversation, template: Template) -> Rendered:
+def rendered(row: Conversation, template: Template) -> Chunks:
     """The row as training renders it."""
     return render(training_turns(row.turns, plain=template.plain), template)
 
 
-def spans_of(prompt: Rendered) -> tuple[tuple[str, bool], ...]:
+def spans_of(prompt: Chunks) -> tuple[tuple[str, bool], ...]:
     """The prompt cut where supervision begins and ends; images stand as ``<image>``."""
     spans: list[tuple[str, bool]] = []
     for number, chunk in enumerate(prompt.chunks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.boxes.formats import Codec
@@ -63,15 +64,25 @@ def codec_for(options: EngineOptions) -> Codec:
         UsageError: an unknown format, or a server whose model's name tells no family.
     """
     from viscot_core.boxes.registry import codec, codec_of_model
-    from viscot_core.models.manifest import Manifest
     from viscot_core.models.zoo import resolve
 
     if options.box_format is not None:
         return codec(options.box_format)
     if options.is_server:
         return codec_of_model(options.address()[1])
-    manifest = Manifest.read(resolve(options.model))
-    return codec(manifest.box_format if manifest else "viscot")
+    return codec(_own_format(resolve(options.model)))
+
+
+def _own_format(path: Path) -> str:
+    from viscot_core.models.checkpoint import own_box_format
+
+    found = own_box_format(path)
+    if found is None:
+        raise UsageError(
+            f"{path} does not say how its model writes boxes; name it with --box-format, or let "
+            "'viscot bench calibrate' find out."
+        )
+    return found
 
 
 def weights_hash(options: EngineOptions) -> str | None:
@@ -116,4 +127,5 @@ def open_engine(options: EngineOptions, sampling: Sampling | None = None) -> Eng
     loaded = load_model(
         options.model, device=options.device, dtype=options.dtype, load_in=options.load_in, attn=options.attn
     )
-    return LocalEngine(loaded, batch_size=options.batch_size, sampling=sampling)
+    resize = codec_for(options).resize
+    return LocalEngine(loaded, batch_size=options.batch_size, sampling=sampling, resize=resize)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
 
-from viscot_core.boxes.geometry import Window
+from viscot_core.boxes.geometry import Size, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,12 @@ def view_of(image: Image.Image) -> View:
 def crop(view: View, window: Window) -> View:
     """The part of ``view`` inside ``window`` (left, top, right, bottom in its pixels)."""
     return View(view.image.crop(window), f"{view.key}###{list(window)}")
+
+
+def resized(view: View, resize: Callable[[Size], Size] | None) -> View:
+    """``view`` in the size that ``resize`` gives for its own (bicubic); itself where that changes nothing."""
+    size = view.image.size
+    wanted = size if resize is None else resize(size)
+    if wanted == size:
+        return view
+    return View(view.image.resize(wanted, Image.Resampling.BICUBIC), f"{view.key}@{wanted[0]}x{wanted[1]}")

@@ -15,7 +15,7 @@ from viscot_core.errors import UsageError
 from viscot_core.files import cache_folder
 
 if TYPE_CHECKING:
-    from viscot_core.models.checkpoint import Checkpoint
+    from viscot_core.families.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) ->
 
     An export stays for the next time; its folder is named by a digest of all it is made of.
     """
-    from viscot_core.families.llava.layouts import Layout
+    from viscot_core.families.checkpoint import Layout
     from viscot_core.models.export import export
 
     wanted = ("chat_template.jinja", "processor_config.json", "tokenizer_config.json")

@@ -5,40 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from viscot_core.errors import CheckpointError
-from viscot_core.families.llava.layouts import Layout, module_name
+from viscot_core.families.base import Family
+from viscot_core.families.checkpoint import Delta
 from viscot_core.tensors import Stored, open_file
-
-if TYPE_CHECKING:
-    import torch
 
 CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _WHOLE = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
 _PAIR = re.compile(r"\.lora_([AB])(?:\.default)?\.weight$")
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """A LoRA's change to one matrix: ``weight + scale * b @ a``, computed in float32."""
-
-    a: Stored
-    b: Stored
-    scale: float
-
-    def add_to(self, weight: torch.Tensor) -> torch.Tensor:
-        """The merged matrix in the weight's own dtype."""
-        a, b = self.a.read().float(), self.b.read().float()
-        if (b.shape[0], a.shape[1]) != tuple(weight.shape) or a.shape[0] != b.shape[1]:
-            raise CheckpointError(
-                f"{self.a.file}: '{self.a.name}' {list(a.shape)} and its partner {list(b.shape)} do not fit "
-                f"a matrix of {list(weight.shape)}; the adapter belongs to another base model."
-            )
-        return (weight.float() + self.scale * (b @ a)).to(weight.dtype)
 
 
 def is_adapter(path: Path) -> bool:
@@ -79,7 +57,7 @@ def whole_tensors(path: Path) -> dict[str, Stored]:
     return {} if file is None else {_bare(name): stored for name, stored in open_file(file).items()}
 
 
-def changes(path: Path) -> dict[str, Delta | Stored]:
+def changes(path: Path, family: Family) -> dict[str, Delta | Stored]:
     """What an adapter does, by module name: a ``Delta`` to add, or a tensor in the base's place."""
     scale = _scale(path)
     file = next((path / name for name in _WEIGHTS if (path / name).exists()), None)
@@ -96,12 +74,12 @@ def changes(path: Path) -> dict[str, Delta | Stored]:
                 raise CheckpointError(
                     f"{stored.file}: '{name}' is a kind of LoRA viscot does not merge; use peft."
                 )
-            found[_module(name)] = stored
+            found[_module(name, family)] = stored
         elif pair.group(1) == "A":
             partner = name.replace(".lora_A", ".lora_B")
             if partner not in tensors:
                 raise CheckpointError(f"{stored.file} lacks '{partner}'; copy the adapter again.")
-            found[_module(_PAIR.sub(".weight", name))] = Delta(stored, tensors[partner], scale)
+            found[_module(_PAIR.sub(".weight", name), family)] = Delta(stored, tensors[partner], scale)
     return found
 
 
@@ -121,12 +99,7 @@ def _bare(name: str) -> str:
     return re.sub(r"^base_model\.model\.", "", name)
 
 
-def _module(name: str) -> str:
-    """An adapter's name as a module name; adapters of either layout's model are met."""
-    name = _bare(name)
-    name = re.sub(r"\.(?:modules_to_save\.default|base_layer)\.", ".", name)
-    for layout in (Layout.LLAVA, Layout.HF):
-        renamed = module_name(name, layout)
-        if renamed is not None and renamed != name:
-            return renamed
-    return name
+def _module(name: str, family: Family) -> str:
+    """An adapter's name as a module name of its base's family."""
+    name = re.sub(r"\.(?:modules_to_save\.default|base_layer)\.", ".", _bare(name))
+    return family.adapted_module(name)

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viscot_core.errors import CheckpointError, EngineError, UsageError
-from viscot_core.families.llava.chat import ChatTokenizer
-from viscot_core.families.llava.layouts import image_tokens
-from viscot_core.families.llava.tokenizer import load_tokenizer
+from viscot_core.errors import EngineError, UsageError
+from viscot_core.families.base import BuildOptions, Family, Processor
+from viscot_core.families.checkpoint import Checkpoint
+from viscot_core.families.manifest import Manifest
 from viscot_core.hardware import free_memory
-from viscot_core.models.checkpoint import Checkpoint, Source, open_checkpoint
-from viscot_core.models.manifest import Manifest
+from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import resolve
 from viscot_core.tensors import hash_files
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlavaForConditionalGeneration
 
 ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 """transformers' names of what ``--attn`` takes."""
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 LOAD_IN = ("4bit", "8bit")
-_BLOCK = 64
-"""Numbers that share a scale in bitsandbytes' 4 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in memory. Ids from ``text_rows`` on are the image token and padding, never generated."""
+    """A model in memory with its family's way to speak to it."""
 
-    model: LlavaForConditionalGeneration
-    tokens: ChatTokenizer
+    model: Any
+    family: Family
+    processor: Processor
     manifest: Manifest
     path: Path
     weights_hash: str
-    text_rows: int
     load_in: str | None = None
 
 
@@ -70,7 +65,7 @@ def load_model(
         raise UsageError(f"--load-in is 4bit or 8bit, not '{load_in}'.")
     checkpoint = open_checkpoint(resolve(name_or_path))
     checkpoint.require_whole()
-    tokens = load_tokens(checkpoint)
+    processor = checkpoint.family.processor(checkpoint)
     place = choose_device(device)
     kind = choose_dtype(dtype, place, checkpoint)
     if attn == "flash":
@@ -78,30 +73,13 @@ def load_model(
     model = build(checkpoint, place, kind, load_in, ATTENTION[attn])
     return LoadedModel(
         model=model,
-        tokens=tokens,
+        family=checkpoint.family,
+        processor=processor,
         manifest=checkpoint.manifest,
         path=checkpoint.path,
         weights_hash=hash_files(checkpoint.files),
-        text_rows=checkpoint.text_rows,
         load_in=load_in,
     )
-
-
-def load_tokens(checkpoint: Checkpoint) -> ChatTokenizer:
-    """A checkpoint's tokenizer with viscot's rules, checked against the config's image token."""
-    folder = checkpoint.tokenizer_folder
-    tokenizer = load_tokenizer(folder, checkpoint.manifest.turn_tokens)
-    tokens = ChatTokenizer(
-        tokenizer,
-        image_tokens=image_tokens(checkpoint.config),
-        turn_tokens=checkpoint.manifest.turn_tokens,
-    )
-    if tokens.image_id != checkpoint.config.image_token_id:
-        raise CheckpointError(
-            f"{folder}: the tokenizer gives <image> the id {tokens.image_id} and config.json "
-            f"{checkpoint.config.image_token_id}; take both from the same checkpoint."
-        )
-    return tokens
 
 
 def choose_device(device: str) -> str:
@@ -159,35 +137,9 @@ def _need(module: str, option: str, extra: str) -> None:
         raise EngineError(f"{option} needs {module}; install it with: pip install 'viscot[{extra}]'.")
 
 
-class _Lazy:
-    """A tensor that transformers reads when it places it: ``lazy[...]``. So a model is never held twice."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def __getitem__(self, _: Any) -> torch.Tensor:
-        return self._source.read()
-
-
-class _State(Mapping[str, _Lazy]):
-    """The state dict of a checkpoint, read tensor by tensor."""
-
-    def __init__(self, tensors: Mapping[str, Source]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> _Lazy:
-        return _Lazy(self._tensors[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
 def build(
     checkpoint: Checkpoint, device: str, dtype: torch.dtype, load_in: str | None, attention: str
-) -> LlavaForConditionalGeneration:
+) -> Any:
     """The model of an opened checkpoint, its tensors read as they are placed (what is missing starts at
     random).
 
@@ -195,22 +147,14 @@ def build(
     EngineError where an extra or memory is missing.
     """
     import torch
-    from transformers import LlavaForConditionalGeneration
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if load_in is not None:
         _need("bitsandbytes", f"--load-in {load_in}", "quant")
+    place = _device_map(device, checkpoint, dtype, load_in)
     try:
-        return LlavaForConditionalGeneration.from_pretrained(
-            None,
-            config=checkpoint.config,
-            state_dict=_State(checkpoint.tensors),
-            dtype=dtype,
-            attn_implementation=attention,
-            quantization_config=_quantization(load_in, dtype, checkpoint),
-            device_map=_device_map(device, checkpoint, dtype, load_in),
-        ).eval()
+        return checkpoint.family.build(checkpoint, BuildOptions(dtype, attention, place, load_in)).eval()
     except torch.cuda.OutOfMemoryError as error:
         raise EngineError(
             f"{checkpoint.manifest.name} does not fit in the GPU's memory; try --load-in 4bit (or 8bit), "
@@ -223,32 +167,6 @@ def build(
             f"{checkpoint.manifest.name} does not fit in this machine's memory; try --dtype bf16, "
             "--load-in 4bit or a smaller model."
         ) from error
-
-
-def _quantization(load_in: str | None, dtype: torch.dtype, checkpoint: Checkpoint) -> Any:
-    """bitsandbytes' config; tower, projector and head stay as they are: they are small and boxes need them.
-
-    So does a matrix whose rows are no whole number of 4-bit blocks (none of a released model).
-    """
-    if load_in is None:
-        return None
-    from transformers import BitsAndBytesConfig
-
-    keep = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-    if load_in == "4bit":
-        keep += [
-            name.removesuffix(".weight")
-            for name, source in checkpoint.tensors.items()
-            if name.startswith("model.language_model.layers.") and source.shape[-1] % _BLOCK
-        ]
-    if load_in == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=keep,
-    )
 
 
 def _device_map(device: str, checkpoint: Checkpoint, dtype: torch.dtype, load_in: str | None) -> Any:

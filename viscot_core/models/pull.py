@@ -10,12 +10,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from viscot_core.errors import CheckpointError, nearest
-from viscot_core.families.llava.gather import absent_tower, has_weights, projector_file, read_json
-from viscot_core.families.llava.layouts import is_text_only
+from viscot_core.families.table import family_of
 from viscot_core.files import atomic_write, sha256_of
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.zoo import BUNDLED, ZOO, find, hub_cache, resolve
-from viscot_core.tensors import open_file, open_weights
+from viscot_core.models.zoo import BUNDLED, ZOO, find, hub_cache, resolve, sibling
+from viscot_core.tensors import read_json
 
 _OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "tf_*", "flax_*", "*.onnx", "*.gguf", "*.ot", "*.tflite")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -43,29 +42,18 @@ def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
     folder = _download(hub, known.name if known else hub)
     _verify(folder, say)
     _name(folder)
-    if part := _part(folder):
+    config = read_json(folder / "config.json")
+    family = family_of(config)
+    if part := family.what_part(folder, config):
         say(part)
         return folder
-    if tower := absent_tower(folder):
-        say(f"its vision tower is not inside: pulling {tower}")
-        pull(tower, say=say)
+    if absent := family.absent_part(folder, config, sibling):
+        model = find(absent) or find(Path(absent).name)
+        absent = model.hub if model and model.hub else absent
+        say(f"its vision tower is not inside: pulling {absent}")
+        pull(absent, say=say)
     open_checkpoint(folder).require_whole()
     return folder
-
-
-def _part(folder: Path) -> str | None:
-    """What a folder that is a part of a model is for, once its tensors are known to be there; else None."""
-    raw, projector = read_json(folder / "config.json"), projector_file(folder)
-    if projector and not has_weights(folder):
-        open_file(projector)
-        return "this is a projector alone: for training, as a recipe's model.projector"
-    if str(raw.get("model_type")).startswith("clip"):
-        open_weights(folder)
-        return "this is a vision tower: it sees for a model, or for a recipe's model.vision_tower"
-    if projector is None and is_text_only(raw):
-        open_weights(folder)
-        return "this is a text-only model: for training, as a recipe's model.base_llm"
-    return None
 
 
 def _download(hub: str, name: str) -> Path:

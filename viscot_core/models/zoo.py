@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from viscot_core.errors import CheckpointError, nearest
+from viscot_core.families.manifest import TurnTokens
 from viscot_core.files import expanded
-from viscot_core.models.manifest import TurnTokens
 
 BUNDLED = "viscot-tiny"
 BUNDLED_FOLDER = Path(__file__).resolve().parent / "viscot_tiny"
@@ -184,3 +184,21 @@ def _hint(name: str) -> str:
     return nearest(Path(name).name, beside) or (
         " Give a folder, a hub id that was pulled, or a name of 'viscot models list'."
     )
+
+
+def sibling(name: str, path: Path) -> Path:
+    """The folder that a checkpoint's config names: as it is, beside the checkpoint, or pulled.
+
+    Raises:
+        CheckpointError: it is not on this machine.
+    """
+    for folder in (Path(name), path / name, path.parent / name, path.parent / Path(name).name):
+        if (folder / "config.json").exists():
+            return folder
+    last = Path(name).name
+    try:
+        return resolve(name)
+    except CheckpointError:
+        if find(last) is None and not Path(last).is_dir():
+            raise
+        return resolve(last)  # another machine's absolute path often ends in a public name

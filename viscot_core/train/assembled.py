@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.errors import CheckpointError
+from viscot_core.families.checkpoint import Checkpoint, Layout, Source, compare
 from viscot_core.families.llava import gather as parts
 from viscot_core.families.llava import layouts
-from viscot_core.families.llava.layouts import Layout
+from viscot_core.families.llava.family import FAMILY, expected_shapes
 from viscot_core.families.llava.tokenizer import token_count
+from viscot_core.families.manifest import Manifest
 from viscot_core.files import expanded
 from viscot_core.models import zoo
-from viscot_core.models.checkpoint import Checkpoint, Source, compare, expected_shapes, open_checkpoint
-from viscot_core.models.manifest import Manifest
-from viscot_core.tensors import open_file, open_weights
+from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.tensors import open_file, open_weights, read_json
 from viscot_core.train.schema import ModelSpec
 
 _EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
@@ -49,7 +50,7 @@ def _assembled(model: ModelSpec) -> Checkpoint:
     manifest = Manifest(
         name=llm.name, template=model.template, turn_tokens=model.turn_tokens, image_side=side
     )
-    found = Checkpoint(llm, Layout.LLAVA, raw, config, manifest, tensors, rows, llm)
+    found = Checkpoint(FAMILY, llm, Layout.LLAVA, raw, config, manifest, tensors, rows, llm)
     compare(found, expected_shapes(config))
     if not model.projector:
         found.missing = [name for name in found.missing if not name.startswith(layouts.PROJECTOR)]
@@ -58,7 +59,7 @@ def _assembled(model: ModelSpec) -> Checkpoint:
 
 def _configs(model: ModelSpec, llm: Path, tower: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The language model's config with LLaVA's fields, and the tower's; each of its kind."""
-    raw, stated = parts.read_json(llm / "config.json"), parts.read_json(tower / "config.json")
+    raw, stated = read_json(llm / "config.json"), read_json(tower / "config.json")
     vision = stated.get("vision_config", stated)
     if "vocab_size" not in raw:
         raise CheckpointError(f"model.base_llm: {llm} is no language model (no vocab_size); name another.")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from viscot_core.models.checkpoint import Checkpoint
+from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.train import ranks, zero
 from viscot_core.train.batch import Split
 from viscot_core.train.schema import ModelSpec, StageSpec

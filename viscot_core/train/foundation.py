@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from viscot_core.boxes.geometry import MIN_CROP_SIDE, Box, Frame, Window
 from viscot_core.data.scenes import COLORS, Scene, Thing, draw_thing, jitter_color
-from viscot_core.families.llava.chat import IGNORE
+from viscot_core.families.base import IGNORE
 from viscot_core.train.schema import FoundationSpec
 
 NOTHING = len(COLORS)

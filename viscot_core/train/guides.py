@@ -18,7 +18,8 @@ from viscot_core.boxes.geometry import crop_window
 from viscot_core.data.annotations import split_crop
 from viscot_core.data.encode import Sample
 from viscot_core.data.scenes import COLORS, Scene, Thing
-from viscot_core.families.llava.chat import IGNORE, ChatTokenizer
+from viscot_core.families.base import IGNORE
+from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.train.foundation import view_box
 from viscot_core.train.schema import TokenWeights
 

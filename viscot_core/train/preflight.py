@@ -15,7 +15,8 @@ from viscot_core.data.encode import encode, training_turns
 from viscot_core.data.mixture import Mixture
 from viscot_core.data.views import load_views
 from viscot_core.errors import DataError
-from viscot_core.families.llava.chat import IGNORE, ChatTokenizer, Encoded
+from viscot_core.families.base import IGNORE, Rendered
+from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.template import Template, render
 
 OPEN, CLOSE = "\u27e6", "\u27e7"
@@ -101,7 +102,7 @@ def _check(
     return marked(sample.encoded, tokens)
 
 
-def marked(encoded: Encoded, tokens: ChatTokenizer) -> str:
+def marked(encoded: Rendered, tokens: ChatTokenizer) -> str:
     """The sample as the model reads it, supervised text between marks, each image as ``<image>``."""
     out: list[str] = []
     run: list[int] = []

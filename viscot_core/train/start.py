@@ -13,12 +13,13 @@ from transformers.utils.logging import disable_progress_bar
 from viscot_core.data.annotations import Conversation, Rows
 from viscot_core.data.encode import training_turns
 from viscot_core.errors import UsageError
+from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.family import load_tokens
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES, render
-from viscot_core.models.checkpoint import Checkpoint
-from viscot_core.models.load import build, load_tokens
-from viscot_core.models.manifest import Manifest
+from viscot_core.families.manifest import Manifest
+from viscot_core.models.load import build
 from viscot_core.train import ranks
 from viscot_core.train.assembled import open_base
 from viscot_core.train.divided import build_divided, divides

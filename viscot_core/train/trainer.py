@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from viscot_core.errors import DataError, ViscotError
-from viscot_core.families.llava.chat import IGNORE
+from viscot_core.families.base import IGNORE
 from viscot_core.train import checkpoints
 from viscot_core.train.guides import guide_loss
 from viscot_core.train.inputs import StageRows

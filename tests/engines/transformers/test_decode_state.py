@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,16 +15,15 @@ from PIL import Image
 
 from viscot_core.conversation import Message, answer_turns, direct_turns
 from viscot_core.engines.base import Generation, Request
-from viscot_core.engines.transformers.decode_state import Speech
+from viscot_core.engines.transformers.decode_state import DecodeState
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.families.llava.chat import ChatTokenizer
-from viscot_core.families.llava.template import TEMPLATES, render
 from viscot_core.images.view import View, crop
 from viscot_core.models.load import LoadedModel, load_model
 from viscot_core.models.zoo import BUNDLED_FOLDER
 
 IMAGE = View(Image.effect_noise((300, 200), 60).convert("RGB"), "noise")
-NOTHING = Request(render([Message("user", "?")], TEMPLATES["vicuna_v1"], generate=True), ())
+NOTHING = Request((Message("user", "?"),), ())
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +35,26 @@ def loaded(golden: Path) -> LoadedModel:
 @pytest.fixture(scope="module", params=["sentencepiece", "byte-level"])
 def tokens(request: pytest.FixtureRequest, loaded: LoadedModel) -> ChatTokenizer:
     if request.param == "sentencepiece":
-        return loaded.tokens
+        return loaded.processor.tokens
     if not (BUNDLED_FOLDER / "config.json").exists():
         pytest.skip("no bundled model in this checkout")
-    return load_model(None, device="cpu", dtype="fp32").tokens
+    return load_model(None, device="cpu", dtype="fp32").processor.tokens
+
+
+def processor_of(tokens: ChatTokenizer) -> Any:
+    """What a decode state needs of a processor: its end and its texts."""
+    return SimpleNamespace(stop_ids={tokens.eos_id}, text=tokens.text, settled_text=tokens.settled_text)
 
 
 def say(tokens: ChatTokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], Generation]:
     """What was told on the way, and the whole."""
     told: list[str] = []
-    speech = Speech(tokens, replace(NOTHING, stop=stop, on_text=told.append), limit=len(ids) + 1)
+    state = DecodeState(
+        processor_of(tokens), replace(NOTHING, stop=stop, on_text=told.append), limit=len(ids) + 1
+    )
     for token in ids:
-        speech.add(token)
-    return told, speech.generation()
+        state.on_token(token)
+    return told, state.generation()
 
 
 def test_whatever_is_said_the_told_texts_begin_the_whole(tokens: ChatTokenizer) -> None:
@@ -75,12 +83,12 @@ def _ids(tokens: ChatTokenizer, text: str) -> list[int]:
 
 
 def test_a_letter_of_many_bytes_is_told_when_it_is_whole(loaded: LoadedModel) -> None:
-    ids = [loaded.tokens.hf.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in "中".encode()]
-    (word,) = _ids(loaded.tokens, "a")[-1:]
-    told, whole = say(loaded.tokens, [word, *ids, word])
+    ids = [loaded.processor.tokens.hf.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in "中".encode()]
+    (word,) = _ids(loaded.processor.tokens, "a")[-1:]
+    told, whole = say(loaded.processor.tokens, [word, *ids, word])
     assert told[-1] == whole.text and whole.text.count("中") == 1
     assert all("\ufffd" not in text for text in told)
-    _, broken = say(loaded.tokens, [word, *ids, ids[0]])
+    _, broken = say(loaded.processor.tokens, [word, *ids, ids[0]])
     assert "中" not in broken.text, "a byte too many breaks the whole run: it must not have been told before"
 
 
@@ -98,11 +106,11 @@ def test_a_letter_of_many_bytes_is_told_when_it_is_whole(loaded: LoadedModel) ->
 def test_a_stop_text_ends_the_answer_and_is_never_told(
     loaded: LoadedModel, stop: tuple[str, ...], text: str, stopped: bool
 ) -> None:
-    ids = _ids(loaded.tokens, "one two three")
-    told, whole = say(loaded.tokens, ids, stop)
+    ids = _ids(loaded.processor.tokens, "one two three")
+    told, whole = say(loaded.processor.tokens, ids, stop)
     assert (whole.text, whole.finished) == (text, stopped)
     assert all(text.startswith(each) for each in told)
-    silent = Speech(loaded.tokens, replace(NOTHING, stop=stop), limit=99)
+    silent = DecodeState(loaded.processor, replace(NOTHING, stop=stop), limit=99)
     for token in ids:
         silent.add(token)
     assert silent.generation() == whole and silent.open is not stopped
@@ -110,7 +118,7 @@ def test_a_stop_text_ends_the_answer_and_is_never_told(
 
 def requests() -> list[Request]:
     """First and second turns and words without an image, of different lengths and limits."""
-    template, window = TEMPLATES["vicuna_v1"], (20, 10, 180, 150)
+    window = (20, 10, 180, 150)
     out = []
     for number, question in enumerate(("What is on the sign?", "How many circles are there?", "Where?")):
         for turns, views in (
@@ -118,7 +126,7 @@ def requests() -> list[Request]:
             (answer_turns(question, "[0.1, 0.2, 0.3, 0.4]"), (IMAGE, crop(IMAGE, window))),
             ((Message("user", question + " "),), ()),
         ):
-            out.append(Request(render(turns, template, generate=True), views, 6 + 11 * number))
+            out.append(Request(tuple(turns), views, 6 + 11 * number))
     return out
 
 
@@ -150,7 +158,7 @@ def test_stop_texts_in_a_batch(loaded: LoadedModel, reuse: bool) -> None:
 @pytest.mark.parametrize("reuse", [True, False], ids=["shared prefix", "plain"])
 def test_what_nobody_waits_for_is_not_made(loaded: LoadedModel, reuse: bool) -> None:
     engine = LocalEngine(loaded, reuse=reuse)
-    asked = [each for each in requests() if each.views][:2]
+    asked = [each for each in requests() if each.images][:2]
     kept = replace(asked[0], max_new_tokens=30)
     whole = engine.generate([kept])[0]
     told: list[str] = []
@@ -165,7 +173,7 @@ def test_what_must_begin_again_is_told_again(loaded: LoadedModel, monkeypatch: p
     """Out of memory in the middle: half the batch, from the first token; what was finished is kept."""
     engine = LocalEngine(loaded, batch_size=0)
     assert engine.prefix is not None
-    asked = [each for each in requests() if each.views]
+    asked = [each for each in requests() if each.images]
     whole = engine.generate(asked)
     choose: Callable[[torch.Tensor], torch.Tensor] = engine.prefix._choose
     steps = iter(range(10_000))

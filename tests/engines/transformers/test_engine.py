@@ -13,7 +13,6 @@ from viscot_core.conversation import Message, direct_turns
 from viscot_core.engines.base import Engine, Request
 from viscot_core.engines.transformers.engine import LocalEngine, Sampling
 from viscot_core.errors import UsageError
-from viscot_core.families.llava.template import TEMPLATES, Chunk, Rendered, render
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View, crop, view_of
 from viscot_core.models.load import LoadedModel, load_model
@@ -32,7 +31,7 @@ def engine(loaded: LoadedModel) -> LocalEngine:
 
 def ask(question: str, *views: View, max_new_tokens: int = 24) -> Request:
     turns = [Message("user", "<image>\n" * len(views) + question + " ")]
-    return Request(render(turns, TEMPLATES["vicuna_v1"], generate=True), views, max_new_tokens)
+    return Request(tuple(turns), views, max_new_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +63,18 @@ def test_batches_equal_single_answers(loaded: LoadedModel, views: list[View]) ->
 
 def test_images_are_encoded_once(engine: LocalEngine, views: list[View]) -> None:
     engine.generate([ask("One?", views[0]), ask("Two?", views[0]), ask("Three?", views[0], views[1])])
-    assert (engine.vision.encoded, engine.vision.reused) == (2, 2)
+    assert (engine.inputs.features.encoded, engine.inputs.features.reused) == (2, 2)
     engine.generate([ask("Four?", views[0])])
-    assert (engine.vision.encoded, engine.vision.reused) == (2, 3)
+    assert (engine.inputs.features.encoded, engine.inputs.features.reused) == (2, 3)
 
 
 def test_feature_cache_stays_within_its_bytes(loaded: LoadedModel, views: list[View]) -> None:
     import torch
 
-    from viscot_core.engines.transformers.features import FeatureCache
+    from viscot_core.families.features import FeatureCache
 
     one = 16 * 64 * 4
-    small = FeatureCache(loaded.model, 56, max_bytes=2 * one)
+    small = FeatureCache(LocalEngine(loaded).inputs._encode, max_bytes=2 * one)
     with torch.inference_mode():
         assert len(small.features(views)) == 5
         assert small._bytes <= 2 * one
@@ -85,7 +84,7 @@ def test_feature_cache_stays_within_its_bytes(loaded: LoadedModel, views: list[V
 
 def test_a_bad_prompt_fails_alone(engine: LocalEngine, views: list[View]) -> None:
     long = ask("the red kite " * 1200, views[0])
-    unmatched = Request(render(direct_turns("What?"), engine.template, generate=True), ())
+    unmatched = Request(direct_turns("What?"), ())
     good, too_long, without = engine.generate([ask("How many circles are there?"), long, unmatched])
     assert good.error is None and good.text
     assert too_long.error is not None and "context of 2048" in too_long.error
@@ -95,8 +94,8 @@ def test_a_bad_prompt_fails_alone(engine: LocalEngine, views: list[View]) -> Non
 def test_golden_over_long_prompt_is_refused(engine: LocalEngine, golden: Path, views: list[View]) -> None:
     """The reference cut it at 2048 tokens and answered half a question; here it is an error that says so."""
     prompt = json.loads((golden / "golden_forward.json").read_text())["over_long_truncated_2048"]["prompt"]
-    rendered = Rendered(tuple(Chunk(text) for text in prompt.split("<image>")))
-    (generation,) = engine.generate([Request(rendered, (views[0],))])
+    question = prompt.partition("USER: ")[2].rpartition(" ASSISTANT:")[0]
+    (generation,) = engine.generate([Request((Message("user", question),), (views[0],))])
     assert generation.error is not None and "do not fit" in generation.error
 
 

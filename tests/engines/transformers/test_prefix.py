@@ -12,11 +12,10 @@ from PIL import Image
 from viscot_core.conversation import Message, answer_turns, direct_turns
 from viscot_core.engines.base import Generation, Request
 from viscot_core.engines.transformers import attention, prefix
-from viscot_core.engines.transformers.batches import Room
-from viscot_core.engines.transformers.decode_state import Prompt
+from viscot_core.engines.transformers.batches import BatchBudget
+from viscot_core.engines.transformers.decode_state import Decoding
 from viscot_core.engines.transformers.engine import LocalEngine, Sampling
 from viscot_core.errors import EngineError
-from viscot_core.families.llava.template import TEMPLATES, render
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View, crop
 from viscot_core.models.load import LoadedModel, load_model
@@ -51,7 +50,7 @@ def requests(shared: Path) -> list[Request]:
 
 
 def request(turns: tuple[Message, ...], *views: View, limit: int = 40) -> Request:
-    return Request(render(turns, TEMPLATES["vicuna_v1"], generate=True), views, limit)
+    return Request(tuple(turns), views, limit)
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +131,10 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert engine.batch_size == 16 and engine.prefix is not None
     run = engine.prefix.generate
 
-    def small(prompts: list[Prompt], room: Room) -> None:
-        if room.rows > 4:
+    def small(prompts: list[Decoding], budget: BatchBudget) -> None:
+        if budget.rows > 4:
             raise torch.cuda.OutOfMemoryError("full")
-        run(prompts, room)
+        run(prompts, budget)
 
     monkeypatch.setattr(engine.prefix, "generate", small)
     assert engine.generate(requests[:12]) == plain[:12]
@@ -155,17 +154,17 @@ def test_a_model_spread_over_devices_goes_the_plain_way(
     assert LocalEngine(loaded).prefix is not None
 
 
-def test_short_prompts_share_the_room_of_long_ones() -> None:
-    room = Room(4, tokens=5600)
-    assert room.rows_of_one(before=634, own=168) == 29, "expressions about one image"
-    assert room.images(each=1, before=634, own=788) == 3, "second turns, each with a crop"
-    assert room.images(each=16, before=634, own=168) == 1
-    fixed = Room(4)
-    assert (fixed.rows_of_one(634, 168), fixed.images(1, 634, 788), fixed.images(3, 1, 1)) == (4, 4, 1)
+def test_short_prompts_share_the_budget_of_long_ones() -> None:
+    budget = BatchBudget(4, tokens=5600)
+    assert budget.rows_of_one_image(prefix=634, own=168) == 29, "expressions about one image"
+    assert budget.images(each=1, prefix=634, own=788) == 3, "second turns, each with a crop"
+    assert budget.images(each=16, prefix=634, own=168) == 1
+    fixed = BatchBudget(4)
+    assert (fixed.rows_of_one_image(634, 168), fixed.images(1, 634, 788), fixed.images(3, 1, 1)) == (4, 4, 1)
 
 
 @pytest.mark.parametrize("tokens", [100, 400, 4000])
-def test_any_room_gives_the_same_text(
+def test_any_budget_gives_the_same_text(
     loaded: LoadedModel,
     requests: list[Request],
     plain: list[Generation],
@@ -173,7 +172,7 @@ def test_any_room_gives_the_same_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = LocalEngine(loaded)
-    monkeypatch.setattr(engine, "_room", lambda: Room(8, tokens))
+    monkeypatch.setattr(engine, "_budget", lambda: BatchBudget(8, tokens))
     assert engine.generate(requests) == plain
 
 
@@ -183,7 +182,15 @@ def test_words_before_the_image_are_each_prompts_own(loaded: LoadedModel, shared
     view = View(open_image(path), path.name)
     said = [(Message("user", f"{word} <image>\nWhat is this?"),) for word in ("one", "two", "six", "ten")]
     asked = [request(turns, view) for turns in said]
-    assert len({len(loaded.tokens.encode(each.rendered).ids) for each in asked}) == 1
+    assert (
+        len(
+            {
+                len(loaded.processor.render(each.messages, [view.image.size], generate=True).ids)
+                for each in asked
+            }
+        )
+        == 1
+    )
     whole = LocalEngine(loaded, batch_size=8)
     assert whole.generate(asked) == LocalEngine(loaded, batch_size=1, reuse=False).generate(asked)
     assert whole.prefix is not None and whole.prefix.store.computed == 4

@@ -18,8 +18,8 @@ from viscot_core.conversation import (
 )
 from viscot_core.families.llava.handover import chat_template, portable_tokenizer
 from viscot_core.families.llava.template import TEMPLATES, render
+from viscot_core.families.manifest import Manifest
 from viscot_core.models.checkpoint import Checkpoint, open_checkpoint
-from viscot_core.models.manifest import Manifest
 from viscot_core.models.zoo import BUNDLED_FOLDER
 
 BOX = "[0.282, 0.316, 0.794, 0.738]"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from viscot_core.errors import CheckpointError
+from viscot_core.families.llava.family import expected_shapes
 from viscot_core.families.llava.layouts import (
     Layout,
     config_from_llava,
@@ -19,7 +20,7 @@ from viscot_core.families.llava.layouts import (
     stored_name,
     tower_config_from_shapes,
 )
-from viscot_core.models.checkpoint import expected_shapes, open_checkpoint
+from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import load_model
 from viscot_core.tensors import open_weights
 
@@ -108,7 +109,7 @@ def test_what_transformers_writes_is_read(golden: Path, tmp_path: Path, module_n
     model = LlavaForConditionalGeneration(loaded.model.config)  # as training makes it
     model.load_state_dict(loaded.model.state_dict())
     model.save_pretrained(folder, save_original_format=not module_names)
-    loaded.tokens.hf.save_pretrained(folder)
+    loaded.processor.tokens.hf.save_pretrained(folder)
     starts = {name.split(".")[0] for name in open_weights(folder)}
     assert ("model" in starts) is module_names
     again = open_checkpoint(folder)

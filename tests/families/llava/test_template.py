@@ -97,5 +97,5 @@ def test_images_move_to_the_front_and_none_is_lost() -> None:
 
 
 def test_an_unknown_role_is_refused() -> None:
-    with pytest.raises(ValueError, match="'human' or 'gpt'"):
+    with pytest.raises(ValueError, match="'user' or 'assistant'"):
         render([Message("system", "x")], VICUNA)

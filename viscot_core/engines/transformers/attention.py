@@ -1,7 +1,16 @@
 """Attention over keys and values that several prompts share, registered with transformers under ``NAME``.
 
-The prompts about one image attend to the one copy of what stands before their questions, the batch folded
-into the query: sixteen questions read the image's keys once.
+The rows of a batch are prompts about ``images`` images, the same number for each. Everything up to the end of
+an image is the same for its rows: its keys and values are stored once, ``[images, kv heads, p, dim]``. The
+own tokens of a row attend to all of that prefix and, causally, to those before them.
+
+Why it is exact: softmax over the concatenation of prefix and suffix needs only the scores of both parts and
+the values they weigh. Scores against the prefix do not depend on which copy of it is read, so reading the one
+copy gives the same numbers as repeating it per row would. Two ways to compute the same thing:
+
+- few new tokens (decoding): the rows of an image are folded into the query, so that one matrix product reads
+  the prefix once for all of them; scores of prefix and suffix go through one softmax (``_folded``);
+- many new tokens (reading a question): prefix and suffix are joined and a fused kernel does it (``_joined``).
 """
 
 from __future__ import annotations
@@ -22,8 +31,11 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, ``[images, heads, tokens, dim]``."""
 
 
-class Suffix:
-    """The growing keys and values of a batch after its prefix: what the layers call ``past_key_values``."""
+class SuffixCache:
+    """KV cache of a batch after its prefix: what the layers call ``past_key_values``.
+
+    One buffer a layer of ``[rows, kv heads, capacity, dim]``, written in place.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -76,35 +88,37 @@ def prefix_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor,
     scaling: float,
+    *,
     shared_prefix: Layers,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of ``query [rows, heads, s, dim]`` over a shared prefix and each row's own suffix.
 
-    ``shared_prefix`` holds ``[images, kv heads, p, dim]``; the rows of one image stand together.
-    ``attention_mask`` is boolean ``[rows, 1, s, t]`` over the suffix; all of the prefix is visible.
+    ``shared_prefix`` holds ``[images, kv heads, p, dim]`` for each layer, ``key`` and ``value`` are
+    ``[rows, kv heads, t, dim]``; the rows of one image stand together. ``attention_mask`` is boolean
+    ``[rows, 1, s, t]`` over the suffix; all of the prefix is visible. Returns ``[rows, s, heads, dim]``.
     """
-    before_k, before_v = shared_prefix[module.layer_idx]
-    if query.shape[2] > FOLD_UP_TO:
-        return _joined(query, key, value, before_k, before_v, attention_mask, scaling), None
-    return _folded(query, key, value, before_k, before_v, attention_mask, scaling), None
+    prefix_k, prefix_v = shared_prefix[module.layer_idx]
+    attend = _joined if query.shape[2] > FOLD_UP_TO else _folded
+    return attend(query, key, value, prefix_k, prefix_v, attention_mask, scaling), None
 
 
 def _joined(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    before_k: torch.Tensor,
-    before_v: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
     mask: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
+    """Prefix and suffix side by side through torch's fused kernel; shapes as in ``prefix_attention``."""
     rows, heads, s, _dim = query.shape
-    each = rows // before_k.shape[0]
+    each = rows // prefix_k.shape[0]
     if each > 1:
-        before_k, before_v = (t.repeat_interleave(each, 0) for t in (before_k, before_v))
-    keys, values = torch.cat([before_k, key], 2), torch.cat([before_v, value], 2)
-    visible = mask.new_ones(rows, 1, s, before_k.shape[2])
+        prefix_k, prefix_v = (t.repeat_interleave(each, 0) for t in (prefix_k, prefix_v))
+    keys, values = torch.cat([prefix_k, key], 2), torch.cat([prefix_v, value], 2)  # [rows, kv, p + t, dim]
+    visible = mask.new_ones(rows, 1, s, prefix_k.shape[2])
     groups = heads // keys.shape[1]
     if groups > 1:
         keys, values = (t.repeat_interleave(groups, 1) for t in (keys, values))
@@ -118,23 +132,32 @@ def _folded(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    before_k: torch.Tensor,
-    before_v: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
     mask: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
+    """The rows of an image folded into the query; shapes as in ``prefix_attention``.
+
+    With ``e`` rows an image and ``g`` query heads a kv head, every kv head of an image has ``e * g * s``
+    queries for the prefix, and each row alone ``g * s`` for its suffix.
+    """
     rows, heads, s, dim = query.shape
-    images, kv_heads, p, _ = before_k.shape
+    images, kv_heads, p, _ = prefix_k.shape
     each, groups = rows // images, heads // kv_heads
-    query = (query * scaling).view(images, each, kv_heads, groups * s, dim)
+    query = (query * scaling).reshape(images, each, kv_heads, groups * s, dim)
     folded = query.transpose(1, 2).reshape(images, kv_heads, each * groups * s, dim)
-    far = (folded @ before_k.transpose(2, 3)).view(images, kv_heads, each, groups, s, p)
+    # Scores against the prefix, one product an image: [images, kv, e, g, s, p].
+    far = (folded @ prefix_k.transpose(2, 3)).view(images, kv_heads, each, groups, s, p)
+    # Scores against each row's own tokens: [rows, kv, g, s, t], later tokens hidden.
     near = query.reshape(rows, kv_heads, groups * s, dim) @ key.transpose(2, 3)
     near = near.view(rows, kv_heads, groups, s, -1).masked_fill(~mask[:, :, None], float("-inf"))
     near = near.view(images, each, kv_heads, groups, s, -1).transpose(1, 2)
+    # One softmax over both parts, in float32 as the models' own attention does it.
     weights = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
     far_weights = weights[..., :p].reshape(images, kv_heads, each * groups * s, p)
     near_weights = weights[..., p:].transpose(1, 2).reshape(rows, kv_heads, groups * s, -1)
-    out = (far_weights @ before_v).view(images, kv_heads, each, groups * s, dim).transpose(1, 2)
+    out = (far_weights @ prefix_v).view(images, kv_heads, each, groups * s, dim).transpose(1, 2)
     out = out.reshape(rows, kv_heads, groups * s, dim) + near_weights @ value
-    return out.view(rows, heads, s, dim).transpose(1, 2)
+    # A model's query is a transposed view: a sum in its layout has no view as [rows, heads, s, dim].
+    return out.reshape(rows, heads, s, dim).transpose(1, 2)

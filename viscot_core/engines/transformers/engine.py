@@ -1,7 +1,8 @@
-"""The local engine: transformers' model on this machine, batched, greedy by default.
+"""transformers' models on this machine: batched, greedy by default, any family.
 
 Batches are left-padded and sorted by length; a batched answer equals the single one token for token (in
-float32; bf16 kernels may round differently by batch shape). Images are encoded once per process.
+float32; bf16 kernels may round differently by batch shape). What a family can reuse of an image is computed
+once per process.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Generation, Request, Traits
-from viscot_core.engines.transformers.batches import Room, fitting_batch, longest_prompt
-from viscot_core.engines.transformers.decode_state import Prompt, Speech
-from viscot_core.engines.transformers.embedding import Embedder
-from viscot_core.engines.transformers.features import FeatureCache
+from viscot_core.engines.transformers.batches import BatchBudget, fitting_batch
+from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.families.llava.template import TEMPLATES, prompt_text, render
+from viscot_core.families.base import PrefixInputs, Prompt
+from viscot_core.images.view import resized
 from viscot_core.models.load import LoadedModel
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Sampling:
 class LocalEngine:
     """An ``Engine`` over a loaded model. ``batch_size`` bounds the prompts that run together (0: what fits).
 
-    ``reuse`` keeps what was computed of an image for its next prompt (``prefix.py``); the text is the same.
+    ``reuse`` keeps what was computed of an image for its next prompt (``prefix.py``), where the family allows
+    it; the text is the same. ``resize`` gives the size an image is shown in, for models that name pixels.
     """
 
     def __init__(
@@ -58,21 +60,20 @@ class LocalEngine:
         batch_size: int = 8,
         sampling: Sampling | None = None,
         reuse: bool = True,
+        resize: Resize | None = None,
     ) -> None:
         if batch_size < 0:
             raise UsageError(f"--batch-size is at least 1, or auto, not {batch_size}.")
         self.loaded = loaded
         self.model = loaded.model
-        self.tokens = loaded.tokens
+        self.processor = loaded.processor
+        self._resize = resize
         self._finds_size = batch_size == 0
-        self.batch_size = batch_size or fitting_batch(self.model)
+        self.batch_size = batch_size or fitting_batch(self.model, self.processor.typical_prompt)
         self.sampling = sampling or Sampling()
         self.name = loaded.manifest.name
-        self.template = TEMPLATES[loaded.manifest.template]
-        self.vision = FeatureCache(self.model, loaded.manifest.image_side)
-        self._embedder = Embedder(self.model, self.tokens, self.vision)
-        self.prefix = self._prefix_decoder() if reuse else None
-        self._context = int(self.model.config.text_config.max_position_embeddings)
+        self.inputs = loaded.family.inputs(self.model, self.processor)
+        self.prefix = self._prefix_decoder() if reuse and self.sampling.temperature == 0 else None
 
     @property
     def identity(self) -> dict[str, str]:
@@ -91,8 +92,7 @@ class LocalEngine:
             "load_in": self.loaded.load_in or "none",
             "device": self.model.device.type,
             "attention": str(self.model.config._attn_implementation),
-            "turn_tokens": self.tokens.turn_tokens,
-            "template": self.template.name,
+            **self.processor.identity,
             "sampling": greedy,
         }
 
@@ -104,11 +104,11 @@ class LocalEngine:
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The text that the model continues, images as ``<image>``."""
-        return prompt_text(messages, self.template)
+        return self.processor.prompt(messages)
 
     def reset(self) -> None:
         """Forget features and prefixes: the weights have changed."""
-        self.vision.clear()
+        self.inputs.clear()
         if self.prefix is not None:
             self.prefix.store.clear()
 
@@ -119,7 +119,7 @@ class LocalEngine:
             EngineError: out of memory, with the flags to try.
         """
         prompts = [self._prompt(request) for request in requests]
-        todo = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
+        todo = [prompt for prompt in prompts if isinstance(prompt, Decoding)]
         while todo:
             try:
                 self._decode(todo)
@@ -128,28 +128,30 @@ class LocalEngine:
                 if not self._finds_size or self.batch_size == 1:
                     raise
                 self.batch_size //= 2
-                todo = [prompt for prompt in todo if prompt.speech.open]
+                todo = [prompt for prompt in todo if prompt.state.open]
                 for prompt in todo:
-                    prompt.speech.begin()
-        return [each.speech.generation() if isinstance(each, Prompt) else each for each in prompts]
+                    prompt.state.reset()
+        return [each.state.generation() if isinstance(each, Decoding) else each for each in prompts]
 
-    def _prompt(self, request: Request) -> Prompt | Generation:
-        """The request tokenized, or why it cannot run."""
-        rendered = render(request.messages, self.template, generate=True)
-        ids = self.tokens.encode(rendered).ids
-        marks, views = rendered.n_images, len(request.images)
-        if marks != views or ids.count(self.tokens.image_id) != views * self.tokens.image_tokens:
-            return Generation("", 0, False, f"the prompt has {marks} <image> marks for {views} images")
-        room = self._context - len(ids)
+    def _prompt(self, request: Request) -> Decoding | Generation:
+        """The request as tokens, or why it cannot run."""
+        images = tuple(resized(view, self._resize) for view in request.images)
+        sizes = [view.image.size for view in images]
+        try:
+            rendered = self.processor.render(request.messages, sizes, generate=True)
+        except ValueError as error:
+            return Generation("", 0, False, str(error))
+        count = len(rendered.ids)
+        room = self.processor.context - count
         if room < 1:
-            error = f"the prompt's {len(ids)} tokens do not fit the model's context of {self._context}"
-            return Generation("", 0, False, error)
-        return Prompt(
-            ids, request.images, Speech(self.tokens, request, min(request.max_new_tokens, room), len(ids))
-        )
+            context = self.processor.context
+            reason = f"the prompt's {count} tokens do not fit the model's context of {context}"
+            return Generation("", 0, False, reason)
+        state = DecodeState(self.processor, request, min(request.max_new_tokens, room), count)
+        return Decoding(Prompt(request.messages, rendered, images), state)
 
-    def _decode(self, prompts: Sequence[Prompt]) -> None:
-        """Let every prompt's speech come to its end; those that begin with an image share it."""
+    def _decode(self, prompts: Sequence[Decoding]) -> None:
+        """Decode every prompt to its end; those that begin with an image share it."""
         import torch
 
         shared = [prompt for prompt in prompts if self.prefix is not None and self.prefix.fits(prompt)]
@@ -157,47 +159,52 @@ class LocalEngine:
         plain.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the largest first: it fails first
         with torch.inference_mode():
             if self.prefix is not None:
-                with _memory_told(self.batch_size):
-                    self.prefix.generate(shared, self._room())
+                with _memory_errors(self.batch_size):
+                    self.prefix.generate(shared, self._budget())
             for start in range(0, len(plain), self.batch_size):
                 self._run(plain[start : start + self.batch_size])
 
     def _prefix_decoder(self) -> PrefixDecoder | None:
-        """What shares the image between prompts, where the model and the sampling allow it."""
+        """What shares the image between prompts, where the family allows it for this model."""
+        text = self.loaded.family.prefix_model(self.model)
+        if text is None:
+            return None
         from viscot_core.engines.transformers.prefix import PrefixDecoder
 
-        if self.sampling.temperature > 0 or not PrefixDecoder.supports(self.model):
-            return None
-        return PrefixDecoder(self.model, self.tokens, self._embedder, never=self._never())
+        suppressed = self.processor.suppress_tokens
+        return PrefixDecoder(self.model, text, cast(PrefixInputs, self.inputs), suppress_tokens=suppressed)
 
-    def _room(self) -> Room:
+    def _budget(self) -> BatchBudget:
         """What may run together: so many prompts, or as many short ones as weigh as much."""
-        tokens = self.batch_size * longest_prompt(self.model)
-        return Room(self.batch_size, tokens if self._finds_size else None)
+        tokens = self.batch_size * self.processor.typical_prompt
+        return BatchBudget(self.batch_size, tokens if self._finds_size else None)
 
-    def _run(self, prompts: Sequence[Prompt]) -> None:
-        """Decode prompts the plain way, each as far as its speech is open."""
+    def _run(self, prompts: Sequence[Decoding]) -> None:
+        """Decode prompts the plain way, each until its text is over."""
         import torch
         from transformers import StoppingCriteriaList
 
-        def hear(ids: torch.Tensor, _: object) -> torch.Tensor:
+        def on_tokens(ids: torch.Tensor, _: object) -> torch.Tensor:
             for prompt, token in zip(prompts, ids[:, -1].tolist(), strict=True):
-                prompt.speech.add(token)
-            return torch.tensor([not prompt.speech.open for prompt in prompts], device=ids.device)
+                prompt.state.on_token(token)
+            return torch.tensor([not prompt.state.open for prompt in prompts], device=ids.device)
 
-        with _memory_told(len(prompts)):
-            embeddings, real = self._embedder.embed([p.ids for p in prompts], [p.views for p in prompts])
+        with _memory_errors(len(prompts)):
+            inputs = self.inputs.batch([prompt.prompt for prompt in prompts])
             if self.sampling.temperature > 0:
                 torch.manual_seed(self.sampling.seed)
             self.model.generate(
-                inputs_embeds=embeddings,
-                attention_mask=real.long(),
-                generation_config=self._options(max(prompt.speech.limit for prompt in prompts)),
-                stopping_criteria=StoppingCriteriaList([hear]),
+                **inputs,
+                generation_config=self._options(max(prompt.state.limit for prompt in prompts)),
+                stopping_criteria=StoppingCriteriaList([on_tokens]),
             )
 
     def _options(self, most: int) -> Any:
-        """How transformers decodes at most ``most`` tokens."""
+        """How transformers decodes at most ``most`` tokens.
+
+        Every field that changes a greedy text is set: transformers fills what is unset from the checkpoint's
+        own ``generation_config.json``.
+        """
         from transformers import GenerationConfig
 
         chosen = self.sampling
@@ -208,20 +215,16 @@ class LocalEngine:
         )
         return GenerationConfig(
             max_new_tokens=most,
-            eos_token_id=self.tokens.eos_id,
-            pad_token_id=self.tokens.pad_id,
-            suppress_tokens=self._never(),
+            eos_token_id=sorted(self.processor.stop_ids),
+            pad_token_id=self.processor.pad_id,
+            suppress_tokens=self.processor.suppress_tokens,
+            repetition_penalty=1.0,
             **sampled,
         )
 
-    def _never(self) -> list[int]:
-        """Ids that are no words: the image's and the padding of the vocabulary."""
-        rows = int(self.model.config.text_config.vocab_size)
-        return sorted({self.tokens.image_id, *range(self.loaded.text_rows, rows)})
-
 
 @contextmanager
-def _memory_told(together: int) -> Iterator[None]:
+def _memory_errors(together: int) -> Iterator[None]:
     """Running out of memory becomes an error that names the flags to try."""
     import torch
 

@@ -1,35 +1,31 @@
-"""The words before the question and the image are read once: shared-prefix decoding.
+"""Shared-prefix decoding: what comes before the questions about an image is read once.
 
-Every prompt about an image begins with the same system text and the same image tokens. Their keys and
-values are computed once per image and kept: for both turns of a chain, for all strategies, for all
-expressions about the image. Prompts about one image run together and attend to the one copy
-(``attention.py``), so that sixteen questions cost one image and sixteen short texts. Greedy, and equal to
-the plain way token for token (in float32; tests/engines/test_prefix.py).
+Every prompt about an image begins with the same system text and the same image tokens. Their keys and values
+are computed once per image and kept: for both turns of a chain, for all strategies, for all expressions about
+the image. Prompts about one image run together and attend to the one copy (``attention.py``), so that sixteen
+questions cost one image and sixteen short texts. Greedy, and equal to the plain way token for token (in
+float32; tests/engines/transformers/test_prefix.py).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from viscot_core.engines.transformers.attention import (
     NAME,
     Layers,
-    Suffix,
+    SuffixCache,
     joined_layers,
     prefix_attention,
     shared_attention,
 )
-from viscot_core.engines.transformers.batches import Room, by_image
-from viscot_core.engines.transformers.decode_state import Prompt
-from viscot_core.engines.transformers.embedding import Embedder
-from viscot_core.families.llava.chat import ChatTokenizer
-
-if TYPE_CHECKING:
-    from transformers import LlavaForConditionalGeneration
+from viscot_core.engines.transformers.batches import BatchBudget, by_image
+from viscot_core.engines.transformers.decode_state import Decoding
+from viscot_core.families.base import PrefixInputs
 
 KEPT_BYTES = 128 << 20
 """What is kept of images on a CPU at least; more for models whose weights are four times that."""
@@ -77,64 +73,60 @@ def _bytes(layers: Layers) -> int:
 
 
 class PrefixDecoder:
-    """Greedy decoding of prompts that begin with an image. ``never`` are ids that are not to be said."""
+    """Greedy decoding of prompts that begin with an image.
+
+    Args:
+        model: the whole model; its embeddings and its head are used.
+        text: its text model, as the family's ``prefix_model`` gives it.
+        suppress_tokens: ids that are never said.
+    """
 
     def __init__(
         self,
-        model: LlavaForConditionalGeneration,
-        tokens: ChatTokenizer,
-        embedder: Embedder,
+        model: Any,
+        text: Any,
+        inputs: PrefixInputs,
         *,
-        never: Sequence[int] = (),
+        suppress_tokens: Sequence[int] = (),
         max_bytes: int | None = None,
     ) -> None:
         from transformers import AttentionInterface
 
         AttentionInterface.register(NAME, prefix_attention)
         self._model = model
-        self._text = model.model.language_model
-        self._tokens = tokens
-        self._embedder = embedder
-        self._never = torch.tensor(list(never), dtype=torch.long, device=model.lm_head.weight.device)
+        self._text = text
+        self._inputs = inputs
+        self._head = model.get_output_embeddings()
+        device = self._head.weight.device
+        self._suppressed = torch.tensor(list(suppress_tokens), dtype=torch.long, device=device)
         self.store = PrefixStore(_budget(model) if max_bytes is None else max_bytes)
 
-    @staticmethod
-    def supports(model: LlavaForConditionalGeneration) -> bool:
-        """Whether the text model is one whose attention this replaces: Llama's, in its plain kernels, on one
-        device (masks and what is kept of an image live where the first layer does).
-        """
-        from transformers import LlamaModel
-
-        config = model.config.text_config
-        plain = config._attn_implementation in ("sdpa", "eager")
-        spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
-        return plain and not spread and isinstance(model.model.language_model, LlamaModel)
-
-    def fits(self, prompt: Prompt) -> bool:
+    def fits(self, one: Decoding) -> bool:
         """Whether the prompt has an image and words after it."""
-        return bool(prompt.views) and self._cut(prompt) < len(prompt.ids)
+        return 0 < self._inputs.prefix_len(one.prompt) < len(one.ids)
 
-    def generate(self, prompts: Sequence[Prompt], room: Room) -> None:
-        """Let every prompt's speech come to its end; ``room`` bounds a batch."""
-        for pieces in by_image([(self._cut(prompt), prompt) for prompt in prompts], room):
-            self._run([prompt for piece in pieces for prompt in piece], images=len(pieces))
+    def generate(self, prompts: Sequence[Decoding], budget: BatchBudget) -> None:
+        """Decode every prompt to its end; ``budget`` bounds a batch."""
+        measured = [(self._inputs.prefix_len(one.prompt), one) for one in prompts]
+        for pieces in by_image(measured, budget):
+            self._run([one for piece in pieces for one in piece], images=len(pieces))
 
-    def _cut(self, prompt: Prompt) -> int:
-        """Where the prefix ends: after the first image's tokens."""
-        return prompt.ids.index(self._tokens.image_id) + self._tokens.image_tokens
+    def _run(self, prompts: Sequence[Decoding], images: int) -> None:
+        """Decode prompts that stand image by image, the same number for each of ``images``.
 
-    def _run(self, prompts: Sequence[Prompt], images: int) -> None:
-        """Decode prompts that stand image by image, the same number for each of ``images``."""
-        cut = self._cut(prompts[0])
+        The rows' own tokens after the prefix are left-padded to ``n``; all tensors are ``[rows, n, ...]``.
+        ``mask [rows, 1, n, all so far]`` says which of its row's own tokens each may see.
+        """
+        prefix_len = self._inputs.prefix_len(prompts[0].prompt)
         each = len(prompts) // images
-        speeches = [prompt.speech for prompt in prompts]
-        shared = joined_layers(self._prefixes(prompts[::each], cut))
-        embeddings, real = self._embedder.embed(
-            [p.ids[cut:] for p in prompts], [p.views[1:] for p in prompts]
+        states = [one.state for one in prompts]
+        shared = joined_layers(self._prefixes(prompts[::each], prefix_len))
+        embeddings, real = self._inputs.embed(
+            [one.ids[prefix_len:] for one in prompts], [one.prompt.images[1:] for one in prompts]
         )
         rows, longest = real.shape
-        suffix = Suffix(longest + max(speech.limit for speech in speeches))
-        positions = cut + (real.cumsum(1) - 1).clamp(min=0)
+        cache = SuffixCache(longest + max(state.limit for state in states))
+        positions = prefix_len + (real.cumsum(1) - 1).clamp(min=0)
         causal = torch.ones(longest, longest, dtype=torch.bool, device=real.device).tril()
         mask = causal[None, None] & real[:, None, None, :]
         with shared_attention(self._text.config):
@@ -143,14 +135,14 @@ class PrefixDecoder:
                     inputs_embeds=embeddings,
                     attention_mask=mask,
                     position_ids=positions,
-                    past_key_values=suffix,
+                    past_key_values=cache,
                     use_cache=True,
                     shared_prefix=shared,
                 ).last_hidden_state[:, -1]
                 new = self._choose(hidden)
-                for speech, token in zip(speeches, new.tolist(), strict=True):
-                    speech.add(token)
-                if not any(speech.open for speech in speeches):
+                for state, token in zip(states, new.tolist(), strict=True):
+                    state.on_token(token)
+                if not any(state.open for state in states):
                     return
                 embeddings = self._model.get_input_embeddings()(new[:, None])
                 positions = positions[:, -1:] + 1
@@ -158,22 +150,23 @@ class PrefixDecoder:
                 mask = real[:, None, None, :]
 
     def _choose(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The likeliest id of each row ``[rows, hidden]``."""
-        logits = self._model.lm_head(hidden)
-        logits[:, self._never] = float("-inf")
+        """The likeliest id of each row: ``[rows, hidden]`` -> ``[rows]``."""
+        logits = self._head(hidden)
+        logits[:, self._suppressed] = float("-inf")
         return logits.argmax(-1)
 
-    def _prefixes(self, prompts: Sequence[Prompt], cut: int) -> list[Layers]:
+    def _prefixes(self, prompts: Sequence[Decoding], prefix_len: int) -> list[Layers]:
         """Keys and values of each prompt's prefix, computed where they are not kept."""
-        keys = [f"{p.views[0].key}\0{p.ids[:cut]}" for p in prompts]
+        keys = [f"{one.prompt.images[0].key}\0{one.ids[:prefix_len]}" for one in prompts]
         found = {key: layers for key in keys if (layers := self.store.get(key)) is not None}
-        missing = {key: p for key, p in zip(keys, prompts, strict=True) if key not in found}
+        missing = {key: one for key, one in zip(keys, prompts, strict=True) if key not in found}
         if missing:
             from transformers import DynamicCache
 
-            cache = DynamicCache(config=self._model.config.text_config)
-            embeddings, _ = self._embedder.embed(
-                [p.ids[:cut] for p in missing.values()], [p.views[:1] for p in missing.values()]
+            cache = DynamicCache(config=self._text.config)
+            embeddings, _ = self._inputs.embed(
+                [one.ids[:prefix_len] for one in missing.values()],
+                [one.prompt.images[:1] for one in missing.values()],
             )
             self._text(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
             for row, key in enumerate(missing):
@@ -186,7 +179,7 @@ class PrefixDecoder:
         return [found[key] for key in keys]
 
 
-def _budget(model: LlavaForConditionalGeneration) -> int:
+def _budget(model: Any) -> int:
     """How many bytes of keys and values to keep."""
     if model.device.type != "cuda":
         return max(KEPT_BYTES, sum(weights.nbytes for weights in model.parameters()) // 4)

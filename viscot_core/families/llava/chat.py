@@ -8,32 +8,16 @@ the tower gives features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from viscot_core.conversation import IMAGE
-from viscot_core.families.llava.template import EOS, Chunk, Rendered
-from viscot_core.models.manifest import TurnTokens
-
-IGNORE = -100
-"""Label of a token that is not supervised."""
+from viscot_core.families.base import IGNORE, Rendered
+from viscot_core.families.llava.template import EOS, Chunk, Chunks
+from viscot_core.families.manifest import TurnTokens
 
 _SPACE = "\u2581"
 _NO_LETTER = "\ufffd"
 """What decoding makes of bytes that are no letter, or not yet one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """``ids`` and ``labels`` of one length, image ids expanded; IGNORE where a token is unsupervised."""
-
-    ids: list[int]
-    labels: list[int]
-    n_images: int
-
-    @property
-    def n_supervised(self) -> int:
-        return len(self.labels) - self.labels.count(IGNORE)
 
 
 class ChatTokenizer:
@@ -66,7 +50,7 @@ class ChatTokenizer:
         # sentencepiece puts a space before every text, even one that begins with a space; Metaspace does not.
         self._doubles_space = type(self._backend.pre_tokenizer).__name__ == "Metaspace"
 
-    def encode(self, rendered: Rendered) -> Encoded:
+    def encode(self, rendered: Chunks) -> Rendered:
         """Ids and labels of a whole conversation, beginning with BOS where the vocabulary has one."""
         ids: list[int] = [] if self.bos_id is None else [self.bos_id]
         labels: list[int] = [IGNORE] * len(ids)
@@ -77,7 +61,7 @@ class ChatTokenizer:
             chunk_ids, spoken = self._encode_chunk(chunk)
             ids += chunk_ids
             labels += [i if said else IGNORE for i, said in zip(chunk_ids, spoken, strict=True)]
-        return Encoded(ids, labels, rendered.n_images)
+        return Rendered(ids, labels, rendered.n_images)
 
     def _encode_chunk(self, chunk: Chunk) -> tuple[list[int], list[bool]]:
         if not chunk.text:

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from viscot_core.errors import CheckpointError
+from viscot_core.families.base import Files, Sibling
+from viscot_core.families.checkpoint import Shape
 from viscot_core.families.llava import layouts
-from viscot_core.families.llava.layouts import Shape
 from viscot_core.families.llava.tokenizer import SENTENCEPIECE
-from viscot_core.models import zoo
-from viscot_core.tensors import SINGLE, Stored, open_file, open_weights
+from viscot_core.tensors import SINGLE, Stored, open_file, open_weights, read_json
 
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
 PROJECTOR_NAMES = ("mm_projector.", "multi_modal_projector.")
 """What the projector's tensors are called in the original layout and in transformers'."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint; errors name the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path.parent} is no checkpoint: it has no {path.name}; check --model."
-        ) from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object; pull or copy it again.")
-    return content
-
-
-def gather(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Stored], Path]:
-    """Config, tensors and the tokenizer's folder of a checkpoint.
+def gather(path: Path, raw: dict[str, Any], sibling: Sibling) -> Files:
+    """What a checkpoint's folder holds, and what completes it.
 
     A projector file completes a plain Llama's folder (LLaVA-1.5's choices stand in for what its config does
     not say), and the base model that the config names completes a folder with nothing but a projector. Beside
@@ -49,14 +33,14 @@ def gather(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, S
     if projector is None or has_weights(path):
         stored = open_weights(path)
         if projector is None or any(mark in name for name in stored for mark in PROJECTOR_NAMES):
-            return raw, stored, path
-        return _llava_fields(raw), stored | _projector_tensors(projector), path
+            return Files(path, raw, stored, path)
+        return Files(path, _llava_fields(raw), stored | _projector_tensors(projector), path)
     base = raw.get("_name_or_path")
     if not base:
         raise CheckpointError(f"{path} holds only a projector, and its config.json names no base model.")
-    folder = neighbour(str(base), path)
+    folder = sibling(str(base), path)
     stored = open_weights(folder) | _projector_tensors(projector)
-    return raw, stored, path if (path / SENTENCEPIECE).exists() else folder
+    return Files(path, raw, stored, path if (path / SENTENCEPIECE).exists() else folder)
 
 
 def projector_file(path: Path) -> Path | None:
@@ -84,26 +68,8 @@ def _llava_fields(raw: dict[str, Any]) -> dict[str, Any]:
     return assumed | raw
 
 
-def neighbour(name: str, path: Path) -> Path:
-    """The folder that a checkpoint's config names: as it is, beside the checkpoint, or pulled.
-
-    Raises:
-        CheckpointError: it is not on this machine.
-    """
-    for folder in (Path(name), path / name, path.parent / name, path.parent / Path(name).name):
-        if (folder / "config.json").exists():
-            return folder
-    last = Path(name).name
-    try:
-        return zoo.resolve(name)
-    except CheckpointError:
-        if zoo.find(last) is None and not Path(last).is_dir():
-            raise
-        return zoo.resolve(last)  # another machine's absolute path often ends in a public name
-
-
 def tower(
-    path: Path, raw: Mapping[str, Any], shapes: Mapping[str, Shape]
+    path: Path, raw: Mapping[str, Any], shapes: Mapping[str, Shape], sibling: Sibling
 ) -> tuple[dict[str, Any], dict[str, Stored], str]:
     """The vision tower of an original checkpoint: its config, the tensors to add, a note for ``inspect``.
 
@@ -115,7 +81,7 @@ def tower(
     """
     name = layouts.tower_name(raw)
     inside = any(key.startswith(layouts.TOWER) for key in shapes)
-    folder = _tower_folder(name, path, inside)
+    folder = _tower_folder(name, path, inside, sibling)
     stated = read_json(folder / "config.json") if folder else {}
     stated = stated.get("vision_config", stated)
     if inside:
@@ -131,25 +97,38 @@ def tower(
     return stated, {module: tensor for module, tensor in added.items() if module is not None}, note
 
 
-def absent_tower(path: Path) -> str | None:
-    """The hub id of the vision tower that a checkpoint leaves out and this machine has not, or None."""
-    raw = read_json(path / "config.json")
+def absent_tower(path: Path, raw: Mapping[str, Any], sibling: Sibling) -> str | None:
+    """The name of the vision tower that a checkpoint leaves out and this machine does not have, or None."""
     name = layouts.tower_name(raw)
     if name is None or any(".vision_tower." in f".{key}" for key in open_weights(path)):
         return None
     try:
-        neighbour(name, path)
+        sibling(name, path)
     except CheckpointError:
-        known = zoo.find(name) or zoo.find(Path(name).name)
-        return known.hub if known else name
+        return name
     return None
 
 
-def _tower_folder(name: str | None, path: Path, inside: bool) -> Path | None:
+def what_part(path: Path, raw: Mapping[str, Any]) -> str | None:
+    """What a folder that is a part of a model is for, once its tensors are known to be there; else None."""
+    projector = projector_file(path)
+    if projector and not has_weights(path):
+        open_file(projector)
+        return "this is a projector alone: for training, as a recipe's model.projector"
+    if str(raw.get("model_type")).startswith("clip"):
+        open_weights(path)
+        return "this is a vision tower: it sees for a model, or for a recipe's model.vision_tower"
+    if projector is None and layouts.is_text_only(raw):
+        open_weights(path)
+        return "this is a text-only model: for training, as a recipe's model.base_llm"
+    return None
+
+
+def _tower_folder(name: str | None, path: Path, inside: bool, sibling: Sibling) -> Path | None:
     if name is None:
         return None
     try:
-        return neighbour(name, path)
+        return sibling(name, path)
     except CheckpointError:
         if inside:
             return None

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.conversation import IMAGE
+from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.llava.template import EOS, TEMPLATES
 from viscot_core.families.llava.tokenizer import load_tokenizer
-from viscot_core.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

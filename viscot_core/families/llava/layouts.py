@@ -9,31 +9,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError
+from viscot_core.families.checkpoint import Layout, Shape
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig
 
-Shape = tuple[int, ...]
-
 TOWER, PROJECTOR, LLM = "model.vision_tower.", "model.multi_modal_projector.", "model.language_model."
 """How the names of a part's tensors begin in the model in memory; the head's stands alone."""
+
+EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
 ROW_MULTIPLE = 64
 """Embedding rows are padded to a multiple of this when the image token is added (32000 -> 32064)."""
 
 ORIGINAL_CONFIG = "original_llava_config"
 """Field of a converted ``config.json`` that keeps the original one, so that an export back is exact."""
-
-
-class Layout(StrEnum):
-    """How a checkpoint's files are written."""
-
-    LLAVA = "llava"
-    HF = "hf"
 
 
 _Rules = tuple[tuple[re.Pattern[str], str], ...]
@@ -122,6 +115,15 @@ def detect(config: Mapping[str, Any], names: Iterable[str]) -> Layout:
             "put its mm_projector.bin beside it or give a LLaVA or VisCoT checkpoint."
         )
     raise CheckpointError(f"viscot reads LLaVA checkpoints, and this is {kind}; give another model.")
+
+
+def adapted_module(name: str) -> str:
+    """The module that an adapter's tensor changes; adapters of either layout's model are met."""
+    for layout in (Layout.LLAVA, Layout.HF):
+        renamed = module_name(name, layout)
+        if renamed is not None and renamed != name:
+            return renamed
+    return name
 
 
 def is_text_only(config: Mapping[str, Any]) -> bool:

@@ -50,7 +50,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class Chunks:
     """A conversation ready to tokenize: ``len(chunks) - 1`` images stand between the chunks."""
 
     chunks: tuple[Chunk, ...]
@@ -89,11 +89,11 @@ class _Writer:
         self._done.append(Chunk(self._text, tuple(self._spoken)))
         self._text, self._spoken = "", []
 
-    def finish(self) -> Rendered:
-        return Rendered((*self._done, Chunk(self._text, tuple(self._spoken))))
+    def finish(self) -> Chunks:
+        return Chunks((*self._done, Chunk(self._text, tuple(self._spoken))))
 
 
-def render(turns: Sequence[Message], template: Template, *, generate: bool = False) -> Rendered:
+def render(turns: Sequence[Message], template: Template, *, generate: bool = False) -> Chunks:
     """Join ``turns`` in the template's words.
 
     With ``generate`` the text ends where the model is to speak. Only the assistant's messages are spoken:
@@ -127,7 +127,7 @@ def prompt_text(messages: Sequence[Message], template: Template) -> str:
     return render(messages, template, generate=True).text
 
 
-def _render_plain(turns: Sequence[Message], writer: _Writer) -> Rendered:
+def _render_plain(turns: Sequence[Message], writer: _Writer) -> Chunks:
     for turn in turns:
         if turn.role == "user":
             for _ in range(turn.text.count(IMAGE)):

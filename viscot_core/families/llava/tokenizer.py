@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from viscot_core.conversation import IMAGE
 from viscot_core.errors import CheckpointError
-from viscot_core.models.manifest import TurnTokens
+from viscot_core.families.manifest import TurnTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

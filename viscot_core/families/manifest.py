@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from viscot_core.errors import CheckpointError
-from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.files import atomic_write
 
 MANIFEST_NAME = "viscot.json"
@@ -26,19 +25,13 @@ class Manifest(BaseModel):
     name: str
     template: str = "vicuna_v1"
     turn_tokens: TurnTokens = "plain"
-    """How the tokenizer splits a turn's start after ``</s>``: see ``models/tokens.py``."""
-    image_side: int
-    """Side of the vision tower's input, pixels."""
-    box_format: str = "viscot"
+    """How the tokenizer splits a turn's start after ``</s>``: see ``families/llava/chat.py``."""
+    image_side: int | None = None
+    """Side of the square image that the vision tower reads, pixels; None where sizes vary."""
+    box_format: str | None = "viscot"
+    """How the model writes boxes (``boxes.registry``); None where that is not certain."""
     training: dict[str, Any] | None = None
     """Recipe, data and figures of a model that viscot trained."""
-
-    @field_validator("template")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in TEMPLATES:
-            raise ValueError(f"'{name}' is no template; known are {', '.join(TEMPLATES)}")
-        return name
 
     def save(self, folder: Path) -> None:
         """Write ``folder/viscot.json`` atomically."""

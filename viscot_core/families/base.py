@@ -1,0 +1,281 @@
+"""What a model family says of itself: the only contract through which the rest of the house knows a backbone.
+
+A ``Family`` stands for a kind of checkpoint (its files, its parts, how it is built), a ``Processor`` for
+one opened checkpoint's way with conversations (ids, text, pixels). ``table.family_of`` finds the family of a
+config. Adding one is a folder beside ``llava/`` and a line in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from viscot_core.boxes.geometry import Size
+from viscot_core.conversation import Message
+from viscot_core.tensors import Stored
+
+if TYPE_CHECKING:
+    import torch
+
+    from viscot_core.families.checkpoint import Checkpoint, Layout
+    from viscot_core.images.view import View
+
+IGNORE = -100
+"""Label of a token that is not supervised."""
+
+Sibling = Callable[[str, Path], Path]
+"""``(name, of)``: the folder of what the checkpoint in ``of`` names; CheckpointError where it is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as the model reads it: ``ids`` and ``labels`` of one length, image slots expanded.
+
+    A label is the token's id where the model learns to say it, else ``IGNORE``.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    n_images: int
+
+    @property
+    def n_supervised(self) -> int:
+        return len(self.labels) - self.labels.count(IGNORE)
+
+
+class Processor(Protocol):
+    """One checkpoint's way with conversations: the same for training, for asking, and for reading replies."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What changes the ids beyond the weights: it is part of an engine's identity."""
+        ...
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end a turn."""
+        ...
+
+    @property
+    def suppress_tokens(self) -> list[int]:
+        """Ids that are never to be said: image slots and the padding of the vocabulary."""
+        ...
+
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a prompt and its continuation."""
+        ...
+
+    @property
+    def typical_prompt(self) -> int:
+        """Tokens of a long prompt with two images, to guess how many fit together."""
+        ...
+
+    def render(self, messages: Sequence[Message], sizes: Sequence[Size], *, generate: bool) -> Rendered:
+        """Ids of a conversation about images of these sizes; ``generate``: it ends where the model speaks.
+
+        Raises:
+            ValueError: the images do not fit the slots, or one of them cannot be taken; says why.
+        """
+        ...
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The conversation as text that the model is to continue, images as ``<image>``."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Words of generated ids, special tokens left out."""
+        ...
+
+    def settled_text(self, ids: Sequence[int]) -> str:
+        """The beginning of ``text(ids)`` that stays, whatever tokens follow: no half of a letter."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation with the images of its slots."""
+
+    messages: tuple[Message, ...]
+    rendered: Rendered
+    images: tuple[View, ...]
+
+
+class ModelInputs(Protocol):
+    """Makes a model's inputs, and remembers what it computed of images for the next prompt about them."""
+
+    def batch(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        """Left-padded keyword arguments of ``generate`` for these prompts, ``[rows, tokens, ...]``."""
+        ...
+
+    def clear(self) -> None:
+        """Forget what depends on the weights."""
+        ...
+
+
+class PrefixInputs(ModelInputs, Protocol):
+    """Inputs that can be made of a part of a prompt: what shared-prefix decoding needs."""
+
+    def prefix_len(self, prompt: Prompt) -> int:
+        """Tokens up to the end of the first image's; 0 without an image."""
+        ...
+
+    def embed(
+        self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[View]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded embeddings ``[rows, n, hidden]``, and which are no padding ``[rows, n]``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a family's model: how their parameters' names begin in the model in memory."""
+
+    vision_tower: tuple[str, ...] = ()
+    projector: tuple[str, ...] = ()
+    llm: tuple[str, ...] = ()
+
+    @property
+    def starts(self) -> dict[str, tuple[str, ...]]:
+        """The same by the parts' names as people read them."""
+        return {"vision tower": self.vision_tower, "projector": self.projector, "language model": self.llm}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a person wants to know of a checkpoint's shape; None where it varies with the image."""
+
+    tower: str
+    image_side: int | None
+    image_tokens: int | None
+    context: int
+    embedding_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How a model is put into memory: keyword arguments of transformers' ``from_pretrained``, resolved."""
+
+    dtype: torch.dtype
+    attention: str
+    device_map: Any = None
+    load_in: str | None = None
+
+    def quantization(self, precise: Sequence[str]) -> Any:
+        """bitsandbytes' config for ``load_in``, or None; modules whose names begin as ``precise`` stay."""
+        if self.load_in is None:
+            return None
+        from transformers import BitsAndBytesConfig
+
+        if self.load_in == "8bit":
+            return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(precise))
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=self.dtype,
+            llm_int8_skip_modules=list(precise),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a checkpoint's folder (and the folders it names) holds, before it is understood."""
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Stored]
+    """By stored name."""
+    tokenizer: Path
+    """The folder with the tokenizer's files."""
+    notes: tuple[str, ...] = field(default=())
+
+
+class Family(Protocol):
+    """A kind of checkpoint. Nothing outside its folder names its tensors, tokens or model classes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def parts(self) -> Parts: ...
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """What a manifest may name as its ``template``."""
+        ...
+
+    @property
+    def box_format(self) -> str | None:
+        """How its models write boxes where nothing else says so; None where that is not certain."""
+        ...
+
+    def gather(self, path: Path, config: dict[str, Any], sibling: Sibling) -> Files:
+        """Config and tensors of a checkpoint; parts that it leaves out are looked up by ``sibling``."""
+        ...
+
+    def what_part(self, path: Path, config: Mapping[str, Any]) -> str | None:
+        """What a folder that holds a part of a model only is for, in a sentence; None for a whole model."""
+        ...
+
+    def absent_part(self, path: Path, config: Mapping[str, Any], sibling: Sibling) -> str | None:
+        """The name of a part that the folder leaves out and that is not on this machine, or None."""
+        ...
+
+    def adapted_module(self, name: str) -> str:
+        """The module name of what an adapter's tensor changes."""
+        ...
+
+    def stored_name(self, module: str, layout: Layout) -> str:
+        """A tensor's name on disk."""
+        ...
+
+    def read(self, files: Files, sibling: Sibling) -> Checkpoint:
+        """The checkpoint of these files, tensors by module name, with what is missing or does not fit.
+
+        Raises:
+            CheckpointError: a model of another kind, or a choice the family cannot express.
+        """
+        ...
+
+    def facts(self, checkpoint: Checkpoint) -> Facts:
+        """Sizes for a report."""
+        ...
+
+    def processor(self, checkpoint: Checkpoint) -> Processor:
+        """Its way with conversations. Raises CheckpointError for a damaged tokenizer."""
+        ...
+
+    def build(self, checkpoint: Checkpoint, options: BuildOptions) -> Any:
+        """transformers' model, tensors read as they are placed."""
+        ...
+
+    def inputs(self, model: Any, processor: Processor) -> ModelInputs:
+        """What makes inputs for a built model."""
+        ...
+
+    def prefix_model(self, model: Any) -> Any | None:
+        """The text model, where prompts about one image may share what precedes their questions; else None.
+
+        Its layers must take any attention registered with transformers, and the family's inputs be
+        ``PrefixInputs``.
+        """
+        ...
+
+    def exported_rows(self, name: str, checkpoint: Checkpoint, layout: Layout) -> int | None:
+        """How many rows of a tensor the layout keeps, where fewer than there are."""
+        ...
+
+    def write_files(
+        self, checkpoint: Checkpoint, out: Path, layout: Layout, *, dtype: str, vision_tower: str | None
+    ) -> None:
+        """Everything beside the weights that other software reads, for weights of ``dtype`` (torch's name).
+
+        Raises:
+            CheckpointError: the family has no such layout.
+        """
+        ...

@@ -1,0 +1,159 @@
+"""A checkpoint, understood: config, manifest, and every tensor of the model with where it lies.
+
+What ``models.checkpoint.open_checkpoint`` returns and a ``Family`` reads, builds and exports. Headers only: a
+tensor is read when it is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viscot_core.errors import CheckpointError
+from viscot_core.families.manifest import Manifest
+from viscot_core.tensors import Stored
+
+if TYPE_CHECKING:
+    import torch
+
+    from viscot_core.families.base import Family
+
+Shape = tuple[int, ...]
+
+
+class Layout(StrEnum):
+    """How a checkpoint's files are written."""
+
+    LLAVA = "llava"
+    HF = "hf"
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A LoRA's change to one matrix: ``weight + scale * b @ a``, computed in float32."""
+
+    a: Stored
+    b: Stored
+    scale: float
+
+    def add_to(self, weight: torch.Tensor) -> torch.Tensor:
+        """The merged matrix in the weight's own dtype."""
+        a, b = self.a.read().float(), self.b.read().float()
+        if (b.shape[0], a.shape[1]) != tuple(weight.shape) or a.shape[0] != b.shape[1]:
+            raise CheckpointError(
+                f"{self.a.file}: '{self.a.name}' {list(a.shape)} and its partner {list(b.shape)} do not fit "
+                f"a matrix of {list(weight.shape)}; the adapter belongs to another base model."
+            )
+        return (weight.float() + self.scale * (b @ a)).to(weight.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one tensor of the model comes from, and what is done to it while it is read."""
+
+    stored: Stored
+    rows: int | None = None
+    """Rows the model wants where more than stored: the image token's and the padding after it."""
+    delta: Delta | None = None
+    """A LoRA's change to it."""
+
+    @property
+    def shape(self) -> Shape:
+        return self.stored.shape if self.rows is None else (self.rows, *self.stored.shape[1:])
+
+    @property
+    def parts(self) -> tuple[Stored, ...]:
+        """Every stored tensor that it is made of."""
+        return (self.stored,) if self.delta is None else (self.stored, self.delta.a, self.delta.b)
+
+    @property
+    def count(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
+
+    def read(self) -> torch.Tensor:
+        """The tensor as the model wants it; a view of the file where nothing is done to it."""
+        import torch
+
+        tensor = self.stored.read()
+        if self.delta is not None:
+            tensor = self.delta.add_to(tensor)
+        if self.rows is None:
+            return tensor
+        # The mean of the real rows: as a row of the head its logit is the mean logit, never the largest.
+        mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+        return torch.cat([tensor, mean.expand(self.rows - tensor.shape[0], -1)])
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """One model on disk, tensors by module name; the three problem lists are empty when it is whole."""
+
+    family: Family
+    path: Path
+    layout: Layout
+    raw_config: dict[str, Any]
+    config: Any
+    """transformers' config of the model."""
+    manifest: Manifest
+    tensors: dict[str, Source]
+    text_rows: int
+    """Embedding rows of real tokens; ids from here on (the image token, padding) are never generated."""
+    tokenizer_folder: Path
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[Stored] = field(default_factory=list)
+    misshaped: list[tuple[str, Source, Shape]] = field(default_factory=list)
+
+    def require_whole(self) -> None:
+        """Raise a ``CheckpointError`` that names the file and tensor of the first problem."""
+        found = [*self._describe_problems()]
+        if found:
+            more = (
+                f" (and {len(found) - 1} more: viscot models inspect {self.path})" if len(found) > 1 else ""
+            )
+            raise CheckpointError(f"{found[0]}{more}; pull or copy the checkpoint again.")
+
+    def _describe_problems(self) -> list[str]:
+        file = next(iter(self.tensors.values())).stored.file if self.tensors else self.path
+        return [
+            *(
+                f"{source.stored.file}: '{source.stored.name}' has the shape {list(source.shape)} where "
+                f"config.json asks for {list(wanted)}"
+                for _, source, wanted in self.misshaped
+            ),
+            *(
+                f"{file.parent} lacks the tensor '{self.family.stored_name(name, self.layout)}'"
+                for name in self.missing
+            ),
+            *(f"{s.file}: '{s.name}' belongs to no part of this model" for s in self.unexpected),
+        ]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file a tensor comes from, an adapter's among them, sorted."""
+        return sorted({stored.file for source in self.tensors.values() for stored in source.parts})
+
+    @property
+    def dtype(self) -> str:
+        """torch's name of the dtype that most of the weights are stored in."""
+        sizes: dict[str, int] = {}
+        for source in self.tensors.values():
+            sizes[source.stored.dtype] = sizes.get(source.stored.dtype, 0) + source.count
+        return max(sizes, key=lambda name: sizes[name]) if sizes else "float32"
+
+
+def compare(found: Checkpoint, expected: Mapping[str, Shape]) -> None:
+    """Fill the three lists of problems; what belongs to no module moves from tensors to unexpected."""
+    for name in [n for n in found.tensors if n not in expected]:
+        found.unexpected.append(found.tensors.pop(name).stored)
+    found.missing = [name for name in expected if name not in found.tensors]
+    found.misshaped = [
+        (name, source, expected[name])
+        for name, source in found.tensors.items()
+        if source.shape != expected[name]
+    ]

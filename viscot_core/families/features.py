@@ -1,0 +1,61 @@
+"""Features of images: encoded once, kept until their memory is needed, forgotten when the weights change."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from viscot_core.images.view import View
+
+if TYPE_CHECKING:
+    import torch
+
+Encode = Callable[[Sequence[View]], "Sequence[torch.Tensor]"]
+"""Images in, the projected features ``[tokens, hidden]`` of each out."""
+
+
+class FeatureCache:
+    """Projected features by ``View.key``, the least recently used dropped beyond ``max_bytes``.
+
+    ``encode`` is given at most ``batch`` images at once. ``encoded`` and ``reused`` count images, for the
+    tests and the benchmark's report.
+    """
+
+    def __init__(self, encode: Encode, *, max_bytes: int = 512 << 20, batch: int = 16) -> None:
+        self._encode = encode
+        self._max_bytes = max_bytes
+        self._batch = batch
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._bytes = 0
+        self.encoded = 0
+        self.reused = 0
+
+    def features(self, views: Sequence[View]) -> list[torch.Tensor]:
+        """``[tokens, hidden]`` for each view; views of one key are encoded once."""
+        wanted = {view.key: view for view in views}
+        found = {key: self._kept[key] for key in wanted if key in self._kept}
+        self.reused += len(views) - len(wanted) + len(found)
+        missing = [view for key, view in wanted.items() if key not in found]
+        for start in range(0, len(missing), self._batch):
+            group = missing[start : start + self._batch]
+            self.encoded += len(group)
+            for view, feature in zip(group, self._encode(group), strict=True):
+                found[view.key] = feature
+                self._keep(view.key, feature)
+        for key in found:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+        return [found[view.key] for view in views]
+
+    def clear(self) -> None:
+        """Drop all that is kept."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def _keep(self, key: str, feature: torch.Tensor) -> None:
+        self._kept[key] = feature
+        self._bytes += feature.nbytes
+        while self._bytes > self._max_bytes and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= dropped.nbytes

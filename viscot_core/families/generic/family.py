@@ -1,0 +1,124 @@
+"""Any model of ``AutoModelForImageTextToText`` with a processor and a chat template, in transformers' layout.
+
+It answers as its own chat template says, in plain batches: nothing of an image is kept between prompts. How
+the model writes boxes is not known here: ``viscot.json``, ``--box-format`` or ``bench calibrate`` says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from viscot_core.errors import CheckpointError
+from viscot_core.families.base import BuildOptions, Facts, Files, Parts, Processor, Sibling
+from viscot_core.families.checkpoint import Checkpoint, Layout, Source
+from viscot_core.families.generic.inputs import GenericInputs
+from viscot_core.families.generic.processor import GenericProcessor, load_processor
+from viscot_core.families.manifest import Manifest
+from viscot_core.tensors import open_weights
+
+
+def owns(config: Mapping[str, Any]) -> bool:
+    """Whether transformers knows a class for it that answers about images."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return str(config.get("model_type")) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+class Generic:
+    """The family of whatever has no room of its own."""
+
+    name = "generic"
+    parts = Parts()
+    box_format = None
+    templates = ("own",)
+
+    def gather(self, path: Path, config: dict[str, Any], sibling: Sibling) -> Files:
+        """The folder itself holds everything."""
+        return Files(path, config, open_weights(path), path)
+
+    def what_part(self, path: Path, config: Mapping[str, Any]) -> str | None:
+        """Such a folder is a whole model."""
+        return None
+
+    def absent_part(self, path: Path, config: Mapping[str, Any], sibling: Sibling) -> str | None:
+        """Nothing is left out."""
+        return None
+
+    def adapted_module(self, name: str) -> str:
+        """Not known: adapters on such a model are merged with peft first."""
+        raise CheckpointError(f"viscot does not merge adapters on this kind of model ('{name}'); use peft.")
+
+    def stored_name(self, module: str, layout: Layout) -> str:
+        """transformers' own names are kept."""
+        return module
+
+    def read(self, files: Files, sibling: Sibling) -> Checkpoint:
+        """Tensors by stored name: transformers translates them, and ``build`` checks that none is missing."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(files.path, trust_remote_code=False, local_files_only=True)
+        manifest = Manifest(name=files.path.name, template="own", image_side=None, box_format=None)
+        tensors = {name: Source(stored) for name, stored in files.tensors.items()}
+        rows = int(config.get_text_config().vocab_size)
+        return Checkpoint(
+            self, files.path, Layout.HF, dict(files.config), config, manifest, tensors, rows, files.path
+        )
+
+    def facts(self, checkpoint: Checkpoint) -> Facts:
+        """Sizes for a report; images take as many tokens as their size asks for."""
+        config, text = checkpoint.config, checkpoint.config.get_text_config()
+        return Facts(
+            tower=str(getattr(getattr(config, "vision_config", None), "model_type", "its own")),
+            image_side=None,
+            image_tokens=None,
+            context=int(text.max_position_embeddings),
+            embedding_rows=int(text.vocab_size),
+        )
+
+    def processor(self, checkpoint: Checkpoint) -> Processor:
+        """transformers' own processor, left-padding."""
+        return GenericProcessor(load_processor(checkpoint.path), checkpoint.config, checkpoint.path)
+
+    def build(self, checkpoint: Checkpoint, options: BuildOptions) -> Any:
+        """The model as transformers loads it; a tensor that would start at random is refused."""
+        from transformers import AutoModelForImageTextToText
+
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            checkpoint.path,
+            dtype=options.dtype,
+            attn_implementation=options.attention,
+            quantization_config=options.quantization(["lm_head"]),
+            device_map=options.device_map,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        if missing := sorted(report["missing_keys"]):
+            raise CheckpointError(
+                f"{checkpoint.path} lacks {len(missing)} tensors, the first '{missing[0]}'; pull it again."
+            )
+        return model
+
+    def inputs(self, model: Any, processor: Processor) -> GenericInputs:
+        """Batches as the processor makes them."""
+        assert isinstance(processor, GenericProcessor)
+        return GenericInputs(model, processor)
+
+    def prefix_model(self, model: Any) -> Any | None:
+        """Not shared: whether it may be is a family's own knowledge."""
+        return None
+
+    def exported_rows(self, name: str, checkpoint: Checkpoint, layout: Layout) -> int | None:
+        """All rows are kept."""
+        return None
+
+    def write_files(
+        self, checkpoint: Checkpoint, out: Path, layout: Layout, *, dtype: str, vision_tower: str | None
+    ) -> None:
+        """Not written: the folder is in transformers' layout already."""
+        raise CheckpointError(f"{checkpoint.path} is in transformers' layout already; copy the folder.")
+
+
+FAMILY = Generic()

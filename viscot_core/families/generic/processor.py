@@ -1,0 +1,148 @@
+"""Conversations through a model's own chat template and processor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from viscot_core.boxes.geometry import Size
+from viscot_core.conversation import IMAGE, Message
+from viscot_core.errors import CheckpointError, EngineError
+from viscot_core.families.base import IGNORE, Rendered
+
+_NO_LETTER = "\ufffd"
+"""What decoding makes of bytes that are no letter, or not yet one."""
+_TEMPLATE_OPTIONS = {"enable_thinking": False}
+"""Reasoning templates think by default; other templates ignore the name."""
+
+
+def load_processor(path: Path) -> Any:
+    """transformers' processor of a checkpoint folder, with Pillow's image processor, padding on the left.
+
+    Raises:
+        CheckpointError: the folder has no processor, or no chat template.
+        EngineError: torchvision is missing, which processors with a video part need.
+    """
+    from transformers import AutoImageProcessor, AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        # The backend is pinned: torchvision's pixels differ by up to 0.015 from Pillow's.
+        processor.image_processor = AutoImageProcessor.from_pretrained(
+            path, backend="pil", local_files_only=True, trust_remote_code=False
+        )
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EngineError(
+            f"The processor of {path} needs a package that is not here ({reason}); "
+            "install torchvision beside your torch."
+        ) from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} has no readable processor ({reason}); pull it again.") from error
+    if not getattr(processor, "chat_template", None):
+        raise CheckpointError(f"{path} has no chat template, so viscot cannot speak to its model.")
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+class GenericProcessor:
+    """A transformers processor of any model, as the engine wants it."""
+
+    def __init__(self, hf: Any, config: Any, path: Path) -> None:
+        self.hf = hf
+        text = config.get_text_config()
+        self.context = int(text.max_position_embeddings)
+        self.stop_ids = frozenset(_stop_ids(hf.tokenizer, path))
+        pad = hf.tokenizer.pad_token_id
+        self.pad_id = int(pad if pad is not None else min(self.stop_ids))
+        self.suppress_tokens = _slots(config)
+        template = hashlib.sha256(str(hf.chat_template).encode()).hexdigest()[:12]
+        self.identity = {"template": f"own-{template}", "pixels": "pil"}
+        self.typical_prompt = 2 * 1280 + 256
+
+    def render(
+        self, messages: Sequence[Message], sizes: Sequence[Size], *, generate: bool = False
+    ) -> Rendered:
+        """Ids as the processor expands them for images of these sizes; nothing is supervised.
+
+        (Blank images stand in for the real ones: how many tokens an image takes depends on its size alone.)
+        """
+        slots = sum(message.text.count(IMAGE) for message in messages if message.role == "user")
+        if slots != len(sizes):
+            raise ValueError(f"the prompt has {slots} <image> marks for {len(sizes)} images")
+        images = [_blank(size) for size in sizes]
+        out = self.hf(text=[self._text(messages, generate)], images=[images] if images else None)
+        ids = [int(i) for i in out["input_ids"][0]]
+        return Rendered(ids, [IGNORE] * len(ids), len(sizes))
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The chat template's text that the model continues, with the template's own image marks."""
+        return self._text(messages, True)
+
+    def batch(
+        self, conversations: Sequence[Sequence[Message]], images: Sequence[Sequence[Image.Image]]
+    ) -> dict[str, Any]:
+        """Left-padded tensors for conversations that the model is to continue, a row each."""
+        texts = [self._text(messages, True) for messages in conversations]
+        shown = [list(row) for row in images]
+        out = self.hf(text=texts, images=shown if any(shown) else None, padding=True, return_tensors="pt")
+        return dict(out)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Words of generated ids, special tokens left out."""
+        return str(self.hf.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def settled_text(self, ids: Sequence[int]) -> str:
+        """The beginning of ``text(ids)`` that stays: without the half of a letter at its end."""
+        return self.text(ids).rstrip(_NO_LETTER)
+
+    def _text(self, messages: Sequence[Message], generate: bool) -> str:
+        turns = [{"role": message.role, "content": _parts(message)} for message in messages]
+        return str(
+            self.hf.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=generate, **_TEMPLATE_OPTIONS
+            )
+        )
+
+
+def _parts(message: Message) -> list[dict[str, str]]:
+    """A message's content as templates want it; a line break after an image is the template's to write."""
+    if message.role == "assistant":
+        return [{"type": "text", "text": message.text}]
+    first, *rest = message.text.split(IMAGE)
+    parts: list[dict[str, str]] = [{"type": "text", "text": first}] if first else []
+    for text in rest:
+        parts.append({"type": "image"})
+        if words := text.removeprefix("\n"):
+            parts.append({"type": "text", "text": words})
+    return parts
+
+
+@lru_cache(maxsize=64)
+def _blank(size: Size) -> Image.Image:
+    return Image.new("RGB", size)
+
+
+def _stop_ids(tokenizer: Any, path: Path) -> set[int]:
+    """Ids that end a turn: the tokenizer's and the generation config's (a number or a list)."""
+    from transformers import GenerationConfig
+
+    found: set[int] = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+    if (path / "generation_config.json").exists():
+        declared = GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id
+        found |= {int(i) for i in (declared if isinstance(declared, list) else [declared]) if i is not None}
+    if not found:
+        raise CheckpointError(f"{path} names no token that ends a turn (eos_token); add it.")
+    return found
+
+
+def _slots(config: Any) -> list[int]:
+    """Ids that stand for images and videos: a model may not say them."""
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    return sorted({int(i) for name in names if isinstance(i := getattr(config, name, None), int)})

@@ -1,0 +1,261 @@
+"""LLaVA-1.5 and Visual CoT's models: CLIP, a two-layer projector, a Llama; in both layouts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from viscot_core.errors import CheckpointError
+from viscot_core.families.base import BuildOptions, Facts, Files, Parts, Processor, Sibling
+from viscot_core.families.checkpoint import Checkpoint, Layout, Shape, Source, compare
+from viscot_core.families.llava import export, gather, layouts
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.inputs import LlavaInputs
+from viscot_core.families.llava.processor import LlavaProcessor
+from viscot_core.families.llava.template import TEMPLATES
+from viscot_core.families.llava.tokenizer import declared_turn_tokens, load_tokenizer, token_count
+from viscot_core.families.manifest import Manifest
+from viscot_core.tensors import Stored
+
+_BLOCK = 64
+"""Numbers that share a scale in bitsandbytes' 4 bits."""
+
+
+def owns(config: Mapping[str, Any]) -> bool:
+    """A LLaVA-1.5 model of either layout, or one of the parts it is put together from."""
+    listed = config.get("architectures")
+    kinds = [str(kind) for kind in listed] if isinstance(listed, list) else []
+    kind = str(config.get("model_type", ""))
+    original = any(key.startswith("mm_") for key in config) or "LlavaLlamaForCausalLM" in kinds
+    return (
+        original
+        or kind in ("llava", "llava_llama")
+        or kind.startswith("clip")
+        or layouts.is_text_only(config)
+    )
+
+
+class Llava:
+    """The family of ``LlavaForConditionalGeneration``."""
+
+    name = "llava"
+    box_format = "viscot"
+    templates = tuple(TEMPLATES)
+    parts = Parts((layouts.TOWER,), (layouts.PROJECTOR,), (layouts.LLM, "lm_head."))
+
+    def gather(self, path: Path, config: dict[str, Any], sibling: Sibling) -> Files:
+        """As ``gather.gather``: the base under a projector, a projector beside a base."""
+        return gather.gather(path, config, sibling)
+
+    def what_part(self, path: Path, config: Mapping[str, Any]) -> str | None:
+        """A projector, a vision tower or a text-only Llama alone."""
+        return gather.what_part(path, config)
+
+    def absent_part(self, path: Path, config: Mapping[str, Any], sibling: Sibling) -> str | None:
+        """The vision tower, where it is neither inside nor on this machine."""
+        return gather.absent_tower(path, config, sibling)
+
+    def adapted_module(self, name: str) -> str:
+        """Adapters of either layout's model are met."""
+        return layouts.adapted_module(name)
+
+    def stored_name(self, module: str, layout: Layout) -> str:
+        """The name on disk in ``layout``."""
+        return layouts.stored_name(module, layout)
+
+    def exported_rows(self, name: str, checkpoint: Checkpoint, layout: Layout) -> int | None:
+        """The original layout keeps no row for the image token."""
+        return export.exported_rows(name, checkpoint, layout)
+
+    def write_files(
+        self, checkpoint: Checkpoint, out: Path, layout: Layout, *, dtype: str, vision_tower: str | None
+    ) -> None:
+        """Config, tokenizer and processors as other software reads them."""
+        export.write_files(checkpoint, out, layout, dtype=dtype, vision_tower=vision_tower)
+
+    def read(self, files: Files, sibling: Sibling) -> Checkpoint:
+        """The checkpoint of these files; its manifest is the one they imply."""
+        raw = dict(files.config)
+        layout = layouts.detect(raw, files.tensors)
+        tensors = _by_module(files.tensors, layout)
+        notes = list(files.notes)
+        if layout is Layout.HF:
+            config, rows = _hf_config(raw)
+        else:
+            shapes = {key: source.shape for key, source in tensors.items()}
+            vision, added, note = gather.tower(files.path, raw, shapes, sibling)
+            tensors |= {name: Source(tensor) for name, tensor in added.items()}
+            notes += [note] if note else []
+            rows = int(raw["vocab_size"])
+            config = layouts.config_from_llava(raw, vision, image_id=token_count(files.tokenizer))
+            for name in (layouts.EMBEDDINGS, layouts.HEAD):
+                wanted = config.text_config.vocab_size
+                if name in tensors and tensors[name].shape[0] == rows < wanted:
+                    tensors[name] = Source(tensors[name].stored, rows=wanted)
+        manifest = Manifest(
+            name=files.path.name,
+            turn_tokens=declared_turn_tokens(files.tokenizer, raw),
+            image_side=int(config.vision_config.image_size),
+        )
+        found = Checkpoint(
+            self, files.path, layout, raw, config, manifest, tensors, rows, files.tokenizer, notes
+        )
+        compare(found, expected_shapes(config))
+        return found
+
+    def facts(self, checkpoint: Checkpoint) -> Facts:
+        """The tower in words, and its sizes."""
+        vision, text = checkpoint.config.vision_config, checkpoint.config.text_config
+        named = layouts.tower_name(checkpoint.raw_config)
+        shape = (
+            f"{vision.model_type} {vision.num_hidden_layers} x {vision.hidden_size}, "
+            f"patch {vision.patch_size}, features of layer {checkpoint.config.vision_feature_layer}"
+        )
+        return Facts(
+            tower=f"{named}: {shape}" if named else shape,
+            image_side=int(vision.image_size),
+            image_tokens=layouts.image_tokens(checkpoint.config),
+            context=int(text.max_position_embeddings),
+            embedding_rows=int(text.vocab_size),
+        )
+
+    def processor(self, checkpoint: Checkpoint) -> Processor:
+        """The tokenizer with viscot's rules, under the manifest's template."""
+        template = TEMPLATES[checkpoint.manifest.template]
+        return LlavaProcessor(load_tokens(checkpoint), template, checkpoint.config, checkpoint.text_rows)
+
+    def build(self, checkpoint: Checkpoint, options: BuildOptions) -> Any:
+        """The model, its tensors read as they are placed (what is missing starts at random)."""
+        from transformers import LlavaForConditionalGeneration
+
+        return LlavaForConditionalGeneration.from_pretrained(
+            None,
+            config=checkpoint.config,
+            state_dict=_State(checkpoint.tensors),
+            dtype=options.dtype,
+            attn_implementation=options.attention,
+            quantization_config=options.quantization(_precise(checkpoint, options.load_in)),
+            device_map=options.device_map,
+        )
+
+    def inputs(self, model: Any, processor: Processor) -> LlavaInputs:
+        """Embeddings with the features of images in place; each image is encoded once."""
+        assert isinstance(processor, LlavaProcessor)
+        return LlavaInputs(model, processor)
+
+    def prefix_model(self, model: Any) -> Any | None:
+        """The text model, where it is a Llama in its plain kernels on one device.
+
+        (Masks and what is kept of an image live where the first layer does.)
+        """
+        from transformers import LlamaModel
+
+        config = model.config.text_config
+        plain = config._attn_implementation in ("sdpa", "eager")
+        spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+        text = model.model.language_model
+        return text if plain and not spread and isinstance(text, LlamaModel) else None
+
+
+FAMILY = Llava()
+
+
+def load_tokens(checkpoint: Checkpoint) -> ChatTokenizer:
+    """A checkpoint's tokenizer with viscot's rules, checked against the config's image token."""
+    folder = checkpoint.tokenizer_folder
+    tokens = ChatTokenizer(
+        load_tokenizer(folder, checkpoint.manifest.turn_tokens),
+        image_tokens=layouts.image_tokens(checkpoint.config),
+        turn_tokens=checkpoint.manifest.turn_tokens,
+    )
+    if tokens.image_id != checkpoint.config.image_token_id:
+        raise CheckpointError(
+            f"{folder}: the tokenizer gives <image> the id {tokens.image_id} and config.json "
+            f"{checkpoint.config.image_token_id}; take both from the same checkpoint."
+        )
+    return tokens
+
+
+def expected_shapes(config: Any) -> dict[str, Shape]:
+    """Shape of every tensor that a model of this config keeps, by module name; allocates nothing."""
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        shapes.pop(layouts.HEAD, None)
+    return shapes
+
+
+def _by_module(stored: Mapping[str, Stored], layout: Layout) -> dict[str, Source]:
+    """Sources by module name; refuses two stored tensors for one place (two projectors, two towers)."""
+    tensors: dict[str, Source] = {}
+    for name, tensor in stored.items():
+        module = layouts.module_name(name, layout)
+        if module is None:
+            continue
+        if module in tensors:
+            first = tensors[module].stored
+            raise CheckpointError(
+                f"'{first.name}' in {first.file} and '{name}' in {tensor.file} are one part of the model "
+                "twice; remove one of them."
+            )
+        tensors[module] = Source(tensor)
+    return tensors
+
+
+def _hf_config(raw: dict[str, Any]) -> tuple[Any, int]:
+    from transformers import LlavaConfig
+
+    config = LlavaConfig.from_dict(raw)
+    original = raw.get(layouts.ORIGINAL_CONFIG)
+    if original:
+        return config, int(original["vocab_size"])
+    rows, image_id = int(config.text_config.vocab_size), int(config.image_token_id)
+    # An image token that was added later is followed by padding only; one inside the vocabulary is not.
+    return config, image_id if rows - image_id <= layouts.ROW_MULTIPLE else rows
+
+
+def _precise(checkpoint: Checkpoint, load_in: str | None) -> list[str]:
+    """Modules that are not quantised: tower, projector and head are small, and boxes need them.
+
+    So are matrices whose rows are no whole number of 4-bit blocks (none of a released model).
+    """
+    keep = [layouts.TOWER.rstrip("."), layouts.PROJECTOR.rstrip("."), "lm_head"]
+    if load_in == "4bit":
+        keep += [
+            name.removesuffix(".weight")
+            for name, source in checkpoint.tensors.items()
+            if re.match(r"model\.language_model\.layers\.", name) and source.shape[-1] % _BLOCK
+        ]
+    return keep
+
+
+class _Lazy:
+    """A tensor that transformers reads when it places it: ``lazy[...]``. So a model is never held twice."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getitem__(self, _: Any) -> Any:
+        return self._source.read()
+
+
+class _State(Mapping[str, _Lazy]):
+    """The state dict of a checkpoint, read tensor by tensor."""
+
+    def __init__(self, tensors: Mapping[str, Source]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> _Lazy:
+        return _Lazy(self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)

@@ -1,0 +1,72 @@
+"""Prompts of different lengths as one batch of embeddings, the features of images in place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from viscot_core.families.base import Prompt
+from viscot_core.families.features import FeatureCache
+from viscot_core.families.llava.pixels import preprocess
+from viscot_core.families.llava.processor import LlavaProcessor
+from viscot_core.families.llava.vision import encode
+from viscot_core.images.view import View
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration
+
+
+class LlavaInputs:
+    """Makes a model's inputs; ``features`` keeps what was computed of images."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+        self._model = model
+        self._processor = processor
+        self._threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="viscot-pixels")
+        self.features = FeatureCache(self._encode)
+
+    def batch(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        """``inputs_embeds [rows, n, hidden]`` and ``attention_mask [rows, n]``, left-padded."""
+        embeddings, real = self.embed([p.rendered.ids for p in prompts], [p.images for p in prompts])
+        return {"inputs_embeds": embeddings, "attention_mask": real.long()}
+
+    def embed(
+        self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[View]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded embeddings ``[rows, n, hidden]``, and which are no padding ``[rows, n]``."""
+        longest = max(map(len, ids))
+        padded = torch.full((len(ids), longest), self._processor.pad_id, dtype=torch.long)
+        real = torch.zeros_like(padded, dtype=torch.bool)
+        for row, one in enumerate(ids):
+            padded[row, longest - len(one) :] = torch.tensor(one)
+            real[row, longest - len(one) :] = True
+        table = self._model.get_input_embeddings()
+        padded = padded.to(table.weight.device)
+        embeddings = table(padded)
+        shown = [view for row in images for view in row]
+        if shown:
+            features = torch.cat(self.features.features(shown)).to(embeddings.device, embeddings.dtype)
+            embeddings[padded == self._processor.tokens.image_id] = features
+        return embeddings, real.to(embeddings.device)
+
+    def prefix_len(self, prompt: Prompt) -> int:
+        """Tokens up to the end of the first image's; 0 without an image."""
+        tokens = self._processor.tokens
+        return prompt.rendered.ids.index(tokens.image_id) + tokens.image_tokens if prompt.images else 0
+
+    def clear(self) -> None:
+        """Forget features: the weights have changed."""
+        self.features.clear()
+
+    def _encode(self, views: Sequence[View]) -> list[torch.Tensor]:
+        tower = self._model.model.vision_tower
+        side = self._processor.image_side
+        # Pillow lets go of the interpreter while it resizes: images of a batch are prepared side by side.
+        ready = self._threads.map(lambda view: preprocess(view.image, side), views)
+        pixels = torch.from_numpy(np.stack(list(ready)))
+        return [f.clone() for f in encode(self._model, pixels.to(tower.device, tower.dtype))]
