@@ -112,7 +112,7 @@ def test_a_stop_text_ends_the_answer_and_is_never_told(
     assert all(text.startswith(each) for each in told)
     silent = DecodeState(loaded.processor, replace(NOTHING, stop=stop), limit=99)
     for token in ids:
-        silent.add(token)
+        silent.on_token(token)
     assert silent.generation() == whole and silent.open is not stopped
 
 
