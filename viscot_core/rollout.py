@@ -1,8 +1,8 @@
 """The one loop from questions to answers: every command that asks a model anything runs it.
 
 All open steps are asked together, then all that follow from them, until every question has its answer. A step
-that two questions share (the same words about the same images, as two strategies of one item begin) is asked
-once where the engine's text does not depend on chance.
+that several questions share (the same words about the same images: two strategies of one item begin so) is
+asked once where equal requests get equal texts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from viscot_core.engines.base import Engine, Generation, Request
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
 
 OnText = Callable[[int, str], None]
-"""``(number of the question, its answer so far)``; the words of a region are not told."""
+"""``(number of the question, its answer so far)``; it is not called with the words of a region."""
 OnLook = Callable[[int, Look], None]
-"""``(number of the question, the region that was named)``, told before the crop is answered."""
+"""``(number of the question, the region that was named)``; called before the crop is answered."""
+CANCELLED = "cancelled"
+"""The error of a question that ``cancelled`` left without an answer."""
 
 
 def run(
@@ -33,69 +35,71 @@ def run(
     """One answer per question, in order; ``policy`` is one for all, or one for each.
 
     A step that fails ends its question without another call: its answer has ``error`` and the looks so far.
+    ``cancelled`` is passed on to the engine and read between the steps: once it is True, no further step is
+    asked. An answer that was under way keeps its text so far (``finished`` is False); every other open
+    question ends with the error ``CANCELLED``.
 
     Raises:
         EngineError: nothing can be generated at all; what was asked in this call is lost.
     """
     policies = list(policy) if isinstance(policy, Sequence) else [policy] * len(questions)
+    pairs = enumerate(zip(policies, questions, strict=True))
+    steps = {number: each.start(question) for number, (each, question) in pairs}
     answers: dict[int, Answer] = {}
-    spent = dict.fromkeys(range(len(questions)), (0, 0.0))
-    steps = {number: each.start(question) for number, (each, question) in _numbered(policies, questions)}
+    spent = dict.fromkeys(steps, (0, 0.0))
     for number, step in steps.items():
-        _tell(on_look, number, (), step.looks)
+        _report_looks(on_look, number, (), step.looks)
     while steps:
+        if cancelled is not None and cancelled():
+            answers |= {n: _failed(policies[n], step, CANCELLED, transient=True) for n, step in steps.items()}
+            break
         start = time.perf_counter()
-        said = _ask(engine, steps, on_text, cancelled)
+        generations = _generate(engine, steps, on_text, cancelled)
         share = (time.perf_counter() - start) / len(steps)
+        stopped = cancelled is not None and cancelled()
         following: dict[int, Step] = {}
         for number, step in steps.items():
-            generation = said[number]
+            generation = generations[number]
             tokens, seconds = spent[number]
             spent[number] = tokens, seconds = tokens + generation.tokens, seconds + share
-            then = _after(policies[number], step, generation)
-            _tell(on_look, number, step.looks, then.looks)
-            if isinstance(then, Step):
-                following[number] = then
+            outcome = _after(policies[number], step, generation, stopped=stopped)
+            _report_looks(on_look, number, step.looks, outcome.looks)
+            if isinstance(outcome, Step):
+                following[number] = outcome
             else:
-                answers[number] = replace(then, tokens=tokens, seconds=seconds)
+                answers[number] = replace(outcome, tokens=tokens, seconds=seconds)
         steps = following
     return [answers[number] for number in range(len(questions))]
 
 
-def _numbered(
-    policies: Sequence[Policy], questions: Sequence[Question]
-) -> enumerate[tuple[Policy, Question]]:
-    return enumerate(zip(policies, questions, strict=True))
+def _after(policy: Policy, step: Step, generation: Generation, *, stopped: bool) -> Step | Answer:
+    if generation.error is not None:
+        return _failed(policy, step, generation.error, transient=generation.transient)
+    outcome = policy.next(step, generation.text)
+    if isinstance(outcome, Answer):
+        return replace(outcome, finished=generation.finished)
+    # The words of a region may have been cut off: what was read of them is not to be reported.
+    return _failed(policy, step, CANCELLED, transient=True) if stopped else outcome
 
 
-def _after(policy: Policy, step: Step, said: Generation) -> Step | Answer:
-    if said.error is None:
-        then = policy.next(step, said.text)
-        return then if isinstance(then, Step) else replace(then, finished=said.finished)
-    return Answer(
-        "",
-        step.question.size,
-        step.looks,
-        policy.name,
-        error=said.error,
-        transient=said.transient,
-        finished=False,
-    )
+def _failed(policy: Policy, step: Step, error: str, *, transient: bool) -> Answer:
+    size = step.question.size
+    return Answer("", size, step.looks, policy.name, error=error, transient=transient, finished=False)
 
 
-def _tell(on_look: OnLook | None, number: int, before: Sequence[Look], now: Sequence[Look]) -> None:
+def _report_looks(on_look: OnLook | None, number: int, before: Sequence[Look], now: Sequence[Look]) -> None:
     if on_look is not None:
         for look in now[len(before) :]:
             on_look(number, look)
 
 
-def _ask(
+def _generate(
     engine: Engine,
     steps: dict[int, Step],
     on_text: OnText | None,
     cancelled: Callable[[], bool] | None,
 ) -> dict[int, Generation]:
-    """A generation for each open step; equal steps are asked once, and all their questions hear the text."""
+    """A generation for each open step; equal steps are asked once, and all their questions get the text."""
     sharing: dict[Hashable, list[int]] = {}
     for number, step in steps.items():
         sharing.setdefault(_key(step) if engine.traits.deterministic else number, []).append(number)
@@ -121,12 +125,12 @@ def _request(
         step.images,
         step.max_new_tokens,
         step.stop,
-        on_text=partial(_tell_all, on_text, numbers) if on_text is not None and step.answers else None,
+        on_text=partial(_pass_on, on_text, numbers) if on_text is not None and step.answers else None,
         cancelled=cancelled,
     )
 
 
-def _tell_all(on_text: OnText, numbers: Sequence[int], text: str) -> None:
+def _pass_on(on_text: OnText, numbers: Sequence[int], text: str) -> None:
     for number in numbers:
         on_text(number, text)
 

@@ -1,0 +1,151 @@
+"""What the page is told while a question is answered, without a browser."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from PIL import Image
+from serve_help import Looker, Slow
+
+from viscot_core.boxes.geometry import Box
+from viscot_core.demo.line import Line
+from viscot_core.demo.talk import Card, Talk, box_of
+from viscot_core.errors import EngineError, UsageError
+from viscot_core.serve.batching import Batcher
+
+IMAGE = Image.new("RGB", (400, 200))
+
+
+@contextmanager
+def talk(engine: Looker, **options: int) -> Iterator[Talk]:
+    batcher = Batcher(engine)
+    try:
+        yield Talk(batcher, **options)
+    finally:
+        batcher.close()
+
+
+def test_a_card_looks_then_reads_then_speaks_word_by_word() -> None:
+    with talk(Looker()) as here:
+        told: list[Card] = [cards[0] for cards in here.ask(IMAGE, "What?", ["cot"])]
+    assert [card.state for card in told] == [
+        "looking",
+        *["reading"] * 5,
+        "done",
+    ]
+    assert [card.text for card in told] == [
+        "",
+        "",
+        "seen",
+        "seen 224",
+        "seen 224 x",
+        *["seen 224 x 200"] * 2,
+    ]
+    region = told[-1].region
+    assert region is not None and region.box == (200, 0, 300, 100) and region.crop == (138, 0, 362, 200)
+    assert told[-1].seconds is not None and told[0].region is None
+
+
+def test_each_word_is_on_the_page_before_the_next_is_made() -> None:
+    engine = Slow()
+    with talk(engine) as here:
+        told = here.ask(IMAGE, "What?", ["direct"])
+        assert next(told)[0].text == ""
+        for text in ("seen", "seen 400", "seen 400 x", "seen 400 x 200"):
+            engine.step.release()
+            assert next(told)[0].text == text == engine.said[-1]
+        assert next(told)[0].state == "done"
+
+
+def test_who_leaves_is_not_answered_to_the_end() -> None:
+    engine = Slow()
+    with talk(engine) as here:
+        told = here.ask(IMAGE, "What?", ["direct"])
+        next(told)
+        engine.step.release()
+        next(told)
+        told.close()  # type: ignore[attr-defined]
+        assert engine.left.wait(10) and engine.said == ["seen"]
+
+
+def test_two_ways_side_by_side_share_a_batch() -> None:
+    engine = Looker(seconds=0.05)
+    with talk(engine) as here:
+        *_, (cot, direct) = here.ask(IMAGE, "What?", ["cot", "direct"])
+    assert (cot.text, direct.text) == ("seen 224 x 200", "seen 400 x 200")
+    assert direct.region is None and sum(engine.batches) == 3
+
+
+def test_an_own_box_is_answered_without_asking_for_one() -> None:
+    engine = Looker()
+    with talk(engine) as here:
+        *_, (card,) = here.ask(IMAGE, "What?", ["box"], Box(0.0, 0.25, 0.1, 0.5))
+    assert card.region is not None and card.region.crop == (0, 0, 224, 200) and len(engine.prompts) == 1
+
+
+def test_a_failed_answer_is_a_card_that_says_so() -> None:
+    with talk(Looker(error="the prompt does not fit")) as here:
+        *_, (card,) = here.ask(IMAGE, "What?", ["cot"])
+        assert card.state == "failed" and card.note == "the prompt does not fit"
+        with pytest.raises(UsageError, match="empty"):
+            next(here.ask(IMAGE, "  ", ["cot"]))
+
+
+def test_those_who_wait_see_how_many_are_before_them() -> None:
+    with talk(Looker(seconds=0.2), places=1, length=2) as here:
+        first = here.ask(IMAGE, "What?", ["direct"])
+        next(first)
+        notes: list[list[str]] = [[], []]
+
+        def wait(number: int) -> None:
+            for cards in here.ask(IMAGE, "What?", ["direct"]):
+                notes[number].append(cards[0].note)
+
+        threads = [threading.Thread(target=wait, args=(number,), daemon=True) for number in range(2)]
+        for number, thread in enumerate(threads):
+            thread.start()
+            until = time.monotonic() + 5
+            while not notes[number]:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+        with pytest.raises(EngineError, match="try again"):
+            next(here.ask(IMAGE, "What?", ["direct"]))
+        assert [note[0] for note in notes] == ["you are next", "2 before you"]
+        list(first)
+        for thread in threads:
+            thread.join(5)
+    assert notes[1][-1] == "" and "you are next" in notes[1]
+
+
+def test_leaving_takes_the_question_back() -> None:
+    line = Line(1, 5)
+    first, second = line.join(), line.join()
+    assert (line.before(first), line.before(second)) == (0, 1)
+    line.leave(first)
+    assert line.before(second) == 0
+    with talk(Looker(seconds=0.1), places=1) as here:
+        asked = here.ask(IMAGE, "What?", ["cot"])
+        next(asked)
+        asked.close()  # type: ignore[attr-defined]
+        *_, (card,) = here.ask(IMAGE, "Again?", ["direct"])
+        assert card.state == "done"
+
+
+@pytest.mark.parametrize(
+    ("shares", "box"),
+    [
+        ([0.5, 0.5, 0.25, 0.0], (0.25, 0.25, 0.5, 0.5)),
+        ([0.0, 0.0, 1.0, 1.0], (0.0, 0.25, 1.0, 0.75)),
+        ([0.5, 0.5, 0.505, 0.9], None),
+        ([0.5, 0.5, 1.5, 0.9], None),
+        ([0.5, "x", 0.6, 0.9], None),
+        ([0.5], None),
+    ],
+)
+def test_a_drawn_box_is_read_or_refused(shares: list[float], box: tuple[float, ...] | None) -> None:
+    found = box_of(shares, (400, 200))
+    assert (found.coords if found else None) == box

@@ -1,0 +1,288 @@
+"""The rollout on a scripted engine: who is asked what, how often, and what is reported in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from PIL import Image
+from scripted_engine import ScriptedEngine
+
+from viscot_core.boxes.geometry import WHOLE, Box, BoxStatus
+from viscot_core.boxes.registry import codec
+from viscot_core.conversation import Message
+from viscot_core.engines.base import Engine, Generation, Request
+from viscot_core.errors import EngineError
+from viscot_core.images.view import View
+from viscot_core.policies.base import Answer, Look, Question, Step
+from viscot_core.policies.direct import Direct
+from viscot_core.policies.given_box import GivenBox
+from viscot_core.policies.locate import Locate
+from viscot_core.policies.two_turn import TwoTurn
+from viscot_core.policies.wording import Wording
+from viscot_core.rollout import CANCELLED, run
+
+WORDING = Wording(codec("viscot"))
+COT, DIRECT, GIVEN = TwoTurn(WORDING), Direct(WORDING), GivenBox(WORDING)
+BOX, OTHER_BOX = "[0.500, 0.500, 0.600, 0.600]", "[0.100, 0.100, 0.200, 0.200]"
+FAILED = Generation("", 0, False, error="the prompt does not fit")
+
+
+def question(text: str = "What is it?", key: str = "image", **more: object) -> Question:
+    return Question(text, (View(Image.new("RGB", (640, 480)), key),), **more)  # type: ignore[arg-type]
+
+
+def test_the_scripted_engine_is_an_engine() -> None:
+    assert isinstance(ScriptedEngine(), Engine)
+
+
+def test_all_first_turns_run_together_then_all_second_turns() -> None:
+    engine = ScriptedEngine(BOX, OTHER_BOX, "one", "two")
+    answers = run(COT, engine, [question("a?"), question("b?")])
+    assert [answer.text for answer in answers] == ["one", "two"]
+    assert [[len(request.images) for request in call] for call in engine.calls] == [[1, 1], [2, 2]]
+    assert [answer.box_text for answer in answers] == [BOX, OTHER_BOX]
+
+
+def test_policies_of_different_lengths_run_in_one_batch() -> None:
+    engine = ScriptedEngine(BOX, "seen at once", "looked closer")
+    cot, direct = run([COT, DIRECT], engine, [question(), question()])
+    assert (cot.text, direct.text) == ("looked closer", "seen at once")
+    assert [len(call) for call in engine.calls] == [2, 1]
+    assert (cot.policy, direct.policy) == ("two_turn", "direct")
+
+
+def test_there_is_one_policy_for_each_question() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        run([COT], ScriptedEngine(), [question(), question()])
+
+
+def test_nothing_is_asked_without_questions() -> None:
+    engine = ScriptedEngine()
+    assert run(COT, engine, []) == [] and engine.calls == []
+
+
+# -- failures ----------------------------------------------------------------------------------------
+
+
+def test_a_failed_first_turn_costs_no_second_call() -> None:
+    engine = ScriptedEngine(FAILED)
+    (answer,) = run(COT, engine, [question()])
+    assert (answer.text, answer.error, answer.looks) == ("", "the prompt does not fit", ())
+    assert not answer.finished and not answer.transient and answer.policy == "two_turn"
+    assert len(engine.requests) == 1
+
+
+def test_a_failed_first_turn_leaves_the_others_theirs() -> None:
+    engine = ScriptedEngine(FAILED, BOX, "two")
+    first, second = run(COT, engine, [question("a?"), question("b?")])
+    assert first.error is not None and second.text == "two"
+    assert [len(call) for call in engine.calls] == [2, 1]
+
+
+def test_a_failed_second_turn_keeps_the_look() -> None:
+    busy = Generation("", 0, False, error="the server is busy", transient=True)
+    (answer,) = run(COT, ScriptedEngine(BOX, busy), [question()])
+    assert answer.error == "the server is busy" and answer.transient and answer.box_text == BOX
+
+
+def test_an_engine_that_is_gone_raises() -> None:
+    def fail(_: Sequence[Request]) -> None:
+        raise EngineError("The server is gone.")
+
+    with pytest.raises(EngineError, match="gone"):
+        run(COT, ScriptedEngine(on_generate=fail), [question()])
+
+
+def test_an_engine_that_leaves_out_a_request_is_a_bug_and_no_answer() -> None:
+    class Short(ScriptedEngine):
+        def generate(self, requests: Sequence[Request]) -> list[Generation]:
+            return super().generate(requests)[:-1]
+
+    with pytest.raises(ValueError, match="zip"):
+        run(DIRECT, Short("one", "two"), [question("a?"), question("b?")])
+
+
+# -- shared steps ------------------------------------------------------------------------------------
+
+
+def test_a_shared_step_is_asked_once_when_equal_requests_get_equal_texts() -> None:
+    """The strategies cot and no-image of one item begin with the same turn."""
+    engine = ScriptedEngine(BOX, "with the crop", "without")
+    without_crop = TwoTurn(WORDING, shows_crop=False)
+    with_crop, without = run([COT, without_crop], engine, [question(), question()])
+    assert [len(call) for call in engine.calls] == [1, 2]
+    assert (with_crop.text, without.text) == ("with the crop", "without")
+    assert with_crop.box_text == without.box_text == BOX
+    assert with_crop.looks[0].crop is not None and without.looks[0].crop is None
+
+
+def test_a_shared_step_is_asked_for_each_when_texts_depend_on_chance() -> None:
+    engine = ScriptedEngine(BOX, OTHER_BOX, "one", "two", deterministic=False)
+    answers = run(COT, engine, [question(), question()])
+    assert [len(call) for call in engine.calls] == [2, 2]
+    assert [answer.box_text for answer in answers] == [BOX, OTHER_BOX]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        question("Which?"),
+        question(key="another image"),
+        question(max_new_tokens=7),
+        question(stop=(".",)),
+    ],
+    ids=["words", "image", "length", "stop"],
+)
+def test_steps_that_differ_in_anything_are_asked_separately(other: Question) -> None:
+    engine = ScriptedEngine("one", "two")
+    assert [answer.text for answer in run(DIRECT, engine, [question(), other])] == ["one", "two"]
+
+
+def test_everybody_who_shares_a_step_gets_its_text_and_its_look() -> None:
+    told: list[tuple[int, str]] = []
+    looks: list[int] = []
+    run(
+        COT,
+        ScriptedEngine(BOX, "abcd"),
+        [question(), question()],
+        on_text=lambda number, text: told.append((number, text)),
+        on_look=lambda number, _: looks.append(number),
+    )
+    assert told == [(0, "ab"), (1, "ab"), (0, "abcd"), (1, "abcd")] and looks == [0, 1]
+
+
+def test_a_shared_failure_fails_everybody_who_shares_it() -> None:
+    engine = ScriptedEngine(FAILED)
+    answers = run(COT, engine, [question(), question()])
+    assert [answer.error for answer in answers] == [FAILED.error] * 2 and len(engine.requests) == 1
+
+
+# -- what is reported, and when ----------------------------------------------------------------------
+
+
+@dataclass
+class Events:
+    """What ``run`` reports, in order."""
+
+    seen: list[object]
+
+    def on_text(self, number: int, text: str) -> None:
+        self.seen.append((number, text))
+
+    def on_look(self, number: int, look: Look) -> None:
+        self.seen.append((number, look.text, look.crop))
+
+    def on_generate(self, requests: Sequence[Request]) -> None:
+        self.seen.append(len(requests))
+
+
+def test_the_look_comes_between_the_turns_and_the_words_of_the_box_are_not_told() -> None:
+    events = Events([])
+    engine = ScriptedEngine(BOX, "abcd", on_generate=events.on_generate)
+    run(COT, engine, [question()], on_text=events.on_text, on_look=events.on_look)
+    assert events.seen == [1, (0, BOX, (240, 160, 464, 384)), 1, (0, "ab"), (0, "abcd")]
+
+
+def test_a_given_look_is_reported_before_the_only_call() -> None:
+    events = Events([])
+    engine = ScriptedEngine("yes", on_generate=events.on_generate)
+    given = question(box=Box(0.5, 0.5, 0.6, 0.6))
+    run(GIVEN, engine, [given], on_text=events.on_text, on_look=events.on_look)
+    assert events.seen == [(0, BOX, (240, 160, 464, 384)), 1, (0, "y"), (0, "yes")]
+
+
+def test_a_located_region_is_reported_after_its_words() -> None:
+    events = Events([])
+    run(Locate(WORDING), ScriptedEngine(BOX), [question()], on_text=events.on_text, on_look=events.on_look)
+    assert events.seen == [(0, BOX[:14]), (0, BOX), (0, BOX, None)]
+
+
+def test_nobody_listens_to_a_first_turn() -> None:
+    engine = ScriptedEngine(BOX, "x")
+    run(COT, engine, [question()], on_text=lambda *_: None)
+    first, second = engine.requests
+    assert first.on_text is None and second.on_text is not None
+
+
+class Zoom:
+    """Three looks before the answer: more turns than any policy of viscot has."""
+
+    name = "zoom"
+
+    def start(self, question: Question) -> Step:
+        return Step(question, (Message("user", "Where?"),), question.images, answers=False)
+
+    def next(self, step: Step, text: str) -> Step | Answer:
+        if step.answers:
+            return Answer(text, step.question.size, step.looks, self.name)
+        looks = (*step.looks, Look(WHOLE, text, step.question.size, BoxStatus.OK))
+        return replace(step, looks=looks, answers=len(looks) == 3)
+
+
+def test_a_policy_may_take_any_number_of_looks() -> None:
+    looks: list[str] = []
+    engine = ScriptedEngine("first", "second", "third", "the answer")
+    (answer,) = run(Zoom(), engine, [question()], on_look=lambda _, look: looks.append(look.text))
+    assert looks == ["first", "second", "third"] == [look.text for look in answer.looks]
+    assert answer.text == "the answer" and len(engine.calls) == 4
+
+
+def test_tokens_and_seconds_are_those_of_all_steps() -> None:
+    engine = ScriptedEngine(Generation(BOX, 12, True), Generation("66", 3, False))
+    (answer,) = run(COT, engine, [question()])
+    assert answer.tokens == 15 and answer.seconds > 0
+    assert not answer.finished, "the last turn did not end by itself"
+
+
+# -- cancellation ------------------------------------------------------------------------------------
+
+
+def test_after_a_cancelled_first_turn_there_is_no_second_and_no_look() -> None:
+    """The region's words may have been cut off: nothing that was read of them is reported."""
+    stopped: list[bool] = []
+    looks: list[int] = []
+    engine = ScriptedEngine(Generation("[0.500, 0.5", 4, False), on_generate=lambda _: stopped.append(True))
+    (answer,) = run(
+        COT,
+        engine,
+        [question()],
+        cancelled=lambda: bool(stopped),
+        on_look=lambda number, _: looks.append(number),
+    )
+    assert (answer.error, answer.transient, answer.looks, looks) == (CANCELLED, True, (), [])
+    assert len(engine.calls) == 1 and answer.tokens == 4
+
+
+def test_a_cancelled_answer_keeps_its_words() -> None:
+    stopped: list[bool] = []
+
+    def stop_in_the_second_turn(requests: Sequence[Request]) -> None:
+        if len(requests[0].images) == 2:
+            stopped.append(True)
+
+    engine = ScriptedEngine(BOX, Generation("the sign", 2, False), on_generate=stop_in_the_second_turn)
+    (answer,) = run(COT, engine, [question()], cancelled=lambda: bool(stopped))
+    assert (answer.text, answer.error, answer.finished, answer.box_text) == ("the sign", None, False, BOX)
+
+
+def test_nothing_is_asked_for_those_who_left_before() -> None:
+    engine = ScriptedEngine()
+    given = question(box=Box(0.5, 0.5, 0.6, 0.6))
+    answers = run([COT, GIVEN], engine, [question(), given], cancelled=lambda: True)
+    assert [answer.error for answer in answers] == [CANCELLED] * 2 and engine.calls == []
+
+
+def test_the_engine_is_told_how_to_ask_whether_to_go_on() -> None:
+    engine = ScriptedEngine(BOX, "x")
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(True)
+        return False
+
+    run(COT, engine, [question()], cancelled=cancelled)
+    before = len(asked)
+    assert all(request.cancelled is not None and not request.cancelled() for request in engine.requests)
+    assert len(asked) == before + 2

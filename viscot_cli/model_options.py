@@ -1,0 +1,93 @@
+"""What the commands that ask a model share: its options, opening it, and printing an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from viscot_cli import console
+
+if TYPE_CHECKING:
+    from viscot_core.ask import VisualCoT
+    from viscot_core.engines.open import EngineOptions
+    from viscot_core.engines.transformers.engine import Sampling
+    from viscot_core.infer import InferResult
+
+Model = Annotated[
+    str | None, typer.Option(help="A name of 'viscot models list', a folder, a hub id, http://HOST/v1#NAME.")
+]
+BoxFormat = Annotated[
+    str | None, typer.Option(help="How the model writes boxes; 'viscot bench list' shows them.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
+LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
+Attn = Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")]
+MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model that is asked, how it is loaded, and how it chooses its words."""
+
+    model: Model = None
+    box_format: BoxFormat = None
+    max_new_tokens: MaxNew = 128
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    load_in: LoadIn = None
+    attn: Attn = "sdpa"
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0
+    top_p: Annotated[float, typer.Option(help="Nucleus of sampling, with a temperature.")] = 1.0
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0
+
+    def open(self, batch_size: int = 8) -> VisualCoT:
+        """The model, ready to be asked; see ``open_model``."""
+        from viscot_core.engines.open import EngineOptions
+        from viscot_core.engines.transformers.engine import Sampling
+
+        options = EngineOptions(
+            self.model, self.device, self.dtype, self.load_in, self.attn, batch_size, self.box_format
+        )
+        return open_model(options, Sampling(self.temperature, self.top_p, self.seed))
+
+
+def open_model(options: EngineOptions, sampling: Sampling | None = None) -> VisualCoT:
+    """Load a model, or reach its server; without a name the bundled one, with a line that says what it knows.
+
+    Raises:
+        UsageError: also where nothing says how the model writes boxes (``--box-format`` does).
+        CheckpointError, EngineError: the model cannot be loaded, or its server cannot be used.
+    """
+    from viscot_core.models.zoo import BUNDLED, RECOMMENDED, resolve
+
+    if not options.is_server:
+        resolve(options.model)  # a wrong name is reported before torch is imported
+    from viscot_core.ask import VisualCoT
+    from viscot_core.engines.open import codec_for, open_engine
+    from viscot_core.policies.wording import Wording
+
+    wording = Wording(codec_for(options))
+    if options.model is None:
+        console.say(
+            f"No --model: using the bundled {BUNDLED}, which only knows viscot's synthetic images; "
+            f"for real ones: --model {RECOMMENDED}"
+        )
+    return VisualCoT(open_engine(options, sampling), wording=wording)
+
+
+def print_answer(result: InferResult, *, with_name: bool) -> None:
+    """Print one answer for people."""
+    answer = result.answer
+    if answer is None:
+        return
+    if with_name:
+        console.out(f"{result.item.image}: {result.item.question}")
+    console.out(f"answer  {answer.text}")
+    if (look := answer.look) is not None:
+        pixels = ", ".join(f"{c:.0f}" for c in look.box_pixels.coords)
+        status = "" if look.status == "ok" else f"  ({look.status}: the model said {look.text!r})"
+        console.out(f"box     {pixels}  (pixels: left, top, right, bottom){status}")
+        console.out(f"crop    {', '.join(map(str, answer.crop))}  of {answer.size[0]} x {answer.size[1]}")

@@ -1,0 +1,60 @@
+// Questions and answers about the image on the stage, the newest first; each way of answering is a card with
+// the crop the model looked at. Texts are set as text, never as HTML.
+
+const list = element.querySelector(".vs-answers");
+const make = (tag, className, parent, text) => {
+  const made = document.createElement(tag);
+  made.className = className;
+  if (text) made.textContent = text;
+  parent.append(made);
+  return made;
+};
+const detail = (card) => {
+  const parts = [];
+  if (card.region && card.region.status === "unparsable") parts.push("no box could be read, so it saw it all:");
+  if (card.region && card.region.status === "repaired") parts.push("box repaired");
+  if (card.region) parts.push(card.region.text);
+  if (card.seconds !== null) parts.push(`${card.seconds} s`);
+  return parts.join("  ·  ");
+};
+const crops = new Map(); // drawn once: a card is made anew with every word
+const cropOf = (key, region) => {
+  const [left, top, right, bottom] = region.crop;
+  const [width, height] = [right - left, bottom - top];
+  const shape = `${key}/${region.crop}`;
+  if (!crops.has(shape)) {
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width, height, className: "vs-crop" });
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", "The part of the image the model looked at");
+    const image = document.querySelector("#stage .vs-image img");
+    image.decode().then(() => {
+      canvas.getContext("2d").drawImage(image, left, top, width, height, 0, 0, width, height);
+    });
+    crops.set(shape, canvas);
+  }
+  return crops.get(shape);
+};
+const draw = () => {
+  list.replaceChildren();
+  const turns = [...(props.value || [])].reverse();
+  if (!turns.length) crops.clear();
+  for (const turn of turns) {
+    const item = make("article", "vs-turn", list);
+    make("h3", "vs-question", item, turn.question);
+    const cards = make("div", "vs-cards", item);
+    for (const card of turn.cards) {
+      const box = make("section", `vs-card vs-way-${card.way} vs-${card.state}`, cards);
+      if (card.region) box.append(cropOf(`${turn.number}/${card.way}`, card.region));
+      const words = make("div", "vs-words", box);
+      make("h4", "vs-title", words, card.title);
+      const busy = !["done", "failed"].includes(card.state);
+      if (card.text) make("p", "vs-answer", words, card.text);
+      if (card.note) make("p", busy ? "vs-busy" : "vs-note", words, card.note);
+      if (card.state === "done" && !card.text) make("p", "vs-note", words, "The model said nothing.");
+      make("p", "vs-detail", words, detail(card));
+    }
+  }
+};
+watch("value", draw);
+draw();

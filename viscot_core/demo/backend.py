@@ -1,0 +1,160 @@
+"""What the page shows while a question is answered: cards that change as the region and the answer come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from PIL import Image
+
+from viscot_core.ask import policy_for, prepare_question
+from viscot_core.boxes.geometry import Box, BoxStatus, Frame
+from viscot_core.demo.queue import VisitorQueue
+from viscot_core.errors import ViscotError
+from viscot_core.policies.base import Look, Policy, Question
+from viscot_core.policies.given_box import GivenBox
+from viscot_core.policies.wording import Wording
+from viscot_core.rollout import run
+from viscot_core.serve.batching import Batcher, Session
+
+Way = Literal["cot", "direct", "box"]
+"""A strategy's name, or ``box``: cot with the region that the visitor drew."""
+State = Literal["waiting", "looking", "reading", "done", "failed"]
+TITLES: dict[Way, str] = {"cot": "Looks closer", "direct": "Answers at once", "box": "Your box"}
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where the model looks: box and crop window in pixels of the image, and how the box was read."""
+
+    box: tuple[float, float, float, float]
+    crop: tuple[int, int, int, int]
+    size: tuple[int, int]
+    status: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One way of answering, and how far it is."""
+
+    way: Way
+    title: str
+    state: State = "waiting"
+    text: str = ""
+    note: str = ""
+    region: Region | None = None
+    seconds: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON for the page."""
+        return asdict(self)
+
+
+class DemoBackend:
+    """Answers the questions of all visitors over one batcher, ``places`` of them at the same time."""
+
+    def __init__(self, batcher: Batcher, wording: Wording, *, places: int = 8, length: int = 56) -> None:
+        self._batcher = batcher
+        self._wording = wording
+        self._queue = VisitorQueue(places, length)
+
+    def ask(
+        self, image: Image.Image, text: str, ways: Sequence[Way], box: Box | None = None
+    ) -> Iterator[tuple[Card, ...]]:
+        """All cards, again after every change, until all are done; ``box`` (SQUARE) is for the way ``box``.
+
+        Closing the iterator stops the question.
+
+        Raises:
+            UsageError: an empty question.
+            EngineError: too many people are waiting.
+        """
+        question = prepare_question(image, text, box=box)
+        ticket = self._queue.join()
+        try:
+            cards = {way: Card(way, TITLES[way]) for way in ways}
+            while before := self._queue.before(ticket):
+                note = f"{before} before you" if before > 1 else "you are next"
+                yield tuple(replace(card, note=note) for card in cards.values())
+                self._queue.wait(1.0)
+            yield from self._answer(question, cards)
+        finally:
+            self._queue.leave(ticket)
+
+    def _answer(self, question: Question, cards: dict[Way, Card]) -> Iterator[tuple[Card, ...]]:
+        changes: SimpleQueue[Card] = SimpleQueue()
+        sessions = {way: Session(self._batcher) for way in cards}
+        for way, session in sessions.items():
+            job = (question, self._policy(way), cards[way], session, changes)
+            threading.Thread(target=_answer, args=job, name=f"viscot-{way}", daemon=True).start()
+        try:
+            while any(card.state not in ("done", "failed") for card in cards.values()):
+                card = changes.get()
+                cards[card.way] = card
+                yield tuple(cards.values())
+        finally:
+            for session in sessions.values():
+                session.stop()
+
+    def _policy(self, way: Way) -> Policy:
+        return GivenBox(self._wording) if way == "box" else policy_for(way, self._wording)
+
+
+def _answer(
+    question: Question, policy: Policy, card: Card, session: Session, changes: SimpleQueue[Card]
+) -> None:
+    """The thread of one way: puts the card into ``changes`` whenever it changes, at last done or failed."""
+
+    def on_look(_: int, look: Look) -> None:
+        nonlocal card
+        card = replace(card, state="reading", note="reads the crop", region=_region(look))
+        changes.put(card)
+
+    def on_text(_: int, text: str) -> None:
+        changes.put(replace(card, text=text))
+
+    if card.way == "direct":
+        card = replace(card, state="reading", note="answers from the whole image")
+    else:
+        card = replace(card, state="looking", note="looks for the region")
+    changes.put(card)
+    try:
+        with session:
+            (answer,) = run(
+                policy, session, [question], on_text=on_text, on_look=on_look, cancelled=session.is_stopped
+            )
+        if answer.error is not None:
+            changes.put(replace(card, state="failed", note=answer.error))
+            return
+        seconds = round(answer.seconds, 2)
+        changes.put(replace(card, state="done", text=answer.text, note="", seconds=seconds))
+    except ViscotError as error:
+        changes.put(replace(card, state="failed", note=str(error)))
+    except Exception as error:  # the thread's edge: without a last card the page would wait for ever
+        note = f"Something unexpected happened ({type(error).__name__})."
+        changes.put(replace(card, state="failed", note=note))
+        raise
+
+
+def _region(look: Look) -> Region:
+    width, height = look.size
+    status = look.status or BoxStatus.OK  # the visitor's own box had no words to read
+    return Region(look.box_pixels.coords, look.crop or (0, 0, width, height), look.size, status.value, look.text)
+
+
+def box_of(shares: Sequence[float], size: tuple[int, int]) -> Box | None:
+    """A box drawn on the page (0..1 of the image's width and height) in the padded square.
+
+    None for a box that is too small to be meant, or not a box.
+    """
+    if len(shares) != 4 or not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares):
+        return None
+    (x0, x1), (y0, y1) = sorted((shares[0], shares[2])), sorted((shares[1], shares[3]))
+    if x1 - x0 < 0.01 or y1 - y0 < 0.01:
+        return None
+    width, height = size
+    return Box(x0 * width, y0 * height, x1 * width, y1 * height, Frame.ORIGINAL).to_square(size)

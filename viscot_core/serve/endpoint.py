@@ -1,0 +1,151 @@
+"""``POST /v1/chat/completions``: one coroutine handles a request from its first byte to its last.
+
+It is an ASGI application, not a route function, so that its place at the gate, its session and its metrics are
+released however the request ends: answered, refused, timed out, or left by its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from viscot_core.policies.base import Look
+from viscot_core.serve.answering import answer_request
+from viscot_core.serve.batching import Session
+from viscot_core.serve.errors import ApiError
+from viscot_core.serve.events import Stream
+from viscot_core.serve.guard import check_key, read_body
+from viscot_core.serve.images import image_of, is_data
+from viscot_core.serve.remote import no_urls
+from viscot_core.serve.replies import ChatReply, Completion
+from viscot_core.serve.requests import STRATEGY_HEADER, CheckedRequest, read_request
+from viscot_core.serve.server import Server
+
+log = logging.getLogger(__name__)
+
+CLIENT_LEFT = 499
+"""nginx's status for a client that did not wait; counted, never sent."""
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before the answer."""
+
+
+class ChatEndpoint:
+    """The endpoint, as an ASGI application."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; it is counted once, whatever happens."""
+        started, strategy, status = time.perf_counter(), "unknown", 200
+        stream: Stream | None = None
+        try:
+            request = Request(scope, receive)
+            check_key(request, self.server.options.api_key)
+            with self.server.gate.enter():
+                checked = await self._read(request)
+                strategy = checked.strategy
+                reply = ChatReply(checked, self.server.names[0])
+                stream = Stream(send, reply) if checked.stream else None
+                completion = await self._answer(checked, stream, receive, started)
+            if stream is not None:
+                await stream.finish(completion, usage=checked.usage_in_stream)
+            else:
+                await JSONResponse(reply.whole(completion))(scope, receive, send)
+        except ClientLeft:
+            status = CLIENT_LEFT
+        except Exception as error:  # noqa: BLE001 - a request's edge: sent to the client, counted, logged
+            refusal = _as_refusal(error)
+            status = refusal.status
+            if stream is None or not await stream.fail(refusal):
+                response = JSONResponse(refusal.body(), status, headers=refusal.headers)
+                await response(scope, receive, send)
+        finally:
+            self.server.metrics.requests.labels(status=str(status), strategy=strategy).inc()
+            self.server.metrics.seconds.observe(time.perf_counter() - started)
+
+    async def _read(self, request: Request) -> CheckedRequest:
+        limits = self.server.limits
+        body = await read_body(request, limits)
+        strategy = request.headers.get(STRATEGY_HEADER)
+        return await self.server.start(read_request, body, strategy, self.server.names, limits)
+
+    async def _images(self, urls: Sequence[str]) -> list[bytes]:
+        out = []
+        for url in urls:
+            if is_data(url):
+                out.append(await self.server.start(image_of, url))
+            elif self.server.fetcher is None:
+                raise no_urls()
+            else:
+                out.append(await self.server.fetcher.fetch(url))
+        return out
+
+    async def _answer(
+        self, checked: CheckedRequest, stream: Stream | None, receive: Receive, started: float
+    ) -> Completion:
+        """Run ``answer_request`` in a thread until it is done, the time is over, or the client has left."""
+        server, limits = self.server, self.server.limits
+        loop = asyncio.get_running_loop()
+        session = Session(server.batcher)
+
+        def on_look(look: Look) -> None:
+            if look.status is not None:
+                server.metrics.boxes.labels(status=look.status.value).inc()
+            if stream is not None:
+                asyncio.run_coroutine_threadsafe(stream.send_look(look), loop)
+
+        def send_text(text: str) -> None:
+            if stream is not None:
+                asyncio.run_coroutine_threadsafe(stream.send_text(text), loop)
+
+        on_text = None if stream is None else send_text
+        left = asyncio.ensure_future(_client_left(receive))
+        done: asyncio.Future[Completion] | None = None
+        try:
+            images = await self._images(checked.urls)
+            done = server.start(
+                answer_request, checked, images, session, server.wording, server.options, on_look, on_text
+            )
+            remaining = limits.seconds - (time.perf_counter() - started)
+            both: list[asyncio.Future[Any]] = [done, left]
+            await asyncio.wait(both, timeout=max(remaining, 0), return_when=asyncio.FIRST_COMPLETED)
+            if done.done():
+                return done.result()
+            if left.done():
+                raise ClientLeft
+            raise ApiError(504, f"There was no answer within {limits.seconds:g} s.", "timeout")
+        finally:
+            left.cancel()
+            if done is not None and not done.done():
+                session.stop()
+                done.add_done_callback(_take_result)
+            server.metrics.tokens.labels(kind="prompt").inc(session.prompt_tokens)
+            server.metrics.tokens.labels(kind="completion").inc(session.new_tokens)
+
+
+async def _client_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _take_result(done: asyncio.Future[Any]) -> None:
+    """Take the result of a stopped request: asyncio warns of an error that nobody takes."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _as_refusal(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    log.exception("A request failed unexpectedly.", exc_info=error)
+    return ApiError(500, "Something unexpected happened; the server's log says more.", "internal")
