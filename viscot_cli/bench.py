@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from viscot_cli import bench_tools
-from viscot_cli.asking import MaxNew
 from viscot_cli.bench_options import (
     BatchSize,
     Out,
@@ -24,6 +23,7 @@ from viscot_cli.bench_options import (
 )
 from viscot_cli.bench_report import counted, export_if_asked, report, show_figures
 from viscot_cli.grouped import grouped
+from viscot_cli.model_options import MaxNew
 
 app = typer.Typer(
     rich_markup_mode=None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from viscot_cli.asking import Attn, Device, Dtype, LoadIn, MaxNew
+from viscot_cli.model_options import Attn, BoxFormat, Device, Dtype, LoadIn, MaxNew
 
 if TYPE_CHECKING:
     from viscot_core.boxes.geometry import CropPolicy
@@ -24,9 +24,6 @@ Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_d
 Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-BENCHMARK].")]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without an image.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that run together.")]
-BoxFormat = Annotated[
-    str | None, typer.Option(help="How the model writes boxes; 'viscot bench list' shows them.")
-]
 Concurrency = Annotated[int, typer.Option(min=1, help="Server: prompts under way at once.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Server: seconds until a call is tried again.")]
 MaxRequests = Annotated[int | None, typer.Option(min=1, help="Server: stop after this many calls.")]

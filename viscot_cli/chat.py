@@ -1,4 +1,4 @@
-"""``viscot chat``: several questions about one image, each through the two turns."""
+"""``viscot chat``: several questions about one image, each answered in two turns."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.asking import Asking, show
 from viscot_cli.grouped import grouped
+from viscot_cli.model_options import ModelOptions, print_answer
 from viscot_core.errors import UsageError, ViscotError
 from viscot_core.files import expanded
 
 if TYPE_CHECKING:
-    from viscot_core.asking import Asked
-    from viscot_core.chain import Strategy, VisualCoT
+    from viscot_core.ask import Strategy, VisualCoT
+    from viscot_core.infer import InferResult
 
 HELP = """Ask about the image, or:
   /box              draw the last box, crop and answer into a file
   /crop             save the last crop into a file
   /direct QUESTION  ask in one turn, without box and crop
-  /image FILE       talk about another image
-  /quit             leave (Ctrl-D too)"""
+  /image FILE       ask about another image
+  /quit             end the chat (Ctrl-D does too)"""
 
 
 @grouped
 def chat(
-    image: Annotated[Path, typer.Argument(help="The image to talk about.")],
+    image: Annotated[Path, typer.Argument(help="The image to ask about.")],
     *,
-    asking: Asking,
+    model_options: ModelOptions,
 ) -> None:
-    """Ask several questions about one image; /help lists what else it takes."""
+    """Ask several questions about one image; /help lists the other commands."""
     from viscot_core.images.reading import open_image
 
-    open_image(image, exif=True)  # a bad path is told before a model is loaded
-    chain = asking.open()
+    open_image(image, exif=True)  # a bad path is reported before a model is loaded
+    cot = model_options.open()
     console.say(HELP)
     with suppress(ImportError):  # arrow keys and a history, where Python was built with them
         import readline  # noqa: F401
-    session = Chat(chain, image, asking.max_new_tokens)
+    session = ChatSession(cot, image, model_options.max_new_tokens)
     while True:
         try:
             line = input(f"{session.image.name}> " if sys.stdin.isatty() else "").strip()
@@ -51,24 +51,24 @@ def chat(
         if line in ("/quit", "/exit", "/q"):
             break
         if line:
-            session.hear(line)
+            session.run_line(line)
 
 
-class Chat:
-    """One conversation: the image, the last answer, and what a line means."""
+class ChatSession:
+    """One conversation: the image, the last answer, and what each line of input does."""
 
-    def __init__(self, chain: VisualCoT, image: Path, max_new_tokens: int = 128) -> None:
-        self.chain = chain
+    def __init__(self, cot: VisualCoT, image: Path, max_new_tokens: int = 128) -> None:
+        self.cot = cot
         self.image = image
         self.max_new_tokens = max_new_tokens
-        self.last: Asked | None = None
+        self.last: InferResult | None = None
 
-    def hear(self, line: str) -> None:
-        """Do what one line says; a mistake is told and the conversation goes on."""
+    def run_line(self, line: str) -> None:
+        """Do what one line says; a mistake is reported and the conversation goes on."""
         command, _, rest = line.partition(" ")
         try:
             if command == "/image":
-                self._take(rest.strip())
+                self._change_image(rest.strip())
             elif command == "/direct":
                 self._ask(rest, "direct")
             elif command in ("/box", "/crop"):
@@ -81,13 +81,13 @@ class Chat:
             console.say(console.explain(error)[0])
 
     def _ask(self, question: str, strategy: Strategy) -> None:
-        from viscot_core.asking import Asked, Item
+        from viscot_core.infer import InferItem, InferResult
 
-        answer = self.chain.ask(self.image, question, strategy=strategy, max_new_tokens=self.max_new_tokens)
-        self.last = Asked(Item(self.image, question), strategy, answer)
-        show(self.last, with_name=False)
+        answer = self.cot.ask(self.image, question, strategy=strategy, max_new_tokens=self.max_new_tokens)
+        self.last = InferResult(InferItem(self.image, question), strategy, answer)
+        print_answer(self.last, with_name=False)
 
-    def _take(self, name: str) -> None:
+    def _change_image(self, name: str) -> None:
         from viscot_core.images.reading import open_image
 
         if not name:
@@ -97,7 +97,7 @@ class Chat:
         self.image, self.last = image, None
 
     def _save(self, what: str) -> None:
-        from viscot_core.asking import save_crop, save_drawing
+        from viscot_core.infer import save_crop, save_drawing
 
         if self.last is None or self.last.strategy == "direct":
             raise UsageError(f"There is no {what} yet; ask a question first.")

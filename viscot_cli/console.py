@@ -31,6 +31,7 @@ EXTRAS = {
     "lmms_eval": "general",
     "openai": "api",
     "peft": "train",
+    "prometheus_client": "serve",
     "tensorboard": "train",
     "uvicorn": "serve",
 }

@@ -7,39 +7,43 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.asking import Attn, Device, Dtype, LoadIn, open_chain
+from viscot_cli.model_options import Attn, BoxFormat, Device, Dtype, LoadIn, open_model
 
 
 def demo(
     model: Annotated[
         str | None, typer.Option(help="A folder, a hub id or a name of 'viscot models list'.")
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the page is.")] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
+    box_format: BoxFormat = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     load_in: LoadIn = None,
     attn: Attn = "sdpa",
 ) -> None:
-    """A web page: drop an image, ask, watch the box appear, the crop open and the answer come.
+    """A web page: drop an image, ask, see the box, the crop and the answer as they come.
 
-    Compares looking closer with answering at once, takes a box you drag, and stores nothing.
+    It compares cot with direct, answers about a box that you draw, and stores nothing.
     """
-    from viscot_cli.serve import reach
+    from viscot_cli.serve import who_can_connect
+    from viscot_core.demo.backend import DemoBackend
     from viscot_core.demo.page import build, launch
-    from viscot_core.demo.talk import Talk
     from viscot_core.engines.open import EngineOptions
     from viscot_core.serve.batching import Batcher
-    from viscot_core.serve.run import listen
+    from viscot_core.serve.listen import listen
     from viscot_core.serve.settings import LOOPBACK
 
-    listen(host, port).close()  # a taken port is told before a model is loaded
-    engine = open_chain(EngineOptions(model, device, dtype, load_in, attn)).engine
-    batcher = Batcher(engine, batch=8)
+    listen(host, port).close()  # a port in use is reported before a model is loaded
+    options = EngineOptions(model, device, dtype, load_in, attn, box_format=box_format)
+    cot = open_model(options)
+    batcher = Batcher(cot.engine, batch=8)
     try:
         shown = f"[{host}]" if ":" in host else host
-        console.say(f"{engine.name}: open http://{shown}:{port} (Ctrl-C leaves)")
-        console.say(reach(host in LOOPBACK, False, host).replace(" (--api-key-env asks for one)", ""))
-        launch(build(Talk(batcher), engine.name), host, port)
+        console.say(f"{cot.engine.name}: open http://{shown}:{port} (stop with Ctrl-C)")
+        console.say(
+            who_can_connect(host in LOOPBACK, False, host).replace(" (--api-key-env asks for one)", "")
+        )
+        launch(build(DemoBackend(batcher, cot.wording), cot.engine.name), host, port)
     finally:
         batcher.close()

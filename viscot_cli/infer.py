@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.asking import Asking, show
 from viscot_cli.grouped import grouped
+from viscot_cli.model_options import ModelOptions, print_answer
 from viscot_core.errors import PartlyDone, ViscotError
 
 if TYPE_CHECKING:
-    from viscot_core.chain import Strategy
+    from viscot_core.ask import Strategy
 
 
 @grouped
@@ -29,42 +29,41 @@ def infer(
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="One turn, without box and crop.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions that run together.")] = 8,
-    asking: Asking,
+    model_options: ModelOptions,
 ) -> None:
     """Ask a question about an image: the box the model looks at, the crop, and the answer."""
-    from viscot_core.asking import ask_items, collect, places_to_save, save_drawing
     from viscot_core.images.reading import open_image
+    from viscot_core.infer import ask_items, collect, places_to_save, save_drawing
 
     items = collect(image, question)
     places = places_to_save(items, save) if save is not None else None
     if len(items) == 1 and not json:
-        open_image(items[0].image, exif=True)  # a bad path is told before a model is loaded
-    chain = asking.open(batch_size)
+        open_image(items[0].image, exif=True)  # a bad path is reported before a model is loaded
+    cot = model_options.open(batch_size)
     strategy: Strategy = "direct" if direct else "cot"
-    answers = ask_items(
-        chain, items, batch_size=batch_size, strategy=strategy, max_new_tokens=asking.max_new_tokens
-    )
+    limit = model_options.max_new_tokens
+    results = ask_items(cot, items, batch_size=batch_size, strategy=strategy, max_new_tokens=limit)
     errors: list[str] = []
-    for number, asked in enumerate(answers):
+    for number, result in enumerate(results):
         if json:
-            console.emit(asked.record(chain.engine.name))
+            console.emit(result.record(cot.engine.name))
         else:
-            show(asked, with_name=len(items) > 1)
-        if asked.error is not None:
-            errors.append(asked.error)
+            print_answer(result, with_name=len(items) > 1)
+        if result.error is not None:
+            errors.append(result.error)
             if len(items) > 1:
-                console.say(asked.error)
+                console.say(result.error)
         elif places is not None:
-            save_drawing(asked, places[number])
+            save_drawing(result, places[number])
             console.say(f"saved {places[number]}")
     _report(errors, len(items))
 
 
 def _report(errors: list[str], count: int) -> None:
-    """Raise what the exit code follows from: all failed (1) or some (3)."""
+    """Raise the error that gives the exit code: 1 where all failed, 3 where some did."""
     if errors and count == 1:
         raise ViscotError(errors[0])
     if len(errors) == count:
-        raise ViscotError(f"None of the {count} questions has an answer; the reasons stand above.")
+        raise ViscotError(f"None of the {count} questions has an answer; the reasons are above.")
     if errors:
-        raise PartlyDone(f"{len(errors)} of {count} questions have no answer; the reasons stand above.")
+        raise PartlyDone(f"{len(errors)} of {count} questions have no answer; the reasons are above.")

@@ -1,4 +1,4 @@
-"""``viscot serve``: an OpenAI-compatible server that runs the two-turn chain."""
+"""``viscot serve``: an OpenAI-compatible server that answers in two turns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.asking import Attn, Device, Dtype, LoadIn, open_chain
+from viscot_cli.model_options import Attn, BoxFormat, Device, Dtype, LoadIn, open_model
 
 
 def serve(
@@ -20,14 +20,15 @@ def serve(
         str | None, typer.Option(metavar="NAME", help="Environment variable with the key clients must send.")
     ] = None,
     allow_urls: Annotated[
-        str, typer.Option(metavar="HOSTS", help="Hosts whose images may be fetched, with commas [none].")
+        str, typer.Option(metavar="HOSTS", help="Hosts to download images from, separated by commas [none].")
     ] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Requests in work or waiting; more get 429.")] = 64,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds a request may take.")] = 120.0,
     max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, MB.")] = 20.0,
     max_pixels: Annotated[float, typer.Option(min=0.01, help="Largest image, million pixels.")] = 40.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer that may be asked for.")] = 512,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer a client may ask for.")] = 512,
+    box_format: BoxFormat = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     load_in: LoadIn = None,
@@ -35,8 +36,8 @@ def serve(
 ) -> None:
     """Serve a model over HTTP as OpenAI does: /v1/chat/completions and /v1/models, with /health and /metrics.
 
-    A question with an image is answered in two turns; the reply's extra field "viscot" holds box, crop and
-    status. "viscot": {"strategy": "direct"} or {"box": [x0, y0, x1, y1]} in the request choose otherwise.
+    A question with an image is answered in two turns; the reply's extra field "viscot" has box, crop and
+    status. Change this in the request with "viscot": {"strategy": "direct"} or {"box": [x0, y0, x1, y1]}.
     """
     import os
 
@@ -57,20 +58,21 @@ def serve(
             batch=batch_size,
         ),
     )
-    from viscot_core.serve.run import listen, url_of
-    from viscot_core.serve.run import serve as run
+    from viscot_core.serve.listen import listen, url_of
+    from viscot_core.serve.listen import serve as run
+    from viscot_core.serve.server import Server
 
-    with listen(host, port) as listening:  # a taken port is told before a model is loaded
-        engine = open_chain(EngineOptions(model, device, dtype, load_in, attn, batch_size)).engine
+    with listen(host, port) as listening:  # a port in use is reported before a model is loaded
+        cot = open_model(EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format))
 
-        def ready() -> None:
-            console.say(f"{engine.name} is served at {url_of(listening)}/v1 (Ctrl-C finishes and leaves)")
-            console.say(reach(options.is_local, options.api_key is not None, host))
+        def on_ready() -> None:
+            console.say(f"{cot.engine.name} is served at {url_of(listening)}/v1 (stop with Ctrl-C)")
+            console.say(who_can_connect(options.is_local, options.api_key is not None, host))
 
-        run(engine, options, listening, ready)
+        run(Server(cot.engine, cot.wording, options), listening, on_ready)
 
 
-def reach(is_local: bool, has_key: bool, host: str) -> str:
+def who_can_connect(is_local: bool, has_key: bool, host: str) -> str:
     """Who can connect, in a sentence."""
     if is_local:
         return "Only programs on this machine can connect; --host 0.0.0.0 opens it to the network."

@@ -26,16 +26,15 @@ def tour(
             f"The bundled {BUNDLED} only knows viscot's synthetic images; for real ones: "
             f'viscot infer photo.jpg "..." --model {RECOMMENDED}'
         )
-    chain = load(model)
-    for example, asked, target in ask_examples(chain, out):
+    for example, result, target in ask_examples(load(model), out):
         console.out(f"\n{example.image.name}: {example.question}")
-        if asked.answer is None:
-            console.out(f"  no answer: {asked.error}")
+        if result.answer is None:
+            console.out(f"  no answer: {result.error}")
             continue
-        right = "right" if asked.answer.text.strip() == example.answer else f"wrong, it is {example.answer}"
-        read = "" if asked.answer.status == "ok" else f", {asked.answer.status}"
-        console.out(f"  looks at  {asked.answer.box_text}  (left, top, right, bottom; 0..1{read})")
-        console.out(f"  answers   {asked.answer.text}  ({right})")
+        right = "right" if result.answer.text.strip() == example.answer else f"wrong, it is {example.answer}"
+        read = "" if result.answer.status == "ok" else f", {result.answer.status}"
+        console.out(f"  looks at  {result.answer.box_text}  (left, top, right, bottom; 0..1{read})")
+        console.out(f"  answers   {result.answer.text}  ({right})")
         console.out(f"  drawn in  {target}")
 
     console.say(f"\nA small benchmark: {questions} new images, one question each, three ways to look.")

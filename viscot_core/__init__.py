@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from viscot_core.chain import VisualCoT
+    from viscot_core.ask import VisualCoT
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -31,8 +31,10 @@ def load(
     Nothing heavy is imported before this is called. Raises ``CheckpointError`` where the model is unknown or
     damaged.
     """
-    from viscot_core.chain import VisualCoT
-    from viscot_core.engines.open import EngineOptions, open_engine
+    from viscot_core.ask import VisualCoT
+    from viscot_core.engines.open import EngineOptions, codec_for, open_engine
+    from viscot_core.policies.wording import Wording
 
     model = None if name is None else str(name)
-    return VisualCoT(open_engine(EngineOptions(model, device, dtype, load_in, attn)))
+    options = EngineOptions(model, device, dtype, load_in, attn)
+    return VisualCoT(open_engine(options), wording=Wording(codec_for(options)))

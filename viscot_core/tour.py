@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from viscot_core.errors import DataError
 
 if TYPE_CHECKING:
-    from viscot_core.asking import Asked
-    from viscot_core.chain import VisualCoT
+    from viscot_core.ask import VisualCoT
+    from viscot_core.infer import InferResult
     from viscot_core.report.report_data import ReportData
     from viscot_core.runs.loop import Progress
 
@@ -46,17 +46,17 @@ def examples(folder: Path = EXAMPLES) -> list[Example]:
         raise DataError(f"The example images of {folder} are damaged: {error}.") from error
 
 
-def ask_examples(chain: VisualCoT, out: Path) -> Iterator[tuple[Example, Asked, Path]]:
+def ask_examples(cot: VisualCoT, out: Path) -> Iterator[tuple[Example, InferResult, Path]]:
     """Ask about each example; box, crop and answer are drawn to a PNG of the same name under ``out``."""
-    from viscot_core.asking import Item, ask_items, save_drawing
+    from viscot_core.infer import InferItem, ask_items, save_drawing
 
     found = examples()
-    items = [Item(example.image, example.question) for example in found]
-    for example, asked in zip(found, ask_items(chain, items, batch_size=1), strict=True):
+    items = [InferItem(example.image, example.question) for example in found]
+    for example, result in zip(found, ask_items(cot, items, batch_size=1), strict=True):
         target = out / f"{example.image.stem}.png"
-        if asked.answer is not None:
-            save_drawing(asked, target)
-        yield example, asked, target
+        if result.answer is not None:
+            save_drawing(result, target)
+        yield example, result, target
 
 
 def small_bench(model: str | None, questions: int, *, progress: Progress | None = None) -> ReportData:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 from PIL import Image
-from serve_help import Looker, Slow
+from serve_help import WORDING, Looker, Slow
 
 from viscot_core.boxes.geometry import Box
-from viscot_core.demo.line import Line
-from viscot_core.demo.talk import Card, Talk, box_of
+from viscot_core.demo.backend import Card, DemoBackend, box_of
+from viscot_core.demo.queue import VisitorQueue
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.serve.batching import Batcher
 
@@ -21,16 +21,16 @@ IMAGE = Image.new("RGB", (400, 200))
 
 
 @contextmanager
-def talk(engine: Looker, **options: int) -> Iterator[Talk]:
+def backend(engine: Looker, **options: int) -> Iterator[DemoBackend]:
     batcher = Batcher(engine)
     try:
-        yield Talk(batcher, **options)
+        yield DemoBackend(batcher, WORDING, **options)
     finally:
         batcher.close()
 
 
-def test_a_card_looks_then_reads_then_speaks_word_by_word() -> None:
-    with talk(Looker()) as here:
+def test_a_card_looks_then_reads_then_grows_word_by_word() -> None:
+    with backend(Looker()) as here:
         told: list[Card] = [cards[0] for cards in here.ask(IMAGE, "What?", ["cot"])]
     assert [card.state for card in told] == [
         "looking",
@@ -52,7 +52,7 @@ def test_a_card_looks_then_reads_then_speaks_word_by_word() -> None:
 
 def test_each_word_is_on_the_page_before_the_next_is_made() -> None:
     engine = Slow()
-    with talk(engine) as here:
+    with backend(engine) as here:
         told = here.ask(IMAGE, "What?", ["direct"])
         assert next(told)[0].text == ""
         for text in ("seen", "seen 400", "seen 400 x", "seen 400 x 200"):
@@ -61,9 +61,9 @@ def test_each_word_is_on_the_page_before_the_next_is_made() -> None:
         assert next(told)[0].state == "done"
 
 
-def test_who_leaves_is_not_answered_to_the_end() -> None:
+def test_an_answer_stops_when_the_visitor_leaves() -> None:
     engine = Slow()
-    with talk(engine) as here:
+    with backend(engine) as here:
         told = here.ask(IMAGE, "What?", ["direct"])
         next(told)
         engine.step.release()
@@ -74,7 +74,7 @@ def test_who_leaves_is_not_answered_to_the_end() -> None:
 
 def test_two_ways_side_by_side_share_a_batch() -> None:
     engine = Looker(seconds=0.05)
-    with talk(engine) as here:
+    with backend(engine) as here:
         *_, (cot, direct) = here.ask(IMAGE, "What?", ["cot", "direct"])
     assert (cot.text, direct.text) == ("seen 224 x 200", "seen 400 x 200")
     assert direct.region is None and sum(engine.batches) == 3
@@ -82,21 +82,23 @@ def test_two_ways_side_by_side_share_a_batch() -> None:
 
 def test_an_own_box_is_answered_without_asking_for_one() -> None:
     engine = Looker()
-    with talk(engine) as here:
+    with backend(engine) as here:
         *_, (card,) = here.ask(IMAGE, "What?", ["box"], Box(0.0, 0.25, 0.1, 0.5))
     assert card.region is not None and card.region.crop == (0, 0, 224, 200) and len(engine.prompts) == 1
 
 
 def test_a_failed_answer_is_a_card_that_says_so() -> None:
-    with talk(Looker(error="the prompt does not fit")) as here:
+    engine = Looker(error="the prompt does not fit")
+    with backend(engine) as here:
         *_, (card,) = here.ask(IMAGE, "What?", ["cot"])
         assert card.state == "failed" and card.note == "the prompt does not fit"
+        assert len(engine.prompts) == 1, "a failed first turn costs no second call"
         with pytest.raises(UsageError, match="empty"):
             next(here.ask(IMAGE, "  ", ["cot"]))
 
 
 def test_those_who_wait_see_how_many_are_before_them() -> None:
-    with talk(Looker(seconds=0.2), places=1, length=2) as here:
+    with backend(Looker(seconds=0.2), places=1, length=2) as here:
         first = here.ask(IMAGE, "What?", ["direct"])
         next(first)
         notes: list[list[str]] = [[], []]
@@ -122,12 +124,12 @@ def test_those_who_wait_see_how_many_are_before_them() -> None:
 
 
 def test_leaving_takes_the_question_back() -> None:
-    line = Line(1, 5)
-    first, second = line.join(), line.join()
-    assert (line.before(first), line.before(second)) == (0, 1)
-    line.leave(first)
-    assert line.before(second) == 0
-    with talk(Looker(seconds=0.1), places=1) as here:
+    queue = VisitorQueue(1, 5)
+    first, second = queue.join(), queue.join()
+    assert (queue.before(first), queue.before(second)) == (0, 1)
+    queue.leave(first)
+    assert queue.before(second) == 0
+    with backend(Looker(seconds=0.1), places=1) as here:
         asked = here.ask(IMAGE, "What?", ["cot"])
         next(asked)
         asked.close()  # type: ignore[attr-defined]

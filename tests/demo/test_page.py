@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from demo_help import Browser, browser, shown
-from serve_help import Gated, Looker, Slow
+from serve_help import Gated, Looker, Slow, asks_for_box
 
-from viscot_core.conversation import BOX_REQUEST
 from viscot_core.engines.base import Generation, Request
 from viscot_core.models.zoo import BUNDLED_FOLDER
 from viscot_core.tour import EXAMPLES, examples
@@ -42,7 +41,7 @@ class Thinker(Looker):
         self.go = threading.Event()
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        if any(BOX_REQUEST not in request.rendered.text for request in requests):
+        if not all(asks_for_box(request) for request in requests):
             assert self.go.wait(60)
         return super().generate(requests)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from viscot_core.chain import VisualCoT
+from viscot_core.ask import VisualCoT
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Request
 from viscot_core.engines.transformers.engine import LocalEngine

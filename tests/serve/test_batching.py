@@ -11,14 +11,13 @@ import pytest
 from serve_help import Gated, Looker
 
 from viscot_core.conversation import Message
-from viscot_core.engines.base import Generation, Request
+from viscot_core.engines.base import Engine, Generation, Request
 from viscot_core.errors import EngineError
-from viscot_core.families.llava.template import render
 from viscot_core.serve.batching import Batcher, Session
 
 
 def prompt(text: str) -> Request:
-    return Request(render([Message("user", text)], Looker.template, generate=True), ())
+    return Request((Message("user", text),), ())
 
 
 @contextmanager
@@ -40,6 +39,23 @@ def test_what_waits_while_the_engine_works_is_the_next_batch() -> None:
         engine.go.set()
         assert [f.result(5).text for f in (*first, *rest)] == ["nothing seen"] * 7
     assert engine.batches == [1, 4, 2]
+
+
+def test_a_session_is_an_engine_that_counts_its_tokens() -> None:
+    with batcher(Looker()) as here, Session(here) as session:
+        assert isinstance(session, Engine)
+        assert (session.name, session.identity, session.traits) == (
+            here.engine.name,
+            here.engine.identity,
+            here.engine.traits,
+        )
+        messages = prompt("a").messages
+        assert session.prompt(messages) == here.engine.prompt(messages)
+        session.generate([prompt("a"), prompt("b")])
+        session.generate([prompt("c")])
+        assert (session.prompt_tokens, session.new_tokens) == (30, 6)
+        session.reset()
+        assert (session.prompt_tokens, session.new_tokens) == (30, 6)
 
 
 def test_a_stopped_session_is_never_run_and_refuses_more() -> None:
@@ -73,7 +89,7 @@ class Fragile(Looker):
     """Cannot take the prompt "bad", nor any batch it is in."""
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        if any("bad" in request.rendered.text for request in requests):
+        if any(request.messages[0].text == "bad" for request in requests):
             raise EngineError("Out of memory.")
         return super().generate(requests)
 

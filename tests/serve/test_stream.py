@@ -1,4 +1,4 @@
-"""``"stream": true``: a chunk a token, as it is made; the words of the whole; nothing for who has left."""
+"""``"stream": true``: a chunk a token as it is made, together the whole reply; it ends with its client."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_each_token_comes_before_the_next_is_made(serve: Serve) -> None:
     assert next(chunks).choices[0].finish_reason == "stop"
 
 
-def test_who_leaves_a_stream_is_not_answered_to_the_end(serve: Serve) -> None:
+def test_a_stream_stops_when_its_client_disconnects(serve: Serve) -> None:
     engine = Slow()
     here = serve(engine, queue=1)
     chunks = ask(here, stream=True)
@@ -62,7 +62,7 @@ def test_who_leaves_a_stream_is_not_answered_to_the_end(serve: Serve) -> None:
     assert here.post(question()).status_code == 200, "its place is free"
 
 
-def test_who_leaves_without_a_stream_is_not_answered_to_the_end(serve: Serve) -> None:
+def test_an_answer_stops_when_its_client_disconnects(serve: Serve) -> None:
     engine = Slow()
     here = serve(engine)
     engine.step.release()
@@ -71,7 +71,7 @@ def test_who_leaves_without_a_stream_is_not_answered_to_the_end(serve: Serve) ->
     here.settled()
 
 
-def test_who_leaves_in_the_first_turn_gets_no_second(serve: Serve) -> None:
+def test_a_client_that_leaves_in_the_first_turn_gets_no_second(serve: Serve) -> None:
     engine = Gated()
     here = serve(engine)
     here.leave(question(), when=engine.inside.is_set)

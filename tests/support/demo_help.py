@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serve_help import WORDING
 
 from viscot_core.serve.batching import Batcher
-from viscot_core.serve.run import listen
+from viscot_core.serve.listen import listen
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
 
@@ -20,13 +21,13 @@ CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shut
 @contextmanager
 def shown(engine: Any, *, places: int = 8) -> Iterator[str]:
     """The page's address; it is served until the block ends."""
+    from viscot_core.demo.backend import DemoBackend
     from viscot_core.demo.page import build, launch
-    from viscot_core.demo.talk import Talk
 
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     batcher = Batcher(engine, batch=8)
-    blocks = build(Talk(batcher, places=places), engine.name)
+    blocks = build(DemoBackend(batcher, WORDING, places=places), engine.name)
     launch(blocks, "127.0.0.1", port, block=False)
     try:
         yield f"http://127.0.0.1:{port}"

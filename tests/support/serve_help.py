@@ -18,14 +18,22 @@ import httpx
 import pytest
 from PIL import Image
 
-from viscot_core.conversation import BOX_REQUEST
-from viscot_core.engines.base import Generation, Request
-from viscot_core.families.llava.template import TEMPLATES
+from viscot_core.boxes.registry import codec
+from viscot_core.conversation import BOX_REQUEST, Message
+from viscot_core.engines.base import Generation, Request, Traits
+from viscot_core.families.llava.template import TEMPLATES, prompt_text
+from viscot_core.policies.wording import Wording
 
 pytest.importorskip("fastapi", reason="needs viscot[serve]")
 pytest.importorskip("uvicorn", reason="needs viscot[serve]")
 
 BOX = "[0.500, 0.250, 0.750, 0.500]"
+WORDING = Wording(codec("viscot"))
+
+
+def asks_for_box(request: Request) -> bool:
+    """Whether this is a first turn."""
+    return any(BOX_REQUEST in message.text for message in request.messages)
 
 
 @dataclass
@@ -40,11 +48,17 @@ class Looker:
     prompts: list[str] = field(default_factory=list)
     identity: dict[str, str] = field(default_factory=lambda: {"engine": "looker"})
 
-    template = TEMPLATES["vicuna_v1"]
+    traits = Traits(batch=8)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        return prompt_text(messages, TEMPLATES["vicuna_v1"])
+
+    def reset(self) -> None:
+        pass
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         self.batches.append(len(requests))
-        self.prompts += [request.rendered.text for request in requests]
+        self.prompts += [self.prompt(request.messages) for request in requests]
         time.sleep(self.seconds)
         return [self._tell(request, self._say(request)) for request in requests]
 
@@ -57,14 +71,13 @@ class Looker:
     def _say(self, request: Request) -> Generation:
         if self.error is not None:
             return Generation("", 0, False, self.error)
-        if BOX_REQUEST in request.rendered.text:
-            return Generation(self.box, 12, True)
-        if not request.views:
-            return Generation("nothing seen", 2, True)
-        width, height = request.views[-1].image.size
-        return Generation(
-            f"seen {width} x {height}"[: request.max_new_tokens * 4], 4, request.max_new_tokens > 4
-        )
+        if asks_for_box(request):
+            return Generation(self.box, 12, True, prompt_tokens=100)
+        if not request.images:
+            return Generation("nothing seen", 2, True, prompt_tokens=10)
+        width, height = request.images[-1].image.size
+        text = f"seen {width} x {height}"[: request.max_new_tokens * 4]
+        return Generation(text, 4, request.max_new_tokens > 4, prompt_tokens=200)
 
 
 class Gated(Looker):
@@ -165,14 +178,14 @@ def wait_for(done: Callable[[], bool], seconds: float = 30.0) -> None:
 @contextmanager
 def running(engine: Any, *, fetcher: Any = None, **options: Any) -> Iterator[Running]:
     """Serve ``engine`` in a thread on a free port; ``options`` are those of ``Limits``, ``ServeOptions``."""
-    from viscot_core.serve.run import listen, url_of, uvicorn_server
+    from viscot_core.serve.listen import listen, url_of, uvicorn_server
     from viscot_core.serve.server import Server
     from viscot_core.serve.settings import Limits, ServeOptions
 
     own = {name: options.pop(name) for name in ("api_key", "allow_urls") if name in options}
     chosen = ServeOptions(limits=Limits(**options), **own)
-    server = Server(engine, chosen, fetcher)
-    server_loop = uvicorn_server(engine, chosen, server)
+    server = Server(engine, WORDING, chosen, fetcher)
+    server_loop = uvicorn_server(server)
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server_loop.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

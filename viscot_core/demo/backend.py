@@ -141,9 +141,9 @@ def _answer(
 
 
 def _region(look: Look) -> Region:
-    width, height = look.size
-    status = look.status or BoxStatus.OK  # the visitor's own box had no words to read
-    return Region(look.box_pixels.coords, look.crop or (0, 0, width, height), look.size, status.value, look.text)
+    crop = look.crop or (0, 0, *look.size)
+    status = look.status or BoxStatus.OK  # a box that the visitor drew had no words to read
+    return Region(look.box_pixels.coords, crop, look.size, status.value, look.text)
 
 
 def box_of(shares: Sequence[float], size: tuple[int, int]) -> Box | None:

@@ -18,8 +18,8 @@ from typing import Any, get_args
 from PIL import Image
 
 from viscot_core.boxes.geometry import Box
+from viscot_core.demo.backend import Card, DemoBackend, Way, box_of
 from viscot_core.demo.limit import SizeLimit
-from viscot_core.demo.talk import Card, Talk, Way, box_of
 from viscot_core.errors import ViscotError
 from viscot_core.images.reading import open_image
 from viscot_core.serve.errors import ApiError
@@ -55,8 +55,8 @@ class Visit:
 class Page:
     """The page's answers to what a visitor does; each returns new values for what it changes."""
 
-    def __init__(self, talk: Talk) -> None:
-        self._talk = talk
+    def __init__(self, backend: DemoBackend) -> None:
+        self._backend = backend
         self._examples = examples()
 
     def thumbs(self) -> list[dict[str, str]]:
@@ -90,7 +90,7 @@ class Page:
             return Visit(), {"failed": True, "message": "There is no such example."}, [], ""
         chosen = self._examples[index]
         image = open_image(chosen.image)
-        return Visit(image), {"picture": _data_url(image), "message": "Press Ask."}, [], chosen.question
+        return Visit(image), {"image": _data_url(image), "message": "Press Ask."}, [], chosen.question
 
     def select(self, visit: Visit, event: gr.EventData) -> Visit:
         """A box was drawn, or removed."""
@@ -108,7 +108,7 @@ class Page:
             ways = tuple("box" if way == "cot" else way for way in ways)
         stage: dict[str, Any] = {"forget": True}
         try:
-            for cards in self._talk.ask(visit.image, question, _ways(ways), box):
+            for cards in self._backend.ask(visit.image, question, _ways(ways), box):
                 if (region := card_region(cards)) is not None:
                     stage = {"region": region}
                 shown = replace(visit, turns=_with(visit.turns, question, cards))
@@ -147,9 +147,9 @@ def _data_url(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def build(talk: Talk, model: str) -> gr.Blocks:
+def build(backend: DemoBackend, model: str) -> gr.Blocks:
     """The page, ready to be launched."""
-    page = Page(talk)
+    page = Page(backend)
     with gr.Blocks(title="viscot", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(HEAD.format(model=html.escape(model)))
         visit = gr.State(Visit(), time_to_live=KEPT_SECONDS)
@@ -184,20 +184,20 @@ def build(talk: Talk, model: str) -> gr.Blocks:
                     container=False,
                     elem_id="mode",
                 )
-                talked = gr.HTML(
+                answers = gr.HTML(
                     value=[],
-                    html_template='<div class="vs-talk" aria-live="polite"></div>',
-                    js_on_load=(HERE / "talk.js").read_text(encoding="utf-8"),
-                    elem_id="talk",
+                    html_template='<div class="vs-answers" aria-live="polite"></div>',
+                    js_on_load=(HERE / "answers.js").read_text(encoding="utf-8"),
+                    elem_id="answers",
                 )
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        stage.upload(page.upload, None, [visit, stage, talked], **quiet)
-        stage.click(page.example, None, [visit, stage, talked, question], **quiet)
+        stage.upload(page.upload, None, [visit, stage, answers], **quiet)
+        stage.click(page.example, None, [visit, stage, answers, question], **quiet)
         stage.select(page.select, visit, visit, **quiet)
         asking = {
             "fn": page.ask,
             "inputs": [visit, question, choice],
-            "outputs": [visit, stage, talked, button],
+            "outputs": [visit, stage, answers, button],
         }
         # One question a page at a time; how many pages at once is the line's business.
         button.click(**asking, trigger_mode="once", concurrency_limit=None, **quiet)

@@ -1,5 +1,5 @@
-// The stage: a picture dropped, pasted, chosen or taken from the examples; the box and the crop window over it;
-// a box of one's own, dragged. Pictures go to the server inside an event and are kept in its memory only.
+// The stage: an image dropped, pasted, chosen or taken from the examples, with the box and the crop window over it,
+// and a box that the visitor draws. Images go to the server inside an event and stay in its memory only.
 // `element`, `props`, `trigger` and `watch` are Gradio's.
 
 const make = (tag, className, parent, text) => {
@@ -14,27 +14,27 @@ const root = element.querySelector(".vs-stage");
 const input = make("input", "vs-file", root);
 input.type = "file";
 input.accept = "image/jpeg,image/png,image/webp,image/gif,image/bmp";
-input.setAttribute("aria-label", "Choose a picture");
+input.setAttribute("aria-label", "Choose an image");
 
 const drop = make("button", "vs-drop", root);
 drop.type = "button";
 make("span", "vs-drop-mark", drop, "+");
-make("strong", "", drop, "Drop a picture here");
+make("strong", "", drop, "Drop an image here");
 make("span", "vs-quiet", drop, "or tap to choose one, or paste it");
 
 const frame = make("div", "vs-frame", root);
-const picture = make("div", "vs-picture", frame);
-const image = make("img", "", picture);
-image.alt = "The picture you ask about";
+const holder = make("div", "vs-image", frame);
+const image = make("img", "", holder);
+image.alt = "The image you ask about";
 image.draggable = false;
 const layers = {};
-for (const name of ["window", "box", "own"]) layers[name] = make("div", `vs-layer vs-${name}`, picture);
+for (const name of ["window", "box", "own"]) layers[name] = make("div", `vs-layer vs-${name}`, holder);
 make("span", "vs-tag", layers.box, "looks here");
 make("span", "vs-tag", layers.window, "crop");
 make("span", "vs-tag", layers.own, "your box");
 
 const bar = make("div", "vs-bar", root);
-const other = make("button", "vs-button", bar, "Other picture");
+const other = make("button", "vs-button", bar, "Other image");
 const draw = make("button", "vs-button", bar, "Draw my own box");
 const remove = make("button", "vs-button", bar, "Remove my box");
 for (const button of [other, draw, remove]) button.type = "button";
@@ -54,7 +54,7 @@ make("span", "vs-quiet", strip, "Examples");
   button.addEventListener("click", () => { say("Opening the example …"); trigger("click", { example: index }); });
 });
 
-let own = null;      // [x0, y0, x1, y1], shares of the picture
+let own = null;      // [x0, y0, x1, y1], shares of the image
 let from = null;     // where a drag began
 let drawing = false; // the button's mode; with a mouse, dragging always draws
 
@@ -96,14 +96,14 @@ const show = (source) => {
 
 const take = (file) => {
   if (!file) return;
-  if (!file.type.startsWith("image/")) return say(`${file.name} is no picture; choose a JPEG, PNG or WebP.`, true);
+  if (!file.type.startsWith("image/")) return say(`${file.name} is not an image; choose a JPEG, PNG or WebP.`, true);
   if (file.size > props.max_bytes) {
-    return say(`The picture is larger than ${Math.round(props.max_bytes / 1e6)} MB; choose a smaller one.`, true);
+    return say(`The image is larger than ${Math.round(props.max_bytes / 1e6)} MB; choose a smaller one.`, true);
   }
   const reader = new FileReader();
-  say("Reading the picture …");
-  reader.onload = () => { show(reader.result); trigger("upload", { picture: reader.result }); };
-  reader.onerror = () => say("The picture could not be read; choose it again.", true);
+  say("Reading the image …");
+  reader.onload = () => { show(reader.result); trigger("upload", { image: reader.result }); };
+  reader.onerror = () => say("The image could not be read; choose it again.", true);
   reader.readAsDataURL(file);
 };
 
@@ -130,19 +130,19 @@ draw.addEventListener("click", () => {
 remove.addEventListener("click", () => setOwn(null));
 
 const at = (event) => {
-  const area = picture.getBoundingClientRect();
+  const area = holder.getBoundingClientRect();
   const inside = (value) => Math.min(Math.max(value, 0), 1);
   return [inside((event.clientX - area.left) / area.width), inside((event.clientY - area.top) / area.height)];
 };
 const between = (a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])];
-picture.addEventListener("pointerdown", (event) => {
+holder.addEventListener("pointerdown", (event) => {
   if (!drawing && event.pointerType !== "mouse") return;
   from = at(event);
-  picture.setPointerCapture(event.pointerId);
+  holder.setPointerCapture(event.pointerId);
   event.preventDefault();
 });
-picture.addEventListener("pointermove", (event) => { if (from) place(layers.own, between(from, at(event))); });
-picture.addEventListener("pointerup", (event) => {
+holder.addEventListener("pointermove", (event) => { if (from) place(layers.own, between(from, at(event))); });
+holder.addEventListener("pointerup", (event) => {
   if (!from) return;
   const box = between(from, at(event));
   from = null;
@@ -150,7 +150,7 @@ picture.addEventListener("pointerup", (event) => {
   if (meant) setOwn(box);
   else refresh();
 });
-picture.addEventListener("pointercancel", () => { from = null; refresh(); });
+holder.addEventListener("pointercancel", () => { from = null; refresh(); });
 
 const look = (region) => {
   const [width, height] = region.size;
@@ -161,7 +161,7 @@ const look = (region) => {
 
 const update = () => {
   const value = props.value || {};
-  if (value.picture && value.picture !== image.getAttribute("src")) show(value.picture);
+  if (value.image && value.image !== image.getAttribute("src")) show(value.image);
   if (value.failed) { image.removeAttribute("src"); own = null; forget(); refresh(); }
   if (value.forget) forget();
   if (value.region) (image.complete ? Promise.resolve() : image.decode()).then(() => look(value.region));

@@ -1,4 +1,4 @@
-"""The HTTP side: OpenAI's models and chat completions, health, metrics."""
+"""The HTTP routes: OpenAI's models and chat completions, health, metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from viscot_core import __version__
-from viscot_core.serve.chat import Chat
+from viscot_core.serve.endpoint import ChatEndpoint
 from viscot_core.serve.errors import ApiError
 from viscot_core.serve.guard import check_key
 from viscot_core.serve.metrics import CONTENT_TYPE
@@ -31,7 +31,7 @@ def create_app(server: Server) -> FastAPI:
     app = FastAPI(title="viscot", version=__version__, lifespan=lifespan, openapi_url=None)
     app.add_exception_handler(ApiError, _refusal)
     app.add_exception_handler(HTTPException, _not_here)
-    app.add_route("/v1/chat/completions", Chat(server), methods=["POST"])
+    app.add_route("/v1/chat/completions", ChatEndpoint(server), methods=["POST"])
     started = int(time.time())
 
     def card(name: str) -> dict[str, Any]:
@@ -79,5 +79,7 @@ async def _refusal(_: Request, error: Exception) -> Response:
 async def _not_here(request: Request, error: Exception) -> Response:
     """Unknown paths and wrong methods, in the same shape as every other error."""
     assert isinstance(error, HTTPException)
-    said = ApiError(error.status_code, f"{error.detail}: {request.method} is not served here.", "not_found")
-    return JSONResponse(said.body(), status_code=said.status, headers=dict(error.headers or {}))
+    refusal = ApiError(
+        error.status_code, f"{error.detail}: {request.method} is not served here.", "not_found"
+    )
+    return JSONResponse(refusal.body(), status_code=refusal.status, headers=dict(error.headers or {}))

@@ -1,8 +1,8 @@
 """Many requests, one engine: prompts that wait at the same time run as one batch.
 
-Each request runs the chain in its own thread with a ``Session`` for an engine; the sessions' prompts meet in
-the ``Batcher``, whose one thread owns the real engine. First and second turns, direct and raw prompts mix
-freely, so a batch is as large as the number of requests under way and nobody waits for another's second turn.
+Each request runs ``rollout.run`` in its own thread, with a ``Session`` as its engine. The sessions send
+their prompts to the ``Batcher``, whose single thread owns the real engine. First turns, second turns, direct
+and raw prompts share batches, so that no request waits for the second turn of another.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from viscot_core.engines.base import Engine, Generation, Request
+from viscot_core.conversation import Message
+from viscot_core.engines.base import Engine, Generation, Request, Traits
 from viscot_core.errors import EngineError
-from viscot_core.families.llava.template import Template
 
 log = logging.getLogger(__name__)
 
-Watch = Callable[[int, float], None]
-"""``(prompts of a batch, seconds it took)``, told after each batch."""
+OnBatch = Callable[[int, float], None]
+"""``(prompts of a batch, seconds it took)``, called after each batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +32,24 @@ class _Job:
 
 
 class Batcher:
-    """Runs prompts on ``engine`` in one thread, ``batch`` at most together.
+    """Runs prompts on ``engine`` in one thread, at most ``batch`` of them together.
 
-    A lone request never waits for company; while other sessions are open, a batch waits up to
-    ``gather_seconds`` for their prompts.
+    A single request starts at once; while other sessions are open, a batch waits up to ``gather_seconds`` for
+    their prompts.
     """
 
     def __init__(
-        self, engine: Engine, *, batch: int = 16, gather_seconds: float = 0.02, watch: Watch | None = None
+        self,
+        engine: Engine,
+        *,
+        batch: int = 16,
+        gather_seconds: float = 0.02,
+        on_batch: OnBatch | None = None,
     ) -> None:
         self.engine = engine
         self._batch = batch
         self._gather = gather_seconds
-        self._watch = watch
+        self._on_batch = on_batch
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._sessions = 0
         self._lock = threading.Lock()
@@ -81,25 +85,25 @@ class Batcher:
                 self._jobs.put(None)
         self._thread.join()
 
-    def opened(self, change: int) -> None:
-        """A session began (1) or ended (-1)."""
+    def count_session(self, change: int) -> None:
+        """Note that a session began (1) or ended (-1)."""
         with self._lock:
             self._sessions += change
 
     def _work(self) -> None:
         while (first := self._jobs.get()) is not None:
-            jobs, stop = self._company(first)
+            jobs, stop = self._gather_batch(first)
             live = [job for job in jobs if job.done.set_running_or_notify_cancel()]
             if live:
                 start = time.perf_counter()
                 self._run(live)
-                if self._watch is not None:
-                    self._watch(len(live), time.perf_counter() - start)
+                if self._on_batch is not None:
+                    self._on_batch(len(live), time.perf_counter() - start)
             if stop:
                 return
 
-    def _company(self, first: _Job) -> tuple[list[_Job], bool]:
-        """``first`` with what else is queued or comes soon, and whether the queue was closed meanwhile."""
+    def _gather_batch(self, first: _Job) -> tuple[list[_Job], bool]:
+        """``first`` and what else is queued or comes soon; and whether the batcher was closed meanwhile."""
         jobs = [first]
         until = time.perf_counter() + self._gather
         while len(jobs) < self._batch:
@@ -116,9 +120,9 @@ class Batcher:
 
     def _run(self, jobs: Sequence[_Job]) -> None:
         try:
-            said = self.engine.generate([job.request for job in jobs])
-            for job, one in zip(jobs, said, strict=True):
-                job.done.set_result(one)
+            generations = self.engine.generate([job.request for job in jobs])
+            for job, generation in zip(jobs, generations, strict=True):
+                job.done.set_result(generation)
         except EngineError as error:
             if len(jobs) == 1:
                 jobs[0].done.set_exception(error)
@@ -126,7 +130,7 @@ class Batcher:
             log.warning("A batch of %d failed (%s); its prompts are run one by one.", len(jobs), error)
             for job in jobs:
                 self._run([job])
-        except Exception as error:  # the thread's edge: told to every request, and logged
+        except Exception as error:  # the thread's edge: every request gets an error, and it is logged
             log.exception("The engine failed on a batch of %d.", len(jobs))
             for job in jobs:
                 if not job.done.done():
@@ -134,51 +138,71 @@ class Batcher:
 
 
 class Session:
-    """One request's engine: the batcher's, with a count of tokens and a way to stop from another thread."""
+    """One request's ``Engine``: the batcher's, which counts the request's tokens and can be stopped.
+
+    ``stop`` may be called from another thread than the one that generates.
+    """
 
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
         self._lock = threading.Lock()
         self._stopped = False
         self._futures: list[Future[Generation]] = []
-        self.name: str = batcher.engine.name
-        self.template: Template = batcher.engine.template
-        self.identity: dict[str, str] = batcher.engine.identity
         self.prompt_tokens = 0
         self.new_tokens = 0
-        self.finished = True
 
     def __enter__(self) -> Session:
-        self._batcher.opened(1)
+        self._batcher.count_session(1)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._batcher.opened(-1)
+        self._batcher.count_session(-1)
+
+    @property
+    def name(self) -> str:
+        return self._batcher.engine.name
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return self._batcher.engine.identity
+
+    @property
+    def traits(self) -> Traits:
+        return self._batcher.engine.traits
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """As the engine's."""
+        return self._batcher.engine.prompt(messages)
+
+    def reset(self) -> None:
+        """Do nothing: a session keeps nothing that depends on the weights; the engine is shared by all."""
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """As the engine's; raises EngineError once the session was stopped."""
-        requests = [replace(request, cancelled=self._is_stopped) for request in requests]
-        tokens: Any = getattr(self._batcher.engine, "tokens", None)
-        if tokens is not None:
-            self.prompt_tokens += sum(len(tokens.encode(request.rendered).ids) for request in requests)
+        """As the engine's.
+
+        Raises:
+            EngineError: also once the session was stopped.
+        """
+        requests = [replace(request, cancelled=self.is_stopped) for request in requests]
         with self._lock:
             if self._stopped:
                 raise EngineError("The request was stopped.")
             self._futures = self._batcher.submit(requests)
         try:
-            said = [future.result() for future in self._futures]
+            generations = [future.result() for future in self._futures]
         except CancelledError as error:
             raise EngineError("The request was stopped.") from error
-        self.new_tokens += sum(one.tokens for one in said)
-        self.finished = all(one.finished for one in said)
-        return said
+        self.prompt_tokens += sum(each.prompt_tokens for each in generations)
+        self.new_tokens += sum(each.tokens for each in generations)
+        return generations
 
     def stop(self) -> None:
-        """Give up: what is queued is never run, what runs ends at its next token, more is refused."""
+        """Stop the request: its queued prompts never run, a running one ends at its next token."""
         with self._lock:
             self._stopped = True
             for future in self._futures:
                 future.cancel()
 
-    def _is_stopped(self) -> bool:
+    def is_stopped(self) -> bool:
+        """Whether ``stop`` was called."""
         return self._stopped

@@ -1,7 +1,7 @@
 """``POST /v1/chat/completions``: one coroutine handles a request from its first byte to its last.
 
-It is an ASGI application, not a route function, so that its place at the gate, its session and its metrics are
-released however the request ends: answered, refused, timed out, or left by its client.
+It is an ASGI application, not a route function, so that its place at the gate and its session are released
+and its metrics counted however the request ends: answered, refused, timed out, or left by its client.
 """
 
 from __future__ import annotations

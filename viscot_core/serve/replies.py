@@ -1,6 +1,6 @@
-"""OpenAI's chat completions as far as viscot speaks them: the one reply, or its chunks.
+"""The part of OpenAI's chat completions that viscot supports: the reply, whole or in chunks.
 
-Where the model looked and how the box was read stand in an extra field, ``viscot``.
+An extra field ``viscot`` says where the model looked and how its box was read.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from viscot_core.asking import describe
-from viscot_core.chain import Answer, Look
-from viscot_core.serve.requests import Asked
+from viscot_core.infer import describe
+from viscot_core.policies.base import Answer, Look
+from viscot_core.serve.requests import CheckedRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What came of a request; ``answer`` is None for raw ones."""
+class Completion:
+    """The outcome of a request; ``answer`` is None for raw ones. Tokens are those of all turns together."""
 
     text: str
     finished: bool
@@ -31,7 +31,6 @@ class Said:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens of both turns together."""
         total = self.prompt_tokens + self.new_tokens
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -40,55 +39,51 @@ class Said:
         }
 
 
-class Reply:
-    """Builds the one reply, or the chunks, of a request."""
+class ChatReply:
+    """Builds the reply of a request, whole or in chunks."""
 
-    def __init__(self, asked: Asked, model: str) -> None:
-        self._asked = asked
+    def __init__(self, request: CheckedRequest, model: str) -> None:
+        self._ignored = list(request.ignored)
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, said: Said) -> dict[str, Any]:
-        """A chat completion with viscot's field."""
-        message = {"role": "assistant", "content": said.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish_reason}
+    def whole(self, completion: Completion) -> dict[str, Any]:
+        """A chat completion with the field ``viscot``."""
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}
         return {
             **self._head,
             "object": "chat.completion",
             "choices": [choice],
-            "usage": said.usage,
-            "viscot": self._field(said),
+            "usage": completion.usage,
+            "viscot": self._field(completion),
         }
 
     def first(self) -> dict[str, Any]:
-        """The chunk that opens a stream."""
+        """The chunk that begins a stream."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def looked(self, look: Look) -> dict[str, Any]:
+    def look(self, look: Look) -> dict[str, Any]:
         """The chunk that says where the model looks, before it answers."""
-        size = look.question.view.image.size
-        answer = Answer(
-            "", look.parsed.box, look.window, look.parsed.status, look.parsed.text, size, look.seconds
-        )
-        field = describe(answer)
+        field = describe(Answer("", look.size, (look,)))
         del field["answer"], field["seconds"]
         return {**self._chunk({}), "viscot": field}
 
-    def words(self, text: str) -> dict[str, Any]:
+    def text(self, text: str) -> dict[str, Any]:
         """A chunk of the answer."""
         return self._chunk({"content": text})
 
-    def last(self, said: Said) -> dict[str, Any]:
-        """The chunk that closes a stream, with all of viscot's field."""
-        return {**self._chunk({}, said.finish_reason), "viscot": self._field(said)}
+    def last(self, completion: Completion) -> dict[str, Any]:
+        """The chunk that ends a stream, with the whole field ``viscot``."""
+        return {**self._chunk({}, completion.finish_reason), "viscot": self._field(completion)}
 
-    def usage(self, said: Said) -> dict[str, Any]:
+    def usage(self, completion: Completion) -> dict[str, Any]:
         """The extra chunk of ``stream_options.include_usage``."""
-        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": said.usage}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": completion.usage}
 
-    def _field(self, said: Said) -> dict[str, Any]:
-        about = {"strategy": "raw"} if said.answer is None else describe(said.answer)
+    def _field(self, completion: Completion) -> dict[str, Any]:
+        about = {"strategy": "raw"} if completion.answer is None else describe(completion.answer)
         about.pop("answer", None)
-        return {**about, "ignored": list(self._asked.ignored)}
+        return {**about, "ignored": self._ignored}
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

@@ -1,7 +1,8 @@
-"""OpenAI's chat completions as far as viscot speaks them: what comes in, checked (``replies.py`` goes out).
+"""The part of OpenAI's chat completions that viscot supports: reading and checking a request.
 
-A request is a *question* (the chain runs inside: ``cot``, or ``direct``) about the newest image of the
-conversation, or ``raw``: the messages are continued as they stand, for clients that run the chain themselves.
+A request is a *question* about the newest image of the conversation (strategy ``cot`` or ``direct``: the
+server runs the turns), or ``raw``: its messages are continued as they are, for clients that run the turns
+themselves.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
+from viscot_core.ask import check_question
 from viscot_core.boxes.geometry import Box, Frame
-from viscot_core.chain import check_question
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.errors import UsageError
 from viscot_core.serve.errors import ApiError, bad_request
@@ -20,12 +21,12 @@ from viscot_core.serve.settings import Limits
 
 STRATEGY_HEADER = "x-viscot-strategy"
 ALIAS = "viscot"
-"""The name every viscot server answers to, beside the name of its model."""
-Way = Literal["cot", "direct", "raw"]
+"""The name that every viscot server accepts, beside the name of its model."""
+ServedStrategy = Literal["cot", "direct", "raw"]
 UNSUPPORTED = ("tools", "functions", "audio", "logprobs", "logit_bias")
 """Fields that would change the answer's meaning; refused rather than ignored."""
 IGNORED = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "reasoning_effort")
-"""Fields that most clients send and greedy decoding does not need; the reply names them."""
+"""Fields that many clients send and greedy decoding has no use for; the reply lists them."""
 
 
 class _Url(BaseModel):
@@ -51,16 +52,16 @@ class ChatMessage(BaseModel):
         return [Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content
 
 
-class Wishes(BaseModel):
-    """viscot's own field: which strategy, or the box (0..1 of the padded square) to look at."""
+class ChatExtras(BaseModel):
+    """viscot's own field: the strategy, or the box (0..1 of the padded square) to look at."""
 
     model_config = ConfigDict(extra="forbid")
-    strategy: Way | None = None
+    strategy: ServedStrategy | None = None
     box: tuple[float, float, float, float] | None = None
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries beside the words."""
+    """What a stream sends besides the text."""
 
     include_usage: StrictBool = False
 
@@ -69,7 +70,7 @@ StopText = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ChatRequest(BaseModel):
-    """The body of a chat completion; other fields are kept to be refused or named as ignored."""
+    """The body of a chat completion; other fields are kept, to be refused or listed as ignored."""
 
     model_config = ConfigDict(extra="allow")
     model: str | None = None
@@ -80,16 +81,19 @@ class ChatRequest(BaseModel):
     max_completion_tokens: StrictInt | None = Field(default=None, ge=1)
     n: StrictInt | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
-    viscot: Wishes | None = None
+    viscot: ChatExtras | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A checked request. ``urls`` are its images: the one the question is about, or all in order (raw)."""
+class CheckedRequest:
+    """A request that may be answered.
 
-    way: Way
+    ``urls`` are its images: the one that ``question`` is about, or all those of ``messages`` in order (raw).
+    """
+
+    strategy: ServedStrategy
     question: str
-    turns: tuple[Message, ...]
+    messages: tuple[Message, ...]
     urls: tuple[str, ...]
     box: Box | None
     stream: bool
@@ -99,15 +103,17 @@ class Asked:
     ignored: tuple[str, ...]
 
 
-def read(body: bytes, strategy_header: str | None, names: tuple[str, ...], limits: Limits) -> Asked:
+def read_request(
+    body: bytes, strategy_header: str | None, names: tuple[str, ...], limits: Limits
+) -> CheckedRequest:
     """Check a body.
 
     Raises:
-        ApiError: 400 with the field at fault; 404 for a model that is not served.
+        ApiError: 400 with the field that is wrong; 404 for a model that is not served.
     """
     try:
         request = ChatRequest.model_validate_json(body)
-        header = Wishes(strategy=strategy_header).strategy
+        header = ChatExtras(strategy=strategy_header).strategy
     except ValidationError as error:
         raise _invalid(error) from error
     if request.model is not None and request.model not in names:
@@ -117,24 +123,24 @@ def read(body: bytes, strategy_header: str | None, names: tuple[str, ...], limit
     _refuse(request)
     if sum(len(part.text) for message in request.messages for part in message.parts()) > limits.characters:
         raise bad_request(f"There are more than {limits.characters:,} characters of text.", "messages")
-    wishes = request.viscot or Wishes()
-    way = wishes.strategy or header or "cot"
-    if wishes.box is not None and way != "cot":
-        raise bad_request("A box is looked at with the strategy cot only.", "viscot.box")
-    question, turns, urls = _raw(request) if way == "raw" else _question(request)
+    extras = request.viscot or ChatExtras()
+    strategy = extras.strategy or header or "cot"
+    if extras.box is not None and strategy != "cot":
+        raise bad_request("A box can only be given with the strategy cot.", "viscot.box")
+    question, messages, urls = _raw(request) if strategy == "raw" else _question(request)
     if len(urls) > limits.images:
         raise bad_request(f"There are more than {limits.images} images in the request.", "messages")
-    return Asked(
-        way=way,
+    return CheckedRequest(
+        strategy=strategy,
         question=question,
-        turns=turns,
+        messages=messages,
         urls=urls,
-        box=_box(wishes.box),
+        box=_box(extras.box),
         stream=bool(request.stream),
         usage_in_stream=bool(request.stream_options and request.stream_options.include_usage),
         max_new_tokens=_max_new(request, limits),
         stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
-        ignored=_ignored(request, way),
+        ignored=_ignored(request, strategy),
     )
 
 
@@ -158,18 +164,18 @@ def _refuse(request: ChatRequest) -> None:
 
 
 def _max_new(request: ChatRequest, limits: Limits) -> int:
-    wanted = request.max_completion_tokens or request.max_tokens or min(128, limits.new_tokens)
-    if wanted > limits.new_tokens:
+    limit = request.max_completion_tokens or request.max_tokens or min(128, limits.new_tokens)
+    if limit > limits.new_tokens:
         raise bad_request(f"An answer may be {limits.new_tokens} tokens long at most.", "max_tokens")
-    return wanted
+    return limit
 
 
-def _ignored(request: ChatRequest, way: Way) -> tuple[str, ...]:
+def _ignored(request: ChatRequest, strategy: ServedStrategy) -> tuple[str, ...]:
     more = request.model_extra or {}
     found = [name for name in IGNORED if more.get(name) is not None]
     if any(message.role in ("system", "developer") for message in request.messages):
         found.append("system message")
-    if way != "raw" and sum(message.role == "user" for message in request.messages) > 1:
+    if strategy != "raw" and sum(message.role == "user" for message in request.messages) > 1:
         found.append("earlier questions")
     return tuple(found)
 
@@ -186,7 +192,7 @@ def _box(coords: tuple[float, float, float, float] | None) -> Box | None:
 
 
 def _question(request: ChatRequest) -> tuple[str, tuple[Message, ...], tuple[str, ...]]:
-    """The last user message's words and the newest image at or before it."""
+    """The text of the last user message, and the newest image in it or before it."""
     last = request.messages[-1]
     if last.role != "user":
         raise bad_request("The last message must be the user's question.", "messages")
@@ -205,7 +211,7 @@ def _question(request: ChatRequest) -> tuple[str, tuple[Message, ...], tuple[str
 
 
 def _raw(request: ChatRequest) -> tuple[str, tuple[Message, ...], tuple[str, ...]]:
-    turns: list[Message] = []
+    messages: list[Message] = []
     urls: list[str] = []
     for message in request.messages:
         if message.role in ("system", "developer"):
@@ -215,7 +221,7 @@ def _raw(request: ChatRequest) -> tuple[str, tuple[Message, ...], tuple[str, ...
             if part.type == "image_url":
                 text += IMAGE
             elif IMAGE in part.text:
-                raise bad_request(f"{IMAGE} marks an image in a prompt; write it otherwise.", "messages")
+                raise bad_request(f"{IMAGE} marks an image in a prompt; remove it.", "messages")
             else:
                 text += (
                     "\n" + part.text
@@ -225,11 +231,11 @@ def _raw(request: ChatRequest) -> tuple[str, tuple[Message, ...], tuple[str, ...
         if message.role == "user":
             urls += _urls(message)
         elif IMAGE in text:
-            raise bad_request("Only the user's messages hold images.", "messages")
-        turns.append(Message(message.role, text))
-    if not turns or turns[-1].role != "user":
+            raise bad_request("Only the user's messages may contain images.", "messages")
+        messages.append(Message(message.role, text))
+    if not messages or messages[-1].role != "user":
         raise bad_request("The last message must be the user's.", "messages")
-    return "", tuple(turns), tuple(urls)
+    return "", tuple(messages), tuple(urls)
 
 
 def _urls(message: ChatMessage) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a running server holds, beside its routes: the engine behind its batcher, the gate, the counters."""
+"""The state of a running server: the engine behind its batcher, the gate, the metrics, the threads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from viscot_core.engines.base import Engine
+from viscot_core.policies.wording import Wording
 from viscot_core.serve.batching import Batcher
 from viscot_core.serve.guard import Gate
 from viscot_core.serve.metrics import Metrics
@@ -19,17 +20,20 @@ T = TypeVar("T")
 
 
 class Server:
-    """Made once for an engine; ``close`` finishes what is queued."""
+    """Made once for an engine that is spoken to in ``wording``; ``close`` finishes what is queued."""
 
-    def __init__(self, engine: Engine, options: ServeOptions, fetcher: Fetcher | None = None) -> None:
+    def __init__(
+        self, engine: Engine, wording: Wording, options: ServeOptions, fetcher: Fetcher | None = None
+    ) -> None:
         limits = options.limits
+        self.wording = wording
         self.options = options
         self.limits = limits
         self.names = tuple(dict.fromkeys((engine.name, ALIAS)))
         self.gate = Gate(limits.queue)
         self.metrics = Metrics(in_flight=lambda: self.gate.inside, waiting=lambda: self.batcher.waiting)
         self.batcher = Batcher(
-            engine, batch=limits.batch, gather_seconds=limits.gather_seconds, watch=self.metrics.batch
+            engine, batch=limits.batch, gather_seconds=limits.gather_seconds, on_batch=self.metrics.add_batch
         )
         self.fetcher = fetcher
         if fetcher is None and options.allow_urls:
