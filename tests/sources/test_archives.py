@@ -175,7 +175,7 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path, suffix: str) -> Non
 
 def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "x.tar", {"a": b"1", "a/b": b"2"})
-    with pytest.raises(DataError, match="'a/b' is refused: its folder .* is a file"):
+    with pytest.raises(DataError, match=r"'a/b' is refused: its folder .* is a file"):
         unpack(archive, "tar", tmp_path / "out")
 
 

@@ -1,0 +1,149 @@
+"""Another family with no room of its own answers through the same commands: the seam of ``families/``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_families import make_idefics3
+from PIL import Image
+
+from viscot_core.boxes.registry import codec
+from viscot_core.conversation import Message
+from viscot_core.engines.base import Request
+from viscot_core.engines.open import EngineOptions, codec_for
+from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.errors import CheckpointError, UsageError
+from viscot_core.images.view import view_of
+from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.models.load import LoadedModel, load_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_idefics3(tmp_path_factory.mktemp("idefics3"))
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> LoadedModel:
+    return load_model(folder, device="cpu", dtype="fp32")
+
+
+def request(question: str, *images: Image.Image, tokens: int = 12) -> Request:
+    slots = "<image>\n" * len(images)
+    return Request((Message("user", slots + question),), tuple(map(view_of, images)), tokens)
+
+
+def requests() -> list[Request]:
+    """Prompts of zero, one and two images of other shapes and lengths."""
+    wide = Image.effect_noise((200, 90), 60).convert("RGB")
+    tall = Image.effect_noise((60, 150), 40).convert("RGB")
+    return [
+        request("How many cards?"),
+        request("What is the number on the red card?", wide),
+        request("Which region says blue?", tall, wide),
+        request("Where?", tall, tokens=5),
+    ]
+
+
+def test_a_batch_says_what_each_says_alone(loaded: LoadedModel) -> None:
+    asked = requests()
+    together = LocalEngine(loaded, batch_size=4).generate(asked)
+    alone = [LocalEngine(loaded, batch_size=1).generate([each])[0] for each in asked]
+    assert together == alone
+    assert all(one.error is None for one in together) and any(one.text for one in together)
+
+
+def test_it_is_transformers_own_answer(loaded: LoadedModel) -> None:
+    """The same ids as the processor's and the same greedy tokens, whatever generation_config.json says."""
+    import torch
+
+    asked = requests()[1]
+    hf = loaded.processor.hf
+    turns = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked.messages[0].text[8:]}]}
+    ]
+    text = hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    inputs = hf(text=[text], images=[[asked.images[0].image]], return_tensors="pt")
+    sizes = [view.image.size for view in asked.images]
+    assert (
+        loaded.processor.render(asked.messages, sizes, generate=True).ids == inputs["input_ids"][0].tolist()
+    )
+    ids: list[int] = []
+    with torch.inference_mode():
+        for _ in range(asked.max_new_tokens):
+            said = torch.tensor([ids], dtype=torch.long)
+            whole = torch.cat([inputs["input_ids"], said], 1)
+            mask = torch.ones_like(whole)
+            logits = loaded.model(**{**inputs, "input_ids": whole, "attention_mask": mask}).logits[0, -1]
+            logits[loaded.processor.suppress_tokens] = float("-inf")
+            ids.append(int(logits.argmax()))
+            if ids[-1] in loaded.processor.stop_ids:
+                break
+    (ours,) = LocalEngine(loaded).generate([asked])
+    assert ours.tokens == len(ids)
+    assert ours.text == loaded.processor.text([i for i in ids if i not in loaded.processor.stop_ids]).strip()
+
+
+def test_bad_prompts_fail_alone(loaded: LoadedModel) -> None:
+    good, unmatched, long = LocalEngine(loaded).generate(
+        [requests()[1], Request((Message("user", "<image>\nWhat?"),), ()), request("card " * 3000)]
+    )
+    assert good.error is None
+    assert unmatched.error == "the prompt has 1 <image> marks for 0 images"
+    assert long.error is not None and "do not fit the model's context of 2048" in long.error
+
+
+def test_a_missing_tensor_is_named(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    tensors = load_file(copy / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))
+    del tensors[name]
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"lacks 1 tensors, the first .*layers\.1\.mlp\.up_proj\.weight"
+    ):
+        load_model(copy, device="cpu", dtype="fp32")
+
+
+def test_no_chat_template_is_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(CheckpointError, match="has no chat template"):
+        load_model(copy, device="cpu", dtype="fp32")
+
+
+def test_its_boxes_are_never_guessed(folder: Path) -> None:
+    with pytest.raises(UsageError, match="name it with --box-format"):
+        codec_for(EngineOptions(str(folder)))
+    assert codec_for(EngineOptions(str(folder), box_format="qwen3-vl")) is codec("qwen3-vl")
+
+
+def test_an_opened_folder_is_described(folder: Path) -> None:
+    from viscot_core.models.inspect import inspect
+
+    report = inspect(open_checkpoint(folder))
+    assert report.whole and report.context == 2048 and report.image_tokens is None
+    assert report.parameters["total"] > 10_000
+
+
+def test_infer_asks_it(cli: Any, folder: Path, tmp_path: Path) -> None:
+    image = tmp_path / "card.png"
+    Image.effect_noise((160, 120), 50).convert("RGB").save(image)
+    command = ("infer", str(image), "What is the number?", "--model", str(folder), "--json")
+    ran = cli(*command, "--box-format", "qwen3-vl", "--max-new-tokens", "12")
+    assert ran.code == 0, ran.err
+    record = json.loads(ran.out)
+    assert record["status"] == "done" and record["box_status"] in ("ok", "repaired", "unparsable")
+    ran = cli(*command, "--strategy", "direct", "--box-format", "qwen3-vl", "--max-new-tokens", "4")
+    assert ran.code == 0 and json.loads(ran.out)["box"] is None
+    ran = cli(*command)
+    assert ran.code == 2 and "--box-format" in ran.err
