@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ from viscot_core.engines.transformers.batches import BatchBudget
 from viscot_core.engines.transformers.decode_state import Decoding
 from viscot_core.engines.transformers.engine import LocalEngine, Sampling
 from viscot_core.errors import EngineError
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.family import FAMILY
+from viscot_core.families.llava.processor import LlavaProcessor
+from viscot_core.families.llava.template import TEMPLATES
+from viscot_core.families.manifest import Manifest
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View, crop
 from viscot_core.models.load import LoadedModel, load_model
@@ -194,3 +200,63 @@ def test_words_before_the_image_are_each_prompts_own(loaded: LoadedModel, shared
     whole = LocalEngine(loaded, batch_size=8)
     assert whole.generate(asked) == LocalEngine(loaded, batch_size=1, reuse=False).generate(asked)
     assert whole.prefix is not None and whole.prefix.store.computed == 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A scratch model's shape with grouped queries."""
+
+    llm_kv_heads: int
+    llm_heads: int = 4
+    image_side: int = 56
+    patch: int = 14
+    vision_width: int = 32
+    vision_layers: int = 2
+    vision_heads: int = 2
+    vision_mlp: int = 64
+    llm_width: int = 32
+    llm_layers: int = 2
+    llm_mlp: int = 64
+    max_positions: int = 512
+    vocab_size: int = 300
+    tie_embeddings: bool = False
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("attention_name", ["sdpa", "eager"])
+def test_a_model_s_own_tensors_fit(kv_heads: int, attention_name: str) -> None:
+    """Every grouping of query heads, with the transposed tensors that a model hands over."""
+    from viscot_core.families.llava.scratch import build_model, train_tokenizer
+
+    words = ["what is on the card? " + " ".join(QUESTIONS)] * 4
+    tokenizer = train_tokenizer(words, vocab_size=300, max_positions=512)
+    shape = Sizes(kv_heads)
+    model = build_model(shape, tokenizer, feature_layer=-2, attention=attention_name, seed=kv_heads).eval()
+    tokens = ChatTokenizer(tokenizer, image_tokens=16)
+    processor = LlavaProcessor(tokens, TEMPLATES["tiny"], model.config, len(tokenizer))
+    manifest = Manifest(name="scratch", template="tiny", image_side=56)
+    loaded = LoadedModel(model, FAMILY, processor, manifest, Path(), "")
+    view = View(Image.effect_noise((90, 60), 50).convert("RGB"), "noise")
+    asked = [request(direct_turns(question), view) for question in QUESTIONS]
+    asked += [
+        request(answer_turns(q, "[0.1, 0.2, 0.3, 0.4]"), view, crop(view, (9, 9, 60, 50))) for q in QUESTIONS
+    ]
+    together = LocalEngine(loaded, batch_size=8)
+    assert together.prefix is not None
+    assert together.generate(asked) == LocalEngine(loaded, batch_size=1, reuse=False).generate(asked)
+
+
+def test_after_weights_changed_nothing_old_is_answered(shared: Path) -> None:
+    """Evaluation during training asks one engine again and again over weights that move."""
+    loaded = load_model(shared / "golden" / "tiny_llava", device="cpu", dtype="fp32")
+    path = shared / "golden" / "images" / "landscape.jpg"
+    asked = [request(direct_turns(question), View(open_image(path), path.name)) for question in QUESTIONS]
+    engine = LocalEngine(loaded)
+    before = engine.generate(asked)
+    with torch.no_grad():
+        for weights in loaded.model.model.multi_modal_projector.parameters():
+            weights.zero_()
+    engine.reset()
+    after = engine.generate(asked)
+    assert after == LocalEngine(loaded, reuse=False).generate(asked)
+    assert after != before
