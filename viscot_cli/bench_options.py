@@ -14,7 +14,8 @@ from viscot_cli.model_options import Attn, BoxFormat, Device, Dtype, LoadIn, Max
 if TYPE_CHECKING:
     from viscot_core.boxes.geometry import CropPolicy
     from viscot_core.engines.open import EngineOptions
-    from viscot_core.engines.openai import ApiOptions, Price
+    from viscot_core.openai_api.budget import Price
+    from viscot_core.openai_api.options import ApiOptions
     from viscot_core.tasks.loading import Selection
 
 Model = Annotated[
@@ -75,7 +76,7 @@ class Server:
 
     def options(self) -> ApiOptions:
         """Raises UsageError for a price that is none, or a cap without a price."""
-        from viscot_core.engines.openai import ApiOptions
+        from viscot_core.openai_api.options import ApiOptions
 
         return ApiOptions(
             self.concurrency,
@@ -133,8 +134,8 @@ class Running:
 
 def price_of(text: str) -> Price:
     """``READ,WRITTEN``: dollars for a million tokens read and written."""
-    from viscot_core.engines.openai import Price
     from viscot_core.errors import UsageError
+    from viscot_core.openai_api.budget import Price
 
     try:
         read, written = (float(part) for part in text.split(","))

@@ -29,7 +29,6 @@ EXTRAS = {
     "flash_attn": "flash",
     "gradio": "demo",
     "lmms_eval": "general",
-    "openai": "api",
     "peft": "train",
     "prometheus_client": "serve",
     "tensorboard": "train",

@@ -11,8 +11,8 @@ import typer
 from viscot_cli import console
 
 if TYPE_CHECKING:
+    from viscot_core.openai_api.budget import Usage
     from viscot_core.score.scoring import ScoreReport
-    from viscot_core.score.session import Usage
 
 
 class Style(StrEnum):
@@ -74,7 +74,8 @@ def score(
     something is pending or failed; run the same command again.
     """
     from viscot_core.errors import PartlyDone
-    from viscot_core.score.judges import JudgeOptions, make_judge
+    from viscot_core.score.base import JudgeOptions
+    from viscot_core.score.judges import make_judge
     from viscot_core.score.prompt import PromptStyle
     from viscot_core.score.scoring import score_run
 
@@ -96,11 +97,11 @@ def score(
     )
     made = make_judge(judge, options)
     if estimate or judge.startswith("openai:"):
-        told = _estimate(run, made, name, retry_unscored)
+        expected = _estimate(run, made, name, retry_unscored)
         if estimate:
-            console.out(told)
+            console.out(expected)
             return
-        console.say(told)
+        console.say(expected)
     with console.progress(f"scoring {run}") as advance:
         report = score_run(run, made, name=name, retry_unscored=retry_unscored, progress=advance)
     _show(report)
@@ -112,10 +113,10 @@ def score(
 def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) -> str:
     """What scoring will take, in words; UsageError for a judge that costs nothing."""
     from viscot_core.errors import UsageError
-    from viscot_core.score.api import ApiJudge
+    from viscot_core.score.openai import OpenAIJudge
     from viscot_core.score.scoring import pairs_to_ask
 
-    if not isinstance(judge, ApiJudge):
+    if not isinstance(judge, OpenAIJudge):
         raise UsageError("--estimate is about judges behind an API; offline and hf: judges cost nothing.")
     found = judge.estimate(pairs_to_ask(run, judge, name=name, retry_unscored=retry_unscored))
     asked = f"{found.pairs} different answers to judge, {found.cached} of them in the cache"

@@ -30,7 +30,6 @@ OPTIONAL = {
     "peft": ("train", "LoRA"),
     "bitsandbytes": ("quant", "--load-in 8bit or 4bit"),
     "flash-attn": ("flash", "--attn flash"),
-    "openai": ("api", "models behind an HTTP server, and judges"),
     "gradio": ("demo", "viscot demo"),
     "fastapi": ("serve", "viscot serve"),
     "lmms-eval": ("general", "viscot bench general"),

@@ -66,7 +66,8 @@ def small_bench(model: str | None, questions: int, *, progress: Progress | None 
     from viscot_core.report.report_data import ReportOptions, build_report
     from viscot_core.report.scored_run import read_scored_run
     from viscot_core.runs.evaluate import evaluate
-    from viscot_core.score.judges import JudgeOptions, make_judge
+    from viscot_core.score.base import JudgeOptions
+    from viscot_core.score.judges import make_judge
     from viscot_core.score.scoring import score_run
     from viscot_core.tasks.visual_cot.task import VisualCot
 

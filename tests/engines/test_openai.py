@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,20 @@ from PIL import Image
 
 from viscot_core.boxes.registry import smart_resize
 from viscot_core.conversation import answer_turns, direct_turns
-from viscot_core.engines.base import Engine, Request
-from viscot_core.engines.openai import ApiEngine, ApiOptions
+from viscot_core.engines.base import Engine, Generation, Request
+from viscot_core.engines.openai import OpenAIEngine
 from viscot_core.errors import BudgetSpent, EngineError, UsageError
-from viscot_core.families.llava.template import TEMPLATES, render
 from viscot_core.images.view import View, crop
 from viscot_core.openai_api import waiting
 from viscot_core.openai_api.budget import Price
+from viscot_core.openai_api.options import ApiOptions
 
-pytest.importorskip("openai")
-
-Start = Callable[..., tuple[ApiEngine, JudgeServer]]
+Start = Callable[..., tuple[OpenAIEngine, JudgeServer]]
 IMAGE = View(Image.effect_noise((90, 60), 40).convert("RGB"), "noise")
 
 
 def request(question: str = "What?", *, limit: int = 20) -> Request:
-    turns = direct_turns(question)
-    return Request(render(turns, TEMPLATES["vicuna_v1"], generate=True), (IMAGE,), limit)
+    return Request(direct_turns(question), (IMAGE,), limit)
 
 
 @pytest.fixture
@@ -41,17 +39,17 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setattr(waiting, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(waiting, "LONGEST_WAIT", 0.05)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    opened: list[tuple[ApiEngine, JudgeServer]] = []
+    opened: list[tuple[OpenAIEngine, JudgeServer]] = []
 
     def begin(
         script: Callable[[int, dict[str, Any]], Action], **options: Any
-    ) -> tuple[ApiEngine, JudgeServer]:
+    ) -> tuple[OpenAIEngine, JudgeServer]:
         resize, key = options.pop("resize", None), options.pop("key", None)
         if key:
             monkeypatch.setenv("OPENAI_API_KEY", key)
         server = JudgeServer(script).__enter__()
         settings = {"timeout": 30.0, "attempts": 3, "concurrency": 4, **options}
-        engine = ApiEngine(server.url, "made-up", options=ApiOptions(**settings), resize=resize)
+        engine = OpenAIEngine(server.url, "made-up", options=ApiOptions(**settings), resize=resize)
         opened.append((engine, server))
         return engine, server
 
@@ -66,8 +64,8 @@ def test_a_chain_is_sent_as_messages_with_the_crop_as_second_image(start: Start)
     assert isinstance(engine, Engine)
     small = crop(IMAGE, (10, 10, 40, 30))
     turns = answer_turns("What is it?", "[0.1, 0.2, 0.3, 0.4]")
-    (said,) = engine.generate([Request(render(turns, engine.template, generate=True), (IMAGE, small), 20)])
-    assert (said.text, said.tokens, said.finished) == ("a word", 6, True)
+    (said,) = engine.generate([Request(turns, (IMAGE, small), 20)])
+    assert (said.text, said.tokens, said.prompt_tokens, said.finished) == ("a word", 6, 120, True)
     body = server.requests[0]
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("made-up", 20, 0)
     first, box, second = body["messages"]
@@ -111,7 +109,7 @@ def test_passing_faults_are_tried_again(start: Start, name: str) -> None:
     (said,) = engine.generate([request()])
     assert (said.text, said.error) == ("fine", None)
     assert len(server.requests) == 2
-    assert engine.spent.retries == 1
+    assert engine.usage.retries == 1
 
 
 @pytest.mark.parametrize("name", PASSING_FAULTS)
@@ -125,7 +123,7 @@ def test_lasting_outages_leave_the_prompt_for_later(start: Start, name: str) -> 
 def test_a_long_retry_after_is_not_waited_for(start: Start) -> None:
     engine, server = start(lambda *_: error(429, Retry_After="3600"))
     (said,) = engine.generate([request()])
-    assert said.transient and said.error == "HTTP 429"
+    assert said.transient and said.error == "the server is busy or broken (HTTP 429: made up)"
     assert len(server.requests) == 1
 
 
@@ -138,9 +136,30 @@ def test_a_refused_key_stops_at_once_and_names_the_variable(start: Start, key: s
     assert not key or "sk-secret" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("threads", [8, 32])
+@pytest.mark.parametrize("together", [True, False])
+def test_an_account_without_credit_costs_the_calls_in_flight_and_says_why(
+    start: Start, threads: int, together: bool
+) -> None:
+    """Asked for all at once, and one by one from many threads, as a benchmark asks a server."""
+    words = "You exceeded your current quota, please check your plan and billing details."
+    engine, server = start(
+        lambda *_: error(429, words, "insufficient_quota"), attempts=6, concurrency=threads
+    )
+    requests = [request(str(n)) for n in range(100)]
+    if together:
+        with pytest.raises(EngineError) as stopped:
+            engine.generate(requests)
+    else:
+        with ThreadPoolExecutor(threads) as pool, pytest.raises(EngineError) as stopped:
+            list(pool.map(engine.generate, [[one] for one in requests]))
+    assert words in str(stopped.value) and "no credit left" in str(stopped.value)
+    assert len(server.requests) <= threads
+
+
 def test_an_unknown_model_stops_at_once(start: Start) -> None:
     engine, _ = start(lambda *_: error(404, "no such model"))
-    with pytest.raises(EngineError, match="knows no 'made-up'"):
+    with pytest.raises(EngineError, match=r"knows no such model .*'made-up' \(HTTP 404: no such model"):
         engine.generate([request()])
 
 
@@ -157,7 +176,7 @@ def test_a_bad_prompt_fails_alone_and_for_good(start: Start) -> None:
 def test_a_server_that_is_gone_is_given_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "GIVE_UP_AFTER", 5)
     engine, server = start(lambda *_: error(503), attempts=1, concurrency=1)
-    with pytest.raises(EngineError, match="no answer to 5 prompts in a row"):
+    with pytest.raises(EngineError, match="5 requests in a row got no reply"):
         engine.generate([request(str(n)) for n in range(30)])
     assert len(server.requests) == 5
 
@@ -169,7 +188,7 @@ def test_without_a_folder_no_reply_is_kept(
     monkeypatch.setenv("VISCOT_CACHE", str(tmp_path))
     engine, _ = start(lambda number, _: completion(f"model {number}"))
     assert [engine.generate([request()])[0].text for _ in range(2)] == ["model 0", "model 1"]
-    assert engine.spent.kept == 0 and not list(tmp_path.rglob("*"))
+    assert engine.usage.cached == 0 and not list(tmp_path.rglob("*"))
 
 
 def test_in_a_folder_a_reply_is_never_paid_for_twice(start: Start, tmp_path: Path) -> None:
@@ -178,7 +197,10 @@ def test_in_a_folder_a_reply_is_never_paid_for_twice(start: Start, tmp_path: Pat
     assert engine.generate([request()]) == first
     assert len(server.requests) == 1
     assert engine.generate([request(limit=21)])[0].text == "reply 1"
-    assert engine.spent.kept == 1
+    assert engine.usage.cached == 1
+    for file in tmp_path.rglob("*.json"):
+        file.write_text('{"reply": "from 0.1.0", "tokens": 3, "finished": true}')
+    assert engine.generate([request()]) == [Generation("from 0.1.0", 3, True)]
     for file in tmp_path.rglob("*.json"):
         file.write_text("{")
     assert engine.generate([request()])[0].text == "reply 2"
@@ -198,8 +220,8 @@ def test_requests_and_money_are_capped(start: Start) -> None:
     assert any("--max-cost 5" in (g.error or "") for g in said)
     with pytest.raises(BudgetSpent, match="--max-cost 5"):
         engine.generate([request("A very long question? " * 400)])
-    assert 0.5 < engine.spent.cost <= 5.0
-    assert engine.spent.cost == pytest.approx(0.12 * len(server.requests))
+    assert engine.usage.cost is not None and 0.5 < engine.usage.cost <= 5.0
+    assert engine.usage.cost == pytest.approx(0.12 * len(server.requests))
     with pytest.raises(UsageError, match="--price"):
         ApiOptions(max_cost=1.0)
 
@@ -207,10 +229,10 @@ def test_requests_and_money_are_capped(start: Start) -> None:
 def test_hosted_models_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UsageError, match="OPENAI_API_KEY is not set"):
-        ApiEngine("https://api.openai.com/v1", "gpt")
+        OpenAIEngine("https://api.openai.com/v1", "gpt")
     monkeypatch.setenv("OPENAI_API_KEY", "sk\u2026")
     with pytest.raises(UsageError, match="characters no key has"):
-        ApiEngine("http://localhost:1/v1", "x")
+        OpenAIEngine("http://localhost:1/v1", "x")
 
 
 def test_what_a_server_does_not_count_costs_the_most_it_can(start: Start) -> None:
@@ -220,7 +242,7 @@ def test_what_a_server_does_not_count_costs_the_most_it_can(start: Start) -> Non
         price=Price(input=0.0, output=1e6),
     )
     engine.generate([request(limit=20)])
-    assert engine.spent.cost == 20.0
+    assert engine.usage.cost == 20.0
 
 
 def test_requests_stay_under_their_limit_while_calls_wait_for_money(start: Start) -> None:
@@ -238,7 +260,7 @@ def test_what_a_server_may_have_worked_on_is_paid_for(start: Start, reset: bool,
     price = Price(input=0.0, output=1e6)
     engine, _ = start(lambda *_: script, max_cost=100.0, price=price, attempts=1)
     (said,) = engine.generate([request(limit=20)])
-    assert said.transient and engine.spent.cost == cost
+    assert said.transient and engine.usage.cost == cost
 
 
 @pytest.mark.parametrize("text", ["", "the beginning of"])
@@ -281,7 +303,7 @@ def test_a_text_is_told_as_it_is_streamed(start: Start) -> None:
     body = server.requests[0]
     assert body["stream"] is True and body["stream_options"] == {"include_usage": True}
     assert body["stop"] == ["END"]
-    assert (engine.spent.read, engine.spent.written) == (9, 4)
+    assert (engine.usage.tokens_in, engine.usage.tokens_out) == (9, 4)
 
 
 def test_a_server_that_does_not_stream_is_heard_as_a_whole(start: Start) -> None:

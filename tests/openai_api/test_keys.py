@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from viscot_core.errors import UsageError
-from viscot_core.openai_api.keys import key_in, openai_key, told
+from viscot_core.openai_api.keys import key_in, openai_key, redact, without_password
 
 KEY = "sk-" + "k" * 45
 
@@ -29,12 +29,17 @@ def test_only_openai_itself_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("before", [0, 150, 180, 198, 500])
-def test_no_part_of_a_key_is_told_wherever_the_words_are_cut(before: int) -> None:
-    words = told("x" * before + KEY + " is\n wrong", KEY)
+def test_no_part_of_a_key_is_repeated_wherever_the_words_are_cut(before: int) -> None:
+    words = redact("x" * before + KEY + " is\n wrong", KEY)
     assert "kk" not in words
     assert len(words) <= 200
     assert "\n" not in words
 
 
 def test_words_without_a_key_stay() -> None:
-    assert told("busy,  try\tlater", None) == "busy, try later"
+    assert redact("busy,  try\tlater", None) == "busy, try later"
+
+
+@pytest.mark.parametrize("url", ["http://h:1/v1", "http://me:secret@h:1/v1", "http://me@h:1/v1"])
+def test_an_address_is_shown_without_its_password(url: str) -> None:
+    assert without_password(url) == "http://h:1/v1"

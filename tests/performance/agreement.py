@@ -22,7 +22,8 @@ from viscot_core.lmms_eval.command import GeneralOptions
 from viscot_core.lmms_eval.general import bench_general
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import Key, Prediction, read_predictions
-from viscot_core.score.judges import JudgeOptions, make_judge
+from viscot_core.score.base import JudgeOptions
+from viscot_core.score.judges import make_judge
 from viscot_core.score.lmms import import_scores
 from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import read_scores, scores_path

@@ -20,16 +20,15 @@ from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 from judge_server import PASSING_FAULTS, Action, JudgeServer, completion, error
 from made_runs import sample_run
 
 from viscot_core.errors import EngineError
 from viscot_core.openai_api import waiting
-from viscot_core.openai_api.replies import ReplyCache
-from viscot_core.score.api import ApiJudge
-from viscot_core.score.judges import JudgeOptions
+from viscot_core.score.base import JudgeOptions
+from viscot_core.score.openai import OpenAIJudge
 from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import Outcome, Pair, ScoreLog, State, Verdict, read_scores, scores_path
 
@@ -46,11 +45,10 @@ def serve(pipe: Connection) -> None:
 def timed(url: str, pairs: list[Pair], concurrency: int) -> tuple[float, float]:
     """Wall and CPU seconds of judging ``pairs`` and appending every verdict to a scores file."""
     with tempfile.TemporaryDirectory() as folder:
-        judge = ApiJudge(
+        judge = OpenAIJudge(
             "made-up",
             base_url=url,
-            cache=ReplyCache(Path(folder) / "cache"),
-            options=JudgeOptions(concurrency=concurrency),
+            options=JudgeOptions(concurrency=concurrency, cache=Path(folder) / "cache"),
         )
         with ScoreLog(scores_path(Path(folder), "made-up"), judge.identity) as log:
 
@@ -116,14 +114,14 @@ def fault_table() -> str:
 def struck(folder: Path, fault: Action | None, share: int) -> list[int]:
     """One row of the table: every ``share``-th request meets ``fault``; None: there is no server at first."""
     run = sample_run(folder / "run", items=60, strategies=("cot",))
-    options = JudgeOptions(concurrency=8, timeout=0.3, attempts=8 if share > 1 else 2)
+    attempts = 8 if share > 1 else 2
+    options = JudgeOptions(concurrency=8, timeout=0.3, attempts=attempts, cache=folder / "cache")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    judge = ApiJudge(
+    judge = OpenAIJudge(
         "made-up",
         base_url=f"http://127.0.0.1:{port}/v1",
-        cache=ReplyCache(folder / "cache"),
         options=options,
     )
     server = JudgeServer(lambda number, body: fault if fault and number % share == 0 else GOOD, port)

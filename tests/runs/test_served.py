@@ -15,16 +15,15 @@ import httpx
 import pytest
 
 from viscot_core.engines.open import EngineOptions
-from viscot_core.engines.openai import ApiOptions
 from viscot_core.families.llava.layouts import Layout
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.export import export
+from viscot_core.openai_api.options import ApiOptions
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import read_predictions
 from viscot_core.tasks.visual_cot.task import VisualCot
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 
 

@@ -1,8 +1,7 @@
-"""Money: a cap that holds with calls in flight, estimates that ask nothing, prices with their sources."""
+"""Money: a limit that holds with calls in flight, estimates that ask nothing, prices with their sources."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from made_judge import judged, some_pairs
 
 from viscot_core.errors import UsageError
 from viscot_core.openai_api.budget import Price
-from viscot_core.openai_api.replies import ReplyCache
-from viscot_core.score.api import ApiJudge
-from viscot_core.score.costs import Budget, built_in_prices, load_price
+from viscot_core.score.base import JudgeOptions
+from viscot_core.score.costs import built_in_prices, load_price
+from viscot_core.score.openai import OpenAIJudge
 
 DEAR = Price(input=1000.0, output=1000.0)
 
@@ -48,30 +47,13 @@ def test_a_server_that_counts_no_tokens_is_booked_at_the_worst(tmp_path: Path) -
 def test_the_estimate_asks_nothing(tmp_path: Path) -> None:
     with JudgeServer(lambda number, body: completion("score: 1")) as server:
         judged(server.url, some_pairs(4), tmp_path)
-        judge = ApiJudge("m", base_url=server.url, price=Price(1, 2), cache=ReplyCache(tmp_path / "cache"))
-        judge.model = "made-up"
+        options = JudgeOptions(cache=tmp_path / "cache")
+        judge = OpenAIJudge("made-up", base_url=server.url, price=Price(1, 2), options=options)
         estimate = judge.estimate(some_pairs(10))
         assert len(server.requests) == 4
     assert (estimate.pairs, estimate.cached, estimate.calls) == (10, 4, 6)
     assert estimate.cost == pytest.approx((estimate.tokens_in + 2 * estimate.tokens_out) / 1e6)
     assert 100 <= estimate.tokens_in / estimate.calls <= 160
-
-
-def test_a_reservation_waits_for_calls_in_flight() -> None:
-    async def story() -> list[bool]:
-        budget = Budget(1.0)
-        assert await budget.reserve(0.8)
-        waiting = asyncio.create_task(budget.reserve(0.8))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        budget.settle(0.8, 0.1)
-        return [await waiting, await asyncio.wait_for(_refused(budget), 1)]
-
-    async def _refused(budget: Budget) -> bool:
-        budget.settle(0.8, 0.8)
-        return await budget.reserve(0.8)
-
-    assert asyncio.run(story()) == [True, False]
 
 
 def test_the_built_in_prices_say_where_and_when_they_were_read() -> None:

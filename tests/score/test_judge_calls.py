@@ -13,9 +13,9 @@ from made_judge import KEY, judged, some_pairs
 from made_runs import sample_run
 
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.openai_api.replies import ReplyCache
-from viscot_core.score.api import ApiJudge
-from viscot_core.score.judges import JudgeOptions, make_judge
+from viscot_core.score.base import JudgeOptions
+from viscot_core.score.judges import make_judge
+from viscot_core.score.openai import OpenAIJudge
 from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import Pair, State
 
@@ -99,8 +99,8 @@ def test_json_mode_asks_for_json_and_reads_nothing_else(tmp_path: Path) -> None:
     assert [o.score for o in outcomes.values()] == [0.5, None, None, None, None, 1.0]
 
 
-def test_reasoning_models_get_no_temperature(tmp_path: Path) -> None:
-    judge = ApiJudge("gpt-5-mini", cache=ReplyCache(tmp_path))
+def test_reasoning_models_get_no_temperature() -> None:
+    judge = OpenAIJudge("gpt-5-mini")
     body = judge.body(some_pairs(1)[0])
     assert "temperature" not in body
     assert "max_completion_tokens" in body

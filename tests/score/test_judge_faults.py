@@ -15,11 +15,10 @@ from made_runs import sample_run
 
 from viscot_core.errors import EngineError
 from viscot_core.openai_api import waiting
-from viscot_core.openai_api.replies import ReplyCache
-from viscot_core.score.api import ApiJudge
-from viscot_core.score.judges import JudgeOptions
+from viscot_core.score.base import JudgeOptions
+from viscot_core.score.openai import OpenAIJudge
 from viscot_core.score.scoring import score_run
-from viscot_core.score.verdicts import State, read_scores
+from viscot_core.score.verdicts import State, read_scores, scores_path
 
 # -- faults that pass ---------------------------------------------------------------------------------
 
@@ -57,7 +56,7 @@ def test_refused_then_up(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    judge = ApiJudge("m", base_url=f"http://127.0.0.1:{port}/v1", options=JudgeOptions(attempts=2))
+    judge = OpenAIJudge("m", base_url=f"http://127.0.0.1:{port}/v1", options=JudgeOptions(attempts=2))
     report = score_run(run, judge)
     assert report.states[State.PENDING] == report.items
     with JudgeServer(lambda number, body: completion("score: 1"), port):
@@ -87,6 +86,28 @@ def test_a_fault_of_every_call_stops_at_once(action: Action, words: str, tmp_pat
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.parametrize("threads", [8, 32])
+def test_without_credit_the_verdicts_in_hand_are_kept_and_the_servers_words_are_shown(
+    threads: int, tmp_path: Path
+) -> None:
+    run = sample_run(tmp_path / "run", items=200, strategies=("cot",))
+    words = "You exceeded your current quota, please check your plan and billing details."
+
+    def script(number: int, body: dict[str, Any]) -> Action:
+        return completion("score: 0.5") if number < 10 else error(429, words, "insufficient_quota")
+
+    with JudgeServer(script) as server:
+        judge = OpenAIJudge("m", base_url=server.url, options=JudgeOptions(concurrency=threads))
+        with pytest.raises(EngineError) as caught:
+            score_run(run, judge)
+        assert len(server.requests) <= 10 + threads
+    assert f"no credit left (HTTP 429: {words})" in str(caught.value)
+    assert f"The judge at {server.url} cannot answer" in str(caught.value)
+    verdicts = read_scores(scores_path(run, "openai:m")).verdicts.values()
+    assert Counter(v.outcome.state for v in verdicts) == {State.SCORED: len(verdicts)}
+    assert len(verdicts) >= 10
+
+
 @pytest.mark.parametrize(
     "action", [error(400, "bad", "content_filter"), completion(None, finish="content_filter")]
 )
@@ -112,7 +133,7 @@ def test_answers_that_are_refused_again_keep_no_other_from_its_score(tmp_path: P
         return completion("score: 0.5") if number >= 30 + refused else error(400, "too long")
 
     with JudgeServer(script) as server:
-        judge = ApiJudge("m", base_url=server.url, options=JudgeOptions(concurrency=1))
+        judge = OpenAIJudge("m", base_url=server.url, options=JudgeOptions(concurrency=1))
         for scored in (0, 30 - refused):
             report = score_run(run, judge)
             assert (report.states[State.FAILED], report.states[State.SCORED]) == (30 - scored, scored)
@@ -122,7 +143,7 @@ def test_answers_that_are_refused_again_keep_no_other_from_its_score(tmp_path: P
 
 def test_when_no_call_gets_a_reply_it_stops_early(tmp_path: Path) -> None:
     with JudgeServer(lambda number, body: error(503, "overloaded")) as server:
-        with pytest.raises(EngineError, match=r"20 answers in a row.*overloaded"):
+        with pytest.raises(EngineError, match=r"20 requests in a row.*overloaded"):
             judged(server.url, some_pairs(500), tmp_path, attempts=1)
         assert len(server.requests) < 40
 
@@ -150,7 +171,7 @@ def test_a_reply_without_one_score_is_unscored_with_its_reason(
 def test_a_value_outside_0_to_1_is_cut_and_counted(tmp_path: Path) -> None:
     run = sample_run(tmp_path / "run", items=2)
     with JudgeServer(lambda number, body: completion("score: 7")) as server:
-        judge = ApiJudge("m", base_url=server.url, cache=ReplyCache(tmp_path / "cache"))
+        judge = OpenAIJudge("m", base_url=server.url, options=JudgeOptions(cache=tmp_path / "cache"))
         report = score_run(run, judge)
     assert report.clipped == report.items
     assert {v.outcome.score for v in read_scores(report.path).verdicts.values()} == {1.0}
@@ -174,11 +195,8 @@ def storm(seed: int, rate: float = 0.35) -> Script:
 def test_a_storm_loses_nothing_and_invents_nothing(tmp_path: Path) -> None:
     run = sample_run(tmp_path / "run", items=60)
     with JudgeServer(storm(1)) as server:
-        cache = ReplyCache(tmp_path / "cache")
+        options = JudgeOptions(attempts=3, timeout=30, cache=tmp_path / "cache")
         for _ in range(5):
-            judge = ApiJudge(
-                "m", base_url=server.url, cache=cache, options=JudgeOptions(attempts=3, timeout=30)
-            )
-            report = score_run(run, judge)
+            report = score_run(run, OpenAIJudge("m", base_url=server.url, options=options))
     assert report.states[State.SCORED] == report.items == 180
     assert {v.outcome.score for v in read_scores(report.path).verdicts.values()} == {0.25}

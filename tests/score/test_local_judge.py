@@ -9,7 +9,8 @@ import pytest
 from made_runs import sample_run
 
 from viscot_core.errors import UsageError
-from viscot_core.score.judges import JudgeOptions, make_judge
+from viscot_core.score.base import JudgeOptions
+from viscot_core.score.judges import make_judge
 from viscot_core.score.local import MAX_NEW_TOKENS, LocalJudge, weights_digest
 from viscot_core.score.scoring import score_run
 from viscot_core.score.verdicts import Outcome, Pair, State, read_scores

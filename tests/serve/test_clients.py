@@ -11,7 +11,6 @@ import pytest
 from made_bench import write_root
 from serve_help import Running, running
 
-pytest.importorskip("openai", reason="needs viscot[api]")
 Cli = Callable[..., Any]
 LENGTH = ("--max-new-tokens", "12")
 

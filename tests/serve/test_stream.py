@@ -14,7 +14,7 @@ from serve_help import Gated, Looker, Running, Slow, data_url, question, running
 
 from viscot_core.engines.base import Generation, Request
 
-openai = pytest.importorskip("openai", reason="needs viscot[api]")
+openai = pytest.importorskip("openai", reason="needs viscot[dev]")
 Serve = Callable[..., Running]
 
 

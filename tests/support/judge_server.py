@@ -72,6 +72,8 @@ PASSING_FAULTS: dict[str, Action] = {
 class JudgeServer:
     """Runs in a thread; ``requests`` are the bodies it got, ``headers`` the header block of each.
 
+    ``connections`` counts those that were opened, ``most_open`` the requests answered at the same time.
+
     ``port`` 0: any that is free.
     """
 
@@ -79,7 +81,7 @@ class JudgeServer:
         self.script, self._port = script, port
         self.requests: list[dict[str, Any]] = []
         self.headers: list[str] = []
-        self.open_now = self.most_open = 0
+        self.open_now = self.most_open = self.connections = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
@@ -109,6 +111,7 @@ class JudgeServer:
         self._loop.run_until_complete(asyncio.sleep(0))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while await self._answer(reader, writer):
                 pass

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.openai_api.budget import Price
-from viscot_core.openai_api.replies import ReplyCache
-from viscot_core.score.api import ApiJudge
-from viscot_core.score.judges import JudgeOptions
-from viscot_core.score.prompt import PromptBuilder
+from viscot_core.score.base import JudgeOptions
+from viscot_core.score.openai import OpenAIJudge
 from viscot_core.score.verdicts import Outcome, Pair
 
 KEY = "sk-secret-0123456789"
@@ -27,18 +25,15 @@ def judged(
     key: str | None = None,
     price: Price | None = None,
     **options: Any,
-) -> tuple[ApiJudge, dict[Pair, Outcome]]:
+) -> tuple[OpenAIJudge, dict[Pair, Outcome]]:
     """The judge after a round over ``pairs``, and its outcomes; its cache lies under ``tmp_path``."""
-    settings: dict[str, Any] = {"concurrency": 8, "timeout": 30.0, "attempts": 4} | options
-    builder = PromptBuilder(json_mode=settings.get("json_mode", False))
-    judge = ApiJudge(
+    fixed = {"concurrency": 8, "timeout": 30.0, "attempts": 4, "cache": tmp_path / "cache"}
+    judge = OpenAIJudge(
         "made-up",
         base_url=url,
         key=key,
         price=price,
-        prompt=builder,
-        cache=ReplyCache(tmp_path / "cache"),
-        options=JudgeOptions(**settings),
+        options=JudgeOptions(**fixed | options),
     )
     outcomes: dict[Pair, Outcome] = {}
     judge.judge(pairs, lambda pair, outcome: outcomes.__setitem__(pair, outcome))

@@ -14,8 +14,8 @@ from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
     from viscot_core.conversation import Message
-    from viscot_core.engines.openai import ApiOptions
     from viscot_core.engines.transformers.engine import Sampling
+    from viscot_core.openai_api.options import ApiOptions
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EngineOptions:
         """What the engine will be like, as far as it is known before it is opened."""
         if not self.is_server:
             return Traits(self.batch_size or 1, shares_images=True)
-        from viscot_core.engines.openai import ApiOptions
+        from viscot_core.openai_api.options import ApiOptions
 
         return Traits(parallel=(self.api or ApiOptions()).concurrency)
 
@@ -112,15 +112,15 @@ def open_engine(options: EngineOptions, sampling: Sampling | None = None) -> Eng
     """Load the model or reach the server; without ``sampling``, or at temperature 0, answers are greedy.
 
     Raises:
-        CheckpointError, EngineError, UsageError: as ``load_model`` and ``ApiEngine`` say.
+        CheckpointError, EngineError, UsageError: as ``load_model`` and ``OpenAIEngine`` say.
     """
     if options.is_server:
-        from viscot_core.engines.openai import ApiEngine
+        from viscot_core.engines.openai import OpenAIEngine
 
         if sampling is not None and sampling.temperature > 0:
             raise UsageError("A server decides how tokens are chosen; leave out --temperature.")
         url, name = options.address()
-        return ApiEngine(url, name, options=options.api, resize=codec_for(options).resize)
+        return OpenAIEngine(url, name, options=options.api, resize=codec_for(options).resize)
     from viscot_core.engines.transformers.engine import LocalEngine
     from viscot_core.models.load import load_model
 

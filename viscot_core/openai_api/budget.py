@@ -1,18 +1,20 @@
-"""What calls to a server may cost: counted, booked before each call, never over the limit a user gave."""
+"""What calls to a server may cost: booked before each call, never over the limit a user gave."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from viscot_core.errors import BudgetSpent
-from viscot_core.openai_api.messages import longest_reply
+from viscot_core.openai_api.limits import longest_reply
 
 IMAGE_TOKENS = 4096
 """What an image is taken to cost before the server has counted one."""
+MESSAGE_OVERHEAD = 12
+"""Tokens a chat format adds to the words of a call."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,29 @@ class Price:
 
 
 @dataclass
-class Spent:
-    """What this process asked and was told."""
+class Usage:
+    """What a client asked and got.
+
+    Attributes:
+        requests: sent, whatever became of them.
+        calls: requests that brought a reply.
+        cached: replies that were kept from earlier.
+        retries: requests sent again after a passing fault.
+        tokens_in, tokens_out: as the server counts them.
+        cost: US dollars; None where the price is unknown.
+        models: what the server calls its model.
+        capped: a limit on requests or dollars left something out.
+    """
 
     requests: int = 0
-    kept: int = 0
+    calls: int = 0
+    cached: int = 0
     retries: int = 0
-    read: int = 0
-    written: int = 0
-    cost: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float | None = None
+    models: set[str] = field(default_factory=set)
+    capped: bool = False
 
 
 @dataclass
@@ -49,21 +65,30 @@ class Bill:
 
 
 class Budget:
-    """At most ``max_requests`` calls and ``max_cost`` dollars. Safe to use from several threads."""
+    """At most ``max_requests`` calls and ``max_cost`` dollars, noted in ``usage``. Safe in threads."""
 
-    def __init__(self, max_requests: int | None, max_cost: float | None, price: Price | None) -> None:
-        self.spent = Spent()
+    def __init__(
+        self, usage: Usage, max_requests: int | None, max_cost: float | None, price: Price | None
+    ) -> None:
+        self._usage = usage
         self._max_requests, self._max_cost, self._price = max_requests, max_cost, price
         self._settled = threading.Condition()
         self._booked: list[float] = []
-        self._largest = 0
+        self._requests = 0
+        self._spent = 0.0
+        self._longest_prompt = 0
+        if price is not None:
+            usage.cost = 0.0
 
     @contextmanager
     def call(self, body: dict[str, Any]) -> Iterator[Bill]:
         """Book one call with this body; what its bill says at the end is spent.
 
+        A call that could go over ``max_cost`` waits while others are under way: most cost less than was
+        booked for them.
+
         Raises:
-            BudgetSpent: it might be too much.
+            BudgetSpent: there is no room for it, and waiting would not make any.
         """
         worst = self._worst(body)
         self._reserve(worst)
@@ -73,48 +98,50 @@ class Budget:
         finally:
             with self._settled:
                 self._booked.remove(worst)
-                self.spent.cost += bill.cost
+                self._spent += bill.cost
+                if self._price is not None:
+                    self._usage.cost = self._spent
                 self._settled.notify_all()
 
-    def count(self, bill: Bill, read: int, written: int) -> None:
-        """Put a reply's tokens on its bill."""
+    def count(self, bill: Bill, tokens_in: int, tokens_out: int) -> None:
+        """Put a reply's tokens on its bill; where the server counts none, it stays the most it can be."""
+        if not tokens_in:
+            return
         with self._settled:
-            self.spent.read += read
-            self.spent.written += written
-            self._largest = max(self._largest, read)
-        bill.cost = self._price.cost(read, written) if self._price else 0.0
-
-    def note(self, *, kept: int = 0, retries: int = 0) -> None:
-        """Count replies that were kept already, and calls made again."""
-        with self._settled:
-            self.spent.kept += kept
-            self.spent.retries += retries
+            self._longest_prompt = max(self._longest_prompt, tokens_in)
+        bill.cost = self._price.cost(tokens_in, tokens_out) if self._price else 0.0
 
     def _reserve(self, worst: float) -> None:
         with self._settled:
             while not self._fits(worst):
-                self._settled.wait()  # what is under way mostly costs less than it was booked with
-            self.spent.requests += 1
+                self._settled.wait()
+            self._requests += 1
             self._booked.append(worst)
 
     def _fits(self, worst: float) -> bool:
         """Whether the call may start now; raises BudgetSpent where waiting cannot help."""
-        if self._max_requests is not None and self.spent.requests >= self._max_requests:
+        if self._max_requests is not None and self._requests >= self._max_requests:
+            self._usage.capped = True
             raise BudgetSpent(f"--max-requests {self._max_requests} are used up")
         limit = self._max_cost
-        if limit is None or self.spent.cost + sum(self._booked) + worst <= limit:
+        if limit is None or self._spent + sum(self._booked) + worst <= limit:
             return True
         if not self._booked:
-            raise BudgetSpent(f"--max-cost {limit:g} is used up (${self.spent.cost:.4f} spent)")
+            self._usage.capped = True
+            raise BudgetSpent(f"--max-cost {limit:g} is used up (${self._spent:.4f} spent)")
         return False
 
     def _worst(self, body: dict[str, Any]) -> float:
-        """The most a request can cost: every character a token, an image as the largest prompt so far."""
+        """The most dollars a request can cost.
+
+        No tokenizer in use makes more than one token of a byte; an image counts as the longest prompt so far.
+        """
         if self._price is None:
             return 0.0
         parts = [m["content"] for m in body["messages"]]
         texts = [p for p in parts if isinstance(p, str)]
         texts += [p["text"] for ps in parts if isinstance(ps, list) for p in ps if p["type"] == "text"]
         images = sum(p["type"] == "image_url" for ps in parts if isinstance(ps, list) for p in ps)
-        read = sum(map(len, texts)) + images * max(self._largest, IMAGE_TOKENS)
-        return self._price.cost(read, longest_reply(body))
+        tokens_in = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + MESSAGE_OVERHEAD
+        tokens_in += images * max(self._longest_prompt, IMAGE_TOKENS)
+        return self._price.cost(tokens_in, longest_reply(body))

@@ -1,4 +1,4 @@
-"""API keys: they come from the environment only, are checked before they are used, and told to nobody."""
+"""API keys: they come from the environment only, are checked before use, and appear in no message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ def key_in(variable: str, environment: Mapping[str, str]) -> str | None:
     return key
 
 
-def told(words: str, key: str | None) -> str:
-    """A server's words on one line of at most 200 characters, the key taken out should it repeat it."""
+def redact(words: str, key: str | None) -> str:
+    """A server's words on one line of at most 200 characters, without the key should it repeat it."""
     words = " ".join(words.split())
     return (words.replace(key, "***") if key else words)[:200]
+
+
+def without_password(url: str) -> str:
+    """``url`` without the ``user:password@`` that it may hold."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,10 +1,9 @@
-"""Turns and images as the messages of a chat completion."""
+"""Conversations and their images as the messages of a chat completion."""
 
 from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,27 +13,6 @@ from PIL import Image
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.images.view import View
-
-THOUGHTS = 16
-"""A reasoning model's thoughts count as reply: it is allowed so many times the tokens of an answer."""
-
-
-def reasons(model: str) -> bool:
-    """Whether ``model`` is one of OpenAI's reasoning models, by its name."""
-    return re.match(r"(o\d|gpt-5)", model) is not None
-
-
-def reply_fields(model: str, tokens: int, temperature: float = 0) -> dict[str, Any]:
-    """The fields of a request that bound the reply to ``tokens``; reasoning models refuse a temperature."""
-    if reasons(model):
-        return {"max_completion_tokens": THOUGHTS * tokens}
-    return {"max_tokens": tokens, "temperature": temperature}
-
-
-def longest_reply(body: dict[str, Any]) -> int:
-    """The tokens ``reply_fields`` allowed."""
-    tokens: int = body.get("max_tokens") or body["max_completion_tokens"]
-    return tokens
 
 
 class Messages:

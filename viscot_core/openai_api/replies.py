@@ -1,6 +1,7 @@
-"""Replies of servers by the content of their request: the same question is never paid for twice.
+"""Replies of servers, and a folder that keeps them by the content of their request.
 
-One small file per request, written whole or not at all. A damaged one counts as absent and is written again.
+The same question is never paid for twice. One small file per request, written whole or not at all; a damaged
+one counts as absent and is written again.
 """
 
 from __future__ import annotations
@@ -10,8 +11,27 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A chat completion.
+
+    Attributes:
+        text: what was said; None where the server gave no text at all.
+        finish: why it ended: ``stop``, ``length``, ...; ``cancelled`` where nobody waited for the rest.
+        tokens_in, tokens_out: the server's count of tokens read and written; 0 where it counts none.
+        model: what the server calls its model.
+    """
+
+    text: str | None
+    finish: str | None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    model: str = ""
 
 
 def request_key(url: str, body: Mapping[str, Any]) -> str:
@@ -23,27 +43,34 @@ def request_key(url: str, body: Mapping[str, Any]) -> str:
 class ReplyCache:
     """JSON objects with a ``reply`` under ``folder/ab/abcdef….json``; several threads may use one.
 
-    ``damaged`` counts entries that cannot be read.
+    Engines of earlier versions kept ``reply``, ``tokens`` and ``finished``, judges ``reply`` and ``model``:
+    both are read, and both find their fields in what is written now. ``damaged`` counts unreadable entries.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged = 0
 
-    def get(self, key: str) -> dict[str, Any] | None:
+    def get(self, key: str) -> Reply | None:
+        """The kept reply; None where there is none, or none that can be read."""
         try:
-            entry = json.loads(self._path(key).read_bytes())
+            return _reply_of(json.loads(self._path(key).read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
             self.damaged += 1
             return None
-        if not isinstance(entry, dict) or not isinstance(entry.get("reply"), str):
-            self.damaged += 1
-            return None
-        return entry
 
-    def put(self, key: str, entry: Mapping[str, Any]) -> None:
+    def put(self, key: str, reply: Reply) -> None:
+        """Keep ``reply``, which has a text."""
+        entry = {
+            "reply": reply.text,
+            "tokens": reply.tokens_out,
+            "finished": reply.finish == "stop",
+            "finish": reply.finish,
+            "prompt_tokens": reply.tokens_in,
+            "model": reply.model,
+        }
         path = self._path(key)
         temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         content = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -56,3 +83,13 @@ class ReplyCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
+
+
+def _reply_of(entry: dict[str, Any]) -> Reply:
+    """An entry of any version. Raises ValueError and the like for one that is damaged."""
+    text = entry["reply"]
+    if not isinstance(text, str):
+        raise ValueError("an entry without a text")
+    finish = entry.get("finish") or ("stop" if entry.get("finished", True) else "length")
+    tokens = int(entry.get("prompt_tokens", 0)), int(entry.get("tokens", 0))
+    return Reply(text, str(finish), *tokens, str(entry.get("model", "")))

@@ -12,9 +12,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 LONGEST_RETRY_AFTER = 120.0
 """Where a server asks for a longer pause, the call is left for another run."""
 GIVE_UP_AFTER = 20
-"""So many calls in a row without a reply mean that nothing works: stop and say so."""
-PASSING = frozenset((408, 409, 425, 429, *range(500, 600)))
-"""HTTP statuses after which the same call may work later."""
+"""So many requests in a row without a reply mean that nothing works: stop and say so."""
 
 
 def between(attempt: int) -> float:

@@ -1,10 +1,7 @@
-"""What judge calls cost: a price table, an estimate before, and a cap that holds while many calls are in
-flight.
-"""
+"""What judge calls cost: a table of prices, and an estimate before anything is asked."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,12 +11,10 @@ from typing import Any
 import yaml
 
 from viscot_core.errors import UsageError
-from viscot_core.openai_api.budget import Price
+from viscot_core.openai_api.budget import MESSAGE_OVERHEAD, Price
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates; English runs at about 4."""
-MESSAGE_OVERHEAD = 12
-"""Tokens a chat format adds to the words of a call."""
 TYPICAL_REPLY = 8
 """Tokens of a reply such as ``score: 0.8``."""
 
@@ -86,39 +81,5 @@ def _price(entry: Any) -> Price:
 
 
 def estimated_tokens(text: str) -> int:
+    """About how many tokens a call with these words reads."""
     return -(-len(text) // CHARACTERS_PER_TOKEN) + MESSAGE_OVERHEAD
-
-
-def most_tokens(text: str) -> int:
-    """An upper bound: no tokenizer in use makes more than one token of a byte."""
-    return len(text.encode("utf-8", "surrogatepass")) + MESSAGE_OVERHEAD
-
-
-class Budget:
-    """Holds spending under ``cap`` dollars: a call starts only when its worst case still fits.
-
-    ``reserve`` waits while calls in flight may yet turn out cheaper, and says no when even they cannot help.
-    """
-
-    def __init__(self, cap: float | None) -> None:
-        self.cap = cap
-        self.spent = 0.0
-        self._reserved = 0.0
-        self._settled = asyncio.Event()
-
-    async def reserve(self, amount: float) -> bool:
-        while self.cap is not None and self.spent + self._reserved + amount > self.cap:
-            if self._reserved <= 0:
-                return False
-            self._settled.clear()
-            await self._settled.wait()
-        self._reserved += amount
-        return True
-
-    def settle(self, reserved: float, actual: float) -> None:
-        """A call ended: give its reservation back and book what it cost."""
-        self._reserved = max(0.0, self._reserved - reserved)
-        if self._reserved < 1e-12:
-            self._reserved = 0.0
-        self.spent += actual
-        self._settled.set()

@@ -2,52 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
-
 from viscot_core.errors import UsageError, nearest
+from viscot_core.score.base import Judge, JudgeOptions
 from viscot_core.score.offline import MEASURES, OfflineJudge
-from viscot_core.score.prompt import PromptStyle
-from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair
-
-Done = Callable[[Pair, Outcome], None]
-"""Called once per pair, as soon as its outcome is known."""
-
-
-class Judge(Protocol):
-    """Anything that gives answers a score.
-
-    ``judge`` calls ``done`` for every pair it comes to an outcome about and may stop early (a cost cap):
-    pairs without a call stay pending. It raises ``EngineError`` when no pair can be judged at all.
-    """
-
-    identity: JudgeIdentity
-
-    def judge(self, pairs: Sequence[Pair], done: Done) -> None: ...
-
-
-@dataclass(frozen=True)
-class JudgeOptions:
-    """What the command line says about a judge that is a model; offline judges need none of it."""
-
-    base_url: str | None = None
-    concurrency: int = 32
-    max_cost: float | None = None
-    prices: Path | None = None
-    temperature: float = 0.0
-    timeout: float = 60.0
-    attempts: int = 6
-    style: PromptStyle = PromptStyle.PAPER
-    json_mode: bool = False
-    cache: Path | None = None
-    fresh: bool = False
-    """Ask again even where the cache holds a reply."""
-    batch_size: int = 8
-    device: str = "auto"
-    only_estimate: bool = False
-    """Nothing will be sent, so no key is needed."""
 
 
 def make_judge(spec: str, options: JudgeOptions) -> Judge:
@@ -56,9 +13,9 @@ def make_judge(spec: str, options: JudgeOptions) -> Judge:
     if spec in MEASURES:
         return OfflineJudge(spec)
     if kind == "openai" and model:
-        from viscot_core.score.api import ApiJudge
+        from viscot_core.score.openai import OpenAIJudge
 
-        return ApiJudge.from_options(model, options)
+        return OpenAIJudge.from_options(model, options)
     if kind == "hf" and model:
         from viscot_core.score.local import LocalJudge
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.score.judges import Done, JudgeOptions
+from viscot_core.score.base import Done, JudgeOptions
 from viscot_core.score.prompt import JudgePrompt, PromptBuilder
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
 

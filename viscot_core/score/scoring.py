@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from viscot_core.runs.records import Key, Prediction, read_predictions
-from viscot_core.score.judges import Judge
+from viscot_core.score.base import Judge
 from viscot_core.score.verdicts import (
     Outcome,
     Pair,

@@ -1,0 +1,299 @@
+"""The one client of OpenAI's protocol: engines and judges ask servers through it.
+
+Calls run side by side in threads of the client's own. A passing fault is tried again after growing waits, or
+when ``Retry-After`` says; a refusal fails its request; and what no call can get past (no credit, a wrong key,
+an unknown model) stops all of them at once. ``faults.py`` says which is which.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple, Self, TypeVar
+
+import httpx
+
+from viscot_core.errors import EngineError
+from viscot_core.openai_api import faults, streams, waiting
+from viscot_core.openai_api.budget import Bill, Budget, Usage
+from viscot_core.openai_api.faults import Fault, Kind
+from viscot_core.openai_api.keys import without_password
+from viscot_core.openai_api.options import ApiOptions
+from viscot_core.openai_api.replies import Reply, ReplyCache, request_key
+from viscot_core.openai_api.streams import CANCELLED
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+OnText = Callable[[str], None]
+Cancelled = Callable[[], bool]
+
+_HEADERS = {
+    "Content-Type": "application/json",
+    # A viscot server continues the messages as they stand; without this it would run its own chain.
+    "X-Viscot-Strategy": "raw",
+}
+
+
+class _Call(NamedTuple):
+    """What ``Client.ask`` was asked."""
+
+    body: dict[str, Any]
+    on_text: OnText | None
+    cancelled: Cancelled | None
+    needs_text: bool
+
+
+class Client:
+    """Speaks to the server at ``url`` (``http://HOST:PORT/v1``). Safe to use from several threads.
+
+    Once a fault has stopped it, every later call raises the same ``EngineError``.
+    """
+
+    def __init__(self, url: str, key: str | None, options: ApiOptions) -> None:
+        self.url, self.options = url.rstrip("/"), options
+        self.usage = Usage()
+        self._key = key
+        self._cache = ReplyCache(options.cache) if options.cache else None
+        limits = (options.max_requests, options.max_cost, options.price)
+        self._budget = Budget(self.usage, *limits) if any(limit is not None for limit in limits) else None
+        self._tls = httpx.create_ssl_context()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = threading.Semaphore(0)
+        self._here = threading.local()
+        self._lock = threading.Lock()
+        self._not_before = 0.0
+        self._in_a_row = 0
+        self._stopped = ""
+        self._over = threading.Event()
+        """No call is to wait any longer: all were stopped, or the client is closed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; a call under way ends by itself, and nobody waits for it."""
+        self._stopped = self._stopped or "the client is closed"
+        self._over.set()
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    # -- threads --------------------------------------------------------------------------------------
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+        """``(number of the item, work(item))`` in the order of their ends, ``concurrency`` at a time.
+
+        An exception of ``work`` is raised here: no other item is begun after it, and what those under way
+        bring is handed out before.
+        """
+        self._check()
+        ended: queue.SimpleQueue[tuple[int, list[Result]]] = queue.SimpleQueue()
+        errors: list[BaseException] = []
+        over = threading.Event()
+
+        def job(number: int, item: Item) -> None:
+            results = []
+            try:
+                if not over.is_set():
+                    results.append(work(item))
+            except BaseException as error:  # noqa: BLE001 - the thread's edge: raised again in the caller's
+                errors.append(error)
+                over.set()
+            ended.put((number, results))
+
+        try:
+            for number, item in enumerate(items):
+                self._submit(partial(job, number, item))
+            for _ in items:
+                number, results = ended.get()
+                yield from ((number, result) for result in results)
+        finally:
+            over.set()
+        if errors:
+            raise errors[0]
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        """To an idle thread or a new one. They are daemons: an interrupted command waits for no reply."""
+        with self._lock:
+            if not self._idle.acquire(blocking=False) and len(self._threads) < self.options.concurrency:
+                thread = threading.Thread(target=self._run_jobs, daemon=True, name="call")
+                self._threads.append(thread)
+                thread.start()
+        self._jobs.put(job)
+
+    def _run_jobs(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            self._idle.release()
+        if hasattr(self._here, "http"):
+            self._here.http.close()
+
+    def _connection(self) -> httpx.Client:
+        """This thread's own: a pool that threads share looks at all of its connections for every call."""
+        if not hasattr(self._here, "http"):
+            key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            self._here.http = httpx.Client(
+                headers=_HEADERS | key,
+                timeout=self.options.timeout,
+                limits=httpx.Limits(max_connections=1),
+                verify=self._tls,
+                follow_redirects=False,  # a redirect could carry the key away
+            )
+        http: httpx.Client = self._here.http
+        return http
+
+    # -- one request ----------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        body: dict[str, Any],
+        *,
+        on_text: OnText | None = None,
+        cancelled: Cancelled | None = None,
+        needs_text: bool = False,
+        usable: Callable[[Reply], bool] = lambda reply: True,
+    ) -> Reply:
+        """The reply to one request, kept or fresh, after as many attempts as it takes; call it in ``each``.
+
+        Args:
+            on_text: streams the reply and is told the text so far; a broken stream begins again.
+            needs_text: a reply without any text is a passing fault.
+            usable: a kept reply that is not is asked again, a fresh one is not kept.
+
+        Raises:
+            Fault: no reply to this request.
+            BudgetSpent: the limits leave no room for it.
+            EngineError: no request can succeed; all other calls end too.
+        """
+        key = request_key(self.url, body) if self._cache else ""
+        if self._cache and not self.options.fresh and (kept := self._cache.get(key)) and usable(kept):
+            with self._lock:
+                self.usage.cached += 1
+            return kept
+        reply = self._ask(_Call(body, on_text, cancelled, needs_text))
+        if self._cache and reply.finish != CANCELLED and usable(reply):
+            self._cache.put(key, reply)
+        return reply
+
+    def _ask(self, call: _Call) -> Reply:
+        attempt, wait = 0, 0.0
+        while self._waited(wait, call.cancelled):
+            attempt += 1
+            try:
+                reply = self._attempt(call)
+            except Fault as fault:
+                too_long = (fault.wait or 0.0) > waiting.LONGEST_RETRY_AFTER
+                if fault.kind is not Kind.PASSING or too_long or attempt == self.options.attempts:
+                    self._stop_after(fault)
+                    self._check()
+                    raise
+                with self._lock:
+                    self.usage.retries += 1
+                    if fault.wait is not None:  # the limit is the account's: all calls wait
+                        self._not_before = max(self._not_before, time.monotonic() + fault.wait)
+            else:
+                self._in_a_row = 0
+                return reply
+            wait = waiting.between(attempt)
+        return Reply("", CANCELLED)
+
+    def _waited(self, seconds: float, cancelled: Cancelled | None) -> bool:
+        """Wait, and as long as the server asked any call to; False where nobody waits for the reply."""
+        until = time.monotonic() + seconds
+        while cancelled is None or not cancelled():
+            left = max(until, self._not_before) - time.monotonic()
+            if left <= 0 or self._over.wait(min(waiting.spread(left), 1.0)):
+                self._check()
+                return True
+        return False
+
+    def _check(self) -> None:
+        """Raise EngineError where all calls have stopped."""
+        if self._stopped:
+            where = without_password(self.url)
+            raise EngineError(
+                f"{where} cannot answer: {self._stopped}. Run the same command again when this is fixed."
+            )
+
+    def _stop_after(self, fault: Fault) -> None:
+        """Stop all calls where they would meet the same fault."""
+        with self._lock:
+            self._in_a_row = self._in_a_row + 1 if fault.kind is Kind.PASSING else 0
+            words = ""
+            if fault.kind is Kind.ACCOUNT or (fault.kind is Kind.NAME and not self.usage.calls):
+                words = str(fault)
+            elif self._in_a_row >= waiting.GIVE_UP_AFTER:
+                words = f"{self._in_a_row} requests in a row got no reply, the last because {fault}"
+            self._stopped = self._stopped or words
+        if self._stopped:
+            self._over.set()
+
+    def _attempt(self, call: _Call) -> Reply:
+        budget = self._budget
+        # An interruption leaves the most the call can cost on its bill.
+        with budget.call(call.body) if budget else nullcontext(Bill(0.0)) as bill:
+            try:
+                self._check()  # another call may have stopped all while this one waited for money
+                with self._lock:
+                    self.usage.requests += 1
+                reply = self._send(call)
+            except (Fault, EngineError) as error:
+                bill.cost = bill.cost if isinstance(error, Fault) and error.billed else 0.0
+                raise
+            with self._lock:
+                self.usage.calls += 1
+                self.usage.tokens_in += reply.tokens_in
+                self.usage.tokens_out += reply.tokens_out
+                self.usage.models |= {reply.model} - {""}
+            if budget:
+                budget.count(bill, reply.tokens_in, reply.tokens_out)
+        if call.needs_text and reply.text is None:
+            raise Fault(Kind.PASSING, "the reply holds no text", billed=True)
+        return reply
+
+    def _send(self, call: _Call) -> Reply:
+        http, model, on_text = self._connection(), call.body["model"], call.on_text
+        streamed = {"stream": True, "stream_options": {"include_usage": True}} if on_text else {}
+        content = json.dumps(call.body | streamed).encode()
+        try:
+            with http.stream("POST", f"{self.url}/chat/completions", content=content) as response:
+                if response.status_code != 200:
+                    wait = response.headers.get("retry-after")
+                    raise faults.of_status(response.status_code, response.read(), wait, self._key, model)
+                if on_text and "event-stream" in response.headers.get("content-type", ""):
+                    tell = lambda text: on_text(_readable(text))  # noqa: E731
+                    data = streams.join(response.iter_bytes(), tell, call.cancelled)
+                else:
+                    data = json.loads(response.read())
+            if error := data.get("error"):  # some servers send it with status 200
+                raise faults.of_error(200, error, self._key, model)
+            return _reply(data)
+        except httpx.HTTPError as error:
+            raise faults.of_transport(error, without_password(self.url)) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise faults.unreadable() from error
+
+
+def _reply(data: Any) -> Reply:
+    """A completion as a server sends it; an exception of any kind where it is none."""
+    choice = data["choices"][0]
+    text, finish = choice["message"].get("content"), choice.get("finish_reason")
+    if finish == "content_filter":
+        raise faults.refused_by_filter(billed=True)
+    usage = data.get("usage") or {}
+    tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    words = _readable(text) if isinstance(text, str) else None
+    return Reply(words, finish, *tokens, str(data.get("model") or ""))
+
+
+def _readable(text: str) -> str:
+    """Surrogates, which JSON spells and no file holds: a pair becomes its character, half a one U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,27 @@
+"""The fields of a request that limit its reply, which differ from model to model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+THOUGHTS = 16
+"""A reasoning model's thoughts count as reply: it is allowed so many times the tokens of an answer."""
+
+
+def reasons(model: str) -> bool:
+    """Whether ``model`` is one of OpenAI's reasoning models, by its name."""
+    return re.match(r"(o\d|gpt-5)", model) is not None
+
+
+def reply_fields(model: str, tokens: int, temperature: float = 0) -> dict[str, Any]:
+    """The fields of a request that limit the reply to ``tokens``; reasoning models refuse a temperature."""
+    if reasons(model):
+        return {"max_completion_tokens": THOUGHTS * tokens}
+    return {"max_tokens": tokens, "temperature": temperature}
+
+
+def longest_reply(body: dict[str, Any]) -> int:
+    """The tokens ``reply_fields`` allowed."""
+    tokens: int = body.get("max_tokens") or body["max_completion_tokens"]
+    return tokens

@@ -1,0 +1,58 @@
+"""A reply that came in pieces, put together again while somebody hears it grow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from viscot_core.openai_api.faults import Fault, Kind
+
+CANCELLED = "cancelled"
+"""``finish_reason`` where nobody waited for the rest."""
+
+
+def join(
+    blocks: Iterable[bytes], on_text: Callable[[str], None], cancelled: Callable[[], bool] | None
+) -> dict[str, Any]:
+    """The completion that a stream's bytes tell, in the form of one that is sent whole.
+
+    ``on_text`` is told the text so far. An error in the middle of the stream comes back as one in a body.
+
+    Raises:
+        Fault: the stream ended before its text did.
+    """
+    text, finish = "", None
+    last: dict[str, Any] = {}
+    for event in _events(blocks):
+        if event == b"[DONE]":
+            break
+        chunk = json.loads(event)
+        if chunk.get("error"):
+            return {"error": chunk["error"]}
+        last |= {name: chunk[name] for name in ("usage", "model") if chunk.get(name)}
+        for choice in chunk["choices"]:
+            finish = choice.get("finish_reason") or finish
+            if piece := (choice.get("delta") or {}).get("content"):
+                text += piece
+                if not "\ud800" <= text[-1] <= "\udbff":  # the other half of a pair is still to come
+                    on_text(text)
+        if cancelled is not None and cancelled():
+            finish = CANCELLED
+            break
+    if finish is None:
+        raise Fault(Kind.PASSING, "the reply was cut off", billed=True)
+    return {"choices": [{"message": {"content": text}, "finish_reason": finish}], **last}
+
+
+def _events(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The data of server-sent events, a line each as OpenAI sends them.
+
+    Lines end at line feeds only: httpx's ``iter_lines`` also splits at U+2028, which a JSON text may hold.
+    """
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        yield from (line[5:].strip() for line in lines if line.startswith(b"data:"))
+    if rest.startswith(b"data:"):
+        yield rest[5:].strip()
