@@ -45,7 +45,7 @@ def test_a_folder_is_there_when_it_is_whole(tmp_path: Path) -> None:
         (building / "one").write_text("1")
         assert not (tmp_path / "new" / "data").exists()
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["data"]
-    with pytest.raises(UsageError, match="holds something already"), atomic_folder(tmp_path / "new" / "data"):
+    with pytest.raises(UsageError, match="is not empty"), atomic_folder(tmp_path / "new" / "data"):
         pass
     with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "other" / "data") as building:
         (building / "one").write_text("1")
@@ -61,7 +61,7 @@ def test_an_empty_folder_stays_the_one_it_is(tmp_path: Path, monkeypatch: pytest
         (building / "one").write_text("1")
         assert building.parent == tmp_path
     assert sorted(path.name for path in Path().iterdir()) == [".new.5eed.partial", "folder", "one"]
-    with pytest.raises(UsageError, match="holds something already"), atomic_folder(tmp_path):
+    with pytest.raises(UsageError, match="is not empty"), atomic_folder(tmp_path):
         pass
 
 

@@ -1,7 +1,7 @@
-"""The root of the command line: a table of commands, each imported only when it is asked for.
+"""The root of the command line: a table of commands; each is imported only when it is called.
 
-``viscot --help`` reads the table and nothing else, so it imports neither torch nor any command. To add a
-command, write ``viscot_cli/NAME.py`` and one line of ``COMMANDS``; the line may exist before the file does.
+``viscot --help`` reads only the table, so it imports neither torch nor any command. To add a command, write
+``viscot_cli/NAME.py`` and one line of ``COMMANDS``; a line without its file is ignored.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typer.core import TyperGroup
 
 from viscot_cli import console
 
-if TYPE_CHECKING:  # typer carries its own click; these names serve annotations only
+if TYPE_CHECKING:  # typer has its own copy of click; for annotations only
     from typer._click import Command, Context, HelpFormatter
 
 
 class Entry(NamedTuple):
-    """Where a command lives (``module:attribute`` of viscot_cli), its heading and its line in the help."""
+    """A command: ``module:attribute`` in viscot_cli, its heading and its line in the help."""
 
     where: str
     heading: str
@@ -34,23 +34,23 @@ COMMANDS: dict[str, Entry] = {
     "tour": Entry("tour:tour", "Try", "Three images and a small benchmark with the bundled model."),
     "infer": Entry("infer:infer", "Ask", "Ask a question about an image: box, crop and answer."),
     "chat": Entry("chat:chat", "Ask", "Ask several questions about one image."),
-    "demo": Entry("demo:demo", "Ask", "A web page to try a model on."),
-    "serve": Entry("serve:serve", "Ask", "An OpenAI-compatible server running the two-turn chain."),
+    "demo": Entry("demo:demo", "Ask", "Try a model on a web page."),
+    "serve": Entry("serve:serve", "Ask", "An OpenAI-compatible server for the two-turn chain."),
     "data": Entry("data:app", "Prepare", "Fetch, organise, check, convert and make data."),
     "models": Entry("models:app", "Prepare", "List, pull, inspect and export checkpoints."),
     "recipes": Entry("recipes:app", "Train", "List, show, copy and check training recipes."),
-    "train": Entry("train:train", "Train", "Train a recipe's stages, on one machine or many."),
-    "pretrain": Entry("train:pretrain", "Train", "Train stage 1 only: the projector."),
-    "finetune": Entry("train:finetune", "Train", "Train stage 2 only: everything the recipe says."),
-    "bench": Entry("bench:app", "Measure", "Run a benchmark into a run folder; continue one."),
+    "train": Entry("train:train", "Train", "Train all stages of a recipe, on one machine or many."),
+    "pretrain": Entry("train:pretrain", "Train", "Train only stage 1: the projector."),
+    "finetune": Entry("train:finetune", "Train", "Train only stage 2: all parts that the recipe names."),
+    "bench": Entry("bench:app", "Measure", "Run or continue a benchmark in a run folder."),
     "score": Entry("score:score", "Measure", "Let a judge score the answers of a run folder."),
     "stats": Entry("stats:stats", "Measure", "Tables of a run folder: means, intervals, boxes."),
-    "doctor": Entry("doctor:doctor", "Look after", "What this machine has, what fits it, and the fixes."),
+    "doctor": Entry("doctor:doctor", "Check", "What this machine has, which models fit, and what to fix."),
 }
 
 
 class LazyGroup(TyperGroup):
-    """A command group that lists ``COMMANDS`` and imports one of them when it is called."""
+    """A command group that lists ``COMMANDS`` and imports a command only when it is called."""
 
     def list_commands(self, ctx: Context) -> list[str]:
         """The commands whose module exists, in the table's order."""
@@ -66,7 +66,7 @@ class LazyGroup(TyperGroup):
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             from viscot_core.errors import UsageError, nearest
 
-            hint = nearest(args[0], self.list_commands(ctx)) or " 'viscot --help' lists them all."
+            hint = nearest(args[0], self.list_commands(ctx)) or " 'viscot --help' lists all commands."
             raise UsageError(f"There is no command '{args[0]}'.{hint}")
         return super().resolve_command(ctx, args)
 
@@ -116,14 +116,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Visual chain of thought: name the region that matters, look at it closely, then answer."""
+    """Visual chain of thought: the model names the important region, looks at it closely, then answers."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; every error ends here as one sentence on stderr."""
+    """Run one command line and return its exit code; every error becomes one sentence on stderr."""
     command = typer.main.get_command(app)
     if "_VISCOT_COMPLETE" in os.environ:  # the shell asks for completions
         command.main(prog_name="viscot")

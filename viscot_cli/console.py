@@ -1,7 +1,7 @@
-"""The one place that knows how viscot talks: tables, progress, and errors turned into exit codes.
+"""All terminal output of viscot: results, messages, tables, progress, and errors with their exit codes.
 
-Results go to stdout and talk to stderr, so that ``viscot ... --json > answers.jsonl`` holds answers only.
-rich is imported inside the functions that draw, never at the top.
+Results go to stdout and messages to stderr, so ``viscot ... --json > answers.jsonl`` contains only answers.
+rich is imported inside the functions that need it, never at the top.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ EXTRAS = {
     "lmms_eval": "general",
     "peft": "train",
     "prometheus_client": "serve",
+    "starlette": "serve",
     "tensorboard": "train",
     "uvicorn": "serve",
 }
 
 
-# -- results and talk ------------------------------------------------------------------------------
+# -- results and messages ------------------------------------------------------------------------------
 
 
 def out(text: str = "") -> None:
@@ -45,7 +46,7 @@ def out(text: str = "") -> None:
 
 
 def say(text: str) -> None:
-    """Print talk (what is happening, where a file went) to stderr."""
+    """Print a message (what is happening, where a file was written) to stderr."""
     typer.echo(text, err=True)
 
 
@@ -56,13 +57,13 @@ def emit(value: Any) -> None:
     flags = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     try:
         line = orjson.dumps(value, option=flags, default=str)
-    except TypeError:  # the name of a file that is no UTF-8
+    except TypeError:  # a file name that is not UTF-8
         line = orjson.dumps(_spelled(value), option=flags, default=str)
     typer.echo(line.decode())
 
 
 def _spelled(value: Any) -> Any:
-    """``value`` with "?" for what no UTF-8 text can hold."""
+    """``value`` with "?" for characters that UTF-8 cannot encode."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, Mapping):
@@ -77,9 +78,9 @@ def table(
     title: str | None = None,
     right: Iterable[str] = (),
 ) -> None:
-    """Draw a table on stdout; the columns named in ``right`` are aligned right. Cells are shown as they are.
+    """Print a table; the columns named in ``right`` are aligned right. Markup in cells is not interpreted.
 
-    In a terminal it takes the terminal's width; into a file or a pipe nothing is cut or wrapped.
+    A terminal limits the width; in a file or a pipe nothing is cut or wrapped.
     """
     from rich.console import Console
     from rich.table import Table
@@ -124,7 +125,7 @@ def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def transfers() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show downloads on stderr; yields ``update(label, bytes done, bytes in all)`` for threads to call."""
+    """Show downloads on stderr; yields ``update(label, bytes done, total bytes)``, which threads may call."""
 
     said: dict[str, float] = {}
     lock = Lock()
@@ -179,7 +180,7 @@ def _lines(what: str, total: int | None, every: float = 30.0) -> Iterator[Callab
 
 
 def split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
-    """Take ``--debug`` out of the command line, wherever before ``--`` it stands (or VISCOT_DEBUG=1)."""
+    """Remove ``--debug`` from the words before ``--``; the second value: was it (or VISCOT_DEBUG) set."""
     end = argv.index("--") if "--" in argv else len(argv)
     kept = [word for word in argv[:end] if word != "--debug"]
     debug = len(kept) < end or os.environ.get("VISCOT_DEBUG", "") not in ("", "0")
@@ -187,15 +188,15 @@ def split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def prepare(debug: bool) -> None:
-    """Quiet the libraries unless debugging; the ``viscot`` logger speaks to stderr in plain lines."""
+    """Silence the libraries unless debugging; viscot's logger writes plain lines to stderr."""
     import logging
 
-    # Threads that wait by spinning make a small model twenty times slower on a machine with other work.
+    # Spinning OpenMP threads make a small model twenty times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not debug:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        for library in ("PIL", "bitsandbytes"):  # what matters of theirs comes as an exception
+        for library in ("PIL", "bitsandbytes"):  # their errors reach us as exceptions
             logging.getLogger(library).setLevel(logging.CRITICAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "%(message)s"))
@@ -205,7 +206,7 @@ def prepare(debug: bool) -> None:
 
 
 def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
-    """Call ``run`` and return the exit code. The process's edge: whatever comes out becomes one sentence."""
+    """Call ``run`` and return the exit code; every exception becomes one sentence on stderr."""
     try:
         return run()
     except typer.Exit as stop:
@@ -215,7 +216,7 @@ def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
         show() if show else say(f"Error: {wrong}")
         return wrong.exit_code
     except BrokenPipeError:
-        # `viscot ... | head`: the reader left; keep the interpreter from complaining at exit
+        # `viscot ... | head`: the reader is gone; avoid the interpreter's complaint at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - recorded: shown as a sentence, whole with --debug
@@ -229,7 +230,7 @@ def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
 
 
 def leave(code: int) -> None:
-    """End now where threads still wait for a server: an interpreter would wait for them, for minutes."""
+    """Exit at once if threads still wait for a server; a normal exit would wait for them, for minutes."""
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -237,11 +238,11 @@ def leave(code: int) -> None:
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """The sentence a user should read for ``error``, and the exit code."""
+    """The sentence to show for ``error``, and the exit code."""
     if isinstance(error, ViscotError):
         return str(error), error.exit_code
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return "Stopped; what was finished is kept.", INTERRUPTED
+        return "Stopped; finished work is kept.", INTERRUPTED
     return _sentence(error), 1
 
 
@@ -259,13 +260,13 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "This machine ran out of memory; try a smaller --batch-size, --dtype bf16 or --load-in 8bit."
     kind = type(error).__name__
-    if kind == "OutOfMemoryError":  # torch's, known by name so that torch need not be imported
+    if kind == "OutOfMemoryError":  # torch's; compared by name so that torch is not imported
         return "The GPU ran out of memory; try a smaller --batch-size, --load-in 8bit or 4bit, --device cpu."
-    return f"Something unexpected happened ({kind}: {error}); run it again with --debug and report it."
+    return f"Unexpected error ({kind}: {error}); run the command again with --debug and report it."
 
 
 def _says_no_space(error: BaseException | None) -> bool:
-    """Whether ``error`` or its cause is a full disk; libraries in other languages say so in words only."""
+    """Whether ``error`` or its cause is a full disk; libraries in other languages report it only as text."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             return True

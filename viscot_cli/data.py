@@ -1,4 +1,4 @@
-"""``viscot data``: the commands that bring data and check it; ``data_rows`` has those that read it."""
+"""``viscot data``: commands that fetch and check data; ``data_rows`` has those that read and write rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from viscot_core.sources.plan import FetchPlan
 
 _SHOWN = 10
-"""Files of one kind of trouble that are said one by one."""
+"""How many ambiguous files are listed one by one."""
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 
@@ -42,7 +42,7 @@ Files = Annotated[
 
 
 class LinkKind(StrEnum):
-    """``organize.Link`` spelled out here as well: help imports nothing of the core."""
+    """A copy of ``organize.Link``: the help must not import the core."""
 
     auto = "auto"
     hard = "hard"
@@ -64,12 +64,12 @@ def size(count: float) -> str:
 @app.command("list")
 def list_(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[SOURCE...]", help="All there is to know of these.")
+        list[str] | None, typer.Argument(metavar="[SOURCE...]", help="Show every detail of these sources.")
     ] = None,
     to: Root = Path("data"),
     json: Json = False,
 ) -> None:
-    """Every source: what it is for, size, license, where it goes, how to get it, and whether it is here."""
+    """List the sources: purpose, size, license, target folder, how to get them, and their state."""
     from viscot_core.sources.catalog import load_catalog
 
     catalog = load_catalog()
@@ -85,10 +85,10 @@ def list_(
     else:
         lines = [[s.name, _purposes(s), _size(s), s.state(to), s.places, s.license] for s in catalog.sources]
         columns = ["source", "for", "size", "here", "goes to", "license"]
-        console.table(columns, lines, right=["size"], title=f"Sources, and what of them is in {to}")
+        console.table(columns, lines, right=["size"], title=f"Sources, and their state in {to}")
         console.out()
         _by_hand([source for source in catalog.sources if source.gate], "To get by hand:")
-        console.say("'viscot data list SOURCE' says what a source is and where its files come from.")
+        console.say("Details and origin of one source: viscot data list SOURCE")
 
 
 def _details(source: DataSource, to: Path) -> None:
@@ -132,12 +132,12 @@ def fetch(
     wanted: For = None,
     to: Root = Path("data"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be fetched; fetch nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    at_once: Annotated[int, typer.Option(min=1, max=64, help="Downloads at once.")] = 4,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    at_once: Annotated[int, typer.Option(min=1, max=64, help="Downloads at the same time.")] = 4,
 ) -> None:
-    """Fetch sources into a data root; the same command again continues. Ctrl-C keeps what has come."""
+    """Fetch sources into a data root; the same command continues. Ctrl-C keeps what was downloaded."""
     from viscot_core.sources.catalog import load_catalog, select, single
     from viscot_core.sources.fetch import fetch as run
     from viscot_core.sources.plan import plan
@@ -145,12 +145,12 @@ def fetch(
     catalog = load_catalog()
     if not wanted:
         raise UsageError(
-            "Say what for: --for bench, --for finetune or a source; 'viscot data list' names them."
+            "Choose what to fetch: --for bench, --for finetune or a source; 'viscot data list' lists them."
         )
     chosen = select(catalog, wanted)
     todo = plan(to, chosen)
     _show_plan(todo, to, at_once)
-    if all(":" in word for word in wanted):  # nothing else wants every set's images
+    if all(":" in word for word in wanted):  # nothing else needs the images of every set
         _say_what_is_less(todo, single(catalog, chosen))
     if dry_run:
         return
@@ -167,21 +167,19 @@ def fetch(
 
 def _ask() -> None:
     if not sys.stdin.isatty():
-        raise UsageError("Nobody is there to say yes; pass --yes to fetch, or --dry-run for the plan alone.")
+        raise UsageError("Not a terminal; pass --yes to fetch, or --dry-run to see only the plan.")
     typer.confirm("Fetch?", abort=True, err=True)
 
 
 def _tell(outcome: FetchOutcome, todo: FetchPlan, to: Path) -> None:
-    """What came and what did not. Raises DataError if nothing came, PartlyDone where something did not."""
+    """Report the outcome. Raises DataError if every download failed, PartlyDone if some did."""
     for label, why in outcome.failed.items():
         console.say(f"{label}: {why}")
     if outcome.failed:
         kind = PartlyDone if outcome.done else DataError
-        raise kind(
-            f"{len(outcome.failed)} of {len(todo.jobs)} downloads failed; the same command again goes on."
-        )
+        raise kind(f"{len(outcome.failed)} of {len(todo.jobs)} downloads failed; the same command continues.")
     console.say(
-        f"{len(outcome.done)} downloads done. 'viscot data check --to {to}' tells what is still missing."
+        f"{len(outcome.done)} downloads done. 'viscot data check --to {to}' lists what is still missing."
     )
 
 
@@ -200,46 +198,42 @@ def _show_plan(todo: FetchPlan, to: Path, at_once: int) -> None:
     if todo.jobs:
         console.say(
             f"{len(todo.jobs)} downloads into {to}: about {size(todo.to_fetch)}, "
-            f"{size(todo.disk(at_once))} of disk at the most."
+            f"at most {size(todo.disk(at_once))} of disk space."
         )
     else:
         console.say(f"Nothing to download into {to}.")
 
 
 def _say_what_is_less(todo: FetchPlan, single: Sequence[DataSource]) -> None:
-    """Where the tar of all images would come for sets that can be had alone, say how."""
+    """If single sources would replace the large tar of all images, print the command."""
     whole = next((job for job in todo.jobs if job.source.folder == "cot"), None)
     less = sum(source.size for source in single)
     if single and whole and less < whole.left:
         names = ",".join(source.name for source in single)
         console.say(
-            f"{whole.source.name} holds every set's images; these sets' alone are {size(less)}: "
+            f"{whole.source.name} has the images of every set; only those of these sets: {size(less)} with "
             f"--for benchmark:{names} --for {names}"
         )
 
 
 @app.command()
 def organize(
-    hand: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="Where your downloads are.")],
+    hand: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="The folder of your downloads.")],
     to: Root = Path("data"),
     wanted: Files = None,
-    link: Annotated[
-        LinkKind, typer.Option(help="auto: a hard link where the disk allows it.")
-    ] = LinkKind.auto,
+    link: Annotated[LinkKind, typer.Option(help="auto: a hard link if the disk allows it.")] = LinkKind.auto,
 ) -> None:
-    """Put files got by hand where the annotations of a data root want them."""
+    """Place files that you downloaded by hand where the annotations of a data root expect them."""
     from viscot_core.sources.catalog import load_catalog
     from viscot_core.sources.organize import Link
     from viscot_core.sources.organize import organize as run
 
-    with console.progress("missing images looked for") as advance:
+    with console.progress("searching missing images") as advance:
         done = run(hand, to, load_catalog(), groups=wanted or (), link=Link(link), progress=advance)
     for path, files in list(done.ambiguous.items())[:_SHOWN]:
-        console.say(
-            f"{path}: one of {', '.join(map(str, files))}? Nothing tells them apart; place it yourself."
-        )
+        console.say(f"{path}: ambiguous, one of {', '.join(map(str, files))}; place the right one yourself.")
     if len(done.ambiguous) > _SHOWN:
-        console.say(f"... and {len(done.ambiguous) - _SHOWN} more of this kind.")
+        console.say(f"... and {len(done.ambiguous) - _SHOWN} more ambiguous files.")
     console.say(f"{len(done.placed)} files placed.")
     left = [*done.not_found, *done.ambiguous]
     if left:
@@ -254,14 +248,14 @@ def check(
     to: Root = Path("data"),
     wanted: Files = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Read every image to its last pixel, not its head only.")
+        bool, typer.Option("--decode", help="Decode every image completely, not only its header.")
     ] = False,
     workers: Workers = 1,
     report: Annotated[
-        Path | None, typer.Option(help="Where every problem goes; DATA/report.jsonl otherwise.")
+        Path | None, typer.Option(help="File for the list of problems; default: DATA/report.jsonl.")
     ] = None,
 ) -> None:
-    """Every image the annotations name: present, readable, of the annotated size, boxes inside."""
+    """Check every annotated image: it exists, is readable, has the annotated size and boxes inside it."""
     from viscot_core.sources.catalog import load_catalog
     from viscot_core.sources.check import FATAL, OUTSIDE
     from viscot_core.sources.check import check as run
@@ -274,32 +268,32 @@ def check(
         )
     kinds = [*FATAL, OUTSIDE]
     lines = [[r.file, r.rows, r.images, *(r.problems[kind] for kind in kinds)] for r in results]
-    console.table(["file", "rows", "pictures", *kinds], lines, right=["rows", "pictures", *kinds])
+    console.table(["file", "rows", "images", *kinds], lines, right=["rows", "images", *kinds])
     _say_missing(results)
     wrong = sum(result.problems[kind] for result in results for kind in FATAL)
     outside = sum(result.problems[OUTSIDE] for result in results)
     if outside:
         console.say(f"{outside} boxes reach outside their images; training and benchmark clip them.")
     if wrong or outside:
-        console.say(f"Every problem: {report}")
+        console.say(f"All problems are listed in {report}")
     if wrong:
         missing = any(result.problems["missing"] for result in results)
-        cure = "'viscot data fetch' and 'viscot data organize' bring what is missing"
-        raise DataError(f"{wrong} problems; {cure if missing else f'{report} names each'}.")
+        fix = "get missing files with 'viscot data fetch' and 'viscot data organize'"
+        raise DataError(f"{wrong} problems; {fix if missing else f'{report} lists them'}.")
     rows_in_all = sum(result.rows for result in results)
-    console.say(f"{len(results)} files, {rows_in_all} rows: every image is here and as the rows say.")
+    console.say(f"{len(results)} files, {rows_in_all} rows: every image exists and matches its rows.")
 
 
 def _say_missing(results: Sequence[Checked]) -> None:
-    """The folders that miss most, and the sources that fill them."""
+    """The folders with the most missing images, and the sources that contain these."""
     from collections import Counter
 
     from viscot_core.sources.catalog import holders, load_catalog
 
     folders = sum((result.folders for result in results), Counter[str]())
     for folder, count in folders.most_common(20):
-        names = ", ".join(holders(load_catalog(), folder)) or "no source viscot knows"
-        console.say(f"{folder}: {count} missing; they come with {names}.")
+        names = ", ".join(holders(load_catalog(), folder)) or "no source that viscot knows"
+        console.say(f"{folder}: {count} missing; to be found in {names}.")
 
 
 for command in (data_rows.convert, data_rows.mix, data_rows.show, data_rows.stats, data_rows.synth):

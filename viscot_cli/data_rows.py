@@ -1,4 +1,4 @@
-"""``viscot data convert | mix | show | stats | synth``: the commands that read and write rows."""
+"""``viscot data convert | mix | show | stats | synth``: commands that read and write rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from viscot_core.families.llava.template import Template
 
 _LEARNED = ("\u00ab", "\u00bb")
-"""Quotation marks that no row's JSON or prompt is full of."""
+"""Quotation marks that are rare in rows and prompts."""
 
-SkipBad = Annotated[int, typer.Option(min=0, help="Bad rows to leave out, and count, before giving up.")]
+SkipBad = Annotated[int, typer.Option(min=0, help="How many bad rows to skip (and list) before giving up.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 LengthsTemplate = Annotated[
-    str | None, typer.Option(help="The words the lengths are measured with, vicuna_v1 otherwise.")
+    str | None, typer.Option(help="Prompt template for the lengths; default: vicuna_v1.")
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Processes at once.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
 
 
 def convert(
@@ -36,16 +36,16 @@ def convert(
     ] = False,
     skip_bad: SkipBad = 0,
 ) -> None:
-    """Metadata rows become four-turn training conversations, as the reference writes them."""
+    """Convert metadata rows to training conversations of four turns, as the reference does."""
     from viscot_core.data.convert import convert as run
 
     with console.progress("rows") as advance:
         done = run(files, out, with_reasoning=with_reasoning, skip_bad=skip_bad, progress=advance)
     console.table(["data set", "rows"], sorted(done.counts.items()), right=["rows"])
     for bad in done.bad:
-        console.say(f"left out: {bad}")
+        console.say(f"skipped: {bad}")
     if done.without_reasoning:
-        console.say(f"{done.without_reasoning} rows have no reasoning steps; their answer stands alone.")
+        console.say(f"{done.without_reasoning} rows have no reasoning steps, only an answer.")
     console.say(f"{done.counts.total()} rows in {out}")
 
 
@@ -56,21 +56,21 @@ def mix(
     ],
     out: Annotated[Path, typer.Option(help="The mixture's folder.")],
     weight: Annotated[
-        list[str] | None, typer.Option(help="NAME=0.5: how often a source is seen in an epoch. Repeatable.")
+        list[str] | None, typer.Option(help="NAME=0.5: how often a source is seen per epoch. Repeatable.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="The data root a recipe's files are relative to.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data root of the recipe's files.")] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Measure the rows' lengths with this model's tokenizer."),
+        typer.Option(metavar="MODEL", help="Measure row lengths with this model's tokenizer."),
     ] = None,
     template: LengthsTemplate = None,
     skip_bad: SkipBad = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that measure lengths, 1 otherwise.")
+        int | None, typer.Option(min=1, help="Processes that measure lengths; default: 1.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a mixture that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing mixture.")] = False,
 ) -> None:
-    """Several training files become one memory-mapped mixture with weights and counts."""
+    """Combine several training files into one memory-mapped mixture with weights."""
     from viscot_core.data.mix import build, parse_weights, sources_of
 
     sources = sources_of(_training_files(files, data), parse_weights(weight or ()))
@@ -85,7 +85,7 @@ def mix(
             progress=lambda done, of: report("files read", done, of),
         )
     rows = [[s.name, s.rows, f"{s.weight:g}", round(s.rows * s.weight), s.skipped] for s in mixture.sources]
-    columns = ["source", "rows", "weight", "rows an epoch", "left out"]
+    columns = ["source", "rows", "weight", "rows per epoch", "skipped"]
     console.table(columns, rows, right=columns[1:])
     console.say(f"{len(mixture)} rows in {out}")
     if tokens:
@@ -93,23 +93,23 @@ def mix(
 
         with _counted("rows measured", len(mixture)) as progress:
             lengths = token_lengths(mixture, tokens, words, workers=workers or 1, progress=progress)
-        console.say(f"tokens a row: mean {lengths.mean():.1f}, longest {lengths.max()}")
+        console.say(f"tokens per row: mean {lengths.mean():.1f}, longest {lengths.max()}")
 
 
 def _words(template: str | None, tokenizer: str | None, other: str = "") -> Template:
-    """The template that lengths are measured with; UsageError if nothing measures them."""
+    """The template for measuring lengths; UsageError if an option needs lengths that nothing measures."""
     from viscot_core.data.encode import template_named
 
     found = template_named(template or "vicuna_v1")
     given = "--template" if template else other
     if given and not tokenizer:
-        raise UsageError(f"{given} says how lengths are measured; name a model for that with --tokenizer.")
+        raise UsageError(f"{given} only matters for measured lengths; pass --tokenizer to measure them.")
     return found
 
 
 @contextmanager
 def _counted(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for who tells how much is done so far, not how much more."""
+    """A progress bar for callers that report the total done so far, not the increment."""
     with console.progress(what, total) as advance:
         seen = 0
 
@@ -122,20 +122,20 @@ def _counted(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
 
 
 def _training_files(files: Sequence[str], data: Path | None) -> list[Path]:
-    """The paths as given; a recipe stands for the files of its finetune stage under ``data``."""
+    """The given paths; with ``data``, recipes are replaced by the files of their finetune stage under it."""
     from viscot_core.train.recipe import load_recipe
 
     if data is None:
         for name in files:
             if not Path(name).suffix and not Path(name).exists():
-                raise UsageError(f"There is no file '{name}'; a recipe's name wants its data root as --data.")
+                raise UsageError(f"There is no file '{name}'; a recipe's name needs its data root as --data.")
         return [Path(name) for name in files]
     found: list[Path] = []
     for name in files:
         stages = [stage for stage in load_recipe(name).stages if stage.kind == "finetune"]
         found += [data / file for stage in stages for file in stage.data_files]
     if not found:
-        raise UsageError("The recipe has no finetune stage to mix the files of; give the files themselves.")
+        raise UsageError("The recipe has no finetune stage; give the files themselves.")
     return found
 
 
@@ -144,13 +144,13 @@ def show(
         Path, typer.Argument(metavar="DATA", help="A data root, an annotation file or a mixture.")
     ],
     which: Annotated[
-        str, typer.Argument(metavar="SAMPLE", help="cub:17 in a data root; a row's number else.")
+        str, typer.Argument(metavar="SAMPLE", help="cub:17 in a data root, otherwise a row number.")
     ],
     out: Annotated[Path, typer.Option(help="The drawn sample.")] = Path("sample.png"),
-    images: Annotated[Path | None, typer.Option(help="What image paths are relative to.")] = None,
-    template: Annotated[str, typer.Option(help="The words: vicuna_v1, tiny or plain.")] = "vicuna_v1",
+    images: Annotated[Path | None, typer.Option(help="Folder of the image paths.")] = None,
+    template: Annotated[str, typer.Option(help="Prompt template: vicuna_v1, tiny or plain.")] = "vicuna_v1",
 ) -> None:
-    """Draw one sample: image, box, the exact crop, the prompt, and what is supervised."""
+    """Draw one sample: image, box, exact crop, prompt, and which part of it is supervised."""
     from viscot_core.data.sample import draw_sample
     from viscot_core.images.drawing import check_ending, save_image
 
@@ -162,15 +162,15 @@ def show(
         else:
             typer.echo(text, nl=False)
     console.out()
-    console.say(f"\nThe model learns to say what stands between {_LEARNED[0]} and {_LEARNED[1]}.")
+    console.say(f"\nThe loss includes only the text between {_LEARNED[0]} and {_LEARNED[1]}.")
     for path in found.row.image:
         console.say(f"image: {path}")
     if found.window:
         left, top, right, bottom = found.window
-        console.say(f"crop: x {left} to {right}, y {top} to {bottom} of the image's pixels")
+        console.say(f"crop: x {left} to {right}, y {top} to {bottom}, in pixels of the image")
     if found.sheet:
         save_image(found.sheet, out)
-        colors = ["the region red"] * bool(found.box) + ["the crop white"] * bool(found.window)
+        colors = ["region red"] * bool(found.box) + ["crop white"] * bool(found.window)
         console.say(f"drawn: {out}" + (f" ({', '.join(colors)})" if colors else ""))
 
 
@@ -183,7 +183,7 @@ def stats(
     skip_bad: SkipBad = 0,
     json: Json = False,
 ) -> None:
-    """Rows per data set, sizes of the regions, lengths in tokens, images train and bench share."""
+    """Rows per data set, region sizes, lengths in tokens, images shared by training and benchmark files."""
     from functools import partial
 
     from viscot_core.data.stats import file_stats, shared_images
@@ -209,7 +209,7 @@ def stats(
     if {one.is_benchmark for one in found} == {True, False}:
         _shared_table(shared)
     for bad in (bad for one in found for bad in one.bad):
-        console.say(f"left out: {bad}")
+        console.say(f"skipped: {bad}")
 
 
 def _facts(one: FileStats, shared: Sequence[Shared]) -> dict[str, object]:
@@ -245,23 +245,25 @@ def _region_table(found: Sequence[FileStats]) -> None:
     percents = [f"{100 * edge:g}" for edge in EDGES]
     bins = [f"{low}-{high}%" for low, high in pairwise(percents)]
     rows = [[s.file, len(s.images), len(s.areas), *s.histogram()] for s in found]
-    columns = ["file", "pictures", "regions", *bins]
+    columns = ["file", "images", "regions", *bins]
     console.table(columns, rows, right=columns[1:], title="\nRegions by their share of the padded square")
 
 
 def _length_table(found: Sequence[FileStats]) -> None:
     rows = [[s.file, *(f"{value:.0f}" for value in _spread(s).values())] for s in found if s.lengths]
     columns = ["file", "mean", "p50", "p95", "max"]
-    console.table(columns, rows, right=columns[1:], title="\nTokens of a row, images included")
+    console.table(columns, rows, right=columns[1:], title="\nTokens per row, images included")
 
 
 def _shared_table(shared: Sequence[Shared]) -> None:
     if not shared:
-        console.out("\nNo image stands in a training file and in a benchmark file.")
+        console.out("\nNo image is in both a training file and a benchmark file.")
         return
     rows = [[s.training, s.benchmark, s.of, s.same_path, s.same_name] for s in shared]
     columns = ["training file", "benchmark file", "its images", "same path", "path or name"]
-    console.table(columns, rows, right=columns[2:], title="\nBenchmark images that stand in training files")
+    console.table(
+        columns, rows, right=columns[2:], title="\nBenchmark images that are also in training files"
+    )
 
 
 def _tokens(name: str) -> Any:
@@ -274,15 +276,15 @@ def _tokens(name: str) -> Any:
 
 
 def synth(
-    out: Annotated[Path, typer.Option(help="The data root to make.")],
+    out: Annotated[Path, typer.Option(help="The data root to create.")],
     train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 2000,
-    val: Annotated[int, typer.Option(min=0, help="Held-out scenes, one benchmark question each.")] = 300,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same bytes.")] = 0,
+    val: Annotated[int, typer.Option(min=0, help="Held-out scenes, with one benchmark question each.")] = 300,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     workers: Workers = 1,
 ) -> None:
-    """Make an offline data set: drawn scenes, training rows and a benchmark in the layout of the real one."""
+    """Make an offline data set: drawn scenes, training rows and a benchmark in the real data's layout."""
     from viscot_core.data.synth import write_dataset
 
-    with _counted("pictures", train + val) as progress:
+    with _counted("images", train + val) as progress:
         counts = write_dataset(out, train=train, val=val, seed=seed, workers=workers, progress=progress)
     console.table(["file", "rows"], counts.items(), right=["rows"])

@@ -1,4 +1,4 @@
-"""``viscot doctor``: what this machine has, what fits it, and the fixes."""
+"""``viscot doctor``: what this machine has, which models fit, and what to fix."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     measure: Annotated[bool, typer.Option(help="Time fp32 and bf16 on the CPU (about a second).")] = True,
 ) -> None:
-    """What this machine has, one line each: ok, warn or missing, and the fix.
+    """Check this machine: each line is ok, warn or missing, with the fix.
 
-    The exit code is 1 only where something viscot cannot run without is missing.
+    The exit code is 1 only if something essential is missing.
     """
     from viscot_core import doctor
 

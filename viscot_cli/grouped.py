@@ -1,4 +1,4 @@
-"""Options that several commands share, written once: a dataclass of them is one parameter of a command."""
+"""Options that several commands share: a dataclass of options is one parameter of a command."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Command = Callable[..., None]
 
 
 def grouped(command: Command) -> Command:
-    """``command`` as Typer wants it: each parameter whose type is a dataclass stands as its fields' options.
+    """Convert ``command`` for Typer: a parameter whose type is a dataclass becomes one option per field.
 
-    The fields are annotated as parameters are (``Annotated[..., typer.Option(...)]``) and come in the order
-    of the command's parameters; a field without a default is a required option.
+    Fields are annotated like parameters (``Annotated[..., typer.Option(...)]``) and keep the order of the
+    command's parameters; a field without a default is a required option.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
@@ -33,7 +33,7 @@ def grouped(command: Command) -> Command:
             given[name] = kind(**{each.name: given.pop(each.name) for each in fields(kind)})
         command(**given)
 
-    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # Typer reads it
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
 

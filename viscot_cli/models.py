@@ -13,13 +13,13 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
-    help="The models viscot knows: list, pull, inspect and export them.",
+    help="List, pull, inspect and export models.",
 )
 
 
 @app.command("list")
 def list_models(json: Annotated[bool, typer.Option("--json", help="One object per line.")] = False) -> None:
-    """Show the known models: size, resolution, licence, disk, GPU memory, and whether they are here."""
+    """List the known models: size, resolution, licence, disk, GPU memory, and whether they are here."""
     from viscot_core.models.zoo import ZOO, location
 
     rows = []
@@ -61,19 +61,21 @@ def list_models(json: Annotated[bool, typer.Option("--json", help="One object pe
             "name",
             "kind",
             "size",
-            "picture",
+            "image",
             "disk",
             "GPU GB bf16 / 8-bit / 4-bit",
             "here",
             "licence",
         )
         console.table(columns, rows)
-        console.say("GPU memory is estimated from the parameter count. Get one: viscot models pull NAME")
+        console.say(
+            "GPU memory is estimated from the number of parameters. Download one: viscot models pull NAME"
+        )
 
 
 @app.command()
 def pull(name: Annotated[str, typer.Argument(help="A name of 'viscot models list', or ORG/NAME.")]) -> None:
-    """Download a model into the Hugging Face cache; stopped, the same command continues."""
+    """Download a model into the Hugging Face cache; the same command continues a stopped download."""
     from viscot_core.models.pull import pull as fetch
 
     folder = fetch(name, say=console.say)
@@ -85,7 +87,7 @@ def inspect(
     model: Annotated[str, typer.Argument(help="A folder, a pulled hub id or a name.")],
     json: Annotated[bool, typer.Option("--json", help="The report as one object.")] = False,
 ) -> None:
-    """Say what a checkpoint is, and name every tensor that is missing, unexpected or mis-shaped."""
+    """Describe a checkpoint and list every tensor that is missing, unexpected or has the wrong shape."""
     from viscot_core.errors import CheckpointError
     from viscot_core.models.checkpoint import open_checkpoint
     from viscot_core.models.inspect import inspect as report_on
@@ -117,7 +119,7 @@ def inspect(
                 console.out(f"{kind:13} {line}")
     if not report.whole:
         count = len(report.missing) + len(report.unexpected) + len(report.misshaped)
-        raise CheckpointError(f"{report.path} is not whole: {count} tensors do not fit (listed above).")
+        raise CheckpointError(f"{report.path} is not complete: {count} tensors do not fit (listed above).")
 
 
 @app.command()
@@ -129,10 +131,10 @@ def export(
     ] = "hf",
     dtype: Annotated[str, typer.Option(help="keep, fp32, fp16 or bf16.")] = "keep",
     vision_tower: Annotated[
-        str | None, typer.Option(help="llava: what mm_vision_tower says, where the default is not wanted.")
+        str | None, typer.Option(help="llava: the value of mm_vision_tower, instead of the default.")
     ] = None,
 ) -> None:
-    """Write a checkpoint in another layout or dtype, a tensor at a time; adapters are merged."""
+    """Write a checkpoint in another layout or dtype; adapters are merged."""
     from viscot_core.errors import UsageError, nearest
     from viscot_core.families.checkpoint import Layout
     from viscot_core.models.checkpoint import open_checkpoint
@@ -157,16 +159,14 @@ def export(
 
 @app.command("merge-lora")
 def merge_lora(
-    adapter: Annotated[Path, typer.Argument(help="A folder that viscot finetune --lora or peft wrote.")],
+    adapter: Annotated[Path, typer.Argument(help="A folder written by viscot finetune --lora or peft.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
     dtype: Annotated[str, typer.Option(help="keep, fp32, fp16 or bf16.")] = "keep",
 ) -> None:
-    """Write an adapter and its base as one whole checkpoint."""
+    """Merge an adapter into its base and write one checkpoint."""
     from viscot_core.errors import UsageError
     from viscot_core.models.adapters import is_adapter
 
     if not is_adapter(adapter):
-        raise UsageError(
-            f"{adapter} holds no adapter (adapter_config.json); give a folder of --lora training."
-        )
+        raise UsageError(f"{adapter} has no adapter_config.json; give a folder of --lora training.")
     export(str(adapter), out, dtype=dtype)

@@ -1,4 +1,4 @@
-"""``viscot score RUN --judge J``: let a judge score the answers of a run; the same command continues."""
+"""``viscot score RUN --judge J``: a judge scores the answers of a run; the same command continues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Style(StrEnum):
-    """``PromptStyle`` spelled out here as well: help imports nothing of the core."""
+    """A copy of ``PromptStyle``: the help must not import the core."""
 
     paper = "paper"
     guarded = "guarded"
@@ -29,49 +29,52 @@ def score(
         typer.Option(help="exact, anls, vqa, contains, relaxed, letter, yes-no; openai:MODEL; hf:PATH."),
     ] = "exact",
     name: Annotated[
-        str | None, typer.Option(help="Write to scores.NAME.jsonl instead of the judge's own name.")
+        str | None, typer.Option(help="Write to scores.NAME.jsonl instead of the judge's name.")
     ] = None,
     base_url: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible server; OPENAI_BASE_URL says it as well.")
+        str | None, typer.Option(help="An OpenAI-compatible server; default: OPENAI_BASE_URL.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Calls at once.")] = 32,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Number of calls at the same time.")] = 32,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say how many calls, tokens and dollars; ask nothing.")
+        bool, typer.Option("--estimate", help="Only estimate the calls, tokens and cost; ask nothing.")
     ] = False,
     max_cost: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop before spending more US dollars than this; needs a known price."),
+        typer.Option(min=0, help="Stop before the cost exceeds this many US dollars; needs a known price."),
     ] = None,
-    prices: Annotated[Path | None, typer.Option(help="A price table of your own (YAML).")] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your own price table (YAML).")] = None,
     prompt: Annotated[
-        Style, typer.Option(help="paper: the reference's words, odd answers guarded; guarded: all of them.")
+        Style,
+        typer.Option(
+            help="paper: the reference's prompt, only risky answers quoted; guarded: every answer quoted."
+        ),
     ] = Style.paper,
     json_mode: Annotated[
         bool, typer.Option("--json-mode", help="Ask for a JSON verdict and accept nothing else.")
     ] = False,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the judge model.")] = 0.0,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a call counts as stalled.")] = 60.0,
-    attempts: Annotated[int, typer.Option(min=1, help="Tries per answer before it stays pending.")] = 6,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="Temperature of the judge model.")] = 0.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds until a call without data is cancelled.")
+    ] = 60.0,
+    attempts: Annotated[int, typer.Option(min=1, help="Attempts per answer before it stays pending.")] = 6,
     retry_unscored: Annotated[
-        bool, typer.Option("--retry-unscored", help="Ask again where the judge's reply held no score.")
+        bool, typer.Option("--retry-unscored", help="Ask again if the judge's reply had no score.")
     ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Ask again even where the cache holds a reply.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ask again even if the cache has a reply.")] = False,
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of kept replies that runs share. OpenAI's are kept anyway, in VISCOT_CACHE; another "
-            "server's only here: its address does not name weights."
+            help="Folder of cached replies that runs share. OpenAI's are always cached, in VISCOT_CACHE, "
+            "another server's only here: its address does not identify the weights."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once, for hf: judges.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch, for hf: judges.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1, for hf: judges.")] = "auto",
 ) -> None:
-    """Score the answers of RUN and append them to RUN/scores.<judge>.jsonl.
+    """Score the answers of RUN and append the scores to RUN/scores.<judge>.jsonl.
 
-    Only what has no score yet is asked. The key of an API judge is read from OPENAI_API_KEY. Exit code 3:
-    something is pending or failed; run the same command again.
+    Only answers without a score are sent to the judge. An API judge needs OPENAI_API_KEY. Exit code 3:
+    some answers are pending or failed; run the same command again.
     """
     from viscot_core.errors import PartlyDone
     from viscot_core.score.base import JudgeOptions
@@ -107,23 +110,23 @@ def score(
     _show(report)
     _show_usage(getattr(made, "usage", None))
     if not report.complete:
-        raise PartlyDone(f"Not every answer of {run} has a score; run the same command again to go on.")
+        raise PartlyDone(f"Not every answer of {run} has a score; run the same command again to continue.")
 
 
 def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) -> str:
-    """What scoring will take, in words; UsageError for a judge that costs nothing."""
+    """A sentence about calls, tokens and cost; UsageError for a judge that costs nothing."""
     from viscot_core.errors import UsageError
     from viscot_core.score.openai import OpenAIJudge
     from viscot_core.score.scoring import pairs_to_ask
 
     if not isinstance(judge, OpenAIJudge):
-        raise UsageError("--estimate is about judges behind an API; offline and hf: judges cost nothing.")
+        raise UsageError("--estimate is for API judges; offline and hf: judges cost nothing.")
     found = judge.estimate(pairs_to_ask(run, judge, name=name, retry_unscored=retry_unscored))
     asked = f"{found.pairs} different answers to judge, {found.cached} of them in the cache"
     tokens = f"{found.calls} calls, about {found.tokens_in} tokens in and {found.tokens_out} out"
     price = judge.price
     if found.cost is None or price is None:
-        cost = f"the price of '{judge.model}' is in no table, so the cost is unknown; --prices FILE gives one"
+        cost = f"the price of '{judge.model}' is unknown, and so is the cost; add it with --prices FILE"
     else:
         read = " ".join(word for word in (price.date, f"({price.source})" if price.source else "") if word)
         cost = f"about ${found.cost:.4f} with {judge.model}" + (f", at the price of {read}" if read else "")
@@ -132,16 +135,14 @@ def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) 
 
 def _show(report: ScoreReport) -> None:
     if not report.items and not report.unanswered:
-        console.out("This run has no answers to judge; 'viscot stats' tells about its boxes.")
+        console.out("This run has no answers to judge; 'viscot stats' shows its boxes.")
         return
     states = ", ".join(f"{count} {state}" for state, count in report.states.items() if count)
     console.out(f"{report.path}: {report.items} answers: {states or 'none'} ({report.new} new)")
     if report.clipped:
-        console.out(f"{report.clipped} scores were outside 0..1 and were cut to the nearer end")
+        console.out(f"{report.clipped} scores were outside 0..1 and were set to the nearer end")
     if report.unanswered:
-        console.out(
-            f"{report.unanswered} predictions failed and have no answer: run 'viscot bench' again for them"
-        )
+        console.out(f"{report.unanswered} predictions failed and have no answer: run 'viscot bench' again")
     for reason, count in list(report.reasons.items())[:5]:
         console.out(f"  {count} x {reason}")
 
@@ -155,6 +156,6 @@ def _show_usage(usage: Usage | None) -> None:
         f"{usage.tokens_in} tokens in, {usage.tokens_out} out, {cost}"
     )
     if usage.models:
-        console.out(f"The server calls its model {', '.join(sorted(usage.models))}")
+        console.out(f"The server names its model {', '.join(sorted(usage.models))}")
     if usage.capped:
-        console.out("--max-cost is reached: the rest stays pending")
+        console.out("--max-cost is reached: the other answers stay pending")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """The core's formats, spelled out here as well: help imports nothing of the core."""
+    """The core's formats, spelled out here as well: the help must not import the core."""
 
     table = "table"
     json = "json"
@@ -33,7 +33,7 @@ class By(StrEnum):
 
 
 class Average(StrEnum):
-    """How data sets become one figure."""
+    """How the overall figure is computed."""
 
     datasets = "datasets"
     items = "items"
@@ -56,10 +56,10 @@ def stats(
         ),
     ],
     judge: Annotated[
-        str | None, typer.Option(help="Whose scores to use, where several judges scored a run.")
+        str | None, typer.Option(help="The judge whose scores to use, if several judges scored a run.")
     ] = None,
     detection: Annotated[
-        bool, typer.Option("--detection", help="Boxes only: accuracy at IoU 0.3, 0.5, 0.7 and mean IoU.")
+        bool, typer.Option("--detection", help="Only boxes: accuracy at IoU 0.3, 0.5, 0.7 and mean IoU.")
     ] = False,
     by: Annotated[
         By, typer.Option(help="Split by data set, domain or size of the annotated box.")
@@ -70,40 +70,42 @@ def stats(
     compare: Annotated[
         str | None,
         typer.Option(
-            metavar="paper[:MODEL]", help="Set the run beside the paper's figures (Tables 3, 4, 7, 9)."
+            metavar="paper[:MODEL]", help="Compare with the paper's figures (Tables 3, 4, 7, 8, 9)."
         ),
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="Paired differences to this run, on the questions both have.")
+        Path | None, typer.Option(help="Paired differences to this run, on the questions in both.")
     ] = None,
     mix_judges: Annotated[
-        bool, typer.Option("--mix-judges", help="Allow runs that different judges scored beside each other.")
+        bool, typer.Option("--mix-judges", help="Allow runs that were scored by different judges.")
     ] = False,
-    format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
+    format: Annotated[Format, typer.Option(help="Output format.")] = Format.table,
     html: Annotated[
         Path | None, typer.Option(help="Write a report with a card per item to this file instead.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Where the report finds images, if not where the run found them.")
+        Path | None, typer.Option(help="Folder of the images, if not the data root of the run.")
     ] = None,
     images: Annotated[
-        Images, typer.Option(help="Embed them, link them, leave them out; auto embeds up to 300.")
+        Images, typer.Option(help="Embed, link or omit images in the report; auto embeds up to 300.")
     ] = Images.auto,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the resampling; the same seed gives the same digits.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the resampling; the same seed gives the same digits.")
+    ] = 0,
     legacy_average: Annotated[
-        bool, typer.Option("--legacy-average", help="Print the reference's own tables, quirks included.")
+        bool, typer.Option("--legacy-average", help="Print the reference's own tables, with its quirks.")
     ] = False,
 ) -> None:
     """Means with 95 % bootstrap intervals, paired differences, boxes.
 
     Answers are means of the scored items, n of N. Overall is the mean of the data sets, as in the paper;
-    one without scores is left out and named. A box is right at IoU above 0.5; an unparsable one is wrong.
+    a data set without scores is excluded and named. A box is right if IoU > 0.5; an unparsable box is wrong.
 
-    --legacy-average differs: a data set without scores and every failed judge call count as 0, the
-    detection average drops data sets at 0 %, boxes without spaces or with words around them count as
-    wrong, visual7w is left out, and "Error format" counts one too many. It is for comparing with old
-    printouts, to the digit.
+    --legacy-average computes as the reference does, to compare with its old printouts: a data set without
+    scores and every failed judge call count as 0, the detection average drops data sets at 0 %, boxes
+    without spaces or with words around them are wrong, visual7w is excluded, and "Error format" is one too
+    high.
     """
     from viscot_core.report.report_data import ReportOptions, build_report
     from viscot_core.report.stats_types import Average as CoreAverage

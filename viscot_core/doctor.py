@@ -1,9 +1,9 @@
-"""What this machine has and what fits it: findings of ``ok``, ``warn`` or ``missing``, each with its fix.
+"""What this machine has and which models fit: findings ``ok``, ``warn`` or ``missing``, each with its fix.
 
     for finding in examine():
         print(finding.state, finding.name, finding.text, finding.fix)
 
-Findings come one by one, cheap ones first. Whether a model or a recipe fits is an estimate and says so.
+Findings are yielded one by one, fast ones first. Whether a model or a recipe fits is marked as an estimate.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ State = Literal["ok", "warn", "missing"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. ``fix`` is what to do, empty if nothing need be done."""
+    """One line of the report. ``fix`` is what to do, or empty."""
 
     group: str
     name: str
@@ -51,7 +51,7 @@ class Finding:
 
 
 def examine(*, measure: bool = True) -> Iterator[Finding]:
-    """Every finding, in the order of the report; ``measure=False`` leaves the CPU timing out (a second)."""
+    """Every finding, in the order of the report; ``measure=False`` skips the CPU timing (a second)."""
     yield _python()
     for name in ESSENTIAL:
         yield _essential(name)
@@ -84,12 +84,12 @@ def version_of(package: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _floors() -> dict[str, str]:
-    """What viscot's own metadata asks for, by package: ``{"torch": ">=2.6", ...}``; extras included."""
+    """The versions that viscot's metadata requires: ``{"torch": ">=2.6", ...}``, extras included."""
     from packaging.requirements import Requirement
 
     try:
         asked = [Requirement(line) for line in metadata.requires("viscot") or ()]
-    except metadata.PackageNotFoundError:  # run from a checkout that was not installed
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
         return {}
     return {one.name.lower(): str(one.specifier) for one in asked}
 
@@ -113,7 +113,7 @@ def _optional(name: str) -> Finding:
     extra, use = OPTIONAL[name]
     version, fix = version_of(name), f"pip install 'viscot[{extra}]'"
     if version is None and name in NEEDS_CUDA and not hardware.gpus():
-        return Finding("software", name, "ok", f"not installed; of no use without a GPU ({use})")
+        return Finding("software", name, "ok", f"not installed; only useful with a GPU ({use})")
     if version is None:
         return Finding("software", name, "missing", f"needed for {use}", fix)
     if _too_old(name, version):
@@ -131,14 +131,16 @@ def _gpus() -> Iterator[Finding]:
     if not hardware.gpus():
         seen = Path("/proc/driver/nvidia/version").exists()
         text = "none; models run on the CPU" + ("" if built else " (torch is a CPU build)")
-        fix = "torch sees no GPU though a driver is there: install a CUDA build of torch" if seen else ""
+        fix = (
+            "there is an NVIDIA driver, but torch finds no GPU: install a CUDA build of torch" if seen else ""
+        )
         yield Finding("hardware", "cuda", "warn" if seen else "ok", text, fix)
         return
     yield Finding("hardware", "cuda", "ok", f"torch is built for CUDA {built}")
     for index, gpu in enumerate(hardware.gpus()):
         busy = gpu.free < 0.5 * gpu.total
         text = f"{gpu.name}, {gpu.free:.1f} of {gpu.total:.1f} GiB free"
-        fix = "another process holds most of its memory" if busy else ""
+        fix = "another process uses most of its memory" if busy else ""
         yield Finding("hardware", f"gpu {index}", "warn" if busy else "ok", text, fix)
 
 
@@ -167,7 +169,7 @@ def _disk(folder: Path, name: str) -> Finding:
     free = shutil.disk_usage(there).free / GIB
     text = f"{free:.1f} GiB free at {folder}"
     if not os.access(there, os.W_OK):
-        return Finding("disk", name, "warn", f"{folder} cannot be written", "choose another folder")
+        return Finding("disk", name, "warn", f"{folder} is not writable", "choose another folder")
     if free < LITTLE_DISK_GIB:
         return Finding("disk", name, "warn", text, "a 7B checkpoint needs 14 GiB, the images more")
     return Finding("disk", name, "ok", text)
@@ -180,9 +182,13 @@ def _hub() -> Iterator[Finding]:
 
     yield _disk(zoo.hub_cache() or Path(constants.HF_HUB_CACHE), "model cache")
     if constants.HF_HUB_OFFLINE:
-        yield Finding("disk", "hub", "warn", "HF_HUB_OFFLINE is set: nothing is pulled", "unset it to pull")
+        yield Finding(
+            "disk", "hub", "warn", "HF_HUB_OFFLINE is set: models cannot be pulled", "unset it to pull models"
+        )
     else:
-        token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "no HF_TOKEN; the released need none"
+        token = (
+            "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "no HF_TOKEN; the released models need none"
+        )
         yield Finding("disk", "hub", "ok", f"{constants.ENDPOINT} ({token})")
 
 
@@ -219,14 +225,14 @@ def _recipes() -> Iterator[Finding]:
     from viscot_core import resources
 
     if not resources.recipes():
-        fix = "reinstall viscot: its recipes are absent"
+        fix = "reinstall viscot: its recipes are missing"
         yield Finding("recipes", "recipes", "missing", "none found", fix)
     for name in resources.recipes():
         yield _recipe(name)
 
 
 def _recipe(name: str) -> Finding:
-    """Whether each stage's memory at one sample per GPU (an estimate) is here."""
+    """Whether this machine has the estimated memory of each stage at one sample per GPU."""
     from viscot_core.train import estimates
     from viscot_core.train.recipe import load_recipe
     from viscot_core.train.shapes import shape_of
@@ -240,7 +246,7 @@ def _recipe(name: str) -> Finding:
     unit = f"each of {len(hardware.gpus())} GPU(s)" if hardware.gpus() else "the CPU"
     text = f"needs about {need:.0f} GiB on {unit}, has {have:.0f} (estimate)"
     if need > have:
-        fix = f"viscot train --recipe {name} --dry-run --gpus 8 --gpu-memory 80 plans it for another machine"
+        fix = f"plan it for another machine: viscot train --recipe {name} --dry-run --gpus 8 --gpu-memory 80"
         return Finding("recipes", name, "warn", text, fix)
     if not hardware.gpus() and shape.total > 5e8:
         return Finding("recipes", name, "warn", f"{text}, but a CPU would take months", "use a GPU")

@@ -1,4 +1,4 @@
-"""The errors a person can meet. Each message is one sentence that says what is wrong and what to do next."""
+"""The errors a user can see. Each message is one sentence that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 
 
 class ViscotError(Exception):
-    """The work failed for a reason the user can act on (exit code 1)."""
+    """The command failed for a reason that the user can fix (exit code 1)."""
 
     exit_code = 1
 
 
 class UsageError(ViscotError):
-    """The command was asked for something impossible (exit code 2)."""
+    """The command line is wrong or asks for something impossible (exit code 2)."""
 
     exit_code = 2
 
 
 class RecipeError(UsageError):
-    """A recipe is wrong; ``problems`` holds every fault at once: dotted path, value and fix."""
+    """A recipe is wrong; ``problems`` lists every fault: dotted path, value and fix."""
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__("\n  ".join([message, *problems]))
@@ -31,11 +31,11 @@ class DataError(ViscotError):
 
 
 class ImageError(DataError):
-    """An image is missing, damaged, too large or no image at all."""
+    """An image is missing, damaged, too large or not an image."""
 
 
 class CheckpointError(ViscotError):
-    """A checkpoint is missing, damaged or of a kind viscot does not read."""
+    """A checkpoint is missing, damaged or of a kind that viscot cannot read."""
 
 
 class EngineError(ViscotError):
@@ -43,7 +43,7 @@ class EngineError(ViscotError):
 
 
 class BudgetSpent(EngineError):
-    """The requests or the money a user allowed are used up; the rest is pending."""
+    """The user's limit of requests or money is reached; the rest is pending."""
 
 
 class PartlyDone(ViscotError):
@@ -53,7 +53,7 @@ class PartlyDone(ViscotError):
 
 
 def nearest(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
-    """`` Did you mean 'x' or 'y'?`` for the choices that look like ``name``, or an empty string."""
+    """`` Did you mean 'x' or 'y'?`` for the choices similar to ``name``, or an empty string."""
     by_lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
     if not close:

@@ -1,4 +1,4 @@
-"""Writing files so that a kill leaves the old one or the new one, never half of one."""
+"""Atomic writing: a kill leaves the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PARTIAL = ".partial"
 
 @contextmanager
 def folder_for(path: Path) -> Iterator[None]:
-    """The folder of ``path`` exists inside the block; a block that fails leaves no new empty folder."""
+    """Create the folder of ``path`` for the block; if the block fails, new empty folders are removed."""
     missing = [folder for folder in path.absolute().parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # it is not empty: somebody else's
+        with suppress(OSError):  # not empty: somebody else uses it
             for folder in missing:
                 folder.rmdir()
         raise
@@ -32,10 +32,10 @@ def folder_for(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of ``path`` when the block ends well, and vanishes when it does not.
+    """A text file that replaces ``path`` when the block succeeds, and is deleted when it fails.
 
-    The folder is made where it is missing. Several may write the same file at once: the last one counts. A
-    kill leaves at most a ``.NAME.*.partial`` beside ``path``.
+    A missing folder is created. If several processes write the same file at once, the last one wins. A kill
+    leaves at most a ``.NAME.*.partial`` beside ``path``.
     """
     with folder_for(path):
         partial = partial_name(path)
@@ -49,18 +49,18 @@ def atomic_write(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``folder`` when the block ends well and vanishes when it does not.
+    """A new folder that becomes ``folder`` when the block succeeds, and is deleted when it fails.
 
-    An empty ``folder`` stays the one it is (a mounted disk, a shell's own) and takes in what was filled. A
-    kill leaves at most a ``.*.partial`` beside or inside it.
+    If ``folder`` exists and is empty (a mounted disk, a shell's working folder), it is kept and the content
+    is moved into it. A kill leaves at most a ``.*.partial`` beside or inside it.
 
     Raises:
-        UsageError: ``folder`` holds something already.
+        UsageError: ``folder`` is not empty.
     """
     place = folder.resolve()
     there = place.exists()
     if there and (not place.is_dir() or any(path.suffix != _PARTIAL for path in place.iterdir())):
-        raise UsageError(f"{folder} holds something already; give a new folder with --out.")
+        raise UsageError(f"{folder} is not empty; give a new folder with --out.")
     with folder_for(place):
         building = partial_name(place / "new" if there else place)
         try:
@@ -76,12 +76,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def partial_name(path: Path) -> Path:
-    """A name beside ``path`` that no other process uses and no search by ending finds."""
+    """A hidden name beside ``path`` that no other process uses and that has another file ending."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
 
 
 def expanded(path: str | Path) -> Path:
-    """``~`` and ``~user`` spelled out; that of an unknown user is a name like any other."""
+    """The path with ``~`` and ``~user`` replaced; the name of an unknown user is kept."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

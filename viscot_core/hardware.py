@@ -1,4 +1,4 @@
-"""The hardware viscot runs on: GPUs, memory, cores, and how fast this CPU multiplies in fp32 and bf16."""
+"""This machine's hardware: GPUs, memory, cores, and the speed of the CPU in fp32 and bf16."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def ram_gib() -> float:
-    """Memory this process may use, GiB: the machine's, or its container's limit where that is lower."""
+    """Memory that this process may use, GiB: the machine's, or the container's limit if that is lower."""
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         if limit.is_file() and (text := limit.read_text().strip()).isdigit():
@@ -47,7 +47,7 @@ def ram_gib() -> float:
 
 
 def free_memory() -> int:
-    """Bytes of memory this machine can still give (Linux; elsewhere a cautious 8 GB)."""
+    """Bytes of free memory (Linux; a cautious 8 GB on other systems)."""
     free = 8 << 30
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
@@ -70,13 +70,13 @@ class CpuSpeed:
     weight_bytes: int
 
     def answer_seconds(self, parameters: float = 6.7e9, prefill: int = 1900, decoded: int = 30) -> float:
-        """Seconds of a two-turn answer at 336 px of a model that large: an estimate from the two measures."""
+        """Estimated seconds of a two-turn answer at 336 px, from the two measurements."""
         reading = self.weight_bytes * parameters / (self.gbytes * 1e9)
         return 2 * parameters * prefill / (self.gflops * 1e9) + decoded * reading
 
 
 def measure_cpu(dtype: Literal["fp32", "bf16"]) -> CpuSpeed:
-    """Time a prefill-shaped and a decode-shaped product of one layer too large for the caches."""
+    """Time products with a ``[4096, 4096]`` weight: 128 rows (prefill), 1 row (decode)."""
     import torch
 
     kind, size = (torch.float32, 4) if dtype == "fp32" else (torch.bfloat16, 2)
@@ -89,7 +89,7 @@ def measure_cpu(dtype: Literal["fp32", "bf16"]) -> CpuSpeed:
 
 
 def _best(work: Callable[[], object], *, repeat: int = 1) -> float:
-    """Seconds of one call: the fastest of three rounds after one to warm up."""
+    """Seconds per call: the fastest of three rounds, after one warm-up call."""
     work()
     times = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Append-only files and who may write them: locks, and lines that a kill cut short."""
+"""Append-only files: locks, and repair of a last line that a kill cut short."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO, Any
 
 
 def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
-    """Lock ``file`` until it is closed, with others where ``shared``; False if another holds it."""
+    """Lock ``file`` until it is closed (``shared``: with other readers); False if it is locked already."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
@@ -19,7 +19,7 @@ def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
 
 
 def set_broken_line_aside(path: Path, aside: Path) -> None:
-    """Move bytes after the last newline (a write cut short) into ``aside``: appending then starts a line."""
+    """Move the bytes after the last newline (an interrupted write) to ``aside``, to append valid lines."""
     with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         keep = end_of_last_line(file, size)
@@ -32,7 +32,7 @@ def set_broken_line_aside(path: Path, aside: Path) -> None:
 
 
 def end_of_last_line(file: IO[bytes], size: int, block: int = 1 << 16) -> int:
-    """Position after the last newline of a file of ``size`` bytes; 0 if it has none."""
+    """The position after the last newline of a file of ``size`` bytes; 0 if it has none."""
     end = size
     while end > 0:
         start = max(0, end - block)

@@ -1,4 +1,4 @@
-"""Files that ship with viscot but are not code, found in a checkout and in an installed wheel alike."""
+"""Finds the files that ship with viscot and are not code, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 

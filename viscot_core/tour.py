@@ -1,4 +1,4 @@
-"""The first minute with viscot: three bundled images, then a small benchmark on images made anew."""
+"""The first minute with viscot: three bundled images, then a small benchmark on newly made images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).resolve().parent / "examples"
 STRATEGIES = ("cot", "direct", "gt-box")
 SEED = 314
-"""Of the benchmark's scenes; like all held-out scenes they share nothing with training ones."""
+"""Seed of the benchmark's scenes, which are held out: none is a training scene."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def examples(folder: Path = EXAMPLES) -> list[Example]:
     """The bundled examples: ``questions.jsonl`` names the images beside it.
 
     Raises:
-        DataError: they are not in this installation.
+        DataError: this installation does not have them.
     """
     try:
         lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()

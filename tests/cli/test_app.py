@@ -103,7 +103,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, cli):
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.png"), 1, "x.png: No such file"),
         (ModuleNotFoundError("No module", name="deepspeed.ops"), 1, "pip install 'viscot[train]'"),
         (MemoryError(), 1, "--batch-size"),
-        (KeyboardInterrupt(), 130, "what was finished is kept"),
+        (KeyboardInterrupt(), 130, "finished work is kept"),
         (ValueError("surprise"), 1, "ValueError: surprise"),
         (typer.Exit(3), 3, ""),
     ],

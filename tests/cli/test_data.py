@@ -45,7 +45,7 @@ def test_fetch_prints_its_plan_first(cli: Cli, tmp_path: Path) -> None:
     ran = cli("data", "fetch", "--for", "bench:docvqa,gqa", "--to", tmp_path / "d", "--dry-run")
     assert ran.code == 0 and not (tmp_path / "d").exists()
     assert "benchmark: docvqa, gqa" in ran.out and "cub" not in ran.out
-    assert "138.8 GB" in ran.out and "of disk at the most" in ran.err
+    assert "138.8 GB" in ran.out and "of disk space" in ran.err
 
 
 def test_fetch_says_where_less_would_do(cli: Cli, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_fetch_says_where_less_would_do(cli: Cli, tmp_path: Path) -> None:
         words = [word for wish in wishes for word in ("--for", wish)]
         return str(cli("data", "fetch", *words, "--to", tmp_path / "d", "--dry-run").err)
 
-    assert "alone are 1.2 GB: --for benchmark:cub --for cub" in said("bench:cub")
+    assert "1.2 GB with --for benchmark:cub --for cub" in said("bench:cub")
     assert "138.8 GB" not in said("benchmark:cub", "cub")
     for wishes in (("bench:cub,gqa",), ("bench",), ("bench:cub", "finetune")):  # no source of its own, or all
         assert "alone" not in said(*wishes)
@@ -61,7 +61,7 @@ def test_fetch_says_where_less_would_do(cli: Cli, tmp_path: Path) -> None:
 
 def test_fetch_wants_a_purpose(cli: Cli, tmp_path: Path) -> None:
     ran = cli("data", "fetch", "--to", tmp_path)
-    assert ran.code == 2 and "Say what for" in ran.err
+    assert ran.code == 2 and "Choose what to fetch" in ran.err
     ran = cli("data", "fetch", "--for", "benh", "--to", tmp_path)
     assert ran.code == 2 and "Did you mean" in ran.err
 
@@ -74,7 +74,7 @@ def test_a_gated_source_is_partly_done(cli: Cli, tmp_path: Path) -> None:
 
 def test_check_passes_a_made_root_and_fails_a_broken_one(cli: Cli, synth: Path, tmp_path: Path) -> None:
     ran = cli("data", "check", "--to", synth, "--decode")
-    assert ran.code == 0 and "every image is here and as the rows say" in ran.err
+    assert ran.code == 0 and "every image exists and matches its rows" in ran.err
     assert (synth / "report.jsonl").read_text() == ""
     victim = sorted((synth / "cot/synth/train").iterdir())[0]
     victim.rename(tmp_path / victim.name)
@@ -123,7 +123,7 @@ def test_shared_images_are_counted(cli: Cli, synth: Path, tmp_path: Path) -> Non
     ran = cli("data", "stats", leak, synth / "benchmark/synth.json")
     assert any(line.split()[-3:] == ["4", "4", "4"] for line in ran.out.splitlines())
     ran = cli("data", "stats", synth / "train.json", synth / "benchmark/synth.json")
-    assert "No image stands in a training file and in a benchmark file." in ran.out
+    assert "No image is in both a training file and a benchmark file." in ran.out
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_show_draws_a_sample(cli: Cli, synth: Path, tmp_path: Path, where: str, 
     [
         (".", "synt:2", "Did you mean 'synth'"),
         (".", "2", "write NAME:2, such as cub:2"),
-        (".", "synth:two", "names no sample"),
-        ("train.json", "99999", "has no row 99999; rows count from 0"),
+        (".", "synth:two", "is not a sample"),
+        ("train.json", "99999", "has no row 99999; the first row is 0"),
         ("none", "2", "does not exist"),
-        ("scenes.jsonl", "2", "holds no rows that viscot knows"),
+        ("scenes.jsonl", "2", "contains no rows that viscot knows"),
     ],
 )
 def test_show_says_what_is_there_instead(cli: Cli, synth: Path, where: str, which: str, says: str) -> None:
@@ -160,12 +160,12 @@ def test_show_says_what_is_there_instead(cli: Cli, synth: Path, where: str, whic
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["mix", "tiny", "--out", "m"], 2, "a recipe's name wants its data root as --data"),
+        (["mix", "tiny", "--out", "m"], 2, "a recipe's name needs its data root as --data"),
         (["mix", "none.json", "--out", "m"], 1, "none.json cannot be read"),
         (["mix", "train.json", "--out", "m", "--template", "tinny"], 2, "Did you mean 'tiny'"),
-        (["mix", "train.json", "--out", "m", "--template", "tiny"], 2, "--template says how lengths"),
-        (["mix", "train.json", "--out", "m", "--workers", "2"], 2, "for that with --tokenizer"),
-        (["stats", "train.json", "--template", "tiny"], 2, "--template says how lengths"),
+        (["mix", "train.json", "--out", "m", "--template", "tiny"], 2, "--template only matters for"),
+        (["mix", "train.json", "--out", "m", "--workers", "2"], 2, "pass --tokenizer"),
+        (["stats", "train.json", "--template", "tiny"], 2, "--template only matters for"),
         (["mix", "train.json", "--out", "m", "--tokenizer", "viscot-tny"], 1, "Did you mean"),
         (["mix", "train.json", "--out", "m", "--weight", "train=-1"], 2, "give a number above 0"),
         (["show", ".", "synth:2", "--out", "s.doc"], 2, "images are saved as .png or .jpg"),
@@ -193,4 +193,4 @@ def test_bad_rows_are_named_and_may_be_left_out(cli: Cli, tmp_path: Path) -> Non
     ran = cli("data", "convert", path, "--out", tmp_path / "out.json")
     assert ran.code == 1 and "rows.jsonl:1: field 'answer' is missing" in ran.err
     ran = cli("data", "convert", path, "--out", tmp_path / "out.json", "--skip-bad", 1)
-    assert ran.code == 0 and "left out: " in ran.err and json.loads((tmp_path / "out.json").read_text()) == []
+    assert ran.code == 0 and "skipped: " in ran.err and json.loads((tmp_path / "out.json").read_text()) == []

@@ -106,7 +106,7 @@ def test_export(cli: Run, golden: Path, tmp_path: Path) -> None:
     assert back == wanted
     for argv, said in [
         (("--layout", "llama", "--out", tmp_path / "x"), "Did you mean 'llava'"),
-        (("--out", tmp_path / "hf"), "holds something already"),
+        (("--out", tmp_path / "hf"), "is not empty"),
         (("--dtype", "int4", "--out", tmp_path / "x"), "--dtype is keep"),
     ]:
         ran = cli("models", "export", golden / "tiny_llava", *argv)

@@ -129,7 +129,7 @@ def test_an_unknown_price_is_said_and_no_cap_is_taken_without_one(cli: Cli, tmp_
         assert refused.code == 2
         assert "--max-cost needs the price of 'unheard-of'" in refused.err
         assert not server.requests
-        sentence = "the price of 'unheard-of' is in no table, so the cost is unknown"
+        sentence = "the price of 'unheard-of' is unknown, and so is the cost"
         assert sentence in cli(*command, "--estimate").out
         ran = cli(*command)
     assert ran.code == 0

@@ -72,5 +72,5 @@ def test_reasoning_stands_before_the_answer(tmp_path: Path) -> None:
     answers = [row.turns[-1].text for row in Rows(tmp_path / "out.json", Conversation)]
     assert answers == ["First. Then. é", "Once. é", "é"]
     assert done.without_reasoning == 1
-    with pytest.raises(DataError, match="none of the rows has reasoning steps"):
+    with pytest.raises(DataError, match="no row has reasoning steps"):
         convert([write(tmp_path / "b.jsonl", ROW)], tmp_path / "b.json", with_reasoning=True)

@@ -216,7 +216,7 @@ def test_missing_and_empty_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist; make it with 'viscot data mix"):
         Mixture.open(tmp_path / "mix")
     (tmp_path / "empty.json").write_text("[]")
-    with pytest.raises(DataError, match="holds no rows"):
+    with pytest.raises(DataError, match="contains no rows"):
         Mixture.open(tmp_path / "empty.json")
     with pytest.raises(DataError, match=r"none\.json cannot be read"):
         build(tmp_path / "mix", [MixtureSource("none", str(tmp_path / "none.json"))])

@@ -42,7 +42,7 @@ def test_real_files_are_counted(shared: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '[{"a": 1}]'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(DataError, match="holds no rows that viscot knows"):
+    with pytest.raises(DataError, match="contains no rows that viscot knows"):
         kind_of(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("words")
     with pytest.raises(DataError, match="the first row is not valid JSON"):

@@ -44,7 +44,7 @@ def test_an_interrupted_set_is_no_set(tmp_path: Path) -> None:
 
 def test_a_set_is_never_written_over_another(root: Path) -> None:
     before = _files(root)
-    with pytest.raises(UsageError, match="holds something already; give a new folder"):
+    with pytest.raises(UsageError, match="is not empty; give a new folder"):
         write_dataset(root, train=2, val=1, seed=8)
     assert _files(root) == before
 

@@ -109,7 +109,7 @@ def test_named_tower(hf: Path, tmp_path: Path) -> None:
 
 def test_refusals_leave_nothing_behind(golden: Path, hf: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(golden / "tiny_llava")
-    with pytest.raises(UsageError, match="holds something already"):
+    with pytest.raises(UsageError, match="is not empty"):
         export(checkpoint, hf, Layout.HF)
     with pytest.raises(UsageError, match="--dtype"):
         export(checkpoint, tmp_path / "x", Layout.HF, dtype="int3")

@@ -1,8 +1,8 @@
-"""Every annotation format viscot reads, as typed rows; a bad row is named by file, line, field and value.
+"""Typed rows of every annotation format that viscot reads; a bad row is reported by file, line, field, value.
 
 Conversations are LLaVA's layout: ``{id|question_id, image, conversations: [{from, value}]}``.
-Metadata rows are Visual CoT's training facts, detection and RefCOCO rows its benchmark's. Boxes are pixels of
-the stored image (``Frame.ORIGINAL``).
+Metadata rows are the source of Visual CoT's training data; detection and RefCOCO rows are its benchmark's.
+Boxes are in pixels of the stored image (``Frame.ORIGINAL``).
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from viscot_core.data.rows import RawRow, raw_rows
 from viscot_core.errors import DataError
 
 REFCOCO_FOLDER = "coco/train2014"
-"""Where RefCOCO's images lie under a data root."""
+"""Folder of RefCOCO's images under a data root."""
 _SUFFIX = re.compile(r"\s*\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]\s*")
 
 
 def split_crop(path: str) -> tuple[str, Box | None]:
     """``"a.jpg###[x0, y0, x1, y1]"`` -> ``("a.jpg", Box)``; without a suffix the box is None.
 
-    Negative and fractional pixels are read as written (the reference shows the whole image instead). Raises
-    DataError if the suffix is no four numbers.
+    Negative and fractional pixels are kept (the reference shows the whole image instead). Raises DataError if
+    the suffix is not four numbers.
     """
     name, mark, suffix = path.partition("###")
     if not mark:
         return path, None
     if not (match := _SUFFIX.fullmatch(suffix)):
-        raise DataError(f"the crop of image '{path}' is no [x0, y0, x1, y1]; correct what follows ###.")
+        raise DataError(f"the crop of image '{path}' is not [x0, y0, x1, y1]; correct the text after ###.")
     x0, y0, x1, y1 = (float(number) for number in match.groups())
     return name, Box(x0, y0, x1, y1, Frame.ORIGINAL)
 
 
 def _several(value: Any) -> Any:
-    """One text, several or nothing -> several."""
+    """One text, several or none -> a sequence."""
     if value is None or value == "":
         return ()
     return (value,) if isinstance(value, str) else value
@@ -58,7 +58,7 @@ def _several(value: Any) -> Any:
 _Paths = Annotated[tuple[str, ...], BeforeValidator(_several)]
 _Steps = _Paths
 _Turn = Annotated[
-    Message,  # read from {"from", "value"}; a number is an answer too (the reference stops there)
+    Message,  # from {"from", "value"}; an answer may be a number (the reference raises an error)
     GetPydanticSchema(
         lambda _type, _handler: schema.dataclass_schema(
             Message,
@@ -88,13 +88,13 @@ _Side = Annotated[int, Field(gt=0)]
 
 
 class Row(BaseModel):
-    """What all rows share: frozen, unknown keys ignored, numbers finite, a number is text where due."""
+    """Base of all rows: frozen, unknown keys ignored, numbers finite, numbers accepted as text."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class Conversation(Row):
-    """One training or benchmark sample: ``image`` paths (``###[...]`` included) and what is said of them."""
+    """One training or benchmark sample: ``image`` paths (with ``###[...]`` crops) and the conversation."""
 
     id: int | str | None = Field(None, validation_alias=AliasChoices("id", "question_id"))
     image: _Paths = ()
@@ -117,7 +117,7 @@ class Conversation(Row):
 
 
 class MetadataRow(Row):
-    """A Visual CoT training fact: a question, its answer and the regions (pixels) that hold the evidence."""
+    """A source row of Visual CoT: a question, its answer and the regions (pixels) that show the evidence."""
 
     question: str
     answer: str
@@ -130,7 +130,7 @@ class MetadataRow(Row):
     reasoning: _Steps = Field(
         (), validation_alias=AliasChoices("reasoning", "reasoning_steps", "thoughts", "thought")
     )
-    """The steps of the 98 k detailed rows. Their key is nowhere documented, so its likely names are read."""
+    """The steps of the 98 k detailed rows. Their key is not documented, so likely names are accepted."""
 
     @property
     def size(self) -> Size:
@@ -144,7 +144,7 @@ class MetadataRow(Row):
 
 
 class DetectionRow(Row):
-    """A benchmark item seen as a search: ``expression`` is the question, ``bbox`` the region in pixels."""
+    """A benchmark item as a detection: ``expression`` is the question, ``bbox`` the region in pixels."""
 
     img_path: str
     expression: str
@@ -177,7 +177,7 @@ class RefcocoRow(DetectionRow):
 
     @property
     def image(self) -> str:
-        """The path under the data root; published rows say the bare file name."""
+        """The path under the data root; published rows have only the file name."""
         return self.img_path if "/" in self.img_path else f"{REFCOCO_FOLDER}/{self.img_path}"
 
 
@@ -185,10 +185,10 @@ R = TypeVar("R", bound=Row)
 
 
 class Rows(Generic[R]):
-    """Iterate the typed rows of a JSON list or JSONL file, one block in memory.
+    """Iterates the typed rows of a JSON list or JSONL file with one block in memory.
 
-    Up to ``skip_bad`` rows may be bad: ``bad`` holds a sentence about each. One more raises DataError, naming
-    file, line, field and value. None: none may be, whatever the user says.
+    Up to ``skip_bad`` bad rows are skipped, with one sentence each in ``bad``. One more raises DataError with
+    file, line, field and value. None: every bad row raises, and the message does not offer --skip-bad.
     """
 
     def __init__(self, path: Path | str, kind: type[R], skip_bad: int | None = None) -> None:
@@ -212,14 +212,12 @@ class Rows(Generic[R]):
         if self.skip_bad is None:
             raise DataError(f"{problem}; correct the row.")
         if len(self.bad) > self.skip_bad:
-            raise DataError(
-                f"{problem}; correct the row, or pass --skip-bad {len(self.bad)} to go on without it."
-            )
+            raise DataError(f"{problem}; correct the row, or pass --skip-bad {len(self.bad)} to skip it.")
         return None
 
 
 def describe(error: ValidationError) -> str:
-    """The first fault of a row in words: field, what is wrong, value."""
+    """The first fault of a row as a sentence: field, what is wrong, value."""
     fault = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in fault["loc"])
     message = fault["msg"].removeprefix("Value error, ")

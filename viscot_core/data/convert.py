@@ -1,7 +1,8 @@
-"""Metadata rows become four-turn training conversations: question + box request, box, ``<image>``, answer.
+"""Converts metadata rows to training conversations of four turns: question + box request, box, crop, answer.
 
-Reproduces the reference's converter: several regions become their hull, the box is written in the padded
-square from the unrounded pixels, the crop's suffix holds the pixels cut to whole numbers.
+Reproduces the reference's converter: several regions become one box around all of them; the box is written
+in coordinates of the padded square, from the unrounded pixels; the crop's suffix has pixels truncated to
+integers.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
 
 FOLDERS = {"textcap": "cot/textvqa"}
-"""Where a data set's images lie under the data root, where that is not ``cot/DATASET``."""
+"""Image folders under the data root that are not ``cot/DATASET``, by data set."""
 
 
 @dataclass(slots=True)
 class Converted:
-    """What a conversion wrote: rows per data set, bad rows in words, rows without the reasoning asked for."""
+    """The result of a conversion: rows per data set, a sentence per bad row, rows without reasoning steps."""
 
     counts: Counter[str] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
@@ -32,7 +33,7 @@ class Converted:
 
 
 def image_path(row: MetadataRow) -> str:
-    """Where the row's image lies under the data root."""
+    """The path of the row's image under the data root."""
     return f"{FOLDERS.get(row.dataset, 'cot/' + row.dataset)}/{row.image}"
 
 
@@ -60,8 +61,8 @@ def convert(
 ) -> Converted:
     """Write the conversations of all ``files`` to ``out`` (a JSON list, or JSONL by its ending), streamed.
 
-    Rows are numbered through all files. ``out`` appears whole or not at all; ``skip_bad`` bad rows are left
-    out and told. Raises DataError for one more, or where reasoning is asked for and no row has any.
+    Rows are numbered across all files. ``out`` appears only when complete; ``skip_bad`` bad rows are
+    skipped and listed. Raises DataError for one more, or if reasoning is requested and no row has any.
     """
     done = Converted()
     lines = out.suffix == ".jsonl"
@@ -77,8 +78,8 @@ def convert(
         file.write("" if lines else "\n]\n")
         if with_reasoning and 0 < done.without_reasoning == done.counts.total():
             raise DataError(
-                "none of the rows has reasoning steps; give the files of cot_with_detailed_reasoning_steps, "
-                "or leave --with-reasoning out."
+                "no row has reasoning steps; give the files of cot_with_detailed_reasoning_steps, or remove "
+                "--with-reasoning."
             )
     return done
 

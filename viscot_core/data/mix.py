@@ -1,4 +1,4 @@
-"""Build a mixture: several JSON or JSONL files of conversations become one memory-mapped folder, streamed."""
+"""Builds a mixture: streams several JSON or JSONL files of conversations into one memory-mapped folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from viscot_core.data.rows import proven_rows
 from viscot_core.errors import DataError, UsageError, nearest
 
 _BATCH = 256
-"""Rows written at once: few enough that their memory is used again instead of going back to the system."""
+"""Rows written at once; so few that the allocator reuses their memory."""
 
 
 class _Listed(BaseModel):
@@ -44,8 +44,8 @@ class _List(BaseModel):
 def sources_of(paths: Sequence[Path], weights: Mapping[str, float]) -> tuple[MixtureSource, ...]:
     """The sources that ``paths`` name: JSON, JSONL, or YAML lists ``sources: [{file, name, weight}]``.
 
-    Files in a list are relative to it; a source is called after its file. ``weights`` (by name) win over the
-    lists. Raises UsageError for a list that is wrong or a weight that fits no source.
+    Files in a list are relative to it; a source is named after its file. ``weights`` (by name) override the
+    lists. Raises UsageError for an invalid list or a weight without a source.
     """
     found: list[MixtureSource] = []
     for path in paths:
@@ -60,7 +60,7 @@ def sources_of(paths: Sequence[Path], weights: Mapping[str, float]) -> tuple[Mix
     for name in weights:
         if name not in names:
             raise UsageError(
-                f"no source is called '{name}'; they are {', '.join(names)}.{nearest(name, names)}"
+                f"no source is called '{name}'; the sources are {', '.join(names)}.{nearest(name, names)}"
             )
     weighted = tuple(replace(source, weight=weights.get(source.name, source.weight)) for source in found)
     for source in weighted:
@@ -104,15 +104,15 @@ def build(
 ) -> Mixture:
     """Stream the files of ``sources`` into one mixture folder; memory does not grow with the rows.
 
-    ``skip_bad`` bad rows are allowed over all files, counted in their source's ``skipped``. Killed at any
-    moment it leaves no half-made ``out``; a mixture that it replaces goes last. Raises DataError for a bad
-    row, UsageError if ``out`` exists and ``overwrite`` is not set, or it is not a mixture.
+    ``skip_bad`` bad rows are allowed over all files and counted in their source's ``skipped``. A kill never
+    leaves an incomplete ``out``; a replaced mixture is deleted last. Raises DataError for a bad row,
+    UsageError if ``out`` exists and ``overwrite`` is not set, or if ``out`` is not a mixture.
     """
     names = [source.name for source in sources]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two sources are called '{double}'; give one of them another name.")
     if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; choose another --out, or pass --overwrite to build it anew.")
+        raise UsageError(f"{out} exists; choose another --out, or pass --overwrite to build it again.")
     if out.exists() and not _replaceable(out):
         raise UsageError(
             f"{out} is not a mixture, and --overwrite replaces nothing else; choose another --out."
@@ -124,7 +124,7 @@ def build(
     try:
         _write(unfinished, sources, skip_bad, progress)
         if place.exists():
-            shutil.rmtree(replaced, ignore_errors=True)  # a kill left it
+            shutil.rmtree(replaced, ignore_errors=True)  # left by a kill
             place.replace(replaced)
         unfinished.replace(place)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -134,7 +134,7 @@ def build(
 
 
 def _replaceable(out: Path) -> bool:
-    """A mixture, whole or damaged, or an empty folder: nothing else is anyone's to delete."""
+    """Whether ``out`` is a mixture (even damaged) or an empty folder: nothing else is ever deleted."""
     return out.is_dir() and ((out / "mixture.json").exists() or not any(out.iterdir()))
 
 
@@ -193,7 +193,7 @@ class _Writer:
             return
         joined = b"\n".join(batch) + b"\n"
         if joined.count(b"\n") > len(batch) or b"\r" in joined:
-            # Between its values JSON text may hold raw line ends; a space says the same.
+            # JSON allows line ends between values; a space is equivalent.
             batch = [row.replace(b"\r", b" ").replace(b"\n", b" ") for row in batch]
             joined = b"\n".join(batch) + b"\n"
         ends = self.end + np.cumsum([len(row) + 1 for row in batch], dtype=np.int64)
@@ -201,12 +201,12 @@ class _Writer:
         self.offsets.write(ends.tobytes())
         self.sha.update(joined)
         self.count, self.end = self.count + len(batch), int(ends[-1])
-        if self.progress:  # written bytes are about the read ones
+        if self.progress:  # the bytes written are about the bytes read
             self.progress(min(self.read + self.end - self.began, self.total), self.total)
 
 
 def plainly_right(data: bytes) -> bool:
-    """A quick yes for the usual row; where it says no, the schema judges, in twice the time."""
+    """A fast check that accepts usual rows; a row that it rejects goes to the schema, in twice the time."""
     try:
         row = orjson.loads(data)
         turns, image = row["conversations"], row.get("image")

@@ -1,9 +1,9 @@
-"""A training mixture as a memory-mapped index: opening 2.4 million rows costs megabytes, not gigabytes.
+"""A training mixture as a memory-mapped index: 2.4 million rows need megabytes of memory, not gigabytes.
 
-A mixture folder holds ``rows.jsonl`` (the rows of all sources, one a line), ``offsets.bin`` (int64: where
-each row starts, and the end) and ``mixture.json`` (the sources, written last). Loader workers and ranks
-share its pages. A single JSON or JSONL file opens as a mixture of one source too: it is scanned once, never
-copied; a large one's index is kept in ``.cache`` beside it.
+A mixture folder contains ``rows.jsonl`` (the rows of all sources, one per line), ``offsets.bin`` (int64: the
+start of each row, and the end) and ``mixture.json`` (the sources, written last). Loader workers and ranks
+share its memory pages. A single JSON or JSONL file opens as a mixture of one source: it is scanned once and
+never copied; the index of a large file is kept in ``.cache`` beside it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from viscot_core.files import sha256_of
 FORMAT = 1
 _BATCH = 2048
 _KEPT = 64 << 20
-"""Files from this many bytes on keep their index: scanning 2.7 GB again takes every rank ten seconds."""
+"""Files of at least this many bytes keep their index: to scan 2.7 GB takes every rank ten seconds."""
 _BLOCK = 16 << 20
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class MixtureSource:
-    """One file of a mixture: rows ``first .. first + rows`` are its own, seen ``weight`` times an epoch."""
+    """One file of a mixture: it has the rows ``first .. first + rows``, seen ``weight`` times per epoch."""
 
     name: str
     file: str
@@ -51,7 +51,7 @@ class MixtureSource:
 
 
 class Mixture:
-    """Rows by number: ``mixture[i]`` is a Conversation, ``mixture.raw(i)`` the bytes. It forks."""
+    """Rows by number: ``mixture[i]`` is a Conversation, ``mixture.raw(i)`` its bytes. Safe to fork."""
 
     def __init__(
         self,
@@ -69,13 +69,15 @@ class Mixture:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest of the rows' file; of a single file computed when it is first asked for."""
+        """Hex digest of the file of rows; for a single file computed on first use."""
         return self._sha256 or sha256_of(self._file)
 
     @classmethod
     def open(cls, path: Path | str) -> Mixture:
-        """Open a mixture folder (milliseconds) or one JSON or JSONL file (a second per 300k rows to index it,
-        milliseconds where its index is kept)."""
+        """Open a mixture folder, or one JSON or JSONL file.
+
+        Takes milliseconds; a file without a kept index is scanned first, about a second per 300k rows.
+        """
         path = Path(path)
         if not path.exists():
             raise DataError(f"{path} does not exist; make it with 'viscot data mix FILE... --out {path}'.")
@@ -92,16 +94,16 @@ class Mixture:
             offsets = _integers(path / "offsets.bin")
             size = (path / "rows.jsonl").stat().st_size
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no whole mixture ({error}); {again}.") from error
+            raise DataError(f"{path} is not a complete mixture ({error}); {again}.") from error
         if len(offsets) != about["rows"] + 1 or offsets[-1] != size:
-            raise DataError(f"{path} is cut short; {again}.")
+            raise DataError(f"{path} is incomplete; {again}.")
         return cls(path, path / "rows.jsonl", offsets[:-1], offsets[1:], sources, about["sha256"])
 
     @classmethod
     def _index_file(cls, path: Path) -> Mixture:
         starts, ends = _kept_index(path) or _new_index(path)
         if not len(starts):
-            raise DataError(f"{path} holds no rows; check that it is the right file.")
+            raise DataError(f"{path} contains no rows; check that it is the right file.")
         return cls(path, path, starts, ends, (MixtureSource(path.stem, str(path), rows=len(starts)),))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -135,7 +137,7 @@ class Mixture:
         return np.asarray(self._ends, np.int64) - np.asarray(self._starts, np.int64)
 
     def count(self, word: bytes) -> NDArray[np.int64]:
-        """How often ``word`` stands in every row, ``int64[len]``: one pass over the file, block by block."""
+        """How often ``word`` occurs in every row, ``int64[len]``: one pass over the file, block by block."""
         data = np.frombuffer(self._bytes, np.uint8)
         starts, rows = np.asarray(self._starts, np.int64), [np.empty(0, np.int64)]
         for at in range(0, len(data) - len(word) + 1, _BLOCK):
@@ -151,9 +153,9 @@ class Mixture:
         return next(s for s in self.sources if s.first <= index < s.first + s.rows)
 
     def epoch(self, number: int = 0, seed: int = 0) -> NDArray[np.int64]:
-        """Row numbers of one epoch in file order: a weight of 2.5 is the source twice and half of it again.
+        """Row numbers of one epoch in file order. A weight of 2.5 gives the source twice and half of it.
 
-        The half is drawn without replacement, anew for every epoch, the same for the same seed.
+        The half is drawn without replacement, differently in every epoch; the same seed gives the same rows.
         """
         parts = []
         for position, source in enumerate(self.sources):
@@ -174,8 +176,8 @@ class Mixture:
     ) -> NDArray[np.int32]:
         """``measure`` of every row, int32[len]; computed once in parallel and kept beside the mixture.
 
-        ``key`` names everything the measure depends on (the tokenizer's hash, the template, tokens per
-        image): another key is another cache file. A single file keeps no cache. ``measure`` must pickle.
+        ``key`` contains everything the measure depends on (the tokenizer's hash, the template, tokens per
+        image): another key uses another cache file. A single file keeps no cache. ``measure`` must pickle.
         """
         cached = self.path / f"lengths-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
         if cached.is_file():
@@ -219,7 +221,7 @@ def _measure_part(mixture: Mixture, measure: Callable[[Conversation], int], part
 
 
 def _new_index(path: Path) -> tuple[array[int], array[int]]:
-    """Starts and ends of a file's rows; kept beside a large file where that can be written."""
+    """Starts and ends of a file's rows; saved beside a large file if the folder is writable."""
     before = path.stat()
     starts, ends = array("q"), array("q")
     for row in raw_rows(path):
@@ -228,7 +230,7 @@ def _new_index(path: Path) -> tuple[array[int], array[int]]:
     if before.st_size >= _KEPT:
         place = _index_place(path)
         partial_file = place.with_name(f"{place.name}.{os.getpid()}.tmp")
-        with suppress(OSError):  # a read-only data root: it is indexed again next time
+        with suppress(OSError):  # a read-only data root: index it again next time
             place.parent.mkdir(exist_ok=True)
             with partial_file.open("wb") as file:
                 for numbers in (array("q", [before.st_size, before.st_mtime_ns, len(starts)]), starts, ends):
@@ -254,6 +256,6 @@ def _index_place(path: Path) -> Path:
 
 
 def _integers(path: Path) -> memoryview:
-    """A file of native int64 as a read-only sequence whose pages all processes share."""
+    """A file of native int64 as a read-only sequence; all processes share its memory pages."""
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).cast("q")

@@ -1,9 +1,9 @@
-"""Stream the rows of a JSON list or a JSONL file without ever holding the file: memory is one block.
+"""Streams the rows of a JSON list or a JSONL file; memory is one block, whatever the size of the file.
 
-A 2.76 GB JSON list is one value to every JSON parser. Only its brackets matter for cutting it into rows:
-numpy finds quotes and brackets in a block, those inside strings are dropped, and the running depth says
-where a row starts and ends. Who parses every row anyhow passes that as a ``proof``: then rows are cut where
-they seem to end, and brackets are counted only where the proof fails.
+A JSON parser would read a list of 2.76 GB as one value. To cut it into rows, only the brackets matter: numpy
+finds quotes and brackets in a block, those inside strings are dropped, and the nesting depth says where a row
+starts and ends. A caller that parses every row anyway passes its check as a ``proof``: rows are then cut
+where they seem to end, and brackets are counted only if the proof fails.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 
 from viscot_core.errors import DataError
 
-BLOCK_BYTES = 1 << 16  # what numpy makes of it stays in the cache: half the time of a megabyte
+BLOCK_BYTES = 1 << 16  # numpy's arrays then fit the CPU cache: twice as fast as one megabyte
 _QUOTE, _BACKSLASH, _NEWLINE = ord('"'), ord("\\"), ord("\n")
 _CURLY = 0x20  # the bit that makes [ into { and ] into }
 _FIRST_KEY = re.compile(rb'\s*"[^"\\]{1,40}"')
 _MOST_KEYS = 16
 
 Proof = Callable[[bytes], bool]
-"""Says no to every text that is not one whole JSON object; to what else it says no is its own affair."""
+"""Returns False for every text that is not one complete JSON object; it may reject others too."""
 
 
 class RawRow(NamedTuple):
-    """A row as it stands in the file: its bytes, the byte and line (from 1) it starts on, its number."""
+    """A row of the file: its bytes, the byte and line (from 1) where it starts, and its number."""
 
     data: bytes
     start: int
@@ -52,7 +52,7 @@ def raw_rows(path: Path, block: int = BLOCK_BYTES) -> Iterator[RawRow]:
 
 
 def proven_rows(path: Path, proof: Proof, block: int = 4 * BLOCK_BYTES) -> Iterator[list[bytes] | RawRow]:
-    """``raw_rows`` in half the time: what ``proof`` knows comes as lists of rows, the others one by one."""
+    """``raw_rows`` in half the time: rows that ``proof`` accepts come in lists, the others one by one."""
     with _opened(path) as file:
         if _first_byte(file) != b"[":
             yield from _line_rows(file)
@@ -75,13 +75,13 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def first_byte(path: Path) -> bytes:
-    """The first byte of a file that is no white space: ``[`` opens a JSON list, ``{`` a row of JSONL."""
+    """The first byte of a file that is not white space: ``[`` starts a JSON list, ``{`` a row of JSONL."""
     with path.open("rb") as file:
         return _first_byte(file)
 
 
 def _first_byte(file: IO[bytes]) -> bytes:
-    """The first byte that says something; the file is left at its start (after a byte order mark)."""
+    """The first byte that is not white space; the file is left at its start (after a byte order mark)."""
     start = 3 if file.read(3) == b"\xef\xbb\xbf" else 0
     file.seek(start)
     head = file.read(4096).lstrip()
@@ -99,11 +99,11 @@ def _line_rows(file: IO[bytes]) -> Iterator[RawRow]:
 
 
 class _Cutter:
-    """Cuts rows off ``data``, the part of a JSON list that begins at byte ``start`` of its file.
+    """Cuts rows from ``data``, a part of a JSON list that starts at byte ``start`` of the file.
 
-    ``used`` bytes of it are rows already; there the file is at ``line``. Between two rows stands nearly
-    always the same: a ``gap`` up to and with ``{``, then one of few first ``keys``. Both are learned from the
-    rows that are cut exactly; ``lead`` bytes of the gap are the end of the row before.
+    ``used`` of its bytes have been cut into rows; the file is at ``line`` there. The text between two rows is
+    nearly always the same: a ``gap`` that ends with ``{``, then one of a few first ``keys``. Both are learned
+    from rows that were cut by their brackets; the first ``lead`` bytes of the gap end the row before.
     """
 
     def __init__(self, path: Path, file: IO[bytes], block: int) -> None:
@@ -116,20 +116,20 @@ class _Cutter:
         self.keys: tuple[bytes, ...] = ()
 
     def read_on(self) -> None:
-        """Let go of the rows that were cut and read what comes next."""
-        # Where a row is longer than the block, read more at once: never quadratic.
+        """Drop the rows that were cut and read the next block."""
+        # A row longer than the block doubles the next read, so the work stays linear.
         self.size = self.block if self.used else 2 * self.size
         if not (more := self.file.read(self.size)):
             raise DataError(
                 f"{self.path}:{self.line}: the file ends inside row {self.number}; "
-                "it is cut short, fetch it again."
+                "it is incomplete, fetch it again."
             )
         self.data, self.start, self.used = self.data[self.used :] + more, self.start + self.used, 0
 
     def proven(self, proof: Proof) -> list[bytes]:
-        """Rows up to the first that does not end at a usual gap or that ``proof`` does not know.
+        """Rows up to the first that does not end at a usual gap or that ``proof`` rejects.
 
-        As certain as counting brackets: a text that begins where a row begins and is one whole JSON object
+        As certain as counting brackets: a text that starts where a row starts and is one complete JSON object
         is that row.
         """
         rows: list[bytes] = []
@@ -149,7 +149,7 @@ class _Cutter:
         return rows
 
     def exactly(self) -> Iterator[RawRow]:
-        """All whole rows that are left, by their brackets; at the list's end ``closed`` is set."""
+        """All remaining complete rows, found by their brackets; sets ``closed`` at the end of the list."""
         base, line = self.used, self.line
         spans, closed = _spans(self.data[base:])
         for begin, end, above in spans:
@@ -169,7 +169,7 @@ class _Cutter:
             self.closed = True
 
     def _between(self, end: int, expected: bytes, line: int, before: str) -> bytes:
-        """What stands between the last row and ``end``."""
+        """The bytes between the last row and ``end``."""
         gap = self.data[self.used : end]
         if gap.strip() != expected:
             raise DataError(
@@ -184,9 +184,9 @@ def _lines(data: bytes, begin: int, end: int) -> int:
 
 
 def _spans(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
-    """``(start, end, newlines before)`` of every whole row, and where the list closes (-1: not in ``data``).
+    """``(start, end, newlines before)`` of every complete row, and where the list ends (-1: not in ``data``).
 
-    ``data`` starts outside of any row and string.
+    ``data`` starts outside of rows and strings.
     """
     block = np.frombuffer(data, np.uint8)
     curly = block | _CURLY
@@ -208,8 +208,8 @@ def _spans(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
 
 
 def _escaped(block: NDArray[np.uint8], marks: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which of ``marks`` stand behind an odd run of backslashes."""
-    behind = block[marks - 1] == _BACKSLASH  # before the first byte there is none: it is no part of a string
+    """Which of ``marks`` follow an odd number of backslashes; bool, the shape of ``marks``."""
+    behind = block[marks - 1] == _BACKSLASH  # index -1 is wrong but harmless: the first byte is in no string
     if behind.any():
         slashes = np.flatnonzero(block == _BACKSLASH)
         first = np.r_[True, np.diff(slashes) > 1]

@@ -1,4 +1,4 @@
-"""One sample as the model meets it: the image with box and crop, the words, what is supervised."""
+"""One sample as the model sees it: the image with box and crop, the prompt, and what is supervised."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from viscot_core.images.reading import open_image
 
 @dataclass(frozen=True, slots=True)
 class DrawnSample:
-    """A sample ready to look at. ``spans`` cover the prompt: (text, whether the model learns to say it).
+    """A sample to show. ``spans`` cover the prompt: (text, whether the loss includes it).
 
     ``box``: the region, in pixels or in the padded square; ``window``: the crop the model is shown, if any.
     """
@@ -66,7 +66,7 @@ def rendered(row: Conversation, template: Template) -> Chunks:
 
 
 def spans_of(prompt: Chunks) -> tuple[tuple[str, bool], ...]:
-    """The prompt cut where supervision begins and ends; images stand as ``<image>``."""
+    """The prompt split where supervision starts and ends; an image is ``<image>``."""
     spans: list[tuple[str, bool]] = []
     for number, chunk in enumerate(prompt.chunks):
         if number:
@@ -80,7 +80,7 @@ def spans_of(prompt: Chunks) -> tuple[tuple[str, bool], ...]:
 
 
 def _drawn(row: Conversation, root: Path) -> tuple[Box | None, Window | None, Image.Image | None]:
-    """The region, the crop and the sheet. A region without a crop is the first box that the model says."""
+    """Region, crop and drawing. Without a crop, the region is the first box that the model says."""
     if not row.image:
         return None, None, None
     views = row.views()
@@ -103,15 +103,13 @@ def _find(where: Path, which: str) -> tuple[Conversation, Path]:
         raise DataError(f"{where} does not exist; give a data root, a mixture or an annotation file.")
     name, colon, number = which.rpartition(":")
     if not number.isdigit():
-        raise UsageError(f"'{which}' names no sample; write NAME:NUMBER, such as cub:17, or a row's number.")
+        raise UsageError(f"'{which}' is not a sample; write NAME:NUMBER, such as cub:17, or a row's number.")
     if where.is_file():
         return _row_of(where, int(number)), _root_of(where)
     if (where / "mixture.json").exists():
         return _row_of(where, int(number)), where.parent
     if not colon:
-        raise UsageError(
-            f"'{which}' does not say of which data set; write NAME:{which}, such as cub:{which}."
-        )
+        raise UsageError(f"'{which}' does not name a data set; write NAME:{which}, such as cub:{which}.")
     return _in_root(where, name, int(number)), where
 
 
@@ -130,9 +128,7 @@ def _in_root(root: Path, name: str, number: int) -> Conversation:
         if path.exists():
             return _row_of(path, number)
     if benchmark.exists():
-        raise UsageError(
-            f"{benchmark} has no question {number}; the file's question_id fields are the numbers."
-        )
+        raise UsageError(f"{benchmark} has no question {number}; numbers are the file's question_id fields.")
     known = {
         path.stem.removesuffix("_cot_train").removeprefix("REC_")
         for group in ("benchmark/*.json", "metadata/*.jsonl", "refcoco/*.jsonl", "*.json")
@@ -143,7 +139,7 @@ def _in_root(root: Path, name: str, number: int) -> Conversation:
 
 
 def _row_of(path: Path, number: int) -> Conversation:
-    missing = UsageError(f"{path} has no row {number}; rows count from 0.")
+    missing = UsageError(f"{path} has no row {number}; the first row is 0.")
     if path.is_dir():
         mixture = Mixture.open(path)
         if number >= len(mixture):
@@ -160,7 +156,7 @@ def _row_of(path: Path, number: int) -> Conversation:
 
 
 def _as_conversation(row: Row, number: int) -> Conversation:
-    """Any row as what the model reads and should say."""
+    """Any row as the conversation that the model reads and learns."""
     if isinstance(row, MetadataRow):
         return to_conversation(row, number)
     if isinstance(row, DetectionRow):
@@ -172,6 +168,6 @@ def _as_conversation(row: Row, number: int) -> Conversation:
 
 
 def _root_of(file: Path) -> Path:
-    """The data root an annotation file lies in."""
+    """The data root of an annotation file."""
     inner = file.parent.name in ("benchmark", "benchmark_det", "metadata", "refcoco")
     return file.parent.parent if inner else file.parent

@@ -1,7 +1,7 @@
-"""Synthetic scenes: coloured objects that carry numbers too small to read until one looks closer.
+"""Synthetic scenes: coloured objects with numbers that are too small to read in the whole image.
 
-A scene is plain data first (what stands where) and pixels second, so that tests and the small model's
-foundation stage know the truth of every patch. Everything follows from the seed.
+A scene is described as data (which object is where) before it is drawn, so tests and the small model's
+foundation stage know the content of every patch. The seed determines everything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 NOUNS = ("card", "disc", "tag")
 
 TEXT_SHARE = 0.043
-"""Font size as a share of the image's longer side: 4.8 px in a full view of 112 px, 14-22 px in a crop."""
+"""Font size as a share of the longer side: 4.8 px in the whole image at 112 px, 14-22 px in a crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Thing:
 
     @property
     def expression(self) -> str:
-        """What RefCOCO's annotators would call it."""
+        """A referring expression as in RefCOCO."""
         return f"the {self.color} {self.noun}"
 
 
@@ -116,7 +116,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def _text_box(
     rng: random.Random, text: str, font_size: int, box: tuple[int, int, int, int]
 ) -> tuple[int, int, int, int]:
-    """Where the text stands: near the object's middle, moved a little."""
+    """The position of the text: near the object's centre, with a random offset."""
     left, top, right, bottom = _font(font_size).getbbox(text, stroke_width=1)
     width, height = round(right - left), round(bottom - top)
     jitter_x = max(0, (box[2] - box[0] - width) // 5)
@@ -139,7 +139,7 @@ def draw_scene(scene: Scene) -> Image.Image:
 
 
 def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, fill: tuple[int, int, int], font_size: int) -> None:
-    """One object with its number in a contrasting ink."""
+    """Draw one object with its number in a contrasting colour."""
     x0, y0, x1, y1 = thing.box
     edge = tuple(c * 2 // 3 for c in fill)
     if thing.noun == "disc":
@@ -164,7 +164,7 @@ def jitter_color(rng: random.Random, color: tuple[int, int, int], by: int = 14) 
 
 
 def _background(rng: random.Random, size: Size) -> Image.Image:
-    """A dull, uneven ground with grey strokes and shapes that carry nothing."""
+    """A grey, uneven background with strokes and shapes without meaning."""
     base = rng.randint(120, 190)
     coarse = Image.new("RGB", (6, 6))
     for x in range(6):

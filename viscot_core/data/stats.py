@@ -1,4 +1,4 @@
-"""What is in annotation files: rows per data set, how large the regions are, what train and bench share."""
+"""Statistics of annotation files: rows per data set, region sizes, images in training and benchmark."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from viscot_core.data.rows import raw_rows
 from viscot_core.errors import DataError
 
 EDGES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Borders of the histogram of box areas, as shares of the padded square."""
+"""Bin edges of the histogram of box areas, as shares of the padded square."""
 
-_TOLD = 1000
-"""Rows between two reports of progress."""
+_REPORT_EVERY = 1000
+"""Rows between two progress reports."""
 
 
 @dataclass(slots=True)
@@ -47,17 +47,17 @@ class FileStats:
 
     @property
     def is_benchmark(self) -> bool:
-        """Benchmark files are known by their folder, whose rows say ``val`` or nothing."""
+        """Whether it is a benchmark file: only the folder tells, as its rows' split is ``val`` or missing."""
         return self.file.parent.name in ("benchmark", "benchmark_det", "refcoco")
 
     def histogram(self) -> list[int]:
-        """Regions per bin of ``EDGES``; larger than the square counts as the square."""
+        """Regions per bin of ``EDGES``; a region larger than the square counts as the square."""
         areas = np.minimum(np.frombuffer(self.areas, np.float32), 1.0) if self.areas else np.empty(0)
         return [int(count) for count in np.histogram(areas, EDGES)[0]]
 
 
 def kind_of(path: Path) -> type[Row]:
-    """Which rows a file holds, by the keys of its first. Raises DataError if it holds none of ours."""
+    """The type of a file's rows, by the keys of the first row. Raises DataError for unknown rows."""
     first = next(iter(raw_rows(path)), None)
     try:
         keys = set(orjson.loads(first.data)) if first else set()
@@ -74,7 +74,7 @@ def kind_of(path: Path) -> type[Row]:
         if mark in keys:
             return kind
     raise DataError(
-        f"{path} holds no rows that viscot knows; give conversations, metadata or benchmark files."
+        f"{path} contains no rows that viscot knows; give conversations, metadata or benchmark files."
     )
 
 
@@ -90,12 +90,12 @@ def file_stats(
     rows = Rows(path, stats.kind, skip_bad)
     for row in rows:
         stats.rows += 1
-        if stats.rows % _TOLD == 0:
-            progress(_TOLD)
+        if stats.rows % _REPORT_EVERY == 0:
+            progress(_REPORT_EVERY)
         _count(stats, row)
         if length and isinstance(row, Conversation):
             stats.lengths.append(length(row))
-    progress(stats.rows % _TOLD)
+    progress(stats.rows % _REPORT_EVERY)
     stats.bad = rows.bad
     return stats
 
@@ -117,12 +117,12 @@ def _count(stats: FileStats, row: Row) -> None:
 
 
 def _folder(names: Sequence[str]) -> str:
-    """The first folder of a row's image stands for the data set it does not name."""
+    """A row without a data set is counted under the first folder of its image."""
     return names[0].partition("/")[0] if names else "text only"
 
 
 def _areas(row: Conversation) -> list[float]:
-    """Areas of the boxes that the assistant says, where a turn is a box and nothing else."""
+    """Areas of the boxes in assistant turns that consist of a box only."""
     found = [
         parse_box(turn.text) for turn in row.turns if turn.role == "assistant" and turn.text.startswith("[")
     ]
@@ -131,11 +131,10 @@ def _areas(row: Conversation) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """How many of a benchmark file's ``of`` images a training file names: by path, or by path or name.
+    """How many of a benchmark file's ``of`` images a training file contains: by path, and by path or name.
 
-    The name sees through the folders of different data sets, where it most likely means the same image:
-    RefCOCO's ``COCO_train2014_000000581282.jpg`` is COCO 2017's ``000000581282.jpg``, and GQA's images are
-    Visual Genome's.
+    Equal names in folders of different data sets most likely are the same image: RefCOCO's
+    ``COCO_train2014_000000581282.jpg`` is COCO 2017's ``000000581282.jpg``, and GQA's are Visual Genome's.
     """
 
     training: Path
@@ -148,7 +147,7 @@ class Shared:
 def shared_images(all_stats: Sequence[FileStats], prefixes: Sequence[str] = ()) -> list[Shared]:
     """Every pair of a training and a benchmark file that share images.
 
-    ``prefixes`` in front of an image's name do not count (``COCO_train2014_``).
+    ``prefixes`` of an image's name are ignored (``COCO_train2014_``).
     """
     found = []
     for bench in (stats for stats in all_stats if stats.is_benchmark):
@@ -168,7 +167,7 @@ def shared_images(all_stats: Sequence[FileStats], prefixes: Sequence[str] = ()) 
 
 
 def _place_and_name(path: str, prefixes: Sequence[str]) -> tuple[str, str]:
-    """``coco/train2014`` and ``000000581282``: what stands for the data set, and the name less its prefix."""
+    """``coco/train2014`` and ``000000581282``: the data set's folder, and the name without its prefix."""
     folder, _, file = path.rpartition("/")
     stem = file.rpartition(".")[0] or file
     bare = next((stem.removeprefix(prefix) for prefix in prefixes if stem.startswith(prefix)), stem)

@@ -1,6 +1,6 @@
-"""``viscot data synth``: an offline data set that stands in for the real one, file for file.
+"""``viscot data synth``: an offline data set with the same files and layout as the real one.
 
-Writes the layout of a data root (see DESIGN, contracts): benchmark, benchmark_det, RefCOCO and metadata
+Writes the layout of a data root : benchmark, benchmark_det, RefCOCO and metadata
 files, training conversations with ``###`` crops, and the images. Training and held-out scenes come from
 disjoint seeds. The same arguments give the same bytes.
 """
@@ -39,7 +39,7 @@ QUESTIONS = (
     "What does the {color} {noun} say?",
 )
 HELD_OUT_SEED = 2**62
-"""Validation scenes use seeds from here on; no 32-bit ``--seed`` brings training scenes near."""
+"""Validation scenes use seeds from here on; training scenes of any 32-bit ``--seed`` stay below."""
 
 
 def write_dataset(
@@ -53,11 +53,11 @@ def write_dataset(
 ) -> dict[str, int]:
     """Write ``train`` and ``val`` scenes and every annotation file into ``out``; returns the row counts.
 
-    ``val`` is also the number of held-out questions: one each. ``progress(done, total)`` is called as
-    images are written. ``out`` is there when all of it is.
+    ``val`` is also the number of held-out questions: one per scene. ``progress(done, total)`` is called as
+    images are written. ``out`` appears only when complete.
 
     Raises:
-        UsageError: ``out`` holds something already.
+        UsageError: ``out`` is not empty.
     """
     with atomic_folder(out) as root:
         return _write(root, train, val, seed, workers, progress)
@@ -136,7 +136,7 @@ def _write_image(job: tuple[Scene, Path]) -> None:
 
 
 class _Item:
-    """One question about one object of one scene, in every on-disk form."""
+    """One question about one object of one scene, in every format on disk."""
 
     def __init__(
         self, question_id: int, image: str, scene: Scene, thing: Thing, split: str, rng: random.Random
@@ -207,7 +207,7 @@ def _row(
 
 
 def _train_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
-    """Per scene: all boxes in one conversation, two chains (training and benchmark wording), two readings."""
+    """Per scene: all boxes in one conversation, two chains (training, benchmark prompts), direct answers."""
     number = 0
     for index, scene in enumerate(scenes):
         rng = random.Random(f"train-{scene.seed}")
@@ -229,7 +229,7 @@ def _train_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
 
 
 def _direct_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
-    """The control's training file: every object's question, answered without a closer look."""
+    """The training file of the control model: every object's question, answered without a crop."""
     number = 0
     for index, scene in enumerate(scenes):
         rng = random.Random(f"direct-{scene.seed}")
@@ -241,14 +241,14 @@ def _direct_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
 
 
 def _benchmark_chain(item: _Item) -> tuple[Message, ...]:
-    """A chain whose second question is put in the benchmark's words instead of the bare ``<image>``."""
+    """A chain whose second question uses the benchmark's prompt instead of only ``<image>``."""
     turns = cot_turns(item.question, item.box_text, item.thing.text)
     asked = Message("user", f"{IMAGE}\n{ANSWER_REQUEST}{item.question}")
     return (*turns[:2], asked, turns[3])
 
 
 def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Message, ...]:
-    """One image and a box turn for up to four of its objects, in training, benchmark and RefCOCO words."""
+    """One image and a box turn for up to four objects, with training, benchmark and RefCOCO prompts."""
     turns: list[Message] = []
     for item in items[:4]:
         wordings = (
@@ -263,7 +263,7 @@ def _all_boxes(items: list[_Item], rng: random.Random) -> tuple[Message, ...]:
 
 
 def _caption_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
-    """Stage 1: an image and what stands in it, from left to right."""
+    """Stage 1: an image and a caption of its objects, from left to right."""
     for index, scene in enumerate(scenes):
         things = sorted(scene.things, key=lambda t: t.box[0])
         caption = ", ".join(f"a {t.color} {t.noun}" for t in things)
