@@ -12,9 +12,9 @@ from viscot_core.data.mix import build
 from viscot_core.data.mixture import MixtureSource
 from viscot_core.data.synth import write_dataset
 from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.family import load_tokens
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.load import load_tokens
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_llava"
 
