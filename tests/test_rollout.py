@@ -21,7 +21,7 @@ from viscot_core.policies.given_box import GivenBox
 from viscot_core.policies.locate import Locate
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
-from viscot_core.rollout import CANCELLED, run
+from viscot_core.rollout import CANCELLED, replay, run
 
 WORDING = Wording(codec("viscot"))
 COT, DIRECT, GIVEN = TwoTurn(WORDING), Direct(WORDING), GivenBox(WORDING)
@@ -286,3 +286,18 @@ def test_the_engine_is_told_how_to_ask_whether_to_go_on() -> None:
     before = len(asked)
     assert all(request.cancelled is not None and not request.cancelled() for request in engine.requests)
     assert len(asked) == before + 2
+
+
+def test_recorded_texts_give_the_steps_and_the_answer_again() -> None:
+    engine = ScriptedEngine(BOX, "two")
+    (answer,) = run(COT, engine, [question()])
+    steps, again = replay(COT, question(), [BOX, "two"])
+    assert [step.messages for step in steps] == [call[0].messages for call in engine.calls]
+    assert again is not None
+    assert (again.text, again.looks) == (answer.text, answer.looks)
+
+
+def test_a_record_that_ends_early_gives_the_steps_so_far() -> None:
+    steps, answer = replay(COT, question(), [BOX])
+    assert (len(steps), steps[-1].answers, answer) == (2, True, None)
+    assert replay(COT, question(), []) == ([COT.start(question())], None)

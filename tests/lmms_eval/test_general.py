@@ -17,8 +17,9 @@ from viscot_core.families.manifest import Manifest
 from viscot_core.files import cache_folder
 from viscot_core.lmms_eval.command import GeneralOptions
 from viscot_core.lmms_eval.exports import exported, without_bos
-from viscot_core.lmms_eval.general import bench_general, read_logs
+from viscot_core.lmms_eval.general import bench_general
 from viscot_core.lmms_eval.launch import run_child, warnings, why
+from viscot_core.lmms_eval.logs import read_logs
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import BUNDLED_FOLDER
 from viscot_core.report.report_data import ReportOptions, build_report

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ import yaml
 from made_bench import FakeEngine, write_root
 
 from viscot_core.boxes.registry import CODECS
+from viscot_core.engines.base import Generation
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.lmms_eval import CHAIN, PACKAGED, TASKS, utils
@@ -33,7 +34,10 @@ from viscot_core.tasks.visual_cot.task import VisualCot, load_visual_cot
 
 STRATEGIES = ("cot", "direct")
 ENGINE = EngineOptions(device="cpu", dtype="fp32")
-needs_lmms = pytest.mark.skipif(find_spec("lmms_eval") is None, reason="lmms-eval is not here: make general")
+HAS_LMMS = find_spec("lmms_eval") is not None
+needs_lmms = pytest.mark.skipif(not HAS_LMMS, reason="lmms-eval is not here: make general")
+slow_with_lmms = pytest.mark.slow if HAS_LMMS else lambda test: test
+"""lmms-eval alone takes ten seconds to import; a stand-in takes none."""
 
 
 def docs(root: Path) -> list[dict[str, Any]]:
@@ -128,14 +132,32 @@ def test_figures_are_means_of_data_sets(root: Path) -> None:
     assert json.dumps(right)
 
 
-# -- the class (slow, since lmms-eval alone takes ten seconds to import)
+# -- the class, over lmms-eval or, where that is not installed, over a stand-in of what it imports from there
+
+
+def stand_ins() -> dict[str, Any]:
+    """Modules with the names that ``model.py`` imports from lmms-eval and loguru."""
+    names = {
+        "lmms_eval": {},
+        "lmms_eval.api": {},
+        "lmms_eval.api.instance": {"Instance": object},
+        "lmms_eval.api.model": {"lmms": type("lmms", (), {})},
+        "loguru": {"logger": SimpleNamespace(error=lambda words: None)},
+    }
+    made = {name: ModuleType(name) for name in names}
+    for name, values in names.items():
+        vars(made[name]).update(values)
+    return made
 
 
 @pytest.fixture
 def viscot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """Makes the class over a fake engine, with the rows of a made root as the task ``made``."""
-    from viscot_core.lmms_eval import model
-
+    if not HAS_LMMS:
+        for name, module in stand_ins().items():
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.delitem(sys.modules, "viscot_core.lmms_eval.model", raising=False)
+    model = importlib.import_module("viscot_core.lmms_eval.model")
     rows = docs(write_root(tmp_path / "made"))
 
     def make(engine: FakeEngine | None = None, **args: Any) -> Any:
@@ -151,8 +173,7 @@ def request(number: int, text: str, visual: Callable[..., Any] = utils.doc_to_vi
     return SimpleNamespace(args=(text, options, visual, number, "made", "test"))
 
 
-@needs_lmms
-@pytest.mark.slow
+@slow_with_lmms
 def test_cot_looks_twice_and_direct_once(viscot: Callable[..., Any], tmp_path: Path) -> None:
     engine = FakeEngine()
     made = viscot(engine, strategy="cot", looks=str(tmp_path / "looks.jsonl"))
@@ -163,13 +184,14 @@ def test_cot_looks_twice_and_direct_once(viscot: Callable[..., Any], tmp_path: P
     looks = [json.loads(line) for line in (tmp_path / "looks.jsonl").read_text().splitlines()]
     assert [look["doc_id"] for look in looks] == [0, 1, 2]
     assert all(look["box_status"] == "ok" and look["error"] is None for look in looks)
+    names = {"task", "doc_id", "error", "box_text", "box_status", "box", "crop", "size", "seconds"}
+    assert all(look.keys() == names for look in looks)
     direct = FakeEngine()
     viscot(direct, strategy="direct", protocol="native").generate_until([request(0, "Is it?\nA word.")])
     assert direct.prompts[0].endswith("USER: <image>\nIs it?\nA word. ASSISTANT:")
 
 
-@needs_lmms
-@pytest.mark.slow
+@slow_with_lmms
 def test_no_image_or_several_are_answered_at_once(viscot: Callable[..., Any]) -> None:
     engine = FakeEngine()
     twice = lambda doc: utils.doc_to_visual(doc) * 2  # noqa: E731
@@ -177,8 +199,7 @@ def test_no_image_or_several_are_answered_at_once(viscot: Callable[..., Any]) ->
     assert [prompt.count("<image>") for prompt in engine.prompts] == [0, 2]
 
 
-@needs_lmms
-@pytest.mark.slow
+@slow_with_lmms
 def test_a_failure_is_empty_recorded_and_alone(viscot: Callable[..., Any], tmp_path: Path) -> None:
     def gone(_: Any) -> Any:
         return utils.doc_to_visual({"path": str(tmp_path / "gone.png")})
@@ -192,15 +213,22 @@ def test_a_failure_is_empty_recorded_and_alone(viscot: Callable[..., Any], tmp_p
     assert errors[1] is None
 
 
-@needs_lmms
-@pytest.mark.slow
+@slow_with_lmms
+def test_a_failed_first_turn_costs_no_second_call(viscot: Callable[..., Any], tmp_path: Path) -> None:
+    engine = FakeEngine(lambda _: Generation("", 0, False, "the prompt does not fit"))
+    made = viscot(engine, looks=str(tmp_path / "looks.jsonl"))
+    assert made.generate_until([request(0, "What?")]) == [""]
+    (look,) = [json.loads(line) for line in (tmp_path / "looks.jsonl").read_text().splitlines()]
+    assert (len(engine.prompts), look["error"], look.get("box")) == (1, "the prompt does not fit", None)
+
+
+@slow_with_lmms
 def test_stop_strings_end_an_answer(viscot: Callable[..., Any]) -> None:
     made = viscot(FakeEngine(lambda _: "red ASSISTANT: more"), strategy="direct")
     assert made.generate_until([request(0, "What?", until=["ASSISTANT:"])]) == ["red "]
 
 
-@needs_lmms
-@pytest.mark.slow
+@slow_with_lmms
 def test_what_the_class_cannot_do_is_refused(viscot: Callable[..., Any]) -> None:
     with pytest.raises(UsageError, match="Did you mean 'direct'"):
         viscot(strategy="direkt")

@@ -73,9 +73,10 @@ def keep_the_model() -> None:
 
 def open_judge(url: str) -> Callable[[Path], object]:
     """What scores a run folder's answers with an OpenAI judge at ``url``."""
+    from viscot_core.score.run import score_run
+
     from viscot_core.score.api import ApiJudge
     from viscot_core.score.judges import JudgeOptions
-    from viscot_core.score.run import score_run
 
     judge = ApiJudge("made-up", base_url=url, options=JudgeOptions(concurrency=1))
     return lambda run: score_run(run, judge)

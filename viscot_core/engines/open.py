@@ -101,11 +101,19 @@ def weights_hash(options: EngineOptions) -> str | None:
 
 
 def recorded_prompt(identity: Mapping[str, Any]) -> Callable[[Sequence[Message]], str]:
-    """``Engine.prompt`` of an engine that is known by its identity only, as run folders keep it."""
+    """``Engine.prompt`` of an engine that is known by its identity only, as run folders keep it.
+
+    A model's own chat template is not on record, only its digest: then the messages are shown, each with its
+    role.
+    """
     from viscot_core.families.llava.template import TEMPLATES, prompt_text
 
-    template = TEMPLATES.get(str(identity.get("template")), TEMPLATES["vicuna_v1"])
-    return partial(prompt_text, template=template)
+    template = TEMPLATES.get(str(identity.get("template", "vicuna_v1")))
+    return _plain_text if template is None else partial(prompt_text, template=template)
+
+
+def _plain_text(messages: Sequence[Message]) -> str:
+    return "\n".join(f"{message.role}: {message.text}" for message in messages)
 
 
 def open_engine(options: EngineOptions, sampling: Sampling | None = None) -> Engine:

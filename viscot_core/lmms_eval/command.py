@@ -11,7 +11,7 @@ from typing import Any
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import UsageError, nearest
 from viscot_core.lmms_eval import CHAIN, PACKAGED, TASKS
-from viscot_core.lmms_eval.exports import Handed
+from viscot_core.lmms_eval.exports import ModelForLmms
 from viscot_core.lmms_eval.logs import LOOKS_FILE
 
 _ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
@@ -94,7 +94,7 @@ def _known(flag: str, value: str, choices: Sequence[str]) -> None:
 
 
 def command_line(
-    options: GeneralOptions, backend: str, model: Handed, strategy: str, task: str, folder: Path
+    options: GeneralOptions, backend: str, model: ModelForLmms, strategy: str, task: str, folder: Path
 ) -> list[str]:
     """One task's, its results and samples going into ``folder``. No shell ever sees it."""
     engine = options.engine
@@ -120,7 +120,9 @@ def command_line(
     return argv if options.limit is None else [*argv, "--limit", str(options.limit)]
 
 
-def _ours(engine: EngineOptions, model: Handed, strategy: str, task: str, folder: Path) -> dict[str, Any]:
+def _ours(
+    engine: EngineOptions, model: ModelForLmms, strategy: str, task: str, folder: Path
+) -> dict[str, Any]:
     """The arguments of ``model.Viscot``."""
     # Table 8's direct answers come from LLaVA's scripts: the task's own words and nothing else.
     native = strategy == "direct" and task not in PACKAGED

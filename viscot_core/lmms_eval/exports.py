@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Handed:
+class ModelForLmms:
     """What lmms-eval is told to load: a folder or an address, its weights' digest, device and dtype."""
 
     model: str
@@ -29,14 +29,14 @@ class Handed:
     """torch's name; a server's is its own."""
 
 
-def handed(engine: EngineOptions, backend: str) -> Handed:
+def model_for_lmms(engine: EngineOptions, backend: str) -> ModelForLmms:
     """The model for one of lmms-eval's classes, exported where that class needs it.
 
     Raises:
         CheckpointError, EngineError, UsageError: it cannot be loaded so; as ``load_model`` says.
     """
     if engine.is_server:
-        return Handed(str(engine.model), "a server's", engine.device, engine.dtype)
+        return ModelForLmms(str(engine.model), "a server's", engine.device, engine.dtype)
     from viscot_core.models.checkpoint import open_checkpoint
     from viscot_core.models.load import choose_device, choose_dtype
     from viscot_core.models.zoo import resolve
@@ -51,7 +51,7 @@ def handed(engine: EngineOptions, backend: str) -> Handed:
     path = without_bos(path) if backend == "llava_hf" else path
     if {",", "="} & set(str(path)):
         raise UsageError(f"lmms-eval takes no path with a comma or '=' ({path}); move or link the model.")
-    return Handed(str(path), weights, device, dtype)
+    return ModelForLmms(str(path), weights, device, dtype)
 
 
 def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) -> Path:

@@ -13,21 +13,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from viscot_core.boxes.geometry import Box, iou
 from viscot_core.errors import DataError
 from viscot_core.lmms_eval.command import GeneralOptions, command_line
-from viscot_core.lmms_eval.exports import Handed, handed
+from viscot_core.lmms_eval.exports import ModelForLmms, model_for_lmms
 from viscot_core.lmms_eval.launch import LOG_FILE, run_child, versions, warnings
-from viscot_core.lmms_eval.logs import Sample, read_task
+from viscot_core.lmms_eval.logs import LOGS, SCORER, LoggedSample, read_task
 from viscot_core.lmms_eval.utils import DATA
 from viscot_core.runs.journal import Journal
 from viscot_core.runs.records import Coords, Prediction, RunInfo
 from viscot_core.runs.tally import Tally, conclude, environment
 
-SCORER = "lmms-eval"
-LOGS = "lmms-eval"
 Progress = Callable[[str, int, int], None]
 """``(task and strategy, answered, asked)``."""
 
@@ -38,7 +35,7 @@ class _Filling:
 
     options: GeneralOptions
     backend: str
-    model: Handed
+    model: ModelForLmms
     journal: Journal
     info: RunInfo
     tally: Tally
@@ -81,7 +78,7 @@ def bench_general(options: GeneralOptions, progress: Progress | None = None) -> 
     backend = options.chosen_backend()
     needed = ["viscot"] if backend == "viscot" or options.packaged else []
     installed = versions(options.python, [*needed, *(["vllm"] if backend == "vllm" else [])])
-    model = handed(options.engine, backend)
+    model = model_for_lmms(options.engine, backend)
     tally = Tally()
     with Journal(options.out) as journal:
         info = journal.begin(_info(options, backend, model.weights, installed))
@@ -134,13 +131,7 @@ def _info(options: GeneralOptions, backend: str, weights: str, installed: dict[s
     )
 
 
-def read_logs(run: Path) -> list[Sample]:
-    """Every sample of every finished task in a run folder's logs."""
-    folders = [f for f in sorted((run / LOGS).glob("*/*")) if any(f.rglob("*_results.json"))]
-    return [sample for f in folders for log in read_task(f, f.parent.name) for sample in log.samples]
-
-
-def _prediction(sample: Sample) -> Prediction:
+def _prediction(sample: LoggedSample) -> Prediction:
     """The journal's line. Images of lmms-eval's own tasks have no place on this disk and no known size."""
     row, look = sample.row, sample.look
     width, height = row.get("size") or look.get("size") or (0, 0)

@@ -12,6 +12,10 @@ from viscot_core.errors import DataError
 from viscot_core.lmms_eval import CHAIN
 from viscot_core.runs.records import Key
 
+SCORER = "lmms-eval"
+"""The judge's name that its scores have in a run folder."""
+LOGS = "lmms-eval"
+"""Where its own logs lie in a run folder."""
 LOOKS_FILE = "looks.jsonl"
 
 Figures = dict[str, float]
@@ -19,7 +23,7 @@ Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Sample:
+class LoggedSample:
     """One answered document of a task. ``dataset`` is the task's name, or what its rows say themselves."""
 
     strategy: str
@@ -47,7 +51,7 @@ class TaskLog:
 
     task: str
     figures: Figures
-    samples: list[Sample]
+    samples: list[LoggedSample]
 
 
 def read_task(folder: Path, strategy: str) -> list[TaskLog]:
@@ -76,6 +80,12 @@ def read_task(folder: Path, strategy: str) -> list[TaskLog]:
     return logs
 
 
+def read_logs(run: Path) -> list[LoggedSample]:
+    """Every sample of every finished task in a run folder's logs."""
+    folders = [f for f in sorted((run / LOGS).glob("*/*")) if any(f.rglob("*_results.json"))]
+    return [sample for f in folders for log in read_task(f, f.parent.name) for sample in log.samples]
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         with path.open(encoding="utf-8") as file:
@@ -95,14 +105,14 @@ def _figures(results: Mapping[str, Any]) -> Figures:
 
 def _sample(
     strategy: str, task: str, data: Mapping[str, Any], figures: Figures, look: Mapping[str, Any]
-) -> Sample:
+) -> LoggedSample:
     metrics = {name: data[name] for name in figures if name in data}
     row = next((m for m in metrics.values() if isinstance(m, dict) and "box_gt" in m), {})
     answer = _text(data.get("filtered_resps", data.get("resps", "")))
     if task == CHAIN:
         said = json.loads(answer)
         answer, look = said["answer"], {**look, "box_text": said["box_text"], **metrics.get("acc50", {})}
-    return Sample(
+    return LoggedSample(
         strategy=strategy,
         task=task,
         dataset=str(row.get("dataset", task)),

@@ -13,7 +13,7 @@ from typing import Any
 
 from viscot_core.boxes.geometry import Box, BoxStatus, crop_window, iou
 from viscot_core.boxes.registry import codec
-from viscot_core.lmms_eval.general import SCORER, read_logs
+from viscot_core.lmms_eval.logs import SCORER, read_logs
 from viscot_core.runs.records import read_predictions, read_run
 from viscot_core.score.offline import exact
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict, pair_of, scores_path

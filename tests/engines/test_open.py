@@ -1,0 +1,36 @@
+"""What is known of an engine before it is opened, and of one that is only on record."""
+
+from __future__ import annotations
+
+from viscot_core.conversation import Message
+from viscot_core.engines.base import Traits
+from viscot_core.engines.open import EngineOptions, recorded_prompt, weights_hash
+from viscot_core.engines.openai import ApiEngine, ApiOptions
+from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.models.load import load_model
+
+SERVER = "http://127.0.0.1:9/v1#m"
+
+
+def test_a_servers_traits_are_known_before_it_is_reached() -> None:
+    assert EngineOptions(SERVER).traits == Traits(parallel=ApiOptions().concurrency)
+    api = ApiOptions(concurrency=3)
+    engine = ApiEngine("http://127.0.0.1:9/v1", "m", options=api)
+    assert EngineOptions(SERVER, api=api).traits == engine.traits
+    engine.close()
+    assert weights_hash(EngineOptions(SERVER)) is None
+
+
+def test_a_local_models_traits_are_known_before_it_is_loaded() -> None:
+    options = EngineOptions(device="cpu", dtype="fp32", batch_size=3)
+    engine = LocalEngine(load_model(None, device="cpu", dtype="fp32"), batch_size=3)
+    assert options.traits == engine.traits
+    assert weights_hash(options) == engine.identity["weights"]
+    messages = (Message("user", "<image>\nWhat?"),)
+    assert recorded_prompt(engine.identity)(messages) == engine.prompt(messages)
+
+
+def test_a_prompt_of_a_template_that_is_not_on_record_is_shown_as_messages() -> None:
+    messages = (Message("user", "What?"), Message("assistant", "a box"))
+    assert recorded_prompt({"template": "own-0123"})(messages) == "user: What?\nassistant: a box"
+    assert "USER: What? ASSISTANT: a box" in recorded_prompt({})(messages)
