@@ -110,3 +110,17 @@ def test_quantised_on_the_cpu(golden: Path, load_in: str) -> None:
     assert type(model.lm_head) is torch.nn.Linear
     assert chain.engine.identity["load_in"] == load_in
     assert chain.ask(golden / "images" / "landscape.jpg", "How many?").box_text
+
+
+def test_loads_from_several_threads_are_whole(golden: Path) -> None:
+    """transformers' initialisation context belongs to the process: one model is built at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def load(_: int) -> dict[str, Any]:
+        return dict(load_model(golden / "tiny_llava", device="cpu", dtype="fp32").model.state_dict())
+
+    alone = load(0)
+    with ThreadPoolExecutor(3) as pool:
+        for state in pool.map(load, range(6)):
+            assert state.keys() == alone.keys()
+            assert all((state[name] == alone[name]).all() for name in alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,9 @@ ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 """transformers' names of what ``--attn`` takes."""
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 LOAD_IN = ("4bit", "8bit")
+# transformers builds models inside process-wide contexts (default dtype, no initialisation): two at once
+# leave each other's tensors uninitialised, without an error.
+_BUILDING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +157,10 @@ def build(
     if load_in is not None:
         _need("bitsandbytes", f"--load-in {load_in}", "quant")
     place = _device_map(device, checkpoint, dtype, load_in)
+    options = BuildOptions(dtype, attention, place, load_in)
     try:
-        return checkpoint.family.build(checkpoint, BuildOptions(dtype, attention, place, load_in)).eval()
+        with _BUILDING:
+            return checkpoint.family.build(checkpoint, options).eval()
     except torch.cuda.OutOfMemoryError as error:
         raise EngineError(
             f"{checkpoint.manifest.name} does not fit in the GPU's memory; try --load-in 4bit (or 8bit), "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,25 @@ def test_an_engine_over_a_model_in_training_changes_nothing(loaded: LoadedModel)
     LocalEngine(loaded).generate([ask("What?", view_of(Image.new("RGB", (60, 40))))])
     assert len(loaded.model.model.vision_tower.encoder.layers) == layers
     assert loaded.model.config.vision_feature_layer == -2
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_forked_child_answers(golden: Path) -> None:
+    """The child gets a pool of pixel threads of its own; torch keeps to one thread, as fork demands."""
+    code = """
+import os, sys, torch
+from PIL import Image
+torch.set_num_threads(1)
+from viscot_core import load
+model = load(sys.argv[1], device="cpu", dtype="fp32")
+first = model.ask(Image.effect_noise((90, 60), 50), "What is it?").text
+child = os.fork()
+if child == 0:
+    second = model.ask(Image.effect_noise((60, 90), 50), "What is it?").error is None
+    os._exit(0 if second else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    command = [sys.executable, "-c", code, str(golden / "tiny_llava")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert ran.stdout.strip() == "0", ran.stderr

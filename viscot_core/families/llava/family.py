@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +131,22 @@ class Llava:
         """The model, its tensors read as they are placed (what is missing starts at random)."""
         from transformers import LlavaForConditionalGeneration
 
-        return LlavaForConditionalGeneration.from_pretrained(
+        state = _State(checkpoint.tensors)
+        model = LlavaForConditionalGeneration.from_pretrained(
             None,
             config=checkpoint.config,
-            state_dict=_State(checkpoint.tensors),
+            state_dict=state,
             dtype=options.dtype,
             attn_implementation=options.attention,
             quantization_config=options.quantization(_precise(checkpoint, options.load_in)),
             device_map=options.device_map,
         )
+        if unread := sorted(set(checkpoint.tensors) - state.read):
+            raise CheckpointError(
+                f"{checkpoint.path}: {len(unread)} tensors were not loaded, the first '{unread[0]}'; "
+                "load it again."
+            )
+        return model
 
     def inputs(self, model: Any, processor: Processor) -> LlavaInputs:
         """Embeddings with the features of images in place; each image is encoded once."""
@@ -238,21 +246,24 @@ def _precise(checkpoint: Checkpoint, load_in: str | None) -> list[str]:
 class _Lazy:
     """A tensor that transformers reads when it places it: ``lazy[...]``. So a model is never held twice."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, on_read: Callable[[], None]) -> None:
         self._source = source
+        self._on_read = on_read
 
     def __getitem__(self, _: Any) -> Any:
+        self._on_read()
         return self._source.read()
 
 
 class _State(Mapping[str, _Lazy]):
-    """The state dict of a checkpoint, read tensor by tensor."""
+    """The state dict of a checkpoint, read tensor by tensor; ``read`` are the names that were."""
 
     def __init__(self, tensors: Mapping[str, Source]) -> None:
         self._tensors = tensors
+        self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> _Lazy:
-        return _Lazy(self._tensors[name])
+        return _Lazy(self._tensors[name], partial(self.read.add, name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

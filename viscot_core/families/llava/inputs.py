@@ -27,7 +27,8 @@ class LlavaInputs:
     def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
         self._model = model
         self._processor = processor
-        self._threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="viscot-pixels")
+        self._threads: ThreadPoolExecutor | None = None
+        self._process = 0
         self.features = FeatureCache(self._encode)
 
     def batch(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
@@ -67,6 +68,14 @@ class LlavaInputs:
         tower = self._model.model.vision_tower
         side = self._processor.image_side
         # Pillow lets go of the interpreter while it resizes: images of a batch are prepared side by side.
-        ready = self._threads.map(lambda view: preprocess(view.image, side), views)
+        ready = self._pool().map(lambda view: preprocess(view.image, side), views)
         pixels = torch.from_numpy(np.stack(list(ready)))
         return [f.clone() for f in encode(self._model, pixels.to(tower.device, tower.dtype))]
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """Threads of this process: a forked child inherits a pool, but not its threads."""
+        if self._threads is None or self._process != os.getpid():
+            workers = min(8, os.cpu_count() or 1)
+            self._threads = ThreadPoolExecutor(workers, thread_name_prefix="viscot-pixels")
+            self._process = os.getpid()
+        return self._threads
