@@ -1,4 +1,4 @@
-"""viscot: a multimodal model first names the region that matters, looks at its crop, then answers.
+"""viscot: a multimodal model names the region that matters, looks at its crop, then answers.
 
 from viscot_core import load
 

@@ -1,4 +1,4 @@
-"""Questions about many image files: which ones are meant, their answers as records, and drawings of them."""
+"""Questions about image files: finding the files, asking, records and drawings of the answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from viscot_core.images.reading import open_image
 from viscot_core.policies.base import Answer
 
 IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Endings that count as images in a folder; a single file may have any."""
+"""File endings of the images in a folder; a single file may have any ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,9 @@ def describe(answer: Answer) -> dict[str, Any]:
 
 
 def collect(what: str, question: str | None) -> list[InferItem]:
-    """The items behind an image's path, a folder, a quoted glob, or a JSONL of ``{image, question}``.
+    """The items of an image path, a folder, a quoted glob, or a JSONL of ``{image, question}``.
 
-    Images that a JSONL names are relative to it; its rows may leave the question to the command line.
+    Image paths in a JSONL are relative to it; a row without a question gets ``question``.
 
     Raises:
         UsageError: no question, or nothing matches.
@@ -174,11 +174,11 @@ def _result(item: InferItem, strategy: Strategy, answer: Answer) -> InferResult:
 
 
 def places_to_save(items: Sequence[InferItem], save: Path) -> list[Path]:
-    """Where each item's drawing goes: ``save`` itself for one item, a PNG of its own in that folder for many.
+    """The file for each item's drawing: ``save`` for a single item, else a PNG each in the folder ``save``.
 
     Raises:
-        UsageError: a file where a folder is needed, a folder that cannot be written to, an image that is
-            asked about itself, or an ending that Pillow does not write.
+        UsageError: ``save`` is a file but many answers come, its folder is not writable, a drawing would
+            replace an image that is asked about, or Pillow cannot write the file type.
     """
     places = _places(items, save)
     asked = {item.image.resolve() for item in items}
@@ -196,7 +196,7 @@ def _places(items: Sequence[InferItem], save: Path) -> list[Path]:
         check_ending(save)
         return [save]
     if not save.is_dir() and (save.exists() or save.suffix.lower() in IMAGES):
-        raise UsageError(f"{len(items)} answers do not fit the one file {save}; give a folder.")
+        raise UsageError(f"{len(items)} answers do not fit into one file, {save}; give a folder.")
     places: dict[Path, None] = {}
     for item in items:
         names = (f"{item.image.stem}{end}.png" for end in ("", *(f"-{n}" for n in range(2, len(items) + 1))))

@@ -59,17 +59,19 @@ def run(
         stopped = cancelled is not None and cancelled()
         following: dict[int, Step] = {}
         for number, step in steps.items():
-            generation = generations[number]
             tokens, seconds = spent[number]
-            spent[number] = tokens, seconds = tokens + generation.tokens, seconds + share
-            outcome = _after(policies[number], step, generation, stopped=stopped)
+            spent[number] = tokens + generations[number].tokens, seconds + share
+            outcome = _after(policies[number], step, generations[number], stopped=stopped)
             _report_looks(on_look, number, step.looks, outcome.looks)
             if isinstance(outcome, Step):
                 following[number] = outcome
             else:
-                answers[number] = replace(outcome, tokens=tokens, seconds=seconds)
+                answers[number] = outcome
         steps = following
-    return [answers[number] for number in range(len(questions))]
+    return [
+        replace(answers[number], tokens=tokens, seconds=seconds)
+        for number, (tokens, seconds) in spent.items()
+    ]
 
 
 def _after(policy: Policy, step: Step, generation: Generation, *, stopped: bool) -> Step | Answer:
@@ -136,17 +138,17 @@ def _pass_on(on_text: OnText, numbers: Sequence[int], text: str) -> None:
 
 
 def replay(policy: Policy, question: Question, texts: Sequence[str]) -> tuple[list[Step], Answer | None]:
-    """The steps of a question whose texts are on record, in order, and its answer if they reach that far.
+    """The steps of a question whose texts were recorded, in order, and its answer if the texts suffice.
 
-    Asks no engine: this is how a recorded answer is shown again, or measured again.
+    No engine is asked: this is how a recorded answer is shown or measured again.
     """
-    said = iter(texts)
+    recorded = iter(texts)
     steps: list[Step] = []
-    then: Step | Answer = policy.start(question)
-    while isinstance(then, Step):
-        steps.append(then)
-        text = next(said, None)
+    outcome: Step | Answer = policy.start(question)
+    while isinstance(outcome, Step):
+        steps.append(outcome)
+        text = next(recorded, None)
         if text is None:
             return steps, None
-        then = policy.next(then, text)
-    return steps, then
+        outcome = policy.next(outcome, text)
+    return steps, outcome

@@ -113,7 +113,7 @@ def test_what_is_no_image_is_said_and_the_page_goes_on(
     with shown(Looker(error="the prompt does not fit")) as url:
         person.open(url, *DESKTOP)
         person.one("input.vs-file").send_keys(str(tmp_path / "broken.png"))
-        person.wait(lambda: "no image of the kinds" in person.text(".vs-message.vs-wrong"), "the error")
+        person.wait(lambda: "not an image of the types" in person.text(".vs-message.vs-wrong"), "the error")
         person.choose(EXAMPLES / "cards.jpg")
         person.ask("<img src=x onerror=alert(1)>?")
         person.answered()

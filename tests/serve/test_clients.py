@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from made_bench import write_root
-from serve_help import Running, running
+from serve_help import Looker, Running, running
 
 Cli = Callable[..., Any]
 LENGTH = ("--max-new-tokens", "12")
@@ -47,6 +47,31 @@ def test_infer_answers_as_the_local_model(cli: Cli, here: Running, model: Path, 
                 {key: row[key] for key in ("answer", "box", "box_text", "box_status", "crop", "strategy")}
             )
     assert said[2:] == said[:2]
+
+
+def test_a_model_of_another_family_is_asked_and_read_in_its_own_format(cli: Cli, golden: Path) -> None:
+    """Known by its name, or told with --box-format; without either, the user is asked for it."""
+    image = golden / "images" / "landscape.jpg"
+    for name, options in (
+        ("Qwen2-VL-7B", ()),
+        ("some-model", ("--box-format", "qwen2-vl")),
+    ):
+        engine = Looker(name=name, box="(250,500),(500,1000)")
+        with running(engine) as server:
+            address = f"{server.url}/v1#{name}"
+            ran = cli("infer", image, "What is on the sign?", "--model", address, "--json", *options)
+        assert ran.code == 0, ran.err
+        row = json.loads(ran.out)
+        assert (row["box_status"], row["box_text"]) == ("ok", "(250,500),(500,1000)")
+        assert row["box_pixels"] == [160.0, 213.5, 320.0, 427.0] and row["strategy"] == "cot"
+        first, second = engine.prompts
+        assert "in the form (x1,y1),(x2,y2)" in first and "(250,500),(500,1000)" in second
+    for command in ("infer", "chat"):
+        words = (image, "What?") if command == "infer" else (image,)
+        ran = cli(command, *words, "--model", "http://127.0.0.1:1/v1#some-model")
+        assert ran.code == 2 and "give --box-format" in ran.err
+        ran = cli(command, *words, "--box-format", "qwen2vl")
+        assert ran.code == 2 and "Did you mean 'qwen2-vl'" in ran.err
 
 
 def test_a_benchmark_over_http_has_the_local_predictions(

@@ -1,4 +1,4 @@
-"""A bound on what a page may send: Gradio reads whole events into memory, however large."""
+"""A limit on what a page may send: Gradio reads whole events into memory, however large."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ App = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Message]], Send
 
 
 class SizeLimit:
-    """ASGI middleware: refuses a request whose declared length is more than ``max_bytes`` or not declared."""
+    """ASGI middleware that refuses a request if its declared length is missing or above ``max_bytes``."""
 
     def __init__(self, app: App, max_bytes: int) -> None:
         self._app = app

@@ -1,7 +1,7 @@
 """The web page: a stage for the image, a line for the question, cards for the answers.
 
-Gradio carries the events; what one sees is three small files beside this one. A visitor's image stays in
-the server's memory for an hour; nothing is written to disk.
+Gradio transports the events; the visible page is in ``page.css``, ``stage.js`` and ``answers.js``. A
+visitor's image stays in the server's memory for an hour; nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from viscot_core.serve.errors import ApiError
 from viscot_core.serve.images import decode, image_of
 from viscot_core.tour import examples
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: nothing is sent anywhere
+os.environ.setdefault(
+    "GRADIO_ANALYTICS_ENABLED", "False"
+)  # before the import, so that Gradio sends nothing anywhere
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gradio as gr
@@ -35,17 +37,17 @@ HERE = Path(__file__).resolve().parent
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
 MAX_BODY = 2 * MAX_BYTES
-"""Largest event: an image in base64 and what Gradio writes around it."""
+"""Largest event: an image in base64, and what Gradio adds to it."""
 Turns = tuple[dict[str, Any], ...]
 KEPT_SECONDS = 3600
 TURNS = 30
-"""Questions a page shows; older ones scroll out."""
+"""Questions that a page shows; older ones are removed."""
 CHOICES = {"Look closer": ("cot",), "At once": ("direct",), "Both": ("cot", "direct")}
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What the server remembers of one open page."""
+    """What the server keeps for one open page."""
 
     image: Image.Image | None = None
     box: Box | None = None
@@ -53,14 +55,14 @@ class Visit:
 
 
 class Page:
-    """The page's answers to what a visitor does; each returns new values for what it changes."""
+    """The handlers of what a visitor does; each returns new values for the parts of the page it changes."""
 
     def __init__(self, backend: DemoBackend) -> None:
         self._backend = backend
         self._examples = examples()
 
     def thumbs(self) -> list[dict[str, str]]:
-        """The examples, small, for the strip under the stage."""
+        """Small versions of the examples, for the strip under the stage."""
         out = []
         for example in self._examples:
             image = open_image(example.image)
@@ -69,7 +71,7 @@ class Page:
         return out
 
     def upload(self, event: gr.EventData) -> tuple[Visit, dict[str, Any], list[Any]]:
-        """An image came as a data URL; the talk about the last one ends."""
+        """An image was chosen and sent as a data URL; the questions about the last one are removed."""
         try:
             data = image_of(str(event.image))
             if len(data) > MAX_BYTES:
@@ -99,7 +101,7 @@ class Page:
         return replace(visit, box=box_of(event.box, visit.image.size))
 
     def ask(self, visit: Visit, question: str, choice: str) -> Iterator[tuple[Any, ...]]:
-        """Values of visit, stage, talk and the Ask button while a question is answered."""
+        """Values of visit, stage, answers and the Ask button, while a question is answered."""
         if visit.image is None:
             yield visit, {"message": "First choose an image, or an example."}, gr.skip(), gr.skip()
             return
@@ -148,7 +150,7 @@ def _data_url(image: Image.Image) -> str:
 
 
 def build(backend: DemoBackend, model: str) -> gr.Blocks:
-    """The page, ready to be launched."""
+    """The page, not yet served."""
     page = Page(backend)
     with gr.Blocks(title="viscot", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(HEAD.format(model=html.escape(model)))
@@ -199,14 +201,14 @@ def build(backend: DemoBackend, model: str) -> gr.Blocks:
             "inputs": [visit, question, choice],
             "outputs": [visit, stage, answers, button],
         }
-        # One question a page at a time; how many pages at once is the line's business.
+        # One question per page at a time; the visitor queue limits how many pages ask at once.
         button.click(**asking, trigger_mode="once", concurrency_limit=None, **quiet)
         question.submit(**asking, trigger_mode="once", concurrency_limit=None, **quiet)
     return blocks
 
 
 def launch(blocks: gr.Blocks, host: str, port: int, *, block: bool = True) -> None:
-    """Serve the page, until Ctrl-C with ``block``; raises OSError where the port is taken."""
+    """Serve the page, with ``block`` until Ctrl-C; raises OSError if the port is in use."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     blocks.queue(default_concurrency_limit=None, max_size=256)
     blocks.launch(

@@ -2,7 +2,7 @@
 
 A policy is a pure state machine: ``start`` makes the first step of a question, ``next`` takes the model's
 words and makes the next step or the answer. It never sees an engine, a file or a record, and keeps no state
-of its own: all that a question has come to stands in its ``Step``. ``rollout.run`` is the only caller.
+of its own: the whole state of a question is in its ``Step``. Only ``rollout`` calls it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from viscot_core.images.view import View
 class Question:
     """What is asked about which images.
 
-    ``box`` (SQUARE frame) is a region named by someone other than the model, ``box_text`` its exact words
-    where they are quoted from somewhere; only policies that take a given region read them.
-    ``max_new_tokens`` and ``stop`` bound the answer, not the words of a region.
+    ``box`` (SQUARE frame) is a region that the model does not have to name, ``box_text`` its exact words if
+    they are quoted from a file; only policies that take a given region read them. ``max_new_tokens`` and
+    ``stop`` limit the answer, not the words of a region.
     """
 
     text: str
@@ -41,9 +41,9 @@ class Question:
 class Look:
     """One region that was named, and the crop of it that was shown.
 
-    ``box`` is in the padded square (0..1) of the image of ``size``, the whole of it where ``status`` is
-    unparsable; ``crop`` is in pixels of the original image, None where no crop was shown. ``status`` is None
-    for a region that the model did not name.
+    ``box`` is in the padded square (0..1) of the image of ``size``: all of it if ``status`` is unparsable.
+    ``crop`` is in pixels of the original image, None if no crop was shown. ``status`` is None for a region
+    that the model did not name.
     """
 
     box: Box
@@ -61,9 +61,9 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A conversation to continue, and how far its question has come.
+    """A conversation to continue, and the looks so far.
 
-    ``answers`` says that what comes back is the answer (its text may be streamed), not a region's words.
+    ``answers`` says that the model's next words are the answer (they may be streamed), not a region.
     """
 
     question: Question
@@ -77,11 +77,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said and where it looked.
+    """The model's answer, and where it looked.
 
-    ``error`` says why there is no text (``transient``: another try may help); ``finished`` that the model
-    ended its last turn by itself; ``tokens`` counts the new tokens of all steps; ``seconds`` is this
-    question's share of the batches it was asked in.
+    ``error`` says why there is no text (if ``transient``, another try may help). ``finished`` says that the
+    model ended its last turn by itself. ``tokens`` counts the new tokens of all steps; ``seconds`` is this
+    question's share of the time of its batches.
     """
 
     text: str
@@ -124,7 +124,7 @@ class Answer:
 def answer_step(
     question: Question, messages: tuple[Message, ...], images: tuple[View, ...], looks: tuple[Look, ...] = ()
 ) -> Step:
-    """The step whose words are the answer, bounded as the question says."""
+    """The step that asks for the answer, with the question's limits."""
     return Step(question, messages, images, looks, max_new_tokens=question.max_new_tokens, stop=question.stop)
 
 
@@ -139,5 +139,5 @@ class Policy(Protocol):
         ...
 
     def next(self, step: Step, text: str) -> Step | Answer:
-        """What follows when the model continued ``step`` with ``text``."""
+        """What follows after the model continued ``step`` with ``text``."""
         ...

@@ -11,13 +11,13 @@ from viscot_core.policies.wording import Wording
 
 @dataclass(frozen=True)
 class Direct:
-    """One step; takes any number of images, none too."""
+    """One step; takes any number of images, also none."""
 
     wording: Wording
     name: str = "direct"
 
     def start(self, question: Question) -> Step:
-        """The question, its images in front of it as LLaVA has them."""
+        """The question, with its images in front of it as LLaVA puts them."""
         if len(question.images) == 1:
             messages = self.wording.direct(question.text)
         else:

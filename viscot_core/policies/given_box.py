@@ -1,4 +1,4 @@
-"""A region named by someone else (an annotation, a person, chance): the model sees its crop and answers."""
+"""A region that is given (by an annotation, a person, chance): the model sees its crop and answers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from viscot_core.policies.two_turn import TwoTurn
 
 @dataclass(frozen=True)
 class GivenBox(TwoTurn):
-    """Turn 2 alone, as if the model had named the question's ``box``."""
+    """Turn 2 only, as if the model had named the question's ``box``."""
 
     name: str = "given_box"
 
     def start(self, question: Question) -> Step:
-        """Turn 2, with the region in the question's own words or in the family's.
+        """Turn 2, with the region in the quoted words of the question, or else in the family's format.
 
         Raises:
             ValueError: the question names no region.

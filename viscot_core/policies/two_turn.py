@@ -14,9 +14,9 @@ from viscot_core.policies.wording import Wording
 class TwoTurn:
     """Two steps and one look, at the question's first image.
 
-    Without ``shows_crop`` the second step repeats the region in words only (paper Table 6). A region that
-    cannot be read is answered from the whole image, and its look says so. ``box_tokens`` bounds the region's
-    words.
+    Without ``shows_crop`` the second step repeats the region in words only (paper Table 6). If the region
+    cannot be read, the crop is the whole image, and the look's status says so. ``box_tokens`` limits the
+    region's words.
     """
 
     wording: Wording
@@ -31,7 +31,7 @@ class TwoTurn:
         return Step(question, messages, question.images[:1], answers=False, max_new_tokens=self.box_tokens)
 
     def next(self, step: Step, text: str) -> Step | Answer:
-        """Turn 2 after the region's words, the answer after turn 2."""
+        """Turn 2 after turn 1, the answer after turn 2."""
         if step.answers:
             return Answer(text, step.question.size, step.looks, self.name)
         size = step.question.size

@@ -1,8 +1,8 @@
-"""What the benchmark says to the model: the reference's exact prompts, or viscot's cleaner wording.
+"""The words of every prompt: the reference's exact prompts, or viscot's cleaner wording.
 
-``paper`` sends the reference's prompts to the letter, so that figures compare. ``native`` is the conversation
-the model was trained on (question and request, box, bare image), and spells the request out for
-models of other families. A family's own form of a box is asked for in one more sentence.
+``paper`` sends the reference's prompts letter by letter, so that results compare. ``native`` is the
+conversation that the model was trained on (question and request, box, image alone); for models of other
+families it spells the request out. One more sentence asks for a family's own format of a box.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ def suffix_of(question: str) -> str:
 
 @dataclass(frozen=True)
 class Wording:
-    """The turns of every condition under one protocol and one convention for boxes.
+    """The messages of every policy, under one protocol and one box format.
 
-    A question may end in one of LLaVA's suffixes: it is for the answer, and no box is asked for with it.
+    A question may end in one of LLaVA's suffixes: it belongs to the answer and is left out of the request for
+    a box.
     """
 
     codec: Codec

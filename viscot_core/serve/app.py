@@ -20,17 +20,17 @@ from viscot_core.serve.server import Server
 
 
 def create_app(server: Server) -> FastAPI:
-    """The application; its shutdown finishes what is queued."""
+    """The application; at its shutdown the queued prompts are finished."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         server.close()
 
-    # No /docs: their page loads scripts from another host, and one route with a raw body has no schema.
+    # No /docs: that page loads scripts from another host, and the route with a raw body has no schema.
     app = FastAPI(title="viscot", version=__version__, lifespan=lifespan, openapi_url=None)
     app.add_exception_handler(ApiError, _refusal)
-    app.add_exception_handler(HTTPException, _not_here)
+    app.add_exception_handler(HTTPException, _not_served)
     app.add_route("/v1/chat/completions", ChatEndpoint(server), methods=["POST"])
     started = int(time.time())
 
@@ -53,15 +53,15 @@ def create_app(server: Server) -> FastAPI:
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        well = server.batcher.alive
+        alive = server.batcher.alive
         about = {
-            "status": "ok" if well else "stopping",
+            "status": "ok" if alive else "stopping",
             "model": server.names[0],
             "version": __version__,
             "in_flight": server.gate.inside,
             "queue": server.limits.queue,
         }
-        return JSONResponse(about, status_code=200 if well else 503)
+        return JSONResponse(about, status_code=200 if alive else 503)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> PlainTextResponse:
@@ -76,8 +76,8 @@ async def _refusal(_: Request, error: Exception) -> Response:
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
 
 
-async def _not_here(request: Request, error: Exception) -> Response:
-    """Unknown paths and wrong methods, in the same shape as every other error."""
+async def _not_served(request: Request, error: Exception) -> Response:
+    """Unknown paths and wrong methods, in the same format as every other error."""
     assert isinstance(error, HTTPException)
     refusal = ApiError(
         error.status_code, f"{error.detail}: {request.method} is not served here.", "not_found"

@@ -1,4 +1,4 @@
-"""What a server answers when it does not answer the question: OpenAI's shape, a status, one sentence."""
+"""Errors that a server sends: in OpenAI's format, with a status and one sentence."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """A request that is refused or failed.
+    """A request that was refused or has failed.
 
-    ``message`` is one sentence for the client; it holds no path, address or traceback of the server.
+    ``message`` is one sentence for the client, without any path, address or traceback of the server.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class ApiError(Exception):
 
     @property
     def kind(self) -> str:
-        """OpenAI's word for the class of error."""
+        """OpenAI's name for this class of errors."""
         if self.status == 401:
             return "authentication_error"
         if self.status == 429:

@@ -1,4 +1,4 @@
-"""The door: who may come in, how much they may bring, how many at once, how long they may take."""
+"""Limits on requests: the API key, how many at once, how large a body may be, how long it may take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from viscot_core.serve.settings import Limits
 
 
 class Gate:
-    """Lets ``limit`` requests be in work or waiting at once; knows when the next place is likely free."""
+    """Admits ``limit`` requests at once (in work or waiting); estimates when the next place is free."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -37,7 +37,7 @@ class Gate:
         """Take a place.
 
         Raises:
-            ApiError: 429 with ``Retry-After`` where there is none.
+            ApiError: 429 with ``Retry-After`` if there is none.
         """
         if self._inside >= self._limit:
             seconds = min(max(math.ceil(self._pace * self._inside / 2), 1), 60)
@@ -62,7 +62,7 @@ class Gate:
 
 
 def check_key(request: Request, key: str | None) -> None:
-    """Compare the bearer token in constant time, whatever its length.
+    """Compare the bearer token with ``key``, in constant time whatever its length.
 
     Raises:
         ApiError: 401.
@@ -86,15 +86,15 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     """The body, within ``body_bytes`` and ``body_seconds``.
 
     Raises:
-        ApiError: 413 too large, 408 too slow, 415 no JSON, 400 cut off.
+        ApiError: 413 too large, 408 too slow, 415 not JSON, 400 cut off.
     """
-    # A page of another site can post text/plain to this machine without asking; JSON makes the browser ask.
+    # A browser lets any site's page post text/plain to this machine; for JSON it asks the server first.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send the request as JSON (Content-Type: application/json).", "not_json")
     declared = request.headers.get("content-length", "0")
     too_large = not declared.isdigit() or int(declared) > limits.body_bytes
-    body, unkept = bytearray(), 0
+    body, discarded = bytearray(), 0
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for block in request.stream():
@@ -102,10 +102,10 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 if not too_large:
                     body += block
                     continue
-                # Closing on unread bytes resets the connection, and the client may never see why: as much
-                # again as is allowed is read and dropped.
-                unkept += len(block)
-                if unkept > 2 * limits.body_bytes:
+                # Closing with unread bytes resets the connection, and the client may never see the reason:
+                # so up to twice the allowed size is read and discarded.
+                discarded += len(block)
+                if discarded > 2 * limits.body_bytes:
                     break
     except TimeoutError as error:
         if too_large:
@@ -126,7 +126,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 def _too_large(limits: Limits) -> ApiError:
     return ApiError(
         413,
-        f"A request may have {limits.body_bytes:,} bytes; send a smaller image.",
+        f"A request may have at most {limits.body_bytes:,} bytes; send a smaller image.",
         "too_large",
         headers={"Connection": "close"},
     )

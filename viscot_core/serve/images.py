@@ -1,4 +1,4 @@
-"""Images of a request: out of their data URL, and decoded within bounds."""
+"""Images of a request: read from data URLs, and decoded within limits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from viscot_core.images.reading import read_image
 from viscot_core.serve.errors import ApiError, bad_request
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What strangers may send: no format whose decoder runs other programs (EPS) or is seldom looked at."""
+"""What clients may send: no format whose decoder runs other programs (EPS) or is rarely reviewed."""
 
 _DATA = re.compile(r"data:(?:image/[a-z0-9.+-]+)?(?:;[a-z0-9=.+-]+)*;base64,", re.IGNORECASE)
 
 
 def is_data(url: str) -> bool:
-    """Whether the image travels inside the URL."""
+    """Whether the URL contains the image itself."""
     return url[:5].lower() == "data:"
 
 
@@ -28,7 +28,7 @@ def image_of(url: str) -> bytes:
     """The bytes of a data URL.
 
     Raises:
-        ApiError: 400 for a damaged one.
+        ApiError: 400 if it is damaged.
     """
     head = _DATA.match(url)
     if head is None:
@@ -43,7 +43,7 @@ def decode(data: bytes, *, max_pixels: int, exif: bool) -> Image.Image:
     """RGB pixels of an image file in memory.
 
     Raises:
-        ApiError: 413 for too many pixels, 400 for what is no image.
+        ApiError: 413 for too many pixels, 400 if it is not an image.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as header:
@@ -52,7 +52,7 @@ def decode(data: bytes, *, max_pixels: int, exif: bool) -> Image.Image:
         if isinstance(error, Image.DecompressionBombError):
             raise _too_many(max_pixels) from error
         raise bad_request(
-            f"This is no image of the kinds {', '.join(FORMATS)}.", "image_url", "bad_picture"
+            f"This is not an image of the types {', '.join(FORMATS)}.", "image_url", "bad_picture"
         ) from error
     if width * height > max_pixels:
         raise _too_many(max_pixels)

@@ -1,8 +1,9 @@
-"""Images from other hosts, for a server that was told which hosts: a closed list, public addresses only.
+"""Images from other hosts, for a server that may download: only from listed hosts, only public addresses.
 
-A server that fetches what strangers name is a way into its own network. So: the host must be listed; its name
-is resolved here, every address must be public, and the connection goes to the very address that was checked
-(a second look-up could answer otherwise); redirects are refused, not followed; time and size are bounded.
+A server that downloads any URL a client names gives that client a way into its own network. So the host
+must be listed; its name is resolved here, and every address must be public; the connection goes to the
+address that was checked (a second look-up could return another one); redirects are refused; time and size
+are limited.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the open internet, also where it wraps another (``::ffff:10.0.0.1``)."""
+    """Whether an address is public, and the one it contains as well (``::ffff:10.0.0.1``)."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -43,7 +44,7 @@ def is_public(address: str) -> bool:
 
 
 def no_urls() -> ApiError:
-    """For a server that fetches nothing."""
+    """The refusal of a server that downloads nothing."""
     return bad_request(
         "This server takes images as data URLs only (data:image/png;base64,...).",
         "image_url",
@@ -52,7 +53,7 @@ def no_urls() -> ApiError:
 
 
 class Fetcher:
-    """Gets images from ``hosts``: ``example.org``, ``example.org:8443``, ``.example.org``."""
+    """Downloads images from ``hosts``: ``example.org``, ``example.org:8443``, ``.example.org``."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Fetcher:
         """The bytes behind ``url``.
 
         Raises:
-            ApiError: 400 for anything not allowed or not there, 413 too large, 504 too slow.
+            ApiError: 400 not allowed or not found, 413 too large, 504 too slow.
         """
         host, port, parts = self._allowed(url)
         try:
@@ -86,7 +87,7 @@ class Fetcher:
             ) from error
         except (httpx.HTTPError, OSError) as error:
             raise bad_request(
-                f"The image could not be fetched from {host}.", "image_url", "url_failed"
+                f"The image could not be downloaded from {host}.", "image_url", "url_failed"
             ) from error
 
     def _allowed(self, url: str) -> tuple[str, int, SplitResult]:
@@ -101,14 +102,14 @@ class Fetcher:
         under = [h for h in self.hosts if h.startswith(".") and (host == h[1:] or host.endswith(h))]
         if named not in self.hosts and not (under and named == host):
             raise bad_request(
-                f"This server fetches no images from {named[:80]}.", "image_url", "url_not_allowed"
+                f"This server downloads no images from {named[:80]}.", "image_url", "url_not_allowed"
             )
         return host, port or PORTS[parts.scheme], parts
 
     async def _public_address(self, host: str, port: int) -> str:
         addresses = await self._resolve(host, port)
         if not addresses or not all(self._is_public(address) for address in addresses):
-            raise bad_request(f"{host} is no public host.", "image_url", "url_not_allowed")
+            raise bad_request(f"{host} is not a public host.", "image_url", "url_not_allowed")
         return addresses[0]
 
     async def _get(self, parts: SplitResult, host: str, port: int, address: str) -> bytes:

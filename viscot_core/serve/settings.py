@@ -1,4 +1,4 @@
-"""What a server allows: sizes, times, how many at once. Every limit has a flag of ``viscot serve``."""
+"""A server's limits (sizes, times, how many at once) and options, as ``viscot serve`` sets them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds that keep one client from taking the server down, or from making all others wait."""
+    """Limits that keep one client from stopping the server or delaying all others."""
 
     body_bytes: int = 20 << 20
     """Largest request, images included."""
     body_seconds: float = 15.0
-    """How long a client may take to send its request."""
+    """How long a client may take to send the body of its request."""
     head_seconds: float = 10.0
     """How long a client may take to send the request's head."""
     pixels: int = 40_000_000
     """Largest image that is decoded."""
     images: int = 8
-    """Most images in one request."""
+    """Largest number of images in one request."""
     characters: int = 32_000
-    """Most text in one request; more would only be tokenized to learn that it does not fit."""
+    """Longest text of one request: more cannot fit a model's context, and would be tokenized for nothing."""
     new_tokens: int = 512
     """Longest answer that may be asked for."""
     seconds: float = 120.0
     """How long a request may take from its first byte to its answer."""
     queue: int = 64
-    """Requests in work or waiting; the next one is told to come back later."""
+    """Requests in work or waiting; further ones get 429."""
     batch: int = 32
     """Prompts that run together."""
     gather_seconds: float = 0.02
-    """How long a batch waits for prompts of requests that are known to be under way."""
+    """How long a batch waits for the prompts of requests that are open."""
 
     def __post_init__(self) -> None:
         wrong = [name for name in self.__slots__ if getattr(self, name) <= 0]
@@ -47,7 +47,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """Where a server listens, whom it lets in, and its limits."""
+    """Where a server listens, who may use it, and its limits."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -66,7 +66,7 @@ class ServeOptions:
 
 
 def checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
-    """Names of hosts in lower case.
+    """Host names in lower case.
 
     Raises:
         UsageError: a URL or a pattern instead of a name.
@@ -74,16 +74,16 @@ def checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
     for host in hosts:
         if "/" in host or "*" in host or not host.strip("."):
             raise UsageError(
-                f"--allow-urls takes hosts like example.org or .example.org, with commas; not '{host}'."
+                f"--allow-urls takes hosts like example.org or .example.org (several with commas), not '{host}'."
             )
     return tuple(host.lower() for host in hosts)
 
 
 def api_key_from(variable: str | None, environment: Mapping[str, str]) -> str | None:
-    """The key in the environment variable called ``variable``; None where none was named.
+    """The key in the environment variable called ``variable``; None if no variable is named.
 
     Raises:
-        UsageError: the variable is unset or empty: a server that was meant to be closed must not open.
+        UsageError: the variable is unset or empty; a server that needs a key must not start without one.
     """
     if variable is None:
         return None
