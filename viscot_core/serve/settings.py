@@ -74,7 +74,7 @@ def checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
     for host in hosts:
         if "/" in host or "*" in host or not host.strip("."):
             raise UsageError(
-                f"--allow-urls takes hosts like example.org or .example.org (several with commas), not '{host}'."
+                f"--allow-urls takes hosts like example.org or .example.org, with commas; not '{host}'."
             )
     return tuple(host.lower() for host in hosts)
 
