@@ -123,7 +123,7 @@ def _counted(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
 
 def _training_files(files: Sequence[str], data: Path | None) -> list[Path]:
     """The given paths; with ``data``, recipes are replaced by the files of their finetune stage under it."""
-    from viscot_core.train.recipe import load_recipe
+    from viscot_core.train.recipe.load import load_recipe
 
     if data is None:
         for name in files:

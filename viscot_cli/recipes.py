@@ -19,7 +19,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="a.b=value, as in v
 def list_(json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False) -> None:
     """The shipped recipes, one a line."""
     from viscot_core import resources
-    from viscot_core.train.recipe import load_recipe
+    from viscot_core.train.recipe.load import load_recipe
 
     rows = []
     for name, path in resources.recipes().items():
@@ -44,8 +44,8 @@ def show(
     resolved: Annotated[bool, typer.Option("--resolved", help="Every default written out.")] = False,
 ) -> None:
     """A recipe as it is written; --resolved with every default, --explain with each field's meaning."""
-    from viscot_core.train.recipe import dump_recipe, load_recipe, recipe_path
-    from viscot_core.train.schema import explained
+    from viscot_core.train.recipe.explain import explained
+    from viscot_core.train.recipe.load import dump_recipe, load_recipe, recipe_path
 
     if explain:
         recipe = load_recipe(name, set_ or ())
@@ -65,7 +65,7 @@ def copy(
     """Copy a recipe, comments and all, to change it."""
     from viscot_core.errors import UsageError
     from viscot_core.files import atomic_write
-    from viscot_core.train.recipe import recipe_path
+    from viscot_core.train.recipe.load import recipe_path
 
     source = recipe_path(name)
     if target.is_dir():
@@ -80,7 +80,7 @@ def copy(
 @app.command()
 def check(name: Name, set_: Set = None) -> None:
     """Say every fault of a recipe at once, or that it is right."""
-    from viscot_core.train.recipe import load_recipe
+    from viscot_core.train.recipe.load import load_recipe
 
     recipe = load_recipe(name, set_ or ())
     stages = " > ".join(stage.kind for stage in recipe.stages)

@@ -13,9 +13,9 @@ from viscot_cli import console
 from viscot_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from viscot_core.train.options import Want
-    from viscot_core.train.planned import Plan
-    from viscot_core.train.schema import Recipe
+    from viscot_core.train.plan.plan_types import Plan
+    from viscot_core.train.recipe.options import Want
+    from viscot_core.train.recipe.schema import Recipe
 
 Recipe_ = Annotated[
     str, typer.Option("--recipe", "-r", help="A shipped recipe (viscot recipes list) or a YAML file.")
@@ -78,9 +78,10 @@ def _command(want: Want, text: str) -> Callable[..., None]:
         local_addr: LocalAddr = None, slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None,
         allow_bad: AllowBad = None, report: Report = None,
     ) -> None:  # fmt: skip
-        from viscot_core.train import launch, options
-        from viscot_core.train.plan import make_plan
-        from viscot_core.train.planned import Rendezvous
+        from viscot_core.train.job import launch
+        from viscot_core.train.plan.make_plan import make_plan
+        from viscot_core.train.plan.plan_types import Rendezvous
+        from viscot_core.train.recipe import options
 
         if nnodes > 1 and not (rdzv or slurm):
             raise UsageError(f"--nnodes {nnodes} needs --rdzv HOST:PORT, the address of the first machine.")
@@ -133,15 +134,16 @@ def _require_meeting(names: Sequence[str], values: Sequence[object]) -> None:
 
 def _continues(run: Path, resume: bool, nodes: int) -> bool:
     """Whether to resume: as told, or as the person at the terminal answers."""
-    from viscot_core.train import folder
+    from viscot_core.train.state import run_folder
 
-    if resume or nodes > 1 or not folder.holds_run(run) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    asks = sys.stdin.isatty() and sys.stderr.isatty()
+    if resume or nodes > 1 or not asks or not run_folder.holds_run(run):
         return resume
     return typer.confirm(f"{run} holds a run already. Continue it?", err=True)
 
 
 def _slurm(plan: Plan, *, submit: bool) -> None:
-    from viscot_core.train import slurm
+    from viscot_core.train.job import slurm
 
     for text in (*plan.warnings, *plan.refusals):
         console.say(f"Note: {text}")
@@ -152,8 +154,8 @@ def _slurm(plan: Plan, *, submit: bool) -> None:
 
 
 def _show(recipe: Recipe, plan: Plan) -> None:
-    from viscot_core.train.recipe import dump_recipe
-    from viscot_core.train.show import command_line, summary
+    from viscot_core.train.plan.table import command_line, summary
+    from viscot_core.train.recipe.load import dump_recipe
 
     console.out("# The resolved recipe")
     console.out(dump_recipe(recipe))

@@ -11,9 +11,9 @@ from PIL import Image
 from viscot_core.boxes.geometry import iou, parse_box
 from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow, Rows
 from viscot_core.data.convert import convert
+from viscot_core.data.encode import load_views
 from viscot_core.data.scenes import TEXT_SHARE, Scene, draw_scene, make_scene
 from viscot_core.data.synth import write_dataset
-from viscot_core.data.views import load_views
 from viscot_core.errors import UsageError
 
 

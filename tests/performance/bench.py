@@ -65,7 +65,7 @@ def make_model(folder: Path) -> Path:
     """A random model of 17 M parameters: 336 px, 576 image tokens, most of its work in the language model."""
     from viscot_core.families.llava.scratch import build_model, train_tokenizer
     from viscot_core.families.manifest import Manifest
-    from viscot_core.train.schema import ScratchSpec
+    from viscot_core.train.recipe.schema import ScratchSpec
 
     shape = ScratchSpec(
         image_side=336,

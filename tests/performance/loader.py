@@ -36,8 +36,8 @@ from viscot_core.families.llava.pixels import PAD_COLOR, quick_square_pixels, sq
 from viscot_core.families.llava.template import EOS, TEMPLATES
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import resolve
-from viscot_core.train.feed import Item, MixtureRows
-from viscot_core.train.recipe import load_recipe
+from viscot_core.train.loop.feed import Item, MixtureRows
+from viscot_core.train.recipe.load import load_recipe
 
 GOAL = 3.0
 TEMPLATE = TEMPLATES["vicuna_v1"]

@@ -57,9 +57,9 @@ Function = tuple[str, str]
 
 INFER: Function = ("viscot_cli/infer.py", "infer")
 ANSWER: Function = ("viscot_core/infer.py", "ask_items")
-ROW: Function = ("viscot_core/train/feed.py", "MixtureRows.__getitem__")
-BATCH: Function = ("viscot_core/train/feed.py", "MixtureRows.collate")
-LOSS: Function = ("viscot_core/train/trainer.py", "StageTrainer.compute_loss")
+ROW: Function = ("viscot_core/train/loop/feed.py", "MixtureRows.__getitem__")
+BATCH: Function = ("viscot_core/train/loop/feed.py", "MixtureRows.collate")
+LOSS: Function = ("viscot_core/train/loop/trainer.py", "StageTrainer.compute_loss")
 TRAIN = "viscot_core/train/"
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from made_training import golden_recipe
 
 from viscot_core.train import ranks, worker
-from viscot_core.train.orphans import die_with_parent
-from viscot_core.train.recipe import load_recipe
-from viscot_core.train.schema import Recipe
+from viscot_core.train.job.orphans import die_with_parent
+from viscot_core.train.recipe.load import load_recipe
+from viscot_core.train.recipe.schema import Recipe
 
 SHAPE = [
     "model.scratch.image_side=56", "model.scratch.vision_width=24", "model.scratch.vision_layers=2",

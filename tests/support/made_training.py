@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from viscot_core.train.recipe import validate
-from viscot_core.train.schema import Recipe
+from viscot_core.train.recipe.load import validate
+from viscot_core.train.recipe.schema import Recipe
 
 
 def golden_recipe(golden: Path, **finetune: Any) -> Recipe:

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from viscot_core.data.synth import write_dataset
 from viscot_core.errors import DataError, RecipeError
 from viscot_core.families.manifest import Manifest
-from viscot_core.train import checkpoints
-from viscot_core.train.batch import Split
-from viscot_core.train.recipe import dump_recipe, load_recipe
-from viscot_core.train.schema import Recipe
-from viscot_core.train.worker import _split, run
+from viscot_core.train.loop.stage import split_of
+from viscot_core.train.plan.steps import Split
+from viscot_core.train.recipe.load import dump_recipe, load_recipe
+from viscot_core.train.recipe.schema import Recipe
+from viscot_core.train.state import checkpoints
+from viscot_core.train.worker import run
 
 SMALL = [
     "model.scratch.image_side=56", "model.scratch.vision_width=24", "model.scratch.vision_layers=2",
@@ -184,11 +185,11 @@ def test_a_batch_that_another_number_of_processes_cannot_split(
 ) -> None:
     """Without a plan for so many, the worker splits by the same rules."""
     stage = load_recipe("tiny", ["stages.finetune.per_device_batch_size=32"]).stage("finetune")
-    assert _split(tmp_path, stage) == Split(32, 1, 1)
+    assert split_of(tmp_path, stage) == Split(32, 1, 1)
     monkeypatch.setattr("viscot_core.train.ranks.count", lambda: 2)
     with pytest.raises(RecipeError, match="32 does not divide the 16 samples"):
-        _split(tmp_path, stage)
-    assert _split(tmp_path, stage.model_copy(update={"per_device_batch_size": 8})) == Split(8, 2, 2)
+        split_of(tmp_path, stage)
+    assert split_of(tmp_path, stage.model_copy(update={"per_device_batch_size": 8})) == Split(8, 2, 2)
 
 
 def test_the_recipe_is_kept_whole(recipe: Recipe, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Conversation -> token ids and labels: what one training sample teaches.
+"""A row of a training file as the model reads it: token ids, labels and views; and some of them as a batch.
 
 Keeps the reference's tensors (``golden_train_tensors.json``) except where the reference loses words or
 images; ``tests/golden_differences.md`` lists each difference.
@@ -8,13 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from viscot_core.boxes.geometry import crop_window
 from viscot_core.conversation import IMAGE, Message, with_images_first
-from viscot_core.data.annotations import Conversation
+from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.errors import DataError, UsageError, nearest
-from viscot_core.families.base import Rendered
+from viscot_core.families.base import IGNORE, Rendered
 from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES, Template, render
+from viscot_core.images.reading import open_image
+from viscot_core.images.view import View, crop
+
+if TYPE_CHECKING:
+    import torch
+
+Batch = dict[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +98,49 @@ def pad(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> list
     longest = max(map(len, rows))
     length = -(-longest // multiple) * multiple
     return [[*row, *[value] * (length - len(row))] for row in rows]
+
+
+def load_views(root: Path, names: Sequence[str]) -> list[View]:
+    """The views named by ``image`` entries (``path`` or ``path###[x0, y0, x1, y1]``) under ``root``.
+
+    Neighbours that name one image share its decode. Stored pixels are kept: EXIF is not applied, as the
+    boxes were drawn without it. Raises ImageError for an image that cannot be read.
+    """
+    views: list[View] = []
+    for path, group in groupby(names, key=lambda name: split_crop(name)[0]):
+        whole = View(open_image(root / path), path)
+        for name in group:
+            box = split_crop(name)[1]
+            views.append(whole if box is None else crop(whole, crop_window(box, whole.image.size)))
+    return views
+
+
+def collate(
+    samples: Sequence[Sample],
+    pixels: Sequence[NDArray[np.float32]] | NDArray[np.float32],
+    *,
+    pad_id: int,
+    multiple: int = 1,
+) -> Batch:
+    """``input_ids, attention_mask, labels`` as ``int64[B, T]`` padded at the right; ``pixel_values``
+    ``float32[all images of the batch, 3, H, W]`` in image-token order (if there are any)."""
+    import torch
+
+    ids = pad([s.encoded.ids for s in samples], pad_id, multiple=multiple)
+    labels = pad([s.encoded.labels for s in samples], IGNORE, multiple=multiple)
+    mask = pad([[1] * len(s.encoded.ids) for s in samples], 0, multiple=multiple)
+    batch = {
+        "input_ids": _tensor(ids),
+        "attention_mask": _tensor(mask),
+        "labels": _tensor(labels),
+    }
+    if len(pixels):
+        batch["pixel_values"] = torch.from_numpy(np.asarray(pixels))
+    return batch
+
+
+def _tensor(rows: list[list[int]]) -> torch.Tensor:
+    """``int64[B, T]``; numpy reads lists several times faster than torch."""
+    import torch
+
+    return torch.from_numpy(np.array(rows, np.int64))

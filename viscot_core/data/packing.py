@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from viscot_core.data.collate import Batch
-from viscot_core.data.encode import Sample
+from viscot_core.data.encode import Batch, Sample
 from viscot_core.families.base import IGNORE
 
 STEP = 16

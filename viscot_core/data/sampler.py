@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,27 +10,6 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
-
-
-def bucketed_order(buckets: Sequence[Hashable], batch_size: int, seed: int) -> list[int]:
-    """Row indices such that every ``batch_size`` neighbours share a bucket (same images, same padded
-    length).
-
-    Each epoch's rest of a bucket that fills no batch is left out; another seed leaves out others.
-    """
-    rng = random.Random(seed)
-    members: dict[Hashable, list[int]] = defaultdict(list)
-    order = list(range(len(buckets)))
-    rng.shuffle(order)
-    for row in order:
-        members[buckets[row]].append(row)
-    batches = [
-        rows[start : start + batch_size]
-        for rows in members.values()
-        for start in range(0, len(rows) - batch_size + 1, batch_size)
-    ]
-    rng.shuffle(batches)
-    return [row for batch in batches for row in batch]
 
 
 def length_order(

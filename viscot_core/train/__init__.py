@@ -1,0 +1,1 @@
+"""Training: a recipe becomes a plan, the plan a job, the job's worker runs the loop of each stage."""

@@ -1,0 +1,39 @@
+"""The pixel cache: equal to fresh views, and built again when it was cut short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from viscot_core.data.encode import load_views
+from viscot_core.families.llava.pixels import square_pixels
+from viscot_core.train.tiny.pixel_cache import cached_pixels
+
+CROP = "a.png###[10, 20, 60, 90]"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[:100, :50]).save(tmp_path / "b.png")
+    return tmp_path
+
+
+def test_cached_pixels_equal_fresh_ones(root: Path) -> None:
+    names = ["b.png", CROP, "a.png", "a.png"]
+    cache = cached_pixels(root, names, 56, root / "cache", workers=2)
+    assert len(cache) == 3
+    for name in names:
+        assert np.array_equal(cache[name], square_pixels(load_views(root, [name])[0].image, 56))
+
+
+def test_a_cache_cut_short_is_built_again(root: Path) -> None:
+    cached_pixels(root, ["a.png"], 56, root / "cache")
+    (folder,) = (root / "cache").iterdir()
+    (folder / "index.json").unlink()
+    (folder / "pixels.u8").write_bytes(b"cut")
+    assert cached_pixels(root, ["a.png"], 56, root / "cache")["a.png"].any()

@@ -1,0 +1,187 @@
+"""Start a planned run: in this process where one CPU process does it, else through torchrun, stage by stage.
+
+plan = launch.prepare(recipe, machine, run=Path("runs/x"), data=root, images=root)
+launch.start(recipe, plan)
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from viscot_core.errors import DataError, UsageError, ViscotError
+from viscot_core.train.job.orphans import die_with_parent
+from viscot_core.train.plan.make_plan import make_plan
+from viscot_core.train.plan.plan_types import Machine, Plan, Rendezvous
+from viscot_core.train.recipe.schema import Recipe
+from viscot_core.train.state import run_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TAIL = 30  # lines of the failing rank's log that are shown
+
+
+def this_machine(
+    gpus: int | None = None,
+    gpu_memory: float | None = None,
+    gpu_name: str | None = None,
+    *,
+    nodes: int = 1,
+    processes: int | None = None,
+    must_exist: bool = True,
+) -> Machine:
+    """The machine at hand, or the one asked for; ``processes`` are those of a machine without GPUs (1).
+
+    `UsageError` for more GPUs than there are, and for what does not count on such a machine.
+    """
+    from viscot_core import hardware
+
+    told = gpus == 0 or (gpus is not None and not must_exist and gpu_memory)
+    found = () if told else hardware.gpus()  # looking imports torch
+    wanted = len(found) if gpus is None else gpus
+    if must_exist and wanted > len(found):
+        raise UsageError(f"{wanted} GPUs are asked for and {len(found)} are here; give --gpus {len(found)}.")
+    if wanted and processes:
+        raise UsageError("--processes counts where no GPU is used; leave it out or give --gpus 0.")
+    if not wanted and (gpu_memory or gpu_name):
+        option = "--gpu-memory" if gpu_memory else "--gpu"
+        raise UsageError(f"{option} tells of a GPU and none is used; leave it out or give --gpus N.")
+    memory = gpu_memory or (min(gpu.total for gpu in found) if found else 80.0)
+    name = gpu_name or (found[0].name if found else "A100")
+    return Machine(wanted, memory, name, nodes, processes or 1, hardware.ram_gib())
+
+
+def prepare(
+    recipe: Recipe,
+    machine: Machine,
+    *,
+    run: Path,
+    data: Path,
+    images: Path,
+    rendezvous: Rendezvous | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """The plan, checked for everything that would stop the run later; `DataError` names what is missing."""
+    plan = make_plan(recipe, machine, run=run, data=data, images=images, rendezvous=rendezvous, notes=notes)
+    if plan.refusals:
+        raise DataError("Training cannot start:\n  " + "\n  ".join(plan.refusals))
+    if rendezvous:
+        _require_port(rendezvous)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    return plan
+
+
+def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -> Path:
+    """Run every stage; returns the run folder, which is then a checkpoint.
+
+    `UsageError` where the folder is in use or holds another run, `ViscotError` with the failing rank's log
+    first where a process dies. Ctrl-C stops all ranks; what they saved is kept. Where several machines share
+    the folder, the first one begins the run and the others join it.
+    """
+    run = Path(plan.run)
+    many = plan.machine.nodes > 1
+    with run_folder.locked(run, f"-{node or os.uname().nodename}" if many else ""):
+        run_folder.claim(run, recipe, resume=resume, shared=many)
+        run_folder.write(run, recipe, plan)
+        if (
+            plan.machine.processes == 1
+            and not plan.machine.gpus
+            and not any(s.zero_stage for s in recipe.stages)
+        ):
+            from viscot_core.train import worker
+
+            worker.run(run, recipe)
+            return run
+        for command in plan.commands:
+            _run_ranks(command, run)
+    return run
+
+
+def _require_port(meeting: Rendezvous) -> None:
+    """`UsageError` where this machine is the one all meet on and something else has its port."""
+    host, _, port = meeting.endpoint.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"--rdzv is HOST:PORT, such as node0:29500, not '{meeting.endpoint}'.")
+    if meeting.node_rank or "is_host=0" in meeting.options:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:  # another machine's address, or a name only the job's network knows, may be
+            if error.errno == errno.EADDRINUSE:
+                raise UsageError(f"Port {port} of {host} is in use; give another one with --rdzv.") from None
+
+
+def _run_ranks(command: Sequence[str], run: Path) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    before = set((run / "logs").glob("*"))
+    # Its own session, so that a Ctrl-C reaches torchrun once, from us, and it stops every rank.
+    child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=die_with_parent)
+    with _passing_signals(child) as passed:
+        code = child.wait()
+    if passed:
+        raise KeyboardInterrupt
+    if code:
+        attempts = [path for path in (run / "logs").glob("*") if path not in before]
+        raise ViscotError(failure(attempts, code))
+
+
+@contextmanager
+def _passing_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Hand Ctrl-C and SIGTERM on to the child; the value lists what came."""
+    passed: list[int] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        passed.append(number)
+        child.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield passed
+        return
+    kept = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield passed
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def failure(logs: Sequence[Path], code: int) -> str:
+    """What to tell of a failed run: the first rank that died, the end of its log, and where the rest is."""
+    errors = sorted((_when(path), path) for log in logs for path in log.rglob("error.json"))
+    if not errors:
+        return f"The training processes stopped with code {code}; their output is above."
+    path = errors[0][1]
+    written = path.with_name("stderr.log")
+    lines = written.read_text(encoding="utf-8", errors="replace").splitlines() if written.exists() else []
+    said = _message(path)
+    shown = "\n".join(f"  | {line}" for line in lines[-TAIL:])
+    rank = path.parent.name
+    return f"Rank {rank} failed and all ranks were stopped: {said}\n{shown}\n  The whole log: {written}"
+
+
+def _when(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["message"]["extraInfo"]["timestamp"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.stat().st_mtime
+
+
+def _message(path: Path) -> str:
+    try:
+        message = json.loads(path.read_text(encoding="utf-8"))["message"]["message"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it left no message"
+    return str(message).strip().splitlines()[-1]

@@ -1,0 +1,1 @@
+"""One stage: its rows, what trains at which rate, the Trainer, its log."""

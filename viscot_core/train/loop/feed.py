@@ -1,0 +1,177 @@
+"""The rows of a stage: memory-mapped files, images decoded by the loader's workers, padded or packed."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from viscot_core.boxes.geometry import MIN_CROP_SIDE, Box, Size
+from viscot_core.conversation import IMAGE
+from viscot_core.data.annotations import split_crop
+from viscot_core.data.encode import Batch, Sample, collate, encode, load_views
+from viscot_core.data.mixture import Mixture
+from viscot_core.data.packing import collate_packed
+from viscot_core.data.sampler import filled, length_order, modality_length_order
+from viscot_core.errors import DataError
+from viscot_core.families.base import IGNORE
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
+from viscot_core.families.llava.template import Template
+from viscot_core.images.reading import open_image
+from viscot_core.train.plan.steps import Split
+from viscot_core.train.recipe.schema import StageSpec
+
+BYTES_PER_TOKEN = 4.5
+"""Bytes of a JSON row per token of its text: good enough to group rows by length without tokenizing 2.4 M.
+
+Lengths measured by `viscot data` are not read here: a machine without them would order its rows otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One row, ready: its sample and the pixels of its images, ``uint8[side, side, 3]`` each."""
+
+    row: int
+    sample: Sample
+    pixels: tuple[NDArray[np.uint8], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A row that cannot be learned from, and why. It is counted; no other row takes its place."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that ``legacy_crop`` leaves out: its place in the batch stays empty, and it is not bad."""
+
+    row: int
+
+
+class MixtureRows(Dataset[Item | Bad | Dropped]):
+    """The rows of a stage's files, numbered through."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        images: Path,
+        tokens: ChatTokenizer,
+        template: Template,
+        stage: StageSpec,
+        *,
+        side: int,
+        legacy_crop: bool = False,
+    ) -> None:
+        self._mixtures = [Mixture.open(path) for path in files]
+        self._ends = list(accumulate(len(mixture) for mixture in self._mixtures))
+        self._images, self._tokens, self._template, self._stage = images, tokens, template, stage
+        self._side, self._legacy_crop = side, legacy_crop
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def raw(self, index: int) -> bytes:
+        """The row's JSON text."""
+        number = bisect_right(self._ends, index)
+        return self._mixtures[number].raw(index - (self._ends[number - 1] if number else 0))
+
+    def __getitem__(self, index: int) -> Item | Bad | Dropped:
+        number = bisect_right(self._ends, index)
+        mixture = self._mixtures[number]
+        try:
+            row = mixture[index - (self._ends[number - 1] if number else 0)]
+            if self._legacy_crop and any(reference_drops(self._images, name) for name in row.image):
+                return Dropped(index)
+            sample = encode(row, self._tokens, self._template, max_length=self._stage.max_length)
+            views = load_views(self._images, sample.images)
+        except DataError as error:  # an ImageError among them
+            return Bad(index, f"{mixture.path.name}: {error}")
+        return Item(index, sample, tuple(quick_square_pixels(view.image, self._side) for view in views))
+
+    def lengths(self) -> NDArray[np.int64]:
+        """About how many tokens each row has, images included; negative for rows without images."""
+        sizes = np.concatenate([mixture.sizes() for mixture in self._mixtures])
+        images = np.concatenate([mixture.count(IMAGE.encode()) for mixture in self._mixtures])
+        text = np.maximum(1, (sizes / BYTES_PER_TOKEN).astype(np.int64))
+        return np.where(images > 0, text + images * self._tokens.image_tokens, -text)
+
+    def epoch(self, seed: int) -> NDArray[np.int64]:
+        """The rows of one epoch in file order: each as often as its source's weight says."""
+        starts = [0, *self._ends[:-1]]
+        parts = [mixture.epoch(0, seed) for mixture in self._mixtures]
+        return np.concatenate([start + part for start, part in zip(starts, parts, strict=True)])
+
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
+        """One epoch's rows, whole optimizer steps long; the same rows share a step on any number of
+        processes.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        grouping, chunks = self._stage.group_by, split.accumulation * split.processes
+        rows = self.epoch(seed)
+        if grouping == "none":
+            order = torch.randperm(len(rows), generator=generator).numpy()
+        elif grouping == "length":
+            order = length_order(np.abs(self.lengths()[rows]), split.per_device, chunks, generator)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                order = modality_length_order(self.lengths()[rows], split.per_device, chunks, generator)
+        return filled(rows[order], split.total)
+
+    def collate(self, items: list[Item | Bad | Dropped]) -> Batch:
+        """A batch as the model takes it, the rows' numbers (``rows``) and how many were bad (``bad``)."""
+        good = [item for item in items if isinstance(item, Item)]
+        batch = self._batch(good) if good else self._nothing()
+        batch["rows"] = torch.tensor([item.row for item in items])
+        batch["bad"] = torch.tensor(sum(isinstance(item, Bad) for item in items))
+        return batch
+
+    def _batch(self, good: list[Item]) -> Batch:
+        samples = [item.sample for item in good]
+        if self._stage.packing:
+            batch, order = collate_packed(
+                samples, pad_id=self._tokens.pad_id, capacity=self._stage.max_length
+            )
+            images = [p for index in order for p in good[index].pixels]
+            if images:
+                batch["pixel_values"] = torch.from_numpy(normalise_all(images))
+        else:
+            images = [p for item in good for p in item.pixels]
+            batch = collate(samples, normalise_all(images) if images else [], pad_id=self._tokens.pad_id)
+        batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
+        return batch
+
+    def _nothing(self) -> Batch:
+        """A batch that teaches nothing, so that every rank still takes its step."""
+        ids = torch.tensor([[self._tokens.pad_id, self._tokens.pad_id]])
+        empty = {"input_ids": ids, "labels": torch.full_like(ids, IGNORE), "tokens": torch.tensor(0)}
+        key = "position_ids" if self._stage.packing else "attention_mask"
+        return {**empty, key: torch.arange(2)[None] if self._stage.packing else torch.ones_like(ids)}
+
+
+def reference_drops(images: Path, name: str) -> bool:
+    """Whether the reference silently swaps a row with this image for another, drawn at random."""
+    path, box = split_crop(name)
+    return box is not None and touches_border(box, open_image(images / path).size)
+
+
+def touches_border(box: Box, size: Size) -> bool:
+    """Whether the reference's training crop of ``box`` (original pixels) leaves an image of ``size``.
+
+    It counts in whole pixels, cut off: of the corners, the centre and the half side.
+    """
+    x0, y0, x1, y1 = (int(number) for number in box.coords)
+    half = max(max(x1 - x0, y1 - y0) // 2, MIN_CROP_SIDE // 2)
+    x, y = (x0 + x1) // 2, (y0 + y1) // 2
+    return x - half < 0 or y - half < 0 or x + half > size[0] or y + half > size[1]

@@ -1,0 +1,177 @@
+"""Before step 0: some samples of every file are rendered, tokenized and decoded, and their images opened.
+
+What the reference meets silently in the middle of a run (a masked row, an answer cut off, a missing image)
+stops the run here, naming the sample.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from viscot_core.data.annotations import Conversation
+from viscot_core.data.encode import encode, load_views, training_turns
+from viscot_core.data.mixture import Mixture
+from viscot_core.errors import DataError, UsageError
+from viscot_core.families.base import IGNORE, Rendered
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.template import Template, render
+from viscot_core.train import ranks
+from viscot_core.train.objectives.base import objective_class
+from viscot_core.train.recipe.schema import StageSpec
+from viscot_core.train.state import checkpoints
+from viscot_core.train.state.initial import Run
+
+log = logging.getLogger(__name__)
+
+OPEN, CLOSE = "\u27e6", "\u27e7"
+"""Marks of the supervised text in the sample that is shown."""
+
+
+def check_rows(run: Run, stage: StageSpec, out: Path) -> None:
+    """Before any weight is loaded, once for all ranks: the rows are those of the last checkpoint, and the
+    preflight finds them good.
+    """
+    if ranks.rank() == 0:
+        try:
+            checkpoints.require_same_rows(checkpoints.last_checkpoint(out), row_counts(run, stage))
+            if objective_class(stage, run.recipe.model).reads_text and run.recipe.data.preflight:
+                _preflight(run, stage, out)
+        except Exception:
+            ranks.agree("the rows did not pass the first rank's check")
+            raise
+        ranks.agree(None)
+    elif problem := ranks.agree(None):
+        raise UsageError(problem)
+
+
+def row_counts(run: Run, stage: StageSpec) -> dict[str, int]:
+    """Rows of an epoch of each of the stage's files: the order of rows is drawn from them."""
+    return {name: len(Mixture.open(run.root / name).epoch()) for name in stage.data_files}
+
+
+def _preflight(run: Run, stage: StageSpec, out: Path) -> None:
+    """Its report and the first sample go to ``preflight.txt``."""
+    report = preflight(
+        [run.root / name for name in stage.data_files],
+        run.images,
+        run.tokens,
+        run.template(stage),
+        max_length=stage.max_length,
+        count=run.recipe.data.preflight,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [f"{report.looked_at} samples looked at, {len(report.bad)} bad", *report.bad, report.sample]
+    (out / "preflight.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shown = f"; the first sample, supervised text marked:\n{report.sample}" if report.sample else ""
+    log.info("preflight of %s: %s%s", stage.kind, lines[0], shown)
+    require(report, run.recipe.data.allow_bad)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the preflight saw: samples looked at, the bad ones with their reasons, and the first good one."""
+
+    looked_at: int
+    bad: tuple[str, ...]
+    sample: str
+
+
+def preflight(
+    files: Sequence[Path],
+    images: Path,
+    tokens: ChatTokenizer,
+    template: Template,
+    *,
+    max_length: int,
+    count: int,
+    open_images: bool = True,
+) -> Report:
+    """Look at ``count`` samples of every source of every file, evenly spread.
+
+    ``open_images=False`` leaves the images closed.
+    """
+    looked, bad, shown = 0, list[str](), ""
+    for path in files:
+        rows = Mixture.open(path)
+        for index in (s.first + n for s in rows.sources for n in _spread(s.rows, count)):
+            looked += 1
+            try:
+                text = _check(rows[index], images, tokens, template, max_length, open_images)
+            except DataError as error:
+                bad.append(f"{path.name}, row {index}: {error}")
+                continue
+            shown = shown or text
+    return Report(looked, tuple(bad), shown)
+
+
+def require(report: Report, allowed: int) -> None:
+    """`DataError` that names the bad samples where there are more than ``allowed``."""
+    if len(report.bad) <= allowed:
+        return
+    named = "\n  ".join(report.bad[:10])
+    more = f"\n  and {len(report.bad) - 10} more" if len(report.bad) > 10 else ""
+    raise DataError(
+        f"{len(report.bad)} of {report.looked_at} samples cannot be learned from; correct them or give "
+        f"--allow-bad {len(report.bad)}:\n  {named}{more}"
+    )
+
+
+def _spread(rows: int, count: int) -> list[int]:
+    count = min(rows, count)
+    return [round(i * (rows - 1) / max(1, count - 1)) for i in range(count)]
+
+
+def _check(
+    row: Conversation,
+    images: Path,
+    tokens: ChatTokenizer,
+    template: Template,
+    max_length: int,
+    open_images: bool,
+) -> str:
+    sample = encode(row, tokens, template, max_length=max_length)
+    whole = tokens.encode(render(training_turns(row.turns, plain=template.plain), template))
+    if len(whole.ids) > max_length and whole.labels[max_length:].count(IGNORE) < len(whole.ids) - max_length:
+        raise DataError(
+            f"row {row.id}: {len(whole.ids)} tokens, its answer is cut at {max_length}; shorten it."
+        )
+    expected = len(sample.images) * tokens.image_tokens
+    found = sample.encoded.ids.count(tokens.image_id)
+    if found != expected:
+        raise DataError(
+            f"row {row.id}: {found} image tokens for {len(sample.images)} images, not {expected}."
+        )
+    if open_images:
+        load_views(images, sample.images)
+    return marked(sample.encoded, tokens)
+
+
+def marked(encoded: Rendered, tokens: ChatTokenizer) -> str:
+    """The sample as the model reads it, supervised text between marks, each image as ``<image>``."""
+    out: list[str] = []
+    run: list[int] = []
+    supervised = False
+
+    def flush() -> None:
+        if run:
+            text = str(tokens.hf.decode(run))
+            out.append(f"{OPEN}{text}{CLOSE}" if supervised else text)
+            run.clear()
+
+    images = 0
+    for token, label in zip(encoded.ids, encoded.labels, strict=True):
+        if token == tokens.image_id:
+            flush()
+            images += 1
+            if images % tokens.image_tokens == 1 or tokens.image_tokens == 1:
+                out.append("<image>")
+            continue
+        if (label != IGNORE) != supervised:
+            flush()
+            supervised = label != IGNORE
+        run.append(token)
+    flush()
+    return "".join(out)

@@ -1,0 +1,189 @@
+"""One stage from its rows to its model on disk: what trains, in which order, with the Trainer's arguments."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from viscot_core.errors import DataError
+from viscot_core.families.llava import training
+from viscot_core.files import atomic_write
+from viscot_core.train import ranks
+from viscot_core.train.loop.parts import add_adapters, freeze_for, learning
+from viscot_core.train.loop.preflight import row_counts
+from viscot_core.train.loop.throughput import meter_for
+from viscot_core.train.loop.trainer import ContinueFrom, StageTrainer
+from viscot_core.train.objectives.base import Objective, StageRows, objective_class
+from viscot_core.train.plan.plan_types import PLAN_FILE, read_plan
+from viscot_core.train.plan.steps import Split, split_batch, steps_of
+from viscot_core.train.recipe.schema import StageSpec
+from viscot_core.train.state import checkpoints
+from viscot_core.train.state.initial import Run
+from viscot_core.train.state.saving import load_weights, save_model
+
+log = logging.getLogger(__name__)
+
+EXTRA = "heads.pt"
+"""In a checkpoint: what an objective trains beside the model, for a run that resumes."""
+
+
+def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
+    """Train one stage from its last whole checkpoint, if any; its model is then in ``out/model``."""
+    recipe, split = run.recipe, split_of(run.folder, stage)
+    freeze_for(run.model, stage)
+    out.mkdir(parents=True, exist_ok=True)
+    objective = objective_class(stage, recipe.model)(run, stage)
+    rows = objective.open_rows()
+    seed = recipe.seed if stage.seed is None else stage.seed
+    model = _prepared(objective, objective.attach(run.model, rows, split, seed))
+    log.info("stage %s trains %s", stage.kind, {part: f"{n:,}" for part, n in learning(model).items()})
+    order = run_order(rows, stage, split, seed)
+    steps = len(order) // split.total
+    resume = checkpoints.last_checkpoint(out)
+    moved = checkpoints.moved_from(resume, stage, ranks.count())
+    meter = meter_for(run.model.config, stage, split)
+    if saved := resume and checkpoints.saved_of(resume):
+        meter.bad = saved.bad
+
+    def save(module: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None) -> None:
+        if (extra := objective.extra(module)) is not None:
+            torch.save(extra.state_dict(), folder / EXTRA)
+        save_model(run, stage, objective.detach(module), folder, weights)
+
+    def load(module: Any, folder: Path) -> None:
+        if (extra := objective.extra(module)) is not None:
+            extra.load_state_dict(torch.load(folder / EXTRA, weights_only=True))
+        load_weights(objective.detach(module), folder)
+
+    if moved is not None:
+        load(model, moved.checkpoint)
+        order = order[moved.step * split.total :]
+    trainer = StageTrainer(
+        model=model,
+        objective=objective,
+        args=training_arguments(run, stage, out, split, steps, seed),
+        rows=rows,
+        order=order,
+        save=save,
+        load=load,
+        log_file=out / "log.jsonl",
+        meter=meter,
+        files=row_counts(run, stage) if ranks.rank() == 0 else {},
+        allow_bad=recipe.data.allow_bad,
+    )
+    if moved is not None:
+        trainer.add_callback(ContinueFrom(trainer, moved.step))
+    trainer.train(resume_from_checkpoint=None if resume is None or moved else str(resume))
+    _keep_model(objective, trainer, out)
+
+
+def run_order(rows: StageRows, stage: StageSpec, split: Split, seed: int) -> NDArray[np.int64]:
+    """The rows of all steps, one epoch's order after another. `DataError` where there is no row."""
+    epochs = [rows.order(split, seed)]
+    if not len(epochs[0]):
+        raise DataError(f"stages.{stage.kind} would train nothing: its files hold no row; give more data.")
+    steps = steps_of(stage, len(epochs[0]))
+    while sum(map(len, epochs)) < steps * split.total:
+        epochs.append(rows.order(split, seed + len(epochs)))
+    return np.concatenate(epochs)[: steps * split.total]
+
+
+def split_of(folder: Path, stage: StageSpec) -> Split:
+    """The plan's split of the global batch where its number of processes is ours, else the fewest pieces."""
+    processes = ranks.count()
+    if (folder / PLAN_FILE).exists():
+        for planned in read_plan(folder).stages:
+            if planned.kind == stage.kind and planned.processes == processes:
+                return Split(planned.per_device_batch_size, planned.accumulation, processes)
+    return split_batch(stage, processes, lambda _: True)
+
+
+def _prepared(objective: Objective, model: Any) -> Any:
+    """The module as the Trainer gets it: under adapters, compiled."""
+    stage, own = objective.stage, objective.run.model
+    if stage.gradient_checkpointing:
+        own.gradient_checkpointing_enable({"use_reentrant": False})
+        own.enable_input_require_grads()  # frozen embeddings would cut the recomputed graph
+    if stage.lora:
+        model = add_adapters(own, stage.lora, stage)
+    if stage.compile:
+        training.compile_parts(own, language_model=objective.reads_text)
+    return model
+
+
+def _keep_model(objective: Objective, trainer: StageTrainer, out: Path) -> None:
+    """The stage's model, whole or not at all."""
+    partial_folder = out / "model.partial"
+    with checkpoints.disk_full_named(out):
+        if trainer.is_deepspeed_enabled:
+            trainer.save_model(str(partial_folder))
+        elif ranks.rank() == 0:
+            model = objective.detach(trainer.model)
+            save_model(objective.run, objective.stage, model, partial_folder)
+    ranks.wait()
+    if ranks.rank() == 0:
+        os.replace(partial_folder, out / "model")
+    ranks.wait()
+
+
+def training_arguments(run: Run, stage: StageSpec, out: Path, split: Split, steps: int, seed: int) -> Any:
+    """`TrainingArguments` of a stage that runs ``steps`` optimizer steps; ``deepspeed.json`` beside its
+    log.
+    """
+    from transformers import TrainingArguments
+
+    gpu = torch.cuda.is_available()
+    report_to = list(run.recipe.report_to) if ranks.rank() == 0 else []
+    return TrainingArguments(
+        output_dir=str(out),
+        run_name=f"{run.recipe.name}-{stage.kind}",
+        max_steps=steps,
+        per_device_train_batch_size=split.per_device,
+        gradient_accumulation_steps=split.accumulation,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type=stage.schedule,
+        warmup_steps=math.ceil(steps * stage.warmup_ratio),
+        max_grad_norm=stage.max_grad_norm,
+        bf16=stage.precision == "bf16",
+        fp16=stage.precision == "fp16",
+        tf32=stage.tf32 if gpu else None,
+        use_cpu=not gpu,
+        deepspeed=_deepspeed(run, stage, out, split, gpu),
+        ddp_find_unused_parameters=False,
+        ddp_timeout=7200,
+        save_steps=stage.save_steps,
+        logging_steps=stage.log_steps,
+        logging_nan_inf_filter=False,
+        dataloader_num_workers=stage.workers,
+        dataloader_persistent_workers=stage.workers > 0,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,
+        report_to=report_to,
+        disable_tqdm=True,
+        seed=seed,
+    )
+
+
+def _deepspeed(run: Run, stage: StageSpec, out: Path, split: Split, gpu: bool) -> dict[str, Any] | None:
+    if not stage.zero_stage:
+        return None
+    from viscot_core.train.state import zero
+
+    if not gpu:
+        zero.prepare_cpu()
+    width = int(run.model.config.text_config.hidden_size)
+    config = zero.deepspeed_config(stage, split, width, gpu=gpu)
+    if ranks.rank() == 0:
+        with atomic_write(out / zero.CONFIG_FILE) as file:
+            json.dump(config, file, indent=1)
+    return config

@@ -1,0 +1,265 @@
+"""The Hugging Face Trainer with viscot's parameter groups, order of rows, losses and saves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from viscot_core.errors import DataError, ViscotError
+from viscot_core.train.loop.parts import parameter_groups
+from viscot_core.train.loop.throughput import Meter, StageLog
+from viscot_core.train.objectives.base import Objective, StageRows, Step
+from viscot_core.train.state import checkpoints
+
+log = logging.getLogger(__name__)
+
+SaveModel = Callable[[torch.nn.Module, Path, Mapping[str, torch.Tensor] | None], None]
+LoadModel = Callable[[torch.nn.Module, Path], None]
+
+
+class StageTrainer(Trainer):
+    """One stage's loop: ours are the loss, the groups, the order and how a checkpoint is written and read."""
+
+    def __init__(
+        self,
+        *,
+        model: torch.nn.Module,
+        objective: Objective,
+        args: TrainingArguments,
+        rows: StageRows,
+        order: NDArray[np.int64],
+        save: SaveModel,
+        load: LoadModel,
+        log_file: Path,
+        meter: Meter,
+        files: Mapping[str, int] | None = None,
+        allow_bad: int = 0,
+    ) -> None:
+        self.objective, self.stage = objective, objective.stage
+        self.order = order
+        self.meter = meter
+        self._save_model = save
+        self._load_model = load
+        self._files = dict(files or {})  # rows of each, as the checkpoints will say
+        self._allow_bad = allow_bad
+        self._folder = log_file.parent
+        self._parts: dict[str, torch.Tensor] = {}  # of the loss, summed since the last line of the log
+        self._steps = 0  # since then
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=rows,
+            data_collator=rows.collate,
+            callbacks=[StageLog(log_file, meter)],
+        )
+        self.remove_callback(PrinterCallback)  # the log says the same in better words
+        self.loss_is_scaled_for_ga = (
+            True  # by the objective: a mean of batches' means would weigh tokens unlike
+        )
+
+    optimizer: torch.optim.Optimizer | None
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            stage, groups = self.stage, parameter_groups(self.model, self.stage)
+            self.add_callback(RecipeRates([group["lr"] for group in groups]))
+            self.optimizer = torch.optim.AdamW(
+                groups,
+                betas=(stage.adam_beta1, stage.adam_beta2),
+                eps=stage.adam_epsilon,
+                fused=True,
+            )
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return RunOrder(self.order)
+
+    # -- the loss
+    # ---------------------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | None]:
+        """The batches of one optimizer step, and the loss tokens of all of them on all processes."""
+        self._steps += 1
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        counts = [found for batch in batches if (found := self.objective.counts(batch)) is not None]
+        if not counts:
+            return batches, None
+        summed = self.accelerator.reduce(torch.stack(counts).sum(0).to(device), reduction="sum")
+        loss_tokens, tokens, padded_tokens, bad = summed.tolist()
+        self.meter.add(tokens, padded_tokens, int(bad))
+        if self.meter.bad > self._allow_bad:
+            self._too_many_bad(batches)
+        return batches, torch.tensor(max(loss_tokens, 1e-6), device=device)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        step = Step(
+            num_items_in_batch,
+            self.accelerator.num_processes,
+            self.current_gradient_accumulation_steps,
+            self.state.global_step,
+            self.state.max_steps,
+        )
+        loss, parts = self.objective.loss(model, inputs, step)
+        self._add_parts(parts)
+        self._require_finite(loss, "loss", inputs)
+        return (loss, {}) if return_outputs else loss
+
+    def _add_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
+        for name, value in parts.items():
+            kept = value.detach().float()
+            self._parts[name] = self._parts[name] + kept if name in self._parts else kept
+
+    def _mean_parts(self) -> dict[str, float]:
+        """As the logged loss is: means over the steps since the last line, and over all processes."""
+        if not self._parts:
+            return {}
+        sums = torch.stack(list(self._parts.values()))
+        means = self.accelerator.reduce(sums, reduction="mean") / max(self._steps, 1)
+        return dict(zip(self._parts, means.tolist(), strict=True))
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        found = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if found is not None and self.stage.precision != "fp16":  # there an overflow only lowers the scale
+            self._require_finite(torch.as_tensor(found), "gradient", {})
+        return found
+
+    def _require_finite(self, value: torch.Tensor, what: str, inputs: Mapping[str, Any]) -> None:
+        """Stop before the optimizer step, and keep which rows the batch held."""
+        if torch.isfinite(value).all():
+            return
+        rows = inputs["rows"].tolist() if "rows" in inputs else []
+        place = self._folder / f"nonfinite-rank{self.args.process_index}.json"
+        place.write_text(json.dumps({"step": self.state.global_step, "what": what, "rows": rows}))
+        raise ViscotError(
+            f"The {what} became {float(value.detach())} at step {self.state.global_step}; {place} names the "
+            f"batch. Lower stages.{self.stage.kind}.learning_rate (--set) and go on from the last checkpoint "
+            "with --resume."
+        )
+
+    def _too_many_bad(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        rows = [row for batch in batches for row in batch["rows"].tolist()]
+        reasons = []
+        for row in rows:
+            reason = getattr(self.train_dataset[row], "reason", None)
+            reasons += [reason] if reason else []
+        first = reasons[0] if reasons else "a row of another rank"
+        raise DataError(
+            f"{self.meter.bad} rows cannot be learned from and {self._allow_bad} are allowed; the last: "
+            f"{first} Correct each in its place (no file may gain or lose rows) or give --allow-bad N, then "
+            "--resume."
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called on every process; the line of a step also tells the parts of its loss."""
+        if "loss" in logs:
+            logs = {**logs, **self._mean_parts()}
+            self._parts, self._steps = {}, 0
+        super().log(logs, start_time)
+
+    # -- checkpoints
+    # ------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            checkpoints.mark_started(folder)
+        with checkpoints.disk_full_named(folder.parent):
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every rank's random state and optimizer shard is written
+        if self.args.should_save:
+            saved = checkpoints.Saved(
+                self.state.global_step,
+                self.accelerator.num_processes,
+                self.stage.zero_stage,
+                self._files,
+                self.meter.bad,
+            )
+            checkpoints.mark_complete(folder, saved)
+            checkpoints.retain(folder.parent, self.stage.keep_checkpoints)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_model(
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False), folder, state_dict
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # transformers' own way reads a multimodal checkpoint with strict=False and silently restores no LLM.
+        self._load_model(model or self.model, Path(resume_from_checkpoint))
+
+
+class RunOrder(Sampler[int]):
+    """The rows of the whole run in order; on resume the Trainer skips to its place."""
+
+    def __init__(self, order: NDArray[np.int64]) -> None:
+        self._order = order
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, self._order)  # one at a time: a list of 2.4 million takes 100 MB on every rank
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+
+class ContinueFrom(TrainerCallback):
+    """Begin at ``step`` of the schedule, with weights that were loaded before: see `checkpoints.Moved`."""
+
+    def __init__(self, trainer: StageTrainer, step: int) -> None:
+        self._trainer, self._step = trainer, step
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.global_step = self._step
+        self._trainer._globalstep_last_logged = self._step  # the next line's mean is over the steps made here
+        with warnings.catch_warnings(action="ignore"):  # the schedule moves before the optimizer on purpose
+            for _ in range(self._step):
+                kwargs["lr_scheduler"].step()
+
+
+class RecipeRates(TrainerCallback):
+    """The recipe's learning rates (the optimizer groups', in order) count, also where a checkpoint brings
+    those it was trained with. It holds no trainer, which would outlive its stage by the circle.
+    """
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        self._rates = list(rates)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        schedule = kwargs["lr_scheduler"]
+        schedule = getattr(schedule, "scheduler", schedule)  # without accelerate's wrapper
+        rates = self._rates
+        if schedule.base_lrs == rates:
+            return
+        log.warning("learning rates change at step %d: %s -> %s", state.global_step, schedule.base_lrs, rates)
+        schedule.base_lrs = list(rates)
+        groups = schedule.optimizer.param_groups
+        for group, rate, share in zip(groups, rates, schedule.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = rate, rate * share(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in groups]

@@ -1,0 +1,1 @@
+"""What a stage learns: the loss of a batch, and the interface that every loss has."""

@@ -1,0 +1,110 @@
+"""What a stage learns: the interface that every loss has, and which one a stage takes.
+
+Supervised fine-tuning is `sft.Sft`. Another objective (preferences over pairs, reinforcement over rollouts)
+is a class of its own and a line of `_CLASSES`: trainer, plan, resume, log and checkpoints are shared. Classes
+are imported when a stage asks for them, so that a run loads the code of its own stages only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from viscot_core.data.encode import Batch
+from viscot_core.train.plan.steps import Split
+from viscot_core.train.recipe.schema import ModelSpec, StageSpec, reads_whole_files
+from viscot_core.train.state.initial import Run
+
+_CLASSES = {
+    "pretrain": ("viscot_core.train.objectives.sft", "Sft"),
+    "finetune": ("viscot_core.train.objectives.sft", "Sft"),
+    "foundation": ("viscot_core.train.tiny.foundation", "Foundation"),
+}
+_WHOLE_FILES = ("viscot_core.train.tiny.chains", "Chains")
+
+
+class StageRows(Protocol):
+    """A data set that knows its order and how its rows become a batch."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
+        """Row numbers of one epoch, whole optimizer steps long, the same for any number of processes."""
+        ...
+
+    def collate(self, rows: list[Any]) -> Batch: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The optimizer step that a batch belongs to: what its loss is divided by, and where the run is.
+
+    ``loss_tokens`` is a scalar tensor: the supervised tokens of the *global* batch, over all ``processes``
+    and all ``batches`` that a process accumulates; None where the objective does not count them.
+    """
+
+    loss_tokens: torch.Tensor | None
+    processes: int
+    batches: int
+    number: int
+    of: int
+
+
+class Objective(ABC):
+    """The rows of a stage and the loss over them."""
+
+    reads_text: ClassVar[bool] = True
+    """Whether its rows are conversations: some are looked at before step 0, and their tokens are counted."""
+
+    def __init__(self, run: Run, stage: StageSpec) -> None:
+        self.run, self.stage = run, stage
+
+    @abstractmethod
+    def open_rows(self) -> StageRows:
+        """The rows of the stage."""
+
+    @abstractmethod
+    def counts(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """``float64[4]`` on the CPU: loss tokens, real tokens, padded tokens, bad rows of a batch.
+
+        Loss tokens (supervised ones, weighted where tokens have weights) are what the step's loss is divided
+        by. None: the loss is a mean over the batch.
+        """
+
+    @abstractmethod
+    def loss(self, model: Any, batch: Any, step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """A batch's share of its step's loss, and the parts of it that the log shows.
+
+        Shares are scaled so that the mean over processes of the sum over accumulated batches is the loss of
+        the global batch: DDP and ZeRO average gradients over processes, and accumulation adds them.
+        """
+
+    def attach(self, model: Any, rows: StageRows, split: Split, seed: int) -> Any:
+        """The module that is trained: ``model`` itself, or ``model`` under what the loss needs beside it."""
+        return model
+
+    def detach(self, module: Any) -> Any:
+        """The model inside of what `attach` returned."""
+        return module
+
+    def extra(self, module: Any) -> torch.nn.Module | None:
+        """What `attach` added and a run that resumes needs again, or None; it is no part of the model."""
+        return None
+
+
+def objective_class(stage: StageSpec, model: ModelSpec) -> type[Objective]:
+    """What a stage of this kind learns, on this model."""
+    place, name = _CLASSES[stage.kind]
+    if stage.kind != "foundation" and reads_whole_files(stage, model):
+        place, name = _WHOLE_FILES
+    found: type[Objective] = getattr(import_module(place), name)
+    return found

@@ -1,0 +1,81 @@
+"""Supervised fine-tuning: the cross-entropy of the assistant's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from viscot_core.families.base import IGNORE
+from viscot_core.families.llava.training import MODEL_INPUTS
+from viscot_core.train.loop.feed import MixtureRows
+from viscot_core.train.objectives.base import Objective, StageRows, Step
+
+
+class Sft(Objective):
+    """The mean over all supervised tokens of the global batch, however that is split or packed."""
+
+    def open_rows(self) -> StageRows:
+        run, stage = self.run, self.stage
+        return MixtureRows(
+            [run.root / name for name in stage.data_files],
+            run.images,
+            run.tokens,
+            run.template(stage),
+            stage,
+            side=run.side,
+            legacy_crop=run.recipe.data.legacy_crop,
+        )
+
+    def loss_tokens(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Supervised tokens of a batch, a scalar. The first of a row is predicted from nothing: no loss."""
+        return (batch["labels"][:, 1:] != IGNORE).sum()
+
+    def counts(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        real = batch["tokens"] if "tokens" in batch else batch["attention_mask"].sum()
+        padded = torch.tensor(batch["labels"].numel())
+        bad = batch.get("bad", torch.tensor(0))
+        return torch.stack([t.double().cpu() for t in (self.loss_tokens(batch), real, padded, bad)])
+
+    def loss(
+        self, model: Any, batch: dict[str, torch.Tensor], step: Step
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        logits = self.text_logits(self.forward(model, batch))
+        return share_of(token_losses(logits, batch["labels"]).sum(), step), {}
+
+    def forward(self, model: Any, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
+        """The model's output for what it takes of a batch."""
+        known = {key: batch[key] for key in MODEL_INPUTS if key in batch}
+        return model(**known, use_cache=False, **asked)
+
+    def text_logits(self, out: Any) -> torch.Tensor:
+        """``[B, T, text rows]`` of an output's ``[B, T, V]``.
+
+        Ids from ``text_rows`` on (the image token, padding) are never generated: they take no part in the
+        softmax, as in a base model that has no such rows.
+        """
+        logits: torch.Tensor = out.logits[..., : self.run.text_rows]
+        return logits
+
+
+def share_of(total: torch.Tensor, step: Step) -> torch.Tensor:
+    """A sum over one batch's tokens as its share of the mean over the global batch's.
+
+    Gradients are averaged over ``processes`` afterwards: times ``processes`` makes the average a sum, and the
+    sum over all batches divided by all loss tokens is the mean, however many tokens each batch holds.
+    """
+    assert step.loss_tokens is not None
+    return total * (step.processes / step.loss_tokens)
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """fp32 losses, 0 where unsupervised: logits ``[B, T, V]``, labels ``[B, T]`` -> ``[B * (T-1)]``.
+
+    The logits at position t predict the label at t + 1. In a packed row the first label of every sample is
+    masked, so that none is predicted from the sample before it.
+    """
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="none"
+    )

@@ -1,0 +1,182 @@
+"""Estimates of memory, time and disk for a plan. They are rules of thumb and are labelled so wherever shown.
+
+Memory counts weights, gradients and optimizer state as ZeRO divides them (Rajbhandari et al., 2020),
+activations of the longest sample, and the logits. Time counts floating-point operations (2 per weight and
+token forward, 4 backward) at an assumed share of the GPU's peak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viscot_core.families.llava.shapes import (
+    Shape,
+    shape_of_folder,
+    shape_of_parts,
+    shape_of_scratch,
+)
+from viscot_core.train.recipe.schema import ModelSpec, StageSpec
+
+GIB = 2**30
+IMAGES = 2  # a CoT sample shows two
+UTILISATION = 0.40  # share of the peak a well-fed run reaches; the reference's 60 h are about 0.12
+OVERHEAD_GIB = 2.0  # context, NCCL buffers, fragmentation
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "A6000": 155.0,
+    "4090": 165.0,
+    "V100": 125.0,
+}
+"""Dense bf16 (V100: fp16) matrix peak, from the makers' data sheets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Bytes per parameter: the working weights, gradients, and what the optimizer keeps."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+
+def bytes_of(stage: StageSpec) -> Bytes:
+    """DeepSpeed keeps 16-bit weights and an fp32 copy; plain data parallelism fp32 weights under autocast."""
+    if stage.precision == "fp32" or stage.zero_stage == 0:
+        return Bytes(weights=4, gradients=4, optimizer=8)
+    return Bytes(weights=2, gradients=2, optimizer=12)
+
+
+def shape_of(model: ModelSpec) -> Shape | None:
+    """The shape of the model that a recipe names; None where nothing here tells it."""
+    layer = model.feature_layer
+    if model.scratch:
+        return shape_of_scratch(model.scratch, layer)
+    if model.checkpoint:
+        return shape_of_folder(model.checkpoint, layer)
+    return shape_of_parts(model.base_llm or "", model.vision_tower or "", layer)
+
+
+def trained_parameters(shape: Shape, stage: StageSpec) -> dict[str, int]:
+    """Trained parameters of each part that learns in ``stage`` (adapters only, under LoRA)."""
+    counts: dict[str, int] = {part: shape.parameters(part) for part in stage.train}
+    if stage.lora and "llm" in counts:
+        counts["llm"] = shape.llm.adapter_parameters(stage.lora.rank)
+    if "vision_tower" in counts:
+        counts["vision_tower"] = shape.tower.learnable
+    return counts
+
+
+def frozen_parameters(shape: Shape, stage: StageSpec) -> int:
+    """Parameters of the model itself that ``stage`` leaves as they are."""
+    adapted = "llm" if stage.lora else None
+    return shape.total - sum(n for part, n in trained_parameters(shape, stage).items() if part != adapted)
+
+
+def memory_gib(shape: Shape, stage: StageSpec, per_device: int, processes: int) -> float:
+    """Memory of one GPU at its peak, GiB."""
+    return (
+        _state_bytes(shape, stage, processes) + per_device * _sample_bytes(shape, stage)
+    ) / GIB + OVERHEAD_GIB
+
+
+def _state_bytes(shape: Shape, stage: StageSpec, processes: int) -> float:
+    size, trained = bytes_of(stage), sum(trained_parameters(shape, stage).values())
+    frozen = frozen_parameters(shape, stage)
+    frozen_bytes = 2.0 if size.weights == 2 else 4.0
+    if stage.lora and stage.lora.load_in:
+        frozen_bytes = 0.6 if stage.lora.load_in == "4bit" else 1.1
+    weights = trained * size.weights + frozen * frozen_bytes
+    gradients, optimizer = float(trained * size.gradients), float(trained * size.optimizer)
+    if stage.zero_stage >= 1:
+        optimizer /= processes
+    if stage.zero_stage >= 2:
+        gradients /= processes
+    if stage.zero_stage == 3:
+        weights /= processes
+        weights += 2 * size.weights * shape.llm.layer_parameters  # one layer gathered, one on its way
+    if stage.offload in ("optimizer", "all"):
+        optimizer = 0
+    if stage.offload == "all":
+        weights = 2 * size.weights * shape.llm.layer_parameters
+    return weights + gradients + optimizer
+
+
+def _sample_bytes(shape: Shape, stage: StageSpec) -> float:
+    number = 4 if stage.precision == "fp32" else 2
+    llm, tower = shape.llm, shape.tower
+    llm_layer = number * (8 * llm.width + 4 * llm.mlp)
+    tower_layer = number * (8 * tower.width + 2 * tower.mlp)
+    logits = llm.vocab * (number + 8)  # logits, their fp32 copy and its gradient
+    if stage.gradient_checkpointing:
+        per_token = number * llm.width * llm.layers + llm_layer
+        per_patch = number * tower.width * tower.layers + tower_layer
+    else:
+        per_token = llm_layer * llm.layers
+        per_patch = tower_layer * tower.layers
+    if "vision_tower" not in stage.train:
+        per_patch = tower_layer  # runs without gradients: one layer at a time
+    return stage.max_length * (per_token + logits) + IMAGES * (tower.tokens + 1) * per_patch
+
+
+def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, images: float) -> float:
+    """Floating-point operations of one sample, forward and backward, without recomputation."""
+    llm = shape.llm
+    matrices = llm.layers * llm.layer_parameters + llm.vocab * llm.width
+    forward = 2 * matrices * tokens + 2 * llm.layers * llm.width * tokens**2  # causal attention: half of 4
+    backward = (
+        2.0 if "llm" in stage.train and not stage.lora else 1.0
+    )  # a frozen LLM still passes gradients on
+    learning = shape.tower.learnable if "vision_tower" in stage.train else 0
+    seeing = (2 * shape.tower.parameters + 4 * learning) * (shape.tower.tokens + 1) * images
+    return forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * shape.tower.tokens * images
+
+
+def hours(
+    shape: Shape, stage: StageSpec, samples: int, tokens: float, images: float, gpus: int, gpu: str
+) -> float:
+    """Hours on ``gpus`` of that kind at `UTILISATION`; gradient checkpointing costs a third more."""
+    work = samples * flops_per_sample(shape, stage, tokens, images)
+    work *= 4 / 3 if stage.gradient_checkpointing else 1
+    return work / (gpus * peak_tflops(gpu) * 1e12 * UTILISATION) / 3600
+
+
+def peak_tflops(gpu: str) -> float:
+    """Peak of the GPU whose name contains a known one; an A100's for the others."""
+    return next(
+        (peak for name, peak in PEAK_TFLOPS.items() if name.lower() in gpu.lower()), PEAK_TFLOPS["A100"]
+    )
+
+
+def checkpoint_gib(shape: Shape, stage: StageSpec) -> float:
+    """Disk of one checkpoint: the model where it is not a mere projector or adapter, and what resuming needs.
+
+    DeepSpeed keeps the weights once more beside the optimizer's state, frozen ones included.
+    """
+    size, trained = bytes_of(stage), sum(trained_parameters(shape, stage).values())
+    again = (trained if stage.lora else shape.total) if stage.zero_stage else 0
+    return model_gib(shape, stage) + (again * size.weights + trained * size.optimizer) / GIB
+
+
+def model_gib(shape: Shape, stage: StageSpec) -> float:
+    """Disk of a stage's model: the whole, or what was trained of it (a projector, an adapter)."""
+    part_only = stage.lora is not None or stage.train == ("projector",)
+    saved = sum(trained_parameters(shape, stage).values()) if part_only else shape.total
+    return saved * bytes_of(stage).weights / GIB
+
+
+def loading_gib(shape: Shape, stage: StageSpec, local_processes: int, processes: int) -> float:
+    """Host memory of one machine while its processes load the weights: each holds them whole once.
+
+    Under ZeRO-3 the first process reads a tensor at a time, the largest are the embeddings, and each process
+    keeps its share where it trains. Quantised weights go to their GPU a tensor at a time too.
+    """
+    size = bytes_of(stage).weights
+    if stage.lora and stage.lora.load_in:
+        return local_processes * shape.llm.vocab * shape.llm.width * size / GIB
+    if stage.zero_stage == 3 and processes > 1:
+        offloaded = shape.total / processes if stage.offload == "all" else 0.0
+        return (shape.llm.vocab * shape.llm.width + local_processes * offloaded) * size / GIB
+    return local_processes * shape.total * size / GIB

@@ -1,0 +1,155 @@
+"""What a recipe does on given machines. Making a plan starts, writes and downloads nothing.
+
+plan = make_plan(load_recipe("13b-336"), Machine(gpus=8, gpu_memory_gib=80), run="runs/13b", data="DATA")
+plan.stages[0].steps, plan.commands, plan.refusals
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from viscot_core.errors import RecipeError
+from viscot_core.families.llava.shapes import Shape
+from viscot_core.train.plan import estimates
+from viscot_core.train.plan.plan_types import Machine, Plan, Rendezvous, StagePlan
+from viscot_core.train.plan.problems import find_problems
+from viscot_core.train.plan.steps import DataSize, data_size, split_batch, steps_of
+from viscot_core.train.recipe.schema import Recipe, StageSpec
+
+
+def make_plan(
+    recipe: Recipe,
+    machine: Machine,
+    *,
+    run: str | Path,
+    data: str | Path,
+    images: str | Path | None = None,
+    rendezvous: Rendezvous | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """The plan of ``recipe`` on ``machine``. `RecipeError` names every batch that cannot be split."""
+    root = Path(data)
+    shape = estimates.shape_of(recipe.model)
+    stages: list[StagePlan] = []
+    unsplit: list[str] = []
+    for stage in recipe.stages:
+        try:
+            stages.append(_stage(stage, shape, machine, root))
+        except RecipeError as error:
+            unsplit.append(str(error))
+    if unsplit:
+        raise RecipeError("\n".join(unsplit))
+    disk = _disk(recipe, stages, shape)
+    found = find_problems(recipe, root, machine, Path(run), stages, disk or 0.0)
+    return Plan(
+        recipe=recipe.name,
+        run=str(run),
+        data=str(root),
+        images=str(images or recipe.data.images or root),
+        machine=machine,
+        stages=tuple(stages),
+        commands=commands(recipe, machine, run, rendezvous),
+        notes=tuple(notes),
+        warnings=tuple(problem.text for problem in found if problem.severity == "warning"),
+        refusals=tuple(problem.text for problem in found if problem.severity == "error"),
+        disk_gib=disk,
+    )
+
+
+def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) -> StagePlan:
+    def memory(per_device: int) -> float:
+        return estimates.memory_gib(shape, stage, per_device, machine.processes) if shape else 0.0
+
+    split = split_batch(stage, machine.processes, lambda size: memory(size) <= 0.92 * machine.memory_gib)
+    size = data_size(root, stage.data_files)
+    steps = stage.max_steps if size.rows is None else steps_of(stage, size.rows)
+    seen = steps * stage.global_batch_size if steps is not None else None
+    tokens = _tokens(size, shape, stage)
+    hours = None
+    if shape and seen is not None and tokens is not None and machine.gpus:
+        images, gpus = size.images or 1.0, machine.processes
+        hours = estimates.hours(shape, stage, seen, tokens, images, gpus, machine.gpu_name)
+    trained, loading = estimates.trained_parameters(shape, stage) if shape else {}, estimates.loading_gib
+    saved = math.ceil(steps / stage.save_steps) if steps is not None else None
+    return StagePlan(
+        kind=stage.kind,
+        files=stage.data_files,
+        samples=size.rows,
+        samples_from=size.source,
+        per_device_batch_size=split.per_device,
+        accumulation=split.accumulation,
+        processes=split.processes,
+        steps=steps,
+        warmup_steps=math.ceil(steps * stage.warmup_ratio) if steps is not None else None,
+        checkpoints=saved,
+        kept=None if saved is None else min(saved, stage.keep_checkpoints),
+        trained=trained,
+        frozen=estimates.frozen_parameters(shape, stage) if shape else None,
+        tokens=seen * tokens if seen is not None and tokens is not None else None,
+        memory_gib=memory(split.per_device) if shape else None,
+        hours=hours,
+        checkpoint_gib=estimates.checkpoint_gib(shape, stage) if shape else None,
+        loading_gib=loading(shape, stage, machine.local_processes, machine.processes) if shape else None,
+    )
+
+
+def _tokens(size: DataSize, shape: Shape | None, stage: StageSpec) -> float | None:
+    if size.text_tokens is None or size.images is None or shape is None:
+        return None
+    return min(size.text_tokens + size.images * shape.tower.tokens, float(stage.max_length))
+
+
+def _disk(recipe: Recipe, stages: Sequence[StagePlan], shape: Shape | None) -> float | None:
+    if shape is None:
+        return None
+    kept = 0.0
+    for stage, planned in zip(recipe.stages, stages, strict=True):
+        at_once = min(planned.checkpoints or 1, stage.keep_checkpoints + 1)  # one more while it is written
+        kept += at_once * (planned.checkpoint_gib or 0.0) + estimates.model_gib(shape, stage)
+    return kept
+
+
+def commands(
+    recipe: Recipe, machine: Machine, run: str | Path, rendezvous: Rendezvous | None = None
+) -> tuple[tuple[str, ...], ...]:
+    """The command of each stage of ``recipe`` on ``machine``, writing to the folder ``run``.
+
+    One process without DeepSpeed runs the worker itself; all else goes through torchrun.
+    """
+    found: list[tuple[str, ...]] = []
+    for stage in recipe.stages:
+        worker = ("-m", "viscot_core.train.worker", "--run-folder", str(run), "--stage", stage.kind)
+        if machine.processes == 1 and not machine.gpus and stage.zero_stage == 0 and not rendezvous:
+            found.append((sys.executable, *worker))
+        else:
+            found.append(
+                (sys.executable, "-m", "torch.distributed.run", *_torchrun(machine, run, rendezvous), *worker)
+            )
+    return tuple(found)
+
+
+def _torchrun(machine: Machine, run: str | Path, rendezvous: Rendezvous | None) -> list[str]:
+    argv = [f"--nproc_per_node={machine.local_processes}", f"--nnodes={machine.nodes}"]
+    if rendezvous:
+        argv += [f"--rdzv_backend={rendezvous.backend}", f"--rdzv_endpoint={rendezvous.endpoint}"]
+        argv += [f"--rdzv_id={rendezvous.job}"]
+        if rendezvous.node_rank is not None:
+            argv += [f"--node_rank={rendezvous.node_rank}"]
+        if rendezvous.options:
+            argv += [f"--rdzv_conf={','.join(rendezvous.options)}"]
+        if rendezvous.local_address:
+            argv += [f"--local_addr={rendezvous.local_address}"]
+    else:
+        argv += ["--standalone"]  # picks a free port: a port in use is no error
+    logs = Path(run) / "logs"
+    return [
+        *argv,
+        f"--log_dir={logs}",
+        "--redirects=3",
+        "--tee=3",
+        "--local_ranks_filter=0",
+        "--max_restarts=0",
+    ]

@@ -1,0 +1,137 @@
+"""What a plan says: the machines, each stage's figures, the problems; ``plan.json`` in a run folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from viscot_core.errors import CheckpointError
+
+PLAN_FILE = "plan.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """``nodes`` machines of ``gpus`` GPUs each; without GPUs, of ``cpu_processes`` processes each."""
+
+    gpus: int = 0
+    gpu_memory_gib: float = 80.0
+    gpu_name: str = "A100"
+    nodes: int = 1
+    cpu_processes: int = 1
+    ram_gib: float = 16.0
+
+    @property
+    def local_processes(self) -> int:
+        """Processes on one machine."""
+        return self.gpus or self.cpu_processes
+
+    @property
+    def processes(self) -> int:
+        """Processes on all machines."""
+        return self.nodes * self.local_processes
+
+    @property
+    def memory_gib(self) -> float:
+        """Memory one process may use, GiB."""
+        return self.gpu_memory_gib if self.gpus else self.ram_gib / self.cpu_processes
+
+
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """Where machines meet: ``host:port``; each machine runs the same command."""
+
+    endpoint: str
+    backend: str = "c10d"
+    node_rank: int | None = None
+    job: str = "viscot"
+    options: tuple[str, ...] = ()
+    local_address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage: what is exact first, then the estimates (None where the shape or the data is unknown)."""
+
+    kind: str
+    files: tuple[str, ...]
+    samples: int | None
+    samples_from: str
+    per_device_batch_size: int
+    accumulation: int
+    processes: int
+    steps: int | None
+    warmup_steps: int | None
+    checkpoints: int | None
+    kept: int | None
+    trained: dict[str, int]
+    frozen: int | None
+    tokens: float | None = None
+    memory_gib: float | None = None
+    hours: float | None = None
+    checkpoint_gib: float | None = None
+    loading_gib: float | None = None
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples per optimizer step."""
+        return self.per_device_batch_size * self.accumulation * self.processes
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One sentence: an ``error`` stops the run before it starts, a ``warning`` does not."""
+
+    text: str
+    severity: Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole run. ``refusals`` would stop it at second 0; ``warnings`` would not."""
+
+    recipe: str
+    run: str
+    data: str
+    images: str
+    machine: Machine
+    stages: tuple[StagePlan, ...]
+    commands: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    disk_gib: float | None = None
+    format: int = field(default=FORMAT)
+
+    def stage(self, kind: str) -> StagePlan:
+        """The stage of that kind; KeyError if the run has none."""
+        for stage in self.stages:
+            if stage.kind == kind:
+                return stage
+        raise KeyError(kind)
+
+    def to_json(self) -> str:
+        """What `read_plan` reads back."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def read_plan(run: str | Path) -> Plan:
+    """The plan of a run folder; `CheckpointError` where there is none of this format."""
+    path = Path(run) / PLAN_FILE
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raw["machine"] = Machine(**raw["machine"])
+        stages = [StagePlan(**{**stage, "files": tuple(stage["files"])}) for stage in raw["stages"]]
+        raw["stages"] = tuple(stages)
+        raw["commands"] = tuple(tuple(command) for command in raw["commands"])
+        for key in ("notes", "warnings", "refusals"):
+            raw[key] = tuple(raw[key])
+        plan = Plan(**raw)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is no plan of this version of viscot; start the run again.") from error
+    if plan.format != FORMAT:
+        raise CheckpointError(f"{path} is of format {plan.format}, not {FORMAT}; start the run again.")
+    return plan

@@ -1,0 +1,120 @@
+"""Everything that would stop or hinder a run, found before it starts.
+
+The plan holds this one list: ``--dry-run`` and ``--slurm`` show it, and the run refuses with its errors.
+Contradictions inside a recipe are found when it is read (``recipe/checks.py``).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from viscot_core.errors import ViscotError
+from viscot_core.files import expanded
+from viscot_core.models import zoo
+from viscot_core.train.plan.plan_types import Machine, Problem, StagePlan
+from viscot_core.train.recipe.schema import ModelSpec, Recipe, StageSpec
+
+MONTHS = 5e8
+"""Parameters from which training on a CPU takes months."""
+
+
+def find_problems(
+    recipe: Recipe, data: Path, machine: Machine, run: Path, stages: Sequence[StagePlan], disk_gib: float
+) -> list[Problem]:
+    """The problems of ``recipe`` on ``data`` and ``machine``; ``stages`` are the plan's figures."""
+    errors = [*_absent_files(recipe, data), *_model(recipe.model)]
+    warnings: list[str] = []
+    for stage, planned in zip(recipe.stages, stages, strict=True):
+        if planned.samples == 0:
+            errors.append(f"stages.{stage.kind} would train nothing: its files hold no row; give more data.")
+        warnings += _hindrances(stage, planned, machine)
+    errors += [*_missing_packages(recipe), *lack_of_room(run, disk_gib)]
+    return [Problem(text, "error") for text in errors] + [Problem(text, "warning") for text in warnings]
+
+
+def _absent_files(recipe: Recipe, root: Path) -> Iterator[str]:
+    for stage in recipe.stages:
+        missing = [name for name in stage.data_files if not (root / name).exists()]
+        if missing:
+            what = ", ".join(missing)
+            hint = f"`viscot data fetch --help` says how to get it, --data names another root than {root}"
+            yield f"stages.{stage.kind}: {what} is not under the data root; {hint}."
+
+
+def _model(model: ModelSpec) -> list[str]:
+    """Parts that are not on this machine; where all are, what their headers say against training them."""
+    absent = []
+    for name in ("base_llm", "vision_tower", "projector", "checkpoint"):
+        value = getattr(model, name)
+        if value and value.startswith((".", "/", "~")) and not expanded(value).exists():
+            absent.append(f"model.{name}: {value} does not exist; give a folder, a file or a hub name.")
+        elif value and (sentence := zoo.absent(value)):
+            absent.append(f"model.{name}: {sentence}")
+    if absent or model.scratch:
+        return absent
+    from viscot_core.train.recipe.from_parts import open_base  # imports torch
+
+    try:
+        open_base(model)
+    except ViscotError as error:
+        return [str(error)]
+    return []
+
+
+def _missing_packages(recipe: Recipe) -> Iterator[str]:
+    """Named now, not after loading 26 GB."""
+    lora = [stage.lora for stage in recipe.stages if stage.lora]
+    needed = ["accelerate"]
+    needed += ["deepspeed"] if any(stage.zero_stage for stage in recipe.stages) else []
+    needed += ["peft"] if lora else []
+    needed += ["bitsandbytes"] if any(adapters.load_in for adapters in lora) else []
+    needed += list(recipe.report_to)
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        extras = "train,quant" if "bitsandbytes" in missing else "train"
+        yield f"{', '.join(missing)} missing; get it with: pip install 'viscot[{extras}]'"
+
+
+def lack_of_room(run: Path, gib: float) -> Iterator[str]:
+    """Where the disk has not room for a run of ``gib``. What its folder holds already counts: a run that is
+    continued needs only the rest.
+    """
+    if run.exists() and not run.is_dir():
+        yield f"{run} is a file; give a folder with --out."
+        return
+    held = {status.st_ino: status.st_size for status in (path.stat() for path in run.rglob("*"))}
+    needed = gib - sum(held.values()) / 2**30
+    place = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    if free < needed:
+        yield (
+            f"{run.parent} has {free:,.3g} GiB free and the run needs about {needed:,.3g}; "
+            "free some or give another --out."
+        )
+
+
+def _hindrances(stage: StageSpec, planned: StagePlan, machine: Machine) -> Iterator[str]:
+    where = f"stages.{stage.kind}"
+    if planned.steps is not None and stage.save_steps > planned.steps:
+        yield (
+            f"{where}.save_steps {stage.save_steps} exceeds the {planned.steps} steps: "
+            "nothing is saved before the end"
+        )
+    if planned.samples is not None and planned.samples < planned.global_batch_size:
+        yield (
+            f"{where}: {planned.samples} rows do not fill a batch of {planned.global_batch_size}, rows are "
+            f"repeated; --set {where}.global_batch_size=N takes fewer"
+        )
+    if planned.memory_gib and planned.memory_gib > machine.memory_gib:
+        yield (
+            f"{where}: {planned.memory_gib:.0f} GiB a process (estimate) exceed the "
+            f"{machine.memory_gib:.0f} GiB there are"
+        )
+    if stage.zero_stage and machine.processes == 1 and stage.offload == "none":
+        yield f"{where}.zero_stage {stage.zero_stage} divides nothing over a single process"
+    trained = sum(planned.trained.values())
+    if not machine.gpus and trained > MONTHS:
+        yield f"{where}: {trained / 1e9:.1f} B parameters on a CPU take months"

@@ -1,0 +1,282 @@
+"""The shape of a recipe: every field with its unit, where its value comes from, and its default.
+
+Sources: ``script`` is the reference's ``scripts/v1_5/finetune.sh``, ``readme`` its README, ``paper`` arXiv
+2403.16999, ``llava`` the LLaVA-1.5 recipe both build on, ``viscot`` a choice of this project. Where they
+disagree the field says which one the shipped recipes take. ``viscot recipes show NAME --explain`` prints it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from viscot_core.errors import RecipeError
+
+StageKind = Literal["foundation", "pretrain", "finetune"]
+Part = Literal["projector", "llm", "vision_tower"]
+PARTS: tuple[Part, ...] = get_args(Part)
+USUAL_FILES: dict[StageKind, str] = {
+    "foundation": "train.json",
+    "pretrain": "pretrain.json",
+    "finetune": "train.json",
+}
+
+
+def _field(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    source: str = "viscot",
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    min_length: int | None = None,
+) -> Any:
+    """A pydantic field that also knows its unit and where its value comes from."""
+    extra: dict[str, JsonValue] = {"unit": unit, "source": source}
+    return Field(
+        default, description=doc, json_schema_extra=extra, ge=ge, gt=gt, le=le, min_length=min_length
+    )
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors and instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# -- fields that only the bundled tiny model uses (train/tiny/) --------------------------------------------
+
+
+class ScratchSpec(Strict):
+    """A model initialised at random: ``viscot-tiny`` and the shapes used in tests."""
+
+    image_side: int = _field(112, "side of the square image the vision tower reads", unit="px", gt=0)
+    patch: int = _field(14, "side of one patch", unit="px", source="paper (CLIP ViT-L/14)", gt=0)
+    vision_width: int = _field(192, "hidden width of the vision tower", gt=0)
+    vision_layers: int = _field(5, "layers of the vision tower", gt=0)
+    vision_heads: int = _field(6, "attention heads of the vision tower", gt=0)
+    vision_mlp: int = _field(768, "inner width of the vision tower's MLP", gt=0)
+    llm_width: int = _field(192, "hidden width of the language model", gt=0)
+    llm_layers: int = _field(4, "layers of the language model", gt=0)
+    llm_heads: int = _field(6, "attention heads of the language model", gt=0)
+    llm_kv_heads: int | None = _field(None, "key/value heads; null means as many as attention heads", gt=0)
+    llm_mlp: int = _field(512, "inner width of the language model's MLP", gt=0)
+    max_positions: int = _field(512, "longest sequence the language model is built for", unit="tokens", gt=0)
+    vocab_size: int = _field(
+        410, "at most this many ids for the tokenizer trained on the data", unit="ids", gt=0
+    )
+    tie_embeddings: bool = _field(True, "input and output embeddings share their weights")
+
+
+class FoundationSpec(Strict):
+    """Dense throw-away heads after the projector: the tiny tower's stand-in for CLIP's pre-training."""
+
+    sheet_share: float = _field(0.5, "share of images that are sheets full of numbers", ge=0, le=1)
+    glyph_weight: float = _field(1.0, "loss weight: which glyph lies under a patch", ge=0)
+    color_weight: float = _field(1.0, "loss weight: the colour under a patch", ge=0)
+    box_weight: float = _field(1.0, "loss weight: the card's box under a patch", ge=0)
+    whiten_projector: bool = _field(True, "start the projector's first layer from whitened tower features")
+
+
+class TokenWeights(Strict):
+    """Loss weights of single tokens; 1.0 everywhere is the usual mean cross-entropy."""
+
+    decimals: tuple[float, float, float] = _field(
+        (1.0, 1.0, 1.0), "first, second and third decimal of every box coordinate"
+    )
+    answer_digits: float = _field(1.0, "digits of the answer", gt=0)
+
+
+class AttentionLossSpec(Strict):
+    """Auxiliary attention loss: targets for two heads of layers 0 and 1 (nothing of it is shipped)."""
+
+    weight: float = _field(1.0, "weight of the auxiliary attention loss at step 0", gt=0)
+    until: float = _field(
+        0.67, "share of the run after which the auxiliary attention loss has faded to 0", gt=0, le=1
+    )
+
+
+# -- what every recipe has -----------------------------------------------------------------------------------
+
+
+class ModelSpec(Strict):
+    """What is trained: a base LLM + vision tower (+ projector), a shape from scratch, or a checkpoint."""
+
+    base_llm: str | None = _field(None, "hub name or folder of the language model", source="script")
+    vision_tower: str | None = _field(None, "hub name or folder of the CLIP vision tower", source="script")
+    projector: str | None = _field(
+        None,
+        "trained projector (file, folder or hub name); when given, `viscot train` skips the pretrain stage",
+        source="script (it reuses LLaVA's projector)",
+    )
+    checkpoint: str | None = _field(
+        None, "a whole checkpoint to go on from, instead of base_llm and vision_tower"
+    )
+    scratch: ScratchSpec | None = _field(None, "shape of a model initialised at random, instead of base_llm")
+    template: Literal["vicuna_v1", "tiny"] = _field(
+        "vicuna_v1", "chat template of fine-tuning", source="script"
+    )
+    turn_tokens: Literal["v4.31", "legacy", "plain"] = _field(
+        "v4.31",
+        "how the text after an end of turn is tokenised; see tests/golden_differences.md",
+        source="released weights",
+    )
+    feature_layer: int = _field(-2, "hidden layer of the tower that is read", source="script")
+    projector_type: Literal["mlp2x_gelu"] = _field(
+        "mlp2x_gelu", "two linear layers with a GELU", source="script (the paper says 'simple linear layer')"
+    )
+    image_aspect_ratio: Literal["pad"] = _field(
+        "pad", "images are padded to a square, never stretched or cut", source="script"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = _field("sdpa", "attention implementation")
+
+
+class DataSpec(Strict):
+    """Where the rows and the images are, and how strictly they are looked at before step 0."""
+
+    root: str | None = _field(None, "data root; `--data` overrides it. Files of a stage are relative to it")
+    images: str | None = _field(None, "folder the image paths are relative to; null means the data root")
+    preflight: int = _field(64, "samples per file rendered and checked before step 0", unit="samples", ge=0)
+    allow_bad: int = _field(
+        0,
+        "bad samples allowed: in the preflight, and again in all that a stage reads (counted, never hidden)",
+        unit="samples",
+        ge=0,
+    )
+    legacy_crop: bool = _field(
+        False,
+        "leave out the samples the reference silently replaced (31.8 %): their places stay empty",
+        source="script",
+    )
+
+
+class LoraSpec(Strict):
+    """Low-rank adapters on the linear layers of the language model; the projector is trained whole."""
+
+    rank: int = _field(128, "rank of the adapters", source="llava", gt=0)
+    alpha: float = _field(256, "scale; the update is multiplied by alpha / rank", source="llava", gt=0)
+    dropout: float = _field(
+        0.05, "dropout before the adapter", unit="probability", source="llava", ge=0, le=1
+    )
+    load_in: Literal["4bit", "8bit"] | None = _field(None, "quantise the frozen base weights (QLoRA)")
+
+
+class StageSpec(Strict):
+    """One stage. The global batch is the invariant: per-device batch and accumulation follow from it."""
+
+    kind: StageKind = _field(..., "foundation (tiny only), pretrain (alignment) or finetune")
+    files: tuple[str, ...] = _field(
+        (), "training files, relative to the data root; empty: the kind's usual file"
+    )
+    template: Literal["plain", "vicuna_v1", "tiny"] | None = _field(
+        None,
+        "wording of this stage; null: plain captions in pretrain, the model's template otherwise",
+        source="llava",
+    )
+    train: tuple[Part, ...] = _field(
+        ..., "parts that learn; the others are frozen", source="script", min_length=1
+    )
+    epochs: float | None = _field(None, "passes over the data; or give max_steps", unit="epochs", gt=0)
+    max_steps: int | None = _field(None, "optimizer steps; or give epochs", unit="steps", gt=0)
+    global_batch_size: int = _field(
+        ..., "samples per optimizer step over all processes", unit="samples", gt=0
+    )
+    per_device_batch_size: int | None = _field(
+        None, "samples per process and forward pass; null derives it from the GPUs and their memory",
+        unit="samples", gt=0,
+    )  # fmt: skip
+    learning_rate: float = _field(..., "peak learning rate of all parts without their own", gt=0)
+    projector_lr: float | None = _field(None, "peak learning rate of the projector", gt=0)
+    vision_tower_lr: float | None = _field(
+        None,
+        "peak learning rate of the vision tower",
+        source="readme documents 2e-6, script passes none",
+        gt=0,
+    )
+    vision_layer_decay: float | None = _field(
+        None,
+        "factor on the tower's learning rate per layer below its last",
+        source="script (option)",
+        gt=0,
+        le=1,
+    )
+    weight_decay: float = _field(0.0, "decay of matrices; never of norms and biases", source="script", ge=0)
+    warmup_ratio: float = _field(0.03, "share of the steps spent warming up", source="script", ge=0, le=1)
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = _field(
+        "cosine", "learning rate after the warm-up", source="script"
+    )
+    adam_beta1: float = _field(0.9, "AdamW", source="script (default)", ge=0, le=1)
+    adam_beta2: float = _field(0.999, "AdamW", source="script (default)", ge=0, le=1)
+    adam_epsilon: float = _field(1e-8, "AdamW", source="script (default)", gt=0)
+    max_grad_norm: float = _field(1.0, "gradients are clipped to this norm; 0 switches clipping off",
+                                  source="script (default)", ge=0)  # fmt: skip
+    max_length: int = _field(
+        2048, "longest sample, image tokens included", unit="tokens", source="script", gt=0
+    )
+    precision: Literal["bf16", "fp16", "fp32"] = _field(
+        "bf16", "number format of the forward pass", source="script"
+    )
+    tf32: bool = _field(True, "TF32 matrix products on GPUs that have them", source="script")
+    zero_stage: Literal[0, 1, 2, 3] = _field(0, "DeepSpeed ZeRO stage; 0 is plain data parallelism")
+    offload: Literal["none", "optimizer", "all"] = _field("none", "what ZeRO keeps in host memory")
+    gradient_checkpointing: bool = _field(
+        False, "recompute activations in the backward pass; the script says true"
+    )
+    group_by: Literal["modality_length", "length", "none"] = _field(
+        "modality_length", "which samples share a batch", source="script"
+    )
+    packing: bool = _field(False, "several samples per sequence that do not see each other")
+    token_weights: TokenWeights | None = _field(None, "loss weights of single tokens (tiny only)")
+    guide_attention: AttentionLossSpec | None = _field(None, "auxiliary attention loss (tiny only)")
+    foundation: FoundationSpec | None = _field(None, "settings of a foundation stage (tiny only)")
+    lora: LoraSpec | None = _field(None, "train adapters instead of the language model's own weights")
+    compile: bool = _field(False, "torch.compile the model")
+    save_steps: int = _field(
+        500,
+        "a checkpoint every so many steps",
+        unit="steps",
+        source="viscot (the script's 50000 exceeds its run)",
+        gt=0,
+    )
+    keep_checkpoints: int = _field(
+        2, "older checkpoints are deleted", unit="checkpoints", source="viscot", gt=0
+    )
+    log_steps: int = _field(1, "a line in the log every so many steps", unit="steps", source="script", gt=0)
+    workers: int = _field(4, "loader processes per rank", unit="processes", source="script", ge=0)
+    seed: int | None = _field(None, "this stage's own seed; null takes the recipe's", ge=0)
+
+    @property
+    def data_files(self) -> tuple[str, ...]:
+        """The stage's files, relative to the data root; those of `viscot data synth` where none are named."""
+        return self.files or (USUAL_FILES[self.kind],)
+
+
+class Recipe(Strict):
+    """A whole training run."""
+
+    name: str = _field(..., "name of the run and of the model it makes", min_length=1)
+    description: str = _field("", "one line for `viscot recipes list`")
+    model: ModelSpec = _field(..., "what is trained")
+    data: DataSpec = _field(DataSpec(), "where the rows and the images are")
+    stages: tuple[StageSpec, ...] = _field(..., "the stages, in order", min_length=1)
+    seed: int = _field(42, "seed of weights, order and dropout", source="script (default)", ge=0)
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = _field(("tensorboard",), "where the curves go")
+
+    def stage(self, kind: StageKind) -> StageSpec:
+        """The stage of that kind; `UsageError` naming those there are."""
+        for stage in self.stages:
+            if stage.kind == kind:
+                return stage
+        kinds = ", ".join(s.kind for s in self.stages)
+        raise RecipeError(f"The recipe '{self.name}' has no {kind} stage; it has {kinds}.")
+
+
+def reads_whole_files(stage: StageSpec, model: ModelSpec) -> bool:
+    """Whether a stage reads all its rows and pixels into memory, as the bundled tiny model's stages do.
+
+    The rows of full-size models are read from memory-mapped files, one at a time.
+    """
+    return model.scratch is not None and not stage.packing and stage.group_by == "none"

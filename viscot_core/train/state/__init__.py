@@ -1,0 +1,1 @@
+"""What a run keeps on disk and starts from: the run folder, first weights, checkpoints, saved models."""

@@ -1,0 +1,113 @@
+"""A run's tokenizer and first weights: of a checkpoint, of a base model and a tower, or random ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from viscot_core.families.checkpoint import Checkpoint
+from viscot_core.families.llava import training
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.family import load_tokens
+from viscot_core.families.llava.template import TEMPLATES, Template
+from viscot_core.families.manifest import Manifest
+from viscot_core.models.load import build
+from viscot_core.train import ranks
+from viscot_core.train.recipe.from_parts import open_base
+from viscot_core.train.recipe.schema import Recipe, StageSpec
+
+
+@dataclass
+class Run:
+    """What all stages share. ``base`` is where the weights come from; None for a model that starts at random.
+
+    ``model`` is there from `load` on.
+    """
+
+    folder: Path
+    recipe: Recipe
+    root: Path
+    images: Path
+    tokens: ChatTokenizer
+    base: Checkpoint | None
+    model: Any = None
+
+    @property
+    def side(self) -> int:
+        """Side of the square that the tower reads, pixels."""
+        return training.image_side(self.model.config)
+
+    @property
+    def text_rows(self) -> int | None:
+        """Ids from here on (the image token, padding) are never generated; None: all are text."""
+        return None if self.base is None else self.base.text_rows
+
+    def template(self, stage: StageSpec) -> Template:
+        """The wording of a stage: bare captions in pretrain, the model's own otherwise."""
+        usual = "plain" if stage.kind == "pretrain" else self.recipe.model.template
+        return TEMPLATES[stage.template or usual]
+
+    def manifest(self) -> Manifest:
+        """The manifest of every checkpoint of this run."""
+        model = self.recipe.model
+        turn_tokens = self.base.manifest.turn_tokens if self.base else model.turn_tokens
+        return Manifest(
+            name=self.recipe.name, template=model.template, turn_tokens=turn_tokens, image_side=self.side
+        )
+
+
+def start(folder: Path, recipe: Recipe, stage: StageSpec) -> Run:
+    """Tokenizer and initial weights, the same on every start; ``stage`` says how they are held."""
+    run = open_run(folder, recipe)
+    load(run, stage)
+    return run
+
+
+def open_run(folder: Path, recipe: Recipe) -> Run:
+    """The run without its weights: headers and the tokenizer are read."""
+    root = Path(recipe.data.root or "")
+    images = Path(recipe.data.images or root)
+    if recipe.model.scratch:
+        from viscot_core.train.tiny.scratch import own_tokens
+
+        return Run(folder, recipe, root, images, own_tokens(folder, recipe, root), None)
+    base = open_base(recipe.model)
+    return Run(folder, recipe, root, images, load_tokens(base), base)
+
+
+def load(run: Run, stage: StageSpec) -> None:
+    """The initial weights, held as ``stage`` needs them; under ZeRO-3 only this process's share."""
+    recipe, base = run.recipe, run.base
+    torch.manual_seed(recipe.seed)  # a projector that is not given starts at random
+    load_in = stage.lora.load_in if stage.lora else None
+    if base is None:
+        from viscot_core.train.tiny.scratch import random_model
+
+        run.model = random_model(recipe, run.tokens)
+    elif stage.zero_stage == 3 and ranks.count() > 1:
+        from viscot_core.train.state.zero import build_divided
+
+        run.model = build_divided(base, recipe.model, stage, weights_dtype(stage))
+    else:
+        run.model = build(base, _device(load_in), weights_dtype(stage), load_in, recipe.model.attention)
+    training.allow_text_only_batches(run.model)
+    disable_progress_bar()
+
+
+def weights_dtype(stage: StageSpec) -> torch.dtype:
+    """fp32 under autocast; 16 bit where DeepSpeed keeps the fp32 copy or the base is frozen under
+    adapters.
+    """
+    held_16 = stage.precision != "fp32" and (stage.zero_stage > 0 or bool(stage.lora and stage.lora.load_in))
+    if not held_16:
+        return torch.float32
+    return torch.float16 if stage.precision == "fp16" else torch.bfloat16
+
+
+def _device(load_in: str | None) -> str:
+    """DeepSpeed and the Trainer place the weights; a quantised model is on its GPU from the start."""
+    return f"cuda:{torch.cuda.current_device()}" if load_in and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,1 @@
+"""What exists only for the bundled tiny model: random weights, the foundation stage, auxiliary losses."""

@@ -1,0 +1,141 @@
+"""Chains of a small data root: token weights and the auxiliary attention loss beside the cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from viscot_core.data.annotations import Conversation, split_crop
+from viscot_core.data.encode import Batch, Sample, collate, encode
+from viscot_core.data.scenes import Scene
+from viscot_core.families.base import IGNORE
+from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.pixels import normalise
+from viscot_core.families.llava.template import Template
+from viscot_core.train.objectives.base import StageRows, Step
+from viscot_core.train.objectives.sft import Sft, share_of, token_losses
+from viscot_core.train.plan.steps import Split
+from viscot_core.train.recipe.schema import StageSpec, TokenWeights
+from viscot_core.train.tiny.attention_loss import attention_loss, target_tensors, targets_of
+from viscot_core.train.tiny.pixel_cache import PixelCache
+from viscot_core.train.tiny.whole_files import (
+    bucketed_order,
+    patches_along,
+    pixels_of,
+    read_conversations,
+    read_scenes,
+)
+
+PAD_MULTIPLE = 32
+"""Rows are padded to a multiple of this many tokens, so that a compiled model meets few shapes."""
+
+
+class Chains(Sft):
+    """Cross-entropy, weighted where the recipe weights tokens, plus the fading auxiliary attention loss."""
+
+    def open_rows(self) -> StageRows:
+        run, stage = self.run, self.stage
+        scenes = read_scenes(run.root / "scenes.jsonl") if stage.guide_attention else {}
+        rows = read_conversations([run.root / name for name in stage.data_files])
+        template, grid = run.template(stage), patches_along(run)
+        return ChainRows(rows, pixels_of(run), run.tokens, template, stage, scenes, grid)
+
+    def loss_tokens(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        if "weights" not in batch:
+            return super().loss_tokens(batch)
+        return (batch["weights"][:, 1:] * (batch["labels"][:, 1:] != IGNORE)).sum()
+
+    def loss(
+        self, model: Any, batch: dict[str, torch.Tensor], step: Step
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        spec = self.stage.guide_attention
+        aimed = spec is not None and len(batch["target_row"]) > 0
+        out = self.forward(model, batch, output_attentions=aimed)
+        losses = token_losses(self.text_logits(out), batch["labels"])
+        if "weights" in batch:
+            losses = losses * batch["weights"][:, 1:].flatten()
+        loss = share_of(losses.sum(), step)
+        if spec is None:
+            return loss, {}
+        towards = torch.zeros_like(loss)  # where this batch has no target; every process logs both parts
+        if aimed:
+            towards = attention_loss(out.attentions, batch) / step.batches
+        fade = max(0.0, 1.0 - step.number / (spec.until * step.of))
+        return loss + spec.weight * fade * towards, {"loss_words": loss, "loss_guide": towards}
+
+
+def token_weights(sample: Sample, tokens: ChatTokenizer, weights: TokenWeights) -> list[float]:
+    """Loss weight of each position: the decimals of box coordinates by place, digits elsewhere as answers."""
+    out: list[float] = []
+    place: int | None = None
+    for label in sample.encoded.labels:
+        if label == IGNORE:
+            out.append(0.0)
+            place = None
+            continue
+        piece = tokens.piece(label)
+        weight = 1.0
+        if piece.endswith("0."):
+            place = 0
+        elif piece.isdigit():
+            weight = weights.answer_digits if place is None else weights.decimals[min(place, 2)]
+            place = None if place is None else place + 1
+        else:
+            place = None
+        out.append(weight)
+    return out
+
+
+class ChainRows(Dataset[Sample]):
+    """Rendered conversations; ``collate`` turns some of them into a batch."""
+
+    def __init__(
+        self,
+        rows: Sequence[Conversation],
+        pixels: PixelCache,
+        tokens: ChatTokenizer,
+        template: Template,
+        stage: StageSpec,
+        scenes: dict[str, Scene],
+        grid: int,
+    ) -> None:
+        self.samples = [encode(row, tokens, template, max_length=stage.max_length) for row in rows]
+        self._pixels, self._tokens, self._stage, self._scenes, self._grid = (
+            pixels,
+            tokens,
+            stage,
+            scenes,
+            grid,
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
+        """Steps of one bucket each, whatever the number of processes."""
+        buckets = [(s.encoded.n_images, -(-len(s.encoded.ids) // PAD_MULTIPLE)) for s in self.samples]
+        return bucketed_order(buckets, split.total, seed)
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        pixels = [normalise(self._pixels[name]) for sample in samples for name in sample.images]
+        batch = collate(samples, pixels, pad_id=self._tokens.pad_id, multiple=PAD_MULTIPLE)
+        length = batch["input_ids"].shape[1]
+        if self._stage.token_weights:
+            weights = [token_weights(s, self._tokens, self._stage.token_weights) for s in samples]
+            padded = [[*w, *[0.0] * (length - len(w))] for w in weights]
+            batch["weights"] = torch.tensor(padded)
+        if self._stage.guide_attention:
+            batch |= target_tensors([self._targets(sample) for sample in samples], length)
+        return batch
+
+    def _targets(self, sample: Sample) -> list[Any]:
+        scene = self._scenes.get(split_crop(sample.images[0])[0]) if sample.images else None
+        return targets_of(sample, scene, self._tokens, self._grid) if scene else []
