@@ -124,6 +124,11 @@ def test_peft_adapter_equals_peft_s_own_merge(copy: Path, golden: Path) -> None:
     [
         ({"r": 4, "lora_alpha": 8, "use_dora": True}, "use_dora"),
         ({"r": 4, "lora_alpha": 8, "peft_type": "IA3"}, "IA3"),
+        ({"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa"}, "began as pissa, which changes the base"),
+        ({"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa_niter_16"}, "began as pissa_niter_16"),
+        ({"r": 4, "lora_alpha": 8, "init_lora_weights": "olora"}, "began as olora"),
+        ({"r": 4, "lora_alpha": 8, "lora_bias": True}, "lora_bias"),
+        ({"r": 4, "lora_alpha": 8, "layer_replication": [[0, 2]]}, "layer_replication"),
         ({"r": 4, "lora_alpha": 8, "base_model_name_or_path": None}, "names no base model"),
         ({"r": 4, "lora_alpha": 8}, "holds no adapter weights"),
         ({"r": 0, "lora_alpha": 8}, "does not state the rank"),

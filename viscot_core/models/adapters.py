@@ -16,6 +16,13 @@ from viscot_core.tensors import Stored, open_file
 CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _WHOLE = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
+_NOT_MERGED = (
+    *("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias", "use_qalora"),
+    *("layer_replication", "trainable_token_indices", "target_parameters", "alora_invocation_tokens"),
+)
+"""Fields of peft's config that change how an adapter is merged."""
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
+"""Ways of starting an adapter that take something out of the base: base + B A is not their model."""
 _PAIR = re.compile(r"\.lora_([AB])(?:\.default)?\.weight$")
 
 
@@ -31,9 +38,13 @@ def _config(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} holds a {config['peft_type']} adapter; viscot merges LoRA only.")
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path / CONFIG} is damaged ({error}); copy the adapter again.") from error
-    unread = [
-        key for key in ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)
-    ]
+    unread = [key for key in _NOT_MERGED if config.get(key)]
+    start = str(config.get("init_lora_weights")).lower()
+    if start.startswith(_CHANGES_BASE):
+        raise CheckpointError(
+            f"{path} began as {start}, which changes the base model itself; convert it to a plain LoRA with "
+            "peft (save_pretrained with path_initial_model_for_weight_conversion) first."
+        )
     if unread:
         raise CheckpointError(
             f"{path} uses {', '.join(unread)}, which viscot does not merge; merge it with peft first."

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_checkpoints import change_config, refused
 
 from viscot_core.errors import CheckpointError
 from viscot_core.families.llava.family import expected_shapes
@@ -138,3 +139,19 @@ def test_detect(config: dict[str, Any], names: list[str], wanted: Layout) -> Non
 def test_other_kinds_are_named(kind: str) -> None:
     with pytest.raises(CheckpointError, match=kind):
         detect({"architectures": [kind], "model_type": "x"}, ["model.norm.weight"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end = True"),
+        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio = 'anyres'"),
+        ({"image_aspect_ratio": "square"}, "only 'pad'"),
+        ({"mm_patch_merge_type": "spatial_unpad"}, "mm_patch_merge_type"),
+        ({"architectures": ["LlavaMistralForCausalLM"]}, "is not a Llama (LlavaMistralForCausalLM)"),
+    ],
+)
+def test_a_config_that_means_another_model_is_refused(copy: Path, fields: dict[str, Any], said: str) -> None:
+    """Each of these changes what the model reads: ignoring it would answer, and answer wrongly."""
+    change_config(copy, **fields)
+    assert said in refused(copy)

@@ -209,6 +209,33 @@ def rows_with_image_token(rows: int, image_id: int) -> int:
     return rows if image_id < rows else math.ceil((image_id + 1) / ROW_MULTIPLE) * ROW_MULTIPLE
 
 
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "mm_use_im_start_end": (False, None),
+    "image_aspect_ratio": ("pad", None),
+    "mm_patch_merge_type": ("flat", None),
+    "s2": (False, None),
+}
+"""Fields of an original config that change what the model reads, and the values that viscot honours."""
+
+
+def _require_known(original: Mapping[str, Any]) -> None:
+    """Refuse what would be read as something it is not: other language models, other image layouts."""
+    for name, allowed in _ONLY.items():
+        if original.get(name) not in allowed:
+            raise CheckpointError(
+                f"its config.json says {name} = {original[name]!r}, which viscot does not read "
+                f"(only {allowed[0]!r}); give another checkpoint."
+            )
+    others = [kind for kind in original.get("architectures") or [] if kind not in _ARCHITECTURES]
+    if others:
+        raise CheckpointError(
+            f"its language model is not a Llama ({others[0]}); give a LLaVA-1.5 checkpoint."
+        )
+
+
+_ARCHITECTURES = ("LlavaLlamaForCausalLM", "LlamaForCausalLM")
+
+
 def config_from_llava(original: Mapping[str, Any], vision: Mapping[str, Any], image_id: int) -> LlavaConfig:
     """transformers' config for an original ``config.json`` and its CLIP tower's config.
 
@@ -217,6 +244,7 @@ def config_from_llava(original: Mapping[str, Any], vision: Mapping[str, Any], im
     """
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
+    _require_known(original)
     projector = original.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
         raise CheckpointError(
