@@ -187,6 +187,22 @@ def test_an_interruption_loses_nothing(tmp_path: Path, how: signal.Signals, code
     assert len(read_scores(path).verdicts) == 40
 
 
+def test_an_interruption_waits_for_no_reply(tmp_path: Path) -> None:
+    run = sample_run(tmp_path / "run", items=4, strategies=("cot",))
+    with JudgeServer(lambda number, body: completion("score: 0.5", delay=120)) as server:
+        words = ["score", str(run), "--judge", "openai:m", "--base-url", server.url]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "viscot_cli.app", *words], stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not server.requests:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
 def test_an_estimate_needs_no_key(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)

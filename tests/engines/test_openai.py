@@ -231,7 +231,7 @@ def test_hosted_models_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="OPENAI_API_KEY is not set"):
         OpenAIEngine("https://api.openai.com/v1", "gpt")
     monkeypatch.setenv("OPENAI_API_KEY", "sk\u2026")
-    with pytest.raises(UsageError, match="characters no key has"):
+    with pytest.raises(UsageError, match="characters that no key has"):
         OpenAIEngine("http://localhost:1/v1", "x")
 
 

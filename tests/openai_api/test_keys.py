@@ -14,7 +14,7 @@ def test_a_key_is_taken_from_the_environment() -> None:
     assert key_in("A_KEY", {"A_KEY": f" {KEY}\n"}) == KEY
     assert key_in("A_KEY", {"A_KEY": "  "}) is None
     assert key_in("A_KEY", {}) is None
-    with pytest.raises(UsageError, match="A_KEY holds characters no key has"):
+    with pytest.raises(UsageError, match="A_KEY contains characters that no key has"):
         key_in("A_KEY", {"A_KEY": "sk-\u00e9"})
 
 

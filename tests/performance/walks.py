@@ -73,12 +73,11 @@ def keep_the_model() -> None:
 
 def open_judge(url: str) -> Callable[[Path], object]:
     """What scores a run folder's answers with an OpenAI judge at ``url``."""
-    from viscot_core.score.run import score_run
+    from viscot_core.score.base import JudgeOptions
+    from viscot_core.score.openai import OpenAIJudge
+    from viscot_core.score.scoring import score_run
 
-    from viscot_core.score.api import ApiJudge
-    from viscot_core.score.judges import JudgeOptions
-
-    judge = ApiJudge("made-up", base_url=url, options=JudgeOptions(concurrency=1))
+    judge = OpenAIJudge("made-up", base_url=url, options=JudgeOptions(concurrency=1))
     return lambda run: score_run(run, judge)
 
 

@@ -97,5 +97,5 @@ def refused_by_filter(*, billed: bool = False) -> Fault:
 
 
 def unreadable() -> Fault:
-    """A body that is no chat completion, or not a whole one."""
-    return Fault(Kind.PASSING, "the server's reply is no whole chat completion", billed=True)
+    """A body that is not a chat completion, or only a part of one."""
+    return Fault(Kind.PASSING, "the server's reply is not a complete chat completion", billed=True)

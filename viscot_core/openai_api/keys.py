@@ -32,7 +32,7 @@ def key_in(variable: str, environment: Mapping[str, str]) -> str | None:
     """
     key = environment.get(variable, "").strip() or None
     if key and not (key.isascii() and key.isprintable()):
-        raise UsageError(f"{variable} holds characters no key has; copy it again.")
+        raise UsageError(f"{variable} contains characters that no key has; copy it again.")
     return key
 
 

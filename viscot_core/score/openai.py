@@ -71,12 +71,14 @@ class OpenAIJudge:
         """Read key and address from the environment. UsageError where the key or a price is missing."""
         base_url = options.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
         if not re.match(r"https?://[^/]", base_url):
-            raise UsageError(f"--base-url {base_url} is no address; it looks like http://127.0.0.1:8000/v1.")
+            raise UsageError(
+                f"--base-url {base_url} is not an address; give one like http://127.0.0.1:8000/v1."
+            )
         key = openai_key(base_url, needed=not options.only_estimate)
         price = load_price(model, options.prices)
         if options.max_cost is not None and price is None:
             raise UsageError(
-                f"--max-cost needs the price of '{model}', which no table knows; give one with --prices FILE."
+                f"--max-cost needs the price of '{model}', which is in no table; give it with --prices FILE."
             )
         return cls(model, base_url=base_url, key=key, price=price, options=options)
 

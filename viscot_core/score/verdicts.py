@@ -7,6 +7,7 @@ a file of another run, or verdicts on answers that have changed, are detected an
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from viscot_core.errors import DataError, UsageError
-from viscot_core.lines import set_broken_line_aside, try_lock
+from viscot_core.lines import set_broken_line_aside
 from viscot_core.runs.records import Key, Prediction
 
 
@@ -245,9 +246,11 @@ class ScoreLog:
             self._file = path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
-        if not try_lock(self._file):
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
+        except OSError as error:
             self._file.close()
-            raise UsageError(f"Another process is writing {self.path}; wait until it is done.")
+            raise UsageError(f"Another process is writing {self.path}; wait until it is done.") from error
         try:
             self.scores = self._begin(judge)
         except BaseException:
@@ -256,7 +259,8 @@ class ScoreLog:
 
     def _begin(self, judge: JudgeIdentity) -> Scores:
         """Repair the file and return what it contains; an empty file gets its header."""
-        set_broken_line_aside(self.path, self.path.with_name(f"{self.path.name}.broken"))
+        if self.path.stat().st_size:
+            set_broken_line_aside(self.path, self.path.with_name(f"{self.path.name}.broken"))
         if not self.path.stat().st_size:
             self._file.write(json.dumps({"judge": asdict(judge)}, ensure_ascii=False) + "\n")
             self._file.flush()
