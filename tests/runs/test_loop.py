@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from made_bench import FakeEngine, speak
@@ -17,7 +20,7 @@ from viscot_core.engines.base import Generation
 from viscot_core.errors import BudgetSpent, EngineError, UsageError
 from viscot_core.runs.answering import Pending, answer_queries
 from viscot_core.runs.journal import Journal
-from viscot_core.runs.loop import Ask, Built, RunPlan, left, run
+from viscot_core.runs.loop import Ask, Built, RunPlan, _batches, left, run
 from viscot_core.runs.opening import Query
 from viscot_core.runs.records import Prediction, read_predictions, read_run
 from viscot_core.runs.shards import Shard
@@ -158,7 +161,7 @@ def test_open_items_are_pending_and_tried_again(root: Path, tmp_path: Path) -> N
 
 def test_a_spent_budget_leaves_the_rest_pending(root: Path, tmp_path: Path) -> None:
     spent = BudgetSpent("--max-requests 12 are used up")
-    info, tally = run(plan(root, tmp_path), build(FakeEngine(), lambda ask: Stops(ask, 2, spent)))
+    info, tally = run(plan(root, tmp_path, batch=2), build(FakeEngine(), lambda ask: Stops(ask, 2, spent)))
     assert info.counts["pending"] == 8
     assert tally.open == {"--max-requests 12 are used up": 8}
 
@@ -185,3 +188,11 @@ def test_ranks_share_the_images(root: Path, tmp_path: Path) -> None:
         )
     images = [{item.path for item, _ in share} for share in shares]
     assert sum(map(len, images)) == len(set().union(*images)) == 6
+
+
+@pytest.mark.parametrize(("each", "sizes"), [(1, [8] * 6), (3, [18, 18, 12]), (12, [32, 16]), (40, [32, 16])])
+def test_the_more_questions_an_image_has_the_more_are_asked_at_once(each: int, sizes: list[int]) -> None:
+    """Eight at a time: so many images with one question, at most four times so many questions."""
+    work: Any = [(SimpleNamespace(path=Path(str(number // each))), ("cot",)) for number in range(48)]
+    made = list(_batches(work, 8, by_image=True))
+    assert [len(batch) for batch in made] == sizes and list(chain(*made)) == work

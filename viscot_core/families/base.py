@@ -126,9 +126,9 @@ class PrefixInputs(ModelInputs, Protocol):
         ...
 
     def embed(
-        self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[View]]
+        self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[View]], *, left: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded embeddings ``[rows, n, hidden]``, and which are no padding ``[rows, n]``."""
+        """Embeddings ``[rows, n, hidden]`` padded on one side, and which are no padding ``[rows, n]``."""
         ...
 
 

@@ -177,20 +177,26 @@ def _loop(
 
 
 def _batches(work: Sequence[Work], size: int, by_image: bool) -> Iterator[list[Work]]:
-    """Runs of ``size`` items, or more: the questions of one image stay together, up to four times that."""
+    """Runs of ``size`` items, or more: the questions of one image stay together, up to four times that.
+
+    The more questions an image has, the less each of them costs: a question counts a quarter, an image the
+    rest, so that ``size`` images with a question each are a run.
+    """
     if not by_image:
         yield from (list(work[start : start + size]) for start in range(0, len(work), size))
         return
     batch: list[Work] = []
+    images = 0
     for _, group in groupby(work, key=lambda each: each[0].path):
+        images += 1
         for each in group:
             batch.append(each)
             if len(batch) >= 4 * size:
                 yield batch
-                batch = []
-        if len(batch) >= size:
+                batch, images = [], 1
+        if len(batch) + 3 * images >= 4 * size:
             yield batch
-            batch = []
+            batch, images = [], 0
     if batch:
         yield batch
 

@@ -95,7 +95,7 @@ def test_grouped_query_attention(loaded: LoadedModel) -> None:
     before = (torch.randn(images, kv_heads, p, dim), torch.randn(images, kv_heads, p, dim))
     mask = torch.ones(s, t, dtype=torch.bool).tril(t - s)[None, None].repeat(rows, 1, 1, 1)
     mask[1, :, :, :2] = False
-    ways = [way(query, key, value, *before, mask, 0.3) for way in (attention._folded, attention._joined)]
+    ways = [way(query, key, value, *before, mask, 0.3) for way in (attention.folded, attention._joined)]
     assert torch.allclose(ways[0], ways[1], atol=1e-6)
     keys = torch.cat([before[0].repeat_interleave(each, 0), key], 2).repeat_interleave(3, 1)
     scores = query @ keys.transpose(2, 3) * 0.3
@@ -112,7 +112,7 @@ def test_the_store_stays_within_its_bytes(
     engine.prefix.store = prefix.PrefixStore(max_bytes=400_000)
     assert engine.generate(requests) == plain
     kept = list(engine.prefix.store._kept.values())
-    assert sum(prefix._bytes(layers) for layers in kept) == engine.prefix.store._bytes <= 400_000
+    assert sum(tensor.nbytes for tensor in kept) == engine.prefix.store._bytes <= 400_000
     assert len(kept) < 15
 
 

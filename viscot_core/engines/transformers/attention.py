@@ -9,7 +9,7 @@ the values they weigh. Scores against the prefix do not depend on which copy of 
 copy gives the same numbers as repeating it per row would. Two ways to compute the same thing:
 
 - few new tokens (decoding): the rows of an image are folded into the query, so that one matrix product reads
-  the prefix once for all of them; scores of prefix and suffix go through one softmax (``_folded``);
+  the prefix once for all of them; scores of prefix and suffix go through one softmax (``folded``);
 - many new tokens (reading a question): prefix and suffix are joined and a fused kernel does it (``_joined``).
 """
 
@@ -61,22 +61,22 @@ class SuffixCache:
 
 
 @contextmanager
-def shared_attention(config: Any) -> Iterator[None]:
-    """Let the layers of the text model with this ``config`` use ``prefix_attention`` for a while."""
+def shared_attention(config: Any, name: str = NAME) -> Iterator[None]:
+    """Let the layers of the text model with this ``config`` use the attention ``name`` for a while."""
     before = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = before
 
 
-def joined_layers(prefixes: Sequence[Layers]) -> Layers:
-    """Several images' keys and values side by side; one image's as they are."""
+def joined_layers(prefixes: Sequence[torch.Tensor]) -> Layers:
+    """Several images' keys and values ``[layers, 2, heads, tokens, dim]`` side by side, layer by layer."""
     if len(prefixes) == 1:
-        return prefixes[0]
+        return [(keys[None], values[None]) for keys, values in prefixes[0]]
     return [
-        (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer]))
+        (torch.stack([k for k, _ in layer]), torch.stack([v for _, v in layer]))
         for layer in zip(*prefixes, strict=True)
     ]
 
@@ -99,7 +99,7 @@ def prefix_attention(
     ``[rows, 1, s, t]`` over the suffix; all of the prefix is visible. Returns ``[rows, s, heads, dim]``.
     """
     prefix_k, prefix_v = shared_prefix[module.layer_idx]
-    attend = _joined if query.shape[2] > FOLD_UP_TO else _folded
+    attend = _joined if query.shape[2] > FOLD_UP_TO else folded
     return attend(query, key, value, prefix_k, prefix_v, attention_mask, scaling), None
 
 
@@ -128,7 +128,7 @@ def _joined(
     return out.transpose(1, 2)
 
 
-def _folded(
+def folded(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -10,27 +10,33 @@ from typing import Any
 from viscot_core.engines.transformers.decode_state import Decoding
 
 MOST_ROWS = 64
-"""More prompts than this gain nothing by running together."""
+"""More prompts than this gain nothing by running together on a CPU."""
+MOST_ROWS_GPU = 128
+"""The same for a GPU: a decoding step reads the weights once for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchBudget:
-    """How much runs together: ``rows`` prompts, or, with ``tokens``, as many as that many keys hold."""
+    """How much runs together: ``rows`` prompts, or, with ``tokens``, as many as that many keys hold.
+
+    ``most`` rows run together however short they are.
+    """
 
     rows: int
     tokens: int | None = None
+    most: int = MOST_ROWS
 
     def rows_of_one_image(self, prefix: int, own: int) -> int:
         """Prompts about one image, with ``prefix`` shared tokens and ``own`` tokens each."""
         if self.tokens is None:
             return self.rows
-        return max(1, min(MOST_ROWS, (self.tokens - prefix) // own))
+        return max(1, min(self.most, (self.tokens - prefix) // own))
 
     def images(self, each: int, prefix: int, own: int) -> int:
         """Images with ``each`` prompts."""
         if self.tokens is None:
             return max(1, self.rows // each)
-        return max(1, min(MOST_ROWS // each, self.tokens // (prefix + each * own)))
+        return max(1, min(self.most // each, self.tokens // (prefix + each * own)))
 
 
 def by_image(prompts: Sequence[tuple[int, Decoding]], budget: BatchBudget) -> Iterator[list[list[Decoding]]]:
@@ -65,8 +71,9 @@ def fitting_batch(model: Any, prompt_tokens: int) -> int:
     """How many prompts of so many tokens should fit together.
 
     On a CPU, where rows gain little by company: 2 to 16 of them in an eighth of the weights' memory (128 MiB
-    at least). On a GPU: what half of its free memory holds. A guess that is too large is halved when memory
-    runs out.
+    at least). On a GPU half of the free memory is for keys and values in decoding, a quarter for what is kept
+    of images (``prefix.KEPT_SHARE``), the rest for activations; a multiple of 8, the step of shapes
+    (``static.py``). A guess that is too large is halved when memory runs out.
     """
     import torch
 
@@ -78,4 +85,5 @@ def fitting_batch(model: Any, prompt_tokens: int) -> int:
         room = max(128 << 20, sum(weights.nbytes for weights in model.parameters()) // 8)
         return int(min(16, max(2, room // row)))
     free, _ = torch.cuda.mem_get_info(model.device)
-    return int(min(256, max(1, free // 2 // (2 * row))))
+    fitting = int(min(256, max(1, free * 0.52 // row)))
+    return fitting // 8 * 8 if fitting >= 8 else fitting

@@ -22,6 +22,8 @@ class DecodeState:
         self._processor = processor
         self._request = request
         self._streams = bool(request.stop) or request.on_text is not None
+        self.watched = self._streams or request.cancelled is not None
+        """Whether each token must be told as soon as it is there."""
         self.reset()
 
     def reset(self) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Generation, Request, Traits
-from viscot_core.engines.transformers.batches import BatchBudget, fitting_batch
+from viscot_core.engines.transformers.batches import MOST_ROWS, MOST_ROWS_GPU, BatchBudget, fitting_batch
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.families.base import PrefixInputs, Prompt
@@ -110,7 +110,7 @@ class LocalEngine:
         """Forget features and prefixes: the weights have changed."""
         self.inputs.clear()
         if self.prefix is not None:
-            self.prefix.store.clear()
+            self.prefix.clear()
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation per request, in order; a prompt that does not fit the context fails alone.
@@ -128,6 +128,8 @@ class LocalEngine:
                 if not self._finds_size or self.batch_size == 1:
                     raise
                 self.batch_size //= 2
+                if self.prefix is not None and self.prefix.static is not None:
+                    self.prefix.static.clear()  # its buffers and graphs were made for the larger batch
                 todo = [prompt for prompt in todo if prompt.state.open]
                 for prompt in todo:
                     prompt.state.reset()
@@ -177,7 +179,8 @@ class LocalEngine:
     def _budget(self) -> BatchBudget:
         """What may run together: so many prompts, or as many short ones as weigh as much."""
         tokens = self.batch_size * self.processor.typical_prompt
-        return BatchBudget(self.batch_size, tokens if self._finds_size else None)
+        most = MOST_ROWS_GPU if self.model.device.type == "cuda" else MOST_ROWS
+        return BatchBudget(self.batch_size, tokens if self._finds_size else None, most)
 
     def _run(self, prompts: Sequence[Decoding]) -> None:
         """Decode prompts the plain way, each until its text is over."""

@@ -17,36 +17,39 @@ import torch
 
 from viscot_core.engines.transformers.attention import (
     NAME,
-    Layers,
     SuffixCache,
     joined_layers,
     prefix_attention,
     shared_attention,
 )
 from viscot_core.engines.transformers.batches import BatchBudget, by_image
-from viscot_core.engines.transformers.decode_state import Decoding
+from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
+from viscot_core.engines.transformers.graphs import StaticDecoder
 from viscot_core.families.base import PrefixInputs
 
 KEPT_BYTES = 128 << 20
 """What is kept of images on a CPU at least; more for models whose weights are four times that."""
-KEPT_SHARE = 0.4
-"""What is kept on a GPU, of the memory that is free."""
+KEPT_SHARE = 0.25
+"""What is kept on a GPU, of the memory that is free: the images of a batch (``batches.fitting_batch``)."""
+PREFILL_IMAGES = 16
+"""Prefixes computed at once: more do not make a device faster, and cost memory."""
 
 
 class PrefixStore:
     """Keys and values by prefix, the least recently used dropped beyond ``max_bytes``.
 
-    ``computed`` and ``reused`` count prefixes, for the tests and the benchmark's report.
+    Those of an image are one tensor ``[layers, 2, kv heads, tokens, dim]``. ``computed`` and ``reused`` count
+    prefixes, for the tests and the benchmark's report.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, Layers] = OrderedDict()
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._bytes = 0
         self.computed = 0
         self.reused = 0
 
-    def get(self, key: str) -> Layers | None:
+    def get(self, key: str) -> torch.Tensor | None:
         """What is kept of ``key``, now the most recently used."""
         found = self._kept.get(key)
         if found is not None:
@@ -54,22 +57,18 @@ class PrefixStore:
             self.reused += 1
         return found
 
-    def put(self, key: str, layers: Layers) -> None:
-        """Keep ``layers``; drop others until they fit (the newest is always kept)."""
+    def put(self, key: str, prefix: torch.Tensor) -> None:
+        """Keep ``prefix``; drop others until they fit (the newest is always kept)."""
         self.computed += 1
-        self._kept[key] = layers
-        self._bytes += _bytes(layers)
+        self._kept[key] = prefix
+        self._bytes += prefix.nbytes
         while self._bytes > self._max_bytes and len(self._kept) > 1:
-            self._bytes -= _bytes(self._kept.popitem(last=False)[1])
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
         """Drop all that is kept."""
         self._kept.clear()
         self._bytes = 0
-
-
-def _bytes(layers: Layers) -> int:
-    return sum(k.nbytes + v.nbytes for k, v in layers)
 
 
 class PrefixDecoder:
@@ -79,6 +78,8 @@ class PrefixDecoder:
         model: the whole model; its embeddings and its head are used.
         text: its text model, as the family's ``prefix_model`` gives it.
         suppress_tokens: ids that are never said.
+
+    ``static`` decodes in buffers of fixed shapes (``graphs.py``): how a GPU is used; None grows them.
     """
 
     def __init__(
@@ -100,6 +101,22 @@ class PrefixDecoder:
         device = self._head.weight.device
         self._suppressed = torch.tensor(list(suppress_tokens), dtype=torch.long, device=device)
         self.store = PrefixStore(_budget(model) if max_bytes is None else max_bytes)
+        self.static = self.static_decoder(graphs=True) if device.type == "cuda" else None
+
+    def static_decoder(self, *, graphs: bool) -> StaticDecoder:
+        """Decoding in static buffers, each step captured or not."""
+        return StaticDecoder(
+            self._text,
+            lambda ids: self._model.get_input_embeddings()(ids),
+            lambda hidden: self._choose(hidden),
+            graphs=graphs,
+        )
+
+    def clear(self) -> None:
+        """Forget prefixes and free buffers: the weights have changed, or memory ran out."""
+        self.store.clear()
+        if self.static is not None:
+            self.static.clear()
 
     def fits(self, one: Decoding) -> bool:
         """Whether the prompt has an image and words after it."""
@@ -112,18 +129,32 @@ class PrefixDecoder:
             self._run([one for piece in pieces for one in piece], images=len(pieces))
 
     def _run(self, prompts: Sequence[Decoding], images: int) -> None:
-        """Decode prompts that stand image by image, the same number for each of ``images``.
+        """Decode prompts that stand image by image, the same number for each of ``images``."""
+        prefix_len = self._inputs.prefix_len(prompts[0].prompt)
+        prefixes = self._prefixes(prompts[:: len(prompts) // images], prefix_len)
+        own = [one.ids[prefix_len:] for one in prompts]
+        seconds = [one.prompt.images[1:] for one in prompts]
+        states = [one.state for one in prompts]
+        if self.static is None:
+            self._grow(states, prefixes, *self._inputs.embed(own, seconds))
+        else:
+            embeddings, _ = self._inputs.embed(own, seconds, left=False)
+            self.static.run(states, prefixes, embeddings, [len(ids) for ids in own])
+
+    def _grow(
+        self,
+        states: Sequence[DecodeState],
+        prefixes: Sequence[torch.Tensor],
+        embeddings: torch.Tensor,
+        real: torch.Tensor,
+    ) -> None:
+        """Decode rows with a cache that grows by a token a step.
 
         The rows' own tokens after the prefix are left-padded to ``n``; all tensors are ``[rows, n, ...]``.
         ``mask [rows, 1, n, all so far]`` says which of its row's own tokens each may see.
         """
-        prefix_len = self._inputs.prefix_len(prompts[0].prompt)
-        each = len(prompts) // images
-        states = [one.state for one in prompts]
-        shared = joined_layers(self._prefixes(prompts[::each], prefix_len))
-        embeddings, real = self._inputs.embed(
-            [one.ids[prefix_len:] for one in prompts], [one.prompt.images[1:] for one in prompts]
-        )
+        prefix_len = prefixes[0].shape[3]
+        shared = joined_layers(prefixes)
         rows, longest = real.shape
         cache = SuffixCache(longest + max(state.limit for state in states))
         positions = prefix_len + (real.cumsum(1) - 1).clamp(min=0)
@@ -151,31 +182,27 @@ class PrefixDecoder:
 
     def _choose(self, hidden: torch.Tensor) -> torch.Tensor:
         """The likeliest id of each row: ``[rows, hidden]`` -> ``[rows]``."""
-        logits = self._head(hidden)
-        logits[:, self._suppressed] = float("-inf")
-        return logits.argmax(-1)
+        logits: torch.Tensor = self._head(hidden)
+        return logits.index_fill_(1, self._suppressed, float("-inf")).argmax(-1)
 
-    def _prefixes(self, prompts: Sequence[Decoding], prefix_len: int) -> list[Layers]:
+    def _prefixes(self, prompts: Sequence[Decoding], prefix_len: int) -> list[torch.Tensor]:
         """Keys and values of each prompt's prefix, computed where they are not kept."""
         keys = [f"{one.prompt.images[0].key}\0{one.ids[:prefix_len]}" for one in prompts]
-        found = {key: layers for key in keys if (layers := self.store.get(key)) is not None}
-        missing = {key: one for key, one in zip(keys, prompts, strict=True) if key not in found}
-        if missing:
+        found = {key: prefix for key in keys if (prefix := self.store.get(key)) is not None}
+        missing = list({k: one for k, one in zip(keys, prompts, strict=True) if k not in found}.items())
+        for start in range(0, len(missing), PREFILL_IMAGES):
             from transformers import DynamicCache
 
+            some = missing[start : start + PREFILL_IMAGES]
             cache = DynamicCache(config=self._text.config)
             embeddings, _ = self._inputs.embed(
-                [one.ids[:prefix_len] for one in missing.values()],
-                [one.prompt.images[:1] for one in missing.values()],
+                [one.ids[:prefix_len] for _, one in some], [one.prompt.images[:1] for _, one in some]
             )
             self._text(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
-            for row, key in enumerate(missing):
-                layers = [
-                    (one.keys[row : row + 1].clone(), one.values[row : row + 1].clone())
-                    for one in cache.layers
-                ]
-                found[key] = layers
-                self.store.put(key, layers)
+            for row, (key, _) in enumerate(some):
+                halves = [half[row] for layer in cache.layers for half in (layer.keys, layer.values)]
+                found[key] = torch.stack(halves).unflatten(0, (-1, 2))
+                self.store.put(key, found[key])
         return [found[key] for key in keys]
 
 

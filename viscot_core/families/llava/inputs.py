@@ -37,15 +37,16 @@ class LlavaInputs:
         return {"inputs_embeds": embeddings, "attention_mask": real.long()}
 
     def embed(
-        self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[View]]
+        self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[View]], *, left: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded embeddings ``[rows, n, hidden]``, and which are no padding ``[rows, n]``."""
+        """Embeddings ``[rows, n, hidden]`` padded on one side, and which are no padding ``[rows, n]``."""
         longest = max(map(len, ids))
         padded = torch.full((len(ids), longest), self._processor.pad_id, dtype=torch.long)
         real = torch.zeros_like(padded, dtype=torch.bool)
         for row, one in enumerate(ids):
-            padded[row, longest - len(one) :] = torch.tensor(one)
-            real[row, longest - len(one) :] = True
+            start = longest - len(one) if left else 0
+            padded[row, start : start + len(one)] = torch.tensor(one)
+            real[row, start : start + len(one)] = True
         table = self._model.get_input_embeddings()
         padded = padded.to(table.weight.device)
         embeddings = table(padded)
@@ -70,12 +71,14 @@ class LlavaInputs:
         # Pillow lets go of the interpreter while it resizes: images of a batch are prepared side by side.
         ready = self._pool().map(lambda view: preprocess(view.image, side), views)
         pixels = torch.from_numpy(np.stack(list(ready)))
+        if tower.device.type == "cuda":  # copied while the next images are prepared
+            pixels = pixels.pin_memory().to(tower.device, non_blocking=True)
         return [f.clone() for f in encode(self._model, pixels.to(tower.device, tower.dtype))]
 
     def _pool(self) -> ThreadPoolExecutor:
         """Threads of this process: a forked child inherits a pool, but not its threads."""
         if self._threads is None or self._process != os.getpid():
-            workers = min(8, os.cpu_count() or 1)
+            workers = min(16, os.cpu_count() or 1)
             self._threads = ThreadPoolExecutor(workers, thread_name_prefix="viscot-pixels")
             self._process = os.getpid()
         return self._threads

@@ -1,0 +1,170 @@
+"""Decoding with static buffers: on a GPU each shape's step is captured as a CUDA graph and replayed.
+
+The host reads tokens back every ``READ_EVERY`` steps; a row that ended in between says a few tokens that
+nobody hears. The texts are those of the growing way (tests/engines/transformers/test_graphs.py).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from viscot_core.engines.transformers.attention import shared_attention
+from viscot_core.engines.transformers.decode_state import DecodeState
+from viscot_core.engines.transformers.static import STATIC_NAME, Shape, StaticBatch, static_attention
+
+READ_EVERY = 8
+"""Steps between two looks at the tokens, where nobody has to see each as it comes."""
+KEPT_SHAPES = 6
+"""Shapes whose buffers and graphs are kept; they share one memory."""
+WORTH_CAPTURING = 3
+"""A capture costs about as much as so many steps without it."""
+
+
+class StaticDecoder:
+    """Decodes batches in static buffers.
+
+    Args:
+        text: the text model.
+        embed: ids ``[rows, n]`` -> embeddings.
+        choose: hidden states ``[rows, hidden]`` -> the likeliest ids ``[rows]``.
+        graphs: capture the steps (CUDA only); switched off with a warning if that fails.
+    """
+
+    def __init__(
+        self,
+        text: Any,
+        embed: Callable[[torch.Tensor], torch.Tensor],
+        choose: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        graphs: bool,
+    ) -> None:
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(STATIC_NAME, static_attention)
+        self._text = text
+        self._embed = embed
+        self._choose = choose
+        self.graphs = graphs
+        self.read_every = READ_EVERY
+        self._memory: torch.Tensor | None = None
+        self._batches: OrderedDict[Shape, StaticBatch] = OrderedDict()
+        self._captured: dict[Shape, Any] = {}
+        self._pool: Any = None
+
+    def run(
+        self,
+        states: Sequence[DecodeState],
+        prefixes: Sequence[torch.Tensor],
+        embeddings: torch.Tensor,
+        lengths: Sequence[int],
+    ) -> None:
+        """Decode rows to their ends; they stand image by image, the same number for each of ``prefixes``.
+
+        ``embeddings [rows, n, hidden]`` are the rows' own tokens, right-padded; ``lengths`` says how many.
+        """
+        rows, longest, _ = embeddings.shape
+        most = max(state.limit for state in states)
+        prefix_len = prefixes[0].shape[3]
+        shape = Shape.around(len(prefixes), rows // len(prefixes), prefix_len, longest + most)
+        batch = self._batch(shape, prefixes[0])
+        with shared_attention(self._text.config, STATIC_NAME):
+            batch.begin(prefixes, lengths)
+            positions = prefix_len + torch.arange(longest, device=embeddings.device)[None]
+            hidden = self._forward(batch, embeddings, _no_mask(embeddings), positions)
+            ends = torch.tensor(lengths).to(hidden.device) - 1
+            batch.read(self._choose(hidden[torch.arange(rows, device=ends.device), ends]))
+            del hidden
+            every = 1 if any(state.watched for state in states) else self.read_every
+            said, wanted = 0, 1
+            while wanted:
+                _tell(states, batch.said[:rows, longest + said : longest + said + wanted])
+                said += wanted
+                wanted = min(every, most - said) if any(state.open for state in states) else 0
+                for _ in range(wanted):
+                    self._advance(batch, worth=most - said > WORTH_CAPTURING)
+
+    def clear(self) -> None:
+        """Free buffers and graphs."""
+        self._captured.clear()
+        self._batches.clear()
+        self._memory = self._pool = None
+
+    def _forward(
+        self, batch: StaticBatch, embeddings: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        hidden: torch.Tensor = self._text(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=batch,
+            use_cache=True,
+            static=batch,
+        ).last_hidden_state
+        return hidden
+
+    def _step(self, batch: StaticBatch) -> None:
+        batch.step(
+            lambda ids, mask, positions: self._choose(
+                self._forward(batch, self._embed(ids), mask, positions)[:, -1]
+            )
+        )
+
+    def _advance(self, batch: StaticBatch, *, worth: bool) -> None:
+        """One step: replayed; or run, and captured for the next time."""
+        graph = self._captured.get(batch.shape)
+        if graph is not None:
+            graph.replay()
+            return
+        self._step(batch)  # the warm-up that a capture wants is a step of its own right
+        if self.graphs and worth:
+            self._capture(batch)
+
+    def _capture(self, batch: StaticBatch) -> None:
+        graph = torch.cuda.CUDAGraph()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                self._step(batch)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a kernel that cannot be captured: the same steps, one by one
+            self.graphs = False
+            warnings.warn(f"Decoding runs without CUDA graphs: {error}", RuntimeWarning, stacklevel=2)
+            return
+        self._captured[batch.shape] = graph
+
+    def _batch(self, shape: Shape, prefix: torch.Tensor) -> StaticBatch:
+        """The buffers of a shape, in the memory that all shapes use in turn."""
+        found = self._batches.get(shape)
+        if found is not None:
+            self._batches.move_to_end(shape)
+            return found
+        layers, _, heads, _, dim = prefix.shape
+        wanted = 2 * layers * sum(shape.values(heads, dim))
+        if self._memory is None or self._memory.numel() < wanted:
+            self.clear()  # graphs know the old addresses
+            if prefix.is_cuda:
+                torch.cuda.empty_cache()
+            self._memory = prefix.new_zeros(wanted)
+        while len(self._batches) >= KEPT_SHAPES:
+            dropped, _ = self._batches.popitem(last=False)
+            self._captured.pop(dropped, None)
+        batch = self._batches[shape] = StaticBatch(shape, self._memory, layers, heads, dim)
+        return batch
+
+
+def _tell(states: Sequence[DecodeState], tokens: torch.Tensor) -> None:
+    """Each row's new tokens ``[rows, steps]``, step by step."""
+    for column in zip(*tokens.tolist(), strict=True):
+        for state, token in zip(states, column, strict=True):
+            state.on_token(token)
+
+
+def _no_mask(like: torch.Tensor) -> torch.Tensor:
+    """A mask that nobody reads: with one of four dimensions transformers makes none."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=like.device)

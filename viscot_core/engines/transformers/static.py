@@ -1,0 +1,180 @@
+"""Buffers of one shape for decoding: every step runs the same kernels on the same memory.
+
+On a GPU a step of the growing way (``prefix.py``) costs 30 ms on the host whatever it computes. With static
+buffers it can be captured once as a CUDA graph and replayed (``graphs.py``). The rows' own tokens are
+right-padded when they are read, so that plain causal attention is exact and needs no mask; while decoding, a
+mask hides the padding and the slots that are not filled yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+
+from viscot_core.engines.transformers.attention import FOLD_UP_TO, folded
+
+STATIC_NAME = "viscot_static"
+"""Under which the attention below is registered with transformers."""
+TOKENS_STEP = 64
+"""Buffers hold a multiple of so many tokens, so that few shapes occur."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a batch's buffers: ``each`` rows for each of ``images``, ``slots`` own tokens a row."""
+
+    images: int
+    each: int
+    prefix: int
+    slots: int
+
+    @property
+    def rows(self) -> int:
+        return self.images * self.each
+
+    @classmethod
+    def around(cls, images: int, each: int, prefix: int, own: int) -> Shape:
+        """The smallest shape in use that holds a batch with ``own`` tokens a row at most."""
+        few = [size for size in (1, 2, 4) if images <= size]
+        whole = -(-(prefix + own) // TOKENS_STEP) * TOKENS_STEP  # aligned, as fused kernels want masks
+        return cls(few[0] if few else -(-images // 8) * 8, each, prefix, whole - prefix)
+
+    def values(self, heads: int, dim: int) -> tuple[int, int]:
+        """How many numbers the prefixes and the rows' own tokens are, for one tensor of a layer."""
+        return self.images * heads * self.prefix * dim, self.rows * heads * self.slots * dim
+
+
+class StaticBatch:
+    """Keys, values, tokens and mask of a batch: what the layers call ``past_key_values``.
+
+    A row with an image of its own has prefix and own tokens in one buffer ``[rows, kv heads, all, dim]``: a
+    fused kernel reads it. Where rows share an image, the prefix ``[images, kv heads, p, dim]`` is read once
+    for all of them (``attention.folded``). ``said[:, slot]`` is the token whose keys go into ``slot``.
+
+    Args:
+        memory: flat, at least ``layers * 2 * sum(shape.values(...))`` numbers; several shapes use it in turn.
+    """
+
+    def __init__(self, shape: Shape, memory: torch.Tensor, layers: int, heads: int, dim: int) -> None:
+        self.shape = shape
+        device, p, slots = memory.device, shape.prefix, shape.slots
+        far, near = (2 * layers * count for count in shape.values(heads, dim))
+        if shape.each == 1:
+            self._all = memory[: far + near].view(layers, 2, shape.rows, heads, p + slots, dim)
+            self._prefix, self._own = self._all[..., :p, :], self._all[..., p:, :]
+            self._mask = torch.zeros(shape.rows, 1, 1, p + slots, dtype=memory.dtype, device=device)
+        else:
+            self._prefix = memory[:far].view(layers, 2, shape.images, heads, p, dim)
+            self._own = memory[far : far + near].view(layers, 2, shape.rows, heads, slots, dim)
+            self._mask = torch.zeros(shape.rows, 1, 1, slots, dtype=torch.bool, device=device)
+        self.said = torch.zeros(shape.rows, slots, dtype=torch.long, device=device)
+        self.positions = torch.zeros(shape.rows, 1, dtype=torch.long, device=device)
+        self._slot = torch.zeros(1, dtype=torch.long, device=device)
+        self._reads = 0
+
+    def begin(self, prefixes: Sequence[torch.Tensor], lengths: Sequence[int]) -> None:
+        """Take prefixes ``[layers, 2, kv heads, p, dim]`` and the rows' own lengths; reading is next.
+
+        What stays of other batches is zeroed: behind a mask of -inf a number must still be finite.
+        """
+        shape, rows, longest = self.shape, len(lengths), max(lengths)
+        for image, prefix in enumerate(prefixes):
+            self._prefix[:, :, image].copy_(prefix)
+        self._prefix[:, :, len(prefixes) :].zero_()
+        self._own[:, :, rows:].zero_()
+        self._own[..., longest:, :].zero_()
+        padded = [*lengths, *[longest] * (shape.rows - rows)]
+        count = torch.tensor(padded).to(self.said.device)
+        self.positions.copy_(shape.prefix + count[:, None])
+        self._slot.fill_(longest)
+        hidden = torch.arange(shape.slots, device=count.device) >= count[:, None]
+        if shape.each == 1:
+            self._mask.zero_()
+            self._mask[:, 0, 0, shape.prefix :].masked_fill_(hidden, float("-inf"))
+        else:
+            self._mask[:, 0, 0] = ~hidden
+        self._reads = longest
+
+    def read(self, first: torch.Tensor) -> None:
+        """The rows' own tokens are read, and ``first [rows]`` said: decoding is next."""
+        self.said[: len(first), self._reads] = first
+        self._reads = 0
+
+    def step(self, choose: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        """One more token for every row: no shape and no value that the host must know."""
+        if self.shape.each == 1:
+            self._mask.index_fill_(3, self._slot + self.shape.prefix, 0.0)
+        else:
+            self._mask.index_fill_(3, self._slot, True)
+        new = choose(self.said.index_select(1, self._slot), self._mask, self.positions)
+        self._slot += 1
+        self.positions += 1
+        self.said.index_copy_(1, self._slot, new[:, None])
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new tokens' keys and values where they belong."""
+        for kept, new in zip(self._own[layer], (key, value), strict=True):
+            if self._reads:
+                kept[: len(new), :, : self._reads] = new
+            else:
+                kept.index_copy_(2, self._slot, new)
+        return key, value
+
+    def attend(self, query: torch.Tensor, layer: int, scaling: float) -> torch.Tensor:
+        """``[rows, heads, s, dim]`` -> ``[rows, s, heads, dim]`` over the prefix and the rows' own tokens."""
+        attend = self._attend_reading if self._reads else self._attend_decoding
+        return attend(query, layer, scaling)
+
+    def _attend_reading(self, query: torch.Tensor, layer: int, scaling: float) -> torch.Tensor:
+        rows, heads, s, _ = query.shape
+        p, each = self.shape.prefix, self.shape.each
+        own = self._own[layer][:, :rows, :, :s]
+        prefix = self._prefix[layer][:, : rows // each]
+        if each > 1 and s <= FOLD_UP_TO:
+            causal = torch.ones(1, 1, s, s, dtype=torch.bool, device=query.device).tril()
+            return folded(query, own[0], own[1], prefix[0], prefix[1], causal, scaling)
+        if each > 1:
+            keys, values = torch.cat([prefix.repeat_interleave(each, 1), own], 3)
+        else:
+            keys, values = self._all[layer][:, :rows, :, : p + s]
+        groups = heads // keys.shape[1]
+        if groups > 1:
+            keys, values = (t.repeat_interleave(groups, 1) for t in (keys, values))
+        # Query i sees the prefix and the own tokens up to i: no mask, so that flash kernels take it.
+        bias = causal_lower_right(s, p + s)
+        return scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scaling).transpose(
+            1, 2
+        )
+
+    def _attend_decoding(self, query: torch.Tensor, layer: int, scaling: float) -> torch.Tensor:
+        rows, heads, _, dim = query.shape
+        if self.shape.each > 1:
+            own, prefix = self._own[layer], self._prefix[layer]
+            return folded(query, own[0], own[1], prefix[0], prefix[1], self._mask, scaling)
+        keys, values = self._all[layer]
+        # The query heads of a kv head as so many queries of it: keys are not repeated.
+        grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], dim)
+        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scaling)
+        return out.reshape(rows, 1, heads, dim)
+
+
+def static_attention(
+    module: Any,
+    query: torch.Tensor,
+    _key: torch.Tensor,
+    _value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float,
+    *,
+    static: StaticBatch,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of ``query [rows, heads, s, dim]`` over what ``static`` holds, its mask included."""
+    return static.attend(query, module.layer_idx, scaling), None
