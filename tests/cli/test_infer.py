@@ -178,10 +178,10 @@ def test_bad_images(cli: Run, tmp_path: Path, name: str) -> None:
     """Told in one sentence before a model is loaded (there is no such model)."""
     import re
 
-    content, said = BAD[name]
+    content, words = BAD[name]
     (tmp_path / name).write_bytes(content)
     ran = cli("infer", tmp_path / name, "What?", "--model", "not-loaded")
-    assert ran.code == 1 and re.search(said, ran.err), ran.err
+    assert ran.code == 1 and re.search(words, ran.err), ran.err
     assert name in ran.err and "Traceback" not in ran.err and ran.err.count("\n") == 1
 
 
@@ -199,7 +199,7 @@ def test_odd_images_are_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) ->
 
 def test_mistakes(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
     image = golden / "images" / "landscape.jpg"
-    for argv, code, said in [
+    for argv, code, words in [
         ((tmp_path / "gone.jpg", "What?"), 1, "no image at"),
         ((image, ""), 2, "question is empty"),
         ((image,), 2, "question is missing"),
@@ -219,7 +219,7 @@ def test_mistakes(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path)
         ((image, "What?", *tiny, "--temperature", "1", "--seed", str(2**70)), 2, "beyond 64 bits"),
     ]:
         ran = cli("infer", *argv)
-        assert ran.code == code and said in ran.err, (argv, ran)
+        assert ran.code == code and words in ran.err, (argv, ran)
         assert "Traceback" not in ran.err
     assert not any(tmp_path.iterdir())
 

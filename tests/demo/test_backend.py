@@ -1,4 +1,4 @@
-"""What the page is told while a question is answered, without a browser."""
+"""What the page is sent while a question is answered, without a browser."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def backend(engine: Looker, **options: int) -> Iterator[DemoBackend]:
 
 def test_a_card_looks_then_reads_then_grows_word_by_word() -> None:
     with backend(Looker()) as here:
-        told: list[Card] = [cards[0] for cards in here.ask(IMAGE, "What?", ["cot"])]
-    assert [card.state for card in told] == [
+        cards: list[Card] = [all_cards[0] for all_cards in here.ask(IMAGE, "What?", ["cot"])]
+    assert [card.state for card in cards] == [
         "looking",
         *["reading"] * 5,
         "done",
     ]
-    assert [card.text for card in told] == [
+    assert [card.text for card in cards] == [
         "",
         "",
         "seen",
@@ -45,31 +45,31 @@ def test_a_card_looks_then_reads_then_grows_word_by_word() -> None:
         "seen 224 x",
         *["seen 224 x 200"] * 2,
     ]
-    region = told[-1].region
+    region = cards[-1].region
     assert region is not None and region.box == (200, 0, 300, 100) and region.crop == (138, 0, 362, 200)
-    assert told[-1].seconds is not None and told[0].region is None
+    assert cards[-1].seconds is not None and cards[0].region is None
 
 
 def test_each_word_is_on_the_page_before_the_next_is_made() -> None:
     engine = Slow()
     with backend(engine) as here:
-        told = here.ask(IMAGE, "What?", ["direct"])
-        assert next(told)[0].text == ""
+        cards = here.ask(IMAGE, "What?", ["direct"])
+        assert next(cards)[0].text == ""
         for text in ("seen", "seen 400", "seen 400 x", "seen 400 x 200"):
             engine.step.release()
-            assert next(told)[0].text == text == engine.said[-1]
-        assert next(told)[0].state == "done"
+            assert next(cards)[0].text == text == engine.texts[-1]
+        assert next(cards)[0].state == "done"
 
 
 def test_an_answer_stops_when_the_visitor_leaves() -> None:
     engine = Slow()
     with backend(engine) as here:
-        told = here.ask(IMAGE, "What?", ["direct"])
-        next(told)
+        cards = here.ask(IMAGE, "What?", ["direct"])
+        next(cards)
         engine.step.release()
-        next(told)
-        told.close()  # type: ignore[attr-defined]
-        assert engine.left.wait(10) and engine.said == ["seen"]
+        next(cards)
+        cards.close()  # type: ignore[attr-defined]
+        assert engine.left.wait(10) and engine.texts == ["seen"]
 
 
 def test_two_ways_side_by_side_share_a_batch() -> None:

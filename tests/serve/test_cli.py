@@ -56,8 +56,8 @@ def test_a_server_says_where_it_is_answers_and_leaves_on_sigterm(repo: Path) -> 
             body = question(max_tokens=8)
             reply = httpx.post(f"{found[0]}/chat/completions", json=body, timeout=600, trust_env=False)
             assert reply.status_code == 200 and reply.json()["viscot"]["box_status"]
-            said = _readme_asks(repo, found[0])
-            assert '"box_status"' in said and "data: [DONE]" in said and "\nanswer " in said
+            output = _readme_asks(repo, found[0])
+            assert '"box_status"' in output and "data: [DONE]" in output and "\nanswer " in output
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(120) in (0, -signal.SIGTERM)

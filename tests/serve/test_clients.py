@@ -37,20 +37,20 @@ def no_kept_replies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_infer_answers_as_the_local_model(cli: Cli, here: Running, model: Path, golden: Path) -> None:
     image = golden / "images" / "landscape.jpg"
-    said = []
+    records = []
     for name in (str(model), f"{here.url}/v1#viscot"):
         for way in ((), ("--direct",)):
             ran = cli("infer", image, "What is on the sign?", "--model", name, "--json", *LENGTH, *way)
             assert ran.code == 0, ran.err
             row = json.loads(ran.out)
-            said.append(
+            records.append(
                 {key: row[key] for key in ("answer", "box", "box_text", "box_status", "crop", "strategy")}
             )
-    assert said[2:] == said[:2]
+    assert records[2:] == records[:2]
 
 
 def test_a_model_of_another_family_is_asked_and_read_in_its_own_format(cli: Cli, golden: Path) -> None:
-    """Known by its name, or told with --box-format; without either, the user is asked for it."""
+    """Known by its name, or given with --box-format; without either, the user is asked for it."""
     image = golden / "images" / "landscape.jpg"
     for name, options in (
         ("Qwen2-VL-7B", ()),

@@ -38,11 +38,11 @@ def test_each_token_comes_before_the_next_is_made(serve: Serve) -> None:
     engine = Slow()
     chunks = iter(ask(serve(engine), stream=True))
     assert next(chunks).choices[0].delta.role == "assistant"
-    assert next(chunks).viscot["box_status"] == "ok", "the box is told before the answer"
+    assert next(chunks).viscot["box_status"] == "ok", "the box comes before the answer"
     for count, word in enumerate(("seen", " 224", " x", " 200"), 1):
         engine.step.release()
         assert next(chunks).choices[0].delta.content == word
-        assert len(engine.said) == count
+        assert len(engine.texts) == count
     assert next(chunks).choices[0].finish_reason == "stop"
 
 
@@ -54,7 +54,7 @@ def test_a_stream_stops_when_its_client_disconnects(serve: Serve) -> None:
     words_seen = (chunk for chunk in chunks if chunk.choices[0].delta.content)
     assert next(words_seen).choices[0].delta.content == "seen"
     chunks.close()
-    assert engine.left.wait(10) and engine.said == ["seen"]
+    assert engine.left.wait(10) and engine.texts == ["seen"]
     here.settled()
     assert 'status="499"' in here.get("/metrics").text
     for _ in range(4):
@@ -66,8 +66,8 @@ def test_an_answer_stops_when_its_client_disconnects(serve: Serve) -> None:
     engine = Slow()
     here = serve(engine)
     engine.step.release()
-    here.leave(question(), when=lambda: engine.said == ["seen"])
-    assert engine.left.wait(10) and engine.said == ["seen"]
+    here.leave(question(), when=lambda: engine.texts == ["seen"])
+    assert engine.left.wait(10) and engine.texts == ["seen"]
     here.settled()
 
 
@@ -79,6 +79,7 @@ def test_a_client_that_leaves_in_the_first_turn_gets_no_second(serve: Serve) -> 
     here.settled()
     assert here.post(question(viscot={"strategy": "direct"})).status_code == 200
     assert len(engine.prompts) == 2, "the first turn that was under way, and the question after it"
+    assert here.metric("viscot_boxes_total") == 0, "no region of a client that has left is counted"
 
 
 class Forgetful(Looker):
@@ -86,13 +87,13 @@ class Forgetful(Looker):
 
     another = False
 
-    def _tell(self, request: Request, said: Generation) -> Generation:
-        if request.on_text is not None and said.text != self.box:
+    def _stream(self, request: Request, generation: Generation) -> Generation:
+        if request.on_text is not None and generation.text != self.box:
             for text in ("seen", "seen 224", "seen", "seen 224 x"):
                 request.on_text(text)
             if self.another:
                 return Generation("nothing", 1, True)
-        return said
+        return generation
 
 
 def test_an_answer_that_begins_again_is_sent_once(serve: Serve) -> None:
@@ -142,12 +143,12 @@ def test_together_and_streamed_as_alone_and_whole(real: Running) -> None:
     whole = [ask(real, **each) for each in asked]
     texts = [reply.choices[0].message.content for reply in whole]
     with ThreadPoolExecutor(len(asked)) as pool:
-        told = list(pool.map(lambda each: words(ask(real, stream=True, **each)), asked))
-    assert ["".join(pieces) for pieces in told] == texts
+        streamed = list(pool.map(lambda each: words(ask(real, stream=True, **each)), asked))
+    assert ["".join(pieces) for pieces in streamed] == texts
     counts = [reply.usage.completion_tokens for reply in whole]
-    for pieces, count, way in zip(told, counts, [*WAYS, *WAYS], strict=True):
+    for pieces, count, way in zip(streamed, counts, [*WAYS, *WAYS], strict=True):
         if way:  # the count of the two turns together says nothing of the second
-            assert len(pieces) > count / 3, "told as it grew, not at the end"
+            assert len(pieces) > count / 3, "sent as it grew, not at the end"
 
     stops = [text[len(text) // 2 :][:2] for text in texts]
     pairs = list(zip(asked, stops, strict=True))
@@ -157,5 +158,7 @@ def test_together_and_streamed_as_alone_and_whole(real: Running) -> None:
     ]
     assert {choice.finish_reason for choice in short} == {"stop"}
     with ThreadPoolExecutor(len(asked)) as pool:
-        told = list(pool.map(lambda pair: words(ask(real, stream=True, stop=[pair[1]], **pair[0])), pairs))
-    assert ["".join(pieces) for pieces in told] == [choice.message.content for choice in short]
+        streamed = list(
+            pool.map(lambda pair: words(ask(real, stream=True, stop=[pair[1]], **pair[0])), pairs)
+        )
+    assert ["".join(pieces) for pieces in streamed] == [choice.message.content for choice in short]

@@ -60,13 +60,13 @@ class Looker:
         self.batches.append(len(requests))
         self.prompts += [self.prompt(request.messages) for request in requests]
         time.sleep(self.seconds)
-        return [self._tell(request, self._say(request)) for request in requests]
+        return [self._stream(request, self._say(request)) for request in requests]
 
-    def _tell(self, request: Request, said: Generation) -> Generation:
+    def _stream(self, request: Request, generation: Generation) -> Generation:
         if request.on_text is not None:
-            for word in re.finditer(r"\S+", said.text):
-                request.on_text(said.text[: word.end()])
-        return said
+            for word in re.finditer(r"\S+", generation.text):
+                request.on_text(generation.text[: word.end()])
+        return generation
 
     def _say(self, request: Request) -> Generation:
         if self.error is not None:
@@ -100,12 +100,12 @@ class Slow(Looker):
         super().__init__()
         self.step = threading.Semaphore(0)
         self.left = threading.Event()
-        self.said: list[str] = []
+        self.texts: list[str] = []
 
-    def _tell(self, request: Request, said: Generation) -> Generation:
-        if said.text == self.box:
-            return said
-        words = said.text.split()
+    def _stream(self, request: Request, generation: Generation) -> Generation:
+        if generation.text == self.box:
+            return generation
+        words = generation.text.split()
         until = time.monotonic() + 60  # a failed test releases no step
         for count in range(1, len(words) + 1):
             while not self.step.acquire(timeout=0.01):
@@ -113,10 +113,10 @@ class Slow(Looker):
                 if request.cancelled is not None and request.cancelled():
                     self.left.set()
                     return Generation(" ".join(words[: count - 1]), count - 1, False)
-            self.said.append(" ".join(words[:count]))
+            self.texts.append(" ".join(words[:count]))
             if request.on_text is not None:
-                request.on_text(self.said[-1])
-        return said
+                request.on_text(self.texts[-1])
+        return generation
 
 
 @dataclass
