@@ -22,7 +22,7 @@ FAST := not slow and not gpu and not network
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
 
-demo: $(RUNTIME)  ## install what is needed to run, then `viscot tour`: pictures, boxes, answers, a small benchmark
+demo: $(RUNTIME)  ## install what is needed to run, then `viscot tour`: images, boxes, answers, a small benchmark
 	$(BIN)/viscot tour
 
 test: lint  ## ruff, mypy and the tests that need neither a GPU nor a network
