@@ -154,7 +154,7 @@ def _slurm(plan: Plan, *, submit: bool) -> None:
 
 
 def _show(recipe: Recipe, plan: Plan) -> None:
-    from viscot_core.train.plan.table import command_line, summary
+    from viscot_core.train.plan.plan_table import command_line, summary
     from viscot_core.train.recipe.load import dump_recipe
 
     console.out("# The resolved recipe")

@@ -14,7 +14,7 @@ from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import encode, training_turns
 from viscot_core.errors import DataError
 from viscot_core.families.base import IGNORE
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES, render
 from viscot_core.families.llava.tokenizer import load_tokenizer
 

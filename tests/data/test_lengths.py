@@ -11,8 +11,8 @@ from viscot_core.data.lengths import token_lengths, tokenizer_key
 from viscot_core.data.mix import build
 from viscot_core.data.mixture import MixtureSource
 from viscot_core.data.synth import write_dataset
-from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.family import load_tokens
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.models.checkpoint import open_checkpoint
 

@@ -156,7 +156,7 @@ def test_added_rows_never_win(loaded: LoadedModel, arrays: Callable[[str, str], 
 )
 def test_turn_starts(shared: Path, vocabulary: str, turn_tokens: Any, variant: str) -> None:
     """The three ways that ``</s>USER`` was split, id for id, on the reference's own conversations."""
-    from viscot_core.families.llava.chat import ChatTokenizer
+    from viscot_core.families.llava.processor import ChatTokenizer
     from viscot_core.families.llava.tokenizer import load_tokenizer
 
     folder = shared / "golden" / f"{vocabulary}_tokenizer"

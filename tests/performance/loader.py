@@ -30,9 +30,9 @@ from PIL import Image, ImageDraw, ImageFont
 from viscot_core.boxes.geometry import Box, Frame, crop_window, format_box
 from viscot_core.conversation import IMAGE, cot_turns
 from viscot_core.data.annotations import split_crop
-from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.family import load_tokens
 from viscot_core.families.llava.pixels import PAD_COLOR, quick_square_pixels, square_pixels
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import EOS, TEMPLATES
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import resolve

@@ -35,7 +35,7 @@ from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import encode
 from viscot_core.data.packing import pack
 from viscot_core.data.sampler import filled, length_order, modality_length_order
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.families.llava.tokenizer import load_tokenizer
 

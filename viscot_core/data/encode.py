@@ -20,7 +20,7 @@ from viscot_core.conversation import IMAGE, Message, with_images_first
 from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.errors import DataError, UsageError, nearest
 from viscot_core.families.base import IGNORE, Rendered
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES, Template, render
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View, crop

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import training_turns
 from viscot_core.data.mixture import Mixture, Progress
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import Template, render
 
 

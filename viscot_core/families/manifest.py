@@ -25,7 +25,7 @@ class Manifest(BaseModel):
     name: str
     template: str = "vicuna_v1"
     turn_tokens: TurnTokens = "plain"
-    """How the tokenizer splits a turn's start after ``</s>``: see ``families/llava/chat.py``."""
+    """How the tokenizer splits a turn's start after ``</s>``: see ``families/llava/processor.py``."""
     image_side: int | None = None
     """Side of the square image that the vision tower reads, pixels; None where sizes vary."""
     box_format: str | None = "viscot"

@@ -17,7 +17,7 @@ from viscot_core.conversation import Message, answer_turns, direct_turns
 from viscot_core.engines.base import Generation, Request
 from viscot_core.engines.transformers.decode_state import DecodeState
 from viscot_core.engines.transformers.engine import LocalEngine
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.images.view import View, crop
 from viscot_core.models.load import LoadedModel, load_model
 from viscot_core.models.zoo import BUNDLED_FOLDER

@@ -17,9 +17,8 @@ from viscot_core.engines.transformers.batches import BatchBudget
 from viscot_core.engines.transformers.decode_state import Decoding
 from viscot_core.engines.transformers.engine import LocalEngine, Sampling
 from viscot_core.errors import EngineError
-from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.family import FAMILY
-from viscot_core.families.llava.processor import LlavaProcessor
+from viscot_core.families.llava.processor import ChatTokenizer, LlavaProcessor
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.families.manifest import Manifest
 from viscot_core.images.reading import open_image

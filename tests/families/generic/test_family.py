@@ -143,7 +143,7 @@ def test_infer_asks_it(cli: Any, folder: Path, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     record = json.loads(ran.out)
     assert record["status"] == "done" and record["box_status"] in ("ok", "repaired", "unparsable")
-    ran = cli(*command, "--strategy", "direct", "--box-format", "qwen3-vl", "--max-new-tokens", "4")
+    ran = cli(*command, "--direct", "--box-format", "qwen3-vl", "--max-new-tokens", "4")
     assert ran.code == 0 and json.loads(ran.out)["box"] is None
     ran = cli(*command)
     assert ran.code == 2 and "--box-format" in ran.err

@@ -13,7 +13,7 @@ from PIL import Image
 
 from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.data.mix import build, sources_of
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.scratch import train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.train.loop.feed import BYTES_PER_TOKEN, Bad, Item, MixtureRows, touches_border

@@ -11,7 +11,7 @@ from PIL import Image
 
 from viscot_core.data.mix import build, sources_of
 from viscot_core.errors import DataError
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.scratch import train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.train.loop.preflight import CLOSE, OPEN, preflight, require

@@ -11,10 +11,9 @@ from typing import Any
 from viscot_core.errors import CheckpointError
 from viscot_core.families.base import BuildOptions, Facts, Files, Parts, Processor, Sibling
 from viscot_core.families.checkpoint import Checkpoint, Layout, Shape, Source, compare
-from viscot_core.families.llava import export, gather, layouts
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava import gather, handover, layouts
 from viscot_core.families.llava.inputs import LlavaInputs
-from viscot_core.families.llava.processor import LlavaProcessor
+from viscot_core.families.llava.processor import ChatTokenizer, LlavaProcessor
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.families.llava.tokenizer import declared_turn_tokens, load_tokenizer, token_count
 from viscot_core.families.manifest import Manifest
@@ -68,13 +67,13 @@ class Llava:
 
     def exported_rows(self, name: str, checkpoint: Checkpoint, layout: Layout) -> int | None:
         """The original layout keeps no row for the image token."""
-        return export.exported_rows(name, checkpoint, layout)
+        return handover.exported_rows(name, checkpoint, layout)
 
     def write_files(
         self, checkpoint: Checkpoint, out: Path, layout: Layout, *, dtype: str, vision_tower: str | None
     ) -> None:
         """Config, tokenizer and processors as other software reads them."""
-        export.write_files(checkpoint, out, layout, dtype=dtype, vision_tower=vision_tower)
+        handover.write_files(checkpoint, out, layout, dtype=dtype, vision_tower=vision_tower)
 
     def read(self, files: Files, sibling: Sibling) -> Checkpoint:
         """The checkpoint of these files; its manifest is the one they imply."""

@@ -1,17 +1,142 @@
-"""What other software needs beside the weights: pixels, ids and words as viscot makes them."""
+"""LLaVA's files beside the weights: what other software needs to make viscot's pixels, ids and words.
+
+In transformers' layout for vLLM, SGLang, llama.cpp and plain transformers, or in the original one.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.conversation import IMAGE
-from viscot_core.families.checkpoint import Checkpoint
+from viscot_core.errors import CheckpointError
+from viscot_core.families.checkpoint import Checkpoint, Layout
+from viscot_core.families.llava import layouts
 from viscot_core.families.llava.template import EOS, TEMPLATES
-from viscot_core.families.llava.tokenizer import load_tokenizer
+from viscot_core.families.llava.tokenizer import SENTENCEPIECE, load_tokenizer
+from viscot_core.tensor_writer import Planned, write_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+TOWER_FOLDER = "vision_tower"
+
+
+def exported_rows(name: str, checkpoint: Checkpoint, layout: Layout) -> int | None:
+    """Rows of a tensor that the layout keeps, where fewer: the original one has no image token."""
+    cut = layout is Layout.LLAVA and name in (layouts.EMBEDDINGS, layouts.HEAD)
+    return checkpoint.text_rows if cut else None
+
+
+def write_files(
+    checkpoint: Checkpoint, out: Path, layout: Layout, *, dtype: str, vision_tower: str | None
+) -> None:
+    """Everything beside the weights, for weights of ``dtype`` (torch's name).
+
+    Raises:
+        CheckpointError: the original layout needs a sentencepiece model, and there is none.
+    """
+    if layout is Layout.HF:
+        _write_hf_files(checkpoint, out, dtype)
+    else:
+        _write_llava_files(checkpoint, out, dtype, vision_tower)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _generation(checkpoint: Checkpoint) -> dict[str, Any]:
+    text = checkpoint.config.text_config
+    ids = {key: getattr(text, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {"_from_model_config": True, **{key: value for key, value in ids.items() if value is not None}}
+
+
+def _write_hf_files(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
+    """Everything beside the weights that plain transformers and the servers read."""
+    from transformers import LlavaProcessor
+
+    config = checkpoint.config.to_dict() | {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "dtype": dtype,
+    }
+    _write_json(out / "config.json", config)
+    rows = int(checkpoint.config.text_config.vocab_size)
+    never = sorted({int(checkpoint.config.image_token_id), *range(checkpoint.text_rows, rows)})
+    _write_json(
+        out / "generation_config.json",
+        _generation(checkpoint) | {"do_sample": False, "max_new_tokens": 128, "suppress_tokens": never},
+    )
+    tokenizer = portable_tokenizer(checkpoint)
+    images = image_processor(int(checkpoint.config.vision_config.image_size))
+    images.save_pretrained(out)  # preprocessor_config.json: transformers 4 and the servers look for it
+    full = checkpoint.config.vision_feature_select_strategy == "full"
+    LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=int(checkpoint.config.vision_config.patch_size),
+        vision_feature_select_strategy="full" if full else "default",
+        num_additional_image_tokens=1,
+        chat_template=chat_template(checkpoint, tokenizer),
+    ).save_pretrained(out)
+    source = checkpoint.tokenizer_folder / SENTENCEPIECE
+    if source.exists():  # the way back to the original layout needs it
+        shutil.copyfile(source, out / SENTENCEPIECE)
+
+
+def _write_llava_files(checkpoint: Checkpoint, out: Path, dtype: str, vision_tower: str | None) -> None:
+    """Everything beside the weights that the original code reads."""
+    source = checkpoint.tokenizer_folder / SENTENCEPIECE
+    if not source.exists():
+        raise CheckpointError(
+            f"{checkpoint.path} has no {SENTENCEPIECE}, the only tokenizer the original LLaVA code reads; "
+            "use --layout hf."
+        )
+    config = layouts.config_to_llava(checkpoint.config, checkpoint.text_rows, dtype, vision_tower)
+    _write_json(out / "config.json", config)
+    _write_json(out / "generation_config.json", _generation(checkpoint))
+    shutil.copyfile(source, out / SENTENCEPIECE)
+    length = int(checkpoint.config.text_config.max_position_embeddings)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+    _write_json(out / "special_tokens_map.json", special)
+    _write_json(
+        out / "tokenizer_config.json",
+        special
+        | {
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "legacy": checkpoint.manifest.turn_tokens == "legacy",
+            "model_max_length": length,
+            "padding_side": "right",
+            "tokenizer_class": "LlamaTokenizer",
+        },
+    )
+    if config["mm_vision_tower"] == TOWER_FOLDER:
+        _write_tower(checkpoint, out / TOWER_FOLDER)
+
+
+def _write_tower(checkpoint: Checkpoint, folder: Path) -> None:
+    """The CLIP folder that ``mm_vision_tower`` names where no public one has this shape."""
+    folder.mkdir()
+    config = checkpoint.config.vision_config.to_dict() | {"architectures": ["CLIPVisionModel"]}
+    _write_json(folder / "config.json", config)
+    image_processor(int(checkpoint.config.vision_config.image_size)).save_pretrained(folder)
+    write_file(
+        folder / "model.safetensors",
+        [
+            Planned(
+                name.replace(layouts.TOWER, "vision_model."),
+                source.shape,
+                source.stored.dtype,
+                source.read,
+            )
+            for name, source in checkpoint.tensors.items()
+            if name.startswith(layouts.TOWER)
+        ],
+    )
 
 
 def image_processor(side: int) -> Any:

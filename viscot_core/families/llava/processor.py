@@ -1,4 +1,9 @@
-"""LLaVA's conversations: template, tokens and square pixels of one checkpoint."""
+"""LLaVA's conversations as token ids, the same for training and for asking.
+
+Each text chunk between images is tokenized whole, as the reference does; a token is supervised when it covers
+a spoken character, which the tokenizer's own offsets tell. ``<image>`` becomes as many image ids as the tower
+gives features.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,118 @@ from collections.abc import Sequence
 from typing import Any
 
 from viscot_core.boxes.geometry import Size
-from viscot_core.conversation import Message
-from viscot_core.families.base import Rendered
-from viscot_core.families.llava.chat import ChatTokenizer
-from viscot_core.families.llava.template import Template, prompt_text, render
+from viscot_core.conversation import IMAGE, Message
+from viscot_core.families.base import IGNORE, Rendered
+from viscot_core.families.llava.template import EOS, Chunk, Chunks, Template, prompt_text, render
+from viscot_core.families.manifest import TurnTokens
+
+_SPACE = "\u2581"
+_NO_LETTER = "\ufffd"
+"""What decoding makes of bytes that are no letter, or not yet one."""
+
+
+class ChatTokenizer:
+    """A Hugging Face tokenizer with viscot's rules for images and turn starts.
+
+    ``turn_tokens`` names how the text after ``</s>`` begins, for LLaMA's vocabulary: ``legacy`` ``▁US ER``,
+    ``plain`` ``USER``, ``v4.31`` ``US ER`` (what transformers 4.31 gave with legacy=False, which the released
+    weights were trained with). The tokenizer must put a space after every special token for ``legacy`` and
+    ``v4.31`` (``models/tokenizer.py`` does).
+    """
+
+    def __init__(self, tokenizer: Any, *, image_tokens: int, turn_tokens: TurnTokens = "plain") -> None:
+        self.hf = tokenizer
+        self.image_tokens = image_tokens
+        self.turn_tokens = turn_tokens
+        self.image_id: int = tokenizer.convert_tokens_to_ids(IMAGE)
+        self.eos_id: int = tokenizer.convert_tokens_to_ids(EOS)
+        self.bos_id: int | None = tokenizer.bos_token_id
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = self.eos_id if pad is None else pad
+        self._pieces: dict[int, str] = {}
+        # After a token that is a byte, or that decoding leaves out, a byte may follow and change the letter.
+        raw_bytes = {tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in range(256)}
+        self._unsettled = raw_bytes | set(tokenizer.all_special_ids)
+        # "<image>" said in words must not become an image: it is spelled with these ids instead.
+        self._spelled: list[int] = [
+            i for part in ("<", "image", ">") for i in tokenizer(part, add_special_tokens=False)["input_ids"]
+        ]
+        self._backend = tokenizer.backend_tokenizer  # the same ids in half the time of the wrapper's call
+        # sentencepiece puts a space before every text, even one that begins with a space; Metaspace does not.
+        self._doubles_space = type(self._backend.pre_tokenizer).__name__ == "Metaspace"
+
+    def encode(self, rendered: Chunks) -> Rendered:
+        """Ids and labels of a whole conversation, beginning with BOS where the vocabulary has one."""
+        ids: list[int] = [] if self.bos_id is None else [self.bos_id]
+        labels: list[int] = [IGNORE] * len(ids)
+        for number, chunk in enumerate(rendered.chunks):
+            if number:
+                ids += [self.image_id] * self.image_tokens
+                labels += [IGNORE] * self.image_tokens
+            chunk_ids, spoken = self._encode_chunk(chunk)
+            ids += chunk_ids
+            labels += [i if said else IGNORE for i, said in zip(chunk_ids, spoken, strict=True)]
+        return Rendered(ids, labels, rendered.n_images)
+
+    def _encode_chunk(self, chunk: Chunk) -> tuple[list[int], list[bool]]:
+        if not chunk.text:
+            return [], []
+        added = " " if self._doubles_space and chunk.text.startswith(" ") else ""
+        out = self._backend.encode(added + chunk.text, add_special_tokens=False)
+        ids: list[int] = out.ids
+        spoken = _spoken(out.offsets, chunk.spoken, shift=len(added))
+        if self.image_id in ids:
+            ids, spoken = self._spell_images(ids, spoken)
+        if self.turn_tokens == "v4.31":
+            return self._split_turn_starts(ids, spoken)
+        return ids, spoken
+
+    def _spell_images(self, ids: list[int], spoken: list[bool]) -> tuple[list[int], list[bool]]:
+        pairs = [
+            (new, said)
+            for token, said in zip(ids, spoken, strict=True)
+            for new in (self._spelled if token == self.image_id else [token])
+        ]
+        return [token for token, _ in pairs], [said for _, said in pairs]
+
+    def _split_turn_starts(self, ids: list[int], spoken: list[bool]) -> tuple[list[int], list[bool]]:
+        """Take the space mark off the first token after each special token: ``▁US`` -> ``US``."""
+        special = {self.eos_id, self.bos_id, self.hf.unk_token_id}
+        kept_ids: list[int] = []
+        kept_spoken: list[bool] = []
+        for position, (token, said) in enumerate(zip(ids, spoken, strict=True)):
+            if position and ids[position - 1] in special:
+                piece = self.hf.convert_ids_to_tokens(token)
+                if piece == _SPACE:
+                    continue
+                if piece.startswith(_SPACE):
+                    bare = self.hf.convert_tokens_to_ids(piece[1:])
+                    if bare is not None and bare != self.hf.unk_token_id:
+                        token = bare
+            kept_ids.append(token)
+            kept_spoken.append(said)
+        return kept_ids, kept_spoken
+
+    def piece(self, token: int) -> str:
+        """The text of one token, remembered: rows are looked through token by token."""
+        if token not in self._pieces:
+            self._pieces[token] = str(self.hf.decode([token]))
+        return self._pieces[token]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words of generated ids, special tokens left out, surrounding white space stripped."""
+        return self.text(ids).strip()
+
+    def text(self, ids: Sequence[int]) -> str:
+        """As ``decode``, with surrounding white space."""
+        return str(self.hf.decode(list(ids), skip_special_tokens=True))
+
+    def settled_text(self, ids: Sequence[int]) -> str:
+        """The beginning of ``text(ids)`` that stays, whatever tokens follow: no half of a letter."""
+        count = len(ids)
+        while count and ids[count - 1] in self._unsettled:
+            count -= 1
+        return self.text(ids[:count]).rstrip(_NO_LETTER)
 
 
 class LlavaProcessor:
@@ -48,3 +161,18 @@ class LlavaProcessor:
     def settled_text(self, ids: Sequence[int]) -> str:
         """The beginning of ``text(ids)`` that stays, whatever tokens follow."""
         return self.tokens.settled_text(ids)
+
+
+def _spoken(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], shift: int) -> list[bool]:
+    """Which tokens cover a spoken character; ``shift`` characters stand before the text in ``offsets``.
+
+    A token of nothing but those counts with the text's first character.
+    """
+    found = [False] * len(offsets)
+    for low, high in ((low + shift, high + shift) for low, high in spans):
+        for position, (start, end) in enumerate(offsets):
+            if end <= shift:
+                start, end = shift, shift + 1
+            if start < high and end > low:
+                found[position] = True
+    return found

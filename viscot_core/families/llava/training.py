@@ -30,6 +30,8 @@ LORA_TARGETS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 """The linear layers that LLaVA-1.5's LoRA recipe adapts: all of the language model's, none of the tower's."""
 LORA_TRAINED_WHOLE = {"projector": "multi_modal_projector"}
 """Modules that learn whole beside adapters, by part."""
+PROJECTOR_BIN = "mm_projector.bin"
+"""Where the original code looks for a projector of its own."""
 MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "pixel_values")
 """What of a batch the model takes; the rest is for the loss and the log."""
 _LAYER = "encoder.layers."

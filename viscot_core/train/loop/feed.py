@@ -22,8 +22,8 @@ from viscot_core.data.packing import collate_packed
 from viscot_core.data.sampler import filled, length_order, modality_length_order
 from viscot_core.errors import DataError
 from viscot_core.families.base import IGNORE
-from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import Template
 from viscot_core.images.reading import open_image
 from viscot_core.train.plan.steps import Split

@@ -16,7 +16,7 @@ from viscot_core.data.encode import encode, load_views, training_turns
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, UsageError
 from viscot_core.families.base import IGNORE, Rendered
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import Template, render
 from viscot_core.train import ranks
 from viscot_core.train.objectives.base import objective_class

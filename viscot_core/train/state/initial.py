@@ -11,8 +11,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.llava import training
-from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.family import load_tokens
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES, Template
 from viscot_core.families.manifest import Manifest
 from viscot_core.models.load import build

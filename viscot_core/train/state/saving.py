@@ -18,7 +18,6 @@ from viscot_core.train.recipe.schema import StageSpec
 from viscot_core.train.state.initial import Run
 
 PROJECTOR = "projector.safetensors"
-PROJECTOR_BIN = "mm_projector.bin"
 ADAPTER = "adapter_model.safetensors"
 BASE = "viscot-base"
 
@@ -84,7 +83,7 @@ def save_projector(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
 
     tensors = training.projector_tensors(weights)
     save_file(tensors, folder / PROJECTOR, metadata={"format": "pt"})
-    torch.save(training.original_projector(tensors), folder / PROJECTOR_BIN)
+    torch.save(training.original_projector(tensors), folder / training.PROJECTOR_BIN)
 
 
 def load_weights(model: Any, folder: Path) -> None:

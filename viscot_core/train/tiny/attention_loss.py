@@ -18,7 +18,7 @@ from viscot_core.data.annotations import split_crop
 from viscot_core.data.encode import Sample
 from viscot_core.data.scenes import COLORS, Scene, Thing
 from viscot_core.families.base import IGNORE
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.train.tiny.patch_truth import view_box
 
 HEADS = 2

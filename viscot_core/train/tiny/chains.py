@@ -14,8 +14,8 @@ from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.encode import Batch, Sample, collate, encode
 from viscot_core.data.scenes import Scene
 from viscot_core.families.base import IGNORE
-from viscot_core.families.llava.chat import ChatTokenizer
 from viscot_core.families.llava.pixels import normalise
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import Template
 from viscot_core.train.objectives.base import StageRows, Step
 from viscot_core.train.objectives.sft import Sft, share_of, token_losses

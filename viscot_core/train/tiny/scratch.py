@@ -8,7 +8,7 @@ from typing import Any
 
 from viscot_core.data.annotations import Conversation, Rows
 from viscot_core.data.encode import training_turns
-from viscot_core.families.llava.chat import ChatTokenizer
+from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES, render
 from viscot_core.train import ranks
