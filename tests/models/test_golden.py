@@ -103,7 +103,7 @@ def test_features(case: str, loaded: LoadedModel, arrays: Callable[[str, str], A
     """The tower without its unread layer: the reference's features, and transformers' own bit for bit."""
     import torch
 
-    from viscot_core.families.llava.vision import encode
+    from viscot_core.families.llava.inputs import encode
 
     pixels = torch.from_numpy(arrays(case, "pixel_values"))
     with torch.inference_mode():

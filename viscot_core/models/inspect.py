@@ -12,7 +12,7 @@ LLM = "language model"
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckpointReport:
     """A checkpoint in words and numbers; ``problems`` is empty when it is whole."""
 
     path: str
@@ -42,8 +42,8 @@ class Report:
         return not (self.missing or self.unexpected or self.misshaped)
 
 
-def inspect(checkpoint: Checkpoint) -> Report:
-    """Report on an opened checkpoint; reads no tensor."""
+def inspect(checkpoint: Checkpoint) -> CheckpointReport:
+    """CheckpointReport on an opened checkpoint; reads no tensor."""
     dtypes: dict[str, int] = {}
     starts = checkpoint.family.parts.starts
     parameters = dict.fromkeys(starts, 0)
@@ -53,7 +53,7 @@ def inspect(checkpoint: Checkpoint) -> Report:
         part = next((part for part, start in starts.items() if name.startswith(start)), LLM)
         parameters[part] += count
     facts = checkpoint.family.facts(checkpoint)
-    return Report(
+    return CheckpointReport(
         path=str(checkpoint.path),
         name=checkpoint.manifest.name,
         layout=checkpoint.layout.value,

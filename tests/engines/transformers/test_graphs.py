@@ -18,7 +18,7 @@ from viscot_core.engines.base import Generation, Request
 from viscot_core.engines.transformers import graphs, static
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.engines.transformers.graphs import StaticDecoder
-from viscot_core.engines.transformers.static import Shape, StaticBatch
+from viscot_core.engines.transformers.static import BatchShape, StaticBatch
 from viscot_core.images.view import View, crop
 from viscot_core.models.load import LoadedModel, load_model
 
@@ -107,12 +107,20 @@ def test_buffers_of_any_length(
 
 
 def test_shapes_are_few_and_hold_what_is_asked() -> None:
-    assert [Shape.around(n, 1, 609, 58).images for n in (1, 2, 3, 5, 8, 9, 41)] == [1, 2, 4, 8, 8, 16, 48]
+    assert [BatchShape.around(n, 1, 609, 58).images for n in (1, 2, 3, 5, 8, 9, 41)] == [
+        1,
+        2,
+        4,
+        8,
+        8,
+        16,
+        48,
+    ]
     for own in range(1, 200):
-        shape = Shape.around(3, 2, 609, own)
+        shape = BatchShape.around(3, 2, 609, own)
         assert 0 <= shape.slots - own < 64 and (609 + shape.slots) % 64 == 0
-    assert Shape.around(3, 2, 609, 31).rows == 8
-    assert Shape.around(1, 1, 609, 31).slots == 31 and Shape.around(1, 1, 609, 32).slots == 95
+    assert BatchShape.around(3, 2, 609, 31).rows == 8
+    assert BatchShape.around(1, 1, 609, 31).slots == 31 and BatchShape.around(1, 1, 609, 32).slots == 95
 
 
 def test_a_watched_row_is_looked_at_every_step(
@@ -176,7 +184,7 @@ def test_grouped_query_attention(each: int, s: int) -> None:
     """Fewer key heads than query heads: reading and decoding, one image a row and shared ones."""
     torch.manual_seed(0)
     heads, kv, dim, images, p = 6, 2, 8, 2, 5
-    shape = Shape.around(images, each, p, 9)
+    shape = BatchShape.around(images, each, p, 9)
     rows = shape.rows
     memory = torch.zeros(2 * sum(shape.values(kv, dim)))
     batch = StaticBatch(shape, memory, 1, kv, dim)

@@ -15,7 +15,7 @@ import torch
 
 from viscot_core.engines.transformers.attention import shared_attention
 from viscot_core.engines.transformers.decode_state import DecodeState
-from viscot_core.engines.transformers.static import STATIC_NAME, Shape, StaticBatch, static_attention
+from viscot_core.engines.transformers.static import STATIC_NAME, BatchShape, StaticBatch, static_attention
 
 READ_EVERY = 8
 """Steps between two looks at the tokens, where nobody has to see each as it comes."""
@@ -52,8 +52,8 @@ class StaticDecoder:
         self.graphs = graphs
         self.read_every = READ_EVERY
         self._memory: torch.Tensor | None = None
-        self._batches: OrderedDict[Shape, StaticBatch] = OrderedDict()
-        self._captured: dict[Shape, Any] = {}
+        self._batches: OrderedDict[BatchShape, StaticBatch] = OrderedDict()
+        self._captured: dict[BatchShape, Any] = {}
         self._pool: Any = None
 
     def run(
@@ -70,7 +70,7 @@ class StaticDecoder:
         rows, longest, _ = embeddings.shape
         most = max(state.limit for state in states)
         prefix_len = prefixes[0].shape[3]
-        shape = Shape.around(len(prefixes), rows // len(prefixes), prefix_len, longest + most)
+        shape = BatchShape.around(len(prefixes), rows // len(prefixes), prefix_len, longest + most)
         batch = self._batch(shape, prefixes[0])
         with shared_attention(self._text.config, STATIC_NAME):
             batch.begin(prefixes, lengths)
@@ -138,7 +138,7 @@ class StaticDecoder:
             return
         self._captured[batch.shape] = graph
 
-    def _batch(self, shape: Shape, prefix: torch.Tensor) -> StaticBatch:
+    def _batch(self, shape: BatchShape, prefix: torch.Tensor) -> StaticBatch:
         """The buffers of a shape, in the memory that all shapes use in turn."""
         found = self._batches.get(shape)
         if found is not None:

@@ -25,7 +25,7 @@ TOKENS_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class BatchShape:
     """Sizes of a batch's buffers: ``each`` rows for each of ``images``, ``slots`` own tokens a row."""
 
     images: int
@@ -38,7 +38,7 @@ class Shape:
         return self.images * self.each
 
     @classmethod
-    def around(cls, images: int, each: int, prefix: int, own: int) -> Shape:
+    def around(cls, images: int, each: int, prefix: int, own: int) -> BatchShape:
         """The smallest shape in use that holds a batch with ``own`` tokens a row at most."""
         few = [size for size in (1, 2, 4) if images <= size]
         whole = -(-(prefix + own) // TOKENS_STEP) * TOKENS_STEP  # aligned, as fused kernels want masks
@@ -60,7 +60,7 @@ class StaticBatch:
         memory: flat, at least ``layers * 2 * sum(shape.values(...))`` numbers; several shapes use it in turn.
     """
 
-    def __init__(self, shape: Shape, memory: torch.Tensor, layers: int, heads: int, dim: int) -> None:
+    def __init__(self, shape: BatchShape, memory: torch.Tensor, layers: int, heads: int, dim: int) -> None:
         self.shape = shape
         device, p, slots = memory.device, shape.prefix, shape.slots
         far, near = (2 * layers * count for count in shape.values(heads, dim))

@@ -12,7 +12,7 @@ from viscot_core.conversation import IMAGE
 from viscot_core.families.llava.template import EOS
 
 
-class Shape(Protocol):
+class ScratchSizes(Protocol):
     """The sizes of a model (``train.schema.ScratchSpec`` fits): pixels, patches, widths, layers, heads."""
 
     @property
@@ -75,7 +75,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_positions: int
     )
 
 
-def build_model(shape: Shape, tokenizer: Any, *, feature_layer: int, attention: str, seed: int) -> Any:
+def build_model(shape: ScratchSizes, tokenizer: Any, *, feature_layer: int, attention: str, seed: int) -> Any:
     """A random ``LlavaForConditionalGeneration`` of ``shape`` for ``tokenizer``'s vocabulary, float32."""
     import torch
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration

@@ -137,7 +137,7 @@ def shape_of_config(config: Any) -> Shape:
     return Shape(_llm(found["text_config"]), _tower(found["vision_config"], config.vision_feature_layer))
 
 
-def shape_of_scratch(spec: scratch.Shape, feature_layer: int) -> Shape:
+def shape_of_scratch(spec: scratch.ScratchSizes, feature_layer: int) -> Shape:
     """The shape of a model that starts at random."""
     llm = Llm(
         spec.llm_width,
