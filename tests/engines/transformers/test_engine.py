@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from viscot_core.conversation import Message, direct_turns
-from viscot_core.engines.base import Engine, Request
+from viscot_core.engines.base import Engine, Generation, Request
 from viscot_core.engines.transformers.engine import LocalEngine, Sampling
 from viscot_core.errors import UsageError
 from viscot_core.images.reading import open_image
@@ -166,3 +166,25 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     command = [sys.executable, "-c", code, str(golden / "tiny_llava")]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert ran.stdout.strip() == "0", ran.stderr
+
+
+def test_threads_and_engines_of_one_model_take_turns(loaded: LoadedModel, views: list[View]) -> None:
+    """Every answer is the one given alone: threads, two engines on one model, asyncio's threads."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    asked = [ask(f"What is written on sign {n}?", views[n % 5], max_new_tokens=8) for n in range(24)]
+    alone = [LocalEngine(loaded).generate([request])[0] for request in asked]
+    engines = [LocalEngine(loaded), LocalEngine(loaded)]
+
+    def one(number: int) -> Generation:
+        return engines[number % 2].generate([asked[number]])[0]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(one, range(24))) == alone
+
+    async def together() -> list[Generation]:
+        return list(await asyncio.gather(*(asyncio.to_thread(one, number) for number in range(24))))
+
+    assert asyncio.run(together()) == alone
+    assert loaded.model.config.text_config._attn_implementation == "sdpa"

@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
@@ -44,6 +46,15 @@ class Sampling:
             )
         if not -(2**63) <= self.seed < 2**63:
             raise UsageError(f"--seed {self.seed} is beyond 64 bits; give a smaller one.")
+
+
+# While a model decodes, its layers use another attention, and its caches are not made for two at once: whoever
+# asks it waits for the one before.
+_LOCKS: WeakKeyDictionary[Any, RLock] = WeakKeyDictionary()
+
+
+def _lock_of(model: Any) -> RLock:
+    return _LOCKS.setdefault(model, RLock())
 
 
 class LocalEngine:
@@ -108,16 +119,23 @@ class LocalEngine:
 
     def reset(self) -> None:
         """Forget features and prefixes: the weights have changed."""
-        self.inputs.clear()
-        if self.prefix is not None:
-            self.prefix.clear()
+        with _lock_of(self.model):
+            self.inputs.clear()
+            if self.prefix is not None:
+                self.prefix.clear()
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation per request, in order; a prompt that does not fit the context fails alone.
 
+        Threads, and engines over one model, take turns.
+
         Raises:
             EngineError: out of memory, with the flags to try.
         """
+        with _lock_of(self.model):
+            return self._generate(requests)
+
+    def _generate(self, requests: Sequence[Request]) -> list[Generation]:
         prompts = [self._prompt(request) for request in requests]
         todo = [prompt for prompt in prompts if isinstance(prompt, Decoding)]
         while todo:
