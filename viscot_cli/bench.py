@@ -39,9 +39,12 @@ def cot(
     *,
     who: WhoAnswers,
     strategy: Annotated[
-        str, typer.Option(help="Any of cot,direct,gt-box,random-box,center-box,no-image, with commas.")
+        str,
+        typer.Option(
+            help="One or more of cot,direct,gt-box,random-box,center-box,no-image, comma-separated."
+        ),
     ] = "cot",
-    tasks: Annotated[str, typer.Option(help="Data sets, with commas [those of --suite].")] = "",
+    tasks: Annotated[str, typer.Option(help="Data sets, comma-separated [those of --suite].")] = "",
     suite: Annotated[str | None, typer.Option(help="paper (12 data sets), scripts (11) or all (13).")] = None,
     crop_policy: Annotated[str, typer.Option(help="paper, tight, expanded or centered (Table 5).")] = "paper",
     protocol: Annotated[
@@ -50,7 +53,7 @@ def cot(
     running: Running,
     server: Server,
 ) -> None:
-    """The Visual CoT benchmark: does the model look where it must, and answer better for it?"""
+    """The Visual CoT benchmark: does the model look at the right region, and does that improve its answer?"""
     from viscot_core.runs.evaluate import evaluate
     from viscot_core.tasks.visual_cot.task import VisualCot
 
@@ -77,7 +80,9 @@ def cot(
 def refcoco(
     *,
     who: WhoAnswers,
-    splits: Annotated[str, typer.Option(help="Like refcoco:testA,refcoco+:val [all that are there].")] = "",
+    splits: Annotated[
+        str, typer.Option(help="Comma-separated, like refcoco:testA,refcoco+:val [all in --data].")
+    ] = "",
     running: Running,
     server: Server,
 ) -> None:
@@ -99,7 +104,7 @@ def refcoco(
 def general(
     *,
     who: WhoAnswers,
-    tasks: Annotated[str, typer.Option(help="Tasks of lmms-eval, with commas, like pope,gqa,textvqa_val.")],
+    tasks: Annotated[str, typer.Option(help="Tasks of lmms-eval, like pope,gqa,textvqa_val.")],
     out: Out = None,
     strategy: Annotated[
         str, typer.Option(help="direct, cot or both; cot needs --backend viscot.")
@@ -113,7 +118,7 @@ def general(
     limit: Annotated[int | None, typer.Option(min=1, help="The first N questions of each task.")] = None,
     batch_size: BatchSize = 16,
     python: Annotated[
-        str | None, typer.Option(help="The Python that has lmms-eval, where it is another [this one].")
+        str | None, typer.Option(help="The Python that has lmms-eval, if it is not this one.")
     ] = None,
 ) -> None:
     """General benchmarks (POPE, GQA, TextVQA, ScienceQA, MME, MMBench ...) through lmms-eval; paper Table 8.
@@ -160,10 +165,10 @@ def vqa(
     questions: Annotated[
         Path, typer.Option(help="JSONL or JSON of {question_id, image, text[, answer][, category]}.")
     ],
-    images: Annotated[Path, typer.Option(help="The folder the rows' images lie in.")],
+    images: Annotated[Path, typer.Option(help="The folder of the images that the rows name.")],
     out: Out = None,
     style: Annotated[
-        str, typer.Option(help="What is asked for and how it is scored: short, letter, yes-no or free.")
+        str, typer.Option(help="The form of the answer and how it is scored: short, letter, yes-no or free.")
     ] = "short",
     strategy: Annotated[str, typer.Option(help="direct, cot or both.")] = "direct",
     skip_missing: SkipMissing = False,

@@ -24,9 +24,9 @@ Model = Annotated[
 Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_det/, refcoco/ and images.")]
 Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-BENCHMARK].")]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without an image.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that run together.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Server: prompts under way at once.")]
-Timeout = Annotated[float, typer.Option(min=0.1, help="Server: seconds until a call is tried again.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that run together in one batch.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Server: calls at the same time.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Server: seconds after which a call is tried again.")]
 MaxRequests = Annotated[int | None, typer.Option(min=1, help="Server: stop after this many calls.")]
 
 
@@ -59,7 +59,7 @@ class WhoAnswers:
 
 @dataclass(frozen=True)
 class Server:
-    """How a model behind an address is asked."""
+    """How a model on a server is asked."""
 
     concurrency: Concurrency = 8
     timeout: Timeout = 120.0
@@ -68,14 +68,14 @@ class Server:
         float | None,
         typer.Option(min=0, help="Server: stop before this many dollars; needs --price."),
     ] = None
-    price: Annotated[str | None, typer.Option(help="READ,WRITTEN: dollars for a million tokens each.")] = None
+    price: Annotated[str | None, typer.Option(help="INPUT,OUTPUT: dollars for a million tokens each.")] = None
     cache: Annotated[
         Path | None,
-        typer.Option(help="Server: a folder that keeps its replies, so that none is paid for twice."),
+        typer.Option(help="Server: a folder for its replies, so that none is paid for twice."),
     ] = None
 
     def options(self) -> ApiOptions:
-        """Raises UsageError for a price that is none, or a cap without a price."""
+        """Raises UsageError for a price that cannot be read, or a limit of cost without a price."""
         from viscot_core.openai_api.options import ApiOptions
 
         return ApiOptions(
@@ -90,14 +90,14 @@ class Server:
 
 @dataclass(frozen=True)
 class Running:
-    """What ``bench cot`` and ``bench refcoco`` share beside the model."""
+    """What ``bench cot`` and ``bench refcoco`` share, apart from the model."""
 
     data: Data = Path("data")
     out: Out = None
     limit: Annotated[
-        int | None, typer.Option(min=1, help="This many questions of each data set, drawn by --seed.")
+        int | None, typer.Option(min=1, help="Questions of each data set, drawn by --seed [all].")
     ] = None
-    seed: Annotated[int, typer.Option(help="Of --limit and of random boxes.")] = 0
+    seed: Annotated[int, typer.Option(help="Seed of --limit and of random boxes.")] = 0
     skip_missing: SkipMissing = False
     batch_size: Annotated[str, typer.Option(help="Prompts that run together; auto finds what fits.")] = "auto"
     max_new_tokens: MaxNew = 128
@@ -128,12 +128,12 @@ class Running:
         return self.out or default_out(who.model, kind)
 
     def engine(self, who: WhoAnswers, server: Server) -> EngineOptions:
-        """Who is asked, and how. Raises UsageError for a batch size or a price that is none."""
+        """Which model is asked, and how. Raises UsageError for a bad batch size or price."""
         return who.options(batch_size_of(self.batch_size), server.options())
 
 
 def price_of(text: str) -> Price:
-    """``READ,WRITTEN``: dollars for a million tokens read and written."""
+    """``INPUT,OUTPUT``: dollars for a million tokens of each."""
     from viscot_core.errors import UsageError
     from viscot_core.openai_api.budget import Price
 
@@ -142,7 +142,7 @@ def price_of(text: str) -> Price:
     except ValueError:
         read = written = -1.0
     if not (0 <= read < math.inf and 0 <= written < math.inf):
-        raise UsageError(f"--price is READ,WRITTEN like 0.15,0.60, not '{text}'.")
+        raise UsageError(f"--price is INPUT,OUTPUT like 0.15,0.60, not '{text}'.")
     return Price(read, written)
 
 

@@ -1,4 +1,4 @@
-"""How a run of ``viscot bench`` is told: its progress, its figures, what is done and what is open."""
+"""What ``viscot bench`` prints: its progress, its figures, what is done and what is open."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
     speed = f", {tally.finished / tally.seconds:.1f} a second" if tally.finished and tally.seconds else ""
     console.out(f"{out}: {counts['done']} of {total} done ({tally.finished} now{speed})")
     if counts["missing"]:
-        console.out(f"{counts['missing']} left out: their images are missing (--skip-missing)")
+        console.out(f"{counts['missing']} skipped: their images are missing (--skip-missing)")
     if counts["failed"] or counts["pending"] or tally.open:
         found = [*tally.failures.most_common(5), *tally.open.most_common(5)]
         reasons = "".join(f"\n  {n} x {reason}" for reason, n in found)
@@ -73,7 +73,7 @@ def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
 
 
 def export_if_asked(to: str | None, run: Path) -> None:
-    """``--export upstream``, once the run is whole."""
+    """``--export upstream``, once the run is complete."""
     from viscot_core.runs.exchange import export_results
     from viscot_core.runs.shards import shard_of
 

@@ -1,4 +1,4 @@
-"""Around a benchmark: what there is, one item of a run, a model's box format, the reference's files."""
+"""Tools around a benchmark: the lists, one item of a run, a model's box format, the reference's files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ def import_(
     data: Data,
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
     boxes: Annotated[
-        Path | None, typer.Option(help="The reference's detection folder: NAME.jsonl each.")
+        Path | None, typer.Option(help="The reference's detection folder, with one NAME.jsonl a data set.")
     ] = None,
     answers: Annotated[
-        list[str] | None, typer.Option(help="STRATEGY=FOLDER of NAME.jsonl each; may be given again.")
+        list[str] | None,
+        typer.Option(help="STRATEGY=FOLDER, one NAME.jsonl a data set; may be repeated."),
     ] = None,
     refcoco: Annotated[Path | None, typer.Option(help="The reference's RefCOCO folder: REC_*.jsonl.")] = None,
     model: Annotated[str, typer.Option(help="Whose results they are, for the record.")] = "reference",
@@ -82,7 +83,7 @@ def list_() -> None:
 def show(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     item: Annotated[str, typer.Option("--id", help="DATASET:ID, like docvqa:17.")],
-    strategy: Annotated[str | None, typer.Option(help="Only this one [all that were run].")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Only this strategy [all of the run].")] = None,
     save: Annotated[Path | None, typer.Option(help="Draw image, box and crop into FILE.png.")] = None,
 ) -> None:
     """One item of a run: image, box, crop, the exact prompts, answer."""
@@ -114,13 +115,13 @@ def show(
 
 def calibrate(
     model: Annotated[str, typer.Option(help="http://HOST:PORT/v1#NAME, or a model of this machine.")],
-    formats: Annotated[str, typer.Option("--formats", help="Box formats to try, with commas [all].")] = "",
-    count: Annotated[int, typer.Option(min=4, help="Drawn images a format is asked about.")] = 8,
+    formats: Annotated[str, typer.Option("--formats", help="Box formats to try [all].")] = "",
+    count: Annotated[int, typer.Option(min=4, help="Drawn images that each format is tried on.")] = 8,
     concurrency: Concurrency = 8,
     timeout: Timeout = 120.0,
     max_requests: MaxRequests = None,
 ) -> None:
-    """Find out how a model writes boxes: drawn images with known boxes, every format over the same ones."""
+    """Find out how a model writes boxes: every format is tried on the same drawn images with known boxes."""
     from viscot_core.boxes.registry import CODECS, codec
     from viscot_core.engines.open import EngineOptions, open_engine
     from viscot_core.errors import PartlyDone
@@ -144,7 +145,7 @@ def calibrate(
     ]
     console.table(["box format", "boxes read", "mean IoU", "", "a reply"], rows, right=["mean IoU"])
     if not any(fit.fits for fit in fits):
-        raise PartlyDone(f"No box format reaches a mean IoU of {FITS}: the model may write none of them.")
+        raise PartlyDone(f"No box format reaches a mean IoU of {FITS}: the model may use none of them.")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -72,8 +72,8 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(cli: Cli, root: Path) ->
         (("--export", "llava"), "exported as upstream"),
         (("--export", "upstream", "--limit", "2"), "takes no --limit"),
         (("--batch-size", "big"), "auto or a number from 1"),
-        (("--price", "1"), "--price is READ,WRITTEN"),
-        (("--price", "-1,2"), "--price is READ,WRITTEN"),
+        (("--price", "1"), "--price is INPUT,OUTPUT"),
+        (("--price", "-1,2"), "--price is INPUT,OUTPUT"),
         (("--max-cost", "1"), "--max-cost needs --price"),
     ):
         ran = cli("bench", "cot", "--model", "/no/such/model", "--data", root, "--out", root / "out", *words)

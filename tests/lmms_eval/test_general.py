@@ -227,11 +227,11 @@ def test_a_letter_drawn_at_random_is_warned_of(tmp_path: Path) -> None:
             {"backend": "vllm", "engine": EngineOptions("x", load_in="4bit")},
             "--load-in needs --backend viscot",
         ),
-        ({"backend": "vllm", "engine": EngineOptions("x", attn="flash")}, "leave --attn out"),
+        ({"backend": "vllm", "engine": EngineOptions("x", attn="flash")}, "leave out --attn"),
         ({"engine": EngineOptions("x", attn="fast")}, "--attn is one of sdpa, flash, eager"),
         ({"tasks": ("visual_cot",)}, "--data DIR"),
-        ({"tasks": ("visual_cot", "pope"), "data": Path()}, "apart"),
-        ({"tasks": ("visual_cot_chain",), "data": Path()}, "in visual_cot with --strategy cot"),
+        ({"tasks": ("visual_cot", "pope"), "data": Path()}, "together with other tasks"),
+        ({"tasks": ("visual_cot_chain",), "data": Path()}, "--tasks visual_cot --strategy cot"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(

@@ -232,7 +232,7 @@ def test_stop_strings_end_an_answer(viscot: Callable[..., Any]) -> None:
 def test_what_the_class_cannot_do_is_refused(viscot: Callable[..., Any]) -> None:
     with pytest.raises(UsageError, match="Did you mean 'direct'"):
         viscot(strategy="direkt")
-    with pytest.raises(EngineError, match="generate_until only"):
+    with pytest.raises(EngineError, match="only answer tasks of the type generate_until"):
         viscot().loglikelihood([])
     with pytest.raises(EngineError, match="greedily"):
         viscot().generate_until([request(0, "What?", do_sample=True, temperature=0.7)])

@@ -37,7 +37,7 @@ from viscot_core.boxes.registry import codec
 from viscot_core.conversation import BOX_REQUEST, IMAGE
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.families.llava.pixels import preprocess
-from viscot_core.families.llava.template import render
+from viscot_core.families.llava.template import TEMPLATES, prompt_text
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View
 from viscot_core.images.view import crop as crop_view
@@ -81,7 +81,7 @@ def make_model(folder: Path) -> Path:
     # Real vocabularies know these words: prompts must not be longer in tokens than they really are.
     said = [turns for q in QUESTIONS for turns in (WORDING.answer(q, "[0.1, 0.2]"), WORDING.detection(q))]
     said.append(WORDING.refcoco("The thing number 1 on the left"))
-    texts = [render(turns, _template(), generate=True).text for turns in said]
+    texts = [prompt_text(turns, TEMPLATES["vicuna_v1"]) for turns in said]
     texts += [text.lower() for text in texts]
     tokenizer = train_tokenizer(texts * 3, vocab_size=shape.vocab_size, max_positions=shape.max_positions)
     model = build_model(shape, tokenizer, feature_layer=-2, attention="sdpa", seed=0)
@@ -89,12 +89,6 @@ def make_model(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     Manifest(name="random-17m", template="vicuna_v1", image_side=336).save(folder)
     return folder
-
-
-def _template() -> Any:
-    from viscot_core.families.llava.template import TEMPLATES
-
-    return TEMPLATES["vicuna_v1"]
 
 
 def make_data(root: Path, *, images: int, expressions: int, name: str = "made") -> Path:
@@ -139,14 +133,13 @@ class Reference:
 
     def __init__(self, loaded: LoadedModel, new: int) -> None:
         self.loaded, self.new = loaded, new
-        self.template = LocalEngine(loaded, reuse=False).template
 
     def say(self, turns: Turns, views: Sequence[View]) -> str:
-        loaded, tokens = self.loaded, self.loaded.processor.tokens
-        ids = torch.tensor([tokens.encode(render(turns, self.template, generate=True)).ids])
+        loaded, processor = self.loaded, self.loaded.processor
+        sizes = [view.image.size for view in views]
+        ids = torch.tensor([processor.render(turns, sizes, generate=True).ids])
         side = loaded.manifest.image_side
         pixels = torch.stack([torch.from_numpy(preprocess(view.image, side)) for view in views])
-        rows = int(loaded.model.config.text_config.vocab_size)
         with torch.inference_mode():
             out = loaded.model.generate(
                 input_ids=ids,
@@ -154,12 +147,13 @@ class Reference:
                 pixel_values=pixels,
                 max_new_tokens=self.new,
                 do_sample=False,
-                eos_token_id=tokens.eos_id,
-                pad_token_id=tokens.pad_id,
-                suppress_tokens=sorted({tokens.image_id, *range(loaded.text_rows, rows)}),
+                eos_token_id=sorted(processor.stop_ids),
+                pad_token_id=processor.pad_id,
+                suppress_tokens=processor.suppress_tokens,
             )
         said = out[0, ids.shape[1] :].tolist()
-        return tokens.decode(said[: said.index(tokens.eos_id)] if tokens.eos_id in said else said)
+        ends = [place for place, token in enumerate(said) if token in processor.stop_ids]
+        return processor.text(said[: ends[0]] if ends else said)
 
     def detect(self, item: Item) -> str:
         return self.say(WORDING.detection(item.question), [_view(item)])

@@ -125,7 +125,7 @@ def test_files_of_another_benchmark_are_refused(
         with pytest.raises(DataError, match=r"made.jsonl:1: the box .* is not that of question"):
             import_results(files, golden_root, tmp_path / "out", "x")
     path.write_text("[1]\n" * len(lines))
-    with pytest.raises(DataError, match="no result file of the reference"):
+    with pytest.raises(DataError, match="not a result file of the reference"):
         import_results(files, golden_root, tmp_path / "out", "x")
     with pytest.raises(UsageError, match="no strategy 'best'"):
         import_results(ReferenceFiles(answers={"best": tmp_path}), golden_root, tmp_path / "out", "x")

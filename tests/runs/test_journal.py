@@ -142,9 +142,9 @@ def test_damage_is_named_by_file_and_line(tmp_path: Path) -> None:
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run folder"):
+    with pytest.raises(UsageError, match="not a run folder"):
         read_run(tmp_path)
-    with pytest.raises(UsageError, match="holds no"):
+    with pytest.raises(UsageError, match="has no predictions"):
         read_predictions(tmp_path)
     (tmp_path / PREDICTIONS_FILE).write_bytes(prediction(1).to_line())
     with pytest.raises(UsageError, match=r"no run.json"), Journal(tmp_path):

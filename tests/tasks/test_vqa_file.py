@@ -82,7 +82,7 @@ def test_a_bad_row_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mine\.jsonl:2.*'text' is missing; correct the row\.$"):
         load_questions(file, tmp_path / "images", STYLES["short"])
     file.write_text("")
-    with pytest.raises(DataError, match="holds no question;"):
+    with pytest.raises(DataError, match="has no question;"):
         load_questions(file, tmp_path / "images", STYLES["short"])
 
 

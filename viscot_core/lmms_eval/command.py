@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from viscot_core.engines.open import EngineOptions
-from viscot_core.errors import UsageError, nearest
+from viscot_core.errors import UsageError, check_choice
 from viscot_core.lmms_eval import CHAIN, PACKAGED, TASKS
 from viscot_core.lmms_eval.exports import ModelForLmms
 from viscot_core.lmms_eval.logs import LOOKS_FILE
@@ -22,7 +22,7 @@ STRATEGIES = ("direct", "cot")
 
 @dataclass(frozen=True)
 class GeneralOptions:
-    """What was asked for. Without ``backend``: llava_hf where it can do all of it, else viscot."""
+    """What was asked for. Without ``backend``: llava_hf if it can do all of it, else viscot."""
 
     out: Path
     tasks: tuple[str, ...]
@@ -47,19 +47,21 @@ class GeneralOptions:
         if not self.tasks:
             raise UsageError("Name the tasks with --tasks, like pope,gqa,textvqa_val,scienceqa_img,mme.")
         for name in self.strategies:
-            _known("--strategy", name, STRATEGIES)
-        _known("--attn", self.engine.attn, tuple(_ATTENTION))
+            check_choice("--strategy", name, STRATEGIES)
+        check_choice("--attn", self.engine.attn, tuple(_ATTENTION))
         ours = self._only_ours()
         backend = self.backend or ("viscot" if ours else "llava_hf")
-        _known("--backend", backend, BACKENDS)
+        check_choice("--backend", backend, BACKENDS)
         if ours and backend != "viscot":
-            raise UsageError(f"{' and '.join(ours)} needs --backend viscot; lmms-eval's own classes cannot.")
+            raise UsageError(
+                f"{' and '.join(ours)} needs --backend viscot; lmms-eval's own classes cannot do it."
+            )
         if backend == "vllm" and self.engine.attn != "sdpa":
-            raise UsageError("vLLM chooses its attention by itself; leave --attn out with --backend vllm.")
+            raise UsageError("vLLM chooses its attention itself; leave out --attn with --backend vllm.")
         if CHAIN in self.tasks and backend == "viscot":
             raise UsageError(
-                f"{CHAIN} asks lmms-eval's own classes in two turns; viscot's runs them in visual_cot with "
-                "--strategy cot."
+                f"{CHAIN} is for lmms-eval's own classes; viscot's own class asks in two turns with "
+                "--tasks visual_cot --strategy cot."
             )
         self._check_packaged()
         return backend
@@ -77,26 +79,23 @@ class GeneralOptions:
     def _check_packaged(self) -> None:
         names = " and ".join(PACKAGED)
         if self.packaged and self.data is None:
-            raise UsageError(f"{names} need the benchmark's data root: give --data DIR.")
+            raise UsageError(f"{names} need the benchmark's data root; give --data DIR.")
         if self.packaged and not set(PACKAGED).issuperset(self.tasks):
-            raise UsageError(f"Run {names} apart from other tasks, into an --out of their own.")
+            raise UsageError(
+                f"{names} cannot run together with other tasks; give them a command and an --out of their own."
+            )
 
     def work(self) -> Iterator[tuple[str, str]]:
-        """Each strategy and task to run; what the task of two turns gives is cot, whoever answers."""
+        """Each strategy and task to run; the task of two turns counts as cot, whichever class answers."""
         for strategy in self.strategies:
             for task in self.tasks:
                 yield "cot" if task == CHAIN else strategy, task
 
 
-def _known(flag: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UsageError(f"{flag} is one of {', '.join(choices)}, not '{value}'.{nearest(value, choices)}")
-
-
 def command_line(
     options: GeneralOptions, backend: str, model: ModelForLmms, strategy: str, task: str, folder: Path
 ) -> list[str]:
-    """One task's, its results and samples going into ``folder``. No shell ever sees it."""
+    """The command line of one task, with its results and samples in ``folder``; it goes through no shell."""
     engine = options.engine
     given: dict[str, Any]
     if backend == "llava_hf":

@@ -50,12 +50,14 @@ def model_for_lmms(engine: EngineOptions, backend: str) -> ModelForLmms:
     path = checkpoint.path if backend == "viscot" else exported(checkpoint, weights)
     path = without_bos(path) if backend == "llava_hf" else path
     if {",", "="} & set(str(path)):
-        raise UsageError(f"lmms-eval takes no path with a comma or '=' ({path}); move or link the model.")
+        raise UsageError(
+            f"lmms-eval cannot read a path with a comma or '=' ({path}); move or link the model."
+        )
     return ModelForLmms(str(path), weights, device, dtype)
 
 
 def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) -> Path:
-    """The checkpoint as other software takes it: itself where it is complete, else an export in ``cache``.
+    """The checkpoint as other software reads it: itself if it is complete, else an export in ``cache``.
 
     An export stays for the next time; its folder is named by a digest of all it is made of.
     """

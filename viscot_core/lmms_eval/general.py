@@ -42,7 +42,7 @@ class _Filling:
     progress: Progress | None
 
     def task(self, strategy: str, task: str) -> None:
-        """Run one task, take over what it said, write it down.
+        """Run one task and write its answers and figures into the run folder.
 
         Raises:
             ViscotError: lmms-eval wrote no results; one of the kinds of ``launch.why``.
@@ -69,11 +69,11 @@ class _Filling:
 
 
 def bench_general(options: GeneralOptions, progress: Progress | None = None) -> tuple[RunInfo, Tally]:
-    """Run every task that has no figures yet; a task whose data cannot be had is left open and named.
+    """Run every task that has no figures yet; one whose data is missing stays pending, with the reason.
 
     Raises:
         UsageError, CheckpointError, EngineError: before or at the first task, with the command that helps.
-        DataError: no task could be run for want of data.
+        DataError: no task could be run because its data is missing.
     """
     backend = options.chosen_backend()
     needed = ["viscot"] if backend == "viscot" or options.packaged else []
@@ -103,7 +103,7 @@ def bench_general(options: GeneralOptions, progress: Progress | None = None) -> 
 
 
 def _env(options: GeneralOptions) -> dict[str, str]:
-    """What the child's surroundings add; our own tasks have all they need on this machine."""
+    """Environment variables of the child; our own tasks need nothing from the network."""
     env = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
     if options.data is not None:
         env[DATA] = str(options.data.resolve())

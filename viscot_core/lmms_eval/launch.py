@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 LOG_FILE = "log.txt"
 _FAILED = re.compile(r"Error .* in generating|ERROR.* \d+ failed: ")
-"""How the log tells of a request that became an empty answer: in lmms-eval's own classes, and in ours."""
+"""How the log reports a request that became an empty answer: in lmms-eval's own classes, and in ours."""
 _UNASKED = "GPT API failed to answer"
 """What MMBench's task says, three times an answer, before it draws a letter at random."""
 _INSTALL = {
@@ -51,7 +51,9 @@ def versions(python: str, needed: Sequence[str] = ()) -> dict[str, str]:
     try:
         done = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UsageError(f"--python {python} does not run ({error}); give the path of a Python.") from error
+        raise UsageError(
+            f"--python {python} does not run ({error}); give the path of a Python interpreter."
+        ) from error
     found: dict[str, str] = json.loads(done.stdout)
     for package in ("lmms-eval", *needed):
         if package not in found:
@@ -95,7 +97,7 @@ def _watch(child: subprocess.Popen[bytes], log: int, progress: Progress | None) 
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """A child that still runs (Ctrl-C, a full disk) is asked to stop, then made to."""
+    """A child that still runs (Ctrl-C, a full disk) is asked to stop, then killed."""
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
         try:
@@ -149,12 +151,12 @@ def why(log: Path, python: str) -> ViscotError:
     if re.search(_OFFLINE, said):
         fetch = f"hf download --repo-type dataset {data}" if data else "the same command, online"
         return DataError(
-            f"The data set {data or 'of this task'} is not on this machine and cannot be fetched now; "
+            f"The data set {data or 'of this task'} is not on this machine and cannot be downloaded now; "
             f"get it with: {fetch}."
         )
     if found := re.search(r"No module named '([\w.]+)'", text):
         return EngineError(
-            f"lmms-eval needs the module {found[1]}, which is not there; install it with {python} -m pip."
+            f"lmms-eval needs the module {found[1]}, which is not installed; install it with {python} -m pip."
         )
     if "out of memory" in said:
         return EngineError(

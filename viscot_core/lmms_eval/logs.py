@@ -62,7 +62,7 @@ def read_task(folder: Path, strategy: str) -> list[TaskLog]:
     """
     results = sorted(folder.rglob("*_results.json"))
     if not results:
-        raise DataError(f"{folder} holds no results of lmms-eval; run the same 'viscot bench general' again.")
+        raise DataError(f"{folder} has no results of lmms-eval; run the same 'viscot bench general' again.")
     try:
         data = json.loads(results[-1].read_bytes())
         looks = {(row["task"], row["doc_id"]): row for row in _lines(folder / LOOKS_FILE)}
@@ -76,7 +76,7 @@ def read_task(folder: Path, strategy: str) -> list[TaskLog]:
             ]
             logs.append(TaskLog(task, figures, samples))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{folder} holds no readable results of lmms-eval ({error!r}).") from error
+        raise DataError(f"The results of lmms-eval in {folder} cannot be read ({error!r}).") from error
     return logs
 
 

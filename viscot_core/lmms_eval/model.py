@@ -39,7 +39,7 @@ LONGEST = 1024
 
 @dataclass
 class _Asked:
-    """One request of lmms-eval on its way: its images, what it was told, where the model looked."""
+    """One request of lmms-eval: its question and images, then its answer and where the model looked."""
 
     task: str
     doc_id: int
@@ -110,7 +110,7 @@ class Viscot(lmms):
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
         """Not offered: an engine says text, not probabilities."""
-        raise EngineError("viscot answers tasks of the type generate_until only; choose another --tasks.")
+        raise EngineError("viscot can only answer tasks of the type generate_until; choose other --tasks.")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> NoReturn:
         """Not offered, as ``loglikelihood``."""
@@ -119,7 +119,7 @@ class Viscot(lmms):
     def _open(self, request: Instance) -> _Asked:
         text, options, doc_to_visual, doc_id, task, split = request.args
         if options.get("do_sample") and options.get("temperature"):
-            raise EngineError(f"The task {task} wants sampled answers; viscot answers greedily only.")
+            raise EngineError(f"The task {task} asks for sampled answers; viscot decodes greedily only.")
         stops = options.get("until") or ()
         asked = _Asked(
             task,

@@ -33,4 +33,4 @@ class ApiOptions:
 
     def __post_init__(self) -> None:
         if self.max_cost is not None and self.price is None:
-            raise UsageError("--max-cost needs --price READ,WRITTEN in dollars for a million tokens each.")
+            raise UsageError("--max-cost needs --price INPUT,OUTPUT in dollars for a million tokens each.")

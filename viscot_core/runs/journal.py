@@ -1,8 +1,8 @@
-"""The writing end of a run folder: what is finished is appended at once, and settings never mix.
+"""The writing end of a run folder: finished items are appended at once, and settings never mix.
 
 Lines are appended and flushed as items finish, so a kill loses at most the batch in flight; a line cut short
 by a kill is set aside and its item asked again. One process writes at a time. Settings that change an answer
-may never change within a folder; what is asked (strategies, data sets, limit) may grow.
+may never change within a folder; the questions (strategies, data sets, limit) may become more.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Journal:
         self.reload()
 
     def reload(self) -> None:
-        """Take in what all writers have finished by now."""
+        """Read again what all writers have finished by now."""
         if any(self.folder.glob("predictions*.jsonl")):
             self.finished = {p.key: p for p in read_predictions(self.folder)}
 
@@ -101,7 +101,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let the next writer in; a new folder in which nothing was begun goes again."""
+        """Close the file and release the locks; a new folder in which nothing was started is removed."""
         if self._made and self.info is None and self.session is None:
             with suppress(OSError):
                 (self.folder / LOCK_FILE).unlink()
@@ -119,10 +119,10 @@ class Journal:
             refuse_changes(self.info.model_copy(update={"settings": known}), info, self.folder)
 
     def begin(self, info: RunInfo) -> RunInfo:
-        """Start the run or go on with it; returns the run's info with what was planned before taken in.
+        """Start the run or continue it; returns the run's info, joined with what was planned before.
 
         Raises:
-            UsageError: a setting differs from the one the folder was begun with; the message shows both.
+            UsageError: a setting differs from the one the folder was started with; the message shows both.
         """
         if self.info is not None:
             refuse_changes(self.info, info, self.folder)
@@ -173,7 +173,7 @@ def _take_lock(folder: Path, *, shared: bool = False, name: str = LOCK_FILE) -> 
 
 
 def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
-    """Raise UsageError showing every setting in which ``new`` differs from what ``folder`` was begun with."""
+    """Raise UsageError showing every setting in which ``new`` differs from the one that ``folder`` has."""
     before, after = _flat({"kind": old.kind, **old.settings}), _flat({"kind": new.kind, **new.settings})
     for name in old.hashes.keys() & new.hashes.keys():
         before[f"data of {name}"], after[f"data of {name}"] = old.hashes[name], new.hashes[name]
@@ -181,7 +181,7 @@ def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
     if changed:
         shown = "; ".join(f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in changed)
         raise UsageError(
-            f"{folder} was begun with other settings ({shown}); repeat those to go on, or choose a new --out."
+            f"{folder} has other settings ({shown}); give its own to continue, or choose a new --out."
         )
 
 

@@ -167,7 +167,7 @@ def _loop(
             journal.add(finished)
             tally.finished += sum(p.done for p in finished)
             tally.failed += sum(not p.done for p in finished)
-            tally.failures.update(p.error or "no reason was kept" for p in finished if not p.done)
+            tally.failures.update(p.error or "no reason was recorded" for p in finished if not p.done)
             tally.open.update(outcome.reason for outcome in outcomes if isinstance(outcome, Pending))
             seen += len(outcomes)
             if progress:
@@ -219,10 +219,10 @@ def _asked(ask: Ask, opened: Iterable[list[Query]], parallel: int) -> Iterator[l
                 failure = next(filter(None, (future.exception() for future in finished)), None)
                 if failure is not None:
                     break
-        finished, _ = wait(running)  # what is under way has been paid for
+        finished, _ = wait(running)  # calls that were sent are paid for
         yield from (future.result() for future in finished if future.exception() is None)
         failure = failure or next(filter(None, (future.exception() for future in finished)), None)
-    except KeyboardInterrupt as stop:  # nobody waits for the rest, but what has come is kept
+    except KeyboardInterrupt as stop:  # the rest is dropped, but finished batches are kept
         failure = stop
         yield from (f.result() for f in running if f.done() and not f.cancelled() and not f.exception())
     finally:

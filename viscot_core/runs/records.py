@@ -19,7 +19,7 @@ from viscot_core.files import atomic_write
 RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 PARTS = "predictions.*.jsonl"
-"""What the ranks of a sharded run write, each its own, until it is joined into the one file."""
+"""What the ranks of a sharded run write, one each, until they are joined into the one file."""
 
 Key = tuple[str, str, str]
 """(strategy, data set, question id as text): what names one line of a run."""
@@ -106,13 +106,13 @@ def read_run(folder: Path | str) -> RunInfo:
     """The ``run.json`` of a run folder.
 
     Raises:
-        UsageError: the folder is no run folder.
+        UsageError: the folder is not a run folder.
         DataError: the file is damaged.
     """
     path = Path(folder) / RUN_FILE
     if not path.is_file():
         raise UsageError(
-            f"{folder} is no run folder (it has no {RUN_FILE}); give the --out of a 'viscot bench'."
+            f"{folder} is not a run folder (it has no {RUN_FILE}); give the --out of a 'viscot bench'."
         )
     try:
         return RunInfo.model_validate_json(path.read_bytes())
@@ -125,17 +125,17 @@ def read_run(folder: Path | str) -> RunInfo:
 def read_predictions(folder: Path | str) -> list[Prediction]:
     """Every finished item in order of first finish; a later line of the same key replaces the earlier.
 
-    But no failure replaces an answer: the files of several ranks are in no order of time.
-    A last line without its newline is a write in progress or cut short, and is left out.
+    But no failure replaces an answer: the files of several ranks are not in order of time.
+    A last line without its newline is a write in progress, or was cut short: it is skipped.
 
     Raises:
         UsageError: the folder holds no predictions.
-        DataError: a whole line is damaged; names file and line.
+        DataError: a complete line is damaged; names file and line.
     """
     path = Path(folder) / PREDICTIONS_FILE
     files = [*([path] if path.is_file() else []), *sorted(Path(folder).glob(PARTS))]
     if not files:
-        raise UsageError(f"{folder} holds no {PREDICTIONS_FILE}; give the --out of a 'viscot bench'.")
+        raise UsageError(f"{folder} has no {PREDICTIONS_FILE}; give the --out of a 'viscot bench'.")
     found: dict[Key, Prediction] = {}
     for file in files:
         for prediction in _lines(file):

@@ -1,7 +1,7 @@
 """One benchmark on many GPUs: ranks share the images, each with a model of its own; nothing is exchanged.
 
 ``--gpus N`` starts N ranks through torchrun and joins what they wrote; inside ``srun`` every task is a rank.
-A rank that dies loses its batch in flight: the same command, on any number of GPUs, goes on.
+A rank that dies loses its batch in flight: the same command, on any number of GPUs, continues the run.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ def check_gpus(gpus: int, device: str) -> None:
 
     found = len(hardware.gpus())
     if gpus > found:
-        raise UsageError(
-            f"{gpus} GPUs are asked for and {found} are here; give --gpus {found} or --device cpu."
-        )
+        raise UsageError(f"--gpus {gpus}: this machine has {found}; give --gpus {found} or --device cpu.")
 
 
 def launch(job: bytes, gpus: int) -> None:
@@ -93,4 +91,4 @@ def launch(job: bytes, gpus: int) -> None:
             process.wait()
             raise
     if code:
-        raise EngineError(f"A rank ended with code {code} (see above); the same command does the rest.")
+        raise EngineError(f"A rank ended with code {code} (see above); the same command continues the run.")

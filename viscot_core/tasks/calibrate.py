@@ -1,8 +1,8 @@
-"""Which box convention does a server's model write? Drawn images with known boxes tell.
+"""Find out which box convention a model uses, from drawn images with known boxes.
 
 Each convention asks for its own form and reads its own form, over the same images: one bright rectangle on
-a dark ground, in wide, tall and square images so that frames and orders come apart. The answer is a table;
-what to do with it is the reader's choice, and no run ever switches by itself.
+a dark ground, in wide, tall and square images, so that frames and orders give different boxes. The answer is
+a table; no run ever changes its convention by itself.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from viscot_core.policies.wording import Wording
 SIZES = ((1200, 500), (500, 1100), (800, 800), (640, 480))
 COLORS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (50, 90, 220), "yellow": (240, 210, 40)}
 FITS = 0.5
-"""Mean IoU from which a convention is said to fit."""
+"""A convention fits from this mean IoU on."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How one convention did: boxes read of the replies that came, their mean IoU (0 for one not read)."""
+    """How well one convention fits: replies that came, boxes read of them, mean IoU (0 for one not read)."""
 
     codec: Codec
     replies: int
@@ -62,7 +62,7 @@ def images(count: int, seed: int = 0) -> Iterator[tuple[View, str, Box]]:
 def calibrate(engine: Engine, codecs: Sequence[Codec], *, count: int = 8, seed: int = 0) -> list[Fit]:
     """Every convention over the same images, the best first. Families of points are left out.
 
-    What the server could not answer is left out, and counts for or against nothing.
+    Questions that the server could not answer are not counted.
 
     Raises:
         EngineError: the server is gone, refuses the key, or answered nothing in one of the conventions.
@@ -73,13 +73,13 @@ def calibrate(engine: Engine, codecs: Sequence[Codec], *, count: int = 8, seed: 
 
 
 def _fit(engine: Engine, codec: Codec, drawn: Sequence[tuple[View, str, Box]]) -> Fit:
-    # A family whose pixels depend on the size sent is shown the size that its server leaves alone.
+    # Where boxes are pixels of the image as sent, it is sent in a size that the server does not change.
     questions = [Question(what, (_sent(view, codec),)) for view, what, _ in drawn]
     answers = rollout.run(Locate(Wording(codec)), engine, questions)
     replies = [(view, box, one) for (view, _, box), one in zip(drawn, answers, strict=True) if not one.error]
     if not replies:
         raise EngineError(
-            f"The server answered none of {len(drawn)} questions ({answers[0].error}); try again."
+            f"The server answered none of {len(drawn)} questions ({answers[0].error}); try again later."
         )
     overlaps, read = [], 0
     for view, box, one in replies:

@@ -69,10 +69,10 @@ def read_results(files: ReferenceFiles, data: Path) -> Results:
     """
     unknown = [name for name in files.answers or {} if name not in STRATEGIES]
     if unknown:
-        raise UsageError(f"There is no strategy '{unknown[0]}'; there are {', '.join(STRATEGIES)}.")
+        raise UsageError(f"There is no strategy '{unknown[0]}'; the strategies are {', '.join(STRATEGIES)}.")
     results = _read_refcoco(files.refcoco, data) if files.refcoco else _read_visual_cot(files, data)
     if not results.words:
-        raise UsageError("There is nothing to read: give --boxes, --answers STRATEGY=FOLDER or --refcoco.")
+        raise UsageError("Nothing to read: give --boxes, --answers STRATEGY=FOLDER or --refcoco.")
     return results
 
 
@@ -133,7 +133,7 @@ def _box_texts(path: Path, items: Sequence[Item]) -> dict[str, str]:
     rows = _rows(path)
     if len(rows) != len(items):
         raise DataError(
-            f"{path} has {len(rows)} lines for {len(items)} questions; it is of another benchmark."
+            f"{path} has {len(rows)} lines for {len(items)} questions; it belongs to another benchmark."
         )
     texts = {}
     for number, (row, item) in enumerate(zip(rows, items, strict=True), 1):
@@ -171,7 +171,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
     except orjson.JSONDecodeError as error:
-        raise DataError(f"{path} is no JSON lines file ({error}).") from error
+        raise DataError(f"{path} is not a JSON Lines file ({error}).") from error
     if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path} holds lines that are no objects; it is no result file of the reference.")
+        raise DataError(f"{path} has lines that are not objects; it is not a result file of the reference.")
     return rows

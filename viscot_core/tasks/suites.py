@@ -1,4 +1,4 @@
-"""The names of the benchmark: its data sets and suites, RefCOCO's splits, and which of them a user means."""
+"""The names of data sets, suites and RefCOCO's splits, and which of them a user asks for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "scripts": tuple(name for name in PAPER if name != "visual7w"),
     "all": (*PAPER, "emotic"),
 }
-"""``scripts`` are the reference scripts' eleven, ``all`` every shipped file."""
+"""``scripts`` are the eleven of the reference's scripts, ``all`` every published file."""
 
 REFCOCO = tuple(
     f"{name}/{split}"
@@ -62,7 +62,7 @@ def chosen_tasks(root: Path, found: dict[str, Path], suite: str | None, tasks: S
         return chosen(PAPER if known else found, found, "data set")
     if suite not in SUITES:
         raise UsageError(
-            f"There is no suite '{suite}'; there are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
+            f"There is no suite '{suite}'; the suites are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
         )
     return chosen(SUITES[suite], found, "data set")
 

@@ -147,7 +147,7 @@ def load_questions(file: Path, images: Path, style: Style, *, skip_missing: bool
     """
     rows = list(Rows(file, QuestionRow))
     if not rows:
-        raise DataError(f"{file} holds no question; give a row {{question_id, image, text}} for each.")
+        raise DataError(f"{file} has no question; give a row {{question_id, image, text}} for each.")
     _check_answers(file, rows, style)
     several = len({row.category for row in rows}) > 1
     seen: Counter[str] = Counter()
@@ -169,7 +169,7 @@ def load_questions(file: Path, images: Path, style: Style, *, skip_missing: bool
             "check --images, or leave them out with --skip-missing."
         )
     if not items:
-        raise DataError(f"{file} holds no question that has its image under {images}; check --images.")
+        raise DataError(f"No question of {file} has its image under {images}; check --images.")
     names = dict.fromkeys([*missing, *(item.dataset for item in items)])
     return Benchmark(
         items=tuple(items),
