@@ -20,7 +20,7 @@ from viscot_core.policies.wording import Wording
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import read_predictions, read_run
 from viscot_core.runs.replay import replay_item
-from viscot_core.tasks import table
+from viscot_core.tasks import registry
 from viscot_core.tasks.base import Benchmark, Facts, Item, Settings, Strategy, wording_of
 from viscot_core.tasks.visual_cot.task import load_visual_cot
 
@@ -79,7 +79,7 @@ def test_a_new_task_needs_no_change_here(root: Path, tmp_path: Path, monkeypatch
     engine = FakeEngine(lambda prompt: "[0.1, 0.1, 0.5, 0.5]" if "there?" in prompt else speak(prompt))
     monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda _: engine)
     monkeypatch.setattr("viscot_core.runs.evaluate.weights_hash", lambda _: "0")
-    monkeypatch.setitem(table.TASKS, "made", Made)
+    monkeypatch.setitem(registry.TASKS, "made", Made)
     info, tally = evaluate(Made(root), EngineOptions(), tmp_path / "run")
     assert (info.kind, tally.finished, info.settings["depth"]) == ("made", 12, 2)
     assert all((p.answer or "").endswith("after 2 looks") for p in read_predictions(tmp_path / "run"))

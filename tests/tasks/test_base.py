@@ -11,7 +11,7 @@ from viscot_core.boxes.registry import codec
 from viscot_core.errors import UsageError
 from viscot_core.policies.base import Look
 from viscot_core.tasks.base import Item, check_strategies, overlap
-from viscot_core.tasks.table import TASKS
+from viscot_core.tasks.registry import TASKS
 from viscot_core.tasks.visual_cot.strategies import STRATEGIES
 
 SIZE = (640, 480)

@@ -82,7 +82,7 @@ class GeneralOptions:
             raise UsageError(f"{names} need the benchmark's data root; give --data DIR.")
         if self.packaged and not set(PACKAGED).issuperset(self.tasks):
             raise UsageError(
-                f"{names} cannot run together with other tasks; give them a command and an --out of their own."
+                f"{names} cannot run together with other tasks; run them apart, with their own --out."
             )
 
     def work(self) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from viscot_core.runs.tally import Tally, conclude
 from viscot_core.tasks.base import Item, Task
 from viscot_core.tasks.reference_export import write_results
 from viscot_core.tasks.reference_files import RecordedWords, ReferenceFiles, read_results
-from viscot_core.tasks.table import TASKS
+from viscot_core.tasks.registry import TASKS
 
 ENGINE = {"engine": "reference", "template": "vicuna_v1"}
 SETTINGS = {"engine": ENGINE, "box_format": "viscot"}

@@ -75,7 +75,7 @@ class RunInfo(BaseModel):
 
     format: Literal[1] = 1
     kind: str = "cot"
-    """Which task was asked (``tasks/table.py``); ``general`` are the tasks of lmms-eval."""
+    """Which task was asked (``tasks/registry.py``); ``general`` are the tasks of lmms-eval."""
     model: str = ""
     data: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)

@@ -20,7 +20,7 @@ from viscot_core.policies.base import Question
 from viscot_core.rollout import replay
 from viscot_core.runs.records import Prediction, RunInfo, read_predictions, read_run
 from viscot_core.tasks.image_files import find_image
-from viscot_core.tasks.table import TASKS
+from viscot_core.tasks.registry import TASKS
 
 
 @dataclass(frozen=True)

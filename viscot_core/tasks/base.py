@@ -1,7 +1,7 @@
 """What a task is: its questions, the strategies that make sense for them, and what is measured of an answer.
 
 A task knows policies and images, and no engine, journal or run folder: ``runs`` asks its questions and keeps
-the records. A new task is one module and one line in ``table.py``.
+the records. A new task is one module and one line in ``registry.py``.
 """
 
 from __future__ import annotations
