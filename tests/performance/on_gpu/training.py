@@ -1,0 +1,193 @@
+"""Section e: steps of stage 2, full and with LoRA, padded, packed and in one row."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from on_gpu import limits
+from on_gpu.batches import micro_batches, training_rows
+from on_gpu.bench import Bench, OutOfTime, short
+from on_gpu.made import cast, make_model
+from on_gpu.variants import BETTER, COMPILED, SHIPPED, Masters, Variant, use_varlen
+from on_gpu.viscot_side import (
+    encode_rows,
+    loaded_model,
+    memory_estimate,
+    prepare_training,
+    shape_of,
+    stage_two,
+    token_losses,
+)
+
+
+class Trained:
+    """A model in training, the steps of one kind of fine-tuning on it, and their figures."""
+
+    def __init__(self, b: Bench, layers: int, lora: int) -> None:
+        kernel = use_varlen()
+        self.b, self.lora = b, lora
+        b.forget_peak()
+        base = make_model(b.size, b.tokenizer, b.device, b.dtype, layers)
+        loaded = loaded_model(base, b.tokenizer)
+        b.train_tokens, self.text_rows = loaded.processor.tokens, loaded.processor.text_rows
+        self.base = base
+        self.samples = encode_rows(training_rows(b.size.samples), loaded)
+        self.longest = max(len(s.encoded.ids) for s in self.samples)
+        self.stage = stage_two(lora, True, self.longest)
+        self.model = prepare_training(base, self.stage)
+        cast(self.model, b.dtype)
+        self.model.train()
+        base.enable_input_require_grads()
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = Masters(learning, b.device)
+        learns = limits.Learns(tower=not lora, lora=lora)
+        flop = 0.0
+        for sample in self.samples:
+            said = len(sample.encoded.labels) - sample.encoded.labels.count(-100)
+            flop += limits.training_flop(
+                shape_of(base.config), len(sample.encoded.ids), len(sample.images), learns, said
+            )
+        self.tokens = sum(len(s.encoded.ids) for s in self.samples)
+        self.flop = flop
+        b.sync()
+        facts = {
+            "layers": layers, "lora_rank": lora, "learning": sum(p.numel() for p in learning),
+            "samples": len(self.samples), "tokens": self.tokens, "longest": self.longest,
+            "tflop_a_step": round(flop / 1e12, 2), "state_gib": b.peak(), "varlen": kernel,
+        }  # fmt: skip
+        b.note("e", self.kind, facts)
+
+    @property
+    def kind(self) -> str:
+        return "lora" if self.lora else "full"
+
+    def set_up(self, variant: Variant) -> None:
+        """Recomputation and attention as the variant wants them."""
+        base = self.base
+        if variant.recompute:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+            for part in (base.model.language_model.layers, base.model.vision_tower.encoder.layers):
+                for number, layer in enumerate(part):
+                    layer.gradient_checkpointing = number % variant.recompute == 0
+        else:
+            base.gradient_checkpointing_disable()
+        kind = "gpu_varlen" if variant.attention == "varlen" else "sdpa"
+        base.model.language_model.config._attn_implementation = kind
+        if variant.compiled:
+            self.b.torch._dynamo.config.recompile_limit = 64
+            backend = "inductor" if self.b.cuda else "eager"
+            for layer in base.model.language_model.layers:
+                layer.compile(dynamic=False, backend=backend)
+
+    def loss(self, batch: dict[str, Any], variant: Variant, words: float) -> Any:
+        torch, b = self.b.torch, self.b
+        moved = {k: v.to(b.device, non_blocking=True) if hasattr(v, "to") else v for k, v in batch.items()}
+        labels = moved.pop("labels")
+        if variant.head == "all":
+            logits = self.model(**moved, use_cache=False).logits[..., : self.text_rows]
+            return token_losses(logits, labels).sum() / words
+        hidden = self.base.model(**moved, use_cache=False).last_hidden_state
+        targets = labels[:, 1:]
+        said = targets != -100
+        logits = self.base.lm_head(hidden[:, :-1][said])[..., : self.text_rows]
+        return torch.nn.functional.cross_entropy(logits.float(), targets[said], reduction="sum") / words
+
+    def step(self, batches: Sequence[dict[str, Any]], variant: Variant) -> Any:
+        words = sum(int((batch["labels"] != -100).sum()) for batch in batches)
+        total = 0.0
+        for batch in batches:
+            loss = self.loss(batch, variant, words)
+            loss.backward()
+            total = total + loss.detach()
+        self.optimizer.step()
+        return total
+
+    def measure(self, variant: Variant) -> dict[str, Any]:
+        """Tokens/s, MFU and memory; the micro-batch is halved while it does not fit."""
+        b = self.b
+        per_device = len(self.samples)
+        self.set_up(variant)
+        while True:
+            try:
+                return self._measure(variant, per_device)
+            except b.torch.cuda.OutOfMemoryError:
+                if per_device == 1:
+                    return {"error": "out of memory with one sample"}
+            per_device //= 2
+            self.drop_gradients()
+            b.clean()
+
+    def drop_gradients(self) -> None:
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def _measure(self, variant: Variant, per_device: int) -> dict[str, Any]:
+        b = self.b
+        batches = micro_batches(b, self.samples, variant, per_device)
+        b.forget_peak()
+        losses: list[float] = []
+        first = b.clocked(lambda: losses.append(float(self.step(batches, variant))))
+        times = []
+        for _ in range(5 if b.cuda else 2):
+            times.append(b.clocked(lambda: self.step(batches, variant)))
+            if sum(times) > 4 and len(times) >= 2:
+                break
+        seconds = sorted(times)[len(times) // 2]
+        places = sum(int(batch["labels"].numel()) for batch in batches)
+        # The plan divides state over processes and counts activations of ``max_length`` tokens a sample.
+        stage = self.stage.model_copy(update={
+            "gradient_checkpointing": bool(variant.recompute),
+            "max_length": max(1, places // len(self.samples)),
+        })  # fmt: skip
+        peak, rate = b.peak(), self.flop / seconds / 1e12
+        estimate = memory_estimate(self.base.config, stage, per_device)
+        return {
+            "tokens_s": round(self.tokens / seconds), "mfu": round(rate / b.card_tflops(), 4),
+            "of_measured": round(rate / b.measured["tflops"], 4), "step_s": round(seconds, 3),
+            "spread": round(max(times) / min(times) - 1, 3), "first_s": round(first, 2),
+            "micro_batch": per_device, "non_padding": round(self.tokens / places, 3),
+            "loss": round(losses[0], 4),
+            "peak_gib": peak, "estimate_gib": round(estimate, 2),
+            "estimate_ratio": round(estimate / peak["device"], 3) if peak["device"] else None,
+        }  # fmt: skip
+
+
+def section_e(b: Bench) -> None:
+    b.measured  # noqa: B018 - before the memory is full
+    b.unload()
+    if b.cuda:
+        with contextlib.suppress(Exception):
+            b.torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    lora = (*SHIPPED[:2], *(Variant("one", n, "varlen", "supervised") for n in (1, 2, 0)))
+    few = b.size.train_layers
+    groups = ((few, 0, (*SHIPPED, *BETTER)), (b.size.layers, b.size.lora, lora), (few, 0, COMPILED))
+    for number, (layers, rank, variants) in enumerate(groups):
+        # The step under LoRA is worth more than the last variants of the other kind.
+        reserve = 40 if b.cuda and number == 0 and b.size.name == "7b" else 0
+        if not b.enough(reserve + (60 if variants is COMPILED else 20) if b.cuda else 1):
+            continue
+        _trained(b, layers, rank, variants, reserve)
+        b.torch._dynamo.reset()
+        b.clean()
+
+
+def _trained(b: Bench, layers: int, rank: int, variants: Sequence[Variant], reserve: float) -> None:
+    """The variants of one kind of fine-tuning, on one model."""
+    try:
+        trained = Trained(b, layers, rank)
+    except OutOfTime:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        b.note("e", "lora" if rank else "full", {"error": short(error)})
+        return
+    for variant in variants:
+        name = f"{trained.kind}: {variant.name}"
+        if not b.enough(reserve + 10 if b.cuda else 1):
+            b.note("e", name, {"skipped": "no time left"})
+            continue
+        b.tried("e", name, lambda: trained.measure(variant))  # noqa: B023
+        trained.drop_gradients()

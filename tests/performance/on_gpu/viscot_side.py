@@ -1,0 +1,190 @@
+"""What the measurements use of viscot: all that a move of its modules can break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from viscot_core.boxes.geometry import crop_window, parse_box
+from viscot_core.boxes.registry import codec
+from viscot_core.engines.base import Request
+from viscot_core.families.llava.template import TEMPLATES, render
+from viscot_core.images.view import View, crop
+from viscot_core.policies.wording import Wording
+
+GIB = 2**30
+WORDING = Wording(codec("viscot"))
+BOX = "[0.282, 0.316, 0.794, 0.738]"
+WAYS = ("graphs", "static", "growing")
+"""How the local engine decodes: captured steps, the same steps one by one, a cache that grows."""
+
+Asked = tuple[Request, list[int], list[Any]]
+"""A request, its ids, and the images it shows."""
+
+
+def shape_of(config: Any) -> Any:
+    from viscot_core.families.llava.shapes import shape_of_config
+
+    return shape_of_config(config)
+
+
+def loaded_model(model: Any, tokenizer: Any) -> Any:
+    """What ``load_model`` would give, of weights in memory."""
+    from viscot_core.families.llava.chat import ChatTokenizer
+    from viscot_core.families.llava.processor import LlavaProcessor
+    from viscot_core.families.manifest import Manifest
+    from viscot_core.families.table import family_of
+    from viscot_core.models.load import LoadedModel
+
+    side, patch = model.config.vision_config.image_size, model.config.vision_config.patch_size
+    tokens = ChatTokenizer(tokenizer, image_tokens=(side // patch) ** 2, turn_tokens="plain")
+    processor = LlavaProcessor(tokens, TEMPLATES["vicuna_v1"], model.config, len(tokenizer))
+    manifest = Manifest(name="random", template="vicuna_v1", image_side=side)
+    family = family_of(model.config.to_dict())
+    return LoadedModel(model, family, processor, manifest, Path("random"), "random")
+
+
+def open_engine(loaded: Any, batch: int = 0, way: str = "") -> Any:
+    """The engine of this machine; batch 0: what fits; a way of ``WAYS``, or as it chooses."""
+    from viscot_core.engines.transformers.engine import LocalEngine
+
+    engine = LocalEngine(loaded, batch_size=batch)
+    if way and engine.prefix is not None:
+        on_gpu = engine.model.device.type == "cuda"
+        static = engine.prefix.static_decoder(graphs=on_gpu and way == "graphs")
+        engine.prefix.static = None if way == "growing" else static
+    return engine
+
+
+def run_bench(
+    kind: str, data: Path, out: Path, engine: Any, progress: Callable[[int, int], None] | None = None
+) -> tuple[int, int]:
+    """``viscot bench cot|refcoco`` with a loaded engine: how many items were finished and how many failed."""
+    from viscot_core.runs.answering import answer_queries
+    from viscot_core.runs.loop import Built, RunPlan, run
+    from viscot_core.tasks.refcoco import RefCoco
+    from viscot_core.tasks.visual_cot.task import VisualCot
+
+    task: Any = VisualCot(data) if kind == "cot" else RefCoco(data)
+    settings = task.settings(codec("viscot"))
+    batch = engine.traits.batch
+    plan = RunPlan(out, task.kind, task.load(), task.strategies, settings, "random", data, batch=batch)
+    ask = partial(answer_queries, type(task), settings, engine)
+    _, tally = run(plan, lambda: Built(ask, {}, batch), progress=progress)
+    return tally.finished, tally.failed + sum(tally.open.values())
+
+
+def prompt(loaded: Any, kind: str, words: str, box: str, image: Any, key: str) -> Asked:
+    """One prompt of the benchmark: ``detect``, ``answer`` (with a crop) or ``refer``."""
+    turns = {
+        "detect": lambda: WORDING.detection(words),
+        "answer": lambda: WORDING.answer(words, box),
+        "refer": lambda: WORDING.refcoco(words),
+    }[kind]()
+    views: tuple[View, ...] = (View(image, key),)
+    if kind == "answer":
+        views = (*views, crop(views[0], crop_window(parse_box(box).box, image.size)))
+    images = [view.image for view in views]
+    ids = loaded.processor.render(turns, [one.size for one in images], generate=True).ids
+    return Request(turns, views), ids, images
+
+
+def box_request() -> str:
+    from viscot_core.conversation import BOX_REQUEST
+
+    return BOX_REQUEST
+
+
+def prompt_texts(questions: Sequence[str]) -> list[str]:
+    """What the prompts say, for the tokenizer."""
+    said = [t for q in questions for t in (WORDING.detection(q), WORDING.answer(q, BOX), WORDING.refcoco(q))]
+    return [render(turns, TEMPLATES["vicuna_v1"], generate=True).text for turns in said]
+
+
+def open_file(path: Path) -> Any:
+    from viscot_core.images.reading import open_image
+
+    return open_image(path)
+
+
+def pixels_of(image: Any, side: int) -> Any:
+    """``float32[3, side, side]`` of an image, by the exact way of inference."""
+    from viscot_core.families.llava.pixels import preprocess
+
+    return preprocess(image, side)
+
+
+def stage_two(lora: int, recompute: bool, max_length: int) -> Any:
+    """Stage 2 of the recipe ``7b-336``, with LoRA of that rank on the language model."""
+    from viscot_core.train.recipe.load import load_recipe
+    from viscot_core.train.recipe.schema import LoraSpec
+
+    stage = load_recipe("7b-336").stage("finetune")
+    changes: dict[str, Any] = {"gradient_checkpointing": recompute, "max_length": max_length}
+    if lora:
+        changes |= {"lora": LoraSpec(rank=lora), "train": ("projector", "llm")}
+    return stage.model_copy(update=changes)
+
+
+def prepare_training(model: Any, stage: Any) -> Any:
+    """What the training process does to a model before the Trainer gets it, recomputation apart."""
+    from viscot_core.families.llava.training import allow_text_only_batches
+    from viscot_core.train.loop.parts import add_adapters, freeze_for
+
+    allow_text_only_batches(model)
+    freeze_for(model, stage)
+    return add_adapters(model, stage.lora, stage) if stage.lora else model
+
+
+def encode_rows(rows: Sequence[dict[str, Any]], loaded: Any) -> list[Any]:
+    """Samples of LLaVA-type rows: ``sample.encoded.ids / labels``, ``sample.images``."""
+    from viscot_core.data.annotations import Conversation
+    from viscot_core.data.encode import encode
+
+    template, tokens = TEMPLATES["vicuna_v1"], loaded.processor.tokens
+    return [encode(Conversation.model_validate(r), tokens, template, max_length=2048) for r in rows]
+
+
+def padded_batch(samples: Sequence[Any], pad_id: int) -> dict[str, Any]:
+    from viscot_core.data.encode import collate
+
+    return dict(collate(samples, [], pad_id=pad_id))
+
+
+def packed_batch(samples: Sequence[Any], pad_id: int, capacity: int) -> tuple[dict[str, Any], list[int]]:
+    """The batch and the order its images take."""
+    from viscot_core.data.packing import collate_packed
+
+    batch, order = collate_packed(samples, pad_id=pad_id, capacity=capacity)
+    return dict(batch), list(order)
+
+
+def token_losses(logits: Any, labels: Any) -> Any:
+    from viscot_core.train.objectives.sft import token_losses as losses
+
+    return losses(logits, labels)
+
+
+def memory_estimate(config: Any, stage: Any, per_device: int) -> float:
+    """The plan's estimate of one GPU's memory, GiB."""
+    from viscot_core.train.plan.estimates import memory_gib
+
+    return float(memory_gib(shape_of(config), stage, per_device, 1))
+
+
+def answering_estimate(parameters: float) -> float:
+    """What ``viscot doctor`` takes a model of so many parameters to need in 16 bit, GiB."""
+    from viscot_core.models.zoo import ZOO
+
+    known = min(ZOO.values(), key=lambda model: abs(model.parameters - parameters / 1e9))
+    return replace(known, parameters=parameters / 1e9).gpu_gb(16) * 1e9 / GIB
+
+
+def doctor_lines() -> list[str]:
+    from viscot_core.doctor import examine
+
+    wanted = ("models", "recipes", "hardware")
+    return [f"{f.name}: {f.text}" for f in examine(measure=False) if f.group in wanted]
