@@ -33,8 +33,7 @@ def shape_of(config: Any) -> Any:
 
 def loaded_model(model: Any, tokenizer: Any) -> Any:
     """What ``load_model`` would give, of weights in memory."""
-    from viscot_core.families.llava.processor import LlavaProcessor
-    from viscot_core.families.llava.tokenizer import ChatTokenizer
+    from viscot_core.families.llava.processor import ChatTokenizer, LlavaProcessor
     from viscot_core.families.manifest import Manifest
     from viscot_core.families.table import family_of
     from viscot_core.models.load import LoadedModel
