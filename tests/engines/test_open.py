@@ -5,9 +5,10 @@ from __future__ import annotations
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Traits
 from viscot_core.engines.open import EngineOptions, recorded_prompt, weights_hash
-from viscot_core.engines.openai import ApiEngine, ApiOptions
+from viscot_core.engines.openai import OpenAIEngine
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.models.load import load_model
+from viscot_core.openai_api.options import ApiOptions
 
 SERVER = "http://127.0.0.1:9/v1#m"
 
@@ -15,7 +16,7 @@ SERVER = "http://127.0.0.1:9/v1#m"
 def test_a_servers_traits_are_known_before_it_is_reached() -> None:
     assert EngineOptions(SERVER).traits == Traits(parallel=ApiOptions().concurrency)
     api = ApiOptions(concurrency=3)
-    engine = ApiEngine("http://127.0.0.1:9/v1", "m", options=api)
+    engine = OpenAIEngine("http://127.0.0.1:9/v1", "m", options=api)
     assert EngineOptions(SERVER, api=api).traits == engine.traits
     engine.close()
     assert weights_hash(EngineOptions(SERVER)) is None
