@@ -48,8 +48,8 @@ class Sampling:
             raise UsageError(f"--seed {self.seed} is beyond 64 bits; give a smaller one.")
 
 
-# While a model decodes, its layers use another attention, and its caches are not made for two at once: whoever
-# asks it waits for the one before.
+# While a model decodes, its layers use another attention, and its caches are not made for two at once:
+# whoever asks it waits for the one before.
 _LOCKS: WeakKeyDictionary[Any, RLock] = WeakKeyDictionary()
 
 
