@@ -14,7 +14,7 @@ from viscot_cli.bench_options import (
     BatchSize,
     Out,
     Running,
-    Server,
+    ServerOptions,
     SkipMissing,
     WhoAnswers,
     default_out,
@@ -51,7 +51,7 @@ def cot(
         str, typer.Option(help="paper: the reference's exact prompts; native: viscot's own.")
     ] = "paper",
     running: Running,
-    server: Server,
+    server: ServerOptions,
 ) -> None:
     """The Visual CoT benchmark: does the model look at the right region, and does that improve its answer?"""
     from viscot_core.runs.evaluate import evaluate
@@ -84,7 +84,7 @@ def refcoco(
         str, typer.Option(help="Comma-separated, like refcoco:testA,refcoco+:val [all in --data].")
     ] = "",
     running: Running,
-    server: Server,
+    server: ServerOptions,
 ) -> None:
     """Referring expressions: the box of what a sentence describes (RefCOCO, RefCOCO+, RefCOCOg)."""
     from viscot_core.runs.evaluate import evaluate

@@ -58,7 +58,7 @@ class WhoAnswers:
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerOptions:
     """How a model on a server is asked."""
 
     concurrency: Concurrency = 8
@@ -127,7 +127,7 @@ class Running:
         """The run folder; ``kind`` names the default one."""
         return self.out or default_out(who.model, kind)
 
-    def engine(self, who: WhoAnswers, server: Server) -> EngineOptions:
+    def engine(self, who: WhoAnswers, server: ServerOptions) -> EngineOptions:
         """Which model is asked, and how. Raises UsageError for a bad batch size or price."""
         return who.options(batch_size_of(self.batch_size), server.options())
 

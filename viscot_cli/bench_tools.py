@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.bench_options import Concurrency, Data, MaxRequests, Server, Timeout, check_export, names_of
+from viscot_cli.bench_options import (
+    Concurrency,
+    Data,
+    MaxRequests,
+    ServerOptions,
+    Timeout,
+    check_export,
+    names_of,
+)
 
 
 def import_(
@@ -129,7 +137,7 @@ def calibrate(
     from viscot_core.tasks.calibrate import calibrate as measure
 
     chosen = [codec(name) for name in names_of(formats)] or list(CODECS.values())
-    api = Server(concurrency, timeout, max_requests).options()
+    api = ServerOptions(concurrency, timeout, max_requests).options()
     # Calibration shows each format its own size of image: the engine sends them as they are.
     engine = open_engine(EngineOptions(model, box_format="viscot", api=api))
     fits = measure(engine, chosen, count=count)

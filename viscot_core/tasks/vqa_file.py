@@ -57,7 +57,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 @dataclass(frozen=True)
-class Style:
+class AnswerStyle:
     """How an answer is asked for, and which judge scores it (None: only a model can)."""
 
     name: str
@@ -76,10 +76,12 @@ class Style:
 STYLES = {
     style.name: style
     for style in (
-        Style("short", SHORT, "vqa", "VQAv2, TextVQA, GQA"),
-        Style("letter", LETTER, "letter", "ScienceQA, MMBench", "one letter", re.compile(r"[A-Za-z]\.?")),
-        Style("yes-no", SHORT, "yes-no", "POPE, MME", "yes or no", re.compile(r"(?i:yes|no)\.?")),
-        Style("free", "", None, "LLaVA-Bench"),
+        AnswerStyle("short", SHORT, "vqa", "VQAv2, TextVQA, GQA"),
+        AnswerStyle(
+            "letter", LETTER, "letter", "ScienceQA, MMBench", "one letter", re.compile(r"[A-Za-z]\.?")
+        ),
+        AnswerStyle("yes-no", SHORT, "yes-no", "POPE, MME", "yes or no", re.compile(r"(?i:yes|no)\.?")),
+        AnswerStyle("free", "", None, "LLaVA-Bench"),
     )
 }
 """LLaVA's prompt suffixes (its evaluation scripts); a question that ends in its suffix keeps it once."""
@@ -136,7 +138,7 @@ class VqaFile:
         return {"answer": answer.text, **box_facts(item, answer, settings)}
 
 
-def load_questions(file: Path, images: Path, style: Style, *, skip_missing: bool = False) -> Benchmark:
+def load_questions(file: Path, images: Path, style: AnswerStyle, *, skip_missing: bool = False) -> Benchmark:
     """The file's questions as a benchmark named after it (``NAME/CATEGORY`` where it has several).
 
     Ids may repeat, as in LLaVA's TextVQA file, where they name images: a later one becomes ``ID#2``.
@@ -180,7 +182,7 @@ def load_questions(file: Path, images: Path, style: Style, *, skip_missing: bool
     )
 
 
-def _check_answers(file: Path, rows: Sequence[QuestionRow], style: Style) -> None:
+def _check_answers(file: Path, rows: Sequence[QuestionRow], style: AnswerStyle) -> None:
     for row in rows:
         if (accepted := row.accepted()) and not style.fits(accepted):
             raise DataError(
@@ -189,7 +191,7 @@ def _check_answers(file: Path, rows: Sequence[QuestionRow], style: Style) -> Non
             )
 
 
-def _item(row: QuestionRow, path: Path, dataset: str, question_id: int | str, style: Style) -> Item:
+def _item(row: QuestionRow, path: Path, dataset: str, question_id: int | str, style: AnswerStyle) -> Item:
     text = row.text.strip()
     size = _size(path)
     return Item(
