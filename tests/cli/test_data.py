@@ -174,7 +174,7 @@ def test_show_says_what_is_there_instead(cli: Cli, synth: Path, where: str, whic
         (["convert", "train.json", "--out", "c.json"], 1, "field 'question' is missing"),
         (["check", "--to", ".", "--for", "bech"], 2, "Did you mean 'bench'"),
         (["organize", "--from", "none", "--to", "."], 2, "is not a folder"),
-        (["fetch", "--for", "cub:x", "--to", "."], 2, "There is no data set 'x' there"),
+        (["fetch", "--for", "cub:x", "--to", "."], 2, "There is no data set 'x' in these sources"),
     ],
 )
 def test_what_is_asked_wrongly_leaves_nothing(

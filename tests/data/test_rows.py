@@ -85,7 +85,7 @@ def test_usual_rows_are_proven_not_counted(tmp_path: Path) -> None:
     found = list(proven_rows(path, lambda data: type(json.loads(data)) is dict, block=4096))
     assert sum(len(some) for some in found if isinstance(some, list)) > 250
     odd = write(tmp_path / "b.json", json.dumps([*made[:300], 7, *made]))
-    with pytest.raises(DataError, match=r"b\.json:1: ', 7,' stands before a row"):
+    with pytest.raises(DataError, match=r"b\.json:1: unexpected ', 7,' before a row"):
         list(proven_rows(odd, is_object, block=4096))
 
 
@@ -110,10 +110,10 @@ def test_an_empty_file_has_no_rows(tmp_path: Path, empty: str) -> None:
     [
         ('[{"a": 1}, {"a": ', "inside row 1"),
         ('[{"a": 1}', "inside row 1"),
-        ('[{"a": 1} {"a": 2}]', "stands before a row"),
-        ('[{"a": 1}, 7, {"a": 2}]', "', 7,' stands before"),
-        ('[{"a": 1},]', "stands before the list's end"),
-        ("[7]", "stands before the list's end"),
+        ('[{"a": 1} {"a": 2}]', "there is no comma before a row"),
+        ('[{"a": 1}, 7, {"a": 2}]', "unexpected ', 7,' before"),
+        ('[{"a": 1},]', "unexpected ',' before the list's end"),
+        ("[7]", "unexpected '7' before the list's end"),
     ],
 )
 @pytest.mark.parametrize("block", [3, 1 << 20])

@@ -7,7 +7,7 @@ from made_runs import prediction, sample_run, write_run
 
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.analysis import analyse
-from viscot_core.report.export import to_json
+from viscot_core.report.json_csv import to_json
 from viscot_core.report.scored_run import read_scored_run
 from viscot_core.report.stats_types import Average, By, StatsOptions
 from viscot_core.report.tables import stats_tables

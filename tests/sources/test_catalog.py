@@ -14,7 +14,7 @@ from viscot_core.sources.plan import DownloadJob
     [
         ("bnch:gqa", "There is no purpose or source called 'bnch'. Did you mean 'bench'"),
         ("bench,finetun", "There is no purpose or source called 'finetun'. Did you mean 'finetune'"),
-        ("bench:docvq", "There is no data set 'docvq' there. Did you mean 'docvqa'"),
+        ("bench:docvq", "There is no data set 'docvq' in these sources. Did you mean 'docvqa'"),
         (
             "cocotrain2014",
             "There is no purpose or source called 'cocotrain2014'. Did you mean 'coco-train2014'",

@@ -140,7 +140,7 @@ def _replaceable(out: Path) -> bool:
 
 def _write(folder: Path, sources: Sequence[MixtureSource], skip_bad: int, progress: Progress | None) -> None:
     total = sum(_size(Path(source.file)) for source in sources)
-    writer = _Writer(folder, progress, total, skip_bad)
+    writer = _MixtureWriter(folder, progress, total, skip_bad)
     with writer.rows, writer.offsets:
         done = tuple(writer.add(source) for source in sources)
     if not writer.count:
@@ -155,7 +155,7 @@ def _write(folder: Path, sources: Sequence[MixtureSource], skip_bad: int, progre
     (folder / "mixture.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-class _Writer:
+class _MixtureWriter:
     """Appends rows to the open files of a mixture being built, a few thousand at a time."""
 
     def __init__(self, folder: Path, progress: Progress | None, total: int, skip_bad: int) -> None:

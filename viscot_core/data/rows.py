@@ -171,10 +171,9 @@ class _Cutter:
     def _between(self, end: int, expected: bytes, line: int, before: str) -> bytes:
         """The bytes between the last row and ``end``."""
         gap = self.data[self.used : end]
-        if gap.strip() != expected:
-            raise DataError(
-                f"{self.path}:{line}: {_short(gap.strip())} stands before {before}; repair the JSON list."
-            )
+        if (found := gap.strip()) != expected:
+            fault = f"unexpected {_short(found)}" if found else "there is no comma"
+            raise DataError(f"{self.path}:{line}: {fault} before {before}; repair the JSON list.")
         return gap
 
 

@@ -14,7 +14,7 @@ from viscot_core.report.compare import (
     compare_runs,
     compare_to_paper,
 )
-from viscot_core.report.export import (
+from viscot_core.report.json_csv import (
     Row,
     baseline_rows,
     comparison_json,
@@ -54,7 +54,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run: its statistics, beside the paper and beside the baseline."""
+    """One run: its statistics, compared with the paper and with the baseline."""
 
     stats: Stats
     paper: list[Comparison]
@@ -92,7 +92,7 @@ class ReportData:
             yield from baseline_rows(name, self.options.baseline.name, part.baseline)
 
     def to_json(self) -> dict[str, Any]:
-        """One run: as ``export.to_json``; several: that by run name under ``runs``."""
+        """One run: as ``json_csv.to_json``; several: that by run name under ``runs``."""
         if len(self.runs) == 1:
             return _part_json(self.runs[0])
         return {"runs": {part.stats.run.name: _part_json(part) for part in self.runs}}

@@ -232,8 +232,8 @@ def _data_sets(sources: Sequence[DataSource], names: str) -> set[str]:
     known = {d.data_set for source in sources for d in source.downloads if d.data_set}
     asked = {name.strip() for name in names.split(",") if name.strip()}
     for name in sorted(asked - known):
-        hint = nearest(name, known) or f" They are {', '.join(sorted(known))}."
-        raise UsageError(f"There is no data set '{name}' there.{hint}")
+        hint = nearest(name, known) or f" Their data sets are: {', '.join(sorted(known)) or 'none'}."
+        raise UsageError(f"There is no data set '{name}' in these sources.{hint}")
     return asked
 
 

@@ -28,7 +28,7 @@ _SLACK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class DataProblem:
     """One line of the report: an image or row and what is wrong with it."""
 
     file: str
@@ -84,7 +84,7 @@ def check(
                 checked.problems[problem.kind] += 1
                 if problem.kind == "missing":
                     checked.folders[problem.path.rpartition("/")[0]] += 1
-                facts = {slot: getattr(problem, slot) for slot in Problem.__slots__}
+                facts = {slot: getattr(problem, slot) for slot in DataProblem.__slots__}
                 out.write(json.dumps(facts, ensure_ascii=False) + "\n")
             results.append(checked)
     return results
@@ -98,7 +98,7 @@ def _problems(
     decode: bool,
     workers: int,
     progress: Callable[[int], None],
-) -> Iterator[Problem]:
+) -> Iterator[DataProblem]:
     images: dict[str, _Image] = {}
     rows = rows_of(file, skip_bad=1 << 60)
     for row in rows:
@@ -111,14 +111,14 @@ def _problems(
                 if named.box and named.box not in image.boxes:
                     image.boxes += (named.box,)
         except DataError as error:
-            yield Problem(checked.file, "bad row", "", str(error))
-    yield from (Problem(checked.file, "bad row", "", bad) for bad in rows.bad)
+            yield DataProblem(checked.file, "bad row", "", str(error))
+    yield from (DataProblem(checked.file, "bad row", "", bad) for bad in rows.bad)
     checked.images = len(images)
     judge = partial(_judge, root, catalog, file, decode)
     for (path, _), found in zip(images.items(), _mapped(judge, images.items(), workers), strict=True):
         progress(1)
         for kind, detail in found:
-            yield Problem(checked.file, kind, path, detail)
+            yield DataProblem(checked.file, kind, path, detail)
 
 
 def _mapped(
