@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from viscot_cli import console
+from viscot_core.score.choices import PromptStyle
 
 if TYPE_CHECKING:
     from viscot_core.openai_api.budget import Usage
     from viscot_core.score.scoring import ScoreReport
-
-
-class Style(StrEnum):
-    """A copy of ``PromptStyle``: the help must not import the core."""
-
-    paper = "paper"
-    guarded = "guarded"
 
 
 def score(
@@ -44,11 +37,11 @@ def score(
     ] = None,
     prices: Annotated[Path | None, typer.Option(help="Your own price table (YAML).")] = None,
     prompt: Annotated[
-        Style,
+        PromptStyle,
         typer.Option(
             help="paper: the reference's prompt, only risky answers quoted; guarded: every answer quoted."
         ),
-    ] = Style.paper,
+    ] = PromptStyle.PAPER,
     json_mode: Annotated[
         bool, typer.Option("--json-mode", help="Ask for a JSON verdict and accept nothing else.")
     ] = False,
@@ -79,7 +72,6 @@ def score(
     from viscot_core.errors import PartlyDone
     from viscot_core.score.base import JudgeOptions
     from viscot_core.score.judges import make_judge
-    from viscot_core.score.prompt import PromptStyle
     from viscot_core.score.scoring import score_run
 
     options = JudgeOptions(
@@ -90,7 +82,7 @@ def score(
         temperature=temperature,
         timeout=timeout,
         attempts=attempts,
-        style=PromptStyle(prompt.value),
+        style=prompt,
         json_mode=json_mode,
         cache=cache,
         fresh=fresh,

@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from viscot_cli import console
+from viscot_core.report.choices import Average, By, Format, Images
 
 if TYPE_CHECKING:
     from viscot_core.report.scored_run import ScoredRun
-
-
-class Format(StrEnum):
-    """The core's formats, spelled out here as well: the help must not import the core."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    markdown = "markdown"
-    latex = "latex"
-
-
-class By(StrEnum):
-    """What to split by."""
-
-    dataset = "dataset"
-    domain = "domain"
-    box_area = "box-area"
-
-
-class Average(StrEnum):
-    """How the overall figure is computed."""
-
-    datasets = "datasets"
-    items = "items"
-
-
-class Images(StrEnum):
-    """Where the report's images are."""
-
-    auto = "auto"
-    embed = "embed"
-    link = "link"
-    none = "none"
 
 
 def stats(
@@ -63,10 +29,10 @@ def stats(
     ] = False,
     by: Annotated[
         By, typer.Option(help="Split by data set, domain or size of the annotated box.")
-    ] = By.dataset,
+    ] = By.DATASET,
     average: Annotated[
         Average, typer.Option(help="Overall: mean of the data sets, as in the paper, or of all items.")
-    ] = Average.datasets,
+    ] = Average.DATASETS,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -79,7 +45,7 @@ def stats(
     mix_judges: Annotated[
         bool, typer.Option("--mix-judges", help="Allow runs that were scored by different judges.")
     ] = False,
-    format: Annotated[Format, typer.Option(help="Output format.")] = Format.table,
+    format: Annotated[Format, typer.Option(help="Output format.")] = Format.TABLE,
     html: Annotated[
         Path | None, typer.Option(help="Write a report with a card per item to this file instead.")
     ] = None,
@@ -88,7 +54,7 @@ def stats(
     ] = None,
     images: Annotated[
         Images, typer.Option(help="Embed, link or omit images in the report; auto embeds up to 300.")
-    ] = Images.auto,
+    ] = Images.AUTO,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
     seed: Annotated[
         int, typer.Option(help="Seed of the resampling; the same seed gives the same digits.")
@@ -108,10 +74,7 @@ def stats(
     high.
     """
     from viscot_core.report.report_data import ReportOptions, build_report
-    from viscot_core.report.stats_types import Average as CoreAverage
-    from viscot_core.report.stats_types import By as CoreBy
     from viscot_core.report.stats_types import StatsOptions
-    from viscot_core.report.tables import Format as CoreFormat
 
     found = [run for path in runs for run in _read(path, judge)]
     if legacy_average:
@@ -120,7 +83,7 @@ def stats(
         console.out("\n\n".join(reference_tables(run) for run in found))
         return
     options = ReportOptions(
-        stats=StatsOptions(CoreBy(by.value), CoreAverage(average.value), resamples, seed),
+        stats=StatsOptions(by, average, resamples, seed),
         detection=detection,
         compare=compare,
         baseline=_read(baseline, judge)[0] if baseline else None,
@@ -128,15 +91,14 @@ def stats(
     )
     report = build_report(found, options)
     if html:
-        from viscot_core.report.html import Images as CoreImages
         from viscot_core.report.html import write_report
 
-        write_report(html, report, data=data, images=CoreImages(images.value))
+        write_report(html, report, data=data, images=images)
         console.out(f"{html}: open it in a browser")
-    elif format is Format.json:
+    elif format is Format.JSON:
         console.emit(report.to_json())
     else:
-        console.out(report.to_text(CoreFormat(format.value)))
+        console.out(report.to_text(format))
 
 
 def _read(path: Path, judge: str | None) -> list[ScoredRun]:

@@ -18,7 +18,7 @@ def tour(
     """Three images (question, box, answer, drawing), then cot, direct and gt-box side by side."""
     from viscot_core import load
     from viscot_core.models.zoo import BUNDLED, RECOMMENDED
-    from viscot_core.report.tables import Format
+    from viscot_core.report.choices import Format
     from viscot_core.tour import ask_examples, small_bench
 
     if model is None:

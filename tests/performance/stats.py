@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from made_runs import prediction, write_run
 
+from viscot_core.report.choices import Format
 from viscot_core.report.names import DATASETS
 from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import read_scored_run
 from viscot_core.report.stats_types import StatsOptions
-from viscot_core.report.tables import Format
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict, pair_of, scores_path
 
 ITEMS = 10_000

@@ -7,9 +7,10 @@ from made_runs import prediction, sample_run, write_run
 
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.analysis import analyse
+from viscot_core.report.choices import Average, By
 from viscot_core.report.json_csv import to_json
 from viscot_core.report.scored_run import read_scored_run
-from viscot_core.report.stats_types import Average, By, StatsOptions
+from viscot_core.report.stats_types import StatsOptions
 from viscot_core.report.tables import stats_tables
 from viscot_core.runs.records import read_run
 from viscot_core.score.offline import OfflineJudge
@@ -217,3 +218,14 @@ def test_the_scores_of_another_run_are_refused(tmp_path: Path) -> None:
     (b / "scores.exact.jsonl").write_bytes((a / "scores.exact.jsonl").read_bytes())
     with pytest.raises(DataError, match="does not belong"):
         read_scored_run(b)
+
+
+def test_a_run_that_only_names_boxes_has_no_answers_to_score(tmp_path: Path) -> None:
+    """Whatever its task is called: its records say so."""
+    boxes = [prediction(question_id=n, reference=None, answer=None) for n in range(3)]
+    run = read_scored_run(write_run(tmp_path / "boxes", boxes))
+    assert not run.has_answers
+    stats = analyse(run)
+    assert stats.answers == {} and stats.boxes["cot"].overall.n == 3
+    failed = [*boxes, prediction(question_id=9, status="failed", answer=None)]
+    assert read_scored_run(write_run(tmp_path / "failed", failed)).has_answers

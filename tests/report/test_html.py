@@ -18,7 +18,8 @@ from made_runs import prediction, write_run
 from PIL import Image
 
 from viscot_core.boxes.geometry import Box, Frame, crop_window
-from viscot_core.report.html import Images, write_report
+from viscot_core.report.choices import Images
+from viscot_core.report.html import write_report
 from viscot_core.report.plots import COLORS, Mark, dots, histogram
 from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import read_scored_run

@@ -9,12 +9,13 @@ import pytest
 from made_runs import prediction, sample_run, write_run
 
 from viscot_core.errors import UsageError
+from viscot_core.report.choices import By, Format
 from viscot_core.report.compare import compare_to_paper, load_paper, paper_model
 from viscot_core.report.names import DATASETS, canonical, domain, paper_order
 from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import ScoredRun, read_scored_run
-from viscot_core.report.stats_types import By, StatsOptions
-from viscot_core.report.tables import Format, Table, draw
+from viscot_core.report.stats_types import StatsOptions
+from viscot_core.report.tables import Table, draw
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.scoring import score_run
 from viscot_core.tasks.suites import PAPER, TASK_ALIASES

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viscot_core.score.prompt import PromptBuilder, PromptStyle, escape, needs_guard, read_score
+from viscot_core.score.choices import PromptStyle
+from viscot_core.score.prompt import PromptBuilder, escape, needs_guard, read_score
 from viscot_core.score.verdicts import Pair, State
 
 PAPER = PromptBuilder()

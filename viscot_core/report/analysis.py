@@ -27,15 +27,14 @@ from viscot_core.report.bootstrap import (
     paired_test,
     resampled_means,
 )
+from viscot_core.report.choices import Average, By
 from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, domain, paper_order
 from viscot_core.report.scored_run import BOX_STRATEGIES, ScoredItem, ScoredRun, excluded
 from viscot_core.report.stats_types import (
     AREA_BINS,
     IOU_THRESHOLDS,
     Answers,
-    Average,
     Boxes,
-    By,
     Conditional,
     Difference,
     Slice,
@@ -58,7 +57,7 @@ def analyse(run: ScoredRun, options: StatsOptions | None = None) -> Stats:
     for strategy in run.strategies:
         items = by_strategy.get(strategy, [])
         planned = {d: n for (s, d), n in run.planned.items() if s == strategy}
-        if run.info.kind != "refcoco":
+        if run.has_answers:
             answers[strategy] = _answers(strategy, items, planned, options)
         if strategy in BOX_STRATEGIES:
             boxes[strategy] = _boxes(strategy, items, planned, options)

@@ -34,6 +34,8 @@ class Published:
     model: str
     strategy: str
     figures: dict[str, float]
+    tasks: tuple[str, ...]
+    """The kinds of runs (``RunInfo.kind``) that the row is compared with."""
 
 
 class LmmsFigure(NamedTuple):
@@ -70,7 +72,8 @@ def load_paper() -> Paper:
         for row in table["rows"]:
             cells = zip(table["columns"], row["values"], strict=True)
             values = {column: value for column, value in cells if value is not None}
-            rows.append(Published(table["table"], table["metric"], row["model"], row["strategy"], values))
+            names = (row["model"], row["strategy"], values, tuple(table["tasks"]))
+            rows.append(Published(table["table"], table["metric"], *names))
         figures |= {column: LmmsFigure(*place) for column, place in table.get("lmms_eval", {}).items()}
         notes |= table.get("notes", {})
     return Paper(data["judge"], tuple(rows), figures, notes)
@@ -148,8 +151,7 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
 
 def _rows_for(run: ScoredRun) -> list[Published]:
     """The rows to compare with. A data set and an lmms-eval task of one name ask different questions."""
-    general = run.info.kind in ("general", "vqa")
-    return [row for row in load_paper().rows if (row.metric == "general") == general]
+    return [row for row in load_paper().rows if run.info.kind in row.tasks]
 
 
 def _general(stats: Stats, row: Published) -> Iterator[Comparison]:

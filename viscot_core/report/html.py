@@ -11,7 +11,6 @@ import io
 import json
 import os
 from collections.abc import Iterable
-from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,25 +23,17 @@ from viscot_core.boxes.geometry import Box
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write
 from viscot_core.images.reading import open_image
+from viscot_core.report.choices import By, Images
 from viscot_core.report.names import title
 from viscot_core.report.plots import Mark, dots, histogram
 from viscot_core.report.report_data import ReportData
 from viscot_core.report.scored_run import ScoredItem, ScoredRun
-from viscot_core.report.stats_types import AREA_BINS, Answers, By, Stats, area_label
+from viscot_core.report.stats_types import AREA_BINS, Answers, Stats, area_label
 from viscot_core.tasks.image_files import find_image
 
 EMBED_AT_MOST = 300
 """``Images.AUTO`` embeds up to this many different images (about 30 KB each)."""
 EMBEDDED_SIDE = 512
-
-
-class Images(StrEnum):
-    """Where the images of the cards are."""
-
-    AUTO = "auto"
-    EMBED = "embed"
-    LINK = "link"
-    NONE = "none"
 
 
 def write_report(

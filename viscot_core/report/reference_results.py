@@ -160,7 +160,6 @@ def _boxes_run(path: Path, name: str, rows: Rows) -> ScoredRun:
                 raise DataError(
                     f"{path}: row {number + 1} of {dataset} is not a detection ({error!r})."
                 ) from error
-    # There are no answers; kind "refcoco" says so, whatever the strategy is called.
     return ScoredRun(name, path, RunInfo(kind="refcoco", model=name), None, tuple(items), planned)
 
 
@@ -176,6 +175,7 @@ def _box_prediction(strategy: str, dataset: str, number: int, row: Mapping[str, 
         number,
         width=size[0],
         height=size[1],
+        answer=None,
         box_text=row["text"],
         box_status=parsed.status.value,
         box=parsed.box.coords if readable else None,

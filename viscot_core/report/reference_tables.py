@@ -31,7 +31,7 @@ DATASETS = tuple(name for members in STYLES.values() for name in members)
 def reference_tables(run: ScoredRun) -> str:
     """What the reference's scripts would print for this run: scores, then boxes."""
     parts = []
-    if run.info.kind != "refcoco":
+    if run.has_answers:
         parts.append(_answers({name: _scores(run, ours) for name, ours in STRATEGIES.items()}))
     boxes: dict[str, list[ScoredItem]] = {}
     for item in run.items:

@@ -8,6 +8,7 @@ from typing import Any
 
 from viscot_core.errors import UsageError
 from viscot_core.report.analysis import analyse
+from viscot_core.report.choices import By, Format
 from viscot_core.report.compare import (
     Comparison,
     RunDifference,
@@ -26,18 +27,8 @@ from viscot_core.report.json_csv import (
 )
 from viscot_core.report.names import title
 from viscot_core.report.scored_run import ScoredRun, check_same_judge
-from viscot_core.report.stats_types import By, Stats, StatsOptions
-from viscot_core.report.tables import (
-    Format,
-    Table,
-    count,
-    draw,
-    interval,
-    number,
-    p_value,
-    percent,
-    stats_tables,
-)
+from viscot_core.report.stats_types import Stats, StatsOptions
+from viscot_core.report.tables import Table, count, draw, interval, number, p_value, percent, stats_tables
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from viscot_core.errors import UsageError
@@ -103,6 +104,12 @@ class ScoredRun:
         names = {s for s, _ in self.planned}
         return [s for s in order if s in names] + sorted(names - set(order))
 
+    @cached_property
+    def has_answers(self) -> bool:
+        """Whether a judge can score the run: False if the model only names boxes (RefCOCO)."""
+        texts = (item.prediction for item in self.items)
+        return not self.items or any(p.answer is not None or p.reference is not None for p in texts)
+
     @property
     def datasets(self) -> set[str]:
         return {d for _, d in self.planned}
@@ -190,7 +197,7 @@ def _excluded_because(item: ScoredItem, run: ScoredRun) -> str | None:
     """Why the item has no score (RefCOCO: no box); None if it has one."""
     if not item.prediction.done:
         return "failed"
-    if run.info.kind == "refcoco" or run.judge is None:
+    if not run.has_answers or run.judge is None:
         return None
     if pair_of(item.prediction) is None:
         return "nothing to judge"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Generic, TypeVar
 
 from viscot_core.report.bootstrap import RESAMPLES, Interval, PairedTest
+from viscot_core.report.choices import Average, By
 from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, paper_order
 from viscot_core.report.scored_run import ScoredRun
 
@@ -15,21 +15,6 @@ T = TypeVar("T")
 IOU_THRESHOLDS = (0.3, 0.5, 0.7)
 AREA_BINS = ((0.0, 0.01), (0.01, 0.05), (0.05, 0.2), (0.2, float("inf")))
 """Bins of the share of the image that the annotated box covers; the benchmark's median is 3.6 %."""
-
-
-class Average(StrEnum):
-    """How the overall figure is computed from the data sets."""
-
-    DATASETS = "datasets"
-    ITEMS = "items"
-
-
-class By(StrEnum):
-    """What to split by."""
-
-    DATASET = "dataset"
-    DOMAIN = "domain"
-    BOX_AREA = "box-area"
 
 
 @dataclass(frozen=True)

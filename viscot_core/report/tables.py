@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from viscot_core.report.bootstrap import Interval, PairedTest
+from viscot_core.report.choices import By, Format
 from viscot_core.report.names import title
 from viscot_core.report.scored_run import EXCLUDED_REASONS
-from viscot_core.report.stats_types import Answers, Boxes, By, Stats
-
-
-class Format(StrEnum):
-    """What ``viscot stats --format`` takes."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
+from viscot_core.report.stats_types import Answers, Boxes, Stats
 
 
 @dataclass(frozen=True)

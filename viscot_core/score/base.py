@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from viscot_core.score.prompt import PromptStyle
+from viscot_core.score.choices import PromptStyle
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair
 
 Done = Callable[[Pair, Outcome], None]
