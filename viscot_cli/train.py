@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from viscot_cli import console
-from viscot_core.errors import DataError, UsageError
+from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
     from viscot_core.train.plan.plan_types import Plan
@@ -103,8 +103,11 @@ def _command(want: Want, text: str) -> Callable[..., None]:
         plan = look(
             chosen, machine, run=run, data=place.root, images=place.images, rendezvous=meeting, notes=notes
         )
-        if only_looks:
-            _slurm(plan, submit=slurm == "submit" and not dry_run) if slurm else _show(chosen, plan)
+        if slurm:
+            _slurm(plan, submit=slurm == "submit" and not dry_run)
+            return
+        if dry_run:
+            _show(chosen, plan)
             return
         for line in (*plan.notes, *plan.warnings):
             console.say(f"Note: {line}")
@@ -145,12 +148,18 @@ def _continues(run: Path, resume: bool, nodes: int) -> bool:
 def _slurm(plan: Plan, *, submit: bool) -> None:
     from viscot_core.train.job import slurm
 
-    for text in (*plan.warnings, *plan.refusals):
+    for text in plan.warnings:
         console.say(f"Note: {text}")
-    if submit and plan.refusals:
-        raise DataError("Nothing was submitted: the job would refuse to start, for the reasons above.")
+    for text in plan.refusals:
+        console.say(f"would refuse to start: {text}")
     script = slurm.slurm_script(plan, sys.argv[1:])
-    console.out(slurm.submit(plan, script) if submit else script.rstrip())
+    if not submit:
+        console.out(script.rstrip())
+    if plan.refusals:
+        done = "Nothing was submitted" if submit else "Do not submit this script yet"
+        raise UsageError(f"{done}: the job would refuse to start, for the reasons above.")
+    if submit:
+        console.out(slurm.submit(plan, script))
 
 
 def _show(recipe: Recipe, plan: Plan) -> None:
@@ -174,3 +183,5 @@ def _show(recipe: Recipe, plan: Plan) -> None:
         console.out(f"warning: {text}")
     for text in plan.refusals:
         console.out(f"would refuse to start: {text}")
+    if plan.refusals:
+        raise UsageError("The run would refuse to start, for the reasons above.")

@@ -13,7 +13,7 @@ EIGHT = ("--gpus", "8", "--gpu-memory", "80")
 
 def test_dry_run_prints_everything(cli: Cli) -> None:
     ran = cli("train", "--recipe", "13b-336", "--dry-run", *EIGHT)
-    assert ran.code == 0, ran.err
+    assert ran.code == 2 and "would refuse to start, for the reasons above" in ran.err
     for text in (
         "learning_rate: 2.0e-05",
         "-m torch.distributed.run --nproc_per_node=8",
@@ -29,11 +29,11 @@ def test_dry_run_prints_everything(cli: Cli) -> None:
 
 def test_one_stage_by_name(cli: Cli) -> None:
     ran = cli("pretrain", "--recipe", "7b-336", "--dry-run", *EIGHT)
-    assert ran.code == 0 and "--stage pretrain" in ran.out and "--stage finetune" not in ran.out
+    assert ran.code == 2 and "--stage pretrain" in ran.out and "--stage finetune" not in ran.out
     ran = cli(
         "finetune", "--recipe", "7b-336", "--dry-run", "--set", "stages.finetune.learning_rate=1e-5", *EIGHT
     )
-    assert ran.code == 0 and "learning_rate: 1.0e-05" in ran.out
+    assert ran.code == 2 and "learning_rate: 1.0e-05" in ran.out
 
 
 def test_adapters_on_ones_own_data(cli: Cli, tmp_path: Path) -> None:
@@ -54,8 +54,9 @@ def test_adapters_on_ones_own_data(cli: Cli, tmp_path: Path) -> None:
         "--dry-run",
         *EIGHT,
     )
-    assert ran.code == 0, ran.err
     assert "load_in: 4bit" in ran.out and "my data.json" in ran.out
+    refused = [line for line in ran.out.splitlines() if line.startswith("would refuse")]
+    assert ran.code == 2 and all("model." in line for line in refused), "only the base model is not here"
 
 
 @pytest.mark.parametrize(
@@ -94,4 +95,5 @@ def test_refusals_come_first_and_say_what_to_do(
 
 def test_slurm_prints_a_script(cli: Cli) -> None:
     ran = cli("train", "--recipe", "7b-336", "--slurm", "print", "--nnodes", "2", "--data", ".", *EIGHT)
-    assert ran.code == 0 and ran.out.startswith("#!/bin/bash") and "#SBATCH --nodes=2" in ran.out
+    assert ran.out.startswith("#!/bin/bash") and "#SBATCH --nodes=2" in ran.out
+    assert ran.code == 2 and "would refuse to start: stages.finetune: viscot_mixed_2m.json" in ran.err

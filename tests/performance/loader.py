@@ -36,7 +36,7 @@ from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import EOS, TEMPLATES
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import resolve
-from viscot_core.train.loop.feed import Item, MixtureRows
+from viscot_core.train.loop.mixture_dataset import Item, MixtureDataset
 from viscot_core.train.recipe.load import load_recipe
 
 GOAL = 3.0
@@ -160,7 +160,7 @@ def difference(path: Path, root: Path, side: int) -> tuple[int, float]:
 def measure(root: Path, name: str, asked: argparse.Namespace, tokens: ChatTokenizer) -> dict[str, Any]:
     path = write_rows(root, name, asked.rows)
     stage = load_recipe("7b-336").stages[-1]
-    ours = MixtureRows([path], root, tokens, TEMPLATE, stage, side=asked.side)
+    ours = MixtureDataset([path], root, tokens, TEMPLATE, stage, side=asked.side)
     reference = Reference(path, root, tokens, asked.side)
 
     def mine(index: int) -> None:

@@ -57,8 +57,8 @@ Function = tuple[str, str]
 
 INFER: Function = ("viscot_cli/infer.py", "infer")
 ANSWER: Function = ("viscot_core/infer.py", "ask_items")
-ROW: Function = ("viscot_core/train/loop/feed.py", "MixtureRows.__getitem__")
-BATCH: Function = ("viscot_core/train/loop/feed.py", "MixtureRows.collate")
+ROW: Function = ("viscot_core/train/loop/mixture_dataset.py", "MixtureDataset.__getitem__")
+BATCH: Function = ("viscot_core/train/loop/mixture_dataset.py", "MixtureDataset.collate")
 LOSS: Function = ("viscot_core/train/loop/trainer.py", "StageTrainer.compute_loss")
 TRAIN = "viscot_core/train/"
 

@@ -15,7 +15,7 @@ from viscot_core.data.synth import write_dataset
 from viscot_core.errors import DataError, RecipeError
 from viscot_core.families.manifest import Manifest
 from viscot_core.train.loop.stage import split_of
-from viscot_core.train.plan.steps import Split
+from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.load import dump_recipe, load_recipe
 from viscot_core.train.recipe.schema import Recipe
 from viscot_core.train.state import checkpoints

@@ -1,7 +1,7 @@
 """Exact lengths in tokens, images included, for `viscot data mix` and `viscot data stats`.
 
-Training groups rows by an estimate from their bytes instead (``train/feed.py``): it takes no pass of the
-tokenizer over millions of rows, and is the same on every machine whether or not lengths were measured there.
+Training groups rows by an estimate from their bytes instead (``train/loop/mixture_dataset.py``): it takes no
+pass of the tokenizer over millions of rows, and is the same on every machine.
 """
 
 from __future__ import annotations

@@ -130,8 +130,9 @@ def stage_two(lora: int, recompute: bool, max_length: int) -> Any:
 
 def prepare_training(model: Any, stage: Any) -> Any:
     """What the training process does to a model before the Trainer gets it, recomputation apart."""
-    from viscot_core.families.llava.training import allow_text_only_batches
     from viscot_core.train.loop.parts import add_adapters, freeze_for
+
+    from viscot_core.families.llava.training import allow_text_only_batches
 
     allow_text_only_batches(model)
     freeze_for(model, stage)

@@ -10,7 +10,7 @@ import pytest
 from made_training import golden_recipe
 
 from viscot_core.families.llava.template import TEMPLATES
-from viscot_core.train.plan.steps import Split
+from viscot_core.train.plan.plan_types import Split
 
 SPLIT = Split(4, 1, 1)
 
@@ -38,9 +38,8 @@ def replayed_order(rows: Any, steps: list[dict[str, Any]], image_id: int) -> lis
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_losses_of_the_reference(kind: str, shared: Path, tmp_path: Path) -> None:
-    from viscot_core.train.loop.feed import MixtureRows
-    from viscot_core.train.loop.parts import freeze_for
-    from viscot_core.train.loop.stage import training_arguments
+    from viscot_core.train.loop.mixture_dataset import MixtureDataset
+    from viscot_core.train.loop.stage import freeze_for, parameter_groups, training_arguments
     from viscot_core.train.loop.throughput import meter_for
     from viscot_core.train.loop.trainer import StageTrainer
     from viscot_core.train.objectives.sft import Sft
@@ -55,7 +54,7 @@ def test_losses_of_the_reference(kind: str, shared: Path, tmp_path: Path) -> Non
     state = start(tmp_path, recipe, stage)
     freeze_for(state.model, stage)
     files = [golden / "golden_train_run_data.json"]
-    rows = MixtureRows(files, state.images, state.tokens, TEMPLATES["vicuna_v1"], stage, side=state.side)
+    rows = MixtureDataset(files, state.images, state.tokens, TEMPLATES["vicuna_v1"], stage, side=state.side)
     order = replayed_order(rows, run["steps"], state.tokens.image_id)
     trainer = StageTrainer(
         model=state.model,
@@ -63,6 +62,7 @@ def test_losses_of_the_reference(kind: str, shared: Path, tmp_path: Path) -> Non
         args=training_arguments(state, stage, tmp_path, SPLIT, 8, 42),
         rows=rows,
         order=order,
+        groups=parameter_groups(state.model, stage),
         save=lambda *_: None,
         load=load_weights,
         log_file=tmp_path / "log.jsonl",

@@ -10,8 +10,13 @@ from viscot_core.data.scenes import COLORS, Scene, Thing, make_scene
 from viscot_core.families.base import IGNORE
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.train.recipe.schema import FoundationSpec, ScratchSpec
-from viscot_core.train.tiny.foundation import FoundationModel, whiten_projector
-from viscot_core.train.tiny.patch_truth import NOTHING, make_sheet, patch_truth
+from viscot_core.train.tiny.foundation import (
+    NOTHING,
+    FoundationModel,
+    make_sheet,
+    patch_truth,
+    whiten_projector,
+)
 
 SHAPE = ScratchSpec(
     image_side=56, patch=14, vision_width=24, vision_layers=2, vision_heads=2, vision_mlp=48,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from viscot_core.data.encode import load_views
 from viscot_core.families.llava.pixels import square_pixels
-from viscot_core.train.tiny.pixel_cache import cached_pixels
+from viscot_core.train.tiny.own_data import cached_pixels
 
 CROP = "a.png###[10, 20, 60, 90]"
 

@@ -31,7 +31,7 @@ LORA_TARGETS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 LORA_TRAINED_WHOLE = {"projector": "multi_modal_projector"}
 """Modules that learn whole beside adapters, by part."""
 PROJECTOR_BIN = "mm_projector.bin"
-"""Where the original code looks for a projector of its own."""
+"""The projector's own file, as the original code reads and writes it."""
 MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "pixel_values")
 """What of a batch the model takes; the rest is for the loss and the log."""
 _LAYER = "encoder.layers."
@@ -73,6 +73,11 @@ def image_side(config: Any) -> int:
     return int(config.vision_config.image_size)
 
 
+def patches_along(config: Any) -> int:
+    """Patches along a side of that square."""
+    return int(config.vision_config.image_size // config.vision_config.patch_size)
+
+
 def text_width(config: Any) -> int:
     """Hidden width of the language model."""
     return int(config.text_config.hidden_size)
@@ -103,6 +108,29 @@ def model_without_weights(config: Any, dtype: torch.dtype, attention: str) -> An
     return LlavaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)
 
 
+# -- features, where a stage trains on them without the language model --------------------------------------
+
+
+def projected_patches(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """``[B, 3, side, side]`` -> what the language model would read, ``[B, patches, text width]``."""
+    import torch
+
+    return torch.stack(tuple(model.model.get_image_features(pixels).pooler_output))
+
+
+def tower_patches(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """``[B, 3, side, side]`` -> what the projector reads, ``[B, patches, tower width]``."""
+    hidden = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    patches: torch.Tensor = hidden[model.config.vision_feature_layer][:, 1:]  # without the class token
+    return patches
+
+
+def first_projector_layer(model: Any) -> torch.nn.Linear:
+    """The projector's layer that reads the tower."""
+    layer: torch.nn.Linear = model.model.multi_modal_projector.linear_1
+    return layer
+
+
 # -- what is saved ----------------------------------------------------------------------------------------
 
 
@@ -124,7 +152,7 @@ def projector_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def original_projector(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The projector under the names that the original code reads from ``mm_projector.bin``."""
+    """The projector under the names that the original code reads (`PROJECTOR_BIN`)."""
     found = {}
     for name, tensor in tensors.items():
         layer, _, kind = name.partition(".")

@@ -1,4 +1,4 @@
-"""One stage from its rows to its model on disk: what trains, in which order, with the Trainer's arguments."""
+"""One stage: what trains at which rate, the order of its rows, the Trainer's arguments, its model on disk."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from viscot_core.errors import DataError
 from viscot_core.families.llava import training
 from viscot_core.files import atomic_write
 from viscot_core.train import ranks
-from viscot_core.train.loop.parts import add_adapters, freeze_for, learning
 from viscot_core.train.loop.preflight import row_counts
 from viscot_core.train.loop.throughput import meter_for
 from viscot_core.train.loop.trainer import ContinueFrom, StageTrainer
 from viscot_core.train.objectives.base import Objective, StageRows, objective_class
-from viscot_core.train.plan.plan_types import PLAN_FILE, read_plan
-from viscot_core.train.plan.steps import Split, split_batch, steps_of
-from viscot_core.train.recipe.schema import StageSpec
+from viscot_core.train.plan.plan_types import PLAN_FILE, Split, read_plan
+from viscot_core.train.plan.steps import split_batch, steps_of
+from viscot_core.train.recipe.schema import LoraSpec, StageSpec
 from viscot_core.train.state import checkpoints
 from viscot_core.train.state.initial import Run
 from viscot_core.train.state.saving import load_weights, save_model
@@ -73,6 +73,7 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         args=training_arguments(run, stage, out, split, steps, seed),
         rows=rows,
         order=order,
+        groups=parameter_groups(model, stage),
         save=save,
         load=load,
         log_file=out / "log.jsonl",
@@ -187,3 +188,94 @@ def _deepspeed(run: Run, stage: StageSpec, out: Path, split: Split, gpu: bool) -
         with atomic_write(out / zero.CONFIG_FILE) as file:
             json.dump(config, file, indent=1)
     return config
+
+
+# -- what trains ------------------------------------------------------------------------------------------
+
+
+def freeze_for(model: Any, stage: StageSpec) -> None:
+    """Let only the stage's parts learn, and of them only what gets a gradient."""
+    for name, parameter in model.named_parameters():
+        part = training.part_of(name)
+        whole = part in stage.train and not (stage.lora and part == "llm")  # adapters learn in its place
+        parameter.requires_grad = whole and training.gets_gradient(name, model.config)
+
+
+def learning(model: nn.Module) -> dict[str, int]:
+    """The number of values that learn in each part, adapters counted where they stand."""
+    counts = dict.fromkeys(training.PARTS, 0)
+    for name, parameter in model.named_parameters():
+        part = training.part_of(name)
+        if part and parameter.requires_grad:
+            counts[part] += math.prod(_shape(parameter))
+    return counts
+
+
+def parameter_groups(model: nn.Module, stage: StageSpec) -> list[dict[str, Any]]:
+    """Optimizer groups of the trainable parameters: by part and learning rate, no decay on norms, biases,
+    vectors. Other rates make the same groups, so that a run may go on with them.
+
+    With ``vision_layer_decay`` each layer of the tower learns slower than the one above it, its embeddings
+    slowest.
+    """
+    top = _top_layer(model)
+    groups: dict[tuple[str | None, float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if len(_shape(parameter)) < 2 or "norm" in name else stage.weight_decay
+        groups.setdefault((training.part_of(name), _rate(name, stage, top), decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": decay} for (_, rate, decay), p in groups.items()]
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The whole shape, also while ZeRO-3 keeps only a share of the parameter here (its own shape is then
+    [0]).
+    """
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _rate(name: str, stage: StageSpec, top: int) -> float:
+    part = training.part_of(name)
+    if part == "projector":
+        return stage.projector_lr or stage.learning_rate
+    if part != "vision_tower":
+        return stage.learning_rate
+    rate = stage.vision_tower_lr or stage.learning_rate
+    if stage.vision_layer_decay is None:
+        return rate
+    return rate * stage.vision_layer_decay ** (top - training.tower_layer(name))
+
+
+def _top_layer(model: nn.Module) -> int:
+    """The last layer of the tower that learns."""
+    names = [
+        n for n, p in model.named_parameters() if p.requires_grad and training.part_of(n) == "vision_tower"
+    ]
+    return max((training.tower_layer(name) for name in names), default=-1)
+
+
+def add_adapters(model: Any, lora: LoraSpec, stage: StageSpec) -> Any:
+    """``model`` under LoRA on the language model's linear layers; the projector learns whole where it
+    learns.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if lora.load_in:
+        from peft import prepare_model_for_kbit_training
+
+        checkpointing = {"use_reentrant": False}
+        model = prepare_model_for_kbit_training(
+            model,
+            use_gradient_checkpointing=stage.gradient_checkpointing,
+            gradient_checkpointing_kwargs=checkpointing,
+        )
+    whole = [name for part, name in training.LORA_TRAINED_WHOLE.items() if part in stage.train]
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=training.LORA_TARGETS,
+        modules_to_save=whole or None,
+    )
+    return get_peft_model(model, config)

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from viscot_core.families.llava.shapes import shape_of_config
 from viscot_core.train.plan.estimates import flops_per_sample, peak_tflops
-from viscot_core.train.plan.steps import Split
+from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,6 @@ from transformers import (
 )
 
 from viscot_core.errors import DataError, ViscotError
-from viscot_core.train.loop.parts import parameter_groups
 from viscot_core.train.loop.throughput import Meter, StageLog
 from viscot_core.train.objectives.base import Objective, StageRows, Step
 from viscot_core.train.state import checkpoints
@@ -45,6 +44,7 @@ class StageTrainer(Trainer):
         args: TrainingArguments,
         rows: StageRows,
         order: NDArray[np.int64],
+        groups: Sequence[dict[str, Any]],
         save: SaveModel,
         load: LoadModel,
         log_file: Path,
@@ -54,6 +54,7 @@ class StageTrainer(Trainer):
     ) -> None:
         self.objective, self.stage = objective, objective.stage
         self.order = order
+        self._groups = list(groups)
         self.meter = meter
         self._save_model = save
         self._load_model = load
@@ -78,10 +79,10 @@ class StageTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            stage, groups = self.stage, parameter_groups(self.model, self.stage)
-            self.add_callback(RecipeRates([group["lr"] for group in groups]))
+            stage = self.stage
+            self.add_callback(RecipeRates([group["lr"] for group in self._groups]))
             self.optimizer = torch.optim.AdamW(
-                groups,
+                self._groups,
                 betas=(stage.adam_beta1, stage.adam_beta2),
                 eps=stage.adam_epsilon,
                 fused=True,

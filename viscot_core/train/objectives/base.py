@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from viscot_core.data.encode import Batch
-from viscot_core.train.plan.steps import Split
+from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import ModelSpec, StageSpec, reads_whole_files
 from viscot_core.train.state.initial import Run
 

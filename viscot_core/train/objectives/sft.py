@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from viscot_core.families.base import IGNORE
 from viscot_core.families.llava.training import MODEL_INPUTS
-from viscot_core.train.loop.feed import MixtureRows
+from viscot_core.train.loop.mixture_dataset import MixtureDataset
 from viscot_core.train.objectives.base import Objective, StageRows, Step
 
 
@@ -19,7 +19,7 @@ class Sft(Objective):
 
     def open_rows(self) -> StageRows:
         run, stage = self.run, self.stage
-        return MixtureRows(
+        return MixtureDataset(
             [run.root / name for name in stage.data_files],
             run.images,
             run.tokens,

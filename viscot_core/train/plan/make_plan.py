@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from viscot_core.errors import RecipeError
+from viscot_core.errors import DataError, RecipeError
 from viscot_core.families.llava.shapes import Shape
 from viscot_core.train.plan import estimates
-from viscot_core.train.plan.plan_types import Machine, Plan, Rendezvous, StagePlan
+from viscot_core.train.plan.plan_types import Machine, Plan, Problem, Rendezvous, StagePlan
 from viscot_core.train.plan.problems import find_problems
-from viscot_core.train.plan.steps import DataSize, data_size, split_batch, steps_of
+from viscot_core.train.plan.steps import UNKNOWN, DataSize, data_size, split_batch, steps_of
 from viscot_core.train.recipe.schema import Recipe, StageSpec
 
 
@@ -35,15 +35,22 @@ def make_plan(
     shape = estimates.shape_of(recipe.model)
     stages: list[StagePlan] = []
     unsplit: list[str] = []
+    unreadable: list[str] = []
     for stage in recipe.stages:
         try:
-            stages.append(_stage(stage, shape, machine, root))
+            size = data_size(root, stage.data_files)
+        except DataError as error:
+            unreadable.append(f"stages.{stage.kind}: {error}")
+            size = UNKNOWN
+        try:
+            stages.append(_stage(stage, shape, machine, size))
         except RecipeError as error:
             unsplit.append(str(error))
     if unsplit:
         raise RecipeError("\n".join(unsplit))
     disk = _disk(recipe, stages, shape)
-    found = find_problems(recipe, root, machine, Path(run), stages, disk or 0.0)
+    found = [Problem(text, "error") for text in unreadable]
+    found += find_problems(recipe, root, machine, Path(run), stages, disk or 0.0)
     return Plan(
         recipe=recipe.name,
         run=str(run),
@@ -59,12 +66,11 @@ def make_plan(
     )
 
 
-def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, root: Path) -> StagePlan:
+def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, size: DataSize) -> StagePlan:
     def memory(per_device: int) -> float:
         return estimates.memory_gib(shape, stage, per_device, machine.processes) if shape else 0.0
 
     split = split_batch(stage, machine.processes, lambda size: memory(size) <= 0.92 * machine.memory_gib)
-    size = data_size(root, stage.data_files)
     steps = stage.max_steps if size.rows is None else steps_of(stage, size.rows)
     seen = steps * stage.global_batch_size if steps is not None else None
     tokens = _tokens(size, shape, stage)

@@ -53,6 +53,20 @@ class Rendezvous:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """``per_device x accumulation x processes`` samples make one optimizer step."""
+
+    per_device: int
+    accumulation: int
+    processes: int
+
+    @property
+    def total(self) -> int:
+        """Samples per optimizer step."""
+        return self.per_device * self.accumulation * self.processes
+
+
+@dataclass(frozen=True, slots=True)
 class StagePlan:
     """One stage: what is exact first, then the estimates (None where the shape or the data is unknown)."""
 

@@ -28,7 +28,7 @@ def find_problems(
     errors = [*_absent_files(recipe, data), *_model(recipe.model)]
     warnings: list[str] = []
     for stage, planned in zip(recipe.stages, stages, strict=True):
-        if planned.samples == 0:
+        if planned.samples == 0:  # a mixture whose weights leave nothing
             errors.append(f"stages.{stage.kind} would train nothing: its files hold no row; give more data.")
         warnings += _hindrances(stage, planned, machine)
     errors += [*_missing_packages(recipe), *lack_of_room(run, disk_gib)]

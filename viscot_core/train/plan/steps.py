@@ -12,6 +12,7 @@ from pathlib import Path
 
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import RecipeError
+from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
 CHARACTERS_PER_TOKEN = 3.6  # Llama's tokenizer on English with boxes
@@ -31,6 +32,7 @@ class DataSize:
     source: str
 
 
+UNKNOWN = DataSize(None, None, None, "unknown (a file is absent or unreadable)")
 PUBLISHED = {
     # LLaVA-1.5's stage 1: short captions, one image each.
     "blip_laion_cc_sbu_558k.json": DataSize(558_128, 20.0, 1.0, "published (LLaVA-Pretrain)"),
@@ -41,10 +43,14 @@ PUBLISHED = {
 
 
 def data_size(root: Path, files: Sequence[str]) -> DataSize:
-    """The sum over ``files`` under ``root``; unknown as soon as one of them is absent and unpublished."""
+    """The sum over ``files`` under ``root``; unknown as soon as one of them is absent and unpublished.
+
+    Raises:
+        DataError: a file is damaged or holds no row.
+    """
     found = [_size_of(root / name) for name in files]
     if any(one.rows is None for one in found):
-        return DataSize(None, None, None, "unknown (a file is absent)")
+        return UNKNOWN
     rows = sum(one.rows or 0 for one in found)
     sources = " + ".join(dict.fromkeys(one.source for one in found))
 
@@ -58,27 +64,13 @@ def data_size(root: Path, files: Sequence[str]) -> DataSize:
 
 def _size_of(path: Path) -> DataSize:
     if not path.exists():
-        return PUBLISHED.get(path.name, DataSize(None, None, None, "unknown (the file is absent)"))
+        return PUBLISHED.get(path.name, UNKNOWN)
     rows = Mixture.open(path)
     step = max(1, len(rows) // LOOKED_AT)
     looked = [rows[index] for index in range(0, len(rows), step)]
     text = sum(len(turn.text) for row in looked for turn in row.turns) / CHARACTERS_PER_TOKEN
-    images, count = sum(len(row.image) for row in looked), max(len(looked), 1)
-    return DataSize(len(rows.epoch()), text / count, images / count, "counted")
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """``per_device x accumulation x processes`` samples make one optimizer step."""
-
-    per_device: int
-    accumulation: int
-    processes: int
-
-    @property
-    def total(self) -> int:
-        """Samples per optimizer step."""
-        return self.per_device * self.accumulation * self.processes
+    images = sum(len(row.image) for row in looked)
+    return DataSize(len(rows.epoch()), text / len(looked), images / len(looked), "counted")
 
 
 def split_batch(stage: StageSpec, processes: int, fits: Callable[[int], bool]) -> Split:

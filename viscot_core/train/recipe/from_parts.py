@@ -29,9 +29,22 @@ def open_base(model: ModelSpec) -> Checkpoint:
         CheckpointError: a part is not on this machine or of another kind, a projector of another width, no
             tokenizer.
     """
-    found = open_checkpoint(zoo.resolve(model.checkpoint)) if model.checkpoint else _from_parts(model)
+    if model.checkpoint:
+        found = open_checkpoint(zoo.resolve(model.checkpoint))
+        if found.family is not FAMILY:
+            raise CheckpointError(
+                f"model.checkpoint: viscot trains LLaVA and Visual CoT models, and {model.checkpoint} is "
+                f"another ({_kind(found)}); name one of those."
+            )
+    else:
+        found = _from_parts(model)
     found.require_whole()
     return found
+
+
+def _kind(found: Checkpoint) -> str:
+    kinds = found.raw_config.get("architectures") or [found.raw_config.get("model_type")]
+    return str(kinds[0])
 
 
 def _from_parts(model: ModelSpec) -> Checkpoint:

@@ -72,7 +72,7 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
     root = Path(recipe.data.root or "")
     images = Path(recipe.data.images or root)
     if recipe.model.scratch:
-        from viscot_core.train.tiny.scratch import own_tokens
+        from viscot_core.train.tiny.own_data import own_tokens
 
         return Run(folder, recipe, root, images, own_tokens(folder, recipe, root), None)
     base = open_base(recipe.model)
@@ -85,7 +85,7 @@ def load(run: Run, stage: StageSpec) -> None:
     torch.manual_seed(recipe.seed)  # a projector that is not given starts at random
     load_in = stage.lora.load_in if stage.lora else None
     if base is None:
-        from viscot_core.train.tiny.scratch import random_model
+        from viscot_core.train.tiny.own_data import random_model
 
         run.model = random_model(recipe, run.tokens)
     elif stage.zero_stage == 3 and ranks.count() > 1:

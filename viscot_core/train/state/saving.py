@@ -78,7 +78,7 @@ def _name_base(run: Run, folder: Path, weights: Mapping[str, torch.Tensor]) -> N
 
 
 def save_projector(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """``projector.safetensors``, and ``mm_projector.bin`` under the names the reference reads."""
+    """The projector as ``projector.safetensors``, and once more as the file that the original code reads."""
     from safetensors.torch import save_file
 
     tensors = training.projector_tensors(weights)

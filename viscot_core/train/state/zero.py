@@ -16,7 +16,7 @@ import torch
 from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.llava import training
 from viscot_core.train import ranks
-from viscot_core.train.plan.steps import Split
+from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import ModelSpec, StageSpec
 
 CONFIG_FILE = "deepspeed.json"

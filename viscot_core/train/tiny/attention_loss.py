@@ -19,7 +19,7 @@ from viscot_core.data.encode import Sample
 from viscot_core.data.scenes import COLORS, Scene, Thing
 from viscot_core.families.base import IGNORE
 from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.train.tiny.patch_truth import view_box
+from viscot_core.train.tiny.foundation import view_box
 
 HEADS = 2
 """Heads of layer 0 (colour word) and of layer 1 (patches) that have a target."""

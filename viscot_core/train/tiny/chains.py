@@ -17,15 +17,15 @@ from viscot_core.families.base import IGNORE
 from viscot_core.families.llava.pixels import normalise
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import Template
+from viscot_core.families.llava.training import patches_along
 from viscot_core.train.objectives.base import StageRows, Step
 from viscot_core.train.objectives.sft import Sft, share_of, token_losses
-from viscot_core.train.plan.steps import Split
+from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec, TokenWeights
 from viscot_core.train.tiny.attention_loss import attention_loss, target_tensors, targets_of
-from viscot_core.train.tiny.pixel_cache import PixelCache
-from viscot_core.train.tiny.whole_files import (
+from viscot_core.train.tiny.own_data import (
+    PixelCache,
     bucketed_order,
-    patches_along,
     pixels_of,
     read_conversations,
     read_scenes,
@@ -42,8 +42,16 @@ class Chains(Sft):
         run, stage = self.run, self.stage
         scenes = read_scenes(run.root / "scenes.jsonl") if stage.guide_attention else {}
         rows = read_conversations([run.root / name for name in stage.data_files])
-        template, grid = run.template(stage), patches_along(run)
-        return ChainRows(rows, pixels_of(run), run.tokens, template, stage, scenes, grid)
+        template, grid = run.template(stage), patches_along(run.model.config)
+        return ChainDataset(
+            rows,
+            pixels_of(run.recipe, run.root, run.images, run.side),
+            run.tokens,
+            template,
+            stage,
+            scenes,
+            grid,
+        )
 
     def loss_tokens(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         if "weights" not in batch:
@@ -91,7 +99,7 @@ def token_weights(sample: Sample, tokens: ChatTokenizer, weights: TokenWeights) 
     return out
 
 
-class ChainRows(Dataset[Sample]):
+class ChainDataset(Dataset[Sample]):
     """Rendered conversations; ``collate`` turns some of them into a batch."""
 
     def __init__(

@@ -26,7 +26,7 @@ from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import Template
 from viscot_core.images.reading import open_image
-from viscot_core.train.plan.steps import Split
+from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
 BYTES_PER_TOKEN = 4.5
@@ -59,7 +59,7 @@ class Dropped:
     row: int
 
 
-class MixtureRows(Dataset[Item | Bad | Dropped]):
+class MixtureDataset(Dataset[Item | Bad | Dropped]):
     """The rows of a stage's files, numbered through."""
 
     def __init__(

@@ -16,8 +16,9 @@ from viscot_core.data.mix import build, sources_of
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.scratch import train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES
-from viscot_core.train.loop.feed import BYTES_PER_TOKEN, Bad, Item, MixtureRows, touches_border
-from viscot_core.train.plan.steps import Split, data_size
+from viscot_core.train.loop.mixture_dataset import BYTES_PER_TOKEN, Bad, Item, MixtureDataset, touches_border
+from viscot_core.train.plan.plan_types import Split
+from viscot_core.train.plan.steps import data_size
 from viscot_core.train.recipe.schema import StageSpec
 
 
@@ -31,11 +32,13 @@ def stage(**fields: Any) -> StageSpec:
     return StageSpec.model_validate({**raw, "max_length": 120, "group_by": "none", **fields})
 
 
-def opened(folder: Path, tokens: ChatTokenizer, rows: list[dict[str, Any]], **fields: Any) -> MixtureRows:
+def opened(folder: Path, tokens: ChatTokenizer, rows: list[dict[str, Any]], **fields: Any) -> MixtureDataset:
     (folder / "rows.json").write_text(json.dumps(rows))
     legacy = fields.pop("legacy_crop", False)
     files = [folder / "rows.json"]
-    return MixtureRows(files, folder, tokens, TEMPLATES["tiny"], stage(**fields), side=28, legacy_crop=legacy)
+    return MixtureDataset(
+        files, folder, tokens, TEMPLATES["tiny"], stage(**fields), side=28, legacy_crop=legacy
+    )
 
 
 def row(image: Any = None, answer: str = "fine") -> dict[str, Any]:
@@ -103,7 +106,7 @@ def test_a_mixtures_weights_say_how_often_rows_are_seen(tmp_path: Path, tokens: 
         (tmp_path / f"{name}.json").write_text(json.dumps([row(answer=name * n) for n in range(1, 9)]))
     sources = sources_of([tmp_path / "a.json", tmp_path / "b.json"], {"b": 2.5})
     build(tmp_path / "mix", sources)
-    rows = MixtureRows([tmp_path / "mix"], tmp_path, tokens, TEMPLATES["tiny"], stage(), side=28)
+    rows = MixtureDataset([tmp_path / "mix"], tmp_path, tokens, TEMPLATES["tiny"], stage(), side=28)
     seen = np.bincount(rows.order(Split(2, 1, 2), 5), minlength=16)
     assert seen[:8].tolist() == [1] * 8 and sorted(seen[8:].tolist()) == [2] * 4 + [3] * 4
     assert data_size(tmp_path, ["mix"]).rows == 28

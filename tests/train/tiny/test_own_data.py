@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viscot_core.train.tiny.whole_files import bucketed_order
+from viscot_core.train.tiny.own_data import bucketed_order
 
 
 @given(st.lists(st.integers(0, 3), max_size=80), st.integers(1, 9), st.integers(0, 5))

@@ -9,7 +9,7 @@ import pytest
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.llava.shapes import shape_of_config
 from viscot_core.families.llava.training import part_of
-from viscot_core.train.loop.parts import add_adapters, freeze_for, learning, parameter_groups
+from viscot_core.train.loop.stage import add_adapters, freeze_for, learning, parameter_groups
 from viscot_core.train.plan.estimates import frozen_parameters, trained_parameters
 from viscot_core.train.recipe.schema import ScratchSpec, StageSpec
 
