@@ -24,7 +24,7 @@ from transformers import (
 
 from viscot_core.errors import DataError, ViscotError
 from viscot_core.train.loop.throughput import Meter, StageLog
-from viscot_core.train.objectives.base import Objective, StageRows, Step
+from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
 from viscot_core.train.state import checkpoints
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class StageTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        step = Step(
+        step = TrainStep(
             num_items_in_batch,
             self.accelerator.num_processes,
             self.current_gradient_accumulation_steps,

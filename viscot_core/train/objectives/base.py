@@ -45,7 +45,7 @@ class StageRows(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrainStep:
     """The optimizer step that a batch belongs to: what its loss is divided by, and where the run is.
 
     ``loss_tokens`` is a scalar tensor: the supervised tokens of the *global* batch, over all ``processes``
@@ -81,7 +81,7 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def loss(self, model: Any, batch: Any, step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, model: Any, batch: Any, step: TrainStep) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """A batch's share of its step's loss, and the parts of it that the log shows.
 
         Shares are scaled so that the mean over processes of the sum over accumulated batches is the loss of

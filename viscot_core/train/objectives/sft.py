@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from viscot_core.families.base import IGNORE
 from viscot_core.families.llava.training import MODEL_INPUTS
 from viscot_core.train.loop.mixture_dataset import MixtureDataset
-from viscot_core.train.objectives.base import Objective, StageRows, Step
+from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
 
 
 class Sft(Objective):
@@ -40,7 +40,7 @@ class Sft(Objective):
         return torch.stack([t.double().cpu() for t in (self.loss_tokens(batch), real, padded, bad)])
 
     def loss(
-        self, model: Any, batch: dict[str, torch.Tensor], step: Step
+        self, model: Any, batch: dict[str, torch.Tensor], step: TrainStep
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = self.text_logits(self.forward(model, batch))
         return share_of(token_losses(logits, batch["labels"]).sum(), step), {}
@@ -60,7 +60,7 @@ class Sft(Objective):
         return logits
 
 
-def share_of(total: torch.Tensor, step: Step) -> torch.Tensor:
+def share_of(total: torch.Tensor, step: TrainStep) -> torch.Tensor:
     """A sum over one batch's tokens as its share of the mean over the global batch's.
 
     Gradients are averaged over ``processes`` afterwards: times ``processes`` makes the average a sum, and the

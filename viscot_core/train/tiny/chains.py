@@ -18,7 +18,7 @@ from viscot_core.families.llava.pixels import normalise
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import Template
 from viscot_core.families.llava.training import patches_along
-from viscot_core.train.objectives.base import StageRows, Step
+from viscot_core.train.objectives.base import StageRows, TrainStep
 from viscot_core.train.objectives.sft import Sft, share_of, token_losses
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec, TokenWeights
@@ -59,7 +59,7 @@ class Chains(Sft):
         return (batch["weights"][:, 1:] * (batch["labels"][:, 1:] != IGNORE)).sum()
 
     def loss(
-        self, model: Any, batch: dict[str, torch.Tensor], step: Step
+        self, model: Any, batch: dict[str, torch.Tensor], step: TrainStep
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         spec = self.stage.guide_attention
         aimed = spec is not None and len(batch["target_row"]) > 0

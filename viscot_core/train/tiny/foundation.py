@@ -30,7 +30,7 @@ from viscot_core.errors import UsageError
 from viscot_core.families.base import IGNORE
 from viscot_core.families.llava import training
 from viscot_core.families.llava.pixels import normalise, square_pixels
-from viscot_core.train.objectives.base import Objective, StageRows, Step
+from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import FoundationSpec
 from viscot_core.train.tiny.own_data import (
@@ -73,7 +73,7 @@ class Foundation(Objective):
         return None
 
     def loss(
-        self, model: Any, batch: dict[str, torch.Tensor], step: Step
+        self, model: Any, batch: dict[str, torch.Tensor], step: TrainStep
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The mean of the batches' means: every view has as many patches."""
         out = {name: value / step.batches for name, value in model(**batch).items()}
