@@ -28,7 +28,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from viscot_core.boxes.geometry import Box, Frame, crop_window, format_box
-from viscot_core.conversation import IMAGE, cot_turns
+from viscot_core.conversation import IMAGE, cot_turns, to_disk
 from viscot_core.data.annotations import split_crop
 from viscot_core.families.llava.family import load_tokens
 from viscot_core.families.llava.pixels import PAD_COLOR, quick_square_pixels, square_pixels
@@ -87,9 +87,8 @@ def write_rows(root: Path, name: str, count: int) -> Path:
         turns = cot_turns(
             "What is written next to the number?", format_box(box.to_square(size)), "a few words"
         )
-        talk = [{"from": turn.role, "value": turn.text} for turn in turns]
         pixels = [int(value) for value in box.coords]
-        rows.append({"id": number, "image": [file, f"{file}###{pixels}"], "conversations": talk})
+        rows.append({"id": number, "image": [file, f"{file}###{pixels}"], "conversations": to_disk(turns)})
     path = root / f"{name.replace(' ', '_')}.json"
     path.write_text(json.dumps(rows))
     return path
@@ -165,7 +164,7 @@ def measure(root: Path, name: str, asked: argparse.Namespace, tokens: ChatTokeni
 
     def mine(index: int) -> None:
         item = ours[index]
-        assert isinstance(item, Item)
+        assert isinstance(item, Item), item
         ours.collate([item])
 
     rounds = [(cpu_ms(reference, asked.rows), cpu_ms(mine, asked.rows)) for _ in range(asked.rounds)]
