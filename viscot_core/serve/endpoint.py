@@ -20,11 +20,10 @@ from viscot_core.policies.base import Look
 from viscot_core.serve.answering import answer_request
 from viscot_core.serve.batching import Session
 from viscot_core.serve.errors import ApiError
-from viscot_core.serve.events import Stream
 from viscot_core.serve.guard import check_key, read_body
 from viscot_core.serve.images import image_of, is_data
 from viscot_core.serve.remote import no_urls
-from viscot_core.serve.replies import ChatReply, Completion
+from viscot_core.serve.replies import ChatReply, Completion, Stream
 from viscot_core.serve.requests import STRATEGY_HEADER, CheckedRequest, read_request
 from viscot_core.serve.server import Server
 
