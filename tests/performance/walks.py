@@ -7,6 +7,7 @@ What is counted, under `sys.setprofile` in this thread and `threading.setprofile
 - *files*: files of ``viscot_cli`` and ``viscot_core`` in which a function was called.
 - *functions*: different functions and methods called in them. Comprehensions, generator expressions and
   lambdas belong to the function around them; the number in brackets counts each as one of its own.
+- *rooms*: the folders and single modules of ``viscot_core`` that these files belong to, and ``viscot_cli``.
 - *moves*: calls that land in another file than the call before them in the same thread (a coroutine or a
   generator that goes on is called again).
 
@@ -135,6 +136,12 @@ class Walk:
     def files(self) -> set[str]:
         """The files passed."""
         return {file for file, _ in self.inner}
+
+    @property
+    def rooms(self) -> set[str]:
+        """The rooms passed: folders and single modules of the core, and the command line."""
+        parts = (Path(file).with_suffix("").parts for file in self.files)
+        return {part[0] if part[0] == "viscot_cli" else part[1] for part in parts}
 
     def __enter__(self) -> Self:
         threading.setprofile(self._event)
@@ -281,10 +288,11 @@ def main() -> None:
     import_all()
     from viscot_core.data.synth import write_dataset
 
-    row = "{:<22}{:>6}{:>10}{:>12}{:>7}{:>8}   {}"
+    row = "{:<22}{:>6}{:>7}{:>10}{:>12}{:>7}{:>8}   {}"
     heads = (
         "walk",
         "files",
+        "rooms",
         "in train",
         "functions",
         "moves",
@@ -300,7 +308,8 @@ def main() -> None:
             functions = f"{len(walk.functions)} ({len(walk.inner)})"
             wanted = f"<= {goal.wanted}"
             within = sum(file.startswith(TRAIN) for file in walk.files)
-            print(row.format(goal.name, len(walk.files), within, functions, walk.moves, wanted, goal.before))
+            values = (len(walk.files), len(walk.rooms), within, functions, walk.moves, wanted)
+            print(row.format(goal.name, *values, goal.before))
             if given.files:
                 print("".join(f"    {file}\n" for file in sorted(walk.files)))
 
