@@ -170,14 +170,14 @@ def test_bad_rows_are_counted_through_a_resume(recipe: Recipe, tmp_path: Path) -
         return recipe.model_copy(update=changes)
 
     out = run(tmp_path / "run", told(1000)) / "stages/1-finetune"
-    first, last = (checkpoints.saved_of(out / f"checkpoint-{step}") for step in (3, 6))
+    first, last = (checkpoints.record_of(out / f"checkpoint-{step}") for step in (3, 6))
     assert first and last and last.bad > first.bad > 0
     for leftover in ("model", "checkpoint-6"):
         shutil.rmtree(out / leftover)
     with pytest.raises(DataError, match=f"{last.bad} rows cannot be learned from and {last.bad - 1} are"):
         run(tmp_path / "run", told(last.bad - 1))
     run(tmp_path / "run", told(last.bad))
-    assert checkpoints.saved_of(out / "checkpoint-6") == last
+    assert checkpoints.record_of(out / "checkpoint-6") == last
 
 
 def test_a_batch_that_another_number_of_processes_cannot_split(

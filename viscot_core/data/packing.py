@@ -1,7 +1,9 @@
-"""Packing: the samples of one batch laid end to end in few rows of nearly equal length.
+"""Packing: the samples of one batch laid end to end in a few rows of nearly equal length.
 
-Position ids restart with every sample and no attention mask is passed; transformers then lets each sample see
-itself only (sdpa and eager, with ``use_cache=False``), and the logits equal those of unpacked rows.
+Why it changes no result: position ids start again at 0 with every sample and no attention mask is passed, so
+transformers builds a block-diagonal causal mask from them (sdpa and eager, with ``use_cache=False``). A token
+attends to the earlier tokens of its own sample only, at the positions it has alone: its logits equal those of
+an unpacked row. The loss sums over all tokens, so it does not matter in which row a token lies.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from viscot_core.data.encode import Batch, Sample
 from viscot_core.families.base import IGNORE
 
 STEP = 16
-"""Row lengths are tried in steps of this many tokens."""
+"""Row lengths that are tried differ by this many tokens."""
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of ``lengths`` dealt to rows of one length, at most ``capacity``, that waste least.
+    """Indices of ``lengths`` dealt to rows of one length, at most ``capacity``, with the least padding.
 
-    Every row length is tried with best fit, longest first: 16 samples of a mixture of one- and two-image
-    rows fill 95 % of what they take, where always filling up to ``capacity`` fills 93 %.
+    Bin packing by best fit, longest first, once for every row length; the length with the least padding wins.
+    16 samples of a mixture of one- and two-image rows then fill 95 %; rows of ``capacity`` fill 93 %.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     best: list[list[int]] = []
@@ -35,7 +37,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def _best_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> tuple[list[list[int]], list[int]]:
-    """Each sample into the fullest row that still takes it, else into a new one."""
+    """Each sample goes into the fullest row that has room for it, else into a new one."""
     rows: list[list[int]] = []
     totals: list[int] = []
     for index in order:
@@ -52,10 +54,10 @@ def _best_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> tuple[
 
 
 def collate_packed(samples: Sequence[Sample], *, pad_id: int, capacity: int) -> tuple[Batch, list[int]]:
-    """``input_ids, position_ids, labels int64[rows, T]`` and the order the samples' images must take.
+    """``input_ids, position_ids, labels int64[rows, T]``, and the samples' order, in which images must come.
 
-    The first label of every sample is masked: it would be predicted from the sample before. Padding at a
-    row's end is a sample of its own, seen by none.
+    The first label of every sample is masked: it would be predicted from the last token of the sample before.
+    Padding at a row's end counts positions from 0 too: it is a sample of its own, which no other attends to.
     """
     rows = pack([len(s.encoded.ids) for s in samples], capacity)
     longest = max(sum(len(samples[i].encoded.ids) for i in row) for row in rows)

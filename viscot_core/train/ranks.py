@@ -22,7 +22,7 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Leave the job in order."""
+    """Leave the job properly, so that the others do not wait."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -39,7 +39,7 @@ def count() -> int:
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process runs the block alone, then all others run it (and find its files)."""
+    """The first process runs the block alone, then all others run it and find its files."""
     if rank() != 0:
         wait()
     yield
@@ -48,13 +48,13 @@ def first_alone() -> Iterator[None]:
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Wait for every process of the job."""
     if distributed.is_initialized():
         distributed.barrier()
 
 
 def agree(problem: str | None) -> str | None:
-    """The first rank's problem on every rank, so that all stop together; None where it has none."""
+    """The first rank's problem, on every rank, so that all stop together; None where it has none."""
     box = [problem]
     if distributed.is_initialized():
         distributed.broadcast_object_list(box, src=0)

@@ -1,9 +1,9 @@
 """The training process: ``python -m viscot_core.train.worker --run RUN_DIR [--stage KIND]``.
 
 Reads ``RUN_DIR/recipe.yaml`` (resolved; ``data.root`` set) and runs its stages in order, or one of them. A
-finished stage leaves its model in ``RUN_DIR/stages/N-KIND/model``; the last one also in ``RUN_DIR`` itself,
-which is then a checkpoint like any other. Started again, it goes on behind the last finished stage, from the
-last whole checkpoint of the next. Under torchrun every rank runs this file.
+finished stage leaves its model in ``RUN_DIR/stages/N-KIND/model``; the last one also in ``RUN_DIR``, which is
+then a checkpoint like any other. Started again, it skips finished stages and resumes the next one from its
+last complete checkpoint. Under torchrun every rank runs this file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def run(folder: Path, recipe: Recipe, only: str | None = None) -> Path:
-    """Run every stage that is not finished, or ``only`` one; returns the folder of the trained checkpoint."""
+    """Run every unfinished stage, or ``only`` the one of that kind; returns ``folder``."""
     wanted = [stage for stage in recipe.stages if only in (None, stage.kind)]
     if not wanted:
         raise UsageError(
@@ -38,13 +38,13 @@ def run(folder: Path, recipe: Recipe, only: str | None = None) -> Path:
     state = open_run(folder, recipe)
     places = [folder / "stages" / f"{number}-{stage.kind}" for number, stage in enumerate(recipe.stages, 1)]
     for stage, out in zip(recipe.stages, places, strict=True):
-        if not _is_finished(out):  # also the later stages' rows: not after hours of the first
+        if not _is_finished(out):  # the rows of all stages now, not after hours of the first
             check_rows(state, stage, out)
     load(state, wanted[0])
     for stage, out in zip(recipe.stages, places, strict=True):
         if _is_finished(out):
-            log.info("stage %s is finished; going on", out.name)
-            if out != places[-1]:  # else nothing follows that needs them
+            log.info("stage %s is finished already", out.name)
+            if out != places[-1]:  # a later stage starts from its weights
                 load_weights(state.model, out / "model")
         elif stage in wanted:
             run_stage(state, stage, out)
@@ -65,16 +65,14 @@ def _finish(folder: Path, state: Run) -> None:
         last = state.recipe.stages[-1]
         model = folder / "stages" / f"{len(state.recipe.stages)}-{last.kind}" / "model"
         files = [path for path in model.rglob("*") if path.is_file()]
-        with checkpoints.disk_full_named(folder):
+        with checkpoints.naming_a_full_disk(folder):
             for path in sorted(files, key=lambda p: p.name == "viscot.json"):  # the manifest last
                 _link(path, folder / path.relative_to(model))
     ranks.wait()
 
 
 def _link(path: Path, target: Path) -> None:
-    """``target`` becomes another name of ``path``, or a copy where there are no hard links; whole or not
-    there.
-    """
+    """Make ``target`` a hard link of ``path``, or a copy where the disk has none; atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial_file = target.with_name(f".{target.name}.partial")
     partial_file.unlink(missing_ok=True)
@@ -86,13 +84,13 @@ def _link(path: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """The process's edge under torchrun: its error lands in the rank's ``error.json``."""
+    """The process that torchrun starts on every rank; its error is recorded in the rank's ``error.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", "--run-folder", type=Path, required=True, help="run folder with recipe.yaml")
     parser.add_argument("--stage", help="only the stage of this kind")
     given = parser.parse_args()
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        die_with_parent()  # started by hand, it may outlive its shell
+        die_with_parent()  # not when started by hand: then it may outlive its shell
     ranks.join()
     level = logging.INFO if ranks.rank() == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s")

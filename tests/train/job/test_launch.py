@@ -67,9 +67,9 @@ def test_a_port_in_use_is_told_at_second_0() -> None:
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"gpus": 8, "gpu_memory": 80.0, "processes": 2}, "--processes counts where no GPU is used"),
-        ({"gpus": 0, "gpu_memory": 80.0}, "--gpu-memory tells of a GPU and none is used"),
-        ({"gpus": 0, "gpu_name": "A100"}, "--gpu tells of a GPU and none is used"),
+        ({"gpus": 8, "gpu_memory": 80.0, "processes": 2}, "--processes is for machines without GPUs"),
+        ({"gpus": 0, "gpu_memory": 80.0}, "--gpu-memory describes a GPU and none is used"),
+        ({"gpus": 0, "gpu_name": "A100"}, "--gpu describes a GPU and none is used"),
     ],
 )
 def test_what_does_not_count_on_a_machine_is_refused(asked: dict[str, Any], told: str) -> None:

@@ -18,7 +18,7 @@ def test_stages_are_chosen() -> None:
     assert [s.kind for s in recipe.stages] == ["pretrain", "finetune"] and not notes
     recipe, notes = options.choose_stages(load_recipe("7b-336"), "pretrain")
     assert [s.kind for s in recipe.stages] == ["pretrain"]
-    assert recipe.model.projector is None and "starts anew" in notes[0]
+    assert recipe.model.projector is None and "a new projector is trained" in notes[0]
     with pytest.raises(UsageError, match="needs a projector"):
         options.choose_stages(load_recipe("7b-224"), "finetune")
 

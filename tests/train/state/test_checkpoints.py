@@ -29,10 +29,10 @@ def test_a_checkpoint_is_whole_or_not_used(tmp_path: Path) -> None:
         checkpoints.mark_started(folder)
         (folder / "trainer_state.json").touch()
         if step < 6:
-            checkpoints.mark_complete(folder, checkpoints.Saved(step, processes=2))
+            checkpoints.mark_complete(folder, checkpoints.CheckpointRecord(step, processes=2))
     last = checkpoints.last_checkpoint(tmp_path)
     assert last is not None and last.name == "checkpoint-4"
-    assert checkpoints.saved_of(last) == checkpoints.Saved(4, 2)
+    assert checkpoints.record_of(last) == checkpoints.CheckpointRecord(4, 2)
     assert checkpoints.last_checkpoint(tmp_path / "none") is None
 
 
@@ -40,7 +40,9 @@ def test_older_checkpoints_go_when_the_newest_is_whole(tmp_path: Path) -> None:
     for step in (2, 4, 6, 8, 10):
         checkpoints.mark_started(tmp_path / f"checkpoint-{step}")
         if step not in (4, 10):  # cut short by a kill; being written
-            checkpoints.mark_complete(tmp_path / f"checkpoint-{step}", checkpoints.Saved(step, processes=1))
+            checkpoints.mark_complete(
+                tmp_path / f"checkpoint-{step}", checkpoints.CheckpointRecord(step, processes=1)
+            )
     for name in PERSONS:
         shutil.copytree(tmp_path / "checkpoint-2", tmp_path / name)
     checkpoints.retain(tmp_path, 2)
@@ -50,7 +52,7 @@ def test_older_checkpoints_go_when_the_newest_is_whole(tmp_path: Path) -> None:
 def test_a_persons_copy_is_no_checkpoint_of_the_run(tmp_path: Path) -> None:
     for name in (*PERSONS, "checkpoint-2"):
         (tmp_path / name).mkdir()
-        checkpoints.mark_complete(tmp_path / name, checkpoints.Saved(9, processes=1))
+        checkpoints.mark_complete(tmp_path / name, checkpoints.CheckpointRecord(9, processes=1))
     assert checkpoints.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
@@ -71,10 +73,10 @@ def test_an_optimizer_that_was_divided_otherwise_begins_anew(
 ) -> None:
     checkpoint = tmp_path / "checkpoint-4"
     checkpoint.mkdir()
-    checkpoints.mark_complete(checkpoint, checkpoints.Saved(4, *before))
+    checkpoints.mark_complete(checkpoint, checkpoints.CheckpointRecord(4, *before))
     stage = load_recipe("7b-336", [f"stages.finetune.zero_stage={now[1]}"]).stage("finetune")
-    expected = checkpoints.Moved(checkpoint, 4) if anew else None
-    assert checkpoints.moved_from(checkpoint, stage, now[0]) == expected
+    expected = checkpoints.WeightsOnly(checkpoint, 4) if anew else None
+    assert checkpoints.weights_only(checkpoint, stage, now[0]) == expected
 
 
 def _model(seed: int) -> Any:
@@ -106,10 +108,10 @@ def test_a_projector_is_written_for_both_readers(tmp_path: Path) -> None:
 
 def test_a_disk_that_fills_up_under_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**30))
-    with checkpoints.disk_full_named(tmp_path):
+    with checkpoints.naming_a_full_disk(tmp_path):
         pass
-    with pytest.raises(RuntimeError, match="another fault"), checkpoints.disk_full_named(tmp_path):
+    with pytest.raises(RuntimeError, match="another fault"), checkpoints.naming_a_full_disk(tmp_path):
         raise RuntimeError("another fault")
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**12))
-    with pytest.raises(ViscotError, match=r"is full.*--resume"), checkpoints.disk_full_named(tmp_path):
+    with pytest.raises(ViscotError, match=r"is full.*--resume"), checkpoints.naming_a_full_disk(tmp_path):
         raise RuntimeError("[enforce fail at inline_container.cc:672]")

@@ -127,6 +127,6 @@ def test_an_optimizer_divided_in_another_way(
     (out / before[1]).rename(out / after[1])
     found = losses(finished(after[0], data, out, after[1]))
     assert sorted(found) == list(range(1, STEPS + 1))
-    assert "the optimizer's averages begin anew" in (tmp_path / "run.log").read_text()
+    assert "the optimizer's averages start again from 0" in (tmp_path / "run.log").read_text()
     # The first step after the change still sees the old weights: its loss is the uninterrupted run's.
     assert found[last + 1] == pytest.approx(uninterrupted[last + 1], abs=3e-4)

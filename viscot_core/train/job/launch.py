@@ -1,4 +1,4 @@
-"""Start a planned run: in this process where one CPU process does it, else through torchrun, stage by stage.
+"""Start a planned run: in this process for a single CPU process, else through torchrun, stage by stage.
 
 plan = launch.prepare(recipe, machine, run=Path("runs/x"), data=root, images=root)
 launch.start(recipe, plan)
@@ -41,22 +41,26 @@ def this_machine(
     processes: int | None = None,
     must_exist: bool = True,
 ) -> Machine:
-    """The machine at hand, or the one asked for; ``processes`` are those of a machine without GPUs (1).
+    """This machine, or the one that is described; ``processes``: of a machine without GPUs, by default 1.
 
-    `UsageError` for more GPUs than there are, and for what does not count on such a machine.
+    Raises:
+        UsageError: more GPUs than this machine has (where they ``must_exist``), or an option that has no
+            meaning on such a machine.
     """
     from viscot_core import hardware
 
-    told = gpus == 0 or (gpus is not None and not must_exist and gpu_memory)
-    found = () if told else hardware.gpus()  # looking imports torch
+    described = gpus == 0 or (gpus is not None and not must_exist and gpu_memory)
+    found = () if described else hardware.gpus()  # looking imports torch
     wanted = len(found) if gpus is None else gpus
     if must_exist and wanted > len(found):
-        raise UsageError(f"{wanted} GPUs are asked for and {len(found)} are here; give --gpus {len(found)}.")
+        raise UsageError(
+            f"{wanted} GPUs are requested and this machine has {len(found)}; give --gpus {len(found)}."
+        )
     if wanted and processes:
-        raise UsageError("--processes counts where no GPU is used; leave it out or give --gpus 0.")
+        raise UsageError("--processes is for machines without GPUs; leave it out or give --gpus 0.")
     if not wanted and (gpu_memory or gpu_name):
         option = "--gpu-memory" if gpu_memory else "--gpu"
-        raise UsageError(f"{option} tells of a GPU and none is used; leave it out or give --gpus N.")
+        raise UsageError(f"{option} describes a GPU and none is used; leave it out or give --gpus N.")
     memory = gpu_memory or (min(gpu.total for gpu in found) if found else 80.0)
     name = gpu_name or (found[0].name if found else "A100")
     return Machine(wanted, memory, name, nodes, processes or 1, hardware.ram_gib())
@@ -72,7 +76,7 @@ def prepare(
     rendezvous: Rendezvous | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """The plan, checked for everything that would stop the run later; `DataError` names what is missing."""
+    """The plan of a run on this machine. `DataError` lists the plan's errors, if there are any."""
     plan = make_plan(recipe, machine, run=run, data=data, images=images, rendezvous=rendezvous, notes=notes)
     if plan.refusals:
         raise DataError("Training cannot start:\n  " + "\n  ".join(plan.refusals))
@@ -85,9 +89,12 @@ def prepare(
 def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -> Path:
     """Run every stage; returns the run folder, which is then a checkpoint.
 
-    `UsageError` where the folder is in use or holds another run, `ViscotError` with the failing rank's log
-    first where a process dies. Ctrl-C stops all ranks; what they saved is kept. Where several machines share
-    the folder, the first one begins the run and the others join it.
+    Ctrl-C stops all ranks; their checkpoints are kept. Where several machines share the folder, the first one
+    starts the run and the others join it.
+
+    Raises:
+        UsageError: the folder is in use or holds another run.
+        ViscotError: a process died; the message has the end of its log.
     """
     run = Path(plan.run)
     many = plan.machine.nodes > 1
@@ -109,7 +116,7 @@ def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -
 
 
 def _require_port(meeting: Rendezvous) -> None:
-    """`UsageError` where this machine is the one all meet on and something else has its port."""
+    """`UsageError` where this machine hosts the rendezvous and its port is taken."""
     host, _, port = meeting.endpoint.rpartition(":")
     if not host or not port.isdigit():
         raise UsageError(f"--rdzv is HOST:PORT, such as node0:29500, not '{meeting.endpoint}'.")
@@ -119,7 +126,7 @@ def _require_port(meeting: Rendezvous) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, int(port)))
-        except OSError as error:  # another machine's address, or a name only the job's network knows, may be
+        except OSError as error:  # other errors: another machine's address, a name of the job's own network
             if error.errno == errno.EADDRINUSE:
                 raise UsageError(f"Port {port} of {host} is in use; give another one with --rdzv.") from None
 
@@ -127,9 +134,9 @@ def _require_port(meeting: Rendezvous) -> None:
 def _run_ranks(command: Sequence[str], run: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     before = set((run / "logs").glob("*"))
-    # Its own session, so that a Ctrl-C reaches torchrun once, from us, and it stops every rank.
+    # A session of its own: Ctrl-C reaches torchrun once, from this process, and torchrun stops every rank.
     child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=die_with_parent)
-    with _passing_signals(child) as passed:
+    with _forwarding_signals(child) as passed:
         code = child.wait()
     if passed:
         raise KeyboardInterrupt
@@ -139,15 +146,15 @@ def _run_ranks(command: Sequence[str], run: Path) -> None:
 
 
 @contextmanager
-def _passing_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Hand Ctrl-C and SIGTERM on to the child; the value lists what came."""
+def _forwarding_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Forward Ctrl-C and SIGTERM to the child; the value lists the signals that came."""
     passed: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
         passed.append(number)
         child.send_signal(number)
 
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
         yield passed
         return
     kept = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -159,7 +166,7 @@ def _passing_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
 
 
 def failure(logs: Sequence[Path], code: int) -> str:
-    """What to tell of a failed run: the first rank that died, the end of its log, and where the rest is."""
+    """The message of a failed run: the first rank that died, the end of its log, and where the rest is."""
     errors = sorted((_when(path), path) for log in logs for path in log.rglob("error.json"))
     if not errors:
         return f"The training processes stopped with code {code}; their output is above."

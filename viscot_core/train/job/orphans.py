@@ -1,4 +1,4 @@
-"""No rank outlives what started it: an orphan would go on writing in a run folder its heir has claimed."""
+"""Processes that end with their parent: an orphan would keep writing in a run folder of the next run."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ PORT = 29500
 
 
 def slurm_script(plan: Plan, arguments: Sequence[str], *, port: int = PORT) -> str:
-    """An sbatch file that runs ``viscot ARGUMENTS`` on every node; requeued, it goes on where it was.
+    """An sbatch file that runs ``viscot ARGUMENTS`` on every node; a requeued job resumes its run.
 
-    Its output lies beside the run folder, which only a run may write in.
+    Its output goes beside the run folder, in which only a run may write.
     """
     machine = plan.machine
     command = shlex.join([sys.executable, "-m", "viscot_cli.app", *_repeated(arguments)])

@@ -30,14 +30,14 @@ from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
 BYTES_PER_TOKEN = 4.5
-"""Bytes of a JSON row per token of its text: good enough to group rows by length without tokenizing 2.4 M.
+"""Bytes of a JSON row per token of its text: close enough to group 2.4 million rows by length untokenized.
 
-Lengths measured by `viscot data` are not read here: a machine without them would order its rows otherwise."""
+Lengths measured by `viscot data` are not used: a machine without them would have another order of rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One row, ready: its sample and the pixels of its images, ``uint8[side, side, 3]`` each."""
+    """One row, ready to collate: its sample and the pixels of its images, ``uint8[side, side, 3]`` each."""
 
     row: int
     sample: Sample
@@ -54,13 +54,13 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row that ``legacy_crop`` leaves out: its place in the batch stays empty, and it is not bad."""
+    """A row that ``legacy_crop`` leaves out: its place in the batch stays empty; it does not count as bad."""
 
     row: int
 
 
 class MixtureDataset(Dataset[Item | Bad | Dropped]):
-    """The rows of a stage's files, numbered through."""
+    """The rows of a stage's files under one numbering: the second file's follow the first's."""
 
     def __init__(
         self,
@@ -100,21 +100,22 @@ class MixtureDataset(Dataset[Item | Bad | Dropped]):
         return Item(index, sample, tuple(quick_square_pixels(view.image, self._side) for view in views))
 
     def lengths(self) -> NDArray[np.int64]:
-        """About how many tokens each row has, images included; negative for rows without images."""
+        """Estimated tokens of each row with its images, ``int64[rows]``; negative for rows without images."""
         sizes = np.concatenate([mixture.sizes() for mixture in self._mixtures])
         images = np.concatenate([mixture.count(IMAGE.encode()) for mixture in self._mixtures])
         text = np.maximum(1, (sizes / BYTES_PER_TOKEN).astype(np.int64))
         return np.where(images > 0, text + images * self._tokens.image_tokens, -text)
 
     def epoch(self, seed: int) -> NDArray[np.int64]:
-        """The rows of one epoch in file order: each as often as its source's weight says."""
+        """Row numbers of one epoch in file order, each as often as its source's weight says, ``int64[n]``."""
         starts = [0, *self._ends[:-1]]
         parts = [mixture.epoch(0, seed) for mixture in self._mixtures]
         return np.concatenate([start + part for start, part in zip(starts, parts, strict=True)])
 
     def order(self, split: Split, seed: int) -> NDArray[np.int64]:
-        """One epoch's rows, whole optimizer steps long; the same rows share a step on any number of
-        processes.
+        """Row numbers of one epoch, whole optimizer steps long, ``int64[steps * split.total]``.
+
+        Grouping works on one step's rows at a time: the same rows share a step on any number of processes.
         """
         generator = torch.Generator().manual_seed(seed)
         grouping, chunks = self._stage.group_by, split.accumulation * split.processes
@@ -130,7 +131,7 @@ class MixtureDataset(Dataset[Item | Bad | Dropped]):
         return filled(rows[order], split.total)
 
     def collate(self, items: list[Item | Bad | Dropped]) -> Batch:
-        """A batch as the model takes it, the rows' numbers (``rows``) and how many were bad (``bad``)."""
+        """Inputs and labels, ``rows`` (numbers), ``bad`` (a count) and ``tokens`` (those without padding)."""
         good = [item for item in items if isinstance(item, Item)]
         batch = self._batch(good) if good else self._nothing()
         batch["rows"] = torch.tensor([item.row for item in items])
@@ -153,7 +154,7 @@ class MixtureDataset(Dataset[Item | Bad | Dropped]):
         return batch
 
     def _nothing(self) -> Batch:
-        """A batch that teaches nothing, so that every rank still takes its step."""
+        """A batch without any label, so that every rank still takes part in the step."""
         ids = torch.tensor([[self._tokens.pad_id, self._tokens.pad_id]])
         empty = {"input_ids": ids, "labels": torch.full_like(ids, IGNORE), "tokens": torch.tensor(0)}
         key = "position_ids" if self._stage.packing else "attention_mask"
@@ -169,7 +170,7 @@ def reference_drops(images: Path, name: str) -> bool:
 def touches_border(box: Box, size: Size) -> bool:
     """Whether the reference's training crop of ``box`` (original pixels) leaves an image of ``size``.
 
-    It counts in whole pixels, cut off: of the corners, the centre and the half side.
+    The reference truncates to whole pixels at every step: corners, centre, half side.
     """
     x0, y0, x1, y1 = (int(number) for number in box.coords)
     half = max(max(x1 - x0, y1 - y0) // 2, MIN_CROP_SIDE // 2)

@@ -1,7 +1,7 @@
-"""Before step 0: some samples of every file are rendered, tokenized and decoded, and their images opened.
+"""Checks before step 0: samples of every file are rendered and tokenized, and their images are opened.
 
-What the reference meets silently in the middle of a run (a masked row, an answer cut off, a missing image)
-stops the run here, naming the sample.
+What the reference passes over silently in the middle of a run (a row with nothing to learn, an answer that is
+cut off, a missing image) stops the run here, and the message names the sample.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ OPEN, CLOSE = "\u27e6", "\u27e7"
 
 
 def check_rows(run: Run, stage: StageSpec, out: Path) -> None:
-    """Before any weight is loaded, once for all ranks: the rows are those of the last checkpoint, and the
-    preflight finds them good.
+    """Before any weight is loaded: the rows are those of the last checkpoint, and the preflight passes.
+
+    The first rank checks for all; where it fails, all stop.
     """
     if ranks.rank() == 0:
         try:
@@ -48,12 +49,12 @@ def check_rows(run: Run, stage: StageSpec, out: Path) -> None:
 
 
 def row_counts(run: Run, stage: StageSpec) -> dict[str, int]:
-    """Rows of an epoch of each of the stage's files: the order of rows is drawn from them."""
+    """Rows of an epoch in each of the stage's files: the order of rows is drawn from these numbers."""
     return {name: len(Mixture.open(run.root / name).epoch()) for name in stage.data_files}
 
 
 def _preflight(run: Run, stage: StageSpec, out: Path) -> None:
-    """Its report and the first sample go to ``preflight.txt``."""
+    """Run the preflight; its report and the first sample are written to ``preflight.txt``."""
     report = preflight(
         [run.root / name for name in stage.data_files],
         run.images,
@@ -72,7 +73,7 @@ def _preflight(run: Run, stage: StageSpec, out: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the preflight saw: samples looked at, the bad ones with their reasons, and the first good one."""
+    """What the preflight found: samples checked, the bad ones with reasons, and the first good one."""
 
     looked_at: int
     bad: tuple[str, ...]
@@ -87,19 +88,15 @@ def preflight(
     *,
     max_length: int,
     count: int,
-    open_images: bool = True,
 ) -> Report:
-    """Look at ``count`` samples of every source of every file, evenly spread.
-
-    ``open_images=False`` leaves the images closed.
-    """
+    """Check ``count`` samples of every source of every file, evenly spread."""
     looked, bad, shown = 0, list[str](), ""
     for path in files:
         rows = Mixture.open(path)
         for index in (s.first + n for s in rows.sources for n in _spread(s.rows, count)):
             looked += 1
             try:
-                text = _check(rows[index], images, tokens, template, max_length, open_images)
+                text = _check(rows[index], images, tokens, template, max_length)
             except DataError as error:
                 bad.append(f"{path.name}, row {index}: {error}")
                 continue
@@ -125,13 +122,9 @@ def _spread(rows: int, count: int) -> list[int]:
 
 
 def _check(
-    row: Conversation,
-    images: Path,
-    tokens: ChatTokenizer,
-    template: Template,
-    max_length: int,
-    open_images: bool,
+    row: Conversation, images: Path, tokens: ChatTokenizer, template: Template, max_length: int
 ) -> str:
+    """The row as `marked` shows it; `DataError` says why it cannot be learned from."""
     sample = encode(row, tokens, template, max_length=max_length)
     whole = tokens.encode(render(training_turns(row.turns, plain=template.plain), template))
     if len(whole.ids) > max_length and whole.labels[max_length:].count(IGNORE) < len(whole.ids) - max_length:
@@ -144,8 +137,7 @@ def _check(
         raise DataError(
             f"row {row.id}: {found} image tokens for {len(sample.images)} images, not {expected}."
         )
-    if open_images:
-        load_views(images, sample.images)
+    load_views(images, sample.images)
     return marked(sample.encoded, tokens)
 
 

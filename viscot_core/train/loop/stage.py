@@ -33,11 +33,11 @@ from viscot_core.train.state.saving import load_weights, save_model
 log = logging.getLogger(__name__)
 
 EXTRA = "heads.pt"
-"""In a checkpoint: what an objective trains beside the model, for a run that resumes."""
+"""In a checkpoint: weights that an objective trains beside the model."""
 
 
 def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
-    """Train one stage from its last whole checkpoint, if any; its model is then in ``out/model``."""
+    """Train one stage, from its last complete checkpoint if it has one; ``out/model`` is then its model."""
     recipe, split = run.recipe, split_of(run.folder, stage)
     freeze_for(run.model, stage)
     out.mkdir(parents=True, exist_ok=True)
@@ -49,10 +49,10 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
     order = run_order(rows, stage, split, seed)
     steps = len(order) // split.total
     resume = checkpoints.last_checkpoint(out)
-    moved = checkpoints.moved_from(resume, stage, ranks.count())
+    other = checkpoints.weights_only(resume, stage, ranks.count())
     meter = meter_for(run.model.config, stage, split)
-    if saved := resume and checkpoints.saved_of(resume):
-        meter.bad = saved.bad
+    if written := resume and checkpoints.record_of(resume):
+        meter.bad = written.bad
 
     def save(module: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None) -> None:
         if (extra := objective.extra(module)) is not None:
@@ -64,9 +64,9 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
             extra.load_state_dict(torch.load(folder / EXTRA, weights_only=True))
         load_weights(objective.detach(module), folder)
 
-    if moved is not None:
-        load(model, moved.checkpoint)
-        order = order[moved.step * split.total :]
+    if other is not None:
+        load(model, other.checkpoint)
+        order = order[other.step * split.total :]
     trainer = StageTrainer(
         model=model,
         objective=objective,
@@ -81,9 +81,9 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         files=row_counts(run, stage) if ranks.rank() == 0 else {},
         allow_bad=recipe.data.allow_bad,
     )
-    if moved is not None:
-        trainer.add_callback(ContinueFrom(trainer, moved.step))
-    trainer.train(resume_from_checkpoint=None if resume is None or moved else str(resume))
+    if other is not None:
+        trainer.add_callback(ContinueFrom(trainer, other.step))
+    trainer.train(resume_from_checkpoint=None if resume is None or other else str(resume))
     _keep_model(objective, trainer, out)
 
 
@@ -99,7 +99,7 @@ def run_order(rows: StageRows, stage: StageSpec, split: Split, seed: int) -> NDA
 
 
 def split_of(folder: Path, stage: StageSpec) -> Split:
-    """The plan's split of the global batch where its number of processes is ours, else the fewest pieces."""
+    """How the global batch is split: as planned for this number of processes, else without accumulation."""
     processes = ranks.count()
     if (folder / PLAN_FILE).exists():
         for planned in read_plan(folder).stages:
@@ -109,11 +109,11 @@ def split_of(folder: Path, stage: StageSpec) -> Split:
 
 
 def _prepared(objective: Objective, model: Any) -> Any:
-    """The module as the Trainer gets it: under adapters, compiled."""
+    """``model`` with gradient checkpointing, adapters and compilation as the recipe wants them."""
     stage, own = objective.stage, objective.run.model
     if stage.gradient_checkpointing:
         own.gradient_checkpointing_enable({"use_reentrant": False})
-        own.enable_input_require_grads()  # frozen embeddings would cut the recomputed graph
+        own.enable_input_require_grads()  # frozen embeddings would cut the recomputed graph off
     if stage.lora:
         model = add_adapters(own, stage.lora, stage)
     if stage.compile:
@@ -122,9 +122,9 @@ def _prepared(objective: Objective, model: Any) -> Any:
 
 
 def _keep_model(objective: Objective, trainer: StageTrainer, out: Path) -> None:
-    """The stage's model, whole or not at all."""
+    """Write the stage's model to ``out/model``, which appears only when it is complete."""
     partial_folder = out / "model.partial"
-    with checkpoints.disk_full_named(out):
+    with checkpoints.naming_a_full_disk(out):
         if trainer.is_deepspeed_enabled:
             trainer.save_model(str(partial_folder))
         elif ranks.rank() == 0:
@@ -137,9 +137,7 @@ def _keep_model(objective: Objective, trainer: StageTrainer, out: Path) -> None:
 
 
 def training_arguments(run: Run, stage: StageSpec, out: Path, split: Split, steps: int, seed: int) -> Any:
-    """`TrainingArguments` of a stage that runs ``steps`` optimizer steps; ``deepspeed.json`` beside its
-    log.
-    """
+    """`TrainingArguments` of a stage of ``steps`` optimizer steps; writes its ``deepspeed.json``."""
     from transformers import TrainingArguments
 
     gpu = torch.cuda.is_available()
@@ -182,8 +180,7 @@ def _deepspeed(run: Run, stage: StageSpec, out: Path, split: Split, gpu: bool) -
 
     if not gpu:
         zero.prepare_cpu()
-    width = int(run.model.config.text_config.hidden_size)
-    config = zero.deepspeed_config(stage, split, width, gpu=gpu)
+    config = zero.deepspeed_config(stage, split, training.text_width(run.model.config), gpu=gpu)
     if ranks.rank() == 0:
         with atomic_write(out / zero.CONFIG_FILE) as file:
             json.dump(config, file, indent=1)
@@ -212,8 +209,8 @@ def learning(model: nn.Module) -> dict[str, int]:
 
 
 def parameter_groups(model: nn.Module, stage: StageSpec) -> list[dict[str, Any]]:
-    """Optimizer groups of the trainable parameters: by part and learning rate, no decay on norms, biases,
-    vectors. Other rates make the same groups, so that a run may go on with them.
+    """Optimizer groups of the trainable parameters: by part and learning rate; norms, biases and vectors do
+    not decay. Other rates make the same groups, so that a run can resume with them.
 
     With ``vision_layer_decay`` each layer of the tower learns slower than the one above it, its embeddings
     slowest.
@@ -229,9 +226,7 @@ def parameter_groups(model: nn.Module, stage: StageSpec) -> list[dict[str, Any]]
 
 
 def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """The whole shape, also while ZeRO-3 keeps only a share of the parameter here (its own shape is then
-    [0]).
-    """
+    """The whole shape: under ZeRO-3 a process holds a share only, and the parameter's shape is ``[0]``."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
@@ -256,9 +251,7 @@ def _top_layer(model: nn.Module) -> int:
 
 
 def add_adapters(model: Any, lora: LoraSpec, stage: StageSpec) -> Any:
-    """``model`` under LoRA on the language model's linear layers; the projector learns whole where it
-    learns.
-    """
+    """``model`` with LoRA on the language model's linear layers; a projector that learns is trained whole."""
     from peft import LoraConfig, get_peft_model
 
     if lora.load_in:

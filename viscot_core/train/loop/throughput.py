@@ -1,6 +1,4 @@
-"""The log of a stage: ``log.jsonl`` for machines, one line for people: loss, samples/s, tokens/s, MFU,
-time left.
-"""
+"""The log of a stage, ``log.jsonl`` and a printed line: loss, samples/s, tokens/s, MFU, time left."""
 
 from __future__ import annotations
 
@@ -22,9 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class Meter:
-    """Counts what went through since the last line; figures are those of the whole job.
+    """Counts rows and tokens since the last line of the log; figures are those of the whole job.
 
-    ``bad`` counts through the whole stage: a run that goes on begins with its checkpoint's.
+    ``bad`` counts through the whole stage: a resumed run starts with its checkpoint's number.
     """
 
     def __init__(self, batch: int, processes: int, flops_per_token: float = 0.0, gpu: str = "") -> None:
@@ -42,11 +40,11 @@ class Meter:
         self.bad += bad
 
     def start(self, step: int) -> None:
-        """Count from here."""
+        """Start counting at this step."""
         self._since = (step, time.monotonic())
 
     def read(self, step: int) -> dict[str, float]:
-        """Figures since the last reading, which starts the count anew."""
+        """Figures since the last reading; the count then starts again."""
         (before, then), now = self._since, time.monotonic()
         seconds = max(now - then, 1e-9)
         found = {"samples_per_second": round((step - before) * self.batch / seconds, 2)}
@@ -64,9 +62,7 @@ class Meter:
 
 
 def meter_for(config: Any, stage: StageSpec, split: Split) -> Meter:
-    """A meter for a model of that config; with MFU where the GPU is known (counted per token at 1,000 tokens
-    a sample).
-    """
+    """A meter for a model of that config; on a GPU with MFU, for which a sample has 1,000 tokens."""
     if not torch.cuda.is_available():
         return Meter(split.total, split.processes)
     typical = 1000
@@ -75,7 +71,7 @@ def meter_for(config: Any, stage: StageSpec, split: Split) -> Meter:
 
 
 class StageLog(TrainerCallback):
-    """Writes ``log.jsonl`` and says a line, on the first rank only."""
+    """Appends to ``log.jsonl`` and prints a line, on the first rank only."""
 
     def __init__(self, path: Path, meter: Meter) -> None:
         self._path, self._meter = path, meter

@@ -58,11 +58,11 @@ class StageTrainer(Trainer):
         self.meter = meter
         self._save_model = save
         self._load_model = load
-        self._files = dict(files or {})  # rows of each, as the checkpoints will say
+        self._files = dict(files or {})  # rows of each file, recorded in every checkpoint
         self._allow_bad = allow_bad
         self._folder = log_file.parent
-        self._parts: dict[str, torch.Tensor] = {}  # of the loss, summed since the last line of the log
-        self._steps = 0  # since then
+        self._parts: dict[str, torch.Tensor] = {}  # parts of the loss, summed since the last line of the log
+        self._steps = 0  # steps since that line
         super().__init__(
             model=model,
             args=args,
@@ -70,10 +70,10 @@ class StageTrainer(Trainer):
             data_collator=rows.collate,
             callbacks=[StageLog(log_file, meter)],
         )
-        self.remove_callback(PrinterCallback)  # the log says the same in better words
-        self.loss_is_scaled_for_ga = (
-            True  # by the objective: a mean of batches' means would weigh tokens unlike
-        )
+        self.remove_callback(PrinterCallback)  # `StageLog` prints instead
+        # The objective divides by the tokens of the whole step. The Trainer's own division, by the number of
+        # batches, would give a token of a short batch more weight than one of a long batch.
+        self.loss_is_scaled_for_ga = True
 
     optimizer: torch.optim.Optimizer | None
 
@@ -92,13 +92,15 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return RunOrder(self.order)
 
-    # -- the loss
-    # ---------------------------------------------------------------------------------------------
+    # -- the loss ---------------------------------------------------------------------------------------
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | None]:
-        """The batches of one optimizer step, and the loss tokens of all of them on all processes."""
+        """The batches of one optimizer step, and the loss tokens of all of them on all processes.
+
+        Batches are read ahead of the forward passes, because each loss is divided by the sum over all.
+        """
         self._steps += 1
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = [found for batch in batches if (found := self.objective.counts(batch)) is not None]
@@ -109,6 +111,7 @@ class StageTrainer(Trainer):
         self.meter.add(tokens, padded_tokens, int(bad))
         if self.meter.bad > self._allow_bad:
             self._too_many_bad(batches)
+        # A step of bad rows only has no loss token: its loss is 0, not 0 / 0.
         return batches, torch.tensor(max(loss_tokens, 1e-6), device=device)
 
     def compute_loss(
@@ -132,7 +135,7 @@ class StageTrainer(Trainer):
             self._parts[name] = self._parts[name] + kept if name in self._parts else kept
 
     def _mean_parts(self) -> dict[str, float]:
-        """As the logged loss is: means over the steps since the last line, and over all processes."""
+        """Means over the steps since the last line and over all processes, as the Trainer logs the loss."""
         if not self._parts:
             return {}
         sums = torch.stack(list(self._parts.values()))
@@ -141,12 +144,14 @@ class StageTrainer(Trainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         found = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if found is not None and self.stage.precision != "fp16":  # there an overflow only lowers the scale
+        if (
+            found is not None and self.stage.precision != "fp16"
+        ):  # fp16: an overflow only lowers the loss scale
             self._require_finite(torch.as_tensor(found), "gradient", {})
         return found
 
     def _require_finite(self, value: torch.Tensor, what: str, inputs: Mapping[str, Any]) -> None:
-        """Stop before the optimizer step, and keep which rows the batch held."""
+        """Stop before the optimizer step where a value is not finite, and record the rows of the batch."""
         if torch.isfinite(value).all():
             return
         rows = inputs["rows"].tolist() if "rows" in inputs else []
@@ -154,8 +159,8 @@ class StageTrainer(Trainer):
         place.write_text(json.dumps({"step": self.state.global_step, "what": what, "rows": rows}))
         raise ViscotError(
             f"The {what} became {float(value.detach())} at step {self.state.global_step}; {place} names the "
-            f"batch. Lower stages.{self.stage.kind}.learning_rate (--set) and go on from the last checkpoint "
-            "with --resume."
+            f"batch. Lower stages.{self.stage.kind}.learning_rate (--set) and continue from the last "
+            "checkpoint with --resume."
         )
 
     def _too_many_bad(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
@@ -167,36 +172,35 @@ class StageTrainer(Trainer):
         first = reasons[0] if reasons else "a row of another rank"
         raise DataError(
             f"{self.meter.bad} rows cannot be learned from and {self._allow_bad} are allowed; the last: "
-            f"{first} Correct each in its place (no file may gain or lose rows) or give --allow-bad N, then "
+            f"{first} Correct them in place (no file may gain or lose rows) or give --allow-bad N, then "
             "--resume."
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Called on every process; the line of a step also tells the parts of its loss."""
+        """Called on every process; the line of a step also has the parts of its loss."""
         if "loss" in logs:
             logs = {**logs, **self._mean_parts()}
             self._parts, self._steps = {}, 0
         super().log(logs, start_time)
 
-    # -- checkpoints
-    # ------------------------------------------------------------------------------------------
+    # -- checkpoints ------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             checkpoints.mark_started(folder)
-        with checkpoints.disk_full_named(folder.parent):
+        with checkpoints.naming_a_full_disk(folder.parent):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # every rank's random state and optimizer shard is written
         if self.args.should_save:
-            saved = checkpoints.Saved(
+            record = checkpoints.CheckpointRecord(
                 self.state.global_step,
                 self.accelerator.num_processes,
                 self.stage.zero_stage,
                 self._files,
                 self.meter.bad,
             )
-            checkpoints.mark_complete(folder, saved)
+            checkpoints.mark_complete(folder, record)
             checkpoints.retain(folder.parent, self.stage.keep_checkpoints)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -214,7 +218,7 @@ class StageTrainer(Trainer):
 
 
 class RunOrder(Sampler[int]):
-    """The rows of the whole run in order; on resume the Trainer skips to its place."""
+    """The rows of the whole run in order; when it resumes, the Trainer skips those that were read."""
 
     def __init__(self, order: NDArray[np.int64]) -> None:
         self._order = order
@@ -227,7 +231,7 @@ class RunOrder(Sampler[int]):
 
 
 class ContinueFrom(TrainerCallback):
-    """Begin at ``step`` of the schedule, with weights that were loaded before: see `checkpoints.Moved`."""
+    """Start at ``step`` of the schedule, with weights that are loaded already (`checkpoints.WeightsOnly`)."""
 
     def __init__(self, trainer: StageTrainer, step: int) -> None:
         self._trainer, self._step = trainer, step
@@ -236,15 +240,18 @@ class ContinueFrom(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         state.global_step = self._step
-        self._trainer._globalstep_last_logged = self._step  # the next line's mean is over the steps made here
-        with warnings.catch_warnings(action="ignore"):  # the schedule moves before the optimizer on purpose
+        self._trainer._globalstep_last_logged = self._step  # the next logged mean is over this run's steps
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # torch warns of a schedule that moves before the optimizer
             for _ in range(self._step):
                 kwargs["lr_scheduler"].step()
 
 
 class RecipeRates(TrainerCallback):
-    """The recipe's learning rates (the optimizer groups', in order) count, also where a checkpoint brings
-    those it was trained with. It holds no trainer, which would outlive its stage by the circle.
+    """Use the recipe's learning rates (one per optimizer group), also where a checkpoint brings others.
+
+    It keeps no reference to the trainer: the circle would keep its weights in memory after the stage.
     """
 
     def __init__(self, rates: Sequence[float]) -> None:

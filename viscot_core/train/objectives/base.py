@@ -22,16 +22,19 @@ from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import ModelSpec, StageSpec, reads_whole_files
 from viscot_core.train.state.initial import Run
 
+_SFT = ("viscot_core.train.objectives.sft", "Sft")
 _CLASSES = {
-    "pretrain": ("viscot_core.train.objectives.sft", "Sft"),
-    "finetune": ("viscot_core.train.objectives.sft", "Sft"),
+    "pretrain": _SFT,
+    "finetune": _SFT,
     "foundation": ("viscot_core.train.tiny.foundation", "Foundation"),
 }
+"""Module and class by the kind of stage."""
 _WHOLE_FILES = ("viscot_core.train.tiny.chains", "Chains")
+"""In place of `_SFT` where a stage reads its files whole: rows may then have token and attention targets."""
 
 
 class StageRows(Protocol):
-    """A data set that knows its order and how its rows become a batch."""
+    """A data set with an order of its rows and a way to make a batch of them."""
 
     def __len__(self) -> int: ...
 
@@ -46,7 +49,7 @@ class StageRows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:
-    """The optimizer step that a batch belongs to: what its loss is divided by, and where the run is.
+    """The optimizer step that a batch belongs to: what its loss is divided by, and how far the run is.
 
     ``loss_tokens`` is a scalar tensor: the supervised tokens of the *global* batch, over all ``processes``
     and all ``batches`` that a process accumulates; None where the objective does not count them.
@@ -56,14 +59,16 @@ class TrainStep:
     processes: int
     batches: int
     number: int
+    """Steps done before this one."""
     of: int
+    """Steps of the whole run."""
 
 
 class Objective(ABC):
     """The rows of a stage and the loss over them."""
 
     reads_text: ClassVar[bool] = True
-    """Whether its rows are conversations: some are looked at before step 0, and their tokens are counted."""
+    """Whether its rows are conversations: samples are checked before step 0, and the language model runs."""
 
     def __init__(self, run: Run, stage: StageSpec) -> None:
         self.run, self.stage = run, stage
@@ -89,22 +94,22 @@ class Objective(ABC):
         """
 
     def attach(self, model: Any, rows: StageRows, split: Split, seed: int) -> Any:
-        """The module that is trained: ``model`` itself, or ``model`` under what the loss needs beside it."""
+        """The module that is trained: ``model``, or a module around it with what else the loss trains."""
         return model
 
     def detach(self, module: Any) -> Any:
-        """The model inside of what `attach` returned."""
+        """The model inside what `attach` returned."""
         return module
 
     def extra(self, module: Any) -> torch.nn.Module | None:
-        """What `attach` added and a run that resumes needs again, or None; it is no part of the model."""
+        """What `attach` added, to be kept in checkpoints but not in the model; None: nothing."""
         return None
 
 
 def objective_class(stage: StageSpec, model: ModelSpec) -> type[Objective]:
     """What a stage of this kind learns, on this model."""
     place, name = _CLASSES[stage.kind]
-    if stage.kind != "foundation" and reads_whole_files(stage, model):
+    if (place, name) == _SFT and reads_whole_files(stage, model):
         place, name = _WHOLE_FILES
     found: type[Objective] = getattr(import_module(place), name)
     return found

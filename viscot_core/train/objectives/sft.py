@@ -30,7 +30,7 @@ class Sft(Objective):
         )
 
     def loss_tokens(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Supervised tokens of a batch, a scalar. The first of a row is predicted from nothing: no loss."""
+        """Supervised tokens of a batch, a scalar; a row's first token has no loss: nothing predicts it."""
         return (batch["labels"][:, 1:] != IGNORE).sum()
 
     def counts(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -46,7 +46,7 @@ class Sft(Objective):
         return share_of(token_losses(logits, batch["labels"]).sum(), step), {}
 
     def forward(self, model: Any, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
-        """The model's output for what it takes of a batch."""
+        """The model's output for a batch; the batch also has entries that are not for the model."""
         known = {key: batch[key] for key in MODEL_INPUTS if key in batch}
         return model(**known, use_cache=False, **asked)
 
@@ -61,10 +61,11 @@ class Sft(Objective):
 
 
 def share_of(total: torch.Tensor, step: TrainStep) -> torch.Tensor:
-    """A sum over one batch's tokens as its share of the mean over the global batch's.
+    """The sum of a batch's token losses, scaled so that all shares add up to the mean over the global batch.
 
-    Gradients are averaged over ``processes`` afterwards: times ``processes`` makes the average a sum, and the
-    sum over all batches divided by all loss tokens is the mean, however many tokens each batch holds.
+    With N loss tokens in the global batch and P processes a share is ``total * P / N``. DDP and ZeRO average
+    gradients over processes, accumulation adds them: the result is sum(total * P / N) / P = sum(total) / N,
+    the mean over all tokens, however many of them each batch holds.
     """
     assert step.loss_tokens is not None
     return total * (step.processes / step.loss_tokens)

@@ -1,4 +1,4 @@
-"""Estimates of memory, time and disk for a plan. They are rules of thumb and are labelled so wherever shown.
+"""Estimates of memory, time and disk for a plan. They are rules of thumb, and every output says so.
 
 Memory counts weights, gradients and optimizer state as ZeRO divides them (Rajbhandari et al., 2020),
 activations of the longest sample, and the logits. Time counts floating-point operations (2 per weight and
@@ -18,8 +18,10 @@ from viscot_core.families.llava.shapes import (
 from viscot_core.train.recipe.schema import ModelSpec, StageSpec
 
 GIB = 2**30
-IMAGES = 2  # a CoT sample shows two
-UTILISATION = 0.40  # share of the peak a well-fed run reaches; the reference's 60 h are about 0.12
+IMAGES = 2  # in a CoT sample: the whole image and the crop
+UTILISATION = (
+    0.40  # share of the GPU's peak in a run that never waits for data; the reference's 60 h are 0.12
+)
 OVERHEAD_GIB = 2.0  # context, NCCL buffers, fragmentation
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -35,7 +37,7 @@ PEAK_TFLOPS = {
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """Bytes per parameter: the working weights, gradients, and what the optimizer keeps."""
+    """Bytes per parameter: the working weights, gradients, and the optimizer's state."""
 
     weights: int
     gradients: int
@@ -43,14 +45,14 @@ class Bytes:
 
 
 def bytes_of(stage: StageSpec) -> Bytes:
-    """DeepSpeed keeps 16-bit weights and an fp32 copy; plain data parallelism fp32 weights under autocast."""
+    """Data parallelism trains fp32 weights under autocast; DeepSpeed 16-bit weights with an fp32 copy."""
     if stage.precision == "fp32" or stage.zero_stage == 0:
-        return Bytes(weights=4, gradients=4, optimizer=8)
-    return Bytes(weights=2, gradients=2, optimizer=12)
+        return Bytes(weights=4, gradients=4, optimizer=8)  # AdamW's two averages
+    return Bytes(weights=2, gradients=2, optimizer=12)  # and the fp32 copy
 
 
 def shape_of(model: ModelSpec) -> Shape | None:
-    """The shape of the model that a recipe names; None where nothing here tells it."""
+    """The shape of the model that a recipe names; None where it is neither published nor on this machine."""
     layer = model.feature_layer
     if model.scratch:
         return shape_of_scratch(model.scratch, layer)
@@ -83,10 +85,11 @@ def memory_gib(shape: Shape, stage: StageSpec, per_device: int, processes: int) 
 
 
 def _state_bytes(shape: Shape, stage: StageSpec, processes: int) -> float:
+    """Weights, gradients and optimizer state on one GPU; ZeRO divides the last one first (stages 1, 2, 3)."""
     size, trained = bytes_of(stage), sum(trained_parameters(shape, stage).values())
     frozen = frozen_parameters(shape, stage)
     frozen_bytes = 2.0 if size.weights == 2 else 4.0
-    if stage.lora and stage.lora.load_in:
+    if stage.lora and stage.lora.load_in:  # with the scales of each block
         frozen_bytes = 0.6 if stage.lora.load_in == "4bit" else 1.1
     weights = trained * size.weights + frozen * frozen_bytes
     gradients, optimizer = float(trained * size.gradients), float(trained * size.optimizer)
@@ -96,7 +99,7 @@ def _state_bytes(shape: Shape, stage: StageSpec, processes: int) -> float:
         gradients /= processes
     if stage.zero_stage == 3:
         weights /= processes
-        weights += 2 * size.weights * shape.llm.layer_parameters  # one layer gathered, one on its way
+        weights += 2 * size.weights * shape.llm.layer_parameters  # the layer in use, and the next one
     if stage.offload in ("optimizer", "all"):
         optimizer = 0
     if stage.offload == "all":
@@ -105,12 +108,17 @@ def _state_bytes(shape: Shape, stage: StageSpec, processes: int) -> float:
 
 
 def _sample_bytes(shape: Shape, stage: StageSpec) -> float:
+    """Activations of one sample of ``max_length`` tokens with `IMAGES` images, and its logits.
+
+    A layer keeps about 8 vectors of its width (norms, q, k, v, attention, residuals) and, inside its MLP, 4
+    where it is gated and 2 in the tower.
+    """
     number = 4 if stage.precision == "fp32" else 2
     llm, tower = shape.llm, shape.tower
     llm_layer = number * (8 * llm.width + 4 * llm.mlp)
     tower_layer = number * (8 * tower.width + 2 * tower.mlp)
     logits = llm.vocab * (number + 8)  # logits, their fp32 copy and its gradient
-    if stage.gradient_checkpointing:
+    if stage.gradient_checkpointing:  # the input of every layer, and one layer in full
         per_token = number * llm.width * llm.layers + llm_layer
         per_patch = number * tower.width * tower.layers + tower_layer
     else:
@@ -126,9 +134,9 @@ def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, images: floa
     llm = shape.llm
     matrices = llm.layers * llm.layer_parameters + llm.vocab * llm.width
     forward = 2 * matrices * tokens + 2 * llm.layers * llm.width * tokens**2  # causal attention: half of 4
-    backward = (
-        2.0 if "llm" in stage.train and not stage.lora else 1.0
-    )  # a frozen LLM still passes gradients on
+    # Backward costs 2 forwards: one for the inputs' gradients, one for the weights'. A frozen language model
+    # still computes the first, for the projector below it.
+    backward = 2.0 if "llm" in stage.train and not stage.lora else 1.0
     learning = shape.tower.learnable if "vision_tower" in stage.train else 0
     seeing = (2 * shape.tower.parameters + 4 * learning) * (shape.tower.tokens + 1) * images
     return forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * shape.tower.tokens * images
@@ -151,9 +159,9 @@ def peak_tflops(gpu: str) -> float:
 
 
 def checkpoint_gib(shape: Shape, stage: StageSpec) -> float:
-    """Disk of one checkpoint: the model where it is not a mere projector or adapter, and what resuming needs.
+    """Disk of one checkpoint: the stage's model (`model_gib`) and the state that a resumed run needs.
 
-    DeepSpeed keeps the weights once more beside the optimizer's state, frozen ones included.
+    DeepSpeed writes the weights a second time, frozen ones included, beside the optimizer's state.
     """
     size, trained = bytes_of(stage), sum(trained_parameters(shape, stage).values())
     again = (trained if stage.lora else shape.total) if stage.zero_stage else 0
@@ -168,10 +176,10 @@ def model_gib(shape: Shape, stage: StageSpec) -> float:
 
 
 def loading_gib(shape: Shape, stage: StageSpec, local_processes: int, processes: int) -> float:
-    """Host memory of one machine while its processes load the weights: each holds them whole once.
+    """Host memory of one machine while its processes load the weights: each holds all of them once.
 
-    Under ZeRO-3 the first process reads a tensor at a time, the largest are the embeddings, and each process
-    keeps its share where it trains. Quantised weights go to their GPU a tensor at a time too.
+    Under ZeRO-3 the first process reads one tensor at a time (the embeddings are the largest), and with
+    offload=all every process keeps its share in host memory. Quantised weights too go to the GPU one by one.
     """
     size = bytes_of(stage).weights
     if stage.lora and stage.lora.load_in:

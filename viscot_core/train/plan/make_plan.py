@@ -19,6 +19,9 @@ from viscot_core.train.plan.problems import find_problems
 from viscot_core.train.plan.steps import UNKNOWN, DataSize, data_size, split_batch, steps_of
 from viscot_core.train.recipe.schema import Recipe, StageSpec
 
+FILLED = 0.92
+"""Share of a GPU's memory that the estimate may take when a batch size is chosen."""
+
 
 def make_plan(
     recipe: Recipe,
@@ -30,7 +33,7 @@ def make_plan(
     rendezvous: Rendezvous | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """The plan of ``recipe`` on ``machine``. `RecipeError` names every batch that cannot be split."""
+    """The plan of ``recipe`` on ``machine``. `RecipeError` lists every stage whose batch cannot be split."""
     root = Path(data)
     shape = estimates.shape_of(recipe.model)
     stages: list[StagePlan] = []
@@ -67,10 +70,12 @@ def make_plan(
 
 
 def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, size: DataSize) -> StagePlan:
+    """One stage's figures; those that need an unknown shape or unknown data are None."""
+
     def memory(per_device: int) -> float:
         return estimates.memory_gib(shape, stage, per_device, machine.processes) if shape else 0.0
 
-    split = split_batch(stage, machine.processes, lambda size: memory(size) <= 0.92 * machine.memory_gib)
+    split = split_batch(stage, machine.processes, lambda batch: memory(batch) <= FILLED * machine.memory_gib)
     steps = stage.max_steps if size.rows is None else steps_of(stage, size.rows)
     seen = steps * stage.global_batch_size if steps is not None else None
     tokens = _tokens(size, shape, stage)
@@ -121,9 +126,9 @@ def _disk(recipe: Recipe, stages: Sequence[StagePlan], shape: Shape | None) -> f
 def commands(
     recipe: Recipe, machine: Machine, run: str | Path, rendezvous: Rendezvous | None = None
 ) -> tuple[tuple[str, ...], ...]:
-    """The command of each stage of ``recipe`` on ``machine``, writing to the folder ``run``.
+    """The command that runs each stage of ``recipe`` on ``machine``, as words: paths need no quoting.
 
-    One process without DeepSpeed runs the worker itself; all else goes through torchrun.
+    A single process without DeepSpeed runs the worker itself; all else goes through torchrun.
     """
     found: list[tuple[str, ...]] = []
     for stage in recipe.stages:

@@ -1,4 +1,4 @@
-"""A plan in words and figures, for people."""
+"""The plan as a table, for ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from viscot_core.train.plan.plan_types import Plan, StagePlan
 
 
 def command_line(command: Sequence[str]) -> str:
-    """The command as one would paste it into a shell."""
+    """The command as it can be pasted into a shell."""
     return shlex.join(command)
 
 

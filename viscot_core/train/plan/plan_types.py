@@ -15,7 +15,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``nodes`` machines of ``gpus`` GPUs each; without GPUs, of ``cpu_processes`` processes each."""
+    """``nodes`` machines with ``gpus`` GPUs each, or with ``cpu_processes`` CPU processes each."""
 
     gpus: int = 0
     gpu_memory_gib: float = 80.0
@@ -68,7 +68,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage: what is exact first, then the estimates (None where the shape or the data is unknown)."""
+    """One stage: exact figures, then estimates (None where the shape or the data is unknown)."""
 
     kind: str
     files: tuple[str, ...]
@@ -105,7 +105,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole run. ``refusals`` would stop it at second 0; ``warnings`` would not."""
+    """A whole run. ``refusals`` are the errors for which it does not start, ``warnings`` other problems."""
 
     recipe: str
     run: str

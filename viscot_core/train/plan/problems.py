@@ -1,4 +1,4 @@
-"""Everything that would stop or hinder a run, found before it starts.
+"""Everything that would stop or disturb a run, found before it starts.
 
 The plan holds this one list: ``--dry-run`` and ``--slurm`` show it, and the run refuses with its errors.
 Contradictions inside a recipe are found when it is read (``recipe/checks.py``).
@@ -18,7 +18,7 @@ from viscot_core.train.plan.plan_types import Machine, Problem, StagePlan
 from viscot_core.train.recipe.schema import ModelSpec, Recipe, StageSpec
 
 MONTHS = 5e8
-"""Parameters from which training on a CPU takes months."""
+"""Trained parameters from which a run on a CPU takes months."""
 
 
 def find_problems(
@@ -28,9 +28,9 @@ def find_problems(
     errors = [*_absent_files(recipe, data), *_model(recipe.model)]
     warnings: list[str] = []
     for stage, planned in zip(recipe.stages, stages, strict=True):
-        if planned.samples == 0:  # a mixture whose weights leave nothing
+        if planned.samples == 0:  # a mixture whose weights leave no row
             errors.append(f"stages.{stage.kind} would train nothing: its files hold no row; give more data.")
-        warnings += _hindrances(stage, planned, machine)
+        warnings += _warnings(stage, planned, machine)
     errors += [*_missing_packages(recipe), *lack_of_room(run, disk_gib)]
     return [Problem(text, "error") for text in errors] + [Problem(text, "warning") for text in warnings]
 
@@ -45,7 +45,7 @@ def _absent_files(recipe: Recipe, root: Path) -> Iterator[str]:
 
 
 def _model(model: ModelSpec) -> list[str]:
-    """Parts that are not on this machine; where all are, what their headers say against training them."""
+    """Parts that are not on this machine; where all are here, why they cannot be trained."""
     absent = []
     for name in ("base_llm", "vision_tower", "projector", "checkpoint"):
         value = getattr(model, name)
@@ -65,7 +65,7 @@ def _model(model: ModelSpec) -> list[str]:
 
 
 def _missing_packages(recipe: Recipe) -> Iterator[str]:
-    """Named now, not after loading 26 GB."""
+    """Packages that the recipe needs: better named now than after loading 26 GB."""
     lora = [stage.lora for stage in recipe.stages if stage.lora]
     needed = ["accelerate"]
     needed += ["deepspeed"] if any(stage.zero_stage for stage in recipe.stages) else []
@@ -79,8 +79,9 @@ def _missing_packages(recipe: Recipe) -> Iterator[str]:
 
 
 def lack_of_room(run: Path, gib: float) -> Iterator[str]:
-    """Where the disk has not room for a run of ``gib``. What its folder holds already counts: a run that is
-    continued needs only the rest.
+    """A sentence where the disk is too full for a run of ``gib``.
+
+    Files that the run folder holds already are subtracted: a resumed run needs only the rest.
     """
     if run.exists() and not run.is_dir():
         yield f"{run} is a file; give a folder with --out."
@@ -96,7 +97,7 @@ def lack_of_room(run: Path, gib: float) -> Iterator[str]:
         )
 
 
-def _hindrances(stage: StageSpec, planned: StagePlan, machine: Machine) -> Iterator[str]:
+def _warnings(stage: StageSpec, planned: StagePlan, machine: Machine) -> Iterator[str]:
     where = f"stages.{stage.kind}"
     if planned.steps is not None and stage.save_steps > planned.steps:
         yield (
@@ -111,10 +112,10 @@ def _hindrances(stage: StageSpec, planned: StagePlan, machine: Machine) -> Itera
     if planned.memory_gib and planned.memory_gib > machine.memory_gib:
         yield (
             f"{where}: {planned.memory_gib:.0f} GiB a process (estimate) exceed the "
-            f"{machine.memory_gib:.0f} GiB there are"
+            f"{machine.memory_gib:.0f} GiB of this machine"
         )
     if stage.zero_stage and machine.processes == 1 and stage.offload == "none":
-        yield f"{where}.zero_stage {stage.zero_stage} divides nothing over a single process"
+        yield f"{where}.zero_stage {stage.zero_stage} saves no memory on a single process"
     trained = sum(planned.trained.values())
     if not machine.gpus and trained > MONTHS:
         yield f"{where}: {trained / 1e9:.1f} B parameters on a CPU take months"

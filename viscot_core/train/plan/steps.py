@@ -16,7 +16,7 @@ from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
 CHARACTERS_PER_TOKEN = 3.6  # Llama's tokenizer on English with boxes
-LOOKED_AT = 500  # rows read for the mean length
+LOOKED_AT = 500  # rows of a file that are read for the mean length
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,10 @@ def _size_of(path: Path) -> DataSize:
 
 
 def split_batch(stage: StageSpec, processes: int, fits: Callable[[int], bool]) -> Split:
-    """The split of ``stage``'s global batch; the largest per-device batch that ``fits`` where none is given.
+    """How ``stage``'s global batch is split: as the recipe says, else by the largest batch that ``fits``.
 
-    ``RecipeError`` with the nearest possible ones where there is no exact split.
+    Raises:
+        RecipeError: there is no exact split; names the nearest possible ones.
     """
     where, total = f"stages.{stage.kind}", stage.global_batch_size
     if total % processes:
@@ -108,7 +109,7 @@ def split_batch(stage: StageSpec, processes: int, fits: Callable[[int], bool]) -
 
 
 def steps_of(stage: StageSpec, rows: int) -> int:
-    """Optimizer steps of ``stage`` where an epoch holds ``rows``: the last step of an epoch is filled up."""
+    """Optimizer steps of ``stage`` with ``rows`` in an epoch; the last step of an epoch is filled up."""
     epoch = math.ceil(rows / stage.global_batch_size)
     return stage.max_steps or math.ceil(epoch * (stage.epochs or 1.0))
 

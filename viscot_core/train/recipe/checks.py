@@ -38,11 +38,11 @@ def _model(model: ModelSpec) -> list[str]:
         what = " and ".join(given) if given else "nothing"
         problems.append(f"model: {what} given - give exactly one of base_llm, checkpoint, scratch")
     if model.base_llm and not model.vision_tower:
-        problems.append("model.vision_tower: null - name the CLIP tower that goes with base_llm")
+        problems.append("model.vision_tower: null - name the CLIP tower for base_llm")
     if not model.base_llm and model.vision_tower:
-        problems.append(f"model.vision_tower: {model.vision_tower} - only goes with base_llm; remove it")
+        problems.append(f"model.vision_tower: {model.vision_tower} - is only for base_llm; remove it")
     if not model.base_llm and model.projector:
-        problems.append(f"model.projector: {model.projector} - only goes with base_llm; remove it")
+        problems.append(f"model.projector: {model.projector} - is only for base_llm; remove it")
     if model.scratch:
         problems += _scratch(model.scratch, model.feature_layer)
     return problems
@@ -106,7 +106,7 @@ def _stage(stage: StageSpec) -> list[str]:
     if stage.offload == "all" and stage.zero_stage in (1, 2):
         problems.append(f"offload: all - zero_stage {stage.zero_stage} keeps whole weights; use 'optimizer'")
     if stage.kind != "foundation" and stage.foundation:
-        problems.append(f"foundation: given - only goes with kind foundation, not {stage.kind}")
+        problems.append(f"foundation: given - is only for stages of kind foundation, not {stage.kind}")
     return problems
 
 
@@ -115,7 +115,7 @@ def _stage_and_model(stage: StageSpec, model: ModelSpec) -> list[str]:
     if stage.packing and model.attention == "flash_attention_2":
         problems.append("packing: true - is exact with model.attention sdpa or eager only")
     if stage.kind == "foundation" and model.scratch is None:
-        problems.append("kind: foundation - only goes with model.scratch; a pre-trained tower needs none")
+        problems.append("kind: foundation - is only for model.scratch; a pre-trained tower needs none")
     if model.scratch and stage.max_length > model.scratch.max_positions:
         problems.append(
             f"max_length: {stage.max_length} - "

@@ -1,4 +1,4 @@
-"""What a command line may ask of a recipe before it is planned: which stages, one's own data, adapters."""
+"""The command line's options applied to a recipe: which stages, the user's own data, adapters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from viscot_core.train.recipe.schema import Recipe, StageKind
 
 Want = Literal["all", "pretrain", "finetune"]
 LORA_RATES = {"learning_rate": "2e-4", "projector_lr": "2e-5"}
-"""Of LLaVA-1.5's ``scripts/v1_5/finetune_lora.sh``: adapters start at nothing, so they may learn faster."""
+"""From LLaVA-1.5's ``scripts/v1_5/finetune_lora.sh``: adapters start at 0 and may learn faster."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataChoice:
-    """Where rows and images are: a data root, or one file of one's own rows with its images' folder."""
+    """Where rows and images are: a data root, or one file of rows and the folder of its images."""
 
     root: Path
     images: Path
@@ -28,9 +28,9 @@ class DataChoice:
 
 
 def choose_data(recipe: Recipe, data: str | Path | None, images: str | Path | None) -> DataChoice:
-    """``--data`` (a root or a JSON/JSONL file) and ``--images`` over the recipe's own; absolute paths.
+    """``--data`` (a root or a JSON/JSONL file) and ``--images``, else the recipe's own; absolute paths.
 
-    `UsageError` where nothing says where the data is.
+    `UsageError` where neither names the data.
     """
     given = data or recipe.data.root
     if given is None:
@@ -53,10 +53,10 @@ def overrides(
     allow_bad: int | None = None,
     report_to: str | None = None,
 ) -> list[str]:
-    """The command line's options as ``a.b=c`` overrides, so that one place validates them all."""
+    """The command line's options as ``a.b=c`` overrides, so that all settings are validated in one place."""
     kinds = [stage.kind for stage in recipe.stages]
     found: list[str] = []
-    own = kinds[-1] if want == "all" else want  # the stage that reads one's own rows
+    own = kinds[-1] if want == "all" else want  # the stage that reads the user's own rows
     if data.file and own in kinds:
         found.append(f"stages.{own}.files={json.dumps([data.file])}")
     if (lora or load_in) and "finetune" in kinds:
@@ -79,14 +79,14 @@ def overrides(
 def choose_stages(recipe: Recipe, want: Want, *, keep_projector: bool = False) -> tuple[Recipe, list[str]]:
     """The recipe with the stages that will run, and notes on what else changes.
 
-    A recipe's projector is what ``viscot train`` takes *instead* of pretraining one: pretraining alone starts
-    with a new one, unless ``keep_projector``.
+    With a projector in the recipe ``viscot train`` skips pretraining. ``viscot pretrain`` ignores it and
+    trains a new one, unless ``keep_projector``.
     """
     if want != "all":
         stage = recipe.stage(want)
         if want == "pretrain" and recipe.model.projector and not keep_projector:
             given = recipe.model.projector
-            note = f"the projector starts anew (--set model.projector={given} goes on from the recipe's)"
+            note = f"a new projector is trained (--set model.projector={given} continues from the recipe's)"
             model = recipe.model.model_copy(update={"projector": None})
             return recipe.model_copy(update={"stages": (stage,), "model": model}), [note]
         if want == "finetune" and recipe.model.base_llm and not recipe.model.projector:
@@ -122,12 +122,12 @@ def resolve(
         recipe, want, place, lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report_to
     )
     recipe = load_recipe(name, [*extra, *sets]) if extra else recipe
-    told_projector = any(text.partition("=")[0].strip() == "model.projector" for text in sets)
-    recipe, notes = choose_stages(recipe, want, keep_projector=told_projector)
+    given_projector = any(text.partition("=")[0].strip() == "model.projector" for text in sets)
+    recipe, notes = choose_stages(recipe, want, keep_projector=given_projector)
     if (lora or load_in) and "finetune" not in [stage.kind for stage in recipe.stages]:
         raise UsageError("--lora and --load-in change the finetune stage, which does not run here.")
     if (lora or load_in) and recipe.model.scratch is None:
-        told = ", ".join(f"{name} {rate}" for name, rate in LORA_RATES.items())
-        notes.append(f"--lora takes the rates of LLaVA-1.5's LoRA recipe, unless --set does: {told}")
+        rates = ", ".join(f"{name} {rate}" for name, rate in LORA_RATES.items())
+        notes.append(f"--lora takes the rates of LLaVA-1.5's LoRA recipe, unless --set changes them: {rates}")
     where = recipe.data.model_copy(update={"root": str(place.root), "images": str(place.images)})
     return recipe.model_copy(update={"data": where}), place, notes

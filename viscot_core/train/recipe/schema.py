@@ -72,7 +72,7 @@ class ScratchSpec(Strict):
 
 
 class FoundationSpec(Strict):
-    """Dense throw-away heads after the projector: the tiny tower's stand-in for CLIP's pre-training."""
+    """Throw-away heads after the projector, in place of the pre-training that a published tower has."""
 
     sheet_share: float = _field(0.5, "share of images that are sheets full of numbers", ge=0, le=1)
     glyph_weight: float = _field(1.0, "loss weight: which glyph lies under a patch", ge=0)
@@ -113,7 +113,7 @@ class ModelSpec(Strict):
         source="script (it reuses LLaVA's projector)",
     )
     checkpoint: str | None = _field(
-        None, "a whole checkpoint to go on from, instead of base_llm and vision_tower"
+        None, "a whole checkpoint to continue from, instead of base_llm and vision_tower"
     )
     scratch: ScratchSpec | None = _field(None, "shape of a model initialised at random, instead of base_llm")
     template: Literal["vicuna_v1", "tiny"] = _field(
@@ -135,20 +135,20 @@ class ModelSpec(Strict):
 
 
 class DataSpec(Strict):
-    """Where the rows and the images are, and how strictly they are looked at before step 0."""
+    """Where the rows and the images are, and how strictly they are checked before step 0."""
 
     root: str | None = _field(None, "data root; `--data` overrides it. Files of a stage are relative to it")
     images: str | None = _field(None, "folder the image paths are relative to; null means the data root")
     preflight: int = _field(64, "samples per file rendered and checked before step 0", unit="samples", ge=0)
     allow_bad: int = _field(
         0,
-        "bad samples allowed: in the preflight, and again in all that a stage reads (counted, never hidden)",
+        "bad samples allowed in the preflight, and again in all rows of a stage (counted, never hidden)",
         unit="samples",
         ge=0,
     )
     legacy_crop: bool = _field(
         False,
-        "leave out the samples the reference silently replaced (31.8 %): their places stay empty",
+        "leave out the samples that the reference silently replaced (31.8 %)",
         source="script",
     )
 
@@ -266,7 +266,7 @@ class Recipe(Strict):
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = _field(("tensorboard",), "where the curves go")
 
     def stage(self, kind: StageKind) -> StageSpec:
-        """The stage of that kind; `UsageError` naming those there are."""
+        """The stage of that kind; `RecipeError` lists the kinds there are."""
         for stage in self.stages:
             if stage.kind == kind:
                 return stage

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: complete or absent, loadable by ``infer`` and ``bench`` as they are, and resumable.
+"""Checkpoints of a run: complete or ignored, usable by ``infer`` and ``bench`` as they are, and resumable.
 
 ``STAGE/checkpoint-N`` holds the model, the optimizer, the schedule, the random states and the position in the
-data. ``complete.json`` is written last: a folder without it was cut short and is not used.
+data. ``complete.json`` is written last: a folder without it is incomplete and is not used.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 COMPLETE = "complete.json"
 _NAME = re.compile(r"checkpoint-\d+")
 _FULL = 1 << 24
-"""A write that failed with less than this left, in bytes, failed for want of room."""
+"""Free bytes below which a failed write is taken for a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """What a whole checkpoint says of itself, in ``complete.json``.
+class CheckpointRecord:
+    """``complete.json`` of a checkpoint.
 
-    ``zero_stage`` is None where it was written before that was kept. ``rows`` are those of an epoch of each
-    file, ``bad`` counts those met until then that cannot be learned from.
+    ``zero_stage`` is None in checkpoints of earlier versions. ``rows`` counts the rows of an epoch of each
+    file, ``bad`` the rows met so far that cannot be learned from.
     """
 
     step: int
@@ -42,32 +42,34 @@ class Saved:
     bad: int = 0
 
 
-def mark_complete(folder: Path, saved: Saved) -> None:
-    """Declare a checkpoint whole; written last, and atomically."""
+def mark_complete(folder: Path, record: CheckpointRecord) -> None:
+    """Declare a checkpoint complete; the last file to be written, atomically."""
     temporary = folder / f"{COMPLETE}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(asdict(saved), file)
+        json.dump(asdict(record), file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / COMPLETE)
 
 
-def saved_of(folder: Path) -> Saved | None:
-    """How a checkpoint was written; None where it does not say."""
+def record_of(folder: Path) -> CheckpointRecord | None:
+    """How a checkpoint was written; None for one of an early version, which does not say."""
     path = folder / COMPLETE
-    return Saved(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    return CheckpointRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def last_checkpoint(stage: Path) -> Path | None:
-    """The newest whole checkpoint of a stage's folder, or None."""
-    return next((path for path in _newest_first(stage) if _is_whole(path)), None)
+    """The newest complete checkpoint in a stage's folder, or None."""
+    return next((path for path in _newest_first(stage) if _is_complete(path)), None)
 
 
 def require_same_rows(checkpoint: Path | None, rows: Mapping[str, int]) -> None:
-    """`DataError` where files have gained or lost rows since ``checkpoint``: the order of all rows would be
-    another, and what is left of the run would repeat some of them and never read others.
+    """`DataError` where files have gained or lost rows since ``checkpoint``.
+
+    The order of rows is drawn from their number: with another number the rest of the run would read some rows
+    twice and others never.
     """
-    before = saved_of(checkpoint) if checkpoint else None
+    before = record_of(checkpoint) if checkpoint else None
     changed = [
         f"{name} has {rows[name]} rows and had {count}"
         for name, count in (before.rows.items() if before else ())
@@ -76,13 +78,13 @@ def require_same_rows(checkpoint: Path | None, rows: Mapping[str, int]) -> None:
     if changed:
         raise DataError(
             f"{'; '.join(changed)} when {checkpoint} was written: put the rows back and correct them in "
-            "place, or begin a new run with --out from its weights (model.checkpoint, after a pretrain "
+            "place, or start a new run (--out) from its weights (model.checkpoint; after a pretrain stage "
             "model.projector)."
         )
 
 
 def _newest_first(stage: Path) -> list[Path]:
-    """A stage's checkpoints; a folder of any other name, such as ``checkpoint-100-best``, is a person's."""
+    """A stage's checkpoints; a folder of another name, such as ``checkpoint-100-best``, is the user's."""
     ours = [path for path in stage.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(ours, key=_step, reverse=True)
 
@@ -91,10 +93,10 @@ def _step(folder: Path) -> int:
     return int(folder.name.split("-")[1])
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     if (folder / COMPLETE).exists():
         return True
-    # Written before checkpoints were marked: the Trainer's state was the last file then.
+    # Checkpoints of an early version have no marks: the Trainer's state was their last file.
     return (folder / "trainer_state.json").exists() and not (folder / "started.json").exists()
 
 
@@ -105,60 +107,60 @@ def mark_started(folder: Path) -> None:
 
 
 @contextmanager
-def disk_full_named(stage: Path) -> Iterator[None]:
-    """`ViscotError` in the place of what torch or safetensors say when the disk fills up while they write."""
+def naming_a_full_disk(stage: Path) -> Iterator[None]:
+    """Turn whatever torch or safetensors raise when the disk is full into a `ViscotError` that says so."""
     try:
         yield
-    except Exception as error:  # each library has its own; whatever it is, it goes on where room is left
+    except Exception as error:  # each library raises another one; with room left it is raised again as it is
         if shutil.disk_usage(stage).free > _FULL and "quota" not in str(error).lower():
             raise
         raise ViscotError(
-            f"The disk of {stage} is full; free some, then --resume goes on from the last whole checkpoint."
+            f"The disk of {stage} is full; free some space, then --resume continues from the last complete "
+            "checkpoint."
         ) from error
 
 
 def retain(stage: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest whole checkpoints, and what a kill left of unfinished older ones.
+    """Delete all but the ``keep`` newest complete checkpoints, and incomplete ones older than those.
 
-    Called when the newest one is whole: no moment is without a checkpoint to go on from.
+    Called when the newest one is complete: there is always a checkpoint to resume from.
     """
     newest_first = _newest_first(stage)
-    kept = [path for path in newest_first if _is_whole(path)][:keep]
+    kept = [path for path in newest_first if _is_complete(path)][:keep]
     for path in newest_first:
         if kept and path not in kept and _step(path) < _step(kept[0]):
-            (path / COMPLETE).unlink(
-                missing_ok=True
-            )  # a kill in the middle leaves no folder that looks whole
+            # First the mark: a kill during the deletion leaves no folder that looks complete.
+            (path / COMPLETE).unlink(missing_ok=True)
             shutil.rmtree(path)
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """A checkpoint whose optimizer state was divided in another way: weights and place only."""
+class WeightsOnly:
+    """A checkpoint whose optimizer state does not fit: its weights and its step are used, nothing else."""
 
     checkpoint: Path
     step: int
 
 
-def moved_from(checkpoint: Path | None, stage: StageSpec, processes: int) -> Moved | None:
-    """`Moved` where ``checkpoint`` was written under another ZeRO stage, or by another number of processes
-    under ZeRO, else None.
+def weights_only(checkpoint: Path | None, stage: StageSpec, processes: int) -> WeightsOnly | None:
+    """`WeightsOnly` where another ZeRO stage or, under ZeRO, another number of processes wrote it.
 
-    Without ZeRO every process holds the whole optimizer, and a plain resume does.
+    ZeRO's optimizer state is divided over its processes. Without ZeRO every process holds all of it, and any
+    number of processes resumes as usual: None.
     """
-    saved = None if checkpoint is None else saved_of(checkpoint)
-    if checkpoint is None or saved is None:
+    written = None if checkpoint is None else record_of(checkpoint)
+    if checkpoint is None or written is None:
         return None
-    zero = stage.zero_stage if saved.zero_stage is None else saved.zero_stage
-    if (saved.processes, zero) == (processes, stage.zero_stage):
+    zero = stage.zero_stage if written.zero_stage is None else written.zero_stage
+    if (written.processes, zero) == (processes, stage.zero_stage):
         return None
     divided = bool(zero or stage.zero_stage)
     log.warning(
-        "%s was written by %s and %s go on: weights and the place in the data are kept, %s",
-        checkpoint.name, _job(saved.processes, zero), _job(processes, stage.zero_stage),
-        "the optimizer's averages begin anew" if divided else "random states are new",
+        "%s was written by %s, and %s continue: weights and the position in the data are kept, %s",
+        checkpoint.name, _job(written.processes, zero), _job(processes, stage.zero_stage),
+        "the optimizer's averages start again from 0" if divided else "random states are new",
     )  # fmt: skip
-    return Moved(checkpoint, _step(checkpoint)) if divided else None
+    return WeightsOnly(checkpoint, _step(checkpoint)) if divided else None
 
 
 def _job(processes: int, zero_stage: int) -> str:

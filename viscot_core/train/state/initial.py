@@ -1,4 +1,4 @@
-"""A run's tokenizer and first weights: of a checkpoint, of a base model and a tower, or random ones."""
+"""A run's tokenizer and initial weights: from a checkpoint, from a base model and a tower, or random."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from viscot_core.train.recipe.schema import Recipe, StageSpec
 
 @dataclass
 class Run:
-    """What all stages share. ``base`` is where the weights come from; None for a model that starts at random.
+    """What all stages share. ``base``: where the weights come from; None for random weights.
 
-    ``model`` is there from `load` on.
+    ``model`` is None until `load`.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def text_rows(self) -> int | None:
-        """Ids from here on (the image token, padding) are never generated; None: all are text."""
+        """Ids from this number on (the image token, padding) are never generated; None: all ids are text."""
         return None if self.base is None else self.base.text_rows
 
     def template(self, stage: StageSpec) -> Template:
@@ -99,9 +99,7 @@ def load(run: Run, stage: StageSpec) -> None:
 
 
 def weights_dtype(stage: StageSpec) -> torch.dtype:
-    """fp32 under autocast; 16 bit where DeepSpeed keeps the fp32 copy or the base is frozen under
-    adapters.
-    """
+    """fp32 under autocast; 16 bit where DeepSpeed keeps an fp32 copy, or where a quantised base is frozen."""
     held_16 = stage.precision != "fp32" and (stage.zero_stage > 0 or bool(stage.lora and stage.lora.load_in))
     if not held_16:
         return torch.float32

@@ -1,4 +1,4 @@
-"""A run folder: who may write in it, and what it remembers.
+"""A run folder: who may write in it, and what it records.
 
 ``RUN/recipe.yaml`` is the resolved recipe, ``RUN/plan.json`` the plan, ``RUN/stages/N-KIND`` each stage's log
 and checkpoints, ``RUN/logs`` the ranks' output. The trained model's files lie in ``RUN`` itself.
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
 
-# What may change between a run and its continuation without changing what is learned.
+# Settings that may differ when a run is resumed, because they do not change what is learned.
 FREE = frozenset(
     {
         "data.root",
@@ -45,16 +45,16 @@ FREE = frozenset(
     }
 )
 RATES = frozenset({"learning_rate", "projector_lr", "vision_tower_lr"})
-"""What may change too, from the last checkpoint on: a loss that explodes asks for lower ones."""
-_BEGINNING = (".lock", f".{RECIPE_FILE}.")
-"""What lies in a folder while a run is begun there: locks, and a recipe half written."""
+"""These may differ too, from the last checkpoint on: a loss that explodes needs lower ones."""
+_STARTING = (".lock", f".{RECIPE_FILE}.")
+"""Names of what lies in a folder while a run starts there: locks, and a recipe being written."""
 
 
 @contextmanager
 def locked(run: Path, node: str = "") -> Iterator[None]:
-    """Hold the folder alone; the lock dies with the process, also after kill -9.
+    """Hold the folder's lock; it ends with the process, also after kill -9.
 
-    ``node`` names one of several machines that share the folder in one job.
+    ``node`` names one of several machines that share the folder in one job, each with a lock of its own.
     """
     run.mkdir(parents=True, exist_ok=True)
     with (run / f".lock{node}").open("a+", encoding="utf-8") as lock:
@@ -71,7 +71,7 @@ def locked(run: Path, node: str = "") -> Iterator[None]:
 
 
 def holds_run(run: Path) -> bool:
-    """Whether a run was begun here."""
+    """Whether a run was started here."""
     return (run / RECIPE_FILE).exists()
 
 
@@ -81,16 +81,18 @@ def is_finished(run: Path) -> bool:
 
 
 def claim(run: Path, recipe: Recipe, *, resume: bool, shared: bool = False) -> None:
-    """Refuse to overwrite: a begun run is continued with the same settings, and nothing else is touched.
+    """Check that the folder is new, or holds this run and ``resume`` is given; nothing is ever overwritten.
 
-    Machines that have the folder ``shared`` join the run that the first of them begins, a moment ago perhaps.
-    `UsageError` where the folder holds a run and ``resume`` is false, holds something else, or where the
-    settings differ (each is named with its old and new value) in more than learning rates.
+    Machines that share the folder in one job (``shared``) join the run that the first of them starts.
+
+    Raises:
+        UsageError: the folder holds a run and ``resume`` is false, holds other files, or settings differ in
+            more than learning rates (each is named with its old and new value).
     """
-    # Listed before the run is looked for: another machine may begin it in between.
+    # Listed before `holds_run` looks: another machine may start the run in between.
     names = [path.name for path in run.iterdir()] if run.is_dir() else []
     if not holds_run(run):
-        strangers = [name for name in names if not name.startswith(_BEGINNING)]
+        strangers = [name for name in names if not name.startswith(_STARTING)]
         if strangers:
             raise UsageError(f"{run} holds other files ({', '.join(strangers[:3])}); give a new --out.")
         if resume:
@@ -102,13 +104,13 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, shared: bool = False) -> N
     changed = differences(load_recipe(run / RECIPE_FILE), recipe)
     rates = [text for text in changed if text.partition(":")[0].split(".")[-1] in RATES]
     if listed := "; ".join(text for text in changed if text not in rates):
-        raise UsageError(f"{run} was begun with other settings: {listed}. Use them again or another --out.")
+        raise UsageError(f"{run} was started with other settings: {listed}. Use them again or another --out.")
     if rates:
         log.warning("from the last checkpoint on: %s", "; ".join(rates))
 
 
 def write(run: Path, recipe: Recipe, plan: Plan) -> None:
-    """Recipe and plan, each whole or not at all; the recipe first, for it says that a run is here."""
+    """Write recipe and plan, atomically; the recipe first, as it marks that a run is here."""
     for name, text in ((RECIPE_FILE, dump_recipe(recipe)), (PLAN_FILE, plan.to_json())):
         with atomic_write(run / name) as file:
             file.write(text)

@@ -24,12 +24,12 @@ from viscot_core.train.tiny.foundation import view_box
 HEADS = 2
 """Heads of layer 0 (colour word) and of layer 1 (patches) that have a target."""
 ENOUGH = 0.8
-"""Attention mass on the target from which a head is left alone."""
+"""Attention mass on the target that is enough: more is not rewarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """For one supervised token: where it is predicted from, its colour word, and the patches to look at."""
+    """Positions for one supervised token: where it is predicted, its colour word, the patches to look at."""
 
     query: int
     word: int
@@ -96,14 +96,14 @@ def target_tensors(targets: Sequence[Sequence[Target]], length: int) -> dict[str
 
 
 def attention_loss(attentions: Sequence[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean of ``-log`` attention mass on the targets, nothing from ``ENOUGH`` mass on.
+    """Mean of ``-log`` attention mass on the targets, 0 from a mass of `ENOUGH` on; a scalar.
 
-    ``attentions`` are ``[B, heads, T, T]`` per layer. Without the bound, ever sharper attention to a colour
-    is rewarded, and the projector grows it until it drowns what else a patch knows.
+    ``attentions`` are ``[B, heads, T, T]``, one per layer. Without the bound, ever sharper attention to a
+    colour is rewarded, and the projector makes colour so large that it hides the rest of a patch.
     """
     row, query = batch["target_row"], batch["target_query"]
-    to_word = attentions[0][row, :HEADS, query, batch["target_word"]]
-    to_patches = attentions[1][row, :HEADS, query]
+    to_word = attentions[0][row, :HEADS, query, batch["target_word"]]  # [n, HEADS]
+    to_patches = attentions[1][row, :HEADS, query]  # [n, HEADS, T]
     mass = (to_patches * batch["target_patches"][:, None, :]).sum(-1)
     return _lacking(to_word) + _lacking(mass)
 

@@ -70,11 +70,11 @@ class Chains(Sft):
         loss = share_of(losses.sum(), step)
         if spec is None:
             return loss, {}
-        towards = torch.zeros_like(loss)  # where this batch has no target; every process logs both parts
+        auxiliary = torch.zeros_like(loss)  # a batch without targets: every process logs both parts
         if aimed:
-            towards = attention_loss(out.attentions, batch) / step.batches
+            auxiliary = attention_loss(out.attentions, batch) / step.batches  # a mean of the batches' means
         fade = max(0.0, 1.0 - step.number / (spec.until * step.of))
-        return loss + spec.weight * fade * towards, {"loss_words": loss, "loss_guide": towards}
+        return loss + spec.weight * fade * auxiliary, {"loss_words": loss, "loss_guide": auxiliary}
 
 
 def token_weights(sample: Sample, tokens: ChatTokenizer, weights: TokenWeights) -> list[float]:

@@ -1,4 +1,4 @@
-"""What the tiny model reads and starts from: rows and pixels in memory, its own tokenizer, random weights."""
+"""What the tiny model starts from and reads: random weights, its own tokenizer, rows and pixels in memory."""
 
 from __future__ import annotations
 
