@@ -36,7 +36,7 @@ from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import EOS, TEMPLATES
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import resolve
-from viscot_core.train.loop.mixture_dataset import Item, MixtureDataset
+from viscot_core.train.loop.mixture_dataset import EncodedRow, MixtureDataset
 from viscot_core.train.recipe.load import load_recipe
 
 GOAL = 3.0
@@ -164,7 +164,7 @@ def measure(root: Path, name: str, asked: argparse.Namespace, tokens: ChatTokeni
 
     def mine(index: int) -> None:
         item = ours[index]
-        assert isinstance(item, Item), item
+        assert isinstance(item, EncodedRow), item
         ours.collate([item])
 
     rounds = [(cpu_ms(reference, asked.rows), cpu_ms(mine, asked.rows)) for _ in range(asked.rounds)]

@@ -16,9 +16,15 @@ from viscot_core.data.mix import build, sources_of
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.scratch import train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES
-from viscot_core.train.loop.mixture_dataset import BYTES_PER_TOKEN, Bad, Item, MixtureDataset, touches_border
+from viscot_core.train.loop.mixture_dataset import (
+    BYTES_PER_TOKEN,
+    BadRow,
+    EncodedRow,
+    MixtureDataset,
+    touches_border,
+)
+from viscot_core.train.plan.make_plan import data_size
 from viscot_core.train.plan.plan_types import Split
-from viscot_core.train.plan.steps import data_size
 from viscot_core.train.recipe.schema import StageSpec
 
 
@@ -51,7 +57,7 @@ def test_a_missing_image_is_counted_and_not_replaced(tmp_path: Path, tokens: Cha
     Image.new("L", (40, 20)).save(tmp_path / "a.png")
     rows = opened(tmp_path, tokens, [row("a.png"), row("gone.png"), row()])
     bad = rows[1]
-    assert isinstance(bad, Bad) and "gone.png" in bad.reason
+    assert isinstance(bad, BadRow) and "gone.png" in bad.reason
     batch = rows.collate([rows[0], bad, rows[2]])
     assert batch["bad"] == 1 and batch["rows"].tolist() == [0, 1, 2]
     assert batch["input_ids"].shape[0] == 2 and batch["pixel_values"].shape == (1, 3, 28, 28)
@@ -73,7 +79,7 @@ def test_packed_images_stand_in_the_order_of_their_tokens(tmp_path: Path, tokens
     )
     items = [rows[0], rows[1]]
     batch = rows.collate(items)
-    longest_first = [item for item in reversed(items) if isinstance(item, Item)]
+    longest_first = [item for item in reversed(items) if isinstance(item, EncodedRow)]
     brightness = [float(item.pixels[0].mean()) for item in longest_first]
     found = [float(pixels.mean()) for pixels in batch["pixel_values"]]
     assert (found[0] > found[1]) == (brightness[0] > brightness[1])
@@ -132,4 +138,4 @@ def test_legacy_crop_leaves_a_rows_place_empty(tmp_path: Path, tokens: ChatToken
     assert batch["rows"].tolist() == [0, 1] and batch["bad"] == 0
     assert batch["input_ids"].shape[0] == 1, "no other row is learned in its stead"
     assert (found.collate([found[0]])["labels"] == -100).all()
-    assert isinstance(opened(tmp_path, tokens, rows)[0], Item)
+    assert isinstance(opened(tmp_path, tokens, rows)[0], EncodedRow)

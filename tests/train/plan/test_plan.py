@@ -12,8 +12,7 @@ from viscot_core.errors import CheckpointError, RecipeError
 from viscot_core.train.plan import estimates
 from viscot_core.train.plan.make_plan import commands, make_plan
 from viscot_core.train.plan.plan_table import command_line, summary
-from viscot_core.train.plan.plan_types import Machine, Rendezvous, read_plan
-from viscot_core.train.plan.steps import split_batch
+from viscot_core.train.plan.plan_types import Machine, Rendezvous, read_plan, split_batch
 from viscot_core.train.recipe.load import load_recipe
 
 EIGHT = Machine(gpus=8, gpu_memory_gib=80)

@@ -36,7 +36,7 @@ Lengths measured by `viscot data` are not used: a machine without them would hav
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class EncodedRow:
     """One row, ready to collate: its sample and the pixels of its images, ``uint8[side, side, 3]`` each."""
 
     row: int
@@ -45,7 +45,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class BadRow:
     """A row that cannot be learned from, and why. It is counted; no other row takes its place."""
 
     row: int
@@ -53,13 +53,13 @@ class Bad:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class DroppedRow:
     """A row that ``legacy_crop`` leaves out: its place in the batch stays empty; it does not count as bad."""
 
     row: int
 
 
-class MixtureDataset(Dataset[Item | Bad | Dropped]):
+class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
     """The rows of a stage's files under one numbering: the second file's follow the first's."""
 
     def __init__(
@@ -86,18 +86,18 @@ class MixtureDataset(Dataset[Item | Bad | Dropped]):
         number = bisect_right(self._ends, index)
         return self._mixtures[number].raw(index - (self._ends[number - 1] if number else 0))
 
-    def __getitem__(self, index: int) -> Item | Bad | Dropped:
+    def __getitem__(self, index: int) -> EncodedRow | BadRow | DroppedRow:
         number = bisect_right(self._ends, index)
         mixture = self._mixtures[number]
         try:
             row = mixture[index - (self._ends[number - 1] if number else 0)]
             if self._legacy_crop and any(reference_drops(self._images, name) for name in row.image):
-                return Dropped(index)
+                return DroppedRow(index)
             sample = encode(row, self._tokens, self._template, max_length=self._stage.max_length)
             views = load_views(self._images, sample.images)
         except DataError as error:  # an ImageError among them
-            return Bad(index, f"{mixture.path.name}: {error}")
-        return Item(index, sample, tuple(quick_square_pixels(view.image, self._side) for view in views))
+            return BadRow(index, f"{mixture.path.name}: {error}")
+        return EncodedRow(index, sample, tuple(quick_square_pixels(view.image, self._side) for view in views))
 
     def lengths(self) -> NDArray[np.int64]:
         """Estimated tokens of each row with its images, ``int64[rows]``; negative for rows without images."""
@@ -130,15 +130,15 @@ class MixtureDataset(Dataset[Item | Bad | Dropped]):
                 order = modality_length_order(self.lengths()[rows], split.per_device, chunks, generator)
         return filled(rows[order], split.total)
 
-    def collate(self, items: list[Item | Bad | Dropped]) -> Batch:
+    def collate(self, items: list[EncodedRow | BadRow | DroppedRow]) -> Batch:
         """Inputs and labels, ``rows`` (numbers), ``bad`` (a count) and ``tokens`` (those without padding)."""
-        good = [item for item in items if isinstance(item, Item)]
+        good = [item for item in items if isinstance(item, EncodedRow)]
         batch = self._batch(good) if good else self._nothing()
         batch["rows"] = torch.tensor([item.row for item in items])
-        batch["bad"] = torch.tensor(sum(isinstance(item, Bad) for item in items))
+        batch["bad"] = torch.tensor(sum(isinstance(item, BadRow) for item in items))
         return batch
 
-    def _batch(self, good: list[Item]) -> Batch:
+    def _batch(self, good: list[EncodedRow]) -> Batch:
         samples = [item.sample for item in good]
         if self._stage.packing:
             batch, order = collate_packed(

@@ -23,8 +23,7 @@ from viscot_core.train.loop.preflight import row_counts
 from viscot_core.train.loop.throughput import meter_for
 from viscot_core.train.loop.trainer import ContinueFrom, StageTrainer
 from viscot_core.train.objectives.base import Objective, StageRows, objective_class
-from viscot_core.train.plan.plan_types import PLAN_FILE, Split, read_plan
-from viscot_core.train.plan.steps import split_batch, steps_of
+from viscot_core.train.plan.plan_types import PLAN_FILE, Split, read_plan, split_batch, steps_of
 from viscot_core.train.recipe.schema import LoraSpec, StageSpec
 from viscot_core.train.state import checkpoints
 from viscot_core.train.state.initial import Run

@@ -12,10 +12,16 @@ from viscot_core.families.base import IGNORE
 from viscot_core.families.llava.training import MODEL_INPUTS
 from viscot_core.train.loop.mixture_dataset import MixtureDataset
 from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
+from viscot_core.train.recipe.schema import StageSpec
+from viscot_core.train.state.initial import Run
 
 
 class Sft(Objective):
     """The mean over all supervised tokens of the global batch, however that is split or packed."""
+
+    def __init__(self, run: Run, stage: StageSpec) -> None:
+        super().__init__(run, stage)
+        self._text_rows = run.text_rows
 
     def open_rows(self) -> StageRows:
         run, stage = self.run, self.stage
@@ -56,7 +62,7 @@ class Sft(Objective):
         Ids from ``text_rows`` on (the image token, padding) are never generated: they take no part in the
         softmax, as in a base model that has no such rows.
         """
-        logits: torch.Tensor = out.logits[..., : self.run.text_rows]
+        logits: torch.Tensor = out.logits[..., : self._text_rows]
         return logits
 
 

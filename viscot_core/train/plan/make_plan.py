@@ -9,16 +9,27 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, RecipeError
 from viscot_core.families.llava.shapes import Shape
 from viscot_core.train.plan import estimates
-from viscot_core.train.plan.plan_types import Machine, Plan, Problem, Rendezvous, StagePlan
+from viscot_core.train.plan.plan_types import (
+    Machine,
+    Plan,
+    Problem,
+    Rendezvous,
+    StagePlan,
+    split_batch,
+    steps_of,
+)
 from viscot_core.train.plan.problems import find_problems
-from viscot_core.train.plan.steps import UNKNOWN, DataSize, data_size, split_batch, steps_of
 from viscot_core.train.recipe.schema import Recipe, StageSpec
 
+CHARACTERS_PER_TOKEN = 3.6  # Llama's tokenizer on English with boxes
+LOOKED_AT = 500  # rows of a file that are read for the mean length
 FILLED = 0.92
 """Share of a GPU's memory that the estimate may take when a batch size is chosen."""
 
@@ -164,3 +175,60 @@ def _torchrun(machine: Machine, run: str | Path, rendezvous: Rendezvous | None) 
         "--local_ranks_filter=0",
         "--max_restarts=0",
     ]
+
+
+# -- the rows ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DataSize:
+    """Rows of an epoch (each source by its weight), mean text tokens and mean images of a row; None: unknown.
+
+    ``source`` says whether they were counted or published.
+    """
+
+    rows: int | None
+    text_tokens: float | None
+    images: float | None
+    source: str
+
+
+UNKNOWN = DataSize(None, None, None, "unknown (a file is absent or unreadable)")
+PUBLISHED = {
+    # LLaVA-1.5's stage 1: short captions, one image each.
+    "blip_laion_cc_sbu_558k.json": DataSize(558_128, 20.0, 1.0, "published (LLaVA-Pretrain)"),
+    # README: 665 K + 1.4 M + 373 K. Lengths are estimates; CoT rows show two images, 40 K rows none.
+    "viscot_mixed_2m.json": DataSize(2_438_000, 200.0, 1.14, "published (README: 665 K + 1.4 M + 373 K)"),
+    "viscot_363k.json": DataSize(363_000, 150.0, 2.0, "published (README)"),
+}
+
+
+def data_size(root: Path, files: Sequence[str]) -> DataSize:
+    """The sum over ``files`` under ``root``; unknown as soon as one of them is absent and unpublished.
+
+    Raises:
+        DataError: a file is damaged or holds no row.
+    """
+    found = [_size_of(root / name) for name in files]
+    if any(one.rows is None for one in found):
+        return UNKNOWN
+    rows = sum(one.rows or 0 for one in found)
+    sources = " + ".join(dict.fromkeys(one.source for one in found))
+
+    def mean(values: list[tuple[int, float | None]]) -> float | None:
+        known = [(n, value) for n, value in values if value is not None]
+        return sum(n * value for n, value in known) / rows if rows and len(known) == len(values) else None
+
+    text = mean([(one.rows or 0, one.text_tokens) for one in found])
+    return DataSize(rows, text, mean([(one.rows or 0, one.images) for one in found]), sources)
+
+
+def _size_of(path: Path) -> DataSize:
+    if not path.exists():
+        return PUBLISHED.get(path.name, UNKNOWN)
+    rows = Mixture.open(path)
+    step = max(1, len(rows) // LOOKED_AT)
+    looked = [rows[index] for index in range(0, len(rows), step)]
+    text = sum(len(turn.text) for row in looked for turn in row.turns) / CHARACTERS_PER_TOKEN
+    images = sum(len(row.image) for row in looked)
+    return DataSize(len(rows.epoch()), text / len(looked), images / len(looked), "counted")
