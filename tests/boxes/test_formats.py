@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viscot_core.boxes.geometry import CENTER, Box, BoxStatus, Frame, iou
+from viscot_core.boxes.formats import Codec
+from viscot_core.boxes.geometry import CENTER, WHOLE, Box, BoxStatus, Frame, iou
 from viscot_core.boxes.registry import CODECS, claude_resize, codec, codec_of_model, smart_resize
 from viscot_core.errors import UsageError
 
@@ -192,3 +194,27 @@ def test_a_checkpoint_says_how_it_writes_boxes(tmp_path: Path) -> None:
     Manifest(name="x", image_side=56, box_format="qwen2.5-vl").save(tmp_path)
     assert codec_for(options).name == "qwen2.5-vl"
     assert codec_for(EngineOptions(str(tmp_path), box_format="claude")).name == "claude"
+
+
+LARGER = [family.name for family in CODECS.values() if family.scale != 1.0 and type(family) is Codec]
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_shares_in_a_larger_scale_are_no_tiny_box(name: str) -> None:
+    """``[0.5, 0.25, 0.7, 0.75]`` of a 0-1000 or pixel family was read as two pixels, ``ok``."""
+    family = codec(name)
+    words = family.text.format("0.5", "0.25", "0.7", "0.75", label="region")
+    if re.search(family.find, words):
+        parsed = family.parse(words, (2000, 1200))
+        assert (parsed.status, parsed.box) == (BoxStatus.UNPARSABLE, WHOLE)
+    else:
+        assert name in ("paligemma", "florence-2"), "whole numbers only"
+
+
+def test_a_point_in_shares_is_no_point_in_percent() -> None:
+    family = codec("molmo")
+    words = family.text.format("0.5", "0.7", label="region")
+    assert family.parse(words, (2000, 1200)).status is BoxStatus.UNPARSABLE
+    assert (
+        family.parse(family.text.format("0.5", "70.0", label="region"), (2000, 1200)).status is BoxStatus.OK
+    )

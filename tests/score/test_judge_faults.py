@@ -168,13 +168,14 @@ def test_a_reply_without_one_score_is_unscored_with_its_reason(
         assert reason in (outcome.reason or "")
 
 
-def test_a_value_outside_0_to_1_is_cut_and_counted(tmp_path: Path) -> None:
+def test_a_value_outside_0_to_1_is_unscored_and_counted(tmp_path: Path) -> None:
     run = sample_run(tmp_path / "run", items=2)
     with JudgeServer(lambda number, body: completion("score: 7")) as server:
         judge = OpenAIJudge("m", base_url=server.url, options=JudgeOptions(cache=tmp_path / "cache"))
         report = score_run(run, judge)
-    assert report.clipped == report.items
-    assert {v.outcome.score for v in read_scores(report.path).verdicts.values()} == {1.0}
+    assert report.states[State.UNSCORED] == report.items
+    assert {v.outcome.score for v in read_scores(report.path).verdicts.values()} == {None}
+    assert report.reasons == {"the score 7 is outside 0..1": report.items}
 
 
 # -- storms -------------------------------------------------------------------------------------------

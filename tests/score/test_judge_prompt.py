@@ -62,6 +62,8 @@ def test_the_references_replies(shared: Path) -> None:
         "score: 0,8",
         "score: nan",
         "my score: 0.4; final score: 0.5",
+        "score: 1.5",  # of another scale: the reference makes it 1
+        "score: -0.5",
     }
     for row in json.loads((shared / "golden/scoring/judge_replies.json").read_text()):
         outcome = read_score(row["reply"])
@@ -105,11 +107,13 @@ def test_readable_verdicts(reply: str, score: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "score"), [("score: 1.5", 1), ("score: -0.5", 0), ("score: 100", 1), ("3/1", 1)]
+    ("reply", "said"),
+    [("score: 1.5", "1.5"), ("score: -0.5", "-0.5"), ("score: 100", "100"), ("3/1", "3"), ("42", "42")],
 )
-def test_values_outside_are_cut_and_marked(reply: str, score: float) -> None:
+def test_values_of_another_scale_are_unscored(reply: str, said: str) -> None:
     outcome = read_score(reply)
-    assert (outcome.score, outcome.clipped) == (score, True)
+    assert (outcome.state, outcome.score) == (State.UNSCORED, None)
+    assert outcome.reason == f"the score {said} is outside 0..1"
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,13 @@ class Codec:
         found = {tuple(float(g) for g in match.groups()) for match in re.finditer(self.find, text)}
         if len(found) != 1:
             return failed
-        x0, y0, x1, y1 = self._from_family(*found.pop())
+        numbers = found.pop()
         sx, sy = self._scales(size)
+        # Four numbers in 0..1 come from a model that answers in shares: in a larger scale they would be a
+        # tiny box in the corner, and no error.
+        if min(sx, sy) > 1 and all(0 <= number <= 1 for number in numbers):
+            return failed
+        x0, y0, x1, y1 = self._from_family(*numbers)
         half = 0.5 if self.middle else 0.0
         shares = ((x0 + half) / sx, (y0 + half) / sy, (x1 + half) / sx, (y1 + half) / sy)
         inside = in_order(shares, allow_point=self.points)
@@ -200,6 +205,8 @@ class PointCodec(Codec):
         if len(found) != 1:
             return failed
         x, y = found.pop()
+        if 0 <= x <= 0.01 and 0 <= y <= 0.01:  # shares of a side, not percent
+            return failed
         inside = in_order((x, y, x, y), allow_point=True)
         if inside is None:
             return failed

@@ -137,8 +137,8 @@ _BARE = re.compile(rf"[\s*_\"'`]*{_AMOUNT}[\s*_\"'`.]*")
 def read_score(reply: str) -> Outcome:
     """The single score in a free-text reply: ``score: 0.8``, ``**score:** 0.8``, ``0.8/1``, ``Score: 80%.``.
 
-    A value outside 0..1 is set to the nearer end and marked as clipped. Without a score, with two different
-    ones, or with an ambiguous number (``0,8``, ``1.0.0``, ``0.5-0.7``) the item stays unscored.
+    Without a score, with two different ones, with one outside 0..1, or with an ambiguous number (``0,8``,
+    ``1.0.0``, ``0.5-0.7``) the item stays unscored.
     """
     matches = [m for m in _LABELLED.finditer(reply) if not m["scale"]]
     matches += _OF_ONE.finditer(reply)
@@ -174,5 +174,7 @@ def _read_json(reply: str) -> Outcome:
 
 
 def _scored(value: float, reply: str) -> Outcome:
-    inside = min(max(value, 0.0), 1.0)
-    return Outcome(State.SCORED, inside, reply=reply, clipped=inside != value)
+    # A "42" or a "Score: 7" is of another scale, which nobody knows: setting it to 1.0 would invent a score.
+    if not 0 <= value <= 1:
+        return Outcome(State.UNSCORED, reason=f"the score {value:g} is outside 0..1", reply=reply)
+    return Outcome(State.SCORED, value, reply=reply)
