@@ -18,11 +18,10 @@ from viscot_cli.bench_options import (
     SkipMissing,
     WhoAnswers,
     default_out,
-    names_of,
     policy_of,
 )
 from viscot_cli.bench_report import counted, export_if_asked, report, show_figures
-from viscot_cli.grouped import grouped
+from viscot_cli.grouped import Names, grouped, names_of
 from viscot_cli.model_options import MaxNew
 
 app = typer.Typer(
@@ -39,12 +38,12 @@ def cot(
     *,
     who: WhoAnswers,
     strategy: Annotated[
-        str,
+        Names,
         typer.Option(
-            help="One or more of cot,direct,gt-box,random-box,center-box,no-image, comma-separated."
+            help="One or more of cot,direct,gt-box,random-box,center-box,no-image, comma-separated [cot]."
         ),
-    ] = "cot",
-    tasks: Annotated[str, typer.Option(help="Data sets, comma-separated [those of --suite].")] = "",
+    ] = None,
+    tasks: Annotated[Names, typer.Option(help="Data sets, comma-separated [those of --suite].")] = None,
     suite: Annotated[str | None, typer.Option(help="paper (12 data sets), scripts (11) or all (13).")] = None,
     crop_policy: Annotated[str, typer.Option(help="paper, tight, expanded or centered (Table 5).")] = "paper",
     protocol: Annotated[
@@ -60,7 +59,7 @@ def cot(
     running.check()
     task = VisualCot(
         running.data,
-        names_of(strategy),
+        names_of(strategy) or ("cot",),
         suite=suite,
         tasks=names_of(tasks),
         select=running.selection(),
@@ -81,8 +80,8 @@ def refcoco(
     *,
     who: WhoAnswers,
     splits: Annotated[
-        str, typer.Option(help="Comma-separated, like refcoco:testA,refcoco+:val [all in --data].")
-    ] = "",
+        Names, typer.Option(help="Comma-separated, like refcoco:testA,refcoco+:val [all in --data].")
+    ] = None,
     running: Running,
     server: ServerOptions,
 ) -> None:
@@ -104,11 +103,11 @@ def refcoco(
 def general(
     *,
     who: WhoAnswers,
-    tasks: Annotated[str, typer.Option(help="Tasks of lmms-eval, like pope,gqa,textvqa_val.")],
+    tasks: Annotated[list[str], typer.Option(help="Tasks of lmms-eval, like pope,gqa,textvqa_val.")],
     out: Out = None,
     strategy: Annotated[
-        str, typer.Option(help="direct, cot or both; cot needs --backend viscot.")
-    ] = "direct",
+        Names, typer.Option(help="direct, cot or both; cot needs --backend viscot [direct].")
+    ] = None,
     backend: Annotated[
         str | None, typer.Option(help="Who answers: llava_hf, vllm or viscot [llava_hf; viscot for cot].")
     ] = None,
@@ -137,7 +136,7 @@ def general(
         out=out or default_out(who.model, "general"),
         tasks=names_of(tasks),
         engine=who.options(batch_size),
-        strategies=names_of(strategy),
+        strategies=names_of(strategy) or ("direct",),
         backend=backend,
         data=data,
         limit=limit,
@@ -170,7 +169,7 @@ def vqa(
     style: Annotated[
         str, typer.Option(help="The form of the answer and how it is scored: short, letter, yes-no or free.")
     ] = "short",
-    strategy: Annotated[str, typer.Option(help="direct, cot or both.")] = "direct",
+    strategy: Annotated[Names, typer.Option(help="direct, cot or both [direct].")] = None,
     skip_missing: SkipMissing = False,
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNew = 128,
@@ -184,7 +183,7 @@ def vqa(
     from viscot_core.score.vqa import score_vqa
     from viscot_core.tasks.vqa_file import STYLES, VqaFile
 
-    task = VqaFile(questions, images, style, names_of(strategy), skip_missing, max_new_tokens)
+    task = VqaFile(questions, images, style, names_of(strategy) or ("direct",), skip_missing, max_new_tokens)
     out = out or default_out(who.model, questions.stem)
     with counted("bench vqa") as progress:
         info, tally = evaluate(task, who.options(batch_size), out, progress=progress)

@@ -172,10 +172,6 @@ def policy_of(name: str) -> CropPolicy:
     return CropPolicy(check_choice("--crop-policy", name, [policy.value for policy in CropPolicy]))
 
 
-def names_of(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def default_out(model: str | None, kind: str) -> Path:
     name = (model or "viscot-tiny").rstrip("/").replace("#", "/").rpartition("/")[2]
     return Path("results") / f"{name}-{kind}"

@@ -16,8 +16,8 @@ from viscot_cli.bench_options import (
     ServerOptions,
     Timeout,
     check_export,
-    names_of,
 )
+from viscot_cli.grouped import Names, names_of
 
 
 def import_(
@@ -123,7 +123,7 @@ def show(
 
 def calibrate(
     model: Annotated[str, typer.Option(help="http://HOST:PORT/v1#NAME, or a model of this machine.")],
-    formats: Annotated[str, typer.Option("--formats", help="Box formats to try [all].")] = "",
+    formats: Annotated[Names, typer.Option("--formats", help="Box formats to try [all].")] = None,
     count: Annotated[int, typer.Option(min=4, help="Drawn images that each format is tried on.")] = 8,
     concurrency: Concurrency = 8,
     timeout: Timeout = 120.0,

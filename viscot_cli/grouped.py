@@ -1,4 +1,4 @@
-"""Options that several commands share: a dataclass of options is one parameter of a command."""
+"""Options that several commands share: a dataclass of options as one parameter, and lists of names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from inspect import Parameter, Signature, signature
 from typing import Any, get_type_hints
 
 Command = Callable[..., None]
+Names = list[str] | None
+"""An option that takes names: separated by commas, or the option repeated; both add up."""
 
 
 def grouped(command: Command) -> Command:
@@ -48,3 +50,8 @@ def _options(kind: Any) -> list[Parameter]:
 
 def _default(each: Field[Any]) -> Any:
     return Parameter.empty if each.default is MISSING else each.default
+
+
+def names_of(given: Names) -> tuple[str, ...]:
+    """The names of an option, in the order given."""
+    return tuple(name.strip() for text in given or () for name in text.split(",") if name.strip())

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
+from viscot_cli.grouped import Names, names_of
 from viscot_cli.model_options import Attn, BoxFormat, Device, Dtype, LoadIn, open_model
 
 
@@ -20,8 +21,9 @@ def serve(
         str | None, typer.Option(metavar="NAME", help="Environment variable with the key clients must send.")
     ] = None,
     allow_urls: Annotated[
-        str, typer.Option(metavar="HOSTS", help="Hosts to download images from, separated by commas [none].")
-    ] = "",
+        Names,
+        typer.Option(metavar="HOSTS", help="Hosts to download images from, separated by commas [none]."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Requests in work or waiting; more get 429.")] = 64,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds a request may take.")] = 120.0,
@@ -48,7 +50,7 @@ def serve(
         host=host,
         port=port,
         api_key=api_key_from(api_key_env, dict(os.environ)),
-        allow_urls=tuple(name.strip() for name in allow_urls.split(",") if name.strip()),
+        allow_urls=names_of(allow_urls),
         limits=Limits(
             body_bytes=int(max_body * 1_000_000),
             pixels=int(max_pixels * 1_000_000),

@@ -30,6 +30,8 @@ def test_a_run_its_continuation_and_one_item(cli: Cli, root: Path, model: Path, 
     assert ran.code == 0, ran.err
     assert "8 of 8 done (8 now" in ran.out
     assert "0 now" in cli(*base, "--strategy", "cot,direct").out
+    repeated = cli(*base, "--strategy", "cot", "--strategy", "direct", "--strategy", "no-image,cot")
+    assert repeated.code == 0 and "4 now" in repeated.out, "repeated options add up: only no-image is new"
     refused = cli(*base, "--seed", "3")
     assert refused.code == 2
     assert "seed: 0 -> 3" in refused.err
