@@ -17,7 +17,6 @@ from viscot_core.conversation import Message
 from viscot_core.engines.base import Request
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.families.llava.layouts import Layout
-from viscot_core.families.llava.template import render
 from viscot_core.images.view import view_of
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.export import export
@@ -76,8 +75,8 @@ def test_transformers_serve(golden: Path, tmp_path: Path) -> None:
         server.terminate()
         server.wait(30)
     engine = LocalEngine(load_model(folder, device="cpu", dtype="fp32"))
-    rendered = render([Message("user", f"<image>\n{question}")], engine.template, generate=True)
-    (ours,) = engine.generate([Request(rendered, (view_of(Image.open(image).convert("RGB")),), 40)])
+    view = view_of(Image.open(image).convert("RGB"))
+    (ours,) = engine.generate([Request((Message("user", f"<image>\n{question}"),), (view,), 40)])
     assert said == ours.text == "The large shape is dark green."
 
 
