@@ -131,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         console.prepare(debug)
+        # Not app(): click's standalone mode would print errors and exit by itself, past `guarded`.
         with command.make_context("viscot", args or ["--help"]) as context:
             command.invoke(context)
         return 0

@@ -92,6 +92,7 @@ def table(
         drawn.add_column(Text(column), justify="right" if column in aligned_right else "left")
     for row in rows:
         drawn.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    # Without a terminal rich would wrap at 80 columns.
     screen = Console(width=None if sys.stdout.isatty() else 10_000)
     with screen.capture() as captured:
         screen.print(drawn)

@@ -220,6 +220,7 @@ def _facts(one: FileStats, shared: Sequence[Shared]) -> dict[str, object]:
         "kind": one.kind.__name__,
         "rows": one.rows,
         "bad": len(one.bad),
+        # Keys of 0.1.0, which other programs read: they stay, although all else says image.
         "pictures": len(one.images),
         "data_sets": dict(one.data_sets),
         "area_edges": EDGES,

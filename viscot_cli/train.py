@@ -99,6 +99,7 @@ def _command(want: Want, text: str) -> Callable[..., None]:
         job = tuple(rdzv_conf or ())
         meeting = Rendezvous(rdzv, "c10d", node_rank, rdzv_id or "viscot", job, local_addr) if rdzv else None
         run = out or Path("runs") / chosen.name
+        # `prepare` raises on the plan's errors; --dry-run and --slurm show them with the plan.
         look = make_plan if only_looks else launch.prepare
         plan = look(
             chosen, machine, run=run, data=place.root, images=place.images, rendezvous=meeting, notes=notes

@@ -29,6 +29,7 @@ class SizeLimit:
         await self._app(scope, receive, send)
 
     def _fits(self, headers: dict[bytes, bytes]) -> bool:
+        # A chunked body declares no length.
         if b"transfer-encoding" in headers:
             return False
         length = headers.get(b"content-length", b"0")

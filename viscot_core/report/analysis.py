@@ -83,6 +83,7 @@ def _grouped(items: Iterable[ScoredItem], key: Callable[[ScoredItem], str]) -> d
 
 def _rng(options: StatsOptions, *names: str) -> np.random.Generator:
     """Each figure has its own generator, so a new data set or strategy changes no other figure."""
+    # crc32, not hash(): Python's hash of a text differs from process to process.
     return np.random.default_rng([options.seed, *(zlib.crc32(n.encode()) for n in names)])
 
 
@@ -145,6 +146,7 @@ def _mean_of(
         return Answers(None, 0, of, None)
     if pooled or options.average is Average.ITEMS:
         arrays = {"items of " + " ".join(arrays): np.concatenate(list(arrays.values()))}
+    # Each data set is resampled by itself; draw k of the overall is the mean of their draws k.
     draws = [resampled_means(v, _rng(options, strategy, d), options.resamples) for d, v in arrays.items()]
     mean = float(np.mean([v.mean() for v in arrays.values()]))
     return Answers(mean, n, of, mean_interval(np.mean(draws, axis=0)))

@@ -39,6 +39,7 @@ def resampled_means(values: ArrayLike, rng: np.random.Generator, resamples: int 
         raise ValueError("nothing to resample")
     distinct, counts = np.unique(data, return_counts=True)
     if _few(distinct.size, data.size):
+        # [resamples, distinct]: how often each value occurs in each resample.
         drawn = rng.multinomial(len(data), counts / len(data), size=resamples)
         return np.asarray(drawn @ distinct / len(data))
     means = np.empty(resamples)
@@ -78,6 +79,8 @@ def paired_test(
     means = np.mean([resampled_means(a, rng, resamples) for a in arrays], axis=0)
     flipped = np.mean([_flipped_means(a, rng, resamples) for a in arrays], axis=0)
     mean = float(np.mean([a.mean() for a in arrays]))
+    # Sums of equal values in another order differ by rounding: the tolerance counts them as equal.
+    # +1 below: the observed signs are one of the possible draws, so p is never 0.
     extreme = int(np.sum(np.abs(flipped) >= abs(mean) - 1e-12))
     return PairedTest(
         mean, mean_interval(means), (extreme + 1) / (resamples + 1), sum(a.size for a in arrays)
@@ -90,11 +93,14 @@ def _flipped_means(differences: Floats, rng: np.random.Generator, resamples: int
     sizes, counts = np.unique(np.abs(differences), return_counts=True)
     if _few(sizes.size, n):  # of k equal sizes, Binomial(k, 1/2) stay positive
         positive = rng.binomial(counts, 0.5, size=(resamples, sizes.size))
+        # Of `counts` equal sizes, positive ones minus negative ones: positive - (counts - positive).
         return np.asarray((2 * positive - counts) @ sizes / n)
     means = np.empty(resamples)
     for rows in _chunks(resamples, n):
+        # One random bit an item, each row rounded up to whole bytes: [rows, ceil(n / 8)].
         bits = np.frombuffer(rng.bytes((rows.stop - rows.start) * -(-n // 8)), np.uint8)
         signs = np.unpackbits(bits.reshape(rows.stop - rows.start, -1), axis=1, count=n)
+        # With bits b in {0, 1} the signs are 2b - 1: mean((2b - 1) d) = b @ (2 d / n) - mean(d).
         means[rows] = signs.astype(np.float64) @ (2 * differences / n) - differences.mean()
     return means
 

@@ -164,6 +164,7 @@ def _general(stats: Stats, row: Published) -> Iterator[Comparison]:
             continue
         cell = stats.answers[row.strategy].groups.get(task)
         ends = None
+        # The interval is that of the samples' mean: it holds only where lmms-eval's figure is this mean.
         if cell and cell.ci95 and cell.mean is not None and abs(cell.mean - value) < 1e-6:
             ends = Interval(scale * cell.ci95.low, scale * cell.ci95.high)
         n, of = (cell.n, cell.of) if cell else (0, 0)
@@ -187,6 +188,7 @@ def _against(stats: Stats, row: Published) -> Iterator[Comparison]:
                 cells[name] = (b.acc50, b.ci95, b.n, b.of)
     overall = cells.pop("overall", None)
     shared = [name for name in paper_order(set(cells)) if name in row.figures]
+    # Overall covers all data sets of the run: comparable only where the paper has each of them.
     if overall and shared and len(shared) == len(cells):
         mean = sum(row.figures[name] for name in shared) / len(shared)
         yield _comparison(row, f"mean of {len(shared)}", overall, mean, scale)

@@ -71,6 +71,7 @@ def write_report(
 def _safe_json(data: Any) -> str:
     """JSON for use inside a script element: it contains no ``<`` that could end the element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    # U+2028 and U+2029 end a line in older JavaScript, inside a text too.
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

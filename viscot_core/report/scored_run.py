@@ -82,6 +82,7 @@ class ScoredItem:
         if p.box_gt is None:
             return None
         x0, y0, x1, y1 = p.box_gt
+        # The box is in shares of the padded square: its area times side**2 is in pixels.
         side = max(p.width, p.height)
         return max(0.0, x1 - x0) * max(0.0, y1 - y0) * side * side / (p.width * p.height)
 

@@ -70,6 +70,7 @@ class Batcher:
     def submit(self, requests: Sequence[Request]) -> list[Future[Generation]]:
         """Put prompts in the queue; a future that is cancelled before its batch starts is never run."""
         with self._lock:
+            # Under the lock: no prompt is queued behind the None that ends the thread.
             if self._closed:
                 raise EngineError("The server is shutting down; ask again in a moment.")
             jobs = [_Job(request) for request in requests]
@@ -93,6 +94,7 @@ class Batcher:
     def _work(self) -> None:
         while (first := self._jobs.get()) is not None:
             jobs, stop = self._gather_batch(first)
+            # False for a job that was cancelled while it waited; from here on its future cannot be cancelled.
             live = [job for job in jobs if job.done.set_running_or_notify_cancel()]
             if live:
                 start = time.perf_counter()
@@ -107,6 +109,8 @@ class Batcher:
         jobs = [first]
         until = time.perf_counter() + self._gather
         while len(jobs) < self._batch:
+            # A session waits for its prompt before it sends the next: with every open session in the
+            # batch, none can come.
             expects_more = self._sessions > len(jobs)
             left = until - time.perf_counter()
             try:
@@ -128,6 +132,7 @@ class Batcher:
                 jobs[0].done.set_exception(error)
                 return
             log.warning("A batch of %d failed (%s); its prompts are run one by one.", len(jobs), error)
+            # Run alone, a prompt that the engine refuses fails only its own request.
             for job in jobs:
                 self._run([job])
         except Exception as error:  # the thread's edge: every request gets an error, and it is logged
@@ -185,6 +190,7 @@ class Session:
         """
         requests = [replace(request, cancelled=self.is_stopped) for request in requests]
         with self._lock:
+            # Checked and submitted under one lock: a stop in between would find no future to cancel.
             if self._stopped:
                 raise EngineError("The request was stopped.")
             self._futures = self._batcher.submit(requests)

@@ -97,6 +97,7 @@ class ChatEndpoint:
         loop = asyncio.get_running_loop()
         session = Session(server.batcher)
 
+        # Both callbacks run in the request's thread; sending belongs to the event loop.
         def on_look(look: Look) -> None:
             if look.status is not None:
                 server.metrics.boxes.labels(status=look.status.value).inc()
@@ -117,6 +118,7 @@ class ChatEndpoint:
             )
             remaining = limits.seconds - (time.perf_counter() - started)
             both: list[asyncio.Future[Any]] = [done, left]
+            # `wait` leaves the future alone: a thread cannot be cancelled, only asked to stop (below).
             await asyncio.wait(both, timeout=max(remaining, 0), return_when=asyncio.FIRST_COMPLETED)
             if done.done():
                 return done.result()

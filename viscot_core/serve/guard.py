@@ -57,6 +57,7 @@ class Gate:
     def _note_pace(self) -> None:
         now = time.monotonic()
         if self._left_at is not None and self._inside:
+            # A moving average, in which one gap counts as a minute at most.
             self._pace += 0.1 * (min(now - self._left_at, 60.0) - self._pace)
         self._left_at = now
 
@@ -70,6 +71,7 @@ def check_key(request: Request, key: str | None) -> None:
     if key is None:
         return
     kind, _, given = request.headers.get("authorization", "").partition(" ")
+    # Digests have one length: on texts of unequal length compare_digest would return early.
     digests = [
         hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest() for text in (given.strip(), key)
     ]

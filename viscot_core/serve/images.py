@@ -46,6 +46,7 @@ def decode(data: bytes, *, max_pixels: int, exif: bool) -> Image.Image:
         ApiError: 413 for too many pixels, 400 if it is not an image.
     """
     try:
+        # Reads the header only: the size is known before any pixel is decoded.
         with Image.open(io.BytesIO(data), formats=FORMATS) as header:
             width, height = header.size
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:

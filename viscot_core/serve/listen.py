@@ -23,6 +23,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
+    # A restarted server need not wait until the old one's connections have expired.
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
@@ -51,6 +52,7 @@ def uvicorn_server(server: Server) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
+        # Longer than any request may take, so that none is cut off.
         timeout_graceful_shutdown=int(limits.seconds) + 1,
         # Beyond it a connection gets 503 at once: no client can hold more sockets than this.
         limit_concurrency=limits.queue * 4 + 64,

@@ -33,6 +33,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 def is_public(address: str) -> bool:
     """Whether an address is public, and the one it contains as well (``::ffff:10.0.0.1``)."""
+    # Without the zone of a link-local address (fe80::1%eth0).
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -117,8 +118,11 @@ class Fetcher:
         target = f"{parts.scheme}://{literal}:{port}{parts.path or '/'}" + (
             f"?{parts.query}" if parts.query else ""
         )
+        # The connection goes to the checked address; Host and SNI keep the name, for which the certificate
+        # is checked. Uncompressed and raw, so that max_bytes limits the memory too.
         headers = {"host": parts.netloc, "accept": "image/*", "accept-encoding": "identity"}
         async with (
+            # A proxy from the environment would look the name up again, unchecked: trust_env is off.
             httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=self._seconds) as client,
             client.stream("GET", target, headers=headers, extensions={"sni_hostname": host}) as reply,
         ):

@@ -151,6 +151,7 @@ class Stream:
         return self._reply.text(new)
 
     async def _events(self, *values: dict[str, Any]) -> None:
+        # As late as possible: until the head is sent, an error can still have a status of its own.
         if not self._begun:
             self._begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})

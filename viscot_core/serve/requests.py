@@ -164,6 +164,7 @@ def _refuse(request: ChatRequest) -> None:
 
 
 def _max_new(request: ChatRequest, limits: Limits) -> int:
+    # 128 new tokens are the reference's limit.
     limit = request.max_completion_tokens or request.max_tokens or min(128, limits.new_tokens)
     if limit > limits.new_tokens:
         raise bad_request(f"An answer may be {limits.new_tokens} tokens long at most.", "max_tokens")
@@ -223,6 +224,7 @@ def _raw(request: ChatRequest) -> tuple[str, tuple[Message, ...], tuple[str, ...
             elif IMAGE in part.text:
                 raise bad_request(f"{IMAGE} marks an image in a prompt; remove it.", "messages")
             else:
+                # An image stands on its line before the text, as in the prompts of training.
                 text += (
                     "\n" + part.text
                     if text.endswith(IMAGE) and part.text[:1] not in ("", "\n")

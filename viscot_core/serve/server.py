@@ -46,5 +46,6 @@ class Server:
 
     def close(self) -> None:
         """Finish what is queued and stop."""
+        # The batcher first: the request threads wait for its answers and can end only after them.
         self.batcher.close()
         self._threads.shutdown(wait=True)

@@ -16,6 +16,7 @@ def join() -> None:
     if "RANK" in os.environ and not distributed.is_initialized():
         gpu = torch.cuda.is_available()
         if gpu:
+            # NCCL uses the current device, which is GPU 0 in every process until then.
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # The first rank may take its time over a cache while the others wait.
         distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(hours=2))
@@ -42,6 +43,7 @@ def first_alone() -> Iterator[None]:
     """The first process runs the block alone, then all others run it and find its files."""
     if rank() != 0:
         wait()
+    # Where the block raises here, the barrier below is not reached: the others wait until torchrun ends them.
     yield
     if rank() == 0:
         wait()

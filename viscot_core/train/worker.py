@@ -49,8 +49,10 @@ def run(folder: Path, recipe: Recipe, only: str | None = None) -> Path:
         elif stage in wanted:
             run_stage(state, stage, out)
         else:
+            # An unfinished stage that was not asked for: later stages would start from its weights.
             break
     else:
+        # Reached only without a break: every stage is finished.
         _finish(folder, state)
     return folder
 

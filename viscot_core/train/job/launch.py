@@ -123,6 +123,7 @@ def _require_port(meeting: Rendezvous) -> None:
     if meeting.node_rank or "is_host=0" in meeting.options:
         return
     with socket.socket() as probe:
+        # A port whose old connections only wait to expire can be listened on.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, int(port)))
@@ -170,6 +171,7 @@ def failure(logs: Sequence[Path], code: int) -> str:
     errors = sorted((_when(path), path) for log in logs for path in log.rglob("error.json"))
     if not errors:
         return f"The training processes stopped with code {code}; their output is above."
+    # The first one to die is the cause; the others were stopped because of it.
     path = errors[0][1]
     written = path.with_name("stderr.log")
     lines = written.read_text(encoding="utf-8", errors="replace").splitlines() if written.exists() else []

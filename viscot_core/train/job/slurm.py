@@ -34,6 +34,7 @@ def slurm_script(plan: Plan, arguments: Sequence[str], *, port: int = PORT) -> s
         "#SBATCH --requeue",
         "set -euo pipefail",
         'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        # When one node fails, srun ends all. SLURM sets the restart count only in a requeued job.
         f'srun --kill-on-bad-exit=1 {command} --rdzv "$HEAD:{port}" --rdzv-id "$SLURM_JOB_ID" '
         "${SLURM_RESTART_COUNT:+--resume}",
     ]

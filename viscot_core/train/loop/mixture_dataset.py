@@ -83,6 +83,7 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
 
     def raw(self, index: int) -> bytes:
         """The row's JSON text."""
+        # `_ends` are running totals: the first one above the index belongs to the row's file.
         number = bisect_right(self._ends, index)
         return self._mixtures[number].raw(index - (self._ends[number - 1] if number else 0))
 
@@ -104,6 +105,7 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         sizes = np.concatenate([mixture.sizes() for mixture in self._mixtures])
         images = np.concatenate([mixture.count(IMAGE.encode()) for mixture in self._mixtures])
         text = np.maximum(1, (sizes / BYTES_PER_TOKEN).astype(np.int64))
+        # `modality_length_order` reads from the sign whether a row has images.
         return np.where(images > 0, text + images * self._tokens.image_tokens, -text)
 
     def epoch(self, seed: int) -> NDArray[np.int64]:
@@ -125,6 +127,7 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         elif grouping == "length":
             order = length_order(np.abs(self.lengths()[rows]), split.per_device, chunks, generator)
         else:
+            # It also draws from torch's global generator, as the reference does: seeded here, then restored.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 order = modality_length_order(self.lengths()[rows], split.per_device, chunks, generator)
@@ -144,6 +147,7 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
             batch, order = collate_packed(
                 samples, pad_id=self._tokens.pad_id, capacity=self._stage.max_length
             )
+            # Packing reorders samples; images follow, as pixel_values [images, 3, H, W] is flat.
             images = [p for index in order for p in good[index].pixels]
             if images:
                 batch["pixel_values"] = torch.from_numpy(normalise_all(images))

@@ -41,6 +41,7 @@ def check_rows(run: Run, stage: StageSpec, out: Path) -> None:
             if objective_class(stage, run.recipe.model).reads_text and run.recipe.data.preflight:
                 _preflight(run, stage, out)
         except Exception:
+            # Before raising: the other ranks wait for this broadcast.
             ranks.agree("the rows did not pass the first rank's check")
             raise
         ranks.agree(None)
@@ -127,6 +128,7 @@ def _check(
     """The row as `marked` shows it; `DataError` says why it cannot be learned from."""
     sample = encode(row, tokens, template, max_length=max_length)
     whole = tokens.encode(render(training_turns(row.turns, plain=template.plain), template))
+    # Compared without the cut: only a supervised token behind max_length makes the row bad.
     if len(whole.ids) > max_length and whole.labels[max_length:].count(IGNORE) < len(whole.ids) - max_length:
         raise DataError(
             f"row {row.id}: {len(whole.ids)} tokens, its answer is cut at {max_length}; shorten it."
@@ -158,6 +160,7 @@ def marked(encoded: Rendered, tokens: ChatTokenizer) -> str:
         if token == tokens.image_id:
             flush()
             images += 1
+            # An image is a run of image_tokens ids; its first one is shown as a single word.
             if images % tokens.image_tokens == 1 or tokens.image_tokens == 1:
                 out.append("<image>")
             continue

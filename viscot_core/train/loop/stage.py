@@ -65,6 +65,7 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
 
     if other is not None:
         load(model, other.checkpoint)
+        # The Trainer is not told of this checkpoint and skips no rows: those read are cut off here.
         order = order[other.step * split.total :]
     trainer = StageTrainer(
         model=model,
@@ -156,13 +157,17 @@ def training_arguments(run: Run, stage: StageSpec, out: Path, split: Split, step
         tf32=stage.tf32 if gpu else None,
         use_cpu=not gpu,
         deepspeed=_deepspeed(run, stage, out, split, gpu),
+        # Every parameter that learns gets a gradient in every step (`freeze_for`, `allow_text_only_batches`).
         ddp_find_unused_parameters=False,
+        # As long as in `ranks.join`.
         ddp_timeout=7200,
         save_steps=stage.save_steps,
         logging_steps=stage.log_steps,
+        # The filter would log a mean in place of a loss that is not finite.
         logging_nan_inf_filter=False,
         dataloader_num_workers=stage.workers,
         dataloader_persistent_workers=stage.workers > 0,
+        # The order is whole steps long (`run_order`): nothing is dropped.
         dataloader_drop_last=True,
         dataloader_pin_memory=gpu,
         remove_unused_columns=False,
@@ -253,6 +258,8 @@ def add_adapters(model: Any, lora: LoraSpec, stage: StageSpec) -> Any:
     """``model`` with LoRA on the language model's linear layers; a projector that learns is trained whole."""
     from peft import LoraConfig, get_peft_model
 
+    # For a quantised base: peft freezes it, casts what is not quantised to fp32 and, with checkpointing,
+    # lets the inputs require a gradient.
     if lora.load_in:
         from peft import prepare_model_for_kbit_training
 

@@ -102,6 +102,7 @@ class StageTrainer(Trainer):
         Batches are read ahead of the forward passes, because each loss is divided by the sum over all.
         """
         self._steps += 1
+        # `range` stands first: zip then ends without taking one batch too many from the iterator.
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = [found for batch in batches if (found := self.objective.counts(batch)) is not None]
         if not counts:
@@ -138,6 +139,7 @@ class StageTrainer(Trainer):
         """Means over the steps since the last line and over all processes, as the Trainer logs the loss."""
         if not self._parts:
             return {}
+        # A collective call: every process must come here with the same parts in the same order.
         sums = torch.stack(list(self._parts.values()))
         means = self.accelerator.reduce(sums, reduction="mean") / max(self._steps, 1)
         return dict(zip(self._parts, means.tolist(), strict=True))
@@ -166,6 +168,7 @@ class StageTrainer(Trainer):
     def _too_many_bad(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
         rows = [row for batch in batches for row in batch["rows"].tolist()]
         reasons = []
+        # A batch carries no reasons: its rows are read again to find them.
         for row in rows:
             reason = getattr(self.train_dataset[row], "reason", None)
             reasons += [reason] if reason else []
@@ -270,4 +273,5 @@ class RecipeRates(TrainerCallback):
         groups = schedule.optimizer.param_groups
         for group, rate, share in zip(groups, rates, schedule.lr_lambdas, strict=True):
             group["initial_lr"], group["lr"] = rate, rate * share(schedule.last_epoch)
+        # The log shows this value until the schedule's next step.
         schedule._last_lr = [group["lr"] for group in groups]

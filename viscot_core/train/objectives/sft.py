@@ -54,6 +54,7 @@ class Sft(Objective):
     def forward(self, model: Any, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
         """The model's output for a batch; the batch also has entries that are not for the model."""
         known = {key: batch[key] for key in MODEL_INPUTS if key in batch}
+        # With a cache, the samples of a packed row would see each other, and nothing would say so.
         return model(**known, use_cache=False, **asked)
 
     def text_logits(self, out: Any) -> torch.Tensor:

@@ -138,6 +138,7 @@ def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, images: floa
     # still computes the first, for the projector below it.
     backward = 2.0 if "llm" in stage.train and not stage.lora else 1.0
     learning = shape.tower.learnable if "vision_tower" in stage.train else 0
+    # The whole tower runs forward (2 per weight); 4 more only where it learns. tokens + 1: the class token.
     seeing = (2 * shape.tower.parameters + 4 * learning) * (shape.tower.tokens + 1) * images
     return forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * shape.tower.tokens * images
 
@@ -147,6 +148,7 @@ def hours(
 ) -> float:
     """Hours on ``gpus`` of that kind at `UTILISATION`; gradient checkpointing costs a third more."""
     work = samples * flops_per_sample(shape, stage, tokens, images)
+    # Forward and backward cost 1 + 2; the second forward makes it 4.
     work *= 4 / 3 if stage.gradient_checkpointing else 1
     return work / (gpus * peak_tflops(gpu) * 1e12 * UTILISATION) / 3600
 

@@ -170,6 +170,7 @@ def _torchrun(machine: Machine, run: str | Path, rendezvous: Rendezvous | None) 
     return [
         *argv,
         f"--log_dir={logs}",
+        # 3 means stdout and stderr: all ranks' go to files, and only local rank 0's to the terminal too.
         "--redirects=3",
         "--tee=3",
         "--local_ranks_filter=0",

@@ -86,8 +86,10 @@ def lack_of_room(run: Path, gib: float) -> Iterator[str]:
     if run.exists() and not run.is_dir():
         yield f"{run} is a file; give a folder with --out."
         return
+    # By inode: the files of a finished run are hard links to its last stage's model and count once.
     held = {status.st_ino: status.st_size for status in (path.stat() for path in run.rglob("*"))}
     needed = gib - sum(held.values()) / 2**30
+    # The run folder may not exist yet; its disk is that of the nearest folder that does.
     place = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free / 2**30
     if free < needed:

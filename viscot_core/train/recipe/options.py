@@ -61,6 +61,7 @@ def overrides(
         found.append(f"stages.{own}.files={json.dumps([data.file])}")
     if (lora or load_in) and "finetune" in kinds:
         rank = lora or 128
+        # alpha is twice the rank, as in LLaVA-1.5's LoRA recipe (128 and 256).
         found += [f"stages.finetune.lora.rank={rank}", f"stages.finetune.lora.alpha={2 * rank}"]
         # Adapters train the language model; the tower stays as it is, as in LLaVA-1.5's LoRA recipe.
         found.append("stages.finetune.train=[projector, llm]")
@@ -68,6 +69,7 @@ def overrides(
         if recipe.model.scratch is None:
             found += [f"stages.finetune.{name}={rate}" for name, rate in LORA_RATES.items()]
         if load_in:
+            # Quantised weights cannot be divided, so ZeRO-3 is out (`checks.py`).
             found += [f"stages.finetune.lora.load_in={load_in}", "stages.finetune.zero_stage=2"]
     if allow_bad is not None:
         found.append(f"data.allow_bad={allow_bad}")
@@ -121,6 +123,7 @@ def resolve(
     extra = overrides(
         recipe, want, place, lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report_to
     )
+    # --set stands last and so wins over what the other options set.
     recipe = load_recipe(name, [*extra, *sets]) if extra else recipe
     given_projector = any(text.partition("=")[0].strip() == "model.projector" for text in sets)
     recipe, notes = choose_stages(recipe, want, keep_projector=given_projector)

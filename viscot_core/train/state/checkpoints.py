@@ -47,6 +47,7 @@ def mark_complete(folder: Path, record: CheckpointRecord) -> None:
     temporary = folder / f"{COMPLETE}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(asdict(record), file)
+        # On the disk before the rename: after a power failure the new name could stand for an empty file.
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / COMPLETE)
@@ -112,6 +113,7 @@ def naming_a_full_disk(stage: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each library raises another one; with room left it is raised again as it is
+        # A user's quota can be exhausted while the disk itself has room.
         if shutil.disk_usage(stage).free > _FULL and "quota" not in str(error).lower():
             raise
         raise ViscotError(
@@ -151,6 +153,7 @@ def weights_only(checkpoint: Path | None, stage: StageSpec, processes: int) -> W
     written = None if checkpoint is None else record_of(checkpoint)
     if checkpoint is None or written is None:
         return None
+    # An early version did not record its ZeRO stage: the recipe's is taken.
     zero = stage.zero_stage if written.zero_stage is None else written.zero_stage
     if (written.processes, zero) == (processes, stage.zero_stage):
         return None

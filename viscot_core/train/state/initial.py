@@ -94,6 +94,7 @@ def load(run: Run, stage: StageSpec) -> None:
         run.model = build_divided(base, recipe.model, stage, weights_dtype(stage))
     else:
         run.model = build(base, _device(load_in), weights_dtype(stage), load_in, recipe.model.attention)
+    # A batch without images on one rank only would hang DDP and abort ZeRO: the tower must run on every rank.
     training.allow_text_only_batches(run.model)
     disable_progress_bar()
 

@@ -57,6 +57,7 @@ def locked(run: Path, node: str = "") -> Iterator[None]:
     ``node`` names one of several machines that share the folder in one job, each with a lock of its own.
     """
     run.mkdir(parents=True, exist_ok=True)
+    # Mode a+ keeps the content: a process that does not get the lock reads the holder's name in it.
     with (run / f".lock{node}").open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

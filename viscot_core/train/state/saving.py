@@ -97,6 +97,7 @@ def load_weights(model: Any, folder: Path) -> None:
         from peft import set_peft_model_state_dict
 
         result = set_peft_model_state_dict(model, load_file(folder / ADAPTER))
+        # An adapter holds no base weights, so the names that are missing say nothing.
         _refuse(folder, [], list(result.unexpected_keys))
         return
     if not any(folder.glob("model*.safetensors")) and (folder / PROJECTOR).exists():
@@ -114,6 +115,8 @@ def _put(model: Any, readers: Mapping[str, Callable[[], torch.Tensor]]) -> tuple
         from viscot_core.train.state.zero import fill
 
         return fill(model, readers)
+    # Not strict: a tied head and, in a projector's folder, the rest of the model are rightly absent.
+    # The callers refuse every other missing name.
     found = model.load_state_dict({name: read() for name, read in readers.items()}, strict=False)
     return found.missing_keys, found.unexpected_keys
 

@@ -28,6 +28,7 @@ def deepspeed_config(stage: StageSpec, split: Split, width: int, *, gpu: bool) -
     ``width`` is the language model's hidden size. Bucket sizes are numbers: ``"auto"`` fails, because a
     multimodal config has no ``hidden_size`` of its own.
     """
+    # Bucket and prefetch sizes and the threshold follow the formulas that transformers uses for "auto".
     zero: dict[str, Any] = {
         "stage": stage.zero_stage,
         "contiguous_gradients": True,
@@ -52,11 +53,13 @@ def deepspeed_config(stage: StageSpec, split: Split, width: int, *, gpu: bool) -
         "gradient_clipping": stage.max_grad_norm,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,  # torch's AdamW: nothing to compile
+        # In effect never: `StageLog` prints instead.
         "steps_per_print": 10**9,
     }
     if stage.precision == "bf16":
         config["bf16"] = {"enabled": True}
     if stage.precision == "fp16":
+        # A loss scale of 0 means a dynamic one; it starts at 2**16.
         config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
     return config
 
@@ -99,6 +102,8 @@ def fill(model: Any, readers: Mapping[str, Callable[[], torch.Tensor]]) -> tuple
 
     for name, parameter in model.named_parameters():
         if name in readers:
+            # Every rank enters, because gathering is a collective call; on leaving, the first rank's values
+            # are divided over all.
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                 if ranks.rank() == 0:
                     parameter.data.copy_(readers[name]())

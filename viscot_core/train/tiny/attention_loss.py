@@ -47,6 +47,7 @@ def targets_of(sample: Sample, scene: Scene, tokens: ChatTokenizer, grid: int) -
     seen: dict[tuple[int, str], NDArray[np.int64]] = {}
     for position, token in enumerate(ids):
         if token == tokens.image_id:
+            # The ids of an image begin after another token or, where two images touch, after a whole image.
             if (
                 position == 0
                 or ids[position - 1] != token
@@ -58,6 +59,7 @@ def targets_of(sample: Sample, scene: Scene, tokens: ChatTokenizer, grid: int) -
             key = (image, thing.color)
             if key not in seen:
                 seen[key] = _patches(sample.images[image], thing, scene, grid) + image_start
+            # The logits at position - 1 predict this token, so its attention is that of the row before.
             found.append(Target(position - 1, word, seen[key]))
         name = tokens.piece(token).strip()
         if name in COLORS:
@@ -102,6 +104,7 @@ def attention_loss(attentions: Sequence[torch.Tensor], batch: dict[str, torch.Te
     colour is rewarded, and the projector makes colour so large that it hides the rest of a patch.
     """
     row, query = batch["target_row"], batch["target_query"]
+    # Index tensors on both sides of a slice: the indexed dimension n comes first in the result.
     to_word = attentions[0][row, :HEADS, query, batch["target_word"]]  # [n, HEADS]
     to_patches = attentions[1][row, :HEADS, query]  # [n, HEADS, T]
     mass = (to_patches * batch["target_patches"][:, None, :]).sum(-1)

@@ -88,6 +88,7 @@ def token_weights(sample: Sample, tokens: ChatTokenizer, weights: TokenWeights) 
             continue
         piece = tokens.piece(label)
         weight = 1.0
+        # "0." begins a coordinate; the digits that follow it are its decimals, all other digits are answers.
         if piece.endswith("0."):
             place = 0
         elif piece.isdigit():
@@ -129,6 +130,7 @@ class ChainDataset(Dataset[Sample]):
 
     def order(self, split: Split, seed: int) -> NDArray[np.int64]:
         """Steps of one bucket each, whatever the number of processes."""
+        # -(-a // b) rounds up: the padded length in units of PAD_MULTIPLE.
         buckets = [(s.encoded.n_images, -(-len(s.encoded.ids) // PAD_MULTIPLE)) for s in self.samples]
         return bucketed_order(buckets, split.total, seed)
 

@@ -64,6 +64,7 @@ class Foundation(Objective):
                 "A foundation stage needs scenes.jsonl in the data root; make it with `viscot data synth`."
             )
         share = spec.sheet_share
+        # Solves sheets / (names + sheets) = share.
         sheets = math.floor(len(names) * share / (1 - share)) if share < 1 else len(names)
         return FoundationDataset(
             pixels, names, scenes, sheets=sheets, grid=training.patches_along(run.model.config)
@@ -191,6 +192,7 @@ def patch_truth(scene: Scene, window: Window, grid: int, view_side: int) -> Patc
         box = view_box(thing.box, window)
         rows = (centres > box.y0) & (centres < box.y1)
         columns = (centres > box.x0) & (centres < box.x1)
+        # Row-major, as the tower orders its patches: rows x columns -> [n].
         under = np.outer(rows, columns).ravel()
         truth.color[under] = list(COLORS).index(thing.color)
         truth.box[under] = box.clip((1, 1)).coords

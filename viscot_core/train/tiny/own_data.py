@@ -149,6 +149,7 @@ def cached_pixels(
     The folder's name carries a digest of the names and the side, and the index is written last, so a cache
     cut short is built again and another list of views never meets it.
     """
+    # An image and its crops become neighbours, so that `_build` opens each image once.
     ordered = sorted(set(names), key=lambda name: (split_crop(name)[0], name))
     digest = hashlib.sha256(f"{root}\n{side}\n{json.dumps(ordered)}".encode()).hexdigest()[:16]
     target = folder / f"pixels-{side}-{digest}"
