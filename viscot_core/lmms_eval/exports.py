@@ -49,6 +49,7 @@ def model_for_lmms(engine: EngineOptions, backend: str) -> ModelForLmms:
     dtype = str(choose_dtype(engine.dtype, device, checkpoint)).removeprefix("torch.")
     path = checkpoint.path if backend == "viscot" else exported(checkpoint, weights)
     path = without_bos(path) if backend == "llava_hf" else path
+    # Its --model_args are NAME=VALUE pairs between commas, with no way to quote.
     if {",", "="} & set(str(path)):
         raise UsageError(
             f"lmms-eval cannot read a path with a comma or '=' ({path}); move or link the model."
@@ -86,6 +87,7 @@ def without_bos(model: Path, cache: Path | None = None) -> Path:
         return model
     name = hashlib.sha256(f"{model.resolve()}\0{plain}".encode()).hexdigest()[:16]
     view = (cache or cache_folder("exports")) / f"{model.name}-no-bos-{name}"
+    # Built under a name of its own and renamed: another process never sees it half done.
     building = view.with_name(f".{view.name}.{os.getpid()}")
     building.mkdir(parents=True, exist_ok=True)
     for file in model.iterdir():

@@ -71,6 +71,7 @@ def run_child(
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / LOG_FILE
+    # stderr joins stdout: what lmms-eval logs, the exception and the progress bar then come in their order.
     child = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **env}, bufsize=0
     )
@@ -80,6 +81,7 @@ def run_child(
         child.wait()
     finally:
         _end(child)
+    # Not the exit code: it is 0 after most errors.
     if not any(folder.rglob("*_results.json")):
         raise why(log, argv[0])
 

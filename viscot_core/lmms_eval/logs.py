@@ -109,6 +109,7 @@ def _sample(
     metrics = {name: data[name] for name in figures if name in data}
     row = next((m for m in metrics.values() if isinstance(m, dict) and "box_gt" in m), {})
     answer = _text(data.get("filtered_resps", data.get("resps", "")))
+    # This task answers with both turns as one JSON text (``utils.chain_to_text``).
     if task == CHAIN:
         said = json.loads(answer)
         answer, look = said["answer"], {**look, "box_text": said["box_text"], **metrics.get("acc50", {})}

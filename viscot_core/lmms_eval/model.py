@@ -130,6 +130,7 @@ class Viscot(lmms):
             (stops,) if isinstance(stops, str) else tuple(stops),
         )
         try:
+            # One unreadable image fails its own request, not the task.
             images = doc_to_visual(self.task_dict[task][split][doc_id]) or []
             asked.views = tuple(view_of(image.convert("RGB")) for image in images)
         except ImageError as error:

@@ -88,6 +88,7 @@ def chain_to_text(
     policy, said = TwoTurn(wording), list(previous_output or ())
     if not round_idx:
         return _flat(policy.start(Question(str(doc["question"]), ())))
+    # The first turn's words give the box, and with it the crop to show now.
     if round_idx == 1:
         question = Question(str(doc["question"]), (view_of(open_image(doc["path"])),))
         steps, _ = replay(policy, question, said[:1])

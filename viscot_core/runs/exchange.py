@@ -52,6 +52,7 @@ def import_results(files: ReferenceFiles, data: Path, out: Path, model: str) -> 
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         info = journal.begin(info)
+        # Only lines that say something new are appended: the same import twice changes nothing.
         joined = [_joined(journal.finished.get(p.key), p) for p in predictions]
         journal.add(p for p in joined if p != journal.finished.get(p.key))
         return conclude(journal, info, Tally())

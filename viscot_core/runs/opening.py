@@ -46,6 +46,7 @@ def open_items(items: Sequence[Item]) -> list[LoadedItem]:
     """Open the items' images, each file once; an unreadable one fails its items alone."""
     opened: dict[Path, View | str] = {}
     for item in items:
+        # An error is kept as well: a broken file is not opened again for its next question.
         if item.path not in opened:
             try:
                 opened[item.path] = View(open_image(item.path), str(item.path))

@@ -27,6 +27,7 @@ class Tally:
 
 def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
     """Write what the folder holds now into ``run.json``; of several ranks the last one sees everything."""
+    # A rank knows only its own lines until it reads those of the others.
     if journal.session is not None:
         journal.reload()
     states = Counter(

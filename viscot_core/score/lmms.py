@@ -73,6 +73,7 @@ def import_scores(run: Path) -> int:
     with ScoreLog(scores_path(run, SCORER), judge) as log:
         for prediction in read_predictions(run):
             pair = pair_of(prediction)
+            # Written before: the same call again appends only what has come since.
             if pair is None or prediction.key in log.scores.verdicts:
                 continue
             score = given.get(prediction.key)

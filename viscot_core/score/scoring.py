@@ -87,6 +87,7 @@ def score_run(
 
         def done(pair: Pair, outcome: Outcome) -> None:
             nonlocal new
+            # One verdict for every item that shares the pair, each on a line of its own.
             digest = pair.digest()
             lines = [Verdict(p.strategy, p.dataset, p.question_id, outcome, digest) for p in todo[pair]]
             log.append(lines)

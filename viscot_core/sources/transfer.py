@@ -140,12 +140,15 @@ class _Transfer:
                 self._attempt()
                 if self._is_right():
                     break
+                # Once the bytes on disk may be at fault, so all of them are fetched anew; twice it is another
+                # file.
                 wrong += 1
                 found = self.digest.hexdigest()
                 self._start_over()
                 if wrong > 1:
                     raise another_file(self.remote, found)
             except (httpx.RequestError, Lost) as error:
+                # Failures in a row: an attempt that brought bytes starts the count again.
                 failures = 1 if self.have > before else failures + 1
                 if failures >= self.patience.attempts:
                     raise DataError(

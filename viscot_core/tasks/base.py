@@ -179,6 +179,7 @@ def overlap(look: Look, item: Item, *, points: bool) -> float | None:
     words can be read or not.
     """
     annotated = item.box_square
+    # A box that the model did not name (given, random) has an IoU in every family.
     if annotated is None or (points and look.named_by == "model"):
         return None
     if look.status is BoxStatus.UNPARSABLE:

@@ -51,6 +51,7 @@ class Selection:
         warnings = tuple(_box_warnings(items))
         if not self.need_images:
             return Benchmark(tuple(items), {}, warnings, hashes, files)
+        # Each path once: many questions share an image.
         there = {path: path.is_file() for path in dict.fromkeys(item.path for item in items)}
         missing = [item for item in items if not there[item.path]]
         if missing and not self.skip_missing:
@@ -68,6 +69,7 @@ def put(table: dict[str, R], key: int | str | None, row: R, path: Path) -> None:
         raise DataError(
             f"{path}: row {len(table) + 1} has no question_id; a row without one cannot be joined."
         )
+    # Ids are compared as text: one file may have 17 where another has "17".
     if str(key) in table:
         raise DataError(f"{path}: two rows have the question_id {key}; keep one of them.")
     table[str(key)] = row

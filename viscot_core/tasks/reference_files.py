@@ -85,6 +85,7 @@ def _read_visual_cot(files: ReferenceFiles, data: Path) -> Results:
         items = [item for item in benchmark.items if item.dataset == name]
         boxes = _box_texts(files.boxes / f"{name}.jsonl", items) if files.boxes else {}
         said = {s: _answers(folder / f"{name}.jsonl", items) for s, folder in folders.items()}
+        # Boxes alone are cot whose answers have not come yet.
         if files.boxes and "cot" not in said:
             said["cot"] = {}
         for strategy, answers in said.items():
@@ -103,6 +104,7 @@ def _of_strategy(
         box_text = boxes.get(key) if strategy.asks_for_box else None
         if key not in answers and box_text is None:
             continue
+        # A box drawn by seed cannot be drawn again here, so such an answer is kept without one.
         known = strategy.region is not None and name not in _UNKNOWN
         region = strategy.region(item, {})[0] if known and strategy.region else None
         said = RecordedWords(name, item.dataset, item.question_id, box_text, answers.get(key), region)

@@ -38,6 +38,7 @@ TASK_ALIASES = {"v7w": "visual7w"}
 def split_name(path: Path) -> str:
     """``REC_refcoco+_unc_testA.jsonl`` -> ``refcoco+/testA``; other stems keep their middle."""
     stem = path.stem.removeprefix("REC_")
+    # unc and umd are the universities whose splits these are; the paper's names leave them out.
     published = re.fullmatch(r"(refcoco[+g]?)_(?:unc|umd)_(\w+)", stem)
     if published:
         return f"{published[1]}/{published[2]}"

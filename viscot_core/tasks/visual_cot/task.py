@@ -114,6 +114,7 @@ def _items(root: Path, name: str, path: Path) -> list[Item]:
     rows: dict[str, Conversation] = {}
     for row in Rows(path, Conversation):
         put(rows, row.id, row, path)
+    # Both ways: a question without its box, or a box without its question, means files of two versions.
     alone = [key for key in [*rows, *regions] if (key in rows) != (key in regions)]
     if alone:
         raise DataError(
@@ -127,6 +128,8 @@ def _item(root: Path, name: str, path: Path, row: Conversation, region: Detectio
     assert row.id is not None
     if len(row.turns) != 4 or not row.image:
         raise DataError(f"{path}: question {row.id} does not have an image, a box and an answer.")
+    # The file holds the finished prompt of the training data; a policy writes its own around the bare
+    # question.
     question = row.turns[0].text.removeprefix(f"{IMAGE}\n").removesuffix(f" {BOX_REQUEST}")
     image = split_crop(row.image[0])[0]
     return Item(
