@@ -56,6 +56,7 @@ def run(
         start = time.perf_counter()
         generations = _generate(engine, steps, on_text, cancelled)
         share = (time.perf_counter() - start) / len(steps)
+        # Read once for all: a text that came back after it turned True may have been cut off.
         stopped = cancelled is not None and cancelled()
         following: dict[int, Step] = {}
         for number, step in steps.items():
@@ -104,6 +105,7 @@ def _generate(
     """A generation for each open step; equal steps are asked once, and all their questions get the text."""
     sharing: dict[Hashable, list[int]] = {}
     for number, step in steps.items():
+        # Texts that depend on chance are asked for each question: one draw must not count as several.
         sharing.setdefault(_key(step) if engine.traits.deterministic else number, []).append(number)
     requests = [_request(steps[numbers[0]], numbers, on_text, cancelled) for numbers in sharing.values()]
     generations = engine.generate(requests)
@@ -116,6 +118,7 @@ def _generate(
 
 def _key(step: Step) -> Hashable:
     images = tuple(view.key for view in step.images)
+    # `answers` too: a region's words are not streamed, an answer's are, so they cannot share a request.
     return (step.messages, images, step.max_new_tokens, step.stop, step.answers)
 
 

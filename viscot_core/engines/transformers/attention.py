@@ -63,6 +63,8 @@ class SuffixCache:
 @contextmanager
 def shared_attention(config: Any, name: str = NAME) -> Iterator[None]:
     """Let the layers of the text model with this ``config`` use the attention ``name`` for a while."""
+    # Layers look their attention up in the config at each call, so the plain way, or training on the same
+    # model, finds it unchanged afterwards.
     before = config._attn_implementation
     config._attn_implementation = name
     try:
@@ -73,6 +75,7 @@ def shared_attention(config: Any, name: str = NAME) -> Iterator[None]:
 
 def joined_layers(prefixes: Sequence[torch.Tensor]) -> Layers:
     """Several images' keys and values ``[layers, 2, heads, tokens, dim]`` side by side, layer by layer."""
+    # One image: views, nothing is copied.
     if len(prefixes) == 1:
         return [(keys[None], values[None]) for keys, values in prefixes[0]]
     return [
@@ -118,6 +121,7 @@ def _joined(
     if each > 1:
         prefix_k, prefix_v = (t.repeat_interleave(each, 0) for t in (prefix_k, prefix_v))
     keys, values = torch.cat([prefix_k, key], 2), torch.cat([prefix_v, value], 2)  # [rows, kv, p + t, dim]
+    # Every query sees the whole prefix: it stands before all own tokens.
     visible = mask.new_ones(rows, 1, s, prefix_k.shape[2])
     groups = heads // keys.shape[1]
     if groups > 1:
@@ -145,16 +149,21 @@ def folded(
     rows, heads, s, dim = query.shape
     images, kv_heads, p, _ = prefix_k.shape
     each, groups = rows // images, heads // kv_heads
+    # Query heads of one kv head stand next to each other, so `heads` splits into [kv, g]. Now [images, e, kv,
+    # g * s, dim]; one image's rows next to each other for the product below.
     query = (query * scaling).reshape(images, each, kv_heads, groups * s, dim)
     folded = query.transpose(1, 2).reshape(images, kv_heads, each * groups * s, dim)
     # Scores against the prefix, one product an image: [images, kv, e, g, s, p].
     far = (folded @ prefix_k.transpose(2, 3)).view(images, kv_heads, each, groups, s, p)
     # Scores against each row's own tokens: [rows, kv, g, s, t], later tokens hidden.
     near = query.reshape(rows, kv_heads, groups * s, dim) @ key.transpose(2, 3)
+    # The mask [rows, 1, s, t] gets an axis for g: [rows, 1, 1, s, t].
     near = near.view(rows, kv_heads, groups, s, -1).masked_fill(~mask[:, :, None], float("-inf"))
     near = near.view(images, each, kv_heads, groups, s, -1).transpose(1, 2)
     # One softmax over both parts, in float32 as the models' own attention does it.
     weights = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+    # The weighted sum over joined keys is the sum of both parts' weighted sums; the parts' weights go back to
+    # the shapes in which their values are stored.
     far_weights = weights[..., :p].reshape(images, kv_heads, each * groups * s, p)
     near_weights = weights[..., p:].transpose(1, 2).reshape(rows, kv_heads, groups * s, -1)
     out = (far_weights @ prefix_v).view(images, kv_heads, each, groups * s, dim).transpose(1, 2)

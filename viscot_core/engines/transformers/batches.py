@@ -30,6 +30,7 @@ class BatchBudget:
         """Prompts about one image, with ``prefix`` shared tokens and ``own`` tokens each."""
         if self.tokens is None:
             return self.rows
+        # The prefix is held once for all rows of its image.
         return max(1, min(self.most, (self.tokens - prefix) // own))
 
     def images(self, each: int, prefix: int, own: int) -> int:
@@ -51,15 +52,19 @@ def by_image(prompts: Sequence[tuple[int, Decoding]], budget: BatchBudget) -> It
     for prefix, one in prompts:
         images = one.prompt.images
         groups[len(images), prefix, images[0].key, tuple(one.ids[:prefix])].append(one)
+        # With room for all that may be said: keys are kept until the whole batch is over.
         longest = own[len(images), prefix]
         own[len(images), prefix] = max(longest, len(one.ids) - prefix + one.state.limit)
     alike: dict[tuple[int, int, int], list[list[Decoding]]] = defaultdict(list)
+    # Groups of one size only share a batch: its rows are then images x each, a regular shape that attention
+    # can fold.
     for (count, prefix, *_), group in groups.items():
         group.sort(key=lambda one: len(one.ids))
         most = budget.rows_of_one_image(prefix, own[count, prefix])
         for start in range(0, len(group), most):
             piece = group[start : start + most]
             alike[count, prefix, len(piece)].append(piece)
+    # The largest first, as in the plain way: if memory does not suffice, it fails before work is done.
     for count, prefix, each in sorted(alike, reverse=True):
         pieces = sorted(alike[count, prefix, each], key=lambda piece: -len(piece[-1].ids))
         together = budget.images(each, prefix, own[count, prefix])
@@ -80,6 +85,7 @@ def fitting_batch(model: Any, prompt_tokens: int) -> int:
     text = model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    # Bytes of keys and values of one prompt, all layers.
     row = 2 * text.num_hidden_layers * heads * dim * prompt_tokens * model.dtype.itemsize
     if model.device.type != "cuda":
         room = max(128 << 20, sum(weights.nbytes for weights in model.parameters()) // 8)

@@ -21,6 +21,7 @@ class DecodeState:
         self._prompt_tokens = prompt_tokens
         self._processor = processor
         self._request = request
+        # Without a stop text and without a listener the ids are decoded once, at the end (`generation`).
         self._streams = bool(request.stop) or request.on_text is not None
         self.watched = self._streams or request.cancelled is not None
         """Whether each token must be told as soon as it is there."""
@@ -35,6 +36,7 @@ class DecodeState:
 
     def on_token(self, token: int) -> None:
         """The next token; it is ignored once the text is over."""
+        # Rows of a batch end at different steps, and replayed steps are read late (`graphs.READ_EVERY`).
         if not self.open:
             return
         if self._request.cancelled is not None and self._request.cancelled():
@@ -51,6 +53,7 @@ class DecodeState:
     def generation(self) -> Generation:
         """What was said so far."""
         text, stopped = _before_stop(self._processor.text(self._ids), self._request.stop)
+        # The end token is no word, but it was generated: it counts.
         tokens = len(self._ids) + self._ended
         finished = self._ended or stopped
         return Generation(text.strip(), tokens, finished, prompt_tokens=self._prompt_tokens)
@@ -61,8 +64,10 @@ class DecodeState:
         if stopped:
             self.open = False
         else:
+            # What may be the beginning of a stop text is held back: it would have to be taken back later.
             text = text[: len(text) - _begun_stop(text, self._request.stop)]
         text = text.strip()
+        # A special token or the first bytes of a letter add no text: then nothing is told.
         if self._request.on_text is not None and text != self._streamed:
             self._streamed = text
             self._request.on_text(text)
@@ -89,5 +94,6 @@ def _before_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 
 def _begun_stop(text: str, stop: Sequence[str]) -> int:
     """How many characters at the text's end may be the beginning of a stop text."""
+    # Proper beginnings only: a whole stop text is what `_before_stop` finds.
     begun = [size for each in stop for size in range(1, len(each)) if text.endswith(each[:size])]
     return max(begun, default=0)

@@ -80,10 +80,12 @@ class LocalEngine:
         self.processor = loaded.processor
         self._resize = resize
         self._finds_size = batch_size == 0
+        # 0 starts with a guess, which `_generate` halves where memory runs out.
         self.batch_size = batch_size or fitting_batch(self.model, self.processor.typical_prompt)
         self.sampling = sampling or Sampling()
         self.name = loaded.manifest.name
         self.inputs = loaded.family.inputs(self.model, self.processor)
+        # Shared-prefix decoding takes the likeliest token only; sampling goes transformers' own way.
         self.prefix = self._prefix_decoder() if reuse and self.sampling.temperature == 0 else None
 
     @property
@@ -148,6 +150,8 @@ class LocalEngine:
                 self.batch_size //= 2
                 if self.prefix is not None and self.prefix.static is not None:
                     self.prefix.static.clear()  # its buffers and graphs were made for the larger batch
+                # What is finished is kept; the rest starts again from its first token, and listeners hear it
+                # again.
                 todo = [prompt for prompt in todo if prompt.state.open]
                 for prompt in todo:
                     prompt.state.reset()
@@ -163,6 +167,7 @@ class LocalEngine:
             return Generation("", 0, False, str(error))
         count = len(rendered.ids)
         room = self.processor.context - count
+        # Refused, not cut: the reference cut such prompts at 2048 tokens and answered half a question.
         if room < 1:
             context = self.processor.context
             reason = f"the prompt's {count} tokens do not fit the model's context of {context}"
@@ -205,6 +210,8 @@ class LocalEngine:
         import torch
         from transformers import StoppingCriteriaList
 
+        # transformers asks this after each step; a row that says True gets padding from then on, so a stop
+        # text or a client that left ends one row of the batch alone.
         def on_tokens(ids: torch.Tensor, _: object) -> torch.Tensor:
             for prompt, token in zip(prompts, ids[:, -1].tolist(), strict=True):
                 prompt.state.on_token(token)
@@ -213,6 +220,7 @@ class LocalEngine:
         with _memory_errors(len(prompts)):
             inputs = self.inputs.batch([prompt.prompt for prompt in prompts])
             if self.sampling.temperature > 0:
+                # Before each batch, so that the same requests give the same texts in a second run.
                 torch.manual_seed(self.sampling.seed)
             self.model.generate(
                 **inputs,
@@ -229,6 +237,7 @@ class LocalEngine:
         from transformers import GenerationConfig
 
         chosen = self.sampling
+        # top_k 0 switches it off: the nucleus alone decides, whatever the checkpoint's file says.
         sampled = (
             {"do_sample": True, "temperature": chosen.temperature, "top_p": chosen.top_p, "top_k": 0}
             if chosen.temperature > 0
@@ -258,6 +267,7 @@ def _memory_errors(together: int) -> Iterator[None]:
             "or 8bit, or --device cpu."
         ) from error
     except RuntimeError as error:
+        # torch's CPU allocator raises a plain RuntimeError; only its words tell it from others.
         if "can't allocate memory" not in str(error):
             raise
         raise EngineError("Out of memory; try --batch-size 1, --dtype bf16 or a smaller model.") from error

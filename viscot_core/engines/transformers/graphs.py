@@ -75,11 +75,13 @@ class StaticDecoder:
         with shared_attention(self._text.config, STATIC_NAME):
             batch.begin(prefixes, lengths)
             positions = prefix_len + torch.arange(longest, device=embeddings.device)[None]
+            # [rows, n, hidden]; what the padding computes is never read.
             hidden = self._forward(batch, embeddings, _no_mask(embeddings), positions)
             ends = torch.tensor(lengths).to(hidden.device) - 1
             batch.read(self._choose(hidden[torch.arange(rows, device=ends.device), ends]))
             del hidden
             every = 1 if any(state.watched for state in states) else self.read_every
+            # The first token is there after the reading; then the host looks every `every` steps.
             said, wanted = 0, 1
             while wanted:
                 _tell(states, batch.said[:rows, longest + said : longest + said + wanted])
@@ -125,11 +127,15 @@ class StaticDecoder:
             self._capture(batch)
 
     def _capture(self, batch: StaticBatch) -> None:
+        # Kernels are recorded here and do not run: slot and tokens stay as the step before left them.
         graph = torch.cuda.CUDAGraph()
+        # One pool for all graphs: one replays at a time, and what a step leaves is in the batch's buffers.
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
+            # thread_local: by default, an allocation in another thread breaks a capture.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 self._step(batch)
+        # A RuntimeError too, but no failed capture: the engine tries a smaller batch.
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:  # a kernel that cannot be captured: the same steps, one by one

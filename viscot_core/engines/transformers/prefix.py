@@ -131,11 +131,15 @@ class PrefixDecoder:
     def _run(self, prompts: Sequence[Decoding], images: int) -> None:
         """Decode prompts that stand image by image, the same number for each of ``images``."""
         prefix_len = self._inputs.prefix_len(prompts[0].prompt)
+        # The first prompt of each image stands for the image; the prefix holds its first image, so each row's
+        # own tokens have the others (a crop).
         prefixes = self._prefixes(prompts[:: len(prompts) // images], prefix_len)
         own = [one.ids[prefix_len:] for one in prompts]
         seconds = [one.prompt.images[1:] for one in prompts]
         states = [one.state for one in prompts]
         if self.static is None:
+            # Left-padded: the last column is every row's newest token. Static buffers want the right
+            # (static.py).
             self._grow(states, prefixes, *self._inputs.embed(own, seconds))
         else:
             embeddings, _ = self._inputs.embed(own, seconds, left=False)
@@ -157,6 +161,8 @@ class PrefixDecoder:
         shared = joined_layers(prefixes)
         rows, longest = real.shape
         cache = SuffixCache(longest + max(state.limit for state in states))
+        # Padding takes no position: a row's first own token follows the prefix. The clamp is for the padding
+        # itself, which sees at least the prefix, so that no softmax is over nothing.
         positions = prefix_len + (real.cumsum(1) - 1).clamp(min=0)
         causal = torch.ones(longest, longest, dtype=torch.bool, device=real.device).tril()
         mask = causal[None, None] & real[:, None, None, :]
@@ -187,8 +193,10 @@ class PrefixDecoder:
 
     def _prefixes(self, prompts: Sequence[Decoding], prefix_len: int) -> list[torch.Tensor]:
         """Keys and values of each prompt's prefix, computed where they are not kept."""
+        # The ids are part of the key: other words before the same image give other keys and values.
         keys = [f"{one.prompt.images[0].key}\0{one.ids[:prefix_len]}" for one in prompts]
         found = {key: prefix for key in keys if (prefix := self.store.get(key)) is not None}
+        # Each prefix once, however many prompts of the batch want it.
         missing = list({k: one for k, one in zip(keys, prompts, strict=True) if k not in found}.items())
         for start in range(0, len(missing), PREFILL_IMAGES):
             from transformers import DynamicCache
@@ -198,9 +206,13 @@ class PrefixDecoder:
             embeddings, _ = self._inputs.embed(
                 [one.ids[:prefix_len] for _, one in some], [one.prompt.images[:1] for _, one in some]
             )
+            # All are `prefix_len` long: no padding, so the model's own causal attention needs no mask.
             self._text(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
             for row, (key, _) in enumerate(some):
+                # [2 * layers, kv heads, p, dim] -> [layers, 2, ...]. A copy, so that the cache of the batch
+                # is freed.
                 halves = [half[row] for layer in cache.layers for half in (layer.keys, layer.values)]
+                # Kept in `found` as well: the store may drop it again before this batch has run.
                 found[key] = torch.stack(halves).unflatten(0, (-1, 2))
                 self.store.put(key, found[key])
         return [found[key] for key in keys]

@@ -40,6 +40,8 @@ class BatchShape:
     @classmethod
     def around(cls, images: int, each: int, prefix: int, own: int) -> BatchShape:
         """The smallest shape in use that holds a batch with ``own`` tokens a row at most."""
+        # Few shapes: images rounded up to 1, 2, 4 or a multiple of 8, as every shape needs a capture of its
+        # own. -(-a // b) rounds up.
         few = [size for size in (1, 2, 4) if images <= size]
         whole = -(-(prefix + own) // TOKENS_STEP) * TOKENS_STEP  # aligned, as fused kernels want masks
         return cls(few[0] if few else -(-images // 8) * 8, each, prefix, whole - prefix)
@@ -63,10 +65,13 @@ class StaticBatch:
     def __init__(self, shape: BatchShape, memory: torch.Tensor, layers: int, heads: int, dim: int) -> None:
         self.shape = shape
         device, p, slots = memory.device, shape.prefix, shape.slots
+        # How many numbers the prefixes (far) and the own tokens (near) take: keys and values of all layers.
         far, near = (2 * layers * count for count in shape.values(heads, dim))
         if shape.each == 1:
             self._all = memory[: far + near].view(layers, 2, shape.rows, heads, p + slots, dim)
             self._prefix, self._own = self._all[..., :p, :], self._all[..., p:, :]
+            # Added to the scores (0 or -inf), as SDPA's fused kernels want it; below, `folded` takes a
+            # boolean one.
             self._mask = torch.zeros(shape.rows, 1, 1, p + slots, dtype=memory.dtype, device=device)
         else:
             self._prefix = memory[:far].view(layers, 2, shape.images, heads, p, dim)
@@ -74,6 +79,8 @@ class StaticBatch:
             self._mask = torch.zeros(shape.rows, 1, 1, slots, dtype=torch.bool, device=device)
         self.said = torch.zeros(shape.rows, slots, dtype=torch.long, device=device)
         self.positions = torch.zeros(shape.rows, 1, dtype=torch.long, device=device)
+        # The slot is a number on the device, changed in place: a captured graph replays the same addresses
+        # and must find the new value there.
         self._slot = torch.zeros(1, dtype=torch.long, device=device)
         self._reads = 0
 
@@ -90,6 +97,8 @@ class StaticBatch:
         self._own[..., longest:, :].zero_()
         padded = [*lengths, *[longest] * (shape.rows - rows)]
         count = torch.tensor(padded).to(self.said.device)
+        # All rows decode into the same slots, from `longest` on, whatever their own length; their positions
+        # go on from that length. The slots between are masked, so the gap changes nothing.
         self.positions.copy_(shape.prefix + count[:, None])
         self._slot.fill_(longest)
         hidden = torch.arange(shape.slots, device=count.device) >= count[:, None]
@@ -102,12 +111,16 @@ class StaticBatch:
 
     def read(self, first: torch.Tensor) -> None:
         """The rows' own tokens are read, and ``first [rows]`` said: decoding is next."""
+        # `_reads` > 0 while prompts are read (tokens a row), 0 while decoding: `update` and `attend` go by
+        # it.
         self.said[: len(first), self._reads] = first
         self._reads = 0
 
     def step(self, choose: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         """One more token for every row: no shape and no value that the host must know."""
         if self.shape.each == 1:
+            # `said[:, _slot]` is the newest token. This step writes its keys into that slot, so the slot is
+            # opened first; the token that the step gives goes one slot on.
             self._mask.index_fill_(3, self._slot + self.shape.prefix, 0.0)
         else:
             self._mask.index_fill_(3, self._slot, True)
@@ -125,6 +138,7 @@ class StaticBatch:
                 kept[: len(new), :, : self._reads] = new
             else:
                 kept.index_copy_(2, self._slot, new)
+        # Nobody reads these: `static_attention` takes keys and values from the buffers.
         return key, value
 
     def attend(self, query: torch.Tensor, layer: int, scaling: float) -> torch.Tensor:
@@ -135,6 +149,7 @@ class StaticBatch:
     def _attend_reading(self, query: torch.Tensor, layer: int, scaling: float) -> torch.Tensor:
         rows, heads, s, _ = query.shape
         p, each = self.shape.prefix, self.shape.each
+        # Keys and values: [2, rows, kv heads, s, dim], and the prefix [2, images, kv heads, p, dim].
         own = self._own[layer][:, :rows, :, :s]
         prefix = self._prefix[layer][:, : rows // each]
         if each > 1 and s <= FOLD_UP_TO:
@@ -148,6 +163,7 @@ class StaticBatch:
         if groups > 1:
             keys, values = (t.repeat_interleave(groups, 1) for t in (keys, values))
         # Query i sees the prefix and the own tokens up to i: no mask, so that flash kernels take it.
+        # lower_right: `is_causal=True` would align query 0 with key 0 and hide most of the prefix.
         bias = causal_lower_right(s, p + s)
         return scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scaling).transpose(
             1, 2
