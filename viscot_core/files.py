@@ -19,6 +19,7 @@ _PARTIAL = ".partial"
 @contextmanager
 def folder_for(path: Path) -> Iterator[None]:
     """Create the folder of ``path`` for the block; if the block fails, new empty folders are removed."""
+    # ``parents`` lists the innermost first: the order in which empty folders can be removed.
     missing = [folder for folder in path.absolute().parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -59,6 +60,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     place = folder.resolve()
     there = place.exists()
+    # Remains of a killed call do not make a folder count as used.
     if there and (not place.is_dir() or any(path.suffix != _PARTIAL for path in place.iterdir())):
         raise UsageError(f"{folder} is not empty; give a new folder with --out.")
     with folder_for(place):
@@ -67,6 +69,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             building.mkdir()
             yield building
             if there:
+                # A mounted disk or a working folder cannot be replaced by a rename, so its entries are moved
+                # one by one: the only step here that a kill can cut in two.
                 for path in building.iterdir():
                     path.replace(place / path.name)
             else:

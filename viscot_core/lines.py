@@ -12,6 +12,7 @@ from typing import IO, Any
 def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
     """Lock ``file`` until it is closed (``shared``: with other readers); False if it is locked already."""
     try:
+        # flock belongs to the open file: the kernel drops it when the file closes, also after a kill.
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         return False
@@ -26,6 +27,7 @@ def set_broken_line_aside(path: Path, aside: Path) -> None:
         if keep == size:
             return
         file.seek(keep)
+        # Copied before it is cut off: a kill in between leaves the bytes twice, never nowhere.
         with aside.open("ab") as broken:
             broken.write(file.read() + b"\n")
         file.truncate(keep)

@@ -57,6 +57,8 @@ def _several(value: Any) -> Any:
 
 _Paths = Annotated[tuple[str, ...], BeforeValidator(_several)]
 _Steps = _Paths
+# Written by hand: pydantic then validates straight into ``conversation``'s plain dataclass, under the names
+# on disk, and ``conversation`` itself needs no pydantic.
 _Turn = Annotated[
     Message,  # from {"from", "value"}; an answer may be a number (the reference raises an error)
     GetPydanticSchema(
@@ -220,6 +222,7 @@ def describe(error: ValidationError) -> str:
     """The first fault of a row as a sentence: field, what is wrong, value."""
     fault = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in fault["loc"])
+    # pydantic writes this prefix before the words of a ValueError that a validator raised.
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
         return f"the row is not valid JSON ({message})"

@@ -76,6 +76,7 @@ def convert(
             if progress:
                 progress(1)
         file.write("" if lines else "\n]\n")
+        # Raised inside the block, so that atomic_write deletes the file.
         if with_reasoning and 0 < done.without_reasoning == done.counts.total():
             raise DataError(
                 "no row has reasoning steps; give the files of cot_with_detailed_reasoning_steps, or remove "
@@ -86,6 +87,7 @@ def convert(
 
 def _all_rows(files: Sequence[Path], skip_bad: int, done: Converted) -> Iterator[MetadataRow]:
     for path in files:
+        # What is left of the allowance: it counts over all files.
         rows = Rows(path, MetadataRow, skip_bad - len(done.bad))
         yield from rows
         done.bad += rows.bad

@@ -83,6 +83,8 @@ def _cut(encoded: Rendered, tokens: ChatTokenizer, max_length: int) -> Rendered:
         return encoded
     end = max_length
     kept = encoded.ids[:end]
+    # An image is a run of ``image_tokens`` equal ids, so the remainder is how many ids of a last, incomplete
+    # image would stay. Go back until all of them are dropped; whole images before it stay.
     partial = kept.count(tokens.image_id) % tokens.image_tokens
     if partial:
         while partial:

@@ -123,6 +123,8 @@ def build(
     unfinished.mkdir(parents=True)
     try:
         _write(unfinished, sources, skip_bad, progress)
+        # Two renames, and the old mixture is deleted last: a kill between them leaves both, under hidden
+        # names.
         if place.exists():
             shutil.rmtree(replaced, ignore_errors=True)  # left by a kill
             place.replace(replaced)
@@ -152,6 +154,7 @@ def _write(folder: Path, sources: Sequence[MixtureSource], skip_bad: int, progre
         "sha256": writer.sha.hexdigest(),
         "sources": [asdict(s) for s in done],
     }
+    # Last: a folder without this file is not taken for a mixture.
     (folder / "mixture.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
@@ -161,6 +164,7 @@ class _MixtureWriter:
     def __init__(self, folder: Path, progress: Progress | None, total: int, skip_bad: int) -> None:
         self.rows: BinaryIO = (folder / "rows.jsonl").open("wb")
         self.offsets: BinaryIO = (folder / "offsets.bin").open("wb")
+        # Row i is bytes offsets[i] to offsets[i + 1]: one offset more than rows.
         self.offsets.write(np.zeros(1, np.int64).tobytes())
         self.sha = hashlib.sha256()
         self.count = self.end = self.began = self.read = self.skipped = 0
@@ -172,6 +176,8 @@ class _MixtureWriter:
         self.began = self.end
         batch: list[bytes] = []
         for found in proven_rows(path, plainly_right):
+            # A list holds rows that ``plainly_right`` has accepted; a single row was cut by its brackets,
+            # unchecked.
             if isinstance(found, list):
                 batch += found
             elif plainly_right(found.data) or checked.parse(found) is not None:
@@ -216,6 +222,8 @@ def plainly_right(data: bytes) -> bool:
         for path in image if type(image) is list else ():
             if type(path) is not str:
                 return False
+        # By exact type: what may still be valid (null, a number as text, true) goes to the schema, which
+        # decides.
         get = row.get
         return (
             type(turns) is list

@@ -107,6 +107,8 @@ class Mixture:
         return cls(path, path, starts, ends, (MixtureSource(path.stem, str(path), rows=len(starts)),))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # A memory map does not pickle. A folder is opened again by its path; a single file takes its index
+        # along, so that no worker scans it again.
         if self.path.is_dir():
             return Mixture.open, (self.path,)
         starts, ends = array("q", self._starts), array("q", self._ends)
@@ -140,11 +142,15 @@ class Mixture:
         """How often ``word`` occurs in every row, ``int64[len]``: one pass over the file, block by block."""
         data = np.frombuffer(self._bytes, np.uint8)
         starts, rows = np.asarray(self._starts, np.int64), [np.empty(0, np.int64)]
+        # Blocks overlap by len(word) - 1 bytes: a word across a border is found, and every start is tried
+        # once.
         for at in range(0, len(data) - len(word) + 1, _BLOCK):
             block = data[at : at + _BLOCK + len(word) - 1]
+            # Where the first byte stands; each further byte keeps the places that go on like the word.
             found = np.flatnonzero(block[: len(block) - len(word) + 1] == word[0])
             for offset, byte in enumerate(word[1:], 1):
                 found = found[block[found + offset] == byte]
+            # The row of a place is the last one that starts at or before it.
             rows.append(np.searchsorted(starts, found + at, side="right") - 1)
         return np.bincount(np.concatenate(rows), minlength=len(self))
 
@@ -162,6 +168,8 @@ class Mixture:
             rows = np.arange(source.first, source.first + source.rows, dtype=np.int64)
             parts += [rows] * int(source.weight)
             if some := round((source.weight - int(source.weight)) * source.rows):
+                # Seeded by the epoch and the source's position: no draw depends on how many rows another
+                # source has.
                 draw = np.random.default_rng([seed, number, position])
                 parts.append(np.sort(draw.choice(rows, some, replace=False)))
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
@@ -186,6 +194,7 @@ class Mixture:
                 return found
         found = _measure_all(self, measure, workers, progress)
         if self.path.is_dir():
+            # Named by process: ranks may compute it at the same time, and the last rename wins.
             partial_file = cached.with_suffix(f".{os.getpid()}.tmp")
             with partial_file.open("wb") as file:
                 np.save(file, found)
@@ -222,6 +231,7 @@ def _measure_part(mixture: Mixture, measure: Callable[[Conversation], int], part
 
 def _new_index(path: Path) -> tuple[array[int], array[int]]:
     """Starts and ends of a file's rows; saved beside a large file if the folder is writable."""
+    # Before the scan: if the file changes meanwhile, its index no longer fits it and is not used again.
     before = path.stat()
     starts, ends = array("q"), array("q")
     for row in raw_rows(path):
@@ -242,6 +252,8 @@ def _new_index(path: Path) -> tuple[array[int], array[int]]:
 def _kept_index(path: Path) -> tuple[memoryview, memoryview] | None:
     """The kept index of a file; None if there is none, or the file has changed since."""
     place, now = _index_place(path), path.stat()
+    # 24 bytes are the header (size, time, number of rows); a size that is no multiple of 8 was cut short and
+    # would not cast to int64.
     if now.st_size < _KEPT or not place.is_file() or place.stat().st_size < 24 or place.stat().st_size % 8:
         return None
     kept = _integers(place)

@@ -29,8 +29,10 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     best: list[list[int]] = []
     least = float("inf")
     longest = lengths[longest_first[0]]
+    # A sample longer than ``capacity`` gets a row of its own length: nothing is cut here.
     for room in (*range(longest, capacity, STEP), max(longest, capacity)):
         rows, totals = _best_fit(longest_first, lengths, room)
+        # Rows times the longest row: every cell that the device computes, padding included.
         if len(rows) * max(totals) < least:
             best, least = rows, len(rows) * max(totals)
     return best

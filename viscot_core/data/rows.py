@@ -58,6 +58,7 @@ def proven_rows(path: Path, proof: Proof, block: int = 4 * BLOCK_BYTES) -> Itera
             yield from _line_rows(file)
             return
         cutter = _Cutter(path, file, block)
+        # The first block is cut by its brackets: from it the cutter learns the gap and the first keys.
         yield from cutter.exactly()
         while not cutter.closed:
             cutter.read_on()
@@ -138,6 +139,8 @@ class _Cutter:
         while self.keys and starts_with(behind, at):
             begin = at + len(behind) - 1
             hit = find(gap, begin)
+            # Text inside a string may look like a gap. Only one that a known first key follows is tried as a
+            # border; the proof refuses what is still wrong.
             while hit >= 0 and not starts_with(self.keys, hit + len(gap)):
                 hit = find(gap, hit + 1)
             if hit < 0 or not proof(row := data[begin : hit + self.lead]):
@@ -155,6 +158,8 @@ class _Cutter:
         for begin, end, above in spans:
             gap = self._between(base + begin, b"," if self.number else b"", line + above, "a row")
             if self.used > base:
+                # The gap starts with the end of the row before it, ``]}`` of its conversations if it has
+                # them: a longer gap has fewer false hits inside strings.
                 self.lead = 2 if self.data[self.used - 2 : self.used] == b"]}" else 1
                 self.gap = self.data[self.used - self.lead : self.used] + gap + b"{"
             key = _FIRST_KEY.match(self.data, base + begin + 1)
@@ -188,19 +193,25 @@ def _spans(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
     ``data`` starts outside of rows and strings.
     """
     block = np.frombuffer(data, np.uint8)
+    # With this bit set, one comparison finds both kinds of bracket.
     curly = block | _CURLY
     marks = np.flatnonzero((curly == ord("{")) | (curly == ord("}")) | (block == _QUOTE))
     kinds = curly[marks]
     quotes = kinds == _QUOTE
+    # Parity of the unescaped quotes so far, bool[marks]: odd is inside a string (a closing quote counts as
+    # outside).
     in_string = np.cumsum(quotes & ~_escaped(block, marks)) & 1
     brackets = ~quotes & (in_string == 0)
     at, opens = marks[brackets], kinds[brackets] == ord("{")
+    # 0 between rows, 1 at a row's own bracket. The list's opening bracket was cut off, so its end is the
+    # first -1.
     depth = np.cumsum(np.where(opens, 1, -1))
     closed = -1
     if (below := np.flatnonzero(depth < 0)).size:
         closed = int(at[below[0]])
         at, opens, depth = at[: below[0]], opens[: below[0]], depth[: below[0]]
     ends = at[(depth == 0) & ~opens] + 1
+    # The last row may go on in the next block: it has a start and no end.
     starts = at[(depth == 1) & opens][: len(ends)]
     above = np.searchsorted(np.flatnonzero(block == _NEWLINE), starts)
     return list(zip(starts.tolist(), ends.tolist(), above.tolist(), strict=True)), closed
@@ -210,6 +221,8 @@ def _escaped(block: NDArray[np.uint8], marks: NDArray[np.intp]) -> NDArray[np.bo
     """Which of ``marks`` follow an odd number of backslashes; bool, the shape of ``marks``."""
     behind = block[marks - 1] == _BACKSLASH  # index -1 is wrong but harmless: the first byte is in no string
     if behind.any():
+        # Every backslash -> where its unbroken run starts; a mark behind a run of odd length is escaped
+        # (``\\"`` is a backslash and a closing quote).
         slashes = np.flatnonzero(block == _BACKSLASH)
         first = np.r_[True, np.diff(slashes) > 1]
         run_starts = slashes[first][np.cumsum(first) - 1]

@@ -116,6 +116,7 @@ def _find(where: Path, which: str) -> tuple[Conversation, Path]:
 def _in_root(root: Path, name: str, number: int) -> Conversation:
     benchmark = root / "benchmark" / f"{name}.json"
     if benchmark.exists():
+        # One row is looked for: bad rows elsewhere in the file do not matter here.
         rows = Rows(benchmark, Conversation, skip_bad=1 << 60)
         if found := next((row for row in rows if str(row.id) == str(number)), None):
             return found

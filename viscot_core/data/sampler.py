@@ -28,6 +28,7 @@ def length_order(
 
     sizes, group = np.asarray(lengths), batch_size * chunks
     order = torch.randperm(len(sizes), generator=generator).numpy()
+    # [groups, batch_size * chunks]; the rows that fill no group are dealt apart, by the same rule.
     whole = len(order) // group * group
     groups = _longest_first(order[:whole].reshape(-1, group), sizes)
     last = _longest_first(order[None, whole:], sizes)[0]
@@ -70,6 +71,7 @@ def even_chunks(
     rows: Sequence[int], lengths: Sequence[int] | NDArray[np.int64], chunks: int
 ) -> list[list[int]]:
     """``rows`` dealt to ``chunks`` lists of one size, each to the shortest list that is not full."""
+    # As in the reference: what does not divide evenly is dealt in turn, whatever the lengths.
     if len(rows) % chunks:
         return [list(rows[start::chunks]) for start in range(chunks)]
     dealt: list[list[int]] = _dealt(np.array([rows], np.int64), np.asarray(lengths), chunks)[0].tolist()
@@ -85,13 +87,16 @@ def _dealt(groups: NDArray[np.int64], sizes: NDArray[np.int64], chunks: int) -> 
     """Every group of ``groups [G, N]`` dealt to equally many chunks: ``[G, chunks, N // chunks]``."""
     every, full = np.arange(len(groups)), groups.shape[1] // chunks
     dealt = np.empty((len(groups), chunks, full), np.int64)
+    # [G, chunks]: how many rows each chunk holds, and the sum of their lengths.
     held = np.zeros((len(groups), chunks), np.int64)
     totals = np.zeros((len(groups), chunks))
     for rows in groups.T:  # the next row of all groups at once
+        # The first of equal sums, as the reference's ``index(min(...))``: row orders depend on it.
         target = totals.argmin(1)
         dealt[every, target, held[every, target]] = rows
         held[every, target] += 1
         totals[every, target] += sizes[rows]
+        # A full chunk is never the shortest again.
         totals[held == full] = np.inf
     return dealt
 

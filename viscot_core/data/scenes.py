@@ -150,6 +150,7 @@ def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, fill: tuple[int, int, int
         pen.polygon([*corners, (x0, (y0 + y1) // 2)], fill=fill, outline=edge, width=2)
     else:
         pen.rounded_rectangle(thing.box, radius=(x1 - x0) // 10, fill=fill, outline=edge, width=2)
+    # About half of 3 x 255: dark ink on light colours, light ink on dark ones.
     ink = (15, 15, 15) if sum(fill) > 390 else (250, 250, 250)
     font = _font(font_size)
     left, top, *_ = font.getbbox(thing.text, stroke_width=1)

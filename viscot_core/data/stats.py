@@ -65,6 +65,7 @@ def kind_of(path: Path) -> type[Row]:
         raise DataError(
             f"{path}: the first row is not valid JSON ({error}); check that it is the right file."
         ) from error
+    # In this order: RefCOCO's rows have an expression too.
     for mark, kind in (
         ("conversations", Conversation),
         ("bboxs", MetadataRow),
@@ -159,6 +160,8 @@ def shared_images(all_stats: Sequence[FileStats], prefixes: Sequence[str] = ()) 
                 if name in names:
                     places[name].add(place)
             by_path = train.images & bench.images
+            # Only in another folder: within one, an equal name is the same path, or another image with
+            # another ending.
             by_name = {path for path, (place, name) in known.items() if places.get(name, set()) - {place}}
             if either := by_path | by_name:
                 counts = (len(by_path), len(either), len(bench.images))

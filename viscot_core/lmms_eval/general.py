@@ -48,6 +48,7 @@ class _Filling:
             ViscotError: lmms-eval wrote no results; one of the kinds of ``launch.why``.
         """
         folder = self.options.out / LOGS / strategy / task
+        # What a killed run left: the looks file is appended to, and old lines would be read as new ones.
         shutil.rmtree(folder, ignore_errors=True)
         argv = command_line(self.options, self.backend, self.model, strategy, task, folder)
         progress = self.progress

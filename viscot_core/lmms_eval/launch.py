@@ -91,6 +91,7 @@ def _watch(child: subprocess.Popen[bytes], log: int, progress: Progress | None) 
     rest = b""
     while block := os.read(child.stdout.fileno(), 1 << 16):
         os.write(log, block)
+        # A read may end inside the progress bar; the last 4 KB hold a whole one.
         rest = (rest + block)[-4096:]
         seen = _BAR.findall(rest)
         if seen and progress:
@@ -140,6 +141,7 @@ def why(log: Path, python: str) -> ViscotError:
     errors = re.findall(r"Error during evaluation: (.*?)(?:\. Please set `--verbosity|\n|$)", text)
     raised = re.findall(r"^(?:[\w.]+\.)?(?!RetryError)\w+(?:Error|Exception): .*$", text, re.MULTILINE)
     said = errors[-1] if errors else next((x for x in reversed(text.splitlines()) if x.strip()), "nothing")
+    # A RetryError only wraps: the exception behind it stands above it in the log.
     if raised and "RetryError" in said:
         said = raised[-1]
     if found := re.search(r"Tasks not found: ([^\s.]+)", said):

@@ -123,9 +123,12 @@ class Budget:
         if self._max_requests is not None and self._requests >= self._max_requests:
             self._usage.capped = True
             raise BudgetSpent(f"--max-requests {self._max_requests} are used up")
+        # Spent, the worst of all calls under way and the worst of this one: the limit holds even if each
+        # costs the most it can.
         limit = self._max_cost
         if limit is None or self._spent + sum(self._booked) + worst <= limit:
             return True
+        # No call is under way that could turn out cheaper: waiting would never end.
         if not self._booked:
             self._usage.capped = True
             raise BudgetSpent(f"--max-cost {limit:g} is used up (${self._spent:.4f} spent)")

@@ -61,6 +61,7 @@ class Client:
         self._cache = ReplyCache(options.cache) if options.cache else None
         limits = (options.max_requests, options.max_cost, options.price)
         self._budget = Budget(self.usage, *limits) if any(limit is not None for limit in limits) else None
+        # Made once: it reads all certificates, and every thread has an HTTP client of its own.
         self._tls = httpx.create_ssl_context()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -107,6 +108,7 @@ class Client:
             except BaseException as error:  # noqa: BLE001 - the thread's edge: raised again in the caller's
                 errors.append(error)
                 over.set()
+            # An empty list says that the item was not begun, or failed; ``each`` counts on one entry an item.
             ended.put((number, results))
 
         try:
@@ -123,6 +125,8 @@ class Client:
     def _submit(self, job: Callable[[], None]) -> None:
         """To an idle thread or a new one. They are daemons: an interrupted command waits for no reply."""
         with self._lock:
+            # The semaphore counts idle threads: taken here, given back when a job ends. None idle and room
+            # for more: start one; else the job waits in the queue.
             if not self._idle.acquire(blocking=False) and len(self._threads) < self.options.concurrency:
                 thread = threading.Thread(target=self._run_jobs, daemon=True, name="call")
                 self._threads.append(thread)
@@ -209,6 +213,8 @@ class Client:
         """Wait, and as long as the server asked any call to; False where nobody waits for the reply."""
         until = time.monotonic() + seconds
         while cancelled is None or not cancelled():
+            # Read anew each round: another call may have been told to wait. At most a second a round, to see
+            # ``cancelled``.
             left = max(until, self._not_before) - time.monotonic()
             if left <= 0 or self._over.wait(min(waiting.spread(left), 1.0)):
                 self._check()
@@ -226,6 +232,7 @@ class Client:
     def _stop_after(self, fault: Fault) -> None:
         """Stop all calls where they would meet the same fault."""
         with self._lock:
+            # Requests that used up their attempts, not attempts: one slow spell does not stop a run.
             self._in_a_row = self._in_a_row + 1 if fault.kind is Kind.PASSING else 0
             words = ""
             if fault.kind is Kind.ACCOUNT or (fault.kind is Kind.NAME and not self.usage.calls):
@@ -246,6 +253,8 @@ class Client:
                     self.usage.requests += 1
                 reply = self._send(call)
             except (Fault, EngineError) as error:
+                # Where the server may have worked, the bill stays at the most the call can cost; else nothing
+                # is owed.
                 bill.cost = bill.cost if isinstance(error, Fault) and error.billed else 0.0
                 raise
             with self._lock:

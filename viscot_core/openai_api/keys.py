@@ -38,6 +38,7 @@ def key_in(variable: str, environment: Mapping[str, str]) -> str | None:
 
 def redact(words: str, key: str | None) -> str:
     """A server's words on one line of at most 200 characters, without the key should it repeat it."""
+    # The key goes before the text is cut: half a key at the cut would not be found.
     words = " ".join(words.split())
     return (words.replace(key, "***") if key else words)[:200]
 

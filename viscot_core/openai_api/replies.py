@@ -72,10 +72,12 @@ class ReplyCache:
             "model": reply.model,
         }
         path = self._path(key)
+        # Named by process and thread: several may keep the same request at once.
         temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         content = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass")
         try:
             temporary.write_bytes(content)
+        # One of 256 folders, nearly always there: made only when it is missing.
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(content)

@@ -61,6 +61,8 @@ class Journal:
             raise UsageError(
                 f"{self.folder} cannot be a run folder ({error.strerror}); choose another --out."
             ) from error
+        # A writer alone has the folder's lock for itself. Ranks share it, and each takes one of its own,
+        # against a second process with the same rank.
         self._locks.append(_take_lock(self.folder, shared=self.session is not None))
         if self.session is not None:
             self._locks.append(_take_lock(self.folder, name=f"{LOCK_FILE}.{self.rank}"))
@@ -78,6 +80,7 @@ class Journal:
         elif path.exists() and path.stat().st_size:
             raise UsageError(f"{self.folder} has predictions but no {RUN_FILE}; choose a new --out.")
         if self.session is None:
+            # Only a writer alone repairs and joins: no rank is writing beside it.
             set_broken_line_aside(path, self.folder / BROKEN_FILE)
             self._join_parts()
         self.reload()
@@ -94,6 +97,7 @@ class Journal:
             with (self.folder / PREDICTIONS_FILE).open("ab") as whole:
                 whole.write(part.read_bytes())
                 whole.flush()
+                # On the disk before the part goes: then these lines are nowhere else.
                 os.fsync(whole.fileno())
             part.unlink()
 
@@ -126,6 +130,8 @@ class Journal:
         """
         if self.info is not None:
             refuse_changes(self.info, info, self.folder)
+            # What was missing before and is asked for now counts afresh: its images may have been fetched
+            # since.
             asked = {name for sets in info.planned.values() for name in sets}
             missing = {**self.info.missing, **dict.fromkeys(asked, 0), **info.missing}
             info = info.model_copy(

@@ -94,8 +94,10 @@ def run(
     tally = Tally()
     with Journal(plan.folder, rank=plan.shard.rank, session=plan.shard.session) as journal:
         info = plan.info()
+        # Before any model is loaded: what is known by now must fit already.
         journal.check(info)
         work = left(plan, journal)
+        # Another name may be another model: that one is loaded, and ``begin`` compares what it is.
         if not work and journal.info is not None and journal.info.model == plan.model:
             return conclude(journal, journal.begin(_as_before(plan, info, journal.info)), tally), tally
         built = build()
@@ -120,12 +122,14 @@ def run_sharded(plan: RunPlan, job: bytes, gpus: int) -> tuple[RunInfo, Tally]:
         info = plan.info()
         journal.check(info)
         before = sum(p.done for p in journal.finished.values())
+        # Closed again before the ranks start: they share the lock that this journal has for itself.
         if not left(plan, journal) and journal.info is not None and journal.info.model == plan.model:
             return conclude(journal, journal.begin(_as_before(plan, info, journal.info)), tally), tally
     start = time.perf_counter()
     try:
         launch(job, gpus)
     finally:
+        # All ranks have ended: this journal joins what they wrote.
         with Journal(plan.folder) as journal:
             tally.seconds = time.perf_counter() - start
             tally.finished = sum(p.done for p in journal.finished.values()) - before
@@ -142,6 +146,7 @@ def left(plan: RunPlan, journal: Journal) -> list[Work]:
         order.setdefault(item.path, len(order))
     work: list[Work] = []
     for item in sorted(plan.benchmark.items, key=lambda item: order[item.path]):
+        # By image, not by item: a rank then computes an image once for all questions about it.
         if order[item.path] % plan.shard.world != plan.shard.rank:
             continue
         names = tuple(
@@ -193,7 +198,10 @@ def _batches(work: Sequence[Work], size: int, by_image: bool) -> Iterator[list[W
             batch.append(each)
             if len(batch) >= 4 * size:
                 yield batch
+                # The questions of this image go on in the next batch, which pays for it again.
                 batch, images = [], 1
+        # A question weighs 1 and an image 3: an image with one question weighs 4, and ``size`` of those fill
+        # a batch.
         if len(batch) + 3 * images >= 4 * size:
             yield batch
             batch, images = [], 0
@@ -215,6 +223,7 @@ def _asked(ask: Ask, opened: Iterable[list[Query]], parallel: int) -> Iterator[l
             running.add(pool.submit(ask, queries))
             if len(running) >= parallel:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
+                # What was answered is handed out, and so kept, before the failure of another batch is raised.
                 yield from (future.result() for future in finished if future.exception() is None)
                 failure = next(filter(None, (future.exception() for future in finished)), None)
                 if failure is not None:

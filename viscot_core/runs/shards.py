@@ -44,6 +44,8 @@ def shard_of(environment: Mapping[str, str] = os.environ) -> Shard:
         return Shard(rank, world, local, environment[SESSION])
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks > 1:
+        # With the restart count a requeued job is a session of its own: it never appends to a line that the
+        # kill cut short.
         names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
         session = "slurm" + "_".join(environment.get(name, "0") for name in names)
         return Shard(int(environment["SLURM_PROCID"]), tasks, int(environment["SLURM_LOCALID"]), session)
@@ -83,6 +85,7 @@ def launch(job: bytes, gpus: int) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         ranks = [f"--nproc-per-node={gpus}", "-m", "viscot_core.runs.rank", str(path)]
         environment = {**os.environ, SESSION: uuid.uuid4().hex[:8]}
+        # torchrun would set it to 1, which leaves most cores idle where ranks run on CPUs.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
         process = subprocess.Popen([*command, *ranks], env=environment)
         try:

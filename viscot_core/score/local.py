@@ -36,6 +36,7 @@ class LocalJudge:
         self._tokenizer, self._model = tokenizer, model
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        # Generation goes on at the right end, so padding may stand only before a prompt.
         tokenizer.padding_side = "left"
         self.identity = JudgeIdentity.now(
             f"hf:{name}", f"{name}@{weights_digest(model)}", self.prompt.sha256, 0.0
@@ -96,6 +97,7 @@ class LocalJudge:
                 )
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError("The judge ran out of GPU memory; try a smaller --batch-size.") from error
+        # [batch, prompt + new] -> [batch, new]: all prompts of a batch end in the same column.
         new = output[:, inputs["input_ids"].shape[1] :]
         return [self._read(ids.tolist()) for ids in new]
 

@@ -86,6 +86,7 @@ def vqa(reference: str, answer: str) -> float:
     if len(wanted) != ANNOTATORS:
         return float(given in wanted)
     agreeing = wanted.count(given)
+    # If the reference left out says the same, one fewer of the others agrees.
     return fmean(min(1.0, (agreeing - (words == given)) / 3) for words in wanted)
 
 
@@ -149,6 +150,7 @@ def _vqa_words(text: str) -> list[str]:
     folded = unicodedata.normalize("NFKC", text).casefold()
     said = " ".join(re.sub(r"[,?]", "", folded).replace("'s", " 's").split())
     plain = said
+    # Spaces are looked for in the text before any mark was removed (``inText`` in vqaEval.py).
     for mark in _VQA_MARKS:
         plain = plain.replace(mark, "" if f"{mark} " in said or f" {mark}" in said else " ")
     plain = re.sub(r"\.(?!\d)|(?<=[a-z])'(?=[a-z])", "", plain)

@@ -75,12 +75,15 @@ class PromptBuilder:
         return _read_json(reply) if self.json_mode else read_score(reply)
 
 
+# Words of the prompt itself, of instructions to a judge, and of verdicts.
 _LOADED_WORDS = re.compile(
     r"score|grad(?:e|ing)|\bmark|\brat(?:e|ing)|\bpoints?\b|ignor|disregard|forget|overrid|instruct|prompt|system"
     r"|assistant|\buser\b|judg|proofread|evaluat|standard|model|question|answer|correct|perfect|full|maximum"
     r"|\byou(?:r)?\b|output|respond|reply|please|print|return|json|verdict|reference|\bsay\b|\bmust\b",
     re.IGNORECASE,
 )
+# Delimiters and escapes, ``word:`` and ``word =`` (they could start a field), rulers (---), ``n/1`` (a
+# score).
 _STRUCTURE = re.compile(r"[<>{}\[\]\\`#|]|[^\W\d]\s*[:=]|[-=*_]{3}|\d\s*/\s*1\b")
 _PLAIN_LENGTH = 100
 
@@ -102,24 +105,28 @@ def _plain(char: str) -> bool:
     category = unicodedata.category(char)
     if category[0] == "L":
         return unicodedata.name(char, "").startswith("LATIN ")
+    # Currency, digits, fractions, dashes, spaces, symbols: ``5 €``, ``½`` and ``20 °C`` are plain answers.
     return category in ("Sc", "Nd", "No", "Pd", "Zs", "So", "Sm")
 
 
 def escape(answer: str) -> str:
     """The answer as a JSON string without delimiters, line breaks, invisible characters or verdicts."""
     text = json.dumps(answer, ensure_ascii=False)
+    # No ``score`` is left to read: a judge that quotes the answer does not repeat a verdict written in it.
     text = re.sub(r"(?i)s(?=core)", lambda m: f"\\u{ord(m[0]):04x}", text)
     return "".join(_escape_char(char) for char in text)
 
 
 def _escape_char(char: str) -> str:
     hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    # ``/`` too: a quoted ``1/1`` would read as a score.
     if char not in "<>/&" and not hidden:
         return char
     units = char.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
+# Atomic: where ``_END`` refuses a number, no shorter part of it is tried.
 _NUMBER = r"(?>[-+]?(?:\d+(?:\.\d*)?|\.\d+))"
 # What may follow a number without making it another one: not 1.0.0, 0,8, 1e-1, 0.5-0.7 or "0.5 or 0.7".
 _END = r"(?![\w/]|[.,]\d|[ \t]*[-–~][ \t]*\.?\d|[ \t]*(?:to|or|and)[ \t]+\.?\d)"
@@ -140,10 +147,12 @@ def read_score(reply: str) -> Outcome:
     Without a score, with two different ones, with one outside 0..1, or with an ambiguous number (``0,8``,
     ``1.0.0``, ``0.5-0.7``) the item stays unscored.
     """
+    # ``full score: 1`` states the scale and is no verdict.
     matches = [m for m in _LABELLED.finditer(reply) if not m["scale"]]
     matches += _OF_ONE.finditer(reply)
     if not matches and (bare := _BARE.fullmatch(reply)):
         matches = [bare]
+    # A set: the same score said twice is one score.
     values = sorted({v for m in matches if math.isfinite(v := _value(m))})
     if not values:
         return Outcome(State.UNSCORED, reason="the reply contains no score", reply=reply)

@@ -50,6 +50,8 @@ def open_pairs(
     predictions: Sequence[Prediction], scores: Scores, *, retry_unscored: bool = False
 ) -> dict[Pair, list[Prediction]]:
     """The pairs that still have to be judged, each with the items that share it."""
+    # Pending and failed items are asked again in every run; an unscored one has a reply already, and is asked
+    # again only on request.
     final = {State.SCORED} if retry_unscored else {State.SCORED, State.UNSCORED}
     todo: dict[Pair, list[Prediction]] = defaultdict(list)
     for prediction in predictions:

@@ -44,6 +44,7 @@ class Pair(NamedTuple):
 
     def digest(self) -> str:
         """16 hex digits that identify these texts."""
+        # Model output may hold half a surrogate pair, which plain UTF-8 refuses to encode.
         return hashlib.sha256("\0".join(self).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -165,6 +166,7 @@ def read_scores(path: Path) -> Scores:
     for number, line in enumerate(lines[1:], 2):
         if line.strip():
             verdict = _verdict(path, number, line)
+            # The last line about an item counts: a pending one may be followed by its score.
             verdicts[verdict.key] = verdict
     return Scores(judge, verdicts, path)
 
@@ -243,6 +245,7 @@ class ScoreLog:
     def __init__(self, path: Path, judge: JudgeIdentity) -> None:
         self.path = path
         try:
+            # For appending: nothing of the file is lost if the lock turns out to be taken.
             self._file = path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error

@@ -127,6 +127,7 @@ class Unpacker:
                 if self.stop.is_set():
                     raise Stopped
                 written += len(block)
+                # One block too many is proof enough; the rest of a bomb is not read.
                 if written > size:
                     break
                 file.write(block)
@@ -172,8 +173,10 @@ def unpack(
 def _unpack_zip(archive: Path, unpacker: Unpacker, most: int) -> None:
     with zipfile.ZipFile(archive) as zipped:
         members = [member for member in zipped.infolist() if not member.is_dir()]
+        # A pass that writes nothing, with an unpacker of its own: all refusals come before the first byte.
         judge = Unpacker(unpacker.into, unpacker.placing, most)
         for member in members:
+            # The upper 16 bits are the Unix mode; they are 0 in archives made elsewhere.
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise refused(member.filename, "it is a link or a device")
@@ -207,6 +210,7 @@ def unpack_tar(
             raise refused(member.name, "it is a link, a device or sparse")
         else:
             safe_name(member.name)
+        # A tar fills content up to blocks of 512 bytes: the next header starts there.
         after(member.offset_data + -(-(member.size if member.isreg() else 0) // 512) * 512)
         tar.members = []  # type: ignore[attr-defined]  # do not remember a million members
 
@@ -226,6 +230,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> IO[by
 def safe_name(member: str) -> None:
     """Refuse a member path that is empty, absolute, or leaves its folder."""
     path = PurePosixPath(member)
+    # On Windows a backslash separates folders, and a colon in the first part names a drive or a stream.
     if not member or "\0" in member or "\\" in member or ":" in member.partition("/")[0]:
         raise refused(member, "its name is not safe")
     if path.is_absolute():

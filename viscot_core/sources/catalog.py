@@ -43,6 +43,7 @@ class Placing(CatalogModel):
         if self.flatten:
             return path.name
         wanted = self.keep_from or self.keep_after
+        # The first such folder of the path; the file's own name is no folder.
         found = next((at for at, part in enumerate(parts[:-1]) if part in wanted), None)
         if found is None:
             return None if self.keep_after else str(path)

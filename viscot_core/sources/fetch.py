@@ -87,6 +87,7 @@ def fetch(
                         outcome.done.append(job.label)
                     else:
                         outcome.failed[job.label] = str(error)
+            # The threads see ``stop`` at their next block and keep the bytes they have.
             except KeyboardInterrupt:
                 fetcher.stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -130,6 +131,7 @@ def _as_they_end(running: dict[Future[None], DownloadJob]) -> Iterator[tuple[Dow
         ended, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
         for future in ended:
             error = future.exception()
+            # Any other kind is a fault of our code, not of one download: it ends the fetch.
             if error is not None and not isinstance(error, (DataError, OSError)):
                 raise error
             yield running[future], error
@@ -170,6 +172,7 @@ class _Fetcher:
     def _file(self, job: DownloadJob, staging: Path) -> dict[str, Any]:
         target = self.root / job.download.to
         come = finished(staging / "file")
+        # After a kill between the rename and the record, the file is in place and its note still says so.
         if not (come and target.is_file() and target.stat().st_size == come.size):
             come = self._download(job, job.download.key, staging / "file")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +226,10 @@ class _Fetcher:
     def _download(self, job: DownloadJob, key: str, to: Path, part: int = 0) -> Fetched:
         one = job.download
         label = f"{job.label} part {part + 1} of {one.parts}" if one.parts > 1 else job.label
+        # What is on disk already needs no address, and so no network.
         remote = Remote(key) if at_hand(to) else self._remote(one, part)
+        # The catalogue's hash, else the one of the first fetch here: both count before what the origin says
+        # today.
         now, before = remote.sha256, one.sha256 or self._locked().get(key)
         wanted = replace(remote, sha256=before or now)
         if now and now != wanted.sha256:
@@ -266,6 +272,7 @@ class _Fetcher:
     def _lock(self, come: Mapping[str, Fetched]) -> None:
         """Record the sha256 of fetched files, by key."""
         with self._writing:
+            # Read, add and write again, under the lock: downloads end in several threads and share this file.
             before = self._locked()
             after = before | {key: one.sha256 for key, one in come.items()}
             if after != before:
@@ -274,6 +281,7 @@ class _Fetcher:
     def _record(self, job: DownloadJob, record: dict[str, Any]) -> None:
         with self._writing:
             done = {**manifest(self.root, job.source.name), job.download.key: record}
+            # The record first: a kill before the clean-up leaves remains, which ``_sweep`` removes.
             _write_json(self.root / STATE_FOLDER / f"{job.source.name}.json", done)
             _clear(self.root, job.source, job.download)
 

@@ -42,6 +42,8 @@ def locate(repo: str, path: str, revision: str = "main") -> Remote:
         address,
         {key: value for key, value in headers.items() if key.lower() in ("authorization", "user-agent")},
         found.size,
+        # Of a large (LFS) file the ETag is its sha256; of a small one it is git's hash, 40 digits, of other
+        # bytes.
         etag if len(etag) == 64 else None,
         pinned=bool(found.commit_hash),
     )

@@ -140,10 +140,12 @@ def _best(path: str, found: list[Path], size: Size | None) -> list[Path]:
             count += 1
         return count
 
+    # Folders that agree with the wanted path, counted from the file upwards.
     most = max(map(agreement, found))
     best = [file for file in found if agreement(file) == most]
     if len(best) > 1 and size:
         best = [file for file in best if _size_of(file) == size] or best
+    # The same bytes in several folders: any of them will do.
     if len(best) > 1 and len({sha256_of(file) for file in best}) == 1:
         return best[:1]
     return best
@@ -159,6 +161,7 @@ def _size_of(file: Path) -> Size | None:
 
 def _link(file: Path, place: Path, link: Link) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its place, then renamed: a kill leaves no half copy under the real name.
     partial = place.with_name(f".{place.name}.partial")
     partial.unlink(missing_ok=True)
     if link is Link.COPY:

@@ -49,9 +49,12 @@ class FetchPlan:
         """
         stays, passing = 0, []
         for one, left in ((job.download, job.left) for job in self.jobs):
+            # A whole archive lies beside what it unpacks to; of a split one only a part; a plain file is what
+            # stays.
             whole = one.archive and one.parts == 1
             stays += one.size if whole else left
             passing.append(left if whole else left // one.parts if one.archive else 0)
+        # Archives are deleted once unpacked, so the largest ``at_once`` are the most that lie there together.
         return stays + sum(sorted(passing)[-at_once:])
 
 

@@ -50,6 +50,7 @@ class _Parts(io.RawIOBase):
         self._at += 1
         if self._at == len(self._files):
             if self.number + 1 == self.count:
+                # Stay at the last file: a reader may ask again after the end.
                 self._at -= 1
                 return False
             self._open.close()
@@ -59,6 +60,8 @@ class _Parts(io.RawIOBase):
         return True
 
     def _advance(self) -> None:
+        # In this order a kill loses nothing: the carry, then the progress, then the deletion. Until the
+        # progress names the next part, the old one is read again behind its own carry.
         rest = self._rest()
         old, self.number = self._files, self.number + 1
         carry = _carry(self.folder, self.number)
@@ -106,6 +109,7 @@ def unpack_parts(folder: Path, count: int, fetch: Fetch, unpacker: Unpacker) -> 
     try:
         with (
             io.BufferedReader(parts, 1 << 20) as stream,
+            # ``r|`` never seeks back: the parts behind the reader are gone.
             tarfile.open(fileobj=stream, mode="r|", tarinfo=StrictTarInfo) as tar,
         ):
 

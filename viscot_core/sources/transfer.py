@@ -168,11 +168,13 @@ class _Transfer:
         """Continue from the bytes on disk if they certainly belong to this file."""
         note = _read_note(self.to)
         self.validator = note.get("validator")
+        # Without a validator, and with a URL whose bytes may change, a range could continue another file.
         usable = note.get("url") == self.remote.url and (self.validator or self.remote.pinned)
         if not usable or not self.part.exists():
             self._start_over()
             return
         with self.part.open("rb") as file:
+            # A hash's state cannot be stored: what is there is hashed again.
             while block := file.read(_BLOCK):
                 self.digest.update(block)
                 self.have += len(block)
@@ -183,12 +185,16 @@ class _Transfer:
 
     def _attempt(self) -> None:
         """Request the missing bytes and write them; returns when the server has sent all it announced."""
+        # A range that starts at the file's end would be answered with 416.
         if self.total is not None and self.have == self.total:
             return
+        # Ranges, sizes and hashes are of the stored bytes; a compressed answer would count others.
         headers = {**self.remote.headers, "Accept-Encoding": "identity"}
         if self.have:
             headers["Range"] = f"bytes={self.have}-"
             if self.validator:
+                # Of a file that has changed since, the server then sends all of it (200) instead of the range
+                # (RFC 9110, 13.1.5).
                 headers["If-Range"] = self.validator
         with self.client.stream("GET", self.remote.url, headers=headers) as response:
             self._accept(response)
@@ -221,6 +227,8 @@ class _Transfer:
         if self.remote.size is not None and total not in (None, self.remote.size):
             self._start_over()
             raise Lost(f"the server announces {total:,} bytes, the file has {self.remote.size:,}")
+        # 200 to a range request is the whole file from byte 0: it has changed, or the server knows no ranges.
+        # That is taken as it comes; a range from elsewhere cannot be used.
         if start != self.have or (self.have and self.total not in (None, total)):
             self._start_over()
             if start:

@@ -63,6 +63,7 @@ def _box_rows(items: Sequence[Item], found: Mapping[str, RecordedWords], model: 
     for item, said in _all_of(items, found):
         (first, *_) = _conversations(item, said)
         prompt = first[0].text.removeprefix(f"{IMAGE}\n")
+        # The reference's own files of boxes have 0 in every row, and its scorer goes by line.
         made.append({"question_id": 0, "prompt": prompt, "text": said.box_text, **_about(item, said, model)})
     return made
 

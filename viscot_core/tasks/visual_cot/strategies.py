@@ -43,6 +43,8 @@ def random_box(rng: random.Random) -> Box:
 
 def _random(item: Item, settings: Settings) -> Region:
     """Depends on the seed and the question only, not on the order of the questions."""
+    # ``Random`` of a text hashes it itself (SHA-512), the same in every process; ``hash()`` of a text
+    # differs.
     seed = settings.get("seed", 0)
     return random_box(random.Random(f"{seed}/{item.dataset}/{item.question_id}")), None
 
