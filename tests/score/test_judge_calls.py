@@ -96,7 +96,7 @@ def test_json_mode_asks_for_json_and_reads_nothing_else(tmp_path: Path) -> None:
     with JudgeServer(lambda number, body: completion(replies[number])) as server:
         _, outcomes = judged(server.url, some_pairs(len(replies)), tmp_path, json_mode=True, concurrency=1)
         assert server.requests[0]["response_format"] == {"type": "json_object"}
-    assert [o.score for o in outcomes.values()] == [0.5, None, None, None, None, 1.0]
+    assert [o.score for o in outcomes.values()] == [0.5, None, None, None, None, None]
 
 
 def test_reasoning_models_get_no_temperature() -> None:
