@@ -185,6 +185,7 @@ def places_to_save(items: Sequence[InferItem], save: Path) -> list[Path]:
     if own := next((place for place in places if place.resolve() in asked), None):
         raise UsageError(f"{own} is an image that is asked about; choose another --save.")
     for folder in {place.parent for place in places}:
+        # The nearest folder that exists: what lacks below it will be made.
         there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UsageError(f"Nothing can be written into {there}; choose another --save.")

@@ -49,6 +49,7 @@ def write_sharded(
     shards: list[list[Planned]] = [[]]
     room = shard_bytes
     for tensor in tensors:
+        # A tensor larger than a shard gets one of its own; no shard is empty.
         if shards[-1] and tensor.nbytes > room:
             shards.append([])
             room = shard_bytes
@@ -96,5 +97,6 @@ def write_file(
             made = tensor.make().to(getattr(torch, tensor.dtype)).contiguous()
             if tuple(made.shape) != tensor.shape:
                 raise ValueError(f"{tensor.name} was planned as {tensor.shape} and is {tuple(made.shape)}")
+            # As bytes: numpy has no bfloat16.
             stream.write(memoryview(made.view(-1).view(torch.uint8).numpy()))
             advance(tensor.nbytes)

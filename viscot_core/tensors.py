@@ -178,6 +178,7 @@ def _open_safetensors(path: Path, reader: _Reader) -> dict[str, Stored]:
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
+            # Checked first: a damaged length would read the whole file, or ask for more than there is memory.
             if length > size - 8:
                 raise ValueError(f"its header wants {length:,} bytes of {size:,}")
             header: dict[str, Any] = json.loads(stream.read(length))
@@ -279,6 +280,7 @@ def hash_files(files: Iterable[Path]) -> str:
                     digest.update(block)
             else:
                 for number in range(64):
+                    # The first block at the start, the last at the end.
                     stream.seek(number * max(size - (1 << 20), 0) // 63)
                     digest.update(stream.read(1 << 20))
     return ("" if whole else "sampled-") + digest.hexdigest()

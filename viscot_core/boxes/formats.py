@@ -69,6 +69,7 @@ class Codec:
         the image by at most 5 %. No box, or several different ones, are ``unparsable``.
         """
         failed = ParsedBox(WHOLE, BoxStatus.UNPARSABLE, text)
+        # A set: the same box said twice is one box; two different ones are no answer.
         found = {tuple(float(g) for g in match.groups()) for match in re.finditer(self.find, text)}
         if len(found) != 1:
             return failed
@@ -84,6 +85,7 @@ class Codec:
         inside = in_order(shares, allow_point=self.points)
         if inside is None:
             return failed
+        # Clean: nothing was swapped or cut, and no words stand around it.
         clean = inside == shares and re.fullmatch((self.whole or "%s") % self.find, text.strip())
         status = BoxStatus.OK if clean else BoxStatus.REPAIRED
         return ParsedBox(from_shares(inside, size), status, text)
@@ -160,6 +162,7 @@ class GridCodec(Codec):
         """The cells holding the upper left corner and the last point before the lower right one."""
         x0, y0, x1, y1 = (n * self.side for n in shares_of(box, size))
         left, top = self._cell(math.floor(x0)), self._cell(math.floor(y0))
+        # ceil - 1: a box that ends on a cell's border does not reach the next; one cell at least.
         right, bottom = max(self._cell(math.ceil(x1) - 1), left), max(self._cell(math.ceil(y1) - 1), top)
         return self.text.format(
             f"{top * self.side + left:04d}", f"{bottom * self.side + right:04d}", label=label
@@ -171,6 +174,7 @@ class GridCodec(Codec):
         found = {(int(m[1]), int(m[2])) for m in re.finditer(self.find, text)}
         if len(found) != 1 or max(cells := found.pop()) >= self.side**2:
             return failed
+        # A cell is row * side + column: divmod gives (row, column), which is (y, x).
         (y0, x0), (y1, x1) = (divmod(cell, self.side) for cell in cells)
         half_x, half_y = (0.0 if x0 == x1 else 0.5), (0.0 if y0 == y1 else 0.5)
         shares = tuple(

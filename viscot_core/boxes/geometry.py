@@ -86,6 +86,7 @@ def _square_of(size: Size) -> tuple[int, int, int]:
     if width < 1 or height < 1:
         raise ValueError(f"an image of {width} x {height} pixels has no frame")
     side = max(width, height)
+    # Whole pixels, as the padding is pasted (families/llava/pixels.py).
     return side, (side - width) // 2, (side - height) // 2
 
 
@@ -137,13 +138,16 @@ def parse_box(text: str) -> ParsedBox:
 
 def _repair(text: str) -> ParsedBox:
     failed = ParsedBox(WHOLE, BoxStatus.UNPARSABLE, text)
+    # Each pair of brackets by itself; without any, the whole text.
     groups = re.findall(r"\[([^\[\]]*)\]", text) or [text]
     found = set()
     for group in groups:
         numbers = [float(n) for n in re.findall(_NUMBER, group)]
         match = _FOUR.search(group)
+        # Four numbers in all, and the four in one run of commas: three or five are not guessed at.
         if len(numbers) != 4 or not match:
             continue
+        # A set: the same box said twice is one box.
         found.add(tuple(numbers))
     if len(found) != 1:
         return failed
@@ -201,10 +205,12 @@ def crop_window(box: Box, size: Size, policy: CropPolicy = CropPolicy.PAPER) -> 
     pixels = box.to_original(size)
     if policy in (CropPolicy.TIGHT, CropPolicy.EXPANDED):
         x0, y0, x1, y1 = pixels.clip(size).coords
+        # A quarter on each side makes 1.5 times.
         grow = 0.25 if policy is CropPolicy.EXPANDED else 0.0
         dx, dy = (x1 - x0) * grow, (y1 - y0) * grow
         return _whole(x0 - dx, y0 - dy, x1 + dx, y1 + dy, size)
     x0, y0, x1, y1 = (max(c, 0.0) for c in pixels.coords)
+    # Rounded down as the reference does; its figures depend on it.
     half = max((x1 - x0) // 2, (y1 - y0) // 2, MIN_CROP_SIDE // 2)
     cx, cy = (x0 + x1) // 2, (y0 + y1) // 2
     if policy is CropPolicy.CENTERED:
@@ -226,6 +232,7 @@ def _shift_inside(low: float, high: float, limit: int) -> tuple[float, float]:
 def _whole(x0: float, y0: float, x1: float, y1: float, size: Size) -> Window:
     """Whole pixels covering the window inside the image, at least one pixel wide and high."""
     width, height = size
+    # At most width - 1, so that one pixel is left for `right`: a box beyond the border is not empty.
     left = min(max(math.floor(x0), 0), width - 1)
     top = min(max(math.floor(y0), 0), height - 1)
     right = min(max(math.ceil(x1), left + 1), width)

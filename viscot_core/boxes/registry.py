@@ -23,6 +23,7 @@ def smart_resize(size: Size, *, max_tokens: int = QWEN_MAX_TOKENS, min_tokens: i
     step, patch = QWEN_FACTOR, QWEN_FACTOR**2
     across, down = (max(step, round(side / step) * step) for side in (width, height))
     if across * down > max_tokens * patch:
+        # Rounded down, so that the result keeps the limit (and up below, for the least).
         shrink = math.sqrt(width * height / (max_tokens * patch))
         across, down = (max(step, math.floor(side / shrink / step) * step) for side in (width, height))
     elif across * down < min_tokens * patch:
@@ -58,6 +59,7 @@ _JSON_FORM = 'Answer with JSON only, in the form [{{"{key}": [{names}], "label":
 
 CODECS: dict[str, Codec] = {
     codec.name: codec
+    # In this order: name, text, find, and `whole` where a clean reply is more than `find`.
     for codec in (
         SquareCodec("viscot", "[{0}, {1}, {2}, {3}]", _BRACKETS, scale=1.0, number=".3f"),
         SquareCodec(

@@ -81,6 +81,7 @@ class Source:
 
         tensor = self.stored.read()
         if self.delta is not None:
+            # Before rows are added: their mean is then that of the merged rows.
             tensor = self.delta.add_to(tensor)
         if self.rows is None:
             return tensor

@@ -34,6 +34,7 @@ class FeatureCache:
     def features(self, views: Sequence[View]) -> list[torch.Tensor]:
         """``[tokens, hidden]`` for each view; views of one key are encoded once."""
         wanted = {view.key: view for view in views}
+        # `found` holds them for this call, even where the cache drops them on the way.
         found = {key: self._kept[key] for key in wanted if key in self._kept}
         self.reused += len(views) - len(wanted) + len(found)
         missing = [view for key, view in wanted.items() if key not in found]
@@ -56,6 +57,7 @@ class FeatureCache:
     def _keep(self, key: str, feature: torch.Tensor) -> None:
         self._kept[key] = feature
         self._bytes += feature.nbytes
+        # The newest stays, even if it is larger than the limit.
         while self._bytes > self._max_bytes and len(self._kept) > 1:
             _, dropped = self._kept.popitem(last=False)
             self._bytes -= dropped.nbytes

@@ -19,6 +19,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     Raises:
         CheckpointError: no family reads such a model.
     """
+    # `generic` also knows LLaVA's class (it takes all that transformers does), so it is asked last.
     for name in FAMILIES:
         module = import_module(f"viscot_core.families.{name}.family")
         if module.owns(config):

@@ -60,6 +60,7 @@ def save_image(image: Image.Image, target: Path) -> None:
     with folder_for(target):
         partial = partial_name(target)
         try:
+            # The format is given, as the partial file has another ending.
             image.save(partial, Image.registered_extensions()[target.suffix.lower()])
             partial.replace(target)
         finally:
@@ -78,9 +79,11 @@ def _frame(
     """Draw a region, in pixels of an image of ``size``, on the panel that shows that image."""
     across, down = panel.width / size[0], panel.height / size[1]
     x0, y0, x1, y1 = region
+    # Pillow's rectangles include their last pixel.
     corners = (x0 * across, y0 * down, x1 * across - 1, y1 * down - 1)
     if corners[0] <= corners[2] and corners[1] <= corners[3]:
         pen = ImageDraw.Draw(panel)
+        # A second line in another colour around it: a box is seen on an image of its own colour.
         around = (corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1)
         pen.rectangle(around, outline=_INK if color == WINDOW_COLOR else _PAPER, width=_STROKE + 2)
         pen.rectangle(corners, outline=color, width=_STROKE)
@@ -105,6 +108,8 @@ def _wrapped(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
         while font.getlength(word) > width:
             end = len(word)
             while end > 1 and font.getlength(word[:end]) > width:
+                # In proportion to what is too long, by 5 % at least: few measurements for a word of any
+                # length.
                 end = max(1, int(end * min(0.95, width / font.getlength(word[:end]))))
             yield word[:end]
             word = word[end:]

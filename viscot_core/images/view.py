@@ -22,6 +22,7 @@ class View:
 def view_of(image: Image.Image) -> View:
     """A view keyed by the image's own pixels, for images that come from no file."""
     digest = hashlib.sha256(image.tobytes())
+    # The same bytes in another shape are another image.
     digest.update(repr(image.size).encode())
     return View(image, digest.hexdigest())
 

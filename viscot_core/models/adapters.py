@@ -40,6 +40,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path / CONFIG} is damaged ({error}); copy the adapter again.") from error
     unread = [key for key in _NOT_MERGED if config.get(key)]
     start = str(config.get("init_lora_weights")).lower()
+    # The beginning: peft also takes a number of iterations (pissa_niter_16).
     if start.startswith(_CHANGES_BASE):
         raise CheckpointError(
             f"{path} began as {start}, which changes the base model itself; convert it to a plain LoRA with "
@@ -112,5 +113,6 @@ def _bare(name: str) -> str:
 
 def _module(name: str, family: Family) -> str:
     """An adapter's name as a module name of its base's family."""
+    # Levels that peft puts into names, around modules it copies and layers it adapts.
     name = re.sub(r"\.(?:modules_to_save\.default|base_layer)\.", ".", _bare(name))
     return family.adapted_module(name)

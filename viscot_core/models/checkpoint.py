@@ -70,6 +70,7 @@ def _understand(path: Path, base: Path | None, extra: dict[str, Stored]) -> Chec
     known = zoo.find(hub) if hub else None
     named = {"name": (hub or path.resolve().name).rpartition("/")[2]}
     if known is not None:
+        # Only a hub id decides this, never a folder's name.
         named["turn_tokens"] = known.turn_tokens
     found.manifest = Manifest.read(path) or derived.model_copy(update=named)
     if (name := found.manifest.template) not in family.templates:

@@ -61,6 +61,7 @@ def planned(checkpoint: Checkpoint, layout: Layout, dtype: str = "keep") -> list
     """The tensors of an export with their new names, shapes and dtypes, in the order of the old files."""
     family = checkpoint.family
     plan = []
+    # In the order of the files: the reader maps one file at a time.
     for name, source in sorted(checkpoint.tensors.items(), key=lambda item: item[1].stored.file):
         rows = family.exported_rows(name, checkpoint, layout)
         kept = source.stored.dtype if source.stored.dtype in WRITTEN else "float32"

@@ -122,6 +122,7 @@ def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype
             raise UsageError(f"--dtype is auto, {', '.join(DTYPES)}, not '{dtype}'.")
         return found
     if device.startswith("cuda"):
+        # Without the flag, torch says yes for older GPUs too, where it emulates bf16.
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     count = sum(source.count for source in checkpoint.tensors.values())
     return torch.float32 if count * 4 <= free_memory() / 2 else torch.bfloat16

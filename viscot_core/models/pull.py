@@ -107,9 +107,11 @@ def _fetch_large(hub: str, revision: str, file: str, sha256: str, size: int) -> 
         if blob.exists():
             return
         with part.open("ab") as stream:
+            # More than the whole file: not a beginning of it.
             if stream.tell() > size:
                 stream.truncate(0)
             url = hf_hub_url(hub, file, revision=revision)
+            # Compressed, the ranges asked for would not be those of the file.
             headers = build_hf_headers() | {"Accept-Encoding": "identity"}
             http_get(url, stream, resume_size=stream.tell(), headers=headers, expected_size=size)
         os.replace(part, blob)

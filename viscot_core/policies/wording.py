@@ -61,6 +61,7 @@ class Wording:
     def answer(self, question: str, box_text: str) -> Turns:
         """Turn 2: the answer, with the crop as the second image."""
         if self.protocol == "paper":
+            # The first turn is that of the box, without a suffix; the last turn asks for the form of answer.
             return (*answer_turns(_bare(question), box_text)[:-1], answer_turns(question, box_text)[-1])
         in_training = f"{IMAGE}{suffix_of(question)}"
         last = in_training if self.codec.name == "viscot" else f"{IMAGE}\n{ANSWER_REQUEST} {question}"

@@ -90,6 +90,8 @@ class Llava:
             notes += [note] if note else []
             rows = int(raw["vocab_size"])
             config = layouts.config_from_llava(raw, vision, image_id=token_count(files.tokenizer))
+            # The original layout has no row for the image token: it is added. Any other number of rows is
+            # left as it is, for `compare` to report.
             for name in (layouts.EMBEDDINGS, layouts.HEAD):
                 wanted = config.text_config.vocab_size
                 if name in tensors and tensors[name].shape[0] == rows < wanted:
@@ -140,6 +142,7 @@ class Llava:
             quantization_config=options.quantization(_precise(checkpoint, options.load_in)),
             device_map=options.device_map,
         )
+        # A tensor that transformers did not ask for left its place in the model at random values.
         if unread := sorted(set(checkpoint.tensors) - state.read):
             raise CheckpointError(
                 f"{checkpoint.path}: {len(unread)} tensors were not loaded, the first '{unread[0]}'; "
@@ -193,6 +196,7 @@ def expected_shapes(config: Any) -> dict[str, Shape]:
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    # A tied head is the embeddings: it is not stored a second time.
     if config.tie_word_embeddings:
         shapes.pop(layouts.HEAD, None)
     return shapes

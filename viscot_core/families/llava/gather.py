@@ -83,6 +83,7 @@ def tower(
     inside = any(key.startswith(layouts.TOWER) for key in shapes)
     folder = _tower_folder(name, path, inside, sibling)
     stated = read_json(folder / "config.json") if folder else {}
+    # A CLIP repository's config holds both halves; a tower's own is the vision half itself.
     stated = stated.get("vision_config", stated)
     if inside:
         if "num_attention_heads" not in stated:
@@ -100,6 +101,7 @@ def tower(
 def absent_tower(path: Path, raw: Mapping[str, Any], sibling: Sibling) -> str | None:
     """The name of the vision tower that a checkpoint leaves out and this machine does not have, or None."""
     name = layouts.tower_name(raw)
+    # The dot in front lets a name that begins with the part be found as one inside a longer name.
     if name is None or any(".vision_tower." in f".{key}" for key in open_weights(path)):
         return None
     try:

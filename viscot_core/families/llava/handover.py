@@ -78,6 +78,7 @@ def _write_hf_files(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
         tokenizer=tokenizer,
         patch_size=int(checkpoint.config.vision_config.patch_size),
         vision_feature_select_strategy="full" if full else "default",
+        # The class token: the processor counts it and, with "default", takes one off again (576 at 336 px).
         num_additional_image_tokens=1,
         chat_template=chat_template(checkpoint, tokenizer),
     ).save_pretrained(out)
@@ -108,6 +109,7 @@ def _write_llava_files(checkpoint: Checkpoint, out: Path, dtype: str, vision_tow
             "add_bos_token": True,
             "add_eos_token": False,
             "clean_up_tokenization_spaces": False,
+            # v4.31 is what the original code's transformers makes of legacy: false.
             "legacy": checkpoint.manifest.turn_tokens == "legacy",
             "model_max_length": length,
             "padding_side": "right",

@@ -51,6 +51,7 @@ class LlavaInputs:
         embeddings = table(padded)
         shown = [view for row in images for view in row]
         if shown:
+            # The mask below goes through rows and their slots in order; features are joined in that order.
             features = torch.cat(self.features.features(shown)).to(embeddings.device, embeddings.dtype)
             embeddings[padded == self._processor.tokens.image_id] = features
         return embeddings, real.to(embeddings.device)
@@ -72,6 +73,7 @@ class LlavaInputs:
         pixels = torch.from_numpy(np.stack(list(ready)))
         if tower.device.type == "cuda":  # copied while the next images are prepared
             pixels = pixels.pin_memory().to(tower.device, non_blocking=True)
+        # Clones: a view would keep the whole batch in memory for as long as one image is cached.
         return [f.clone() for f in encode(self._model, pixels.to(tower.device, tower.dtype))]
 
     def _pool(self) -> ThreadPoolExecutor:
@@ -101,9 +103,12 @@ def encode(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.
         )
     hidden = tower.pre_layrnorm(tower.embeddings(pixels))
     count = len(tower.encoder.layers)
+    # hidden_states has one more entry than there are layers (0 is what goes into layer 0), so -2 is what the
+    # last layer but one gives: the first `count - 1` layers run.
     for block in tower.encoder.layers[: layer if layer >= 0 else count + 1 + layer]:
         hidden = block(hidden, None)
     if config.vision_feature_select_strategy == "default":
+        # Without the class token: patches only.
         hidden = hidden[:, 1:]
     projected: torch.Tensor = model.model.multi_modal_projector(hidden)
     return projected

@@ -38,7 +38,9 @@ def _rules(*pairs: tuple[str, str]) -> _Rules:
 
 _TO_MODULE: dict[Layout, _Rules] = {
     Layout.LLAVA: _rules(
+        # Older transformers' CLIP has a level `vision_model`, the present one has not.
         (r"^model\.vision_tower\.vision_tower\.(?:vision_model\.)?", "model.vision_tower."),
+        # A Sequential: 1 is the GELU between the two, which has no weights.
         (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
         (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
         (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
@@ -88,6 +90,7 @@ def clip_module_name(stored: str) -> str | None:
 
 
 def _apply(name: str, rules: _Rules) -> str:
+    # A name that no rule fits is a module name already (lm_head, what transformers 5 saves by module).
     for pattern, replacement in rules:
         renamed, count = pattern.subn(replacement, name)
         if count:
@@ -102,6 +105,7 @@ def detect(config: Mapping[str, Any], names: Iterable[str]) -> Layout:
         CheckpointError: a model of another kind, a text-only Llama among them.
     """
     kinds = [str(kind) for kind in config.get("architectures") or []]
+    # The original layout says model_type llava too; a text_config is transformers' alone.
     if "text_config" in config and str(config.get("model_type")) == "llava":
         return Layout.HF
     if any(name.startswith("model.mm_projector.") for name in names):
@@ -180,6 +184,7 @@ def tower_config_from_shapes(shapes: Mapping[str, Shape], heads: int | None = No
     if _PATCH not in shapes or _POSITION not in shapes:
         raise CheckpointError(f"the vision tower is not in the checkpoint ('{_PATCH}' is missing).")
     width, channels, patch, _ = shapes[_PATCH]
+    # One position is the class token's; the others are a square of patches.
     grid = math.isqrt(shapes[_POSITION][0] - 1)
     layers = {
         int(m.group(1))
@@ -199,6 +204,7 @@ def tower_config_from_shapes(shapes: Mapping[str, Shape], heads: int | None = No
         "num_channels": channels,
         "patch_size": patch,
         "image_size": grid * patch,
+        # OpenAI's CLIP; no tensor tells these two, a config at hand does (gather.tower).
         "hidden_act": "quick_gelu",
         "layer_norm_eps": 1e-5,
     }

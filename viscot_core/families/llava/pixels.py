@@ -27,6 +27,7 @@ def pad_to_square(image: Image.Image) -> Image.Image:
     if image.size == (side, side):
         return image
     square = Image.new("RGB", (side, side), PAD_COLOR)
+    # The same whole-pixel offset as in boxes/geometry.py: a box and its pixels must agree.
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
 

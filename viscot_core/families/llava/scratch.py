@@ -60,6 +60,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_positions: int
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=special,
+        # All 256 bytes: no text is unknown, whatever the training data held.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -41,6 +41,7 @@ class Llm:
 
     def adapter_parameters(self, rank: int) -> int:
         """Parameters of LoRA adapters of ``rank`` on the seven linear layers of every decoder layer."""
+        # Rank r on a matrix [out, in] takes r * (in + out): q and o; k and v; gate, up and down.
         sides = 2 * (self.width + self.width) + 2 * (self.width + self.kv_width) + 3 * (self.width + self.mlp)
         return self.layers * rank * sides
 
@@ -71,6 +72,7 @@ class Tower:
     def parameters(self) -> int:
         """All parameters, those of the layers that are not read included."""
         width = self.width
+        # Patch convolution (no bias), class token, positions, and the norms before and after the layers.
         embeddings = 3 * self.patch**2 * width + width + (self.tokens + 1) * width + 4 * width
         return embeddings + self.layers * self.layer_parameters
 
@@ -95,6 +97,7 @@ class Shape:
             return self.llm.parameters
         if part == "vision_tower":
             return self.tower.parameters
+        # The projector: two linear layers with biases.
         return (self.tower.width + 1) * self.llm.width + (self.llm.width + 1) * self.llm.width
 
     @property

@@ -86,6 +86,7 @@ class _Writer:
             self.say(part)
 
     def image(self) -> None:
+        # Spans count from the start of their own chunk: chunks are tokenized one by one.
         self._done.append(Chunk(self._text, tuple(self._spoken)))
         self._text, self._spoken = "", []
 
@@ -114,6 +115,7 @@ def render(turns: Sequence[Message], template: Template, *, generate: bool = Fal
                 writer.say_with_images(" " + text + " ")
         elif turn.role == "assistant":
             writer.say("ASSISTANT:")
+            # The space is learned too, so a prompt to continue ends in "ASSISTANT:" without it (below).
             writer.say(" " + turn.text + EOS, spoken=True)
         else:
             raise ValueError(f"a message's role is 'user' or 'assistant', not {turn.role!r}")

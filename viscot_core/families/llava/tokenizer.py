@@ -111,9 +111,12 @@ def _from_sentencepiece(path: Path, turn_tokens: TurnTokens) -> PreTrainedTokeni
     if turn_tokens == "plain":
         backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="first", split=False)
     else:
+        # A normalizer runs on every piece between special tokens, so each gets the mark; Metaspace's "first"
+        # gives it to the beginning of the text only.
         backend.normalizer = normalizers.Sequence(
             [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
         )
+    # Strip takes off the one dummy space that encoding put before the text.
     backend.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -146,6 +149,7 @@ def _merges(pieces: Any, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]
         for left in range(1, len(piece))
         if piece[:left] in vocabulary and piece[left:] in vocabulary
     ]
+    # Best score first; among equal scores the longer left half, then the longer right one.
     found.sort(key=lambda merge: merge[:3])
     return [(left, right) for *_, left, right in found]
 
@@ -156,4 +160,5 @@ def _added(path: Path, declared: Mapping[str, Any]) -> list[str]:
     file = path / "added_tokens.json"
     if file.exists():
         by_id |= {int(i): token for token, i in json.loads(file.read_text(encoding="utf-8")).items()}
+    # The tokenizer gives each the next free id, so this order keeps the ids that were trained.
     return [by_id[i] for i in sorted(by_id)]

@@ -224,6 +224,7 @@ def require_projector_fits(name: str, shapes: Mapping[str, Sequence[int]], confi
     """`CheckpointError` where a projector (shapes by module name) is of another tower or language model."""
     first = shapes.get(f"{layouts.PROJECTOR}linear_1.weight")
     wanted = int(config.vision_config.hidden_size), text_width(config)
+    # A Linear's weight is [out, in].
     if first is not None and (first[1], first[0]) != wanted:
         raise CheckpointError(
             f"model.projector: {name} turns features of width {first[1]} into {first[0]}, and "
