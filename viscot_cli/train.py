@@ -55,6 +55,14 @@ LocalAddr = Annotated[
 Slurm = Annotated[
     Literal["print", "submit"] | None, typer.Option("--slurm", help="Print an sbatch file, or submit it.")
 ]
+Sbatch = Annotated[
+    list[str] | None, typer.Option("--sbatch", help="KEY=VALUE for sbatch, e.g. qos=long. Repeatable.")
+]
+Partition = Annotated[str | None, typer.Option("--partition", help="SLURM: the partition.")]
+Account = Annotated[str | None, typer.Option("--account", help="SLURM: the account that pays.")]
+Time = Annotated[str | None, typer.Option("--time", help="SLURM: the time limit, e.g. 2-00:00:00.")]
+Memory = Annotated[str | None, typer.Option("--memory", help="SLURM: memory of a machine, e.g. 500G.")]
+Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="SLURM: CPU cores of a machine.")]
 Lora = Annotated[int | None, typer.Option("--lora", min=1, help="Fine-tune adapters of this rank instead.")]
 LoadIn = Annotated[
     Literal["4bit", "8bit"] | None, typer.Option("--load-in", help="Quantise the frozen weights (QLoRA).")
@@ -76,7 +84,9 @@ def _command(want: Want, text: str) -> Callable[..., None]:
         gpu: Gpu = None, processes: Processes = None, nnodes: Nnodes = 1, rdzv: Rdzv = None,
         rdzv_id: RdzvId = None, rdzv_conf: RdzvConf = None, node_rank: NodeRank = None,
         local_addr: LocalAddr = None, slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None,
-        allow_bad: AllowBad = None, report: Report = None,
+        allow_bad: AllowBad = None, report: Report = None, partition: Partition = None,
+        account: Account = None, time: Time = None, memory: Memory = None, cpus: Cpus = None,
+        sbatch: Sbatch = None,
     ) -> None:  # fmt: skip
         from viscot_core.train.job import launch
         from viscot_core.train.plan.make_plan import make_plan
@@ -87,7 +97,11 @@ def _command(want: Want, text: str) -> Callable[..., None]:
             raise UsageError(f"--nnodes {nnodes} needs --rdzv HOST:PORT, the address of the first machine.")
         if not (rdzv or slurm):
             names = ("--rdzv-id", "--rdzv-conf", "--node-rank", "--local-addr")
-            _require_meeting(names, (rdzv_id, rdzv_conf, node_rank, local_addr))
+            _goes_with("--rdzv HOST:PORT", names, (rdzv_id, rdzv_conf, node_rank, local_addr))
+        given = {"--partition": partition, "--account": account, "--time": time, "--memory": memory}
+        given |= {"--cpus": None if cpus is None else str(cpus)}
+        if not slurm:
+            _goes_with("--slurm print or submit", [*given, "--sbatch"], [*given.values(), sbatch])
         only_looks = dry_run or slurm is not None
         chosen, place, notes = options.resolve(
             recipe, set_ or (), want, data or ("DATA" if dry_run else None), images,
@@ -105,7 +119,8 @@ def _command(want: Want, text: str) -> Callable[..., None]:
             chosen, machine, run=run, data=place.root, images=place.images, rendezvous=meeting, notes=notes
         )
         if slurm:
-            _slurm(plan, submit=slurm == "submit" and not dry_run)
+            asked = {name: value for name, value in given.items() if value is not None}
+            _slurm(plan, asked, sbatch or (), submit=slurm == "submit" and not dry_run)
             return
         if dry_run:
             _show(chosen, plan)
@@ -129,11 +144,11 @@ finetune = _command(
 )
 
 
-def _require_meeting(names: Sequence[str], values: Sequence[object]) -> None:
-    """`UsageError` where an option tells how machines meet and none are to."""
+def _goes_with(other: str, names: Sequence[str], values: Sequence[object]) -> None:
+    """`UsageError` where one of the options ``names`` is given without the ``other`` that it needs."""
     for name, value in zip(names, values, strict=True):
         if value not in (None, []):
-            raise UsageError(f"{name} only goes with --rdzv HOST:PORT; give both or neither.")
+            raise UsageError(f"{name} only goes with {other}; give both or neither.")
 
 
 def _continues(run: Path, resume: bool, nodes: int) -> bool:
@@ -146,14 +161,14 @@ def _continues(run: Path, resume: bool, nodes: int) -> bool:
     return typer.confirm(f"{run} holds a run already. Continue it?", err=True)
 
 
-def _slurm(plan: Plan, *, submit: bool) -> None:
+def _slurm(plan: Plan, asked: dict[str, str], passed: Sequence[str], *, submit: bool) -> None:
     from viscot_core.train.job import slurm
 
+    script = slurm.slurm_script(plan, sys.argv[1:], slurm.settings(asked, passed))
     for text in plan.warnings:
         console.say(f"Note: {text}")
     for text in plan.refusals:
         console.say(f"would refuse to start: {text}")
-    script = slurm.slurm_script(plan, sys.argv[1:])
     if not submit:
         console.out(script.rstrip())
     if plan.refusals:

@@ -1,4 +1,4 @@
-"""Starting a run: which machine, how machines meet, what is told when a rank dies; SLURM scripts."""
+"""Starting a run: which machine, how machines meet, what is told when a rank dies."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from typing import Any
 import pytest
 
 from viscot_core.errors import UsageError
-from viscot_core.train.job import launch, slurm
-from viscot_core.train.plan.make_plan import make_plan
-from viscot_core.train.plan.plan_types import Machine, Rendezvous
-from viscot_core.train.recipe.load import load_recipe
+from viscot_core.train.job import launch
+from viscot_core.train.plan.plan_types import Rendezvous
 
 
 def test_the_rank_that_died_first_is_shown_first(tmp_path: Path) -> None:
@@ -85,14 +83,3 @@ def test_how_machines_meet_needs_a_place(option: tuple[str, str], cli: Callable[
     assert ran.code == 2 and f"{option[0]} only goes with --rdzv" in ran.err
     ran = cli("train", "--recipe", "tiny", "--dry-run", "--rdzv", "host:29500", "--nnodes", "2", *option)
     assert "only goes with" not in ran.err and "--nnodes=2" in ran.out
-
-
-def test_slurm_scripts_repeat_the_command(tmp_path: Path) -> None:
-    plan = make_plan(load_recipe("7b-336"), Machine(gpus=8, nodes=4), run="runs/x", data=tmp_path)
-    argv = ["train", "--recipe", "7b-336", "--nnodes", "4", "--data", "my data", "--slurm", "print"]
-    script = slurm.slurm_script(plan, argv)
-    assert slurm.slurm_script(plan, [*argv[:-2], "--slurm=submit", "--dry-run"]) == script
-    assert "#SBATCH --nodes=4" in script and "#SBATCH --gpus-per-node=8" in script
-    assert "train --recipe 7b-336 --nnodes 4 --data 'my data' --rdzv \"$HEAD:29500\"" in script
-    assert "--slurm" not in script and "${SLURM_RESTART_COUNT:+--resume}" in script
-    assert '--output="runs/x.slurm-%j.log"' in script, "the run folder itself takes no stranger's file"

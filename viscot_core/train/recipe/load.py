@@ -190,6 +190,9 @@ def _describe(detail: ErrorDetails, data: dict[str, Any]) -> str:
     if detail["type"] == "missing":
         field = _field_at(location)
         return f"{path}: missing - give it: {field.description if field else 'it has no default'}"
+    if detail["type"] == "string_pattern_mismatch":
+        field = _field_at(location)
+        return f"{path}: {detail['input']!r} - {field.description if field else 'use other characters'}."
     if detail["type"] == "tuple_type":  # pydantic's word for a list that becomes immutable
         return f"{path}: {detail['input']!r} - give a list."
     message = detail["msg"][0].lower() + detail["msg"][1:]

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from viscot_core.errors import RecipeError
 
 StageKind = Literal["foundation", "pretrain", "finetune"]
+NAME = r"^[\p{L}\p{N}_][\p{L}\p{N}_ .+-]{0,99}$"
+"""Letters, digits and a few signs: a recipe's name becomes a folder and a word of a job script."""
 Part = Literal["projector", "llm", "vision_tower"]
 PARTS: tuple[Part, ...] = get_args(Part)
 USUAL_FILES: dict[StageKind, str] = {
@@ -33,11 +35,19 @@ def _field(
     gt: float | None = None,
     le: float | None = None,
     min_length: int | None = None,
+    pattern: str | None = None,
 ) -> Any:
     """A pydantic field that also knows its unit and where its value comes from."""
     extra: dict[str, JsonValue] = {"unit": unit, "source": source}
     return Field(
-        default, description=doc, json_schema_extra=extra, ge=ge, gt=gt, le=le, min_length=min_length
+        default,
+        description=doc,
+        json_schema_extra=extra,
+        ge=ge,
+        gt=gt,
+        le=le,
+        min_length=min_length,
+        pattern=pattern,
     )
 
 
@@ -257,7 +267,9 @@ class StageSpec(Strict):
 class Recipe(Strict):
     """A whole training run."""
 
-    name: str = _field(..., "name of the run and of the model it makes", min_length=1)
+    name: str = _field(
+        ..., "name of the run and of the model it makes: letters, digits, spaces and _.+-", pattern=NAME
+    )
     description: str = _field("", "one line for `viscot recipes list`")
     model: ModelSpec = _field(..., "what is trained")
     data: DataSpec = _field(DataSpec(), "where the rows and the images are")
