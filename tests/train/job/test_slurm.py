@@ -88,12 +88,7 @@ def test_no_value_becomes_a_command(tmp_path: Path) -> None:
         for name, text in (("scontrol", "echo node0"), ("srun", 'printf "%s\\n" "$@" > words')):
             (commands / name).write_text(f"#!/bin/bash\n{text}\n")
             (commands / name).chmod(0o755)
-        env = {
-            "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
-            "SLURM_JOB_NODELIST": "n",
-            "SLURM_JOB_ID": "7",
-        }
-        subprocess.run(["bash"], input=script, text=True, cwd=tmp_path, env=env, check=True)
+        assert run_job(script, tmp_path, commands) == 0
         assert run in (tmp_path / "words").read_text().splitlines()
         assert not (tmp_path / "PWNED").exists()
     broken = "x\ntouch PWNED\n#"
@@ -107,11 +102,6 @@ def test_no_value_becomes_a_command(tmp_path: Path) -> None:
 
 def test_a_job_that_saved_before_it_was_stopped_is_started_again(tmp_path: Path) -> None:
     script = slurm.slurm_script(plan_of("x", tmp_path), ARGV)
-    env = {
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-        "SLURM_JOB_NODELIST": "n",
-        "SLURM_JOB_ID": "7",
-    }
     (tmp_path / "scontrol").write_text('#!/bin/bash\n[ "$1" = show ] || echo "$@" > said\n')
     for code, said in ((1, False), (3, True)):
         (tmp_path / "srun").write_text(f"#!/bin/bash\nexit {code}\n")
