@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,35 @@ def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, *, wait: bool) -> Iterator[IO[bytes] | None]:
+    """``path``, created where it is missing, open and locked by this process alone for the block.
+
+    None where another holds it (``wait=False``). What a killed process left in it is still there.
+    """
+    # Never through a link that somebody put in its place, and not truncated before it is locked.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        with open(os.open(path, flags, 0o666), "r+b") as file:
+            if wait:
+                # Where a file system has no locks, the last writer wins.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            elif not try_lock(file):
+                yield None
+                return
+            # The holder before us renames or removes it: then this lock is on a file without this name.
+            if _is_file_at(file, path):
+                yield file
+                return
+
+
+def _is_file_at(file: IO[bytes], path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def set_broken_line_aside(path: Path, aside: Path) -> None:

@@ -184,9 +184,23 @@ def test_a_mixture_is_deleted_only_when_the_new_one_stands(
             assert len(Mixture.open(tmp_path / "mix")) == 5
         real(path, ignore_errors=ignore_errors)
 
-    monkeypatch.setattr("viscot_core.data.mix.shutil.rmtree", rmtree)
+    monkeypatch.setattr("viscot_core.files.shutil.rmtree", rmtree)
     build(tmp_path / "mix", files[:1], overwrite=True)
-    assert [path.name for path in deleted] == [".mix.replaced"]
+    assert [path.name for path in deleted] == [".mix.replaced.partial"]
+
+
+def test_two_builds_of_one_mixture(tmp_path: Path, files: list[MixtureSource]) -> None:
+    """Both failed, and a damaged folder stayed: now the second one is refused and the first ends well."""
+    refused: list[str] = []
+
+    def second(done: int, of: int) -> None:
+        with pytest.raises(UsageError) as caught:
+            build(tmp_path / "mix", files, overwrite=True)
+        refused.append(str(caught.value))
+
+    assert len(build(tmp_path / "mix", files, overwrite=True, progress=second)) == 9
+    assert refused and "Another process is writing" in refused[0]
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_progress_ends_where_the_files_end(tmp_path: Path, files: list[MixtureSource]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from viscot_core.data.annotations import Conversation, Rows, describe
 from viscot_core.data.mixture import FORMAT, Mixture, MixtureSource, Progress
 from viscot_core.data.rows import proven_rows
 from viscot_core.errors import DataError, UsageError, nearest
+from viscot_core.files import atomic_folder
 
 _BATCH = 256
 """Rows written at once; so few that the allocator reuses their memory."""
@@ -117,21 +117,8 @@ def build(
         raise UsageError(
             f"{out} is not a mixture, and --overwrite replaces nothing else; choose another --out."
         )
-    place = out.resolve()
-    unfinished, replaced = (place.with_name(f".{place.name}.{end}") for end in ("unfinished", "replaced"))
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        _write(unfinished, sources, skip_bad, progress)
-        # Two renames, and the old mixture is deleted last: a kill between them leaves both, under hidden
-        # names.
-        if place.exists():
-            shutil.rmtree(replaced, ignore_errors=True)  # left by a kill
-            place.replace(replaced)
-        unfinished.replace(place)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with atomic_folder(out, replace=overwrite) as building:
+        _write(building, sources, skip_bad, progress)
     return Mixture.open(out)
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from viscot_core.boxes.geometry import Box, Window
 from viscot_core.errors import UsageError
-from viscot_core.files import folder_for, partial_name
+from viscot_core.files import atomic_path
 
 BOX_COLOR, WINDOW_COLOR = (220, 30, 30), (255, 255, 255)
 _PAPER, _INK = (250, 250, 250), (20, 20, 20)
@@ -57,14 +57,9 @@ def save_image(image: Image.Image, target: Path) -> None:
         UsageError: as ``check_ending`` says.
     """
     check_ending(target)
-    with folder_for(target):
-        partial = partial_name(target)
-        try:
-            # The format is given, as the partial file has another ending.
-            image.save(partial, Image.registered_extensions()[target.suffix.lower()])
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+    with atomic_path(target) as partial:
+        # The format is given, as the partial file has another ending.
+        image.save(partial, Image.registered_extensions()[target.suffix.lower()])
 
 
 def check_ending(target: Path) -> None:

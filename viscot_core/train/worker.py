@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 from pathlib import Path
 
 from viscot_core.errors import UsageError
+from viscot_core.files import link_or_copy
 from viscot_core.train import ranks
 from viscot_core.train.job.orphans import die_with_parent
 from viscot_core.train.loop.preflight import check_rows
@@ -69,20 +69,8 @@ def _finish(folder: Path, state: Run) -> None:
         files = [path for path in model.rglob("*") if path.is_file()]
         with checkpoints.naming_a_full_disk(folder):
             for path in sorted(files, key=lambda p: p.name == "viscot.json"):  # the manifest last
-                _link(path, folder / path.relative_to(model))
+                link_or_copy(path, folder / path.relative_to(model))
     ranks.wait()
-
-
-def _link(path: Path, target: Path) -> None:
-    """Make ``target`` a hard link of ``path``, or a copy where the disk has none; atomically."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = target.with_name(f".{target.name}.partial")
-    partial_file.unlink(missing_ok=True)
-    try:
-        os.link(path, partial_file)
-    except OSError:
-        shutil.copyfile(path, partial_file)
-    partial_file.replace(target)
 
 
 def main() -> None:

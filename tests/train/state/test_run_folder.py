@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from viscot_core.errors import UsageError
-from viscot_core.files import atomic_write, partial_name
+from viscot_core.files import atomic_write
 from viscot_core.train.plan.make_plan import make_plan
 from viscot_core.train.plan.plan_types import Machine
 from viscot_core.train.recipe.load import dump_recipe, load_recipe
@@ -74,7 +74,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
 def test_machines_that_share_a_folder_join_a_run_that_begins(tmp_path: Path) -> None:
     recipe = load_recipe("tiny")
     with run_folder.locked(tmp_path, "-first"):
-        partial_name(tmp_path / "recipe.yaml").touch()  # the first machine is about to begin
+        (tmp_path / ".recipe.yaml.partial").touch()  # the first machine is about to begin
         run_folder.claim(tmp_path, recipe, resume=False, shared=True)
         (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
         run_folder.claim(tmp_path, recipe, resume=False, shared=True)

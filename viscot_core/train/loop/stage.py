@@ -17,7 +17,7 @@ from torch import nn
 
 from viscot_core.errors import DataError
 from viscot_core.families.llava import training
-from viscot_core.files import atomic_write
+from viscot_core.files import atomic_write, sync_folder
 from viscot_core.train import ranks
 from viscot_core.train.loop.preflight import row_counts
 from viscot_core.train.loop.throughput import meter_for
@@ -132,6 +132,7 @@ def _keep_model(objective: Objective, trainer: StageTrainer, out: Path) -> None:
             save_model(objective.run, objective.stage, model, partial_folder)
     ranks.wait()
     if ranks.rank() == 0:
+        sync_folder(partial_folder)
         os.replace(partial_folder, out / "model")
     ranks.wait()
 

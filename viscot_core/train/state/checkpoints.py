@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from viscot_core.errors import DataError, ViscotError
+from viscot_core.files import atomic_write, sync_folder
 from viscot_core.train.recipe.schema import StageSpec
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,10 @@ class CheckpointRecord:
 
 def mark_complete(folder: Path, record: CheckpointRecord) -> None:
     """Declare a checkpoint complete; the last file to be written, atomically."""
-    temporary = folder / f"{COMPLETE}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
+    # On the disk before the mark: after a power failure it could stand beside empty files.
+    sync_folder(folder)
+    with atomic_write(folder / COMPLETE) as file:
         json.dump(asdict(record), file)
-        # On the disk before the rename: after a power failure the new name could stand for an empty file.
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / COMPLETE)
 
 
 def record_of(folder: Path) -> CheckpointRecord | None:
