@@ -43,6 +43,7 @@ GROUND = {
     "files",
     "hardware",
     "lines",
+    "paths",
     "resources",
     "tensors",
     "tensor_writer",

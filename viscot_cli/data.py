@@ -235,7 +235,12 @@ def organize(
     if len(done.ambiguous) > _SHOWN:
         console.say(f"... and {len(done.ambiguous) - _SHOWN} more ambiguous files.")
     console.say(f"{len(done.placed)} files placed.")
-    left = [*done.not_found, *done.ambiguous]
+    if done.outside:
+        console.say(
+            f"{len(done.outside)} annotated paths lead outside of {to} (the first is {done.outside[0]!r}); "
+            "nothing was placed there: correct the annotation files."
+        )
+    left = [*done.not_found, *done.ambiguous, *done.outside]
     if left:
         first = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         raise PartlyDone(

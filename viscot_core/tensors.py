@@ -20,7 +20,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from viscot_core.errors import CheckpointError
+from viscot_core.errors import CheckpointError, DataError
+from viscot_core.paths import inside
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +143,10 @@ def _open_sharded(index: Path) -> dict[str, Stored]:
     reader = _Reader()
     tensors: dict[str, Stored] = {}
     for shard in shards:
-        path = index.parent / shard
+        try:
+            path = inside(index.parent, shard)
+        except DataError as error:
+            raise CheckpointError(f"{index} is damaged: {error}") from error
         names = [name for name, file in placed.items() if file == shard]
         if not path.exists():
             raise CheckpointError(

@@ -44,6 +44,8 @@ class Hub:
     drop_after: dict[str, int] = field(default_factory=dict)
     """Bytes after which the connection is cut, once per file."""
     spoil: set[str] = field(default_factory=set)
+    etag: str = ""
+    """Sent for every file, instead of its sha256."""
 
     def of(self, path: str) -> dict[str, bytes] | None:
         """The files of the repository that a path names."""
@@ -104,7 +106,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if (wanted := self.headers.get("range")) is not None:
                 start = int(wanted.removeprefix("bytes=").split("-")[0])
             self.send_response(206 if start else 200)
-            self.send_header("etag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("etag", f'"{hub.etag or hashlib.sha256(content).hexdigest()}"')
             self.send_header("x-repo-commit", SHA)
             self.send_header("accept-ranges", "bytes")
             self.send_header("content-length", str(len(content) - start))
@@ -282,6 +284,14 @@ def test_a_file_damaged_on_the_way_is_removed(hub: Hub, tmp_path: Path, golden: 
     assert not list(tmp_path.rglob("refs/main"))
     hub.spoil.clear()
     assert pull(hub, tmp_path, golden).returncode == 0
+
+
+def test_an_etag_that_is_a_path_reaches_no_path(hub: Hub, tmp_path: Path, golden: Path) -> None:
+    """huggingface_hub names the files of its cache by the ETag."""
+    hub.etag = "../../../../written"
+    ran = pull(hub, tmp_path / "cache", golden)
+    assert ran.returncode == 1 and "The hub sent a path as ETag" in ran.stderr
+    assert not list(tmp_path.rglob("*written*"))
 
 
 def test_unknown_and_unreachable(hub: Hub, tmp_path: Path, golden: Path) -> None:

@@ -313,3 +313,14 @@ def test_an_image_is_found_where_the_benchmark_found_it(
     report = build_report([read_scored_run(run)], ReportOptions())
     write_report(tmp_path / "report.html", report, data=tmp_path / "data", images=Images.LINK)
     assert f'"source":"data/{lies}"' in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_embeds_no_file_outside_of_the_data_root(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "secret.png")
+    names = ["../secret.png", str(tmp_path / "secret.png")]
+    run = write_run(tmp_path / "run", [prediction(question_id=n, image=name) for n, name in enumerate(names)])
+    for images in (Images.EMBED, Images.LINK):
+        report = build_report([read_scored_run(run)], ReportOptions())
+        write_report(tmp_path / "report.html", report, data=tmp_path / "data", images=images)
+        assert '"source"' not in (tmp_path / "report.html").read_text()

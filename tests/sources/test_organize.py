@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from made_roots import draw, made_root, real_root
@@ -13,6 +15,9 @@ from viscot_core.errors import UsageError
 from viscot_core.sources.catalog import load_catalog
 from viscot_core.sources.check import check
 from viscot_core.sources.organize import Link, organize
+
+if TYPE_CHECKING:
+    from conftest import Ran
 
 CATALOG = load_catalog()
 
@@ -103,3 +108,24 @@ def test_annotation_files_are_placed_too(tmp_path: Path) -> None:
 def test_a_folder_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a folder; pass the folder of your downloads"):
         organize(tmp_path / "none", tmp_path, CATALOG)
+
+
+def test_nothing_is_placed_outside_of_the_root(tmp_path: Path, cli: Callable[..., Ran]) -> None:
+    """A row names a path outside: by dots, from the disk's root, or among viscot's own records."""
+    for name in ("x.jpg", "y.jpg", "lock.json", "fine.jpg"):
+        draw(tmp_path / "hand" / name, (9, 9)) if name.endswith("jpg") else (tmp_path / "hand" / name).touch()
+    outside = [
+        "../../../x.jpg", f"{tmp_path}/y.jpg", "a/../../x.jpg", ".viscot/lock.json", "./.viscot/a.json", "..",
+    ]  # fmt: skip
+    root = tmp_path / "a/b/data"
+    root.parent.mkdir(parents=True)
+    rows(root, *outside, "cot/fine.jpg")
+    ran = cli("data", "organize", "--from", tmp_path / "hand", "--to", root)
+    assert ran.code == 3 and "6 annotated paths lead outside of" in ran.err and "1 files placed" in ran.err
+    placed = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert placed - {f"hand/{n}" for n in ("x.jpg", "y.jpg", "lock.json", "fine.jpg")} == {
+        "a/b/data/train.json", "a/b/data/cot/fine.jpg",
+    }  # fmt: skip
+    assert not check(root, CATALOG, tmp_path / "report.jsonl")[0].right
+    report = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
+    assert sum("leads outside" in line["detail"] for line in report if line["kind"] == "bad row") == 4

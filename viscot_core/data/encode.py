@@ -24,6 +24,7 @@ from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES, Template, render
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View, crop
+from viscot_core.paths import inside
 
 if TYPE_CHECKING:
     import torch
@@ -106,11 +107,12 @@ def load_views(root: Path, names: Sequence[str]) -> list[View]:
     """The views named by ``image`` entries (``path`` or ``path###[x0, y0, x1, y1]``) under ``root``.
 
     Neighbours that name one image share its decode. Stored pixels are kept: EXIF is not applied, as the
-    boxes were drawn without it. Raises ImageError for an image that cannot be read.
+    boxes were drawn without it. Raises ImageError for an image that cannot be read,
+    DataError for a name that leads outside of ``root``.
     """
     views: list[View] = []
     for path, group in groupby(names, key=lambda name: split_crop(name)[0]):
-        whole = View(open_image(root / path), path)
+        whole = View(open_image(inside(root, path)), path)
         for name in group:
             box = split_crop(name)[1]
             views.append(whole if box is None else crop(whole, crop_window(box, whole.image.size)))

@@ -28,6 +28,7 @@ from viscot_core.errors import DataError, UsageError, nearest
 from viscot_core.families.llava.template import Chunks, Template, render
 from viscot_core.images.drawing import draw_answer
 from viscot_core.images.reading import open_image
+from viscot_core.paths import inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _drawn(row: Conversation, root: Path) -> tuple[Box | None, Window | None, Im
     if not row.image:
         return None, None, None
     views = row.views()
-    image = open_image(root / views[0][0])
+    image = open_image(inside(root, views[0][0]))
     box = next((box for path, box in views if box and path == views[0][0]), None)
     window = crop_window(box, image.size) if box else None
     if box is None:

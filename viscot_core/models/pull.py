@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from viscot_core.errors import CheckpointError, nearest
 from viscot_core.families.table import family_of
@@ -63,6 +64,7 @@ def _download(hub: str, name: str) -> Path:
     from huggingface_hub.utils import httpx, logging  # the client it was built with
 
     logging.set_verbosity_error()  # it retries; one sentence at the end is enough
+    _refuse_paths_in_headers()
     try:
         revision = HfApi().model_info(hub).sha
         tree = HfApi().list_repo_tree(hub, revision=revision)
@@ -71,6 +73,10 @@ def _download(hub: str, name: str) -> Path:
         if any(file.path.endswith(".safetensors") for file in files):
             skip.append("pytorch_model*")
         for file in files:
+            if file.lfs is not None and not _SHA256.match(file.lfs.sha256):
+                raise CheckpointError(
+                    f"{hub}: the hub lists no sha256 for {file.path}; use another HF_ENDPOINT."
+                )
             if file.lfs is not None and not any(fnmatch(file.path, pattern) for pattern in skip):
                 _fetch_large(hub, revision, file.path, file.lfs.sha256, file.size)
         return Path(snapshot_download(hub, revision=revision, cache_dir=hub_cache(), ignore_patterns=skip))
@@ -87,6 +93,24 @@ def _download(hub: str, name: str) -> Path:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # the console tells a full disk
         raise _unreachable(name, error) from error
+
+
+def _refuse_paths_in_headers() -> None:
+    """huggingface_hub names files of its cache by these headers: ``../../x`` must not become a path."""
+    from huggingface_hub import get_session
+
+    def check(response: Any) -> None:
+        for header in ("ETag", "X-Linked-Etag", "X-Repo-Commit"):
+            # Answers to GET are not used as names, and other servers write "/" in their ETags.
+            if response.request.method == "HEAD" and "/" in response.headers.get(header, "").removeprefix(
+                "W/"
+            ):
+                raise CheckpointError(f"The hub sent a path as {header}; do not use this HF_ENDPOINT.")
+
+    session = get_session()
+    hooks = session.event_hooks
+    hooks["response"] = [check, *(hook for hook in hooks["response"] if hook.__name__ != check.__name__)]
+    session.event_hooks = hooks
 
 
 def _fetch_large(hub: str, revision: str, file: str, sha256: str, size: int) -> None:

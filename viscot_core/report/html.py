@@ -141,7 +141,10 @@ class _ImagePlacer:
         root = self.data or (Path(run.info.data) if run.info.data else None)
         if self.mode is Images.NONE or root is None or not image:
             return None
-        path = find_image(root, image)
+        try:
+            path = find_image(root, image)
+        except DataError:  # a path that leads outside of the data root: a report embeds no other files
+            return None
         if path not in self._placed:
             self._placed[path] = self._embed(path) if self.mode is Images.EMBED else self._link(path)
         return self._placed[path]

@@ -12,6 +12,7 @@ from viscot_core.data.convert import image_path
 from viscot_core.data.rows import first_byte
 from viscot_core.data.stats import kind_of
 from viscot_core.errors import DataError, UsageError, nearest
+from viscot_core.paths import inside
 from viscot_core.sources.aliases import spellings
 from viscot_core.sources.catalog import Catalog
 
@@ -105,10 +106,11 @@ def images_of(row: Row) -> Iterator[AnnotatedImage]:
 def locate_image(root: Path, path: str, file: AnnotationFile, catalog: Catalog) -> Path | None:
     """The existing file of the image ``path`` of ``file``; None if it is missing.
 
-    The benchmark accepts either name of a folder; training needs exactly the path of the row.
+    The benchmark accepts either name of a folder; training needs exactly the path of the row. Raises
+    DataError if the path leads outside of the root.
     """
     names = spellings(path, catalog) if file.group == "bench" else (path,)
-    return next((root / name for name in names if (root / name).is_file()), None)
+    return next((place for name in names if (place := inside(root, name)).is_file()), None)
 
 
 def rows_of(file: AnnotationFile, skip_bad: int) -> Rows[Row]:

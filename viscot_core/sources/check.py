@@ -141,7 +141,10 @@ def _judge(
 ) -> list[tuple[str, str]]:
     """What is wrong with one image: (kind, detail)."""
     path, image = item
-    here = locate_image(root, path, file, catalog)
+    try:
+        here = locate_image(root, path, file, catalog)
+    except DataError as error:
+        return [("bad row", str(error))]
     if here is None:
         return [("missing", "there is no such file"), *_outside(image.boxes, image.sizes)]
     try:

@@ -20,9 +20,10 @@ from PIL import Image, UnidentifiedImageError
 from viscot_core.boxes.geometry import Size
 from viscot_core.errors import DataError, UsageError
 from viscot_core.files import sha256_of
+from viscot_core.paths import inside
 from viscot_core.sources.aliases import file_names, link_folders
-from viscot_core.sources.annotated import annotation_files, images_of, locate_image, rows_of
-from viscot_core.sources.catalog import Catalog
+from viscot_core.sources.annotated import AnnotationFile, annotation_files, images_of, locate_image, rows_of
+from viscot_core.sources.catalog import STATE_FOLDER, Catalog
 
 
 class Link(StrEnum):
@@ -42,6 +43,8 @@ class Organized:
     placed: list[str] = field(default_factory=list)
     not_found: list[str] = field(default_factory=list)
     ambiguous: dict[str, list[Path]] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)
+    """Paths that lead outside of the data root; nothing is placed there."""
 
 
 def organize(
@@ -101,9 +104,16 @@ def _missing_images(root: Path, catalog: Catalog, groups: Sequence[str]) -> Iter
             except DataError:  # the crop is not a box: 'data check' reports it
                 continue
             for named in images:
-                if named.path not in seen and locate_image(root, named.path, file, catalog) is None:
+                if named.path not in seen and _lacks(root, named.path, file, catalog):
                     yield named.path, named.size
                 seen.add(named.path)
+
+
+def _lacks(root: Path, path: str, file: AnnotationFile, catalog: Catalog) -> bool:
+    try:
+        return locate_image(root, path, file, catalog) is None
+    except DataError:
+        return True  # outside of the root: ``_place`` refuses and reports it
 
 
 def _place(
@@ -117,6 +127,9 @@ def _place(
     found_only: bool = False,
 ) -> None:
     """Link the best of ``found`` to ``path`` and record it in ``done``."""
+    if (place := _place_of(root, path)) is None:
+        done.outside.append(path)
+        return
     if not found:
         if not found_only:
             done.not_found.append(path)
@@ -125,8 +138,17 @@ def _place(
     if len(best) > 1:
         done.ambiguous[path] = best
         return
-    _link(best[0].resolve(), root / path, link)
+    _link(best[0].resolve(), place, link)
     done.placed.append(path)
+
+
+def _place_of(root: Path, path: str) -> Path | None:
+    """Where the file belongs; None outside of the data root and among viscot's own records."""
+    try:
+        place = inside(root, path)
+    except DataError:
+        return None
+    return None if place.relative_to(root).parts[:1] == (STATE_FOLDER,) else place
 
 
 def _best(path: str, found: list[Path], size: Size | None) -> list[Path]:

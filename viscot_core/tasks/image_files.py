@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from viscot_core.paths import inside
 from viscot_core.sources.catalog import load_catalog
 
 FOLDERS = ("", "coco/train2014/", "coco/", "train2014/")
@@ -13,12 +14,16 @@ FOLDERS = ("", "coco/train2014/", "coco/", "train2014/")
 
 
 def find_image(root: Path, image: str) -> Path:
-    """Where the image lies under the root: the first place that exists, else the place the row names."""
+    """Where the image lies under the root: the first place that exists, else the place the row names.
+
+    Raises:
+        DataError: the row names a place outside of the root.
+    """
     for folder in FOLDERS:
         for name in _spellings(image):
-            if (path := root / (folder + name)).is_file():
+            if (path := inside(root, folder + name)).is_file():
                 return path
-    return root / image
+    return inside(root, image)
 
 
 def _spellings(image: str) -> Iterator[str]:

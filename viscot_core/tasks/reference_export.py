@@ -15,6 +15,7 @@ from viscot_core.conversation import IMAGE, Message
 from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
 from viscot_core.images.view import View
+from viscot_core.paths import inside
 from viscot_core.policies.base import Question
 from viscot_core.rollout import replay
 from viscot_core.tasks.base import Item, Settings
@@ -46,15 +47,15 @@ def write_results(
     for (strategy, dataset), found in by_set.items():
         if strategy == REFCOCO_STRATEGY:
             benchmark = load_refcoco(data, splits=[dataset], select=NO_IMAGES)
-            target = out / "refcoco" / f"{benchmark.files[dataset]}.jsonl"
+            target = inside(out, f"refcoco/{benchmark.files[dataset]}.jsonl")
             written.append(_write(target, _expression_rows(benchmark.items, found, model)))
             continue
         items = load_visual_cot(data, tasks=[dataset], select=NO_IMAGES).items
         if strategy == "cot":
-            written.append(_write(out / "detection" / f"{dataset}.jsonl", _box_rows(items, found, model)))
+            written.append(_write(inside(out, f"detection/{dataset}.jsonl"), _box_rows(items, found, model)))
         answers = _answer_rows(items, found, model, prompt)
         if answers:
-            written.append(_write(out / "results" / strategy / f"{dataset}.jsonl", answers))
+            written.append(_write(inside(out, f"results/{strategy}/{dataset}.jsonl"), answers))
     return written
 
 

@@ -20,6 +20,7 @@ from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Size
 from viscot_core.data.annotations import Row, Rows
 from viscot_core.errors import DataError, check_choice
+from viscot_core.paths import inside
 from viscot_core.policies.base import Answer
 from viscot_core.policies.direct import Direct
 from viscot_core.policies.two_turn import TwoTurn
@@ -157,7 +158,7 @@ def load_questions(file: Path, images: Path, style: AnswerStyle, *, skip_missing
     items: list[Item] = []
     for row in rows:
         dataset = f"{file.stem}/{row.category}" if several and row.category else file.stem
-        path = images / row.image
+        path = inside(images, row.image)
         if not path.is_file():
             missing[dataset] += 1
             continue

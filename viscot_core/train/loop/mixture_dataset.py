@@ -26,6 +26,7 @@ from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.template import Template
 from viscot_core.images.reading import open_image
+from viscot_core.paths import inside
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
@@ -168,7 +169,7 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
 def reference_drops(images: Path, name: str) -> bool:
     """Whether the reference silently swaps a row with this image for another, drawn at random."""
     path, box = split_crop(name)
-    return box is not None and touches_border(box, open_image(images / path).size)
+    return box is not None and touches_border(box, open_image(inside(images, path)).size)
 
 
 def touches_border(box: Box, size: Size) -> bool:
