@@ -79,6 +79,17 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "body: empty": (b"", 400, "bad_request"),
     "body: not UTF-8": (b'{"messages": "\xff\xfe"}', 400, "bad_request"),
     "body: 100,000 brackets": (b"[" * 100_000, 400, "bad_request"),
+    "body: 900,000 lists in an ignored field": (
+        b'{"messages": [], "x": [' + b"[]," * 900_000 + b"[]]}",
+        400,
+        "bad_request",
+    ),
+    "body: 60,000 bad parts": (
+        b'{"messages": [{"role": "user", "content": [' + b"{}," * 60_000 + b"{}]}]}",
+        400,
+        "bad_request",
+    ),
+    "body: a number of 900,000 digits": (b'{"messages": [], "x": %s}' % (b"7" * 900_000), 400, "bad_request"),
     "body: too large": (b" " * 3_000_001, 413, "too_large"),
     "messages: none": ({"messages": []}, 400, "bad_request"),
     "messages: 300": ({"messages": TEXT_ONLY["messages"] * 300}, 400, "bad_request"),

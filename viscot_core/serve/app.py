@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from viscot_core import __version__
 from viscot_core.serve.endpoint import ChatEndpoint
 from viscot_core.serve.errors import ApiError
-from viscot_core.serve.guard import check_key
+from viscot_core.serve.guard.gate import UnclearLength, check_key
 from viscot_core.serve.metrics import CONTENT_TYPE
 from viscot_core.serve.server import Server
 
@@ -29,6 +29,7 @@ def create_app(server: Server) -> FastAPI:
 
     # No /docs: that page loads scripts from another host, and the route with a raw body has no schema.
     app = FastAPI(title="viscot", version=__version__, lifespan=lifespan, openapi_url=None)
+    app.add_middleware(UnclearLength)
     app.add_exception_handler(ApiError, _refusal)
     app.add_exception_handler(HTTPException, _not_served)
     app.add_route("/v1/chat/completions", ChatEndpoint(server), methods=["POST"])

@@ -17,11 +17,12 @@ from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from viscot_core.policies.base import Look
-from viscot_core.serve.answering import answer_request
+from viscot_core.serve.answering import OnLook, OnText, answer_request
 from viscot_core.serve.batching import Session
 from viscot_core.serve.errors import ApiError
-from viscot_core.serve.guard import check_key, read_body
-from viscot_core.serve.images import image_of, is_data
+from viscot_core.serve.guard.flight import HeldBytes
+from viscot_core.serve.guard.gate import check_key, read_body
+from viscot_core.serve.images import count_pixels, image_of, is_data
 from viscot_core.serve.remote import no_urls
 from viscot_core.serve.replies import ChatReply, Completion, Stream
 from viscot_core.serve.requests import STRATEGY_HEADER, CheckedRequest, read_request
@@ -50,12 +51,16 @@ class ChatEndpoint:
         try:
             request = Request(scope, receive)
             check_key(request, self.server.options.api_key)
-            with self.server.gate.enter():
-                checked = await self._read(request)
-                strategy = checked.strategy
-                reply = ChatReply(checked, self.server.names[0])
-                stream = Stream(send, reply) if checked.stream else None
-                completion = await self._answer(checked, stream, receive, started)
+            self.server.gate.check()
+            with HeldBytes(self.server.bytes) as held:
+                body = await read_body(request, self.server.limits, held)
+                # A place is taken only now: a client that sends slowly must not keep others from it.
+                with self.server.gate.enter():
+                    checked = await self._read(body, request.headers.get(STRATEGY_HEADER))
+                    strategy = checked.strategy
+                    reply = ChatReply(checked, self.server.names[0])
+                    stream = Stream(send, reply) if checked.stream else None
+                    completion = await self._answer(checked, stream, receive, started)
             if stream is not None:
                 await stream.finish(completion, usage=checked.usage_in_stream)
             else:
@@ -72,11 +77,9 @@ class ChatEndpoint:
             self.server.metrics.requests.labels(status=str(status), strategy=strategy).inc()
             self.server.metrics.seconds.observe(time.perf_counter() - started)
 
-    async def _read(self, request: Request) -> CheckedRequest:
-        limits = self.server.limits
-        body = await read_body(request, limits)
-        strategy = request.headers.get(STRATEGY_HEADER)
-        return await self.server.start(read_request, body, strategy, self.server.names, limits)
+    async def _read(self, body: bytes, strategy: str | None) -> CheckedRequest:
+        server = self.server
+        return await server.start(read_request, body, strategy, server.names, server.limits)
 
     async def _images(self, urls: Sequence[str]) -> list[bytes]:
         out = []
@@ -89,10 +92,25 @@ class ChatEndpoint:
                 out.append(await self.server.fetcher.fetch(url))
         return out
 
+    async def _work(
+        self, checked: CheckedRequest, session: Session, on_look: OnLook, on_text: OnText | None
+    ) -> Completion:
+        """Get the images, wait for room to decode them, then run ``answer_request`` in a thread."""
+        server = self.server
+        files = await self._images(checked.urls)
+        pixels = await server.start(count_pixels, files, server.limits)
+        await server.pixels.take(pixels)
+        running = server.start(
+            answer_request, checked, files, session, server.wording, server.options, on_look, on_text
+        )
+        # A thread cannot be cancelled, only asked to stop: it holds its images until it ends by itself.
+        running.add_done_callback(lambda _: server.pixels.give(pixels))
+        return await asyncio.shield(running)
+
     async def _answer(
         self, checked: CheckedRequest, stream: Stream | None, receive: Receive, started: float
     ) -> Completion:
-        """Run ``answer_request`` in a thread until it is done, the time is over, or the client has left."""
+        """The answer, unless the time is over or the client has left before."""
         server, limits = self.server, self.server.limits
         loop = asyncio.get_running_loop()
         session = Session(server.batcher)
@@ -110,26 +128,21 @@ class ChatEndpoint:
 
         on_text = None if stream is None else send_text
         left = asyncio.ensure_future(_client_left(receive))
-        done: asyncio.Future[Completion] | None = None
+        work = asyncio.ensure_future(self._work(checked, session, on_look, on_text))
         try:
-            images = await self._images(checked.urls)
-            done = server.start(
-                answer_request, checked, images, session, server.wording, server.options, on_look, on_text
-            )
             remaining = limits.seconds - (time.perf_counter() - started)
-            both: list[asyncio.Future[Any]] = [done, left]
-            # `wait` leaves the future alone: a thread cannot be cancelled, only asked to stop (below).
+            both: list[asyncio.Future[Any]] = [work, left]
             await asyncio.wait(both, timeout=max(remaining, 0), return_when=asyncio.FIRST_COMPLETED)
-            if done.done():
-                return done.result()
+            if work.done():
+                return work.result()
             if left.done():
                 raise ClientLeft
             raise ApiError(504, f"There was no answer within {limits.seconds:g} s.", "timeout")
         finally:
             left.cancel()
-            if done is not None and not done.done():
+            if not work.done():
                 session.stop()
-                done.add_done_callback(_take_result)
+                work.cancel()
             server.metrics.tokens.labels(kind="prompt").inc(session.prompt_tokens)
             server.metrics.tokens.labels(kind="completion").inc(session.new_tokens)
 
@@ -137,12 +150,6 @@ class ChatEndpoint:
 async def _client_left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _take_result(done: asyncio.Future[Any]) -> None:
-    """Take the result of a stopped request: asyncio warns of an error that nobody takes."""
-    if not done.cancelled():
-        done.exception()
 
 
 def _as_refusal(error: Exception) -> ApiError:

@@ -6,12 +6,15 @@ import base64
 import binascii
 import io
 import re
+from collections.abc import Sequence
 
 from PIL import Image
 
+from viscot_core.boxes.geometry import Size
 from viscot_core.errors import ImageError
 from viscot_core.images.reading import read_image
 from viscot_core.serve.errors import ApiError, bad_request
+from viscot_core.serve.settings import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What clients may send: no format whose decoder runs other programs (EPS) or is rarely reviewed."""
@@ -39,8 +42,21 @@ def image_of(url: str) -> bytes:
         raise bad_request("The data URL's base64 is damaged.", "image_url", "bad_url") from error
 
 
-def decode(data: bytes, *, max_pixels: int, exif: bool) -> Image.Image:
-    """RGB pixels of an image file in memory.
+def count_pixels(files: Sequence[bytes], limits: Limits) -> int:
+    """The pixels of all images together, by their headers.
+
+    Raises:
+        ApiError: 413 for too many pixels, in one image or together; 400 if one is not an image.
+    """
+    sizes = [size_of(data, limits.pixels) for data in files]
+    total = sum(width * height for width, height in sizes)
+    if total > limits.pixels_in_flight:
+        raise _too_many(limits.pixels_in_flight, "The images of the request have")
+    return total
+
+
+def size_of(data: bytes, max_pixels: int) -> Size:
+    """Width and height of an image file in memory.
 
     Raises:
         ApiError: 413 for too many pixels, 400 if it is not an image.
@@ -57,16 +73,26 @@ def decode(data: bytes, *, max_pixels: int, exif: bool) -> Image.Image:
         ) from error
     if width * height > max_pixels:
         raise _too_many(max_pixels)
+    return width, height
+
+
+def decode(data: bytes, *, max_pixels: int, exif: bool) -> Image.Image:
+    """RGB pixels of an image file in memory.
+
+    Raises:
+        ApiError: 413 for too many pixels, 400 if it is not an image.
+    """
+    size_of(data, max_pixels)
     try:
         return read_image(io.BytesIO(data), "The image", exif=exif, max_pixels=max_pixels, formats=FORMATS)
     except ImageError as error:
         raise bad_request("The image is damaged or cut off.", "image_url", "bad_picture") from error
 
 
-def _too_many(max_pixels: int) -> ApiError:
+def _too_many(max_pixels: int, what: str = "The image has") -> ApiError:
     return ApiError(
         413,
-        f"The image has more than {max_pixels:,} pixels; make it smaller.",
+        f"{what} more than {max_pixels:,} pixels; make it smaller.",
         "too_large",
         param="image_url",
     )

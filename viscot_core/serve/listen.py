@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from viscot_core.errors import UsageError
 from viscot_core.serve.app import create_app
+from viscot_core.serve.guard.connections import limited_protocol
 from viscot_core.serve.server import Server
 
 
@@ -46,16 +44,14 @@ def uvicorn_server(server: Server) -> uvicorn.Server:
     limits = server.limits
     config = uvicorn.Config(
         create_app(server),
-        http=_protocol_with_head_timeout(limits.head_seconds),
+        http=limited_protocol(limits),
         ws="none",
-        log_level="warning",
+        log_level="error",  # its warnings are about what clients send: they could fill a disk
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
         # Longer than any request may take, so that none is cut off.
         timeout_graceful_shutdown=int(limits.seconds) + 1,
-        # Beyond it a connection gets 503 at once: no client can hold more sockets than this.
-        limit_concurrency=limits.queue * 4 + 64,
     )
     return uvicorn.Server(config)
 
@@ -65,46 +61,3 @@ def serve(server: Server, listening: socket.socket, on_ready: Callable[[], None]
     running = uvicorn_server(server)
     on_ready()
     running.run(sockets=[listening])
-
-
-def _protocol_with_head_timeout(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol, which also closes a connection that does not send a whole head in time.
-
-    uvicorn limits how long a connection is idle between requests but not how long a head may take: without
-    this, a client that sends a byte a minute keeps its socket for ever.
-    """
-
-    class HeadTimeoutProtocol(H11Protocol):
-        _head_timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._update_timer()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._update_timer()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
-            super().connection_lost(exc)
-
-        def _update_timer(self) -> None:
-            """Run the timer while no request is being handled."""
-            idle = self.cycle is None or self.cycle.response_complete
-            if not idle:
-                self._stop_timer()
-            elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(seconds, self._close)
-
-        def _stop_timer(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _close(self) -> None:
-            self._head_timer = None
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.close()
-
-    return HeadTimeoutProtocol

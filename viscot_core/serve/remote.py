@@ -23,6 +23,9 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 """``(host, port) -> addresses``."""
 
 PORTS = {"http": 80, "https": 443}
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
+"""Networks of IANA's special-purpose registries that some Python versions call global."""
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -41,6 +44,11 @@ def is_public(address: str) -> bool:
             return False
         if ip in ipaddress.ip_network("64:ff9b::/96"):  # IPv4 behind NAT64
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        # Python calls fec0::/10, once "site local", global: only what is assigned to the Internet is public.
+        if ip not in _GLOBAL_UNICAST:
+            return False
+    if any(ip in network for network in _SPECIAL):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 

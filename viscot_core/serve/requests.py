@@ -17,6 +17,7 @@ from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.errors import UsageError
 from viscot_core.serve.errors import ApiError, bad_request
+from viscot_core.serve.guard.gate import check_elements
 from viscot_core.serve.settings import Limits
 
 STRATEGY_HEADER = "x-viscot-strategy"
@@ -111,6 +112,7 @@ def read_request(
     Raises:
         ApiError: 400 with the field that is wrong; 404 for a model that is not served.
     """
+    check_elements(body, limits.elements)
     try:
         request = ChatRequest.model_validate_json(body)
         header = ChatExtras(strategy=strategy_header).strategy

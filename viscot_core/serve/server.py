@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from viscot_core.engines.base import Engine
 from viscot_core.policies.wording import Wording
 from viscot_core.serve.batching import Batcher
-from viscot_core.serve.guard import Gate
+from viscot_core.serve.guard.flight import ByteLimit, PixelLimit
+from viscot_core.serve.guard.gate import Gate
 from viscot_core.serve.metrics import Metrics
 from viscot_core.serve.remote import Fetcher
 from viscot_core.serve.requests import ALIAS
@@ -31,6 +32,8 @@ class Server:
         self.limits = limits
         self.names = tuple(dict.fromkeys((engine.name, ALIAS)))
         self.gate = Gate(limits.queue)
+        self.bytes = ByteLimit(limits.bytes_in_flight)
+        self.pixels = PixelLimit(limits.pixels_in_flight)
         self.metrics = Metrics(in_flight=lambda: self.gate.inside, waiting=lambda: self.batcher.waiting)
         self.batcher = Batcher(
             engine, batch=limits.batch, gather_seconds=limits.gather_seconds, on_batch=self.metrics.add_batch

@@ -22,10 +22,15 @@ class Limits:
     """How long a client may take to send the body of its request."""
     head_seconds: float = 10.0
     """How long a client may take to send the request's head."""
+    write_seconds: float = 30.0
+    """How long a reply may wait for a client that does not read it."""
     pixels: int = 40_000_000
     """Largest image that is decoded."""
     images: int = 8
     """Largest number of images in one request."""
+    elements: int = 50_000
+    """Most brackets, braces and commas in a body, those of its texts included. They are counted before the
+    body is parsed: a parser makes an object of each, and nobody else is answered meanwhile."""
     characters: int = 32_000
     """Longest text of one request: more cannot fit a model's context, and would be tokenized for nothing."""
     new_tokens: int = 512
@@ -43,6 +48,21 @@ class Limits:
         wrong = [name for name in self.__slots__ if getattr(self, name) <= 0]
         if wrong:
             raise UsageError(f"The limit '{wrong[0]}' must be more than 0, not {getattr(self, wrong[0])}.")
+
+    @property
+    def connections(self) -> int:
+        """Open connections; beyond it the one that has waited longest for its client is closed."""
+        return self.queue * 4 + 64
+
+    @property
+    def pixels_in_flight(self) -> int:
+        """Pixels of all decoded images at one time, about 3 bytes each; further requests wait for room."""
+        return 4 * self.pixels
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of all requests at one time; further ones get 429."""
+        return 16 * self.body_bytes
 
 
 @dataclass(frozen=True, slots=True)

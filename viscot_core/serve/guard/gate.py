@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fastapi import Request
+from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from viscot_core.serve.errors import ApiError
+from viscot_core.serve.errors import ApiError, bad_request
+from viscot_core.serve.guard.flight import HeldBytes
 from viscot_core.serve.settings import Limits
 
 
@@ -32,6 +35,12 @@ class Gate:
         """Requests in work or waiting."""
         return self._inside
 
+    def check(self) -> None:
+        """Raise ApiError (429 with ``Retry-After``) if there is no place."""
+        if self._inside >= self._limit:
+            seconds = min(max(math.ceil(self._pace * self._inside / 2), 1), 60)
+            raise _busy(f"{self._inside} requests are already waiting", seconds)
+
     @contextmanager
     def enter(self) -> Iterator[None]:
         """Take a place.
@@ -39,14 +48,7 @@ class Gate:
         Raises:
             ApiError: 429 with ``Retry-After`` if there is none.
         """
-        if self._inside >= self._limit:
-            seconds = min(max(math.ceil(self._pace * self._inside / 2), 1), 60)
-            raise ApiError(
-                429,
-                f"{self._inside} requests are already waiting; try again in {seconds} s.",
-                "busy",
-                headers={"Retry-After": str(seconds)},
-            )
+        self.check()
         self._inside += 1
         try:
             yield
@@ -60,6 +62,35 @@ class Gate:
             # A moving average, in which one gap counts as a minute at most.
             self._pace += 0.1 * (min(now - self._left_at, 60.0) - self._pace)
         self._left_at = now
+
+
+def _busy(why: str, seconds: int) -> ApiError:
+    headers = {"Retry-After": str(seconds)}
+    return ApiError(429, f"{why}; try again in {seconds} s.", "busy", headers=headers)
+
+
+class UnclearLength:
+    """ASGI middleware: refuses a request whose length is given twice, and closes its connection.
+
+    With Content-Length and Transfer-Encoding (or the latter in HTTP/1.0, which has none) a proxy and this
+    server may disagree where the request ends; its rest would be read as another one (RFC 9112, 6.1).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 400."""
+        if scope["type"] == "http":
+            names = {name for name, _ in scope["headers"]}
+            if b"transfer-encoding" in names and (
+                b"content-length" in names or scope["http_version"] == "1.0"
+            ):
+                refusal = bad_request("The request's length is unclear: send Content-Length only.")
+                headers = {"Connection": "close"}
+                await JSONResponse(refusal.body(), 400, headers=headers)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def check_key(request: Request, key: str | None) -> None:
@@ -84,11 +115,11 @@ def check_key(request: Request, key: str | None) -> None:
         )
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body, within ``body_bytes`` and ``body_seconds``.
+async def read_body(request: Request, limits: Limits, held: HeldBytes) -> bytes:
+    """The body, within ``body_bytes`` and ``body_seconds``; its bytes are added to ``held`` as they come.
 
     Raises:
-        ApiError: 413 too large, 408 too slow, 415 not JSON, 400 cut off.
+        ApiError: 413 too large, 408 too slow, 415 not JSON, 400 cut off, 429 too many bytes of others.
     """
     # A browser lets any site's page post text/plain to this machine; for JSON it asks the server first.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -102,6 +133,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
             async for block in request.stream():
                 too_large = too_large or len(body) + len(block) > limits.body_bytes
                 if not too_large:
+                    held.add(len(block))
                     body += block
                     continue
                 # Closing with unread bytes resets the connection, and the client may never see the reason:
@@ -123,6 +155,16 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     if too_large:
         raise _too_large(limits)
     return bytes(body)
+
+
+def check_elements(body: bytes, limit: int) -> None:
+    """Count what a parser would make objects of, without parsing.
+
+    Raises:
+        ApiError: 400 if the brackets, braces and commas are more than ``limit``.
+    """
+    if sum(body.count(mark) for mark in (b"[", b"{", b",")) > limit:
+        raise bad_request(f"The request has more than {limit:,} brackets, braces and commas.")
 
 
 def _too_large(limits: Limits) -> ApiError:
