@@ -37,7 +37,7 @@ def chat(
     """Ask several questions about one image; /help lists the other commands."""
     from viscot_core.images.reading import open_image
 
-    open_image(image, exif=True)  # a bad path is reported before a model is loaded
+    open_image(image, as_seen=True)  # a bad path is reported before a model is loaded
     cot = model_options.open()
     console.say(HELP)
     with suppress(ImportError):  # arrow keys and a history, where Python was built with them
@@ -93,7 +93,7 @@ class ChatSession:
         if not name:
             raise UsageError("Which image? Write /image FILE.")
         image = expanded(name)
-        open_image(image, exif=True)
+        open_image(image, as_seen=True)
         self.image, self.last = image, None
 
     def _save(self, what: str) -> None:

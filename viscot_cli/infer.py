@@ -38,7 +38,7 @@ def infer(
     items = collect(image, question)
     places = places_to_save(items, save) if save is not None else None
     if len(items) == 1 and not json:
-        open_image(items[0].image, exif=True)  # a bad path is reported before a model is loaded
+        open_image(items[0].image, as_seen=True)  # a bad path is reported before a model is loaded
     cot = model_options.open(batch_size)
     strategy: Strategy = "direct" if direct else "cot"
     limit = model_options.max_new_tokens

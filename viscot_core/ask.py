@@ -6,17 +6,14 @@ This module opens images, checks questions and chooses the policy; ``rollout.run
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
-
-from PIL import Image
 
 from viscot_core.boxes.geometry import Box, CropPolicy
 from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE
 from viscot_core.engines.base import Engine
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.images.reading import open_image
+from viscot_core.images.reading import ImageSource, open_image
 from viscot_core.images.view import view_of
 from viscot_core.policies.base import Answer, Policy, Question
 from viscot_core.policies.direct import Direct
@@ -24,8 +21,6 @@ from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
 from viscot_core.rollout import OnLook, OnText, run
 
-ImageSource = Image.Image | Path | str
-"""Pixels, or the path of an image file."""
 Strategy = Literal["cot", "direct"]
 """The public names of the policies ``two_turn`` and ``direct``."""
 
@@ -52,7 +47,8 @@ class VisualCoT:
         max_new_tokens: int = 128,
         on_text: Callable[[str], None] | None = None,
     ) -> Answer:
-        """One question about one image; a path's EXIF orientation is applied.
+        """One question about one image; the image is given as ``open_image`` takes it, and
+        read as a viewer shows it: its EXIF orientation applied, transparency on white.
 
         ``max_new_tokens`` bounds the words of the box and the answer, each. ``on_text`` is called with the
         answer so far whenever it gets longer, if the engine can do so.
@@ -124,8 +120,8 @@ def prepare_question(
 ) -> Question:
     """A checked question about an opened image; raises as ``VisualCoT.ask`` does."""
     text = check_question(text)
-    pixels = image.convert("RGB") if isinstance(image, Image.Image) else open_image(image, exif=True)
-    return Question(text, (view_of(pixels),), box, max_new_tokens=max_new_tokens, stop=stop)
+    view = view_of(open_image(image, as_seen=True))
+    return Question(text, (view,), box, max_new_tokens=max_new_tokens, stop=stop)
 
 
 def check_question(text: str) -> str:

@@ -153,7 +153,7 @@ def ask_items(
         images: dict[int, Image.Image] = {}
         for number, item in enumerate(batch):
             try:
-                images[number] = open_image(item.image, exif=True)
+                images[number] = open_image(item.image, as_seen=True)
             except ImageError as error:
                 results[number] = InferResult(item, strategy, None, str(error))
         pairs = [(image, batch[number].question) for number, image in images.items()]
@@ -213,7 +213,7 @@ def save_drawing(result: InferResult, target: Path) -> None:
     answer = result.answer
     if answer is None:
         return
-    image = open_image(result.item.image, exif=True)
+    image = open_image(result.item.image, as_seen=True)
     lines = [result.item.question, answer.text]
     look = answer.look
     if look is None:
@@ -228,4 +228,4 @@ def save_drawing(result: InferResult, target: Path) -> None:
 def save_crop(result: InferResult, target: Path) -> None:
     """Save the part of the image that the model looked at again; written atomically."""
     if result.answer is not None:
-        save_image(open_image(result.item.image, exif=True).crop(result.answer.crop), target)
+        save_image(open_image(result.item.image, as_seen=True).crop(result.answer.crop), target)

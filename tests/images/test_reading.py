@@ -26,7 +26,7 @@ def test_every_golden_image_has_the_reference_rgb(golden: Path) -> None:
 
 def test_orientation_is_applied_only_when_asked(golden: Path) -> None:
     stored = open_image(golden / "images/exif6.jpg")
-    turned = open_image(golden / "images/exif6.jpg", exif=True)
+    turned = open_image(golden / "images/exif6.jpg", as_seen=True)
     assert turned.size == stored.size[::-1]
 
 
@@ -36,7 +36,7 @@ def test_orientation_is_applied_only_when_asked(golden: Path) -> None:
 def test_damaged_exif_turns_nothing(tmp_path: Path, ending: str, damage: bytes) -> None:
     path = tmp_path / f"image.{ending}"
     Image.new("RGB", (9, 7), (10, 20, 30)).save(path, exif=damage)
-    assert open_image(path, exif=True).size == (9, 7)
+    assert open_image(path, as_seen=True).size == (9, 7)
 
 
 def test_odd_images_open(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_an_image_without_pixels(kind: str, tmp_path: Path) -> None:
         "TIFF": b"II*\0" + struct.pack("<IHHHIIHHIII", 8, 2, 256, 3, 1, 0, 257, 3, 1, 0, 0),
     }
     (tmp_path / "none").write_bytes(headers[kind])
-    with pytest.raises(ImageError, match=r"none (has no pixels|cannot be read)"):
+    with pytest.raises(ImageError, match=r"none (has no pixels|cannot be read|is a PPM)"):
         open_image(tmp_path / "none")
 
 

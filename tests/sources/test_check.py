@@ -44,6 +44,16 @@ def test_a_right_root_has_an_empty_report(tmp_path: Path) -> None:
     ]
 
 
+def test_eps_named_jpg_is_one_unreadable_image(tmp_path: Path) -> None:
+    """Its decoder would start Ghostscript; its header is not read either."""
+    made_root(tmp_path)
+    (tmp_path / "cot/gqa/1.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    for decode in (False, True):
+        problems = run(tmp_path, decode=decode)[1]
+        assert {(p["kind"], p["path"]) for p in problems} == {("unreadable", "cot/gqa/1.jpg")}
+        assert all("is a EPS file, which is not read" in p["detail"] for p in problems)
+
+
 def test_every_fault_is_named(tmp_path: Path) -> None:
     made_root(tmp_path)
     (tmp_path / "cot/gqa/2.jpg").unlink()

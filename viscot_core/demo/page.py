@@ -76,7 +76,7 @@ class Page:
             data = image_of(str(event.image))
             if len(data) > MAX_BYTES:
                 raise ApiError(413, f"The image is larger than {MAX_BYTES // 10**6} MB.", "too_large")
-            image = decode(data, max_pixels=MAX_PIXELS, exif=True)
+            image = decode(data, max_pixels=MAX_PIXELS, as_seen=True)
         except ApiError as error:
             return Visit(), {"failed": True, "message": error.message}, []
         return (

@@ -42,7 +42,7 @@ def answer_request(
     """
     raw = request.strategy == "raw"
     # The images of a raw prompt are annotated data, or images that a client turned upright already.
-    images = [decode(data, max_pixels=options.limits.pixels, exif=not raw) for data in files]
+    images = [decode(data, max_pixels=options.limits.pixels, as_seen=not raw) for data in files]
     try:
         with session:
             if raw:

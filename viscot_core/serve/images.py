@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from PIL import Image
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.errors import ImageError
-from viscot_core.images.reading import read_image
+from viscot_core.images.reading import ImageTooLarge, file_of, image_size, read_image
 from viscot_core.serve.errors import ApiError, bad_request
 from viscot_core.serve.settings import Limits
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What clients may send: no format whose decoder runs other programs (EPS) or is rarely reviewed."""
 
 _DATA = re.compile(r"data:(?:image/[a-z0-9.+-]+)?(?:;[a-z0-9=.+-]+)*;base64,", re.IGNORECASE)
 
@@ -56,37 +53,36 @@ def count_pixels(files: Sequence[bytes], limits: Limits) -> int:
 
 
 def size_of(data: bytes, max_pixels: int) -> Size:
-    """Width and height of an image file in memory.
+    """Width and height of an image file in memory, by its header.
 
     Raises:
         ApiError: 413 for too many pixels, 400 if it is not an image.
     """
-    try:
-        # Reads the header only: the size is known before any pixel is decoded.
-        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-            width, height = header.size
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, Image.DecompressionBombError):
-            raise _too_many(max_pixels) from error
-        raise bad_request(
-            f"This is not an image of the types {', '.join(FORMATS)}.", "image_url", "bad_picture"
-        ) from error
+    with _as_replies(max_pixels):
+        width, height = image_size(*file_of(data))
     if width * height > max_pixels:
         raise _too_many(max_pixels)
     return width, height
 
 
-def decode(data: bytes, *, max_pixels: int, exif: bool) -> Image.Image:
-    """RGB pixels of an image file in memory.
+def decode(data: bytes, *, max_pixels: int, as_seen: bool) -> Image.Image:
+    """RGB pixels of an image file in memory, as ``open_image`` reads them.
 
     Raises:
-        ApiError: 413 for too many pixels, 400 if it is not an image.
+        ApiError: 413 for too many pixels, 400 if it is not an image of a format that is read.
     """
-    size_of(data, max_pixels)
+    with _as_replies(max_pixels):
+        return read_image(*file_of(data), as_seen=as_seen, max_pixels=max_pixels)
+
+
+@contextmanager
+def _as_replies(max_pixels: int) -> Iterator[None]:
     try:
-        return read_image(io.BytesIO(data), "The image", exif=exif, max_pixels=max_pixels, formats=FORMATS)
+        yield
+    except ImageTooLarge as error:
+        raise _too_many(max_pixels) from error
     except ImageError as error:
-        raise bad_request("The image is damaged or cut off.", "image_url", "bad_picture") from error
+        raise bad_request(str(error), "image_url", "bad_picture") from error
 
 
 def _too_many(max_pixels: int, what: str = "The image has") -> ApiError:

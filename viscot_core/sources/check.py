@@ -11,12 +11,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from viscot_core.boxes.geometry import Box, Size
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write
-from viscot_core.images.reading import open_image
+from viscot_core.images.reading import image_size, open_image
 from viscot_core.sources.annotated import AnnotationFile, annotation_files, images_of, locate_image, rows_of
 from viscot_core.sources.catalog import Catalog
 
@@ -148,7 +146,7 @@ def _judge(
     if here is None:
         return [("missing", "there is no such file"), *_outside(image.boxes, image.sizes)]
     try:
-        size = open_image(here).size if decode else _size_of(here)
+        size = open_image(here).size if decode else image_size(here)
     except ImageError as error:
         return [("unreadable", str(error))]
     wrong = [
@@ -156,15 +154,6 @@ def _judge(
         for said in sorted({*image.sizes} - {size})
     ]
     return [*wrong, *_outside(image.boxes, {size})]
-
-
-def _size_of(path: Path) -> Size:
-    """The image's size from its header. Raises ImageError if the header cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise ImageError(f"{path} cannot be read as an image ({error}); fetch it again.") from error
 
 
 def _outside(boxes: Iterable[Box], sizes: Iterable[Size]) -> list[tuple[str, str]]:

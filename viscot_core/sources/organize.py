@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, UnidentifiedImageError
-
 from viscot_core.boxes.geometry import Size
-from viscot_core.errors import DataError, UsageError
+from viscot_core.errors import DataError, ImageError, UsageError
 from viscot_core.files import sha256_of
+from viscot_core.images.reading import image_size
 from viscot_core.paths import inside
 from viscot_core.sources.aliases import file_names, link_folders
 from viscot_core.sources.annotated import AnnotationFile, annotation_files, images_of, locate_image, rows_of
@@ -175,9 +174,8 @@ def _best(path: str, found: list[Path], size: Size | None) -> list[Path]:
 
 def _size_of(file: Path) -> Size | None:
     try:
-        with Image.open(file) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return image_size(file)
+    except ImageError:
         return None
 
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
-
 from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Size
 from viscot_core.data.annotations import Row, Rows
-from viscot_core.errors import DataError, check_choice
+from viscot_core.errors import DataError, ImageError, check_choice
+from viscot_core.images.reading import image_size
 from viscot_core.paths import inside
 from viscot_core.policies.base import Answer
 from viscot_core.policies.direct import Direct
@@ -209,7 +208,6 @@ def _item(row: QuestionRow, path: Path, dataset: str, question_id: int | str, st
 def _size(path: Path) -> Size:
     """Pixels, from the file's header; an unreadable image fails its question when it is opened."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
+        return image_size(path)
+    except ImageError:
         return 1, 1
