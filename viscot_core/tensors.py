@@ -83,7 +83,7 @@ class _Reader:
 
 def _map(path: Path) -> Callable[[str], torch.Tensor]:
     if path.suffix != ".safetensors":
-        pickled: dict[str, torch.Tensor] = _load_pickle(path)
+        pickled: dict[str, torch.Tensor] = load_pickle(path)
         return pickled.__getitem__
     from safetensors import SafetensorError, safe_open
 
@@ -225,7 +225,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], str, int
 
 
 def _open_pickle(path: Path, reader: _Reader) -> dict[str, Stored]:
-    content = _load_pickle(path)
+    content = load_pickle(path)
     if not isinstance(content, dict) or not all(hasattr(t, "shape") for t in content.values()):
         raise CheckpointError(f"{path} does not hold named tensors; give the folder of a model's weights.")
     return {
@@ -236,7 +236,7 @@ def _open_pickle(path: Path, reader: _Reader) -> dict[str, Stored]:
     }
 
 
-def _load_pickle(path: Path) -> Any:
+def load_pickle(path: Path) -> Any:
     """``torch.load`` that runs no code; memory-mapped where the file's format allows it."""
     import torch
 

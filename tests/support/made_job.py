@@ -3,8 +3,9 @@
 ``torchrun --nproc_per_node=2 tests/made_job.py DATA OUT MODE...`` writes each mode's run to ``OUT/MODE``. A
 mode is ``ddp``, ``zero1`` .. ``zero3``; ``mixed-`` before it trains on rows of which some have no image,
 packed, in random order, so that one rank's batch has images and the other's has none; ``base-`` trains the
-golden Vicuna and CLIP of the folder ``VISCOT_TEST_GOLDEN`` instead. ``VISCOT_TEST_STEPS`` is the number of
-steps of each stage.
+golden Vicuna and CLIP of the folder ``VISCOT_TEST_GOLDEN`` instead; ``tune-`` runs its fine-tuning stage only,
+in bf16 where ``bf16-`` follows, on adapters with ``lora-``, with a frozen projector with ``frozen-``.
+``VISCOT_TEST_STEPS`` is the number of steps of each stage.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from made_training import golden_recipe
 
 from viscot_core.train import ranks, worker
 from viscot_core.train.job.orphans import die_with_parent
 from viscot_core.train.recipe.load import load_recipe
-from viscot_core.train.recipe.schema import Recipe
+from viscot_core.train.recipe.schema import LoraSpec, Recipe
 
 SHAPE = [
     "model.scratch.image_side=56", "model.scratch.vision_width=24", "model.scratch.vision_layers=2",
@@ -31,8 +33,8 @@ STEPS = int(os.environ.get("VISCOT_TEST_STEPS", "4"))
 def recipe_of(mode: str, data: Path) -> Recipe:
     """The tiny recipe's alignment and fine-tuning stages in a smaller shape."""
     zero = int(mode[-1]) if mode[-1].isdigit() else 0
-    if mode.startswith("base-"):
-        return _golden(zero)
+    if mode.startswith(("base-", "tune-")):
+        return _golden(zero, set(mode.split("-")))
     fields = {"max_steps": STEPS, "save_steps": 2, "global_batch_size": 4, "log_steps": 1, "workers": 0}
     fields |= {"compile": "false", "precision": "fp32", "zero_stage": zero, "learning_rate": 2e-3}
     sets = [
@@ -47,11 +49,17 @@ def recipe_of(mode: str, data: Path) -> Recipe:
     return recipe.model_copy(update={"stages": tuple(s for s in recipe.stages if s.kind in kinds)})
 
 
-def _golden(zero: int) -> Recipe:
+def _golden(zero: int, words: set[str]) -> Recipe:
     recipe = golden_recipe(Path(os.environ["VISCOT_TEST_GOLDEN"]))
-    change = {"max_steps": STEPS, "epochs": None, "save_steps": 2, "zero_stage": zero}
-    stages = tuple(stage.model_copy(update=change) for stage in recipe.stages)
-    return recipe.model_copy(update={"stages": stages})
+    change: dict[str, Any] = {"max_steps": STEPS, "epochs": None, "save_steps": 2, "zero_stage": zero}
+    if "tune" not in words:
+        stages = tuple(stage.model_copy(update=change) for stage in recipe.stages)
+        return recipe.model_copy(update={"stages": stages})
+    lora = "lora" in words
+    parts = ["llm"] + ["projector"] * ("frozen" not in words) + ["vision_tower"] * (not lora)
+    change |= {"precision": "bf16" if "bf16" in words else "fp32", "train": tuple(parts)}
+    change |= {"lora": LoraSpec(rank=4, alpha=8.0)} if lora else {}
+    return recipe.model_copy(update={"stages": (recipe.stages[-1].model_copy(update=change),)})
 
 
 def main(data: Path, out: Path, modes: list[str]) -> None:

@@ -102,5 +102,5 @@ def without_bos(model: Path, cache: Path | None = None) -> Path:
 def _adds_bos(model: Path) -> bool:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     return tokenizer.bos_token_id is not None and tokenizer("x").input_ids[0] == tokenizer.bos_token_id

@@ -52,8 +52,9 @@ class LocalJudge:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
+            model = model.to(device).eval()
         except (OSError, ValueError) as error:
             first = str(error).strip().splitlines()[0][:200]
             raise UsageError(

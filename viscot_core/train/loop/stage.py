@@ -49,6 +49,10 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
     steps = len(order) // split.total
     resume = checkpoints.last_checkpoint(out)
     other = checkpoints.weights_only(resume, stage, ranks.count())
+    if resume and stage.zero_stage and other is None:
+        from viscot_core.train.state.zero import require_no_code
+
+        require_no_code(resume)
     meter = meter_for(run.model.config, stage, split)
     if written := resume and checkpoints.record_of(resume):
         meter.bad = written.bad

@@ -8,18 +8,24 @@ then gathered, filled by the first process and divided again, one at a time.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from viscot_core.errors import CheckpointError
 from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.llava import training
+from viscot_core.tensors import load_pickle
 from viscot_core.train import ranks
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import ModelSpec, StageSpec
 
 CONFIG_FILE = "deepspeed.json"
+_TAG = re.compile(r"global_step\d+")
+"""The folder in a checkpoint that holds the optimizer's shares, as the Trainer names it."""
 
 
 def deepspeed_config(stage: StageSpec, split: Split, width: int, *, gpu: bool) -> dict[str, Any]:
@@ -72,6 +78,28 @@ def prepare_cpu() -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def require_no_code(checkpoint: Path) -> None:
+    """`CheckpointError` where a file that DeepSpeed resumes from is more than tensors and its settings.
+
+    DeepSpeed unpickles these files with ``weights_only=False``, which runs whatever code they hold. So they
+    are read here first without running any; tensors stay on the disk. The folder's name stands in a file,
+    which could lead elsewhere.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    named = checkpoint / "latest"
+    tag = named.read_text(encoding="utf-8").strip() if named.is_file() else ""
+    if not _TAG.fullmatch(tag):
+        raise CheckpointError(f"{named} does not name a folder of this checkpoint; delete {checkpoint}.")
+    # DeepSpeed's own classes in these files: plain values, whose construction runs nothing.
+    plain = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+    with torch.serialization.safe_globals(plain):
+        for file in sorted((checkpoint / tag).glob("*.pt")):
+            load_pickle(file)
 
 
 def build_divided(base: Checkpoint, model: ModelSpec, stage: StageSpec, dtype: torch.dtype) -> Any:

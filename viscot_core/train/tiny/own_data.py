@@ -59,7 +59,7 @@ def own_tokens(folder: Path, recipe: Recipe, root: Path) -> ChatTokenizer:
             _trained(recipe, scratch, root).save_pretrained(folder / "tokenizer.partial")
             (folder / "tokenizer.partial").replace(home)
     patches = (scratch.image_side // scratch.patch) ** 2
-    tokenizer = AutoTokenizer.from_pretrained(home)
+    tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False)
     return ChatTokenizer(tokenizer, image_tokens=patches, turn_tokens=recipe.model.turn_tokens)
 
 
