@@ -3,8 +3,8 @@
 ``torchrun --nproc_per_node=2 tests/made_job.py DATA OUT MODE...`` writes each mode's run to ``OUT/MODE``. A
 mode is ``ddp``, ``zero1`` .. ``zero3``; ``mixed-`` before it trains on rows of which some have no image,
 packed, in random order, so that one rank's batch has images and the other's has none; ``base-`` trains the
-golden Vicuna and CLIP of the folder ``VISCOT_TEST_GOLDEN`` instead; ``tune-`` runs its fine-tuning stage only,
-in bf16 where ``bf16-`` follows, on adapters with ``lora-``, with a frozen projector with ``frozen-``.
+golden Vicuna and CLIP of the folder ``VISCOT_TEST_GOLDEN`` instead; ``tune-`` runs its last stage only, in
+bf16 where ``bf16-`` follows, on adapters with ``lora-``, with a frozen projector with ``frozen-``.
 ``VISCOT_TEST_STEPS`` is the number of steps of each stage.
 """
 

@@ -282,4 +282,6 @@ def add_adapters(model: Any, lora: LoraSpec, stage: StageSpec) -> Any:
         target_modules=training.LORA_TARGETS,
         modules_to_save=whole or None,
     )
-    return get_peft_model(model, config)
+    # peft makes adapters of 16-bit weights fp32. ZeRO keeps fp32 copies itself, and ZeRO-3 cannot divide
+    # adapters of one type and a projector of another in one group.
+    return get_peft_model(model, config, autocast_adapter_dtype=stage.zero_stage == 0)
