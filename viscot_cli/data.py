@@ -136,6 +136,12 @@ def fetch(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     at_once: Annotated[int, typer.Option(min=1, max=64, help="Downloads at the same time.")] = 4,
+    relock: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE", help="Fetch this source anew and accept what its origin has today. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Fetch sources into a data root; the same command continues. Ctrl-C keeps what was downloaded."""
     from viscot_core.sources.catalog import load_catalog, select, single
@@ -143,12 +149,13 @@ def fetch(
     from viscot_core.sources.plan import plan
 
     catalog = load_catalog()
+    wanted = [*(wanted or ()), *(relock or ())]
     if not wanted:
         raise UsageError(
             "Choose what to fetch: --for bench, --for finetune or a source; 'viscot data list' lists them."
         )
     chosen = select(catalog, wanted)
-    todo = plan(to, chosen)
+    todo = plan(to, chosen, again=relock or ())
     _show_plan(todo, to, at_once)
     if all(":" in word for word in wanted):  # nothing else needs the images of every set
         _say_what_is_less(todo, single(catalog, chosen))
@@ -158,7 +165,7 @@ def fetch(
         _ask()
     if todo.jobs:
         with console.transfers() as report:
-            outcome = run(to, todo, catalog, at_once=at_once, report=report)
+            outcome = run(to, todo, catalog, at_once=at_once, relock=relock or (), report=report)
         _tell(outcome, todo, to)
     if todo.by_hand:
         names = ", ".join(source.name for source in todo.by_hand)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import random
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -252,3 +254,65 @@ def test_damage_in_the_middle_of_a_tar_is_not_taken_for_its_end(tmp_path: Path) 
     archive.write_bytes(data)
     with pytest.raises(DataError, match="no member starts where one should"):
         unpack(archive, "tar", tmp_path / "out")
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+)
+def test_a_name_of_a_gigabyte_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    """A megabyte of gzip holds it; tarfile would read it into memory at once."""
+    with gzip.open(tmp_path / "x.tgz", "wb", compresslevel=1) as file:
+        file.write(header("x", kind, 1 << 30))
+        for _ in range(64):
+            file.write(b"a" * (1 << 20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"a name or an attribute of 1,073,741,824 bytes"):
+        unpack(tmp_path / "x.tgz", "tar", tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_a_sparse_map_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(header("x", tarfile.GNUTYPE_SPARSE, 0) + bytes(10240))
+    with pytest.raises(DataError, match="'x' is refused: it is a link, a device or sparse"):
+        unpack(tmp_path / "x.tar", "tar", tmp_path / "out")
+    info = tarfile.TarInfo("x")
+    info.size, info.pax_headers = 512, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.PAX_FORMAT) + b"9" * 512 + bytes(10240))
+    with pytest.raises(DataError, match="is refused: it is a link, a device or sparse"):
+        unpack(tmp_path / "x.tar", "tar", tmp_path / "out")
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_a_hundred_thousand_empty_members_are_refused(tmp_path: Path, folders: bool) -> None:
+    with gzip.open(tmp_path / "x.tgz", "wb", compresslevel=1) as file:
+        for number in range(12_000):
+            kind = tarfile.DIRTYPE if folders else tarfile.REGTYPE
+            file.write(header(f"{number}.txt", kind, 0))
+    with pytest.raises(DataError, match="the archive has more than 10,000 members"):
+        unpack(tmp_path / "x.tgz", "tar", tmp_path / "out", Placing(only=(".jpg",)))
+    archive = make_zip(tmp_path / "x.zip", {f"{number}.txt": b"" for number in range(30)})
+    with pytest.raises(DataError, match="more than 20 members"):
+        unpack(archive, "zip", tmp_path / "out", limits=UnpackLimits(few=20))
+
+
+def test_names_are_limited_each_and_together(tmp_path: Path) -> None:
+    for name in ("n" * 5000, "/".join("d" * 101)):
+        with pytest.raises(DataError, match="its name is too long"):
+            unpack(make_tar(tmp_path / "x.tar", {name: b""}), "tar", tmp_path / "out")
+    archive = make_tar(tmp_path / "x.tar", {f"{n}{'n' * 90}": b"" for n in range(10)})
+    with pytest.raises(DataError, match="names have over 500 characters together"):
+        unpack(archive, "tar", tmp_path / "out", limits=UnpackLimits(names=500))
+
+
+def test_what_is_skipped_counts_too(tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "x.tgz", {"bomb.txt": bytes(5_000_000), "a.jpg": b"1"})
+    with pytest.raises(DataError, match=r"'bomb\.txt' is refused: with it the archive would unpack to over"):
+        unpack(archive, "tar", tmp_path / "out", Placing(only=(".jpg",)), limits=UnpackLimits(10, 1000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -25,7 +26,8 @@ from viscot_core.sources.catalog import Catalog, load_catalog, select
 from viscot_core.sources.fetch import FetchOutcome, fetch
 from viscot_core.sources.hub import locate
 from viscot_core.sources.plan import plan, staging_of
-from viscot_core.sources.transfer import Lost, Patience, Remote
+from viscot_core.sources.remote import Lost, Remote
+from viscot_core.sources.transfer import Patience
 
 QUICK = Patience(attempts=4, first_wait=0.001, longest_wait=0.05)
 
@@ -325,3 +327,67 @@ def test_the_command_fetches_and_says_what_is_left(
     assert ran.code == 1 and "rows/one.json: " in ran.err and "1 of 1 downloads failed" in ran.err
     ran = cli("data", "list", "--to", tmp_path)
     assert "partial" in next(line for line in ran.out.splitlines() if line.startswith("rows"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"<!DOCTYPE html><title>No access</title>", "it is a web page"),
+        (gzip.compress(b'[{"a": 1}]'), "it is no complete JSON file"),
+        (b'[{"a": 1}', "it is no complete JSON file"),
+        (b"", "it is no complete JSON file"),
+    ],
+)
+def test_what_is_not_the_file_is_never_locked(hub: Web, tmp_path: Path, content: bytes, says: str) -> None:
+    catalog, expected = make_world(hub)
+    right, hub.files["/rows/one.json"] = hub.files["/rows/one.json"], content
+    why = get(tmp_path, catalog, "rows").failed["rows/one.json"]
+    assert says in why and "the download is deleted, run the command again" in why
+    assert not (tmp_path / "rows/one.json").exists()
+    hub.files["/rows/one.json"] = right
+    assert not get(tmp_path, catalog, "rows").failed
+    assert (tmp_path / "rows/one.json").read_bytes() == expected["rows/one.json"]
+
+
+def test_relock_accepts_what_the_origin_has_now(
+    hub: Web, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, _ = make_world(hub)
+    monkeypatch.setattr("viscot_core.sources.catalog.load_catalog", lambda: catalog)
+    get(tmp_path, catalog, "rows", "zip")
+    hub.files["/rows/one.json"] = b'[{"a": 2}]'
+    (tmp_path / "rows/one.json").unlink()
+    fetch_rows = ("data", "fetch", "--for", "rows", "--to", tmp_path, "--yes")
+    ran = cli(*fetch_rows)
+    assert ran.code == 1 and "accept it with --relock" in ran.err
+    before = json.loads((tmp_path / ".viscot/lock.json").read_text())
+    assert cli(*fetch_rows, "--relock", "rows").code == 0
+    assert (tmp_path / "rows/one.json").read_bytes() == b'[{"a": 2}]'
+    after = json.loads((tmp_path / ".viscot/lock.json").read_text())
+    assert [key for key in before if before[key] != after[key]] == [hub.url + "/rows/one.json"]
+    hub.files["/rows/one.json"] = b'[{"a": 3}]'
+    assert cli("data", "fetch", "--relock", "rows", "--to", tmp_path, "--yes").code == 0
+    assert (tmp_path / "rows/one.json").read_bytes() == b'[{"a": 3}]'
+
+
+def test_an_unexpected_fault_ends_its_own_download_only(
+    hub: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, _ = make_world(hub)
+    monkeypatch.setattr("viscot_core.sources.fetch.unpack", lambda *_, **__: 1 / 0)
+    outcome = get(tmp_path, catalog, "rows", "zip")
+    assert outcome.failed == {"zip": "ZeroDivisionError: division by zero"}
+    assert sorted(outcome.done) == ["rows/one.json", "rows/two.json"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\0"])
+def test_a_damaged_record_is_named(hub: Web, tmp_path: Path, content: str) -> None:
+    catalog, _ = make_world(hub)
+    (tmp_path / ".viscot").mkdir()
+    for name in ("lock", "rows"):
+        path = tmp_path / f".viscot/{name}.json"
+        path.write_text(content)
+        with pytest.raises(DataError, match=rf"{name}\.json is damaged .*; remove it"):
+            why = get(tmp_path, catalog, "rows").failed
+            raise DataError(next(iter(why.values())))
+        path.unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from viscot_core.errors import DataError
-from viscot_core.sources.archives import Unpacker
+from viscot_core.sources.archives import Most, Unpacker
 from viscot_core.sources.catalog import Placing
 from viscot_core.sources.splittar import unpack_parts
 
@@ -57,7 +57,7 @@ class Origin:
 
 
 def run(tmp_path: Path, origin: Origin) -> Unpacker:
-    unpacker = Unpacker(tmp_path / "out", Placing(), 1 << 30)
+    unpacker = Unpacker(tmp_path / "out", Placing(), Most(1 << 30))
     unpack_parts(tmp_path / "staging", len(origin.parts), origin, unpacker)
     return unpacker
 

@@ -12,7 +12,8 @@ import pytest
 from web_server import Web
 
 from viscot_core.errors import DataError
-from viscot_core.sources.transfer import Fetched, Patience, Remote, Stopped, download, finished
+from viscot_core.sources.remote import Remote
+from viscot_core.sources.transfer import Fetched, Patience, Stopped, download, finished
 
 DATA = random.Random(1).randbytes(300_000)
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -42,6 +43,8 @@ def get(
         ["drop:100000", "no-range"],
         ["long:500"],
         ["weak", "drop:10"],
+        ["odd-etag", "drop:10"],
+        ["drop:10+no-range", "drop:100000+no-range"],
     ],
 )
 def test_the_file_comes_whole_whatever_happens(
@@ -152,3 +155,76 @@ def test_a_stop_keeps_what_came(web: Web, tmp_path: Path, client: httpx.Client) 
     assert seen[-1][1] == len(DATA) * 20
     get(web, tmp_path / "a.bin", client)
     assert (tmp_path / "a.bin").read_bytes() == DATA * 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("html", "sends a web page instead of the file: it has moved or needs a login"),
+        ("gzip", "sends gzip-encoded bytes, not the stored ones"),
+        ("unsized", "comes without its length, so a cut would go unnoticed"),
+        ("part", "a part of the file without saying which"),
+    ],
+)
+def test_what_is_certainly_not_the_file_is_refused(
+    web: Web, tmp_path: Path, client: httpx.Client, fault: str, says: str
+) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, [fault] * 20
+    with pytest.raises(DataError, match=says):
+        get(web, tmp_path / "a.bin", client)
+    assert not (tmp_path / "a.bin").exists() and finished(tmp_path / "a.bin") is None
+    web.faults["/a.bin"] = []
+    assert get(web, tmp_path / "a.bin", client) == Fetched(len(DATA), SHA)
+
+
+@pytest.mark.parametrize("fault", ["changed", "wrong-range", "part", "odd-etag"])
+def test_halves_of_two_files_are_never_joined(
+    web: Web, tmp_path: Path, client: httpx.Client, fault: str
+) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["drop:120000", fault]
+    assert get(web, tmp_path / "a.bin", client) == Fetched(len(DATA), SHA)
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [f"drop:{n}+no-range" for n in random.Random(2).choices(range(1000, 290_000), k=90)],
+        [f"drop:{n * 1000}+no-range" for n in range(1, 90)],  # a little further each time
+        ["drop:150000", "code:416"] * 45,
+        ["drop:150000", "wrong-range"] * 45,
+        ["drop:150000", "changed"] * 45,
+    ],
+)
+def test_a_server_that_always_starts_anew_is_given_up(
+    web: Web, tmp_path: Path, client: httpx.Client, faults: list[str]
+) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, faults
+    with pytest.raises(DataError, match="could not be fetched"):
+        get(web, tmp_path / "a.bin", client)
+    assert len(web.log) <= 2 * QUICK.attempts + 1
+
+
+def test_a_download_of_tiny_steps_ends(web: Web, tmp_path: Path, client: httpx.Client) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["drop:1"] * 90
+    with pytest.raises(DataError, match="the 20 bytes so far are kept"):
+        download(
+            Remote(web.url + "/a.bin"),
+            tmp_path / "a.bin",
+            client,
+            patience=Patience(attempts=4, most_attempts=20, first_wait=0.0),
+        )
+
+
+def test_a_file_that_grows_beyond_the_catalogue_is_cut_off(
+    web: Web, tmp_path: Path, client: httpx.Client
+) -> None:
+    web.files["/a.bin"], web.faults["/a.bin"] = DATA, ["endless"]
+    remote = Remote(web.url + "/a.bin", most=1_000_000)
+    with pytest.raises(DataError, match="has more than 1,000,000 bytes, far more than the catalogue says"):
+        download(remote, tmp_path / "a.bin", client, patience=QUICK)
+    assert not (tmp_path / "a.bin.part").exists()
+    web.files["/a.bin"] = bytes(1_000_001)
+    with pytest.raises(DataError, match="far more than the catalogue"):
+        download(remote, tmp_path / "a.bin", client, patience=QUICK)
+    assert web.sent("/a.bin") < 50_000_000

@@ -3,11 +3,15 @@
 ``Web.files`` maps paths to bytes; ``Web.faults`` maps paths to faults used up one per request: ``drop:N``
 (close the connection after N bytes of body), ``stall:N``, ``short:N`` (declare N bytes less than are sent),
 ``long:N`` (declare N more), ``code:N[:RETRY_AFTER]``, ``no-range`` (200 for a range), ``garbage`` (other
-bytes), ``weak`` (no validator). ``Web.log`` holds what was ``Served``.
+bytes), ``weak`` (no validator), ``html`` (a page), ``gzip`` (encoded bytes), ``part`` (206 without a range:
+half), ``changed`` (206 of another version), ``endless`` and ``unsized`` (no length), ``odd-etag`` (not
+ASCII), ``wrong-range`` (206 from elsewhere). ``drop:N`` may have ``+no-range`` behind it. ``Web.log`` holds
+what was ``Served``.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 import threading
@@ -65,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.web.files.get(name)
         faults = self.web.faults.get(name, [])
         fault = faults.pop(0) if faults and body else ""
+        fault, *also = fault.split("+")
         kind, _, number = fault.partition(":")
         if data is None:
             self._error(404, name)
@@ -75,14 +80,23 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if kind == "garbage":
             data = bytes(len(data))
+        if kind in ("html", "gzip", "part", "endless", "unsized") and data is not None:
+            self._wrong_kind(kind, data, name)
+            return
         etag = '"' + hashlib.sha256(data).hexdigest() + '"'
         asked = self.headers.get("Range")
         start = 0
-        if asked and kind != "no-range" and self.headers.get("If-Range", etag) == etag:
+        if asked and "no-range" not in (kind, *also) and self.headers.get("If-Range", etag) == etag:
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             if start >= len(data):
                 self._error(416, name)
                 return
+        if kind == "changed" and start:
+            data, etag = data[::-1], '"another"'
+        if kind == "wrong-range" and start:
+            start += 7
+        if kind == "odd-etag":
+            etag = '"\xfc"'
         part = data[start:]
         promise = len(part) + {"short": -1, "long": 1}.get(kind, 0) * (
             int(number) if kind in ("short", "long") else 0
@@ -102,6 +116,34 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self._send(part, kind, number, entry)
+
+    def _wrong_kind(self, kind: str, data: bytes, name: str) -> None:
+        """Answers that are not the file, or not provably all of it."""
+        body = {
+            "html": b"<html>No access</html>",
+            "gzip": gzip.compress(data),
+            "part": data[: len(data) // 2],
+        }
+        self.send_response(206 if kind == "part" else 200)
+        if kind in body:
+            self.send_header("Content-Length", str(len(body[kind])))
+        if kind == "html":
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+        if kind == "gzip":
+            self.send_header("Content-Encoding", "gzip")
+        if kind == "endless":
+            self.send_header("Transfer-Encoding", "chunked")
+        self.close_connection = kind in ("endless", "unsized")
+        entry = Served(self.command, name, self.headers.get("Range"))
+        self.web.log.append(entry)
+        self.end_headers()
+        try:
+            self.wfile.write(body.get(kind, data if kind == "unsized" else b""))
+            while kind == "endless" and entry.sent < 1 << 30:
+                self.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+                entry.sent += 1 << 16
+        except OSError:
+            self.close_connection = True
 
     def _send(self, part: bytes, kind: str, number: str, entry: Served) -> None:
         stop = int(number) if kind in ("drop", "stall") else len(part)

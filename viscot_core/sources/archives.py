@@ -1,9 +1,9 @@
 """Unpacks untrusted archives: nothing outside the target is touched, and every refused member is named.
 
 Only plain files are unpacked. A member is refused if its path leaves the target, if it is a link or a
-device, if two members have the same target, or if the archive would unpack to far more than its size
-explains. Each file is written under a temporary name and renamed; a file that exists with the right size is
-not written again.
+device, if two members have the same target, or if the archive would unpack to far more bytes, files or names
+than its size explains. Each file is written under a temporary name and renamed; a file that exists with the
+right size is not written again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ from viscot_core.sources.catalog import STATE_FOLDER, Placing
 from viscot_core.sources.transfer import Stopped
 
 _BLOCK = 1 << 20
+_HEADER = 1 << 16
+_NAME, _FOLDERS = 4096, 100
+_NOT_PLAIN = "it is a link, a device or sparse"
+_EXTENDED = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
 DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OverflowError, RuntimeError, ValueError),
@@ -42,13 +49,31 @@ class Damaged(DataError):
 
 @dataclass(frozen=True, slots=True)
 class UnpackLimits:
-    """An archive that unpacks to over ``ratio`` times its size (and over ``floor`` bytes) is refused."""
+    """An archive that unpacks to over ``ratio`` times its size (and over ``floor`` bytes) is refused.
+
+    So is one with more than a member for every ``member_bytes`` of it (and over ``few``), or with over
+    ``names`` characters of member names.
+    """
 
     ratio: int = 100
     floor: int = 1 << 30
+    member_bytes: int = 256
+    few: int = 10_000
+    names: int = 256 << 20
 
-    def most(self, archive_bytes: int) -> int:
-        return max(self.floor, archive_bytes * self.ratio)
+    def of(self, archive_bytes: int) -> Most:
+        """The limits of an archive of that size."""
+        members = max(self.few, archive_bytes // self.member_bytes)
+        return Most(max(self.floor, archive_bytes * self.ratio), members, self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """What one archive may hold: bytes unpacked, members, characters of their names."""
+
+    bytes: int
+    members: int = 10_000
+    names: int = 256 << 20
 
 
 @dataclass(slots=True)
@@ -57,12 +82,15 @@ class Unpacker:
 
     into: Path
     placing: Placing
-    most_bytes: int
+    most: Most
     name: str = "archive"
     stop: Event = field(default_factory=Event)
     progress: Progress = lambda count: None
     files: int = 0
     total: int = 0
+    _members: int = 0
+    _names: int = 0
+    _seen: int = 0
     _taken: set[str] = field(default_factory=set)
     _made: set[Path] = field(default_factory=set)
 
@@ -91,6 +119,7 @@ class Unpacker:
         if self.stop.is_set():
             raise Stopped
         safe_name(member)
+        self.count(member, size)
         place = self.placing.place(member)
         if place is None:
             return None
@@ -99,12 +128,21 @@ class Unpacker:
         if place in self._taken:
             raise refused(member, f"another member is already called {place}")
         self._taken.add(place)
-        self._room(member, size)
         return place
 
-    def _room(self, member: str, size: int) -> None:
-        if self.total + size > self.most_bytes:
-            raise refused(member, f"with it the archive would unpack to over {self.most_bytes:,} bytes")
+    def count(self, member: str, size: int = 0) -> None:
+        """Count a member, wanted or not: what is skipped is read and unpacked too."""
+        self._members, self._names, self._seen = (
+            self._members + 1,
+            self._names + len(member),
+            self._seen + size,
+        )
+        if self._seen > self.most.bytes:
+            raise refused(member, f"with it the archive would unpack to over {self.most.bytes:,} bytes")
+        if self._members > self.most.members:
+            raise refused(member, f"the archive has more than {self.most.members:,} members")
+        if self._names > self.most.names:
+            raise refused(member, f"the archive's names have over {self.most.names:,} characters together")
 
     def _folder(self, folder: Path, member: str) -> None:
         """Create the folder without following links below the target."""
@@ -153,7 +191,7 @@ def unpack(
     is not an archive, DataError if a member is refused.
     """
     into.mkdir(parents=True, exist_ok=True)
-    most = (limits or UnpackLimits()).most(archive.stat().st_size)
+    most = (limits or UnpackLimits()).of(archive.stat().st_size)
     unpacker = Unpacker(into, placing or Placing(), most, name, stop or Event(), progress)
     try:
         if kind == "zip":
@@ -170,7 +208,7 @@ def unpack(
     return unpacker
 
 
-def _unpack_zip(archive: Path, unpacker: Unpacker, most: int) -> None:
+def _unpack_zip(archive: Path, unpacker: Unpacker, most: Most) -> None:
     with zipfile.ZipFile(archive) as zipped:
         members = [member for member in zipped.infolist() if not member.is_dir()]
         # A pass that writes nothing, with an unpacker of its own: all refusals come before the first byte.
@@ -182,14 +220,31 @@ def _unpack_zip(archive: Path, unpacker: Unpacker, most: int) -> None:
                 raise refused(member.filename, "it is a link or a device")
             if member.flag_bits & 1:
                 raise refused(member.filename, "it is encrypted")
-            if judge.place(member.filename, member.file_size) is not None:
-                judge.total += member.file_size
+            judge.place(member.filename, member.file_size)
         for member in members:
             unpacker.add(member.filename, member.file_size, lambda member=member: zipped.open(member))  # type: ignore[misc]
 
 
 class StrictTarInfo(tarfile.TarInfo):
-    """Treats an invalid header as damage; Python's tarfile silently takes it for the end."""
+    """Treats an invalid header as damage; Python's tarfile silently takes it for the end.
+
+    Headers that carry a long name or attributes have at most ``_HEADER`` bytes: tarfile reads them whole, and
+    a megabyte of gzip can hold a name of a gigabyte.
+    """
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        # The hook that tarfile documents for subclasses; it runs before any of the header's content is read.
+        if self.type in _EXTENDED and self.size > _HEADER:
+            raise DataError(
+                f"the archive has a name or an attribute of {self.size:,} bytes; do not use this archive."
+            )
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise refused(self.name, _NOT_PLAIN)
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        # Its map lies in the content and may have any length.
+        raise refused(self.name, _NOT_PLAIN)
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
@@ -207,9 +262,10 @@ def unpack_tar(
         if member.isreg() and not member.issparse():
             unpacker.add(member.name, member.size, lambda member=member: _content(tar, member, unpacker.into))  # type: ignore[misc]
         elif not member.isdir():
-            raise refused(member.name, "it is a link, a device or sparse")
+            raise refused(member.name, _NOT_PLAIN)
         else:
             safe_name(member.name)
+            unpacker.count(member.name)
         # A tar fills content up to blocks of 512 bytes: the next header starts there.
         after(member.offset_data + -(-(member.size if member.isreg() else 0) // 512) * 512)
         tar.members = []  # type: ignore[attr-defined]  # do not remember a million members
@@ -237,6 +293,8 @@ def safe_name(member: str) -> None:
         raise refused(member, "its path is absolute")
     if ".." in path.parts:
         raise refused(member, "its path leaves the folder")
+    if len(member) > _NAME or len(path.parts) > _FOLDERS:
+        raise refused(member[:80], "its name is too long")
 
 
 def refused(member: str, why: str) -> DataError:

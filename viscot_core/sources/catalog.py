@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from viscot_core.errors import UsageError, nearest
+from viscot_core.errors import DataError, UsageError, nearest
 
 CATALOG = Path(__file__).with_name("sources.yaml")
 STATE_FOLDER = ".viscot"
@@ -247,6 +247,17 @@ def holders(catalog: Catalog, folder: str) -> list[str]:
 
 def manifest(root: Path, name: str) -> dict[str, dict[str, object]]:
     """Finished downloads of a source by key: sha256 and size, number and size of unpacked files."""
-    path = root / STATE_FOLDER / f"{name}.json"
-    found: dict[str, dict[str, object]] = json.loads(path.read_text()) if path.exists() else {}
+    return read_record(root / STATE_FOLDER / f"{name}.json")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The object in one of viscot's own JSON files; empty where there is none. DataError if it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and run the command again.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is damaged (it holds no object); remove it and run the command again.")
     return found

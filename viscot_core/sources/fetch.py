@@ -8,8 +8,9 @@ change at its origin). A complete file is never fetched again; a kill loses only
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,22 +25,15 @@ from viscot_core.files import atomic_write
 from viscot_core.lines import try_lock
 from viscot_core.sources.aliases import link_folders
 from viscot_core.sources.archives import Damaged, Unpacker, UnpackLimits, free_bytes, unpack
-from viscot_core.sources.catalog import STATE_FOLDER, Catalog, DataSource, Download, manifest
+from viscot_core.sources.catalog import STATE_FOLDER, Catalog, DataSource, Download, manifest, read_record
 from viscot_core.sources.hub import locate
+from viscot_core.sources.kinds import fault_of, most_bytes
 from viscot_core.sources.plan import DownloadJob, FetchPlan, short_name, staging_of
+from viscot_core.sources.remote import Lost, Remote, another_file
 from viscot_core.sources.splittar import part_path, unpack_parts
-from viscot_core.sources.transfer import (
-    Fetched,
-    Lost,
-    Patience,
-    Remote,
-    Stopped,
-    another_file,
-    at_hand,
-    download,
-    finished,
-    new_client,
-)
+from viscot_core.sources.transfer import Fetched, Patience, Stopped, at_hand, download, finished, new_client
+
+log = logging.getLogger(__name__)
 
 Report = Callable[[str, int, int | None], None]
 """Called with a download's label, the bytes done and the bytes in all, from several threads."""
@@ -59,11 +53,14 @@ def fetch(
     catalog: Catalog,
     *,
     at_once: int = 4,
+    relock: Sequence[str] = (),
     report: Report = lambda label, done, of: None,
     patience: Patience | None = None,
     limits: UnpackLimits | None = None,
 ) -> FetchOutcome:
     """Carry out a plan. One failed download does not stop the others; Ctrl-C keeps what was downloaded.
+
+    Of the sources in ``relock`` the recorded hashes are forgotten: what the origin has today is accepted.
 
     Raises DataError before the first byte if the disk has too little free space.
     """
@@ -76,6 +73,7 @@ def fetch(
     outcome = FetchOutcome()
     with _alone(root), new_client() as client:
         _sweep(root, catalog)
+        _forget(root, [catalog.named(name) for name in relock])
         fetcher = _Fetcher(root, client, report, patience or Patience(), limits or UnpackLimits())
         with ThreadPoolExecutor(at_once) as pool:
             running: dict[Future[None], DownloadJob] = {
@@ -86,7 +84,12 @@ def fetch(
                     if error is None:
                         outcome.done.append(job.label)
                     else:
-                        outcome.failed[job.label] = str(error)
+                        # Of whatever kind: what one server sends must not end the other downloads.
+                        known = isinstance(error, (DataError, OSError))
+                        log.debug("%s", job.label, exc_info=error)
+                        outcome.failed[job.label] = (
+                            str(error) if known else f"{type(error).__name__}: {error}"
+                        )
             # The threads see ``stop`` at their next block and keep the bytes they have.
             except KeyboardInterrupt:
                 fetcher.stop.set()
@@ -116,6 +119,20 @@ def _sweep(root: Path, catalog: Catalog) -> None:
                 _clear(root, source, one)
 
 
+def _forget(root: Path, sources: Sequence[DataSource]) -> None:
+    """Remove the recorded hashes of the sources' files, and what was fetched of them under these hashes."""
+    downloads = [one for source in sources for one in source.downloads]
+    keys = {
+        one.key.format(part=n) if one.parts > 1 else one.key for one in downloads for n in range(one.parts)
+    }
+    locked = read_record(root / STATE_FOLDER / "lock.json")
+    if keys & locked.keys():
+        _write_json(root / STATE_FOLDER / "lock.json", {k: v for k, v in locked.items() if k not in keys})
+    for source in sources:
+        for one in source.downloads:
+            _clear(root, source, one)
+
+
 def _clear(root: Path, source: DataSource, one: Download) -> None:
     """Remove a download's staging folder, and the folders above it if they are empty."""
     staging = staging_of(root, source, one)
@@ -131,8 +148,7 @@ def _as_they_end(running: dict[Future[None], DownloadJob]) -> Iterator[tuple[Dow
         ended, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
         for future in ended:
             error = future.exception()
-            # Any other kind is a fault of our code, not of one download: it ends the fetch.
-            if error is not None and not isinstance(error, (DataError, OSError)):
+            if error is not None and not isinstance(error, Exception):
                 raise error
             yield running[future], error
 
@@ -175,6 +191,8 @@ class _Fetcher:
         # After a kill between the rename and the record, the file is in place and its note still says so.
         if not (come and target.is_file() and target.stat().st_size == come.size):
             come = self._download(job, job.download.key, staging / "file")
+            if fault := fault_of(staging / "file", job.download):
+                raise Damaged(fault)
             target.parent.mkdir(parents=True, exist_ok=True)
             (staging / "file").replace(target)
         self._lock({job.download.key: come})
@@ -216,8 +234,7 @@ class _Fetcher:
         def bring(number: int, path: Path) -> None:
             self._download(job, one.key.format(part=number), path, number)
 
-        most = self.limits.most(one.size)
-        unpacker = Unpacker(self.root / one.to, one, most, short_name(one), self.stop)
+        unpacker = Unpacker(self.root / one.to, one, self.limits.of(one.size), short_name(one), self.stop)
         unpack_parts(staging, one.parts, bring, unpacker)
         come = {one.key.format(part=n): finished(part_path(staging, n)) for n in range(one.parts)}
         self._lock({key: part for key, part in come.items() if part})
@@ -227,7 +244,7 @@ class _Fetcher:
         one = job.download
         label = f"{job.label} part {part + 1} of {one.parts}" if one.parts > 1 else job.label
         # What is on disk already needs no address, and so no network.
-        remote = Remote(key) if at_hand(to) else self._remote(one, part)
+        remote = Remote(key) if at_hand(to) else replace(self._remote(one, part), most=most_bytes(one))
         # The catalogue's hash, else the one of the first fetch here: both count before what the origin says
         # today.
         now, before = remote.sha256, one.sha256 or self._locked().get(key)
@@ -265,9 +282,7 @@ class _Fetcher:
             ) from error
 
     def _locked(self) -> dict[str, str]:
-        path = self.root / STATE_FOLDER / "lock.json"
-        found: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        return found
+        return read_record(self.root / STATE_FOLDER / "lock.json")
 
     def _lock(self, come: Mapping[str, Fetched]) -> None:
         """Record the sha256 of fetched files, by key."""

@@ -5,8 +5,10 @@ huggingface_hub's own download starts again from the first byte after a kill, wh
 
 from __future__ import annotations
 
+import re
+
 from viscot_core.errors import DataError
-from viscot_core.sources.transfer import BUSY, Lost, Remote
+from viscot_core.sources.remote import BUSY, Lost, Remote
 
 
 def locate(repo: str, path: str, revision: str = "main") -> Remote:
@@ -44,6 +46,6 @@ def locate(repo: str, path: str, revision: str = "main") -> Remote:
         found.size,
         # Of a large (LFS) file the ETag is its sha256; of a small one it is git's hash, 40 digits, of other
         # bytes.
-        etag if len(etag) == 64 else None,
+        etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None,
         pinned=bool(found.commit_hash),
     )

@@ -58,8 +58,8 @@ class FetchPlan:
         return stays + sum(sorted(passing)[-at_once:])
 
 
-def plan(root: Path, wanted: Sequence[Wanted]) -> FetchPlan:
-    """The plan for what is missing of ``wanted`` under ``root``."""
+def plan(root: Path, wanted: Sequence[Wanted], *, again: Sequence[str] = ()) -> FetchPlan:
+    """The plan for what is missing of ``wanted`` under ``root``; of sources in ``again`` all is missing."""
     jobs: list[DownloadJob] = []
     complete: list[DataSource] = []
     by_hand: list[DataSource] = []
@@ -68,7 +68,9 @@ def plan(root: Path, wanted: Sequence[Wanted]) -> FetchPlan:
             (complete if source.state(root) == "complete" else by_hand).append(source)
             continue
         here = manifest(root, source.name)
-        missing = [d for d in downloads if d.key not in here or not (root / d.to).exists()]
+        missing = [
+            d for d in downloads if source.name in again or d.key not in here or not (root / d.to).exists()
+        ]
         jobs += [DownloadJob(source, one, _left(root, source, one)) for one in missing]
         if not missing:
             complete.append(source)

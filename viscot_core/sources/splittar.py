@@ -14,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
 from viscot_core.sources.archives import DAMAGE, Damaged, StrictTarInfo, Unpacker, unpack_tar
+from viscot_core.sources.catalog import read_record
 
 Fetch = Callable[[int, Path], None]
 """Called with a part's number and the path to write it to."""
@@ -127,7 +129,10 @@ def unpack_parts(folder: Path, count: int, fetch: Fetch, unpacker: Unpacker) -> 
 def next_part(folder: Path) -> int:
     """The number of the next part to read."""
     path = folder / "progress.json"
-    return int(json.loads(path.read_text())["part"]) if path.exists() else 0
+    try:
+        return int(read_record(path).get("part", 0))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove its folder and fetch again.") from error
 
 
 def part_path(folder: Path, number: int) -> Path:

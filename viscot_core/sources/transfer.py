@@ -11,7 +11,8 @@ import json
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,37 +22,28 @@ import httpx
 from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
 from viscot_core.openai_api.waiting import retry_after
+from viscot_core.sources.remote import (
+    BUSY,
+    Lost,
+    Remote,
+    advice,
+    another_file,
+    check_kind,
+    has_an_end,
+    length_of,
+    too_large,
+    validator_of,
+)
 
 TIMEOUT = httpx.Timeout(30.0, connect=20.0)
 """A connection is dead after this many seconds without a byte."""
 _BLOCK = 1 << 20
-BUSY = (408, 425, 429, 500, 502, 503, 504)
-"""Status codes after which another attempt may succeed."""
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the size of the file, if known."""
 
 
 class Stopped(Exception):
     """The user asked to stop; fetched bytes are kept."""
-
-
-class Lost(Exception):
-    """An attempt failed, but another may succeed; ``wait``: seconds the server asked to wait."""
-
-    def __init__(self, why: str, wait: float = 0.0) -> None:
-        super().__init__(why)
-        self.wait = wait
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """A file to fetch. ``pinned``: the URL always has the same bytes, so a range needs no ``If-Range``."""
-
-    url: str
-    headers: dict[str, str] = field(default_factory=dict)
-    size: int | None = None
-    sha256: str | None = None
-    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +56,10 @@ class Fetched:
 
 @dataclass(slots=True)
 class Patience:
-    """How often a download without progress is tried, and the wait between attempts (seconds)."""
+    """How often a download without progress is tried, or one that progresses, and the waits (seconds)."""
 
     attempts: int = 8
+    most_attempts: int = 1000
     first_wait: float = 0.5
     longest_wait: float = 60.0
 
@@ -82,7 +75,7 @@ def new_client() -> httpx.Client:
 def finished(to: Path) -> Fetched | None:
     """The finished download of ``to``, even after the file was moved away; None while it is unfinished."""
     note = _read_note(to)
-    return Fetched(note["size"], note["sha256"]) if note.get("done") else None
+    return Fetched(note["size"], note["sha256"]) if {"done", "size", "sha256"} <= note.keys() else None
 
 
 def at_hand(to: Path) -> Fetched | None:
@@ -128,14 +121,14 @@ class _Transfer:
         self.part = _part(to)
         self.digest = hashlib.sha256()
         self.have = 0
+        self.restarts = 0  # how often fetched bytes were thrown away
         self.total = remote.size
         self.validator: str | None = None
         self._take_up()
 
     def run(self) -> Fetched:
-        failures, wrong = 0, 0
-        while True:
-            before = self.have
+        failures, wrong, furthest = 0, 0, self.have
+        for attempt in count(1):
             try:
                 self._attempt()
                 if self._is_right():
@@ -148,9 +141,12 @@ class _Transfer:
                 if wrong > 1:
                     raise another_file(self.remote, found)
             except (httpx.RequestError, Lost) as error:
-                # Failures in a row: an attempt that brought bytes starts the count again.
-                failures = 1 if self.have > before else failures + 1
-                if failures >= self.patience.attempts:
+                # Failures in a row. Only bytes beyond the furthest point so far start the count again, and
+                # not for ever: a server that always starts anew brings the same bytes without end.
+                failures = 1 if self.have > furthest else failures + 1
+                furthest = max(furthest, self.have)
+                tries = max(failures, self.restarts)
+                if tries >= self.patience.attempts or attempt >= self.patience.most_attempts:
                     raise DataError(
                         f"{self.remote.url} could not be fetched ({str(error) or type(error).__name__}); "
                         f"the {self.have:,} bytes so far are kept, run the command again to continue."
@@ -181,6 +177,7 @@ class _Transfer:
 
     def _start_over(self) -> None:
         self.part.unlink(missing_ok=True)
+        self.restarts += self.have > 0
         self.digest, self.have, self.validator, self.total = hashlib.sha256(), 0, None, self.remote.size
 
     def _attempt(self) -> None:
@@ -198,6 +195,7 @@ class _Transfer:
                 headers["If-Range"] = self.validator
         with self.client.stream("GET", self.remote.url, headers=headers) as response:
             self._accept(response)
+            most = self.remote.most if self.total is None else self.total
             with self.part.open("ab") as file:
                 for block in response.iter_raw():  # unbuffered: a dropped connection loses nothing
                     if self.stop.is_set():
@@ -206,6 +204,11 @@ class _Transfer:
                     self.digest.update(block)
                     self.have += len(block)
                     self.progress(self.have, self.total)
+                    if most is not None and self.have > most:
+                        break
+        if self.total is None and most is not None and self.have > most:
+            self._start_over()
+            raise too_large(self.remote)
         if self.total is not None and self.have != self.total:
             longer = self.have > self.total
             here, total = self.have, self.total
@@ -222,11 +225,19 @@ class _Transfer:
             self._start_over()
             raise Lost("the server has fewer bytes than were fetched")
         if code not in (200, 206):
-            raise DataError(f"{self.remote.url} answered {code} {response.reason_phrase}; {_advice(code)}.")
-        start, total = _range_of(response) if code == 206 else (0, _length_of(response))
+            raise DataError(f"{self.remote.url} answered {code} {response.reason_phrase}; {advice(code)}.")
+        check_kind(self.remote, response)
+        start, total = self._range_of(response) if code == 206 else (0, length_of(response))
         if self.remote.size is not None and total not in (None, self.remote.size):
             self._start_over()
             raise Lost(f"the server announces {total:,} bytes, the file has {self.remote.size:,}")
+        if total is not None and self.remote.most is not None and total > self.remote.most:
+            raise too_large(self.remote)
+        if total is None and not has_an_end(response, self.remote):
+            raise DataError(
+                f"{self.remote.url} comes without its length, so a cut would go unnoticed; fetch it by hand "
+                "and use 'viscot data organize'."
+            )
         # 200 to a range request is the whole file from byte 0: it has changed, or the server knows no ranges.
         # That is taken as it comes; a range from elsewhere cannot be used.
         if start != self.have or (self.have and self.total not in (None, total)):
@@ -235,9 +246,24 @@ class _Transfer:
                 raise Lost("the server sent another range than requested")
         if not self.have:
             self.part.unlink(missing_ok=True)
-            self.validator = _validator_of(response)
+            self.validator = validator_of(response)
             self._note(url=self.remote.url, validator=self.validator)
         self.total = total if total is not None else self.remote.size
+
+    def _range_of(self, response: httpx.Response) -> tuple[int, int]:
+        """First byte and total size of a 206 response; raises Lost if it is not a part of this very file."""
+        named = response.headers.get("Content-Range", "").strip()
+        match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", named, re.ASCII)
+        total = int(match[2]) if match and match[2] != "*" else self.total
+        if match is None or total is None:
+            self._start_over()
+            raise Lost("the server sent a part of the file without saying which")
+        validators = {response.headers.get("ETag"), response.headers.get("Last-Modified")} - {None}
+        # Without either header the part is taken on the server's word: ``If-Range`` asked for this version.
+        if self.have and self.validator and validators and self.validator not in validators:
+            self._start_over()
+            raise Lost("the file changed at its origin meanwhile")
+        return int(match[1]), total
 
     def _is_right(self) -> bool:
         return self.remote.sha256 in (None, self.digest.hexdigest())
@@ -245,14 +271,6 @@ class _Transfer:
     def _note(self, **facts: object) -> None:
         with atomic_write(_note(self.to)) as file:
             json.dump(facts, file)
-
-
-def another_file(wanted: Remote, found: str) -> DataError:
-    """The error for content whose sha256 is not that of ``wanted``."""
-    return DataError(
-        f"{wanted.url} is not the expected file: its sha256 is {found}, not {wanted.sha256}; if it was "
-        "changed on purpose, remove its entry from .viscot/lock.json and fetch it again."
-    )
 
 
 def _part(to: Path) -> Path:
@@ -265,34 +283,7 @@ def _note(to: Path) -> Path:
 
 def _read_note(to: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(_note(to).read_text())
+        found = json.loads(_note(to).read_text())
     except (FileNotFoundError, ValueError):
         return {}
-    return found
-
-
-def _length_of(response: httpx.Response) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
-
-
-def _range_of(response: httpx.Response) -> tuple[int, int | None]:
-    """First byte and total size of a 206 response."""
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-    if not match:
-        return 0, None
-    return int(match[1]), None if match[2] == "*" else int(match[2])
-
-
-def _validator_of(response: httpx.Response) -> str | None:
-    """A strong ETag, or the date of the last change: the valid values of ``If-Range``."""
-    etag = response.headers.get("ETag")
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-
-
-def _advice(code: int) -> str:
-    if code in (401, 403):
-        return "it needs a login: get access as the source describes, or fetch it by hand"
-    if code in (404, 410):
-        return "it has moved: look for a newer viscot, or fetch it by hand and use 'viscot data organize'"
-    return "try again later, or fetch it by hand and use 'viscot data organize'"
+    return found if isinstance(found, dict) else {}
