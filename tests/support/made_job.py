@@ -10,7 +10,9 @@ bf16 where ``bf16-`` follows, on adapters with ``lora-``, with a frozen projecto
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,22 @@ def _golden(zero: int, words: set[str]) -> Recipe:
     change |= {"precision": "bf16" if "bf16" in words else "fp32", "train": tuple(parts)}
     change |= {"lora": LoraSpec(rank=4, alpha=8.0)} if lora else {}
     return recipe.model_copy(update={"stages": (recipe.stages[-1].model_copy(update=change),)})
+
+
+def losses(run: Path, stage: str) -> list[float]:
+    """The losses of one stage's steps, from its log."""
+    (log,) = (run / "stages").glob(f"*-{stage}/log.jsonl")
+    lines = map(json.loads, log.read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def job(processes: int, data: Path, out: Path, modes: list[str], *, launched: bool = False) -> None:
+    """Run this file: by itself for one process that is not ``launched``, under torchrun for others."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    argv = [sys.executable, *(launcher if processes > 1 or launched else []), __file__, str(data), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*argv, *modes], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def main(data: Path, out: Path, modes: list[str]) -> None:

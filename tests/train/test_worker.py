@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from viscot_core.data.synth import write_dataset
-from viscot_core.errors import DataError, RecipeError
+from viscot_core.errors import DataError, PartlyDone, RecipeError, ViscotError
 from viscot_core.families.manifest import Manifest
 from viscot_core.train.loop.stage import split_of
+from viscot_core.train.loop.throughput import StageLog
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.load import dump_recipe, load_recipe
 from viscot_core.train.recipe.schema import Recipe
@@ -126,6 +130,85 @@ def test_a_killed_run_goes_on_exactly(recipe: Recipe, trained: Path, tmp_path: P
     assert resumed == pytest.approx({step: whole[step] for step in resumed}, abs=1e-6)
     first, second = load_file(trained / "model.safetensors"), load_file(again / "model.safetensors")
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_a_run_that_is_told_to_stop_saves_and_goes_on(
+    recipe: Recipe, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = StageLog.on_log
+
+    def tell_after_step_4(self: StageLog, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        written(self, args, state, control, **kwargs)
+        if state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    again = _cut_short(trained, tmp_path / "again")
+    with monkeypatch.context() as patched:
+        patched.setattr(StageLog, "on_log", tell_after_step_4)
+        with pytest.raises(PartlyDone, match=r"after step 5 of stage 3-finetune.* --resume continues"):
+            run(again, recipe)
+    assert (again / "stages/3-finetune/checkpoint-5/complete.json").exists()
+    assert not (again / "model.safetensors").exists()
+    run(again, recipe)
+    found = {row["step"]: row["loss"] for row in _log(again, "3-finetune") if "loss" in row}
+    whole = {row["step"]: row["loss"] for row in _log(trained, "3-finetune") if "loss" in row}
+    assert found == pytest.approx({step: whole[step] for step in (4, 5, 6)}, abs=1e-6)
+
+
+def _poisoned(checkpoint: Path) -> Path:
+    """Put NaN into one weight of a checkpoint, as an earlier version may have written it."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["model.multi_modal_projector.linear_1.weight"][0, 0] = float("nan")
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    record = json.loads((checkpoint / "complete.json").read_text())
+    (checkpoint / "complete.json").write_text(json.dumps({k: v for k, v in record.items() if k != "finite"}))
+    return checkpoint
+
+
+def test_weights_that_are_not_finite_are_not_resumed(
+    recipe: Recipe, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = shutil.copytree(trained, tmp_path / "again")
+    (again / "model.safetensors").unlink()
+    shutil.rmtree(again / "stages/3-finetune/model")
+    _poisoned(again / "stages/3-finetune/checkpoint-6")
+    run(again, recipe)
+    assert "checkpoint-6 are not finite" in caplog.text
+    assert (again / "stages/3-finetune/checkpoint-6.nonfinite").is_dir()
+    first, second = load_file(trained / "model.safetensors"), load_file(again / "model.safetensors")
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_weights_that_are_not_finite_are_not_written(
+    recipe: Recipe, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped = torch.optim.AdamW.step
+
+    def explode(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = stepped(self, *args, **kwargs)
+        self.param_groups[0]["params"][0].data.view(-1)[0] = float("inf")
+        return found
+
+    again = _cut_short(trained, tmp_path / "again")
+    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    every = recipe.stages[-1].model_copy(update={"save_steps": 1})
+    with pytest.raises(ViscotError, match=r"by step 4 and were not written.* --resume"):
+        run(again, recipe.model_copy(update={"stages": (*recipe.stages[:-1], every)}))
+    kept = {path.name for path in (again / "stages/3-finetune").glob("checkpoint-*")}
+    assert kept == {"checkpoint-3"}
+
+
+def test_a_checkpoint_that_gives_no_number_by_itself_is_set_aside(
+    recipe: Recipe, trained: Path, tmp_path: Path
+) -> None:
+    """Its weights are finite and so large that the loss is not: a lower rate would meet it again."""
+    again = _cut_short(trained, tmp_path / "again")
+    checkpoint = again / "stages/3-finetune/checkpoint-3"
+    tensors = {name: tensor * 1e30 for name, tensor in load_file(checkpoint / "model.safetensors").items()}
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ViscotError, match=r"at step 3; .* renamed to checkpoint-3\.nonfinite"):
+        run(again, recipe)
+    assert checkpoints.last_checkpoint(checkpoint.parent) is None
 
 
 def test_a_run_goes_on_with_the_rates_it_is_given(recipe: Recipe, trained: Path, tmp_path: Path) -> None:

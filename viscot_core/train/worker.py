@@ -11,17 +11,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 
-from viscot_core.errors import UsageError
+from viscot_core.errors import PartlyDone, UsageError
 from viscot_core.files import link_or_copy
 from viscot_core.train import ranks
+from viscot_core.train.job import stopping
 from viscot_core.train.job.orphans import die_with_parent
 from viscot_core.train.loop.preflight import check_rows
 from viscot_core.train.loop.stage import run_stage
 from viscot_core.train.recipe.load import load_recipe
 from viscot_core.train.recipe.schema import Recipe
-from viscot_core.train.state import checkpoints
+from viscot_core.train.state import checkpoints, run_folder
 from viscot_core.train.state.initial import Run, load, open_run
 from viscot_core.train.state.saving import load_weights
 
@@ -29,20 +31,28 @@ log = logging.getLogger(__name__)
 
 
 def run(folder: Path, recipe: Recipe, only: str | None = None) -> Path:
-    """Run every unfinished stage, or ``only`` the one of that kind; returns ``folder``."""
+    """Run every unfinished stage, or ``only`` the one of that kind; returns ``folder``.
+
+    SIGTERM saves and raises `PartlyDone`.
+    """
+    with stopping.listening():
+        return _run(folder, recipe, only)
+
+
+def _run(folder: Path, recipe: Recipe, only: str | None) -> Path:
     wanted = [stage for stage in recipe.stages if only in (None, stage.kind)]
     if not wanted:
         raise UsageError(
             f"The recipe has no stage '{only}'; it has {', '.join(s.kind for s in recipe.stages)}."
         )
     state = open_run(folder, recipe)
-    places = [folder / "stages" / f"{number}-{stage.kind}" for number, stage in enumerate(recipe.stages, 1)]
+    places = run_folder.stage_folders(folder, recipe)
     for stage, out in zip(recipe.stages, places, strict=True):
-        if not _is_finished(out):  # the rows of all stages now, not after hours of the first
+        if not run_folder.has_model(out):  # the rows of all stages now, not after hours of the first
             check_rows(state, stage, out)
     load(state, wanted[0])
     for stage, out in zip(recipe.stages, places, strict=True):
-        if _is_finished(out):
+        if run_folder.has_model(out):
             log.info("stage %s is finished already", out.name)
             if out != places[-1]:  # a later stage starts from its weights
                 load_weights(state.model, out / "model")
@@ -57,15 +67,10 @@ def run(folder: Path, recipe: Recipe, only: str | None = None) -> Path:
     return folder
 
 
-def _is_finished(out: Path) -> bool:
-    return (out / "model" / "viscot.json").exists() or (out / "model" / "config.json").exists()
-
-
 def _finish(folder: Path, state: Run) -> None:
     """The run folder becomes the checkpoint of its last stage."""
     if ranks.rank() == 0:
-        last = state.recipe.stages[-1]
-        model = folder / "stages" / f"{len(state.recipe.stages)}-{last.kind}" / "model"
+        model = run_folder.stage_folders(folder, state.recipe)[-1] / "model"
         files = [path for path in model.rglob("*") if path.is_file()]
         with checkpoints.naming_a_full_disk(folder):
             for path in sorted(files, key=lambda p: p.name == "viscot.json"):  # the manifest last
@@ -84,7 +89,13 @@ def main() -> None:
     ranks.join()
     level = logging.INFO if ranks.rank() == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s")
-    run(given.run, load_recipe(given.run / "recipe.yaml"), given.stage)
+    try:
+        run(given.run, load_recipe(given.run / "recipe.yaml"), given.stage)
+    except PartlyDone as stopped:
+        log.warning("%s", stopped)
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            sys.exit(stopped.exit_code)
+        # torchrun would take another code for a crash; `launch` sees that the stage has no model.
     ranks.leave()
 
 

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from made_job import job, losses
 
 from viscot_core.data.synth import write_dataset
 
-JOB = Path(__file__).parents[2] / "support" / "made_job.py"
 QUICK = ["zero2", "zero3", "mixed-zero3"]
 MORE, BASE = ["ddp", "mixed-ddp", "mixed-zero2"], ["base-zero2", "base-zero3"]
 MODES = [*QUICK, *(pytest.param(mode, marks=pytest.mark.slow) for mode in [*MORE, *BASE])]
 PLAIN = {"ddp": "ddp", "mixed": "mixed-ddp", "base": "base-ddp"}
 pytestmark = pytest.mark.multiprocess
-
-
-def losses(run: Path, stage: str) -> list[float]:
-    """The losses of one stage's steps, from its log."""
-    (log,) = (run / "stages").glob(f"*-{stage}/log.jsonl")
-    lines = map(json.loads, log.read_text().splitlines())
-    return [line["loss"] for line in lines if "loss" in line]
-
-
-def job(processes: int, data: Path, out: Path, modes: list[str]) -> None:
-    """Run ``made_job.py``: by itself for one process, under torchrun for more."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-    argv = [
-        sys.executable,
-        *(launcher if processes > 1 else []),
-        str(JOB),
-        str(data),
-        str(out),
-        *modes,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.fixture(scope="module")

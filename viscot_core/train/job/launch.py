@@ -14,12 +14,12 @@ import socket
 import subprocess
 import threading
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from viscot_core.errors import DataError, UsageError, ViscotError
+from viscot_core.errors import DataError, PartlyDone, UsageError, ViscotError
 from viscot_core.train.job.orphans import die_with_parent
 from viscot_core.train.plan.make_plan import make_plan
 from viscot_core.train.plan.plan_types import Machine, Plan, Rendezvous
@@ -89,11 +89,12 @@ def prepare(
 def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -> Path:
     """Run every stage; returns the run folder, which is then a checkpoint.
 
-    Ctrl-C stops all ranks; their checkpoints are kept. Where several machines share the folder, the first one
+    Ctrl-C stops all ranks; their checkpoints are kept. SIGTERM lets them save first. Where several machines share the folder, the first one
     starts the run and the others join it.
 
     Raises:
         UsageError: the folder is in use or holds another run.
+        PartlyDone: the run was told to stop (SIGTERM); ``resume`` continues it.
         ViscotError: a process died; the message has the end of its log.
     """
     run = Path(plan.run)
@@ -110,8 +111,10 @@ def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -
 
             worker.run(run, recipe)
             return run
-        for command in plan.commands:
+        for command, stage in zip(plan.commands, run_folder.stage_folders(run, recipe), strict=True):
             _run_ranks(command, run)
+            if not run_folder.has_model(stage):  # told to stop, here or on another machine
+                raise PartlyDone(f"Stopped by a signal in stage {stage.name}; --resume continues {run}.")
     return run
 
 
@@ -139,8 +142,10 @@ def _run_ranks(command: Sequence[str], run: Path) -> None:
     child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=die_with_parent)
     with _forwarding_signals(child) as passed:
         code = child.wait()
-    if passed:
+    if signal.SIGINT in passed:
         raise KeyboardInterrupt
+    if passed and code:  # before the ranks could listen: nothing new to save
+        raise PartlyDone(f"Stopped by a signal; --resume continues {run}.")
     if code:
         attempts = [path for path in (run / "logs").glob("*") if path not in before]
         raise ViscotError(failure(attempts, code))
@@ -148,12 +153,20 @@ def _run_ranks(command: Sequence[str], run: Path) -> None:
 
 @contextmanager
 def _forwarding_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Forward Ctrl-C and SIGTERM to the child; the value lists the signals that came."""
+    """Forward Ctrl-C to the child and SIGTERM to its ranks; the value lists the signals that came.
+
+    torchrun answers SIGTERM by killing its ranks after 30 seconds, too soon for a large model to be saved.
+    """
     passed: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
         passed.append(number)
-        child.send_signal(number)
+        if number != signal.SIGTERM or not (ranks := _children(child.pid)):
+            child.send_signal(number)
+            return
+        for rank in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(rank, number)
 
     if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
         yield passed
@@ -164,6 +177,15 @@ def _forwarding_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+def _children(process: int) -> list[int]:
+    """The ids of a process's children (Linux; none elsewhere)."""
+    try:
+        tasks = list(Path(f"/proc/{process}/task").iterdir())
+        return [int(word) for task in tasks for word in (task / "children").read_text().split()]
+    except OSError:
+        return []
 
 
 def failure(logs: Sequence[Path], code: int) -> str:

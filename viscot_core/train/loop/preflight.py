@@ -37,6 +37,7 @@ def check_rows(run: Run, stage: StageSpec, out: Path) -> None:
     """
     if ranks.rank() == 0:
         try:
+            checkpoints.set_aside_nonfinite(out)
             checkpoints.require_same_rows(checkpoints.last_checkpoint(out), row_counts(run, stage))
             if objective_class(stage, run.recipe.model).reads_text and run.recipe.data.preflight:
                 _preflight(run, stage, out)

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from viscot_core.errors import DataError
+from viscot_core.errors import DataError, PartlyDone
 from viscot_core.families.llava import training
 from viscot_core.files import atomic_write, sync_folder
 from viscot_core.train import ranks
 from viscot_core.train.loop.preflight import row_counts
 from viscot_core.train.loop.throughput import meter_for
-from viscot_core.train.loop.trainer import ContinueFrom, StageTrainer
+from viscot_core.train.loop.trainer import StageTrainer
 from viscot_core.train.objectives.base import Objective, StageRows, objective_class
 from viscot_core.train.plan.plan_types import PLAN_FILE, Split, read_plan, split_batch, steps_of
 from viscot_core.train.recipe.schema import LoraSpec, StageSpec
@@ -36,7 +36,10 @@ EXTRA = "heads.pt"
 
 
 def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
-    """Train one stage, from its last complete checkpoint if it has one; ``out/model`` is then its model."""
+    """Train one stage, from its last complete checkpoint if it has one; ``out/model`` is then its model.
+
+    `PartlyDone`: the run was told to stop, and has saved.
+    """
     recipe, split = run.recipe, split_of(run.folder, stage)
     freeze_for(run.model, stage)
     out.mkdir(parents=True, exist_ok=True)
@@ -84,10 +87,16 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         meter=meter,
         files=row_counts(run, stage) if ranks.rank() == 0 else {},
         allow_bad=recipe.data.allow_bad,
+        start=other.step if other else 0,
     )
-    if other is not None:
-        trainer.add_callback(ContinueFrom(trainer, other.step))
     trainer.train(resume_from_checkpoint=None if resume is None or other else str(resume))
+    if trainer.left_early:
+        ranks.wait()  # until the first process has marked the checkpoint complete
+        raise PartlyDone(
+            f"Stopped by a signal after step {trainer.state.global_step} of stage {out.name}, which is saved; "
+            "the same command with --resume continues."
+        )
+    trainer.require_finite_weights()
     _keep_model(objective, trainer, out)
 
 

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from viscot_core.errors import DataError, ViscotError
+from viscot_core.train.job import stopping
 from viscot_core.train.loop.throughput import Meter, StageLog
 from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
 from viscot_core.train.state import checkpoints
@@ -51,7 +52,9 @@ class StageTrainer(Trainer):
         meter: Meter,
         files: Mapping[str, int] | None = None,
         allow_bad: int = 0,
+        start: int = 0,
     ) -> None:
+        """``start``: the step that ``model`` and ``order`` stand at already (`checkpoints.WeightsOnly`)."""
         self.objective, self.stage = objective, objective.stage
         self.order = order
         self._groups = list(groups)
@@ -63,12 +66,15 @@ class StageTrainer(Trainer):
         self._folder = log_file.parent
         self._parts: dict[str, torch.Tensor] = {}  # parts of the loss, summed since the last line of the log
         self._steps = 0  # steps since that line
+        self._leave = LeaveAfterSaving()
+        # First of all: the log counts from the step that it sets.
+        at_start = [ContinueFrom(self, start)] if start else []
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows,
             data_collator=rows.collate,
-            callbacks=[StageLog(log_file, meter)],
+            callbacks=[*at_start, StageLog(log_file, meter), self._leave],
         )
         self.remove_callback(PrinterCallback)  # `StageLog` prints instead
         # The objective divides by the tokens of the whole step. The Trainer's own division, by the number of
@@ -105,10 +111,14 @@ class StageTrainer(Trainer):
         # `range` stands first: zip then ends without taking one batch too many from the iterator.
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = [found for batch in batches if (found := self.objective.counts(batch)) is not None]
+        told = torch.tensor([float(stopping.told())], dtype=torch.float64)
+        # One sum over all processes: each learns from it that any of them was told to stop.
+        own = torch.cat([torch.stack(counts).sum(0), told] if counts else [told])
+        *summed, any_told = self.accelerator.reduce(own.to(device), reduction="sum").tolist()
+        self._leave.wanted |= any_told > 0
         if not counts:
             return batches, None
-        summed = self.accelerator.reduce(torch.stack(counts).sum(0).to(device), reduction="sum")
-        loss_tokens, tokens, padded_tokens, bad = summed.tolist()
+        loss_tokens, tokens, padded_tokens, bad = summed
         self.meter.add(tokens, padded_tokens, int(bad))
         if self.meter.bad > self._allow_bad:
             self._too_many_bad(batches)
@@ -156,14 +166,30 @@ class StageTrainer(Trainer):
         """Stop before the optimizer step where a value is not finite, and record the rows of the batch."""
         if torch.isfinite(value).all():
             return
+        step = self.state.global_step
         rows = inputs["rows"].tolist() if "rows" in inputs else []
         place = self._folder / f"nonfinite-rank{self.args.process_index}.json"
-        place.write_text(json.dumps({"step": self.state.global_step, "what": what, "rows": rows}))
+        place.write_text(json.dumps({"step": step, "what": what, "rows": rows}))
+        # Weights that give this by themselves would give it again, whatever the learning rate.
+        aside = checkpoints.set_aside(Path(str(self.args.output_dir)) / f"checkpoint-{step}")
         raise ViscotError(
-            f"The {what} became {float(value.detach())} at step {self.state.global_step}; {place} names the "
-            f"batch. Lower stages.{self.stage.kind}.learning_rate (--set) and continue from the last "
+            f"The {what} became {float(value.detach())} at step {step}; {place} names the batch. "
+            + (f"The checkpoint of that step is no use and was renamed to {aside.name}. " if aside else "")
+            + f"Lower stages.{self.stage.kind}.learning_rate (--set) and continue from the last good "
             "checkpoint with --resume."
         )
+
+    def require_finite_weights(self) -> None:
+        """`ViscotError` on all processes where a trained weight is not finite: such weights are not written."""
+        shares = [getattr(p, "ds_tensor", p.data) for p in self.model.parameters() if p.requires_grad]
+        wrong = torch.stack([(~torch.isfinite(share)).any().to(self.args.device) for share in shares])
+        found = self.accelerator.reduce(wrong.sum().double().reshape(1), reduction="sum")
+        if found.item():
+            raise ViscotError(
+                f"Weights became infinite or not a number by step {self.state.global_step} and were not "
+                f"written. Lower stages.{self.stage.kind}.learning_rate (--set) and continue from the last "
+                "checkpoint with --resume."
+            )
 
     def _too_many_bad(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
         rows = [row for batch in batches for row in batch["rows"].tolist()]
@@ -188,7 +214,13 @@ class StageTrainer(Trainer):
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
+    @property
+    def left_early(self) -> bool:
+        """Whether the run was told to stop and has saved, with steps left to do."""
+        return self._leave.wanted and self.state.global_step < self.state.max_steps
+
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        self.require_finite_weights()
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             checkpoints.mark_started(folder)
@@ -202,6 +234,7 @@ class StageTrainer(Trainer):
                 self.stage.zero_stage,
                 self._files,
                 self.meter.bad,
+                finite=True,
             )
             checkpoints.mark_complete(folder, record)
             checkpoints.retain(folder.parent, self.stage.keep_checkpoints)
@@ -251,8 +284,25 @@ class ContinueFrom(TrainerCallback):
                 kwargs["lr_scheduler"].step()
 
 
+class LeaveAfterSaving(TrainerCallback):
+    """Where ``wanted``, save after the step and end the training."""
+
+    wanted = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_save = control.should_save or self.wanted
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Not before: a checkpoint keeps this flag, and a resumed run would end at once.
+        control.should_training_stop = control.should_training_stop or self.wanted
+
+
 class RecipeRates(TrainerCallback):
-    """Use the recipe's learning rates (one per optimizer group), also where a checkpoint brings others.
+    """Use the recipe's learning rates (one per optimizer group) and intervals, not those of a checkpoint.
 
     It keeps no reference to the trainer: the circle would keep its weights in memory after the stage.
     """
@@ -263,6 +313,7 @@ class RecipeRates(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        state.save_steps, state.logging_steps = args.save_steps, args.logging_steps
         schedule = kwargs["lr_scheduler"]
         schedule = getattr(schedule, "scheduler", schedule)  # without accelerate's wrapper
         rates = self._rates

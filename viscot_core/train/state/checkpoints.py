@@ -11,7 +11,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,7 +32,8 @@ class CheckpointRecord:
     """``complete.json`` of a checkpoint.
 
     ``zero_stage`` is None in checkpoints of earlier versions. ``rows`` counts the rows of an epoch of each
-    file, ``bad`` the rows met so far that cannot be learned from.
+    file, ``bad`` the rows met so far that cannot be learned from. ``finite``: its weights were looked at and
+    are finite (earlier versions did not look).
     """
 
     step: int
@@ -40,6 +41,7 @@ class CheckpointRecord:
     zero_stage: int | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
     bad: int = 0
+    finite: bool = False
 
 
 def mark_complete(folder: Path, record: CheckpointRecord) -> None:
@@ -59,6 +61,34 @@ def record_of(folder: Path) -> CheckpointRecord | None:
 def last_checkpoint(stage: Path) -> Path | None:
     """The newest complete checkpoint in a stage's folder, or None."""
     return next((path for path in _newest_first(stage) if _is_complete(path)), None)
+
+
+def set_aside(checkpoint: Path) -> Path | None:
+    """Rename a checkpoint, so that no run resumes from it; None where there is none."""
+    aside = checkpoint.with_name(f"{checkpoint.name}.nonfinite")
+    with suppress(OSError):  # every process may come here; one of them renames
+        checkpoint.rename(aside)
+    return aside if aside.is_dir() else None
+
+
+def set_aside_nonfinite(stage: Path) -> None:
+    """Set aside the newest checkpoints with infinite or NaN weights, which earlier versions wrote."""
+    while (last := last_checkpoint(stage)) is not None:
+        record = record_of(last)
+        if (record and record.finite) or _is_finite(last):
+            return
+        log.warning("the weights of %s are not finite: it is set aside, the one before it is used", last)
+        if set_aside(last) is None:
+            return
+
+
+def _is_finite(checkpoint: Path) -> bool:
+    import torch
+
+    from viscot_core.tensors import open_file
+
+    stored = (one for file in checkpoint.glob("*.safetensors") for one in open_file(file).values())
+    return all(bool(torch.isfinite(one.read()).all()) for one in stored)
 
 
 def require_same_rows(checkpoint: Path | None, rows: Mapping[str, int]) -> None:

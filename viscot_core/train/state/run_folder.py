@@ -81,6 +81,16 @@ def is_finished(run: Path) -> bool:
     return (run / "viscot.json").exists()
 
 
+def stage_folders(run: Path, recipe: Recipe) -> list[Path]:
+    """Where each stage of the recipe keeps its log, its checkpoints and its model."""
+    return [run / "stages" / f"{number}-{stage.kind}" for number, stage in enumerate(recipe.stages, 1)]
+
+
+def has_model(stage: Path) -> bool:
+    """Whether a stage is finished; its folder ``model`` appears only when it is complete."""
+    return (stage / "model" / "viscot.json").exists() or (stage / "model" / "config.json").exists()
+
+
 def claim(run: Path, recipe: Recipe, *, resume: bool, shared: bool = False) -> None:
     """Check that the folder is new, or holds this run and ``resume`` is given; nothing is ever overwritten.
 
