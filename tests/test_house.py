@@ -47,6 +47,7 @@ GROUND = {
     "resources",
     "tensors",
     "tensor_writer",
+    "terminal",
     "__init__",
 }
 

@@ -15,6 +15,7 @@ from viscot_cli.grouped import grouped
 from viscot_cli.model_options import ModelOptions, print_answer
 from viscot_core.errors import UsageError, ViscotError
 from viscot_core.files import expanded
+from viscot_core.terminal import visible
 
 if TYPE_CHECKING:
     from viscot_core.ask import Strategy, VisualCoT
@@ -45,7 +46,7 @@ def chat(
     session = ChatSession(cot, image, model_options.max_new_tokens)
     while True:
         try:
-            line = input(f"{session.image.name}> " if sys.stdin.isatty() else "").strip()
+            line = input(visible(f"{session.image.name}> ") if sys.stdin.isatty() else "").strip()
         except EOFError:
             break
         if line in ("/quit", "/exit", "/q"):

@@ -1,12 +1,14 @@
 """All terminal output of viscot: results, messages, tables, progress, and errors with their exit codes.
 
 Results go to stdout and messages to stderr, so ``viscot ... --json > answers.jsonl`` contains only answers.
-rich is imported inside the functions that need it, never at the top.
+rich is imported inside the functions that need it, never at the top. All text passes
+``terminal.visible``: what models, servers and files say cannot steer the terminal.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import threading
@@ -19,6 +21,7 @@ from typing import Any
 import typer
 
 from viscot_core.errors import ViscotError
+from viscot_core.terminal import VisibleFormatter, json_safe, visible
 
 INTERRUPTED = 130
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -42,14 +45,23 @@ EXTRAS = {
 # -- results and messages ------------------------------------------------------------------------------
 
 
-def out(text: str = "") -> None:
-    """Print a result to stdout."""
-    typer.echo(text)
+class Styled(str):
+    """Text with colour codes of our own around it."""
+
+
+def styled(text: str, *, fg: str, bold: bool = False) -> Styled:
+    """A part of a line in colour, for ``out``."""
+    return Styled(typer.style(visible(text), fg=fg, bold=bold or None))
+
+
+def out(*parts: str) -> None:
+    """Print a result to stdout; ``parts`` make one text."""
+    typer.echo("".join(part if isinstance(part, Styled) else visible(part) for part in parts))
 
 
 def say(text: str) -> None:
     """Print a message (what is happening, where a file was written) to stderr."""
-    typer.echo(text, err=True)
+    typer.echo(visible(text), err=True)
 
 
 def emit(value: Any) -> None:
@@ -61,7 +73,7 @@ def emit(value: Any) -> None:
         line = orjson.dumps(value, option=flags, default=str)
     except TypeError:  # a file name that is not UTF-8
         line = orjson.dumps(_spelled(value), option=flags, default=str)
-    typer.echo(line.decode())
+    typer.echo(json_safe(line.decode()))
 
 
 def _spelled(value: Any) -> Any:
@@ -91,14 +103,14 @@ def table(
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     aligned_right = set(right)
     for column in columns:
-        drawn.add_column(Text(column), justify="right" if column in aligned_right else "left")
+        drawn.add_column(Text(visible(column)), justify="right" if column in aligned_right else "left")
     for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row))
     # Without a terminal rich would wrap at 80 columns.
     screen = Console(width=None if sys.stdout.isatty() else 10_000)
     with screen.capture() as captured:
         screen.print(drawn)
-    lines = [title] if title else []
+    lines = [visible(title)] if title else []
     typer.echo("\n".join([*lines, *(line.rstrip() for line in captured.get().splitlines())]))
 
 
@@ -120,9 +132,10 @@ def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(what, total=total)
+        task = bars.add_task(visible(what), total=total)
         yield lambda n: bars.advance(task, n)
 
 
@@ -147,7 +160,7 @@ def transfers() -> Iterator[Callable[[str, int, int | None], None]]:
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -159,7 +172,7 @@ def transfers() -> Iterator[Callable[[str, int, int | None], None]]:
         def update(label: str, done: int, of: int | None) -> None:
             with lock:
                 if label not in tasks:
-                    tasks[label] = bars.add_task(label, total=of)
+                    tasks[label] = bars.add_task(visible(label), total=of)
             bars.update(tasks[label], completed=done, total=of)
 
         yield update
@@ -202,7 +215,7 @@ def prepare(debug: bool) -> None:
         for library in ("PIL", "bitsandbytes"):  # their errors reach us as exceptions
             logging.getLogger(library).setLevel(logging.CRITICAL)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "%(message)s"))
+    handler.setFormatter(VisibleFormatter("%(name)s: %(message)s" if debug else "%(message)s"))
     logger = logging.getLogger("viscot_core")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -215,8 +228,7 @@ def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as wrong:
-        show = getattr(wrong, "show", None)  # shows usage and the nearest option itself
-        show() if show else say(f"Error: {wrong}")
+        say(_usage(wrong))
         return wrong.exit_code
     except BrokenPipeError:
         # `viscot ... | head`: the reader is gone; avoid the interpreter's complaint at exit
@@ -226,10 +238,18 @@ def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
         if debug:
             import traceback
 
-            traceback.print_exc()
+            say(traceback.format_exc())
         message, code = explain(error)
-        typer.secho(f"Error: {message}" if code != INTERRUPTED else message, err=True, fg="red")
+        typer.echo(styled(f"Error: {message}" if code != INTERRUPTED else message, fg="red"), err=True)
         return code
+
+
+def _usage(wrong: typer.TyperException) -> str:
+    """Typer's own message: usage, the error, the nearest option."""
+    shown = io.StringIO()
+    if show := getattr(wrong, "show", None):
+        show(file=shown)
+    return shown.getvalue().rstrip("\n") or f"Error: {wrong}"
 
 
 def leave(code: int) -> None:

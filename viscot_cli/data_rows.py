@@ -156,12 +156,13 @@ def show(
 
     check_ending(out)
     found = draw_sample(where, which, images=images, template=template)
-    for text, learned in found.spans:
-        if learned:
-            typer.secho(f"{_LEARNED[0]}{text}{_LEARNED[1]}", nl=False, fg="green", bold=True)
-        else:
-            typer.echo(text, nl=False)
-    console.out()
+    opening, closing = _LEARNED
+    console.out(
+        *(
+            console.styled(f"{opening}{text}{closing}", fg="green", bold=True) if learned else text
+            for text, learned in found.spans
+        )
+    )
     console.say(f"\nThe loss includes only the text between {_LEARNED[0]} and {_LEARNED[1]}.")
     for path in found.row.image:
         console.say(f"image: {path}")

@@ -30,8 +30,8 @@ def doctor(
         if finding.group != group:
             group = finding.group
             console.out(("\n" if finding.name != "python" else "") + group)
-        state = typer.style(finding.state.ljust(8), fg=COLOURS[finding.state])
-        console.out(f"  {state}{finding.name.ljust(16)} {finding.text}")
+        state = console.styled(finding.state.ljust(8), fg=COLOURS[finding.state])
+        console.out("  ", state, f"{finding.name.ljust(16)} {finding.text}")
         if finding.fix:
             console.out(f"{' ' * 10}{' ' * 16} -> {finding.fix}")
     if unusable:

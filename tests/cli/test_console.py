@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
+import pytest
+import typer
 
 from viscot_cli import console
+from viscot_core.errors import DataError
 
 
 def test_a_table_in_a_pipe_is_neither_cut_nor_wrapped(capfd) -> None:
@@ -30,3 +37,53 @@ def test_progress_off_a_terminal_stays_quiet_when_short(capfd) -> None:
         for _ in range(3):
             advance(1)
     assert capfd.readouterr().err == ""
+
+
+NASTY = "\x1b]52;c;cm0gLXJm\x07\x1b[2J\x9b31m\x7f\r\u202egnp.\u2066 ok\tä中"
+SPELLED = r"\x1b]52;c;cm0gLXJm\x07\x1b[2J\x9b31m\x7f\x0d\u202egnp.\u2066 ok" + "\tä中"
+
+
+def test_control_characters_are_spelled_out_everywhere(capfd: pytest.CaptureFixture[str]) -> None:
+    """An answer of a model, an error of a server, the name of a tensor: none can steer the terminal."""
+    console.prepare(debug=False)
+    console.out(NASTY)
+    console.out(console.styled(NASTY, fg="red"), NASTY)
+    console.say(NASTY)
+    console.table([NASTY], [[NASTY]], title=NASTY)
+    logging.getLogger("viscot_core.x").warning("%s", NASTY)
+    for fault in (DataError(NASTY), RuntimeError(NASTY), typer.BadParameter(NASTY)):
+
+        def run(fault: Exception = fault) -> int:
+            raise fault
+
+        assert console.guarded(run, debug=True) in (1, 2)
+    seen = capfd.readouterr()
+    for text in (seen.out, seen.err):
+        assert not set(text) & set("\x1b\x07\x9b\x7f\r\u202e\u2066")
+        assert text.count(SPELLED.split("\t")[0]) >= 3
+
+
+def test_json_keeps_the_text(capfd: pytest.CaptureFixture[str]) -> None:
+    console.emit({"answer": NASTY})
+    out = capfd.readouterr().out
+    assert json.loads(out) == {"answer": NASTY} and out.isprintable() is False
+    assert not set(out) & set("\x1b\x07\x9b\x7f\r\u202e\u2066")
+
+
+def test_colours_of_our_own_reach_a_terminal() -> None:
+    assert console.styled("ok", fg="green") == "\x1b[32mok\x1b[0m"
+
+
+def test_progress_bars_draw_names_as_they_are() -> None:
+    """A pseudo-terminal, since bars are drawn only there: no markup, no control characters of the name."""
+    code = (
+        "from viscot_cli import console\n"
+        f"name = {NASTY!r} + '[red]x[/red]'\n"
+        "with console.progress(name, 2) as advance: advance(2)\n"
+        "with console.transfers() as update: update(name, 1, 2)"
+    )
+    argv = [sys.executable, "-c", f"import pty; pty.spawn([{sys.executable!r}, '-c', {code!r}])"]
+    env = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
+    ran = subprocess.run(argv, capture_output=True, text=True, env=env, check=True)
+    assert ran.stdout.count(r"\x1b]52;c;cm0gLXJm\x07") >= 2 and ran.stdout.count("[red]x") >= 2
+    assert not set(ran.stdout) & set("\x07\x9b\u202e")

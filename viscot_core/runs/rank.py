@@ -8,6 +8,7 @@ from pathlib import Path
 
 from viscot_core.errors import ViscotError
 from viscot_core.runs.evaluate import evaluate
+from viscot_core.terminal import visible
 
 
 def main(path: str) -> int:
@@ -16,7 +17,7 @@ def main(path: str) -> int:
     try:
         evaluate(task, engine, out)
     except ViscotError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(visible(f"Error: {error}\n"))
         return 1
     return 0
 

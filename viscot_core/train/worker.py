@@ -16,6 +16,7 @@ from pathlib import Path
 
 from viscot_core.errors import PartlyDone, UsageError
 from viscot_core.files import link_or_copy
+from viscot_core.terminal import VisibleFormatter
 from viscot_core.train import ranks
 from viscot_core.train.job import stopping
 from viscot_core.train.job.orphans import die_with_parent
@@ -88,7 +89,9 @@ def main() -> None:
         die_with_parent()  # not when started by hand: then it may outlive its shell
     ranks.join()
     level = logging.INFO if ranks.rank() == 0 else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     try:
         run(given.run, load_recipe(given.run / "recipe.yaml"), given.stage)
     except PartlyDone as stopped:
