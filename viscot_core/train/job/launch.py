@@ -89,8 +89,8 @@ def prepare(
 def start(recipe: Recipe, plan: Plan, *, resume: bool = False, node: str = "") -> Path:
     """Run every stage; returns the run folder, which is then a checkpoint.
 
-    Ctrl-C stops all ranks; their checkpoints are kept. SIGTERM lets them save first. Where several machines share the folder, the first one
-    starts the run and the others join it.
+    Ctrl-C stops all ranks; their checkpoints are kept. SIGTERM lets them save first. Where several machines
+    share the folder, the first one starts the run and the others join it.
 
     Raises:
         UsageError: the folder is in use or holds another run.

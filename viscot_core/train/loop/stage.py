@@ -93,8 +93,8 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
     if trainer.left_early:
         ranks.wait()  # until the first process has marked the checkpoint complete
         raise PartlyDone(
-            f"Stopped by a signal after step {trainer.state.global_step} of stage {out.name}, which is saved; "
-            "the same command with --resume continues."
+            f"Stopped by a signal after step {trainer.state.global_step} of stage {out.name}, which is "
+            "saved; the same command with --resume continues."
         )
     trainer.require_finite_weights()
     _keep_model(objective, trainer, out)

@@ -180,7 +180,7 @@ class StageTrainer(Trainer):
         )
 
     def require_finite_weights(self) -> None:
-        """`ViscotError` on all processes where a trained weight is not finite: such weights are not written."""
+        """`ViscotError` on all processes where a trained weight is not finite: none is written."""
         shares = [getattr(p, "ds_tensor", p.data) for p in self.model.parameters() if p.requires_grad]
         wrong = torch.stack([(~torch.isfinite(share)).any().to(self.args.device) for share in shares])
         found = self.accelerator.reduce(wrong.sum().double().reshape(1), reduction="sum")
