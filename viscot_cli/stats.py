@@ -55,18 +55,20 @@ def stats(
     images: Annotated[
         Images, typer.Option(help="Embed, link or omit images in the report; auto embeds up to 300.")
     ] = Images.AUTO,
-    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the resampling; the same seed gives the same digits.")
-    ] = 0,
+    resamples: Annotated[
+        int, typer.Option(min=100, help="Draws of the test of paired differences.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of these draws; the same seed gives the same digits.")] = 0,
     legacy_average: Annotated[
         bool, typer.Option("--legacy-average", help="Print the reference's own tables, with its quirks.")
     ] = False,
 ) -> None:
-    """Means with 95 % bootstrap intervals, paired differences, boxes.
+    """Means with 95 % intervals, paired differences, boxes.
 
     Answers are means of the scored items, n of N. Overall is the mean of the data sets, as in the paper;
     a data set without scores is excluded and named. A box is right if IoU > 0.5; an unparsable box is wrong.
+
+    Intervals count images, not questions: questions about one image are not independent. One image has none.
 
     --legacy-average computes as the reference does, to compare with its old printouts: a data set without
     scores and every failed judge call count as 0, the detection average drops data sets at 0 %, boxes

@@ -94,8 +94,8 @@ def test_a_family_that_points_has_no_box_figures_rather_than_zeros(tmp_path: Pat
 @pytest.mark.parametrize(
     ("by", "names"),
     [
-        (By.DATASET, ["DocVQA", "GQA", "CUB", "overall"]),
-        (By.DOMAIN, ["Text", "Relation", "Fine-grained", "overall"]),
+        (By.DATASET, ["DocVQA", "GQA", "CUB", "overall", "in all strategies (1)"]),
+        (By.DOMAIN, ["Text", "Relation", "Fine-grained", "overall", "in all strategies (1)"]),
     ],
 )
 def test_a_group_that_only_some_strategies_have_stands_in_the_table(
@@ -161,6 +161,30 @@ def test_paired_differences_use_shared_questions_only(tmp_path: Path) -> None:
     assert (difference.test.mean, difference.test.n) == (1.0, 2)
 
 
+def test_a_set_that_one_strategy_lacks_is_in_no_paired_figure(tmp_path: Path) -> None:
+    """``direct`` has one set only: its overall is no comparison, the pairs and the common row are."""
+    rows = [prediction(dataset="cub", question_id=i) for i in range(6)]
+    rows += [prediction(dataset="gqa", question_id=i, answer="42" if i < 3 else "no") for i in range(6)]
+    rows += [prediction(strategy="direct", dataset="gqa", question_id=i) for i in range(6)]
+    stats = analyse(scored(tmp_path / "r", rows))
+    assert stats.answers["cot"].overall.mean == 0.75 and stats.answers["direct"].overall.mean == 1
+    (difference,) = stats.differences
+    assert (difference.datasets, difference.test.mean, difference.test.n) == (["gqa"], -0.5, 6)
+    assert to_json(stats)["differences"][0]["datasets"] == ["gqa"]
+    tables = {t.title: t for t in stats_tables(stats)}
+    assert tables["Answers by dataset"].rows[-1] == ("in all strategies (1)", "0.500", "1.000", "6 of 6")
+    assert tables["Paired differences of answer scores"].rows[0][-1] == "GQA"
+
+
+def test_one_item_has_no_interval_and_questions_of_one_image_are_one_draw(tmp_path: Path) -> None:
+    one = analyse(scored(tmp_path / "one", [prediction()]))
+    assert one.answers["cot"].overall.ci95 is None and one.boxes["cot"].overall.ci95 is None
+    rows = [prediction(question_id=i, image="same.jpg") for i in range(12)]
+    assert analyse(scored(tmp_path / "same", rows)).answers["cot"].overall.ci95 is None
+    apart = analyse(scored(tmp_path / "apart", [prediction(question_id=i) for i in range(12)]))
+    assert apart.answers["cot"].overall.ci95 == pytest.approx((0.757, 1), abs=1e-3)
+
+
 def test_answers_after_right_and_wrong_boxes(tmp_path: Path) -> None:
     rows = [prediction(question_id=1), prediction(question_id=2, iou=0.1, answer="no")]
     split = analyse(scored(tmp_path / "r", rows)).by_box["cot"]
@@ -204,6 +228,16 @@ def test_two_judges_must_be_named(tmp_path: Path) -> None:
     assert judge and judge.name == "anls"
     with pytest.raises(UsageError, match="no scores of the judge 'vqa'"):
         read_scored_run(run, "vqa")
+
+
+@pytest.mark.parametrize("name", ["run 1 (b)", "a/b:c", ".dots.", "exact"])
+def test_a_judge_is_found_by_the_name_it_was_given(tmp_path: Path, name: str) -> None:
+    """The command line's way: the file name is made of the name in one place."""
+    run = sample_run(tmp_path / "r")
+    score_run(run, OfflineJudge("exact"), name=name)
+    score_run(run, OfflineJudge("anls"))
+    judge = read_scored_run(run, name).judge
+    assert judge and judge.name == "exact"
 
 
 def test_an_unscored_run_says_how_to_score_it(tmp_path: Path) -> None:

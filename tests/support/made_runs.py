@@ -18,7 +18,6 @@ def prediction(**changes: object) -> Prediction:
         "dataset": "synth",
         "question_id": 1,
         "status": "done",
-        "image": "cot/synth/val/0.jpg",
         "width": 640,
         "height": 480,
         "question": "What number is on the red card?",
@@ -32,6 +31,7 @@ def prediction(**changes: object) -> Prediction:
         "iou": 1.0,
         "seconds": 0.1,
     }
+    fields["image"] = f"cot/synth/val/{changes.get('question_id', 1)}.jpg"
     return Prediction.model_validate(fields | changes)
 
 

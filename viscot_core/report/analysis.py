@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from viscot_core.report.bootstrap import (
+from viscot_core.report.choices import Average, By
+from viscot_core.report.intervals import (
     Bools,
+    ClusterSample,
     Floats,
     PairedTest,
+    joined,
     mean_interval,
     paired_test,
-    resampled_means,
 )
-from viscot_core.report.choices import Average, By
 from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, domain, paper_order
 from viscot_core.report.scored_run import BOX_STRATEGIES, ScoredItem, ScoredRun, excluded
 from viscot_core.report.stats_types import (
@@ -58,13 +59,14 @@ def analyse(run: ScoredRun, options: StatsOptions | None = None) -> Stats:
         items = by_strategy.get(strategy, [])
         planned = {d: n for (s, d), n in run.planned.items() if s == strategy}
         if run.has_answers:
-            answers[strategy] = _answers(strategy, items, planned, options)
+            answers[strategy] = _answers(items, planned, options)
         if strategy in BOX_STRATEGIES:
-            boxes[strategy] = _boxes(strategy, items, planned, options)
+            boxes[strategy] = _boxes(items, planned, options)
     notes += _missing_notes(run, answers, options)
     return Stats(
         run=run,
         by=options.by,
+        average=options.average,
         answers=answers,
         boxes=boxes,
         differences=_differences(by_strategy, options),
@@ -123,44 +125,45 @@ def _slice(
     return Slice(groups, cell(_grouped(items, lambda item: item.dataset), sum(planned.values()), False))
 
 
-def _answers(
-    strategy: str, items: list[ScoredItem], planned: dict[str, int], options: StatsOptions
-) -> Slice[Answers]:
+def _answers(items: list[ScoredItem], planned: dict[str, int], options: StatsOptions) -> Slice[Answers]:
     def cell(by_dataset: ByDataset, of: int, pooled: bool) -> Answers:
-        scores = {
-            d: np.array([i.score for i in members if i.score is not None])
-            for d, members in by_dataset.items()
-        }
-        return _mean_of(scores, of, options, strategy, pooled=pooled)
+        scores = {d: _sample(members, lambda item: item.score) for d, members in by_dataset.items()}
+        return _mean_of(scores, of, options, pooled=pooled)
 
     return _slice(cell, items, planned, options.by)
 
 
+def _sample(items: Sequence[ScoredItem], value: Callable[[ScoredItem], float | None]) -> ClusterSample:
+    """The values there are, and the image that each belongs to."""
+    found = [(v, item) for item in items if (v := value(item)) is not None]
+    return ClusterSample(np.array([v for v, _ in found], np.float64), _units([item for _, item in found]))
+
+
+def _units(items: Sequence[ScoredItem]) -> tuple[Hashable, ...]:
+    return tuple(item.unit for item in items)
+
+
 def _mean_of(
-    values: dict[str, Floats], of: int, options: StatsOptions, strategy: str, *, pooled: bool = False
+    values: dict[str, ClusterSample], of: int, options: StatsOptions, *, pooled: bool = False
 ) -> Answers:
-    """Mean and interval of scores that are split by data set; arrays of shape ``[items]``."""
-    arrays = {d: v for d, v in values.items() if v.size}
-    n = sum(v.size for v in arrays.values())
+    """Mean and interval of scores that are split by data set."""
+    samples = [v for v in values.values() if v.size]
+    n = sum(v.size for v in samples)
     if not n:
         return Answers(None, 0, of, None)
     if pooled or options.average is Average.ITEMS:
-        arrays = {"items of " + " ".join(arrays): np.concatenate(list(arrays.values()))}
-    # Each data set is resampled by itself; draw k of the overall is the mean of their draws k.
-    draws = [resampled_means(v, _rng(options, strategy, d), options.resamples) for d, v in arrays.items()]
-    mean = float(np.mean([v.mean() for v in arrays.values()]))
-    return Answers(mean, n, of, mean_interval(np.mean(draws, axis=0)))
+        samples = [joined(samples)]
+    return Answers(float(np.mean([v.values.mean() for v in samples])), n, of, mean_interval(samples))
 
 
-def _boxes(
-    strategy: str, items: list[ScoredItem], planned: dict[str, int], options: StatsOptions
-) -> Slice[Boxes]:
+def _boxes(items: list[ScoredItem], planned: dict[str, int], options: StatsOptions) -> Slice[Boxes]:
     def cell(by_dataset: ByDataset, of: int, pooled: bool) -> Boxes:
         compared = {d: [i for i in members if i.iou is not None] for d, members in by_dataset.items()}
         ious = {d: np.array([i.iou for i in members]) for d, members in compared.items()}
         status = [i.prediction.box_status for members in by_dataset.values() for i in members]
         hits = {t: {d: (v > t).astype(float) for d, v in ious.items()} for t in IOU_THRESHOLDS}
-        at_half = _mean_of(hits[0.5], of, options, strategy + " boxes", pooled=pooled)
+        halves = {d: ClusterSample(hits[0.5][d], _units(members)) for d, members in compared.items()}
+        at_half = _mean_of(halves, of, options, pooled=pooled)
         return Boxes(
             accuracy={t: _plain_mean(hits[t], options, pooled) for t in IOU_THRESHOLDS},
             at_least_half=_plain_mean({d: v >= 0.5 for d, v in ious.items()}, options, pooled),
@@ -189,10 +192,10 @@ def _differences(by_strategy: dict[str, list[ScoredItem]], options: StatsOptions
     first = "cot"
     found = []
     for second in by_strategy:
-        if first in by_strategy and second not in (first, "refcoco"):
-            test = paired(by_strategy[first], by_strategy[second], options, first, second)
-            if test:
-                found.append(Difference(first, second, test))
+        if first not in by_strategy or second in (first, "refcoco"):
+            continue
+        if pairs := paired(by_strategy[first], by_strategy[second], options, first, second):
+            found.append(Difference(first, second, *pairs))
     return found
 
 
@@ -202,28 +205,29 @@ def paired(
     options: StatsOptions,
     *names: str,
     value: Callable[[ScoredItem], float | None] = lambda item: item.score,
-) -> PairedTest | None:
-    """The paired test of two strategies or two runs; None if they share no question with a value."""
+) -> tuple[PairedTest, list[str]] | None:
+    """The paired test of two strategies or two runs, and the data sets of the pairs; None if they share no
+    question with a value."""
     other = {i.key: v for i in second if (v := value(i)) is not None}
-    differences: dict[str, list[float]] = defaultdict(list)
-    for item in first:
-        if item.key in other and (mine := value(item)) is not None:
-            differences[item.dataset].append(mine - other[item.key])
-    if not differences:
+    shared = [item for item in first if item.key in other and value(item) is not None]
+    if not shared:
         return None
-    groups = list(differences.values())
-    if options.average is Average.ITEMS:
-        groups = [[d for group in groups for d in group]]
-    return paired_test(groups, _rng(options, *names), options.resamples)
+    grouped = _grouped(shared, lambda item: item.dataset if options.average is Average.DATASETS else "")
+    samples = [
+        _sample(items, lambda i: None if (mine := value(i)) is None else mine - other[i.key])
+        for items in grouped.values()
+    ]
+    test = paired_test(samples, _rng(options, *names), options.resamples)
+    return test, paper_order({item.dataset for item in shared})
 
 
 def _conditional(items: list[ScoredItem], options: StatsOptions) -> Conditional:
     """Answer scores split by whether the model's own box was right; items pooled over data sets."""
-    scored = [(i.score, i.iou > 0.5) for i in items if i.score is not None and i.iou is not None]
 
     def mean(right: bool) -> Answers:
-        values = np.array([score for score, hit in scored if hit is right])
-        return _mean_of({"": values}, values.size, options, f"box {right}", pooled=True)
+        chosen = [i for i in items if i.iou is not None and (i.iou > 0.5) is right]
+        values = _sample(chosen, lambda item: item.score)
+        return _mean_of({"": values}, values.size, options, pooled=True)
 
     return Conditional(mean(True), mean(False))
 

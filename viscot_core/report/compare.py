@@ -13,7 +13,7 @@ import yaml
 
 from viscot_core.errors import UsageError, nearest
 from viscot_core.report.analysis import paired
-from viscot_core.report.bootstrap import Interval, PairedTest
+from viscot_core.report.intervals import Interval, PairedTest
 from viscot_core.report.names import paper_order
 from viscot_core.report.scored_run import ScoredItem, ScoredRun, check_same_judge
 from viscot_core.report.stats_types import Stats, StatsOptions
@@ -90,7 +90,7 @@ class Comparison:
     dataset: str
     yours: float
     ci95: Interval | None
-    """None if the figure is not a mean of samples (F1, MME, MMBench)."""
+    """None if the figure is not a mean of samples (F1, MME, MMBench), or of a single one."""
     theirs: float
     n: int
     of: int
@@ -174,17 +174,17 @@ def _general(stats: Stats, row: Published) -> Iterator[Comparison]:
 
 
 def _against(stats: Stats, row: Published) -> Iterator[Comparison]:
-    cells: dict[str, tuple[float, Interval, int, int]] = {}
+    cells: dict[str, tuple[float, Interval | None, int, int]] = {}
     scale = 100 if row.metric == "acc50" else 1
     if row.metric == "score" and row.strategy in stats.answers:
         part = stats.answers[row.strategy]
         for name, a in [*part.groups.items(), ("overall", part.overall)]:
-            if a.mean is not None and a.ci95:
+            if a.mean is not None:
                 cells[name] = (a.mean, a.ci95, a.n, a.of)
     elif row.metric == "acc50" and row.strategy in stats.boxes:
         boxes = stats.boxes[row.strategy]
         for name, b in [*boxes.groups.items(), ("overall", boxes.overall)]:
-            if b.acc50 is not None and b.ci95:
+            if b.acc50 is not None:
                 cells[name] = (b.acc50, b.ci95, b.n, b.of)
     overall = cells.pop("overall", None)
     shared = [name for name in paper_order(set(cells)) if name in row.figures]
@@ -197,10 +197,10 @@ def _against(stats: Stats, row: Published) -> Iterator[Comparison]:
 
 
 def _comparison(
-    row: Published, name: str, cell: tuple[float, Interval, int, int], theirs: float, scale: int
+    row: Published, name: str, cell: tuple[float, Interval | None, int, int], theirs: float, scale: int
 ) -> Comparison:
     value, ends, n, of = cell
-    scaled = Interval(scale * ends.low, scale * ends.high)
+    scaled = Interval(scale * ends.low, scale * ends.high) if ends else None
     return Comparison(
         row.table, row.model, row.strategy, row.metric, name, scale * value, scaled, theirs, n, of
     )
@@ -214,6 +214,8 @@ class RunDifference:
     metric: str
     """``score`` or ``acc50`` (0..1)."""
     test: PairedTest
+    datasets: list[str]
+    """The data sets that the questions are of."""
 
 
 def compare_runs(
@@ -230,8 +232,8 @@ def compare_runs(
         mine = [i for i in run.items if i.strategy == strategy]
         theirs = [i for i in baseline.items if i.strategy == strategy]
         for metric, value in (("score", _score), ("acc50", _hit)):
-            if test := paired(mine, theirs, options, strategy, metric, value=value):
-                found.append(RunDifference(strategy, metric, test))
+            if pairs := paired(mine, theirs, options, strategy, metric, value=value):
+                found.append(RunDifference(strategy, metric, *pairs))
     return found
 
 

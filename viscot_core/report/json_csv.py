@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from viscot_core.report.bootstrap import Interval, PairedTest
 from viscot_core.report.compare import Comparison, RunDifference
+from viscot_core.report.intervals import Interval, PairedTest
 from viscot_core.report.stats_types import Answers, Boxes, Slice, Stats, T
 
 # -- JSON
@@ -38,7 +38,10 @@ def to_json(stats: Stats) -> dict[str, Any]:
             }
             for s, part in stats.boxes.items()
         },
-        "differences": [{"first": d.first, "second": d.second, **_paired(d.test)} for d in stats.differences],
+        "differences": [
+            {"first": d.first, "second": d.second, **_paired(d.test), "datasets": d.datasets}
+            for d in stats.differences
+        ],
         "by_box": {
             s: {"right": _answers(split.right), "wrong": _answers(split.wrong)}
             for s, split in stats.by_box.items()
@@ -75,7 +78,12 @@ def _box_details(cell: Boxes) -> dict[str, Any]:
 
 
 def _paired(test: PairedTest) -> dict[str, Any]:
-    return {"mean": test.mean, "ci95": list(test.interval), "p": test.p, "n": test.n}
+    return {
+        "mean": test.mean,
+        "ci95": list(test.interval) if test.interval else None,
+        "p": test.p,
+        "n": test.n,
+    }
 
 
 def comparison_json(one: Comparison) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def comparison_json(one: Comparison) -> dict[str, Any]:
 
 def difference_json(one: RunDifference) -> dict[str, Any]:
     """One difference to the baseline run."""
-    return {"strategy": one.strategy, "metric": one.metric, **_paired(one.test)}
+    return {"strategy": one.strategy, "metric": one.metric, **_paired(one.test), "datasets": one.datasets}
 
 
 # -- CSV

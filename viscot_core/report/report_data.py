@@ -28,7 +28,17 @@ from viscot_core.report.json_csv import (
 from viscot_core.report.names import title
 from viscot_core.report.scored_run import ScoredRun, check_same_judge
 from viscot_core.report.stats_types import Stats, StatsOptions
-from viscot_core.report.tables import Table, count, draw, interval, number, p_value, percent, stats_tables
+from viscot_core.report.tables import (
+    Table,
+    count,
+    draw,
+    interval,
+    number,
+    p_value,
+    pair_sets,
+    percent,
+    stats_tables,
+)
 
 
 @dataclass(frozen=True)
@@ -181,10 +191,11 @@ def _baseline_tables(part: RunReport, baseline: ScoredRun | None) -> list[Table]
             interval(d.test.interval, signed=True),
             p_value(d.test.p),
             str(d.test.n),
+            pair_sets(d.datasets, part.stats.run.datasets),
         )
         for d in part.baseline
     ]
-    header = ("strategy", "figure", "difference", "95 % interval", "p", "pairs")
+    header = ("strategy", "figure", "difference", "95 % interval", "p", "pairs", "data sets")
     notes = [] if rows else ["The two runs have no scored question in common."]
     return [Table(f"{part.stats.run.name} minus {baseline.name}", header, rows, notes)]
 

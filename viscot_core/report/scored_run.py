@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from viscot_core.score.verdicts import (
     pair_of,
     read_scores,
     score_files,
+    scores_path,
 )
 
 BOX_STRATEGIES = ("cot", "refcoco")
@@ -59,6 +61,11 @@ class ScoredItem:
     def key(self) -> tuple[str, str]:
         """Identifies the question across strategies and runs."""
         return (self.dataset, str(self.prediction.question_id))
+
+    @property
+    def unit(self) -> Hashable:
+        """What the item is a draw of: questions about one image are not independent."""
+        return self.prediction.image or self.key
 
     @property
     def score(self) -> float | None:
@@ -142,9 +149,8 @@ def _pick_scores(path: Path, judge: str | None) -> Scores | None:
         )
     if judge is None:
         return read_scores(next(iter(files.values()))) if files else None
-    wanted = {judge, "".join(c if c.isalnum() or c in "._-" else "-" for c in judge)}
-    for name, file in files.items():
-        if name in wanted:
+    for file in files.values():
+        if file == scores_path(path, judge):
             return read_scores(file)
     there = f"it has scores of {', '.join(files)}" if files else "it has no scores yet"
     raise UsageError(

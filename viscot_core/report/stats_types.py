@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from viscot_core.report.bootstrap import RESAMPLES, Interval, PairedTest
 from viscot_core.report.choices import Average, By
+from viscot_core.report.intervals import RESAMPLES, Interval, PairedTest
 from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, paper_order
 from viscot_core.report.scored_run import ScoredRun
 
@@ -65,6 +65,8 @@ class Difference:
     first: str
     second: str
     test: PairedTest
+    datasets: list[str]
+    """The data sets that the questions are of."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Stats:
 
     run: ScoredRun
     by: By
+    average: Average
     answers: dict[str, Slice[Answers]]
     boxes: dict[str, Slice[Boxes]]
     differences: list[Difference]

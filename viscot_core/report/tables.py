@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from viscot_core.report.bootstrap import Interval, PairedTest
-from viscot_core.report.choices import By, Format
+from viscot_core.report.choices import Average, By, Format
+from viscot_core.report.intervals import Interval
 from viscot_core.report.names import title
 from viscot_core.report.scored_run import EXCLUDED_REASONS
 from viscot_core.report.stats_types import Answers, Boxes, Stats
@@ -128,7 +128,7 @@ def stats_tables(stats: Stats, *, detection: bool = False) -> list[Table]:
     if stats.answers and not detection:
         tables.append(_summary(stats))
         tables += _by_group(stats)
-        tables += _difference_table([(f"{d.first} minus {d.second}", d.test) for d in stats.differences])
+        tables += _difference_table(stats)
         tables += _conditional_table(stats)
     tables += _box_tables(stats, detection=detection or not stats.answers)
     tables += _excluded_table(stats)
@@ -180,7 +180,24 @@ def _by_group(stats: Stats) -> list[Table]:
         (title(name), *_mean_cells([stats.answers[s].groups.get(name) for s in strategies])) for name in names
     ]
     rows.append(("overall", *_mean_cells([stats.answers[s].overall for s in strategies])))
+    rows += _common_row(stats, strategies)
     return [Table(f"Answers by {stats.by.value}", (stats.by.value, *strategies, "n of N"), rows)]
+
+
+def _common_row(stats: Stats, strategies: Sequence[str]) -> list[tuple[str, ...]]:
+    """The mean over the data sets that every strategy has a score for, where some have others too."""
+    scored = [{g for g, cell in stats.answers[s].groups.items() if cell.n} for s in strategies]
+    common = set.intersection(*scored)
+    if not common or set.union(*scored) == common:
+        return []
+    cells = []
+    for strategy in strategies:
+        found = [stats.answers[strategy].groups[name] for name in common]
+        weights = [1 if stats.average is Average.DATASETS else cell.n for cell in found]
+        total = sum(w * (cell.mean or 0.0) for w, cell in zip(weights, found, strict=True))
+        n, of = sum(cell.n for cell in found), sum(cell.of for cell in found)
+        cells.append(Answers(total / sum(weights), n, of, None))
+    return [(f"in all strategies ({len(common)})", *_mean_cells(cells))]
 
 
 def _mean_cells(cells: Sequence[Answers | None]) -> list[str]:
@@ -192,18 +209,27 @@ def _mean_cells(cells: Sequence[Answers | None]) -> list[str]:
     return [*means, count(*(counts or {(0, 0)}).pop())]
 
 
-def _difference_table(rows: Sequence[tuple[str, PairedTest]]) -> list[Table]:
-    if not rows:
+def _difference_table(stats: Stats) -> list[Table]:
+    if not stats.differences:
         return []
     body = [
-        (name, f"{test.mean:+.3f}", interval(test.interval, signed=True), p_value(test.p), str(test.n))
-        for name, test in rows
-    ]
-    return [
-        Table(
-            "Paired differences of answer scores", ("difference", "mean", "95 % interval", "p", "pairs"), body
+        (
+            f"{d.first} minus {d.second}",
+            f"{d.test.mean:+.3f}",
+            interval(d.test.interval, signed=True),
+            p_value(d.test.p),
+            str(d.test.n),
+            pair_sets(d.datasets, stats.run.datasets),
         )
+        for d in stats.differences
     ]
+    header = ("difference", "mean", "95 % interval", "p", "pairs", "data sets")
+    return [Table("Paired differences of answer scores", header, body)]
+
+
+def pair_sets(datasets: Sequence[str], planned: set[str]) -> str:
+    """Which data sets the pairs are of: their names, unless it is all of them."""
+    return f"all {len(planned)}" if set(datasets) == planned else ", ".join(map(title, datasets))
 
 
 def _conditional_table(stats: Stats) -> list[Table]:
