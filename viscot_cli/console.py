@@ -279,6 +279,8 @@ def _sentence(error: BaseException) -> str:
             return f"{name} is not installed; get it with: pip install 'viscot[{EXTRAS[name]}]'"
     if isinstance(error, OSError) and error.strerror:
         about = f"{error.filename}: " if error.filename else ""
+        if error.errno == errno.EFBIG:
+            return f"{about}this disk or this shell (ulimit -f) allows no file so large; use another."
         return f"{about}{error.strerror}."
     if isinstance(error, MemoryError):
         return "This machine ran out of memory; try a smaller --batch-size, --dtype bf16 or --load-in 8bit."

@@ -42,7 +42,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     replaced is on the disk: a power failure, too, leaves the old file or the new one. A kill leaves at most
     ``.NAME.partial``, which the next writer of the file takes over.
     """
-    with folder_for(path):
+    with folder_for(path), naming(path):
         partial = path.with_name(f".{path.name}{_PARTIAL}")
         with locked_file(partial, wait=True) as file:
             assert file is not None
@@ -54,6 +54,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name ``path`` in an error of the disk, which knows only a number: full, or a file beyond its limit."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

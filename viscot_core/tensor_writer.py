@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from viscot_core.files import naming
+
 if TYPE_CHECKING:
     import torch
 
@@ -90,7 +92,7 @@ def write_file(
         offset += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data begin on a multiple of 8 bytes
-    with path.open("wb") as stream:
+    with naming(path), path.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)))
         stream.write(text)
         for tensor in tensors:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_checkpoints import save, tensors_of
 from PIL import Image
 
 from viscot_core.ask import VisualCoT
@@ -16,7 +20,7 @@ from viscot_core.conversation import Message
 from viscot_core.engines.base import Request
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import CheckpointError, UsageError
-from viscot_core.families.llava.layouts import Layout
+from viscot_core.families.checkpoint import Checkpoint, Layout
 from viscot_core.families.manifest import Manifest
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import view_of
@@ -92,7 +96,7 @@ def test_a_tower_without_a_public_name_travels_along(golden: Path, hf: Path, tmp
     delattr(checkpoint.config, "original_llava_config")
     out = export(checkpoint, tmp_path / "llava", Layout.LLAVA)
     config = json.loads((out / "config.json").read_text())
-    assert config["mm_vision_tower"] == "vision_tower"
+    assert config["mm_vision_tower"] == "clip_tower"
     wanted = json.loads((golden / "tiny_llava" / "config.json").read_text())
     same = wanted.keys() - {"_name_or_path", "mm_vision_tower", "transformers_version"}
     assert {key: config.get(key) for key in same} == {key: wanted[key] for key in same}
@@ -118,6 +122,79 @@ def test_refusals_leave_nothing_behind(golden: Path, hf: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError, match=r"no tokenizer\.model"):
         export(checkpoint, tmp_path / "x", Layout.LLAVA)
     assert list(tmp_path.iterdir()) == []
+
+
+def _without_original(folder: Path, **text: Any) -> Checkpoint:
+    """A checkpoint in transformers' layout with other text fields, as others make them."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["original_llava_config"]
+    config["text_config"] |= text
+    (folder / "config.json").write_text(json.dumps(config))
+    return open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic"])
+def test_rope_scaling_travels(hf: Path, tmp_path: Path, kind: str) -> None:
+    """It was written as null: another model at every position."""
+    folder = Path(shutil.copytree(hf, tmp_path / "hf"))
+    rope = {"rope_type": kind, "factor": 2.0, "rope_theta": 5e5}
+    scaled = _without_original(folder, rope_parameters=rope)
+    out = export(scaled, tmp_path / "llava", Layout.LLAVA)
+    config = json.loads((out / "config.json").read_text())
+    assert config["rope_scaling"] == {"type": kind, "factor": 2.0} and config["rope_theta"] == 5e5
+    read = open_checkpoint(out).config.text_config.rope_parameters
+    assert {key: read[key] for key in rope} == rope
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}},
+            "rope_scaling is {'type': 'yarn'",
+        ),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+    ],
+)
+def test_what_the_original_code_would_read_as_another_model(
+    hf: Path, tmp_path: Path, text: dict[str, Any], said: str
+) -> None:
+    other = _without_original(Path(shutil.copytree(hf, tmp_path / "hf")), **text)
+    other.missing.clear()  # biases that the tiny weights have not
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        export(other, tmp_path / "llava", Layout.LLAVA)
+    assert not (tmp_path / "llava").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "said"),
+    [
+        (7e4, "fp16", r"'model\.norm\.weight' holds 70000, beyond the range of float16; .* bf16"),
+        (float("nan"), "keep", r"'model\.norm\.weight' holds NaN"),
+        (float("-inf"), "bf16", r"'model\.norm\.weight' holds infinity"),
+    ],
+)
+def test_numbers_that_are_none(copy: Path, tmp_path: Path, value: float, dtype: str, said: str) -> None:
+    tensors = tensors_of(copy)
+    tensors["model.norm.weight"][3] = value
+    save(copy, tensors)
+    with pytest.raises(CheckpointError, match=said):
+        export(open_checkpoint(copy), tmp_path / "out", Layout.HF, dtype=dtype)
+    assert not (tmp_path / "out").exists()
+    if dtype == "fp16":
+        export(open_checkpoint(copy), tmp_path / "out", Layout.HF, dtype="bf16")
+
+
+def test_an_export_beyond_a_file_size_limit(cli: Any, copy: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        ran = cli("models", "export", copy, "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ran.code == 1 and "Traceback" not in ran.err
+    assert "model.safetensors: this disk or this shell (ulimit -f) allows no file so large" in ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "tiny_clip"]
 
 
 # -- plain transformers, in a process of its own -----------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import torch
 from made_checkpoints import save, tensors_of
 
-from viscot_core.errors import EngineError, UsageError
+from viscot_core.errors import CheckpointError, EngineError, UsageError
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import choose_dtype, load_model
 from viscot_core.tensors import hash_files
@@ -124,3 +124,19 @@ def test_loads_from_several_threads_are_whole(golden: Path) -> None:
         for state in pool.map(load, range(6)):
             assert state.keys() == alone.keys()
             assert all((state[name] == alone[name]).all() for name in alone)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "said"),
+    [
+        (float("nan"), "fp32", r"'model\.language_model\.norm\.weight' holds NaN"),
+        (7e4, "fp16", r"'model\.language_model\.norm\.weight' holds infinity: .* use another --dtype"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(copy: Path, value: float, dtype: str, said: str) -> None:
+    """The model answered nonsense, without a word."""
+    tensors = tensors_of(copy)
+    tensors["model.norm.weight"][3] = value
+    save(copy, tensors)
+    with pytest.raises(CheckpointError, match=said):
+        load_model(copy, device="cpu", dtype=dtype)

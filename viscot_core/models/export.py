@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viscot_core.errors import UsageError
+from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.families.checkpoint import Checkpoint, Layout, Source
 from viscot_core.files import atomic_folder
-from viscot_core.models.load import DTYPES
+from viscot_core.models.load import DTYPES, what_is_not_finite
 from viscot_core.tensor_writer import SHARD_BYTES, WRITTEN, Planned, write_sharded
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def export(
         advance: told the bytes written, for a progress bar (``planned_bytes`` gives the total).
 
     Raises:
-        CheckpointError: the checkpoint is not whole, or has no sentencepiece model (original layout).
+        CheckpointError: the checkpoint is not whole, holds NaN or numbers beyond ``dtype``, or cannot be
+            expressed in ``layout``.
         UsageError: ``out`` holds something already, or an unknown dtype.
     """
     checkpoint.require_whole()
@@ -65,19 +66,23 @@ def planned(checkpoint: Checkpoint, layout: Layout, dtype: str = "keep") -> list
     for name, source in sorted(checkpoint.tensors.items(), key=lambda item: item[1].stored.file):
         rows = family.exported_rows(name, checkpoint, layout)
         kept = source.stored.dtype if source.stored.dtype in WRITTEN else "float32"
+        written = DTYPES.get(dtype, kept)
         plan.append(
             Planned(
                 family.stored_name(name, layout),
                 source.shape if rows is None else (rows, *source.shape[1:]),
-                DTYPES.get(dtype, kept),
-                partial(_read, source, rows),
+                written,
+                partial(_read, source, rows, written),
             )
         )
     return plan
 
 
-def _read(source: Source, rows: int | None) -> torch.Tensor:
-    return source.read()[:rows]
+def _read(source: Source, rows: int | None, dtype: str) -> torch.Tensor:
+    tensor = source.read()[:rows]
+    if not_finite := what_is_not_finite(tensor, dtype):
+        raise CheckpointError(f"{source.stored.file}: '{source.stored.name}' holds {not_finite}.")
+    return tensor
 
 
 def _main_dtype(plan: list[Planned]) -> str:

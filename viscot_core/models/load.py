@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viscot_core.errors import EngineError, UsageError
+from viscot_core.errors import CheckpointError, EngineError, UsageError
 from viscot_core.families.base import BuildOptions, Family, Processor
 from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.manifest import Manifest
@@ -161,7 +162,9 @@ def build(
     options = BuildOptions(dtype, attention, place, load_in)
     try:
         with _BUILDING:
-            return checkpoint.family.build(checkpoint, options).eval()
+            model = checkpoint.family.build(checkpoint, options).eval()
+        _require_numbers(model, checkpoint)
+        return model
     except torch.cuda.OutOfMemoryError as error:
         raise EngineError(
             f"{checkpoint.manifest.name} does not fit in the GPU's memory; try --load-in 4bit (or 8bit), "
@@ -174,6 +177,30 @@ def build(
             f"{checkpoint.manifest.name} does not fit in this machine's memory; try --dtype bf16, "
             "--load-in 4bit or a smaller model."
         ) from error
+
+
+def _require_numbers(model: Any, checkpoint: Checkpoint) -> None:
+    for name, parameter in model.named_parameters():
+        # Quantised weights are integers; what accelerate keeps on the disk is not here.
+        if not parameter.is_floating_point() or parameter.device.type == "meta" or not parameter.numel():
+            continue
+        if not_finite := what_is_not_finite(parameter.data):
+            raise CheckpointError(f"{checkpoint.path}: '{name}' holds {not_finite}.")
+
+
+def what_is_not_finite(tensor: torch.Tensor, dtype: str | None = None) -> str | None:
+    """What in ``tensor`` is no number in ``dtype`` (torch's name; its own), in words; None where all are."""
+    import torch
+
+    # One pass without a copy; NaN wins over every number in both.
+    least, most = (float(end) for end in torch.aminmax(tensor))
+    if math.isnan(least):
+        return "NaN: these weights are damaged, or training diverged; take an earlier checkpoint"
+    if math.isinf(least) or math.isinf(most):
+        return "infinity: these weights are damaged, or beyond the range of their type; use another --dtype"
+    if dtype is not None and max(-least, most) > torch.finfo(getattr(torch, dtype)).max:
+        return f"{max(-least, most):g}, beyond the range of {dtype}; use --dtype bf16 or fp32"
+    return None
 
 
 def _device_map(device: str, checkpoint: Checkpoint, dtype: torch.dtype, load_in: str | None) -> Any:

@@ -6,22 +6,19 @@ In transformers' layout for vLLM, SGLang, llama.cpp and plain transformers, or i
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.conversation import IMAGE
 from viscot_core.errors import CheckpointError
 from viscot_core.families.checkpoint import Checkpoint, Layout
-from viscot_core.families.llava import layouts
+from viscot_core.families.llava import layouts, original_config
 from viscot_core.families.llava.template import EOS, TEMPLATES
-from viscot_core.families.llava.tokenizer import SENTENCEPIECE, load_tokenizer
+from viscot_core.families.llava.tokenizer import SENTENCEPIECE, keep_sentencepiece, load_tokenizer
 from viscot_core.tensor_writer import Planned, write_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-TOWER_FOLDER = "vision_tower"
 
 
 def exported_rows(name: str, checkpoint: Checkpoint, layout: Layout) -> int | None:
@@ -82,23 +79,20 @@ def _write_hf_files(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
         num_additional_image_tokens=1,
         chat_template=chat_template(checkpoint, tokenizer),
     ).save_pretrained(out)
-    source = checkpoint.tokenizer_folder / SENTENCEPIECE
-    if source.exists():  # the way back to the original layout needs it
-        shutil.copyfile(source, out / SENTENCEPIECE)
+    keep_sentencepiece(checkpoint.tokenizer_folder, out)
 
 
 def _write_llava_files(checkpoint: Checkpoint, out: Path, dtype: str, vision_tower: str | None) -> None:
     """Everything beside the weights that the original code reads."""
-    source = checkpoint.tokenizer_folder / SENTENCEPIECE
-    if not source.exists():
+    original_config.require_original(checkpoint.config)
+    if not keep_sentencepiece(checkpoint.tokenizer_folder, out):
         raise CheckpointError(
             f"{checkpoint.path} has no {SENTENCEPIECE}, the only tokenizer the original LLaVA code reads; "
-            "use --layout hf."
+            "use --layout hf, or copy the file from the base language model."
         )
-    config = layouts.config_to_llava(checkpoint.config, checkpoint.text_rows, dtype, vision_tower)
+    config = original_config.config_to_llava(checkpoint.config, checkpoint.text_rows, dtype, vision_tower)
     _write_json(out / "config.json", config)
     _write_json(out / "generation_config.json", _generation(checkpoint))
-    shutil.copyfile(source, out / SENTENCEPIECE)
     length = int(checkpoint.config.text_config.max_position_embeddings)
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
     _write_json(out / "special_tokens_map.json", special)
@@ -116,8 +110,8 @@ def _write_llava_files(checkpoint: Checkpoint, out: Path, dtype: str, vision_tow
             "tokenizer_class": "LlamaTokenizer",
         },
     )
-    if config["mm_vision_tower"] == TOWER_FOLDER:
-        _write_tower(checkpoint, out / TOWER_FOLDER)
+    if config["mm_vision_tower"] == original_config.TOWER_FOLDER:
+        _write_tower(checkpoint, out / original_config.TOWER_FOLDER)
 
 
 def _write_tower(checkpoint: Checkpoint, folder: Path) -> None:

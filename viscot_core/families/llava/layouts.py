@@ -139,7 +139,7 @@ def is_text_only(config: Mapping[str, Any]) -> bool:
 
 # -- configs -----------------------------------------------------------------------------------------
 
-_TEXT_FIELDS = (
+TEXT_FIELDS = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -152,6 +152,7 @@ _TEXT_FIELDS = (
     "rms_norm_eps",
     "rope_theta",
     "rope_scaling",
+    "rope_parameters",
     "attention_bias",
     "attention_dropout",
     "mlp_bias",
@@ -257,7 +258,7 @@ def config_from_llava(original: Mapping[str, Any], vision: Mapping[str, Any], im
             f"its projector is '{projector}'; viscot reads the two-layer 'mlp2x_gelu' of LLaVA-1.5."
         )
     select = original.get("mm_vision_select_feature", "patch")
-    text = {key: original[key] for key in _TEXT_FIELDS if original.get(key) is not None}
+    text = {key: original[key] for key in TEXT_FIELDS if original.get(key) is not None}
     vision_config = CLIPVisionConfig(
         **{k: v for k, v in vision.items() if k not in ("architectures", "dtype")}
     )
@@ -285,50 +286,3 @@ def image_tokens(config: LlavaConfig) -> int:
 
 def _patches(vision: Any) -> int:
     return int(vision.image_size // vision.patch_size) ** 2
-
-
-_OPENAI = {224: "openai/clip-vit-large-patch14", 336: "openai/clip-vit-large-patch14-336"}
-
-
-def config_to_llava(config: LlavaConfig, rows: int, dtype: str, tower: str | None = None) -> dict[str, Any]:
-    """The original ``config.json`` for a model of ``rows`` embedding rows (the image token's left out).
-
-    ``tower`` replaces ``mm_vision_tower``; without it the remembered one, OpenAI's CLIP-L of that resolution
-    where the tower has its shape, or the folder ``vision_tower`` that the export writes.
-    """
-    text, vision = config.text_config, config.vision_config
-    original: dict[str, Any] | None = getattr(config, ORIGINAL_CONFIG, None)
-    if original is not None:
-        kept = {**original, "torch_dtype": dtype, "vocab_size": rows}
-        return {**kept, "mm_vision_tower": tower} if tower else kept
-    known = (
-        _OPENAI.get(vision.image_size)
-        if vision.hidden_size == 1024 and vision.num_hidden_layers == 24
-        else None
-    )
-    rope: dict[str, Any] = getattr(text, "rope_parameters", None) or {}
-    fields = {key: getattr(text, key, None) for key in _TEXT_FIELDS if key not in ("head_dim", "mlp_bias")}
-    return {
-        "architectures": ["LlavaLlamaForCausalLM"],
-        "model_type": "llava",
-        **fields,
-        "rope_theta": rope.get("rope_theta", 10000.0),
-        "rope_scaling": None,
-        "pretraining_tp": 1,
-        "vocab_size": rows,
-        "torch_dtype": dtype,
-        "freeze_mm_mlp_adapter": False,
-        "tune_mm_mlp_adapter": False,
-        "image_aspect_ratio": "pad",
-        "image_grid_pinpoints": None,
-        "mm_hidden_size": vision.hidden_size,
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": False,
-        "mm_vision_select_feature": "cls_patch"
-        if config.vision_feature_select_strategy == "full"
-        else "patch",
-        "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_tower": tower or known or "vision_tower",
-        "use_mm_proj": True,
-    }

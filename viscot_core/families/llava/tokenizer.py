@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,17 @@ def load_tokenizer(path: Path, turn_tokens: TurnTokens) -> PreTrainedTokenizerBa
 
         tokenizer.add_tokens([AddedToken(IMAGE, normalized=False, special=True)], special_tokens=True)
     return tokenizer
+
+
+def keep_sentencepiece(source: Path, out: Path) -> bool:
+    """Copy the sentencepiece model, which transformers does not save; the original layout needs it.
+
+    False where ``source`` has none.
+    """
+    if not (source / SENTENCEPIECE).exists():
+        return False
+    shutil.copyfile(source / SENTENCEPIECE, out / SENTENCEPIECE)
+    return True
 
 
 def _read(path: Path, turn_tokens: TurnTokens) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError
 from viscot_core.families.checkpoint import Layout
-from viscot_core.families.llava import layouts
+from viscot_core.families.llava import layouts, original_config
 from viscot_core.families.llava.tokenizer import token_count
 from viscot_core.tensors import read_json
 
@@ -162,7 +162,7 @@ def original_projector(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.T
 
 def projector_config(config: Any, text_rows: int, base: str) -> dict[str, Any]:
     """``config.json`` of a folder with only a projector: it names the base, as LLaVA's stage 1 does."""
-    return layouts.config_to_llava(config, text_rows, "float32") | {"_name_or_path": base}
+    return original_config.config_to_llava(config, text_rows, "float32") | {"_name_or_path": base}
 
 
 # -- a model assembled from its parts ---------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 
 from viscot_core.errors import CheckpointError
 from viscot_core.families.llava import training
+from viscot_core.families.llava.tokenizer import keep_sentencepiece
 from viscot_core.files import atomic_write
 from viscot_core.tensors import open_weights
 from viscot_core.train.recipe.schema import StageSpec
@@ -47,6 +48,8 @@ def save_model(
     if projector_only:
         _write_projector_config(run, folder)
     run.tokens.hf.save_pretrained(folder)
+    if run.base is not None:
+        keep_sentencepiece(run.base.tokenizer_folder, folder)
     run.manifest().save(folder)
 
 
