@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from scripted_engine import ScriptedEngine
@@ -18,6 +20,7 @@ from viscot_core.engines.base import Generation, Request
 from viscot_core.errors import EngineError, ImageError, UsageError
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import crop, view_of
+from viscot_core.policies.base import Answer
 from viscot_core.policies.wording import LETTER, SHORT, Wording
 
 IMAGE = Image.new("RGB", (640, 480), (10, 20, 30))
@@ -214,3 +217,60 @@ def test_answers_with_given_boxes_equal_the_reference(
 def test_direct_answers_equal_the_reference(golden: Path, cot: VisualCoT, questions: Questions) -> None:
     answers = cot.ask_many(questions, strategy="direct")
     assert [a.text for a in answers] == [row["text"] for row in rows(golden, "answer_direct.jsonl")]
+
+
+# -- what an answer can show -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["path", "PIL", "bytes", "array", "file"])
+def test_an_answer_draws_itself(way: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    IMAGE.save(path)
+    source: Any = {
+        "path": path,
+        "PIL": IMAGE,
+        "bytes": path.read_bytes(),
+        "array": np.asarray(IMAGE),
+        "file": path.open("rb"),
+    }[way]
+    answer = VisualCoT(ScriptedEngine(BOX, "red")).ask(source, "Which?")
+    assert answer.image.size == IMAGE.size and answer.question == "Which?"
+    left, top, right, bottom = answer.crop
+    assert answer.crop_image.size == (right - left, bottom - top)
+    assert answer.box_pixels is not None and answer.look is not None
+    assert answer.box_pixels.coords == answer.look.box_pixels.coords
+    png = answer._repr_png_()
+    assert png is not None and Image.open(io.BytesIO(png)).size == answer.draw().size
+    plain = answer.to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert (plain["answer"], plain["box_status"], plain["crop"]) == ("red", "ok", [*answer.crop])
+
+
+def test_an_answer_without_an_image(tmp_path: Path) -> None:
+    answer = Answer("red", (9, 9))
+    assert answer._repr_png_() is None and answer.box_pixels is None and answer.to_dict()["box"] is None
+    with pytest.raises(UsageError, match="has no image"):
+        answer.draw()
+    IMAGE.save(tmp_path / "a.png")
+    answer = VisualCoT(ScriptedEngine("red")).ask(tmp_path / "a.png", "?", strategy="direct")
+    IMAGE.resize((9, 9)).save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="ask again"):
+        answer.draw()
+
+
+def test_a_given_box_is_looked_at() -> None:
+    engine = ScriptedEngine("red")
+    answer = VisualCoT(engine).ask(IMAGE, "Which?", box=(320, 240, 700, 300))
+    assert answer.box_pixels is not None and answer.box_pixels.coords == (320, 240, 640, 300)
+    assert len(engine.requests) == 1 and answer.look is not None and answer.look.named_by == "given"
+    for box in ((1, 2, 3), (5, 5, 5, 5), (9, 9, 1, 1), (float("nan"), 0, 1, 1), (700, 0, 800, 9)):
+        with pytest.raises(UsageError, match=r"[bB]ox"):
+            VisualCoT(ScriptedEngine()).ask(IMAGE, "Which?", box=box)
+    with pytest.raises(UsageError, match="direct"):
+        VisualCoT(ScriptedEngine()).ask(IMAGE, "Which?", box=(1, 1, 9, 9), strategy="direct")
+
+
+@pytest.mark.parametrize("question", ["a\ud83dz", "caf\udce9"])
+def test_a_question_that_is_no_text(question: str) -> None:
+    with pytest.raises(UsageError, match="damaged character"):
+        VisualCoT(ScriptedEngine()).ask(IMAGE, question)

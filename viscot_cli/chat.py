@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +17,13 @@ import typer
 from viscot_cli import console
 from viscot_cli.grouped import grouped
 from viscot_cli.model_options import ModelOptions, print_answer
-from viscot_core.errors import UsageError, ViscotError
+from viscot_core.errors import UsageError
 from viscot_core.files import expanded
 from viscot_core.terminal import visible
 
 if TYPE_CHECKING:
     from viscot_core.ask import Strategy, VisualCoT
-    from viscot_core.infer import InferResult
+    from viscot_core.infer.asking import InferResult
 
 HELP = """Ask about the image, or:
   /box              draw the last box, crop and answer into a file
@@ -38,17 +42,23 @@ def chat(
     """Ask several questions about one image; /help lists the other commands."""
     from viscot_core.images.reading import open_image
 
+    image = expanded(image)
     open_image(image, as_seen=True)  # a bad path is reported before a model is loaded
     cot = model_options.open()
     console.say(HELP)
     with suppress(ImportError):  # arrow keys and a history, where Python was built with them
         import readline  # noqa: F401
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no text spoils its line only
     session = ChatSession(cot, image, model_options.max_new_tokens)
     while True:
         try:
             line = input(visible(f"{session.image.name}> ") if sys.stdin.isatty() else "").strip()
         except EOFError:
             break
+        except KeyboardInterrupt:
+            console.say("\nLeave with /quit or Ctrl-D.")
+            continue
         if line in ("/quit", "/exit", "/q"):
             break
         if line:
@@ -65,7 +75,7 @@ class ChatSession:
         self.last: InferResult | None = None
 
     def run_line(self, line: str) -> None:
-        """Do what one line says; a mistake is reported and the conversation goes on."""
+        """Do what one line says; a mistake or a failure is reported and the conversation goes on."""
         command, _, rest = line.partition(" ")
         try:
             if command == "/image":
@@ -78,13 +88,23 @@ class ChatSession:
                 console.say(HELP)
             else:
                 self._ask(line, "cot")
-        except (ViscotError, OSError) as error:
+        except KeyboardInterrupt:
+            console.say("Stopped.")
+        except Exception as error:  # noqa: BLE001 - shown; one line never ends the conversation
             console.say(console.explain(error)[0])
 
     def _ask(self, question: str, strategy: Strategy) -> None:
-        from viscot_core.infer import InferItem, InferResult
+        from viscot_core.infer.asking import InferResult
+        from viscot_core.infer.items import InferItem
 
-        answer = self.cot.ask(self.image, question, strategy=strategy, max_new_tokens=self.max_new_tokens)
+        with _stopped_by_ctrl_c() as stopped:
+            answer = self.cot.ask(
+                self.image,
+                question,
+                strategy=strategy,
+                max_new_tokens=self.max_new_tokens,
+                cancelled=stopped,
+            )
         self.last = InferResult(InferItem(self.image, question), strategy, answer)
         print_answer(self.last, with_name=False)
 
@@ -98,7 +118,7 @@ class ChatSession:
         self.image, self.last = image, None
 
     def _save(self, what: str) -> None:
-        from viscot_core.infer import save_crop, save_drawing
+        from viscot_core.infer.saving import save_crop, save_drawing
 
         if self.last is None or self.last.strategy == "direct":
             raise UsageError(f"There is no {what} yet; ask a question first.")
@@ -106,3 +126,28 @@ class ChatSession:
         target = next(path for path in names if not path.exists())
         (save_drawing if what == "box" else save_crop)(self.last, target)
         console.say(f"saved {target}")
+
+
+@contextmanager
+def _stopped_by_ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C in the block makes the function that it yields True; pressed again it interrupts at once.
+
+    An engine that is told to stop ends between two tokens, so that its caches stay whole.
+    """
+    pressed = threading.Event()
+    # Only the main thread gets signals.
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+
+    def press(*_: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+        console.say("\nStopping after this token; Ctrl-C again stops at once.")
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,7 +1,9 @@
-"""``viscot infer``: ask about one image, a folder, a glob or a JSONL of questions."""
+"""``viscot infer``: ask about one image, a document, a folder, a glob or a JSONL of questions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,60 +12,136 @@ import typer
 from viscot_cli import console
 from viscot_cli.grouped import grouped
 from viscot_cli.model_options import ModelOptions, print_answer
-from viscot_core.errors import PartlyDone, ViscotError
+from viscot_core.errors import PartlyDone, UsageError, ViscotError
 
 if TYPE_CHECKING:
-    from viscot_core.ask import Strategy
+    from viscot_core.ask import Strategy, VisualCoT
+    from viscot_core.infer.answer_file import AnswerFile
+    from viscot_core.infer.items import InferItem
 
 
 @grouped
 def infer(
     image: Annotated[
-        str, typer.Argument(help="An image, a folder, a quoted glob, or FILE.jsonl of {image, question}.")
+        str,
+        typer.Argument(
+            help="An image, PDF, folder, quoted glob, FILE.jsonl of {image, question}, or - (stdin)."
+        ),
     ],
     question: Annotated[str | None, typer.Argument(help="What to ask (a JSONL brings its own).")] = None,
     *,
     json: Annotated[bool, typer.Option("--json", help="One JSON object per answer and line.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Append the answers to this JSONL; what it has is not asked again."),
+    ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Draw box, crop and answer: FILE.png, or a folder for many.")
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="One turn, without box and crop.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions that run together.")] = 8,
+    box: Annotated[
+        str | None, typer.Option(help="Where to look: x0,y0,x1,y1 in pixels; the model does not choose.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Also the folders of a folder.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Questions that run together (8, fewer of large images).")
+    ] = None,
     model_options: ModelOptions,
 ) -> None:
     """Ask a question about an image: the box the model looks at, the crop, and the answer."""
-    from viscot_core.images.reading import open_image
-    from viscot_core.infer import ask_items, collect, places_to_save, save_drawing
+    from viscot_core.files import expanded
+    from viscot_core.infer.answer_file import AnswerFile
+    from viscot_core.infer.asking import BATCH, open_item, record_key
+    from viscot_core.infer.items import collect
+    from viscot_core.infer.saving import places_to_save
 
-    items = collect(image, question)
-    places = places_to_save(items, save) if save is not None else None
-    if len(items) == 1 and not json:
-        open_image(items[0].image, as_seen=True)  # a bad path is reported before a model is loaded
-    cot = model_options.open(batch_size)
+    where = None if box is None else _corners(box, direct)
+    found = collect(image, question, recursive=recursive)
+    items = found.items
+    if found.note:
+        console.say(found.note)
+    places = dict(zip(items, places_to_save(items, save), strict=True)) if save is not None else {}
+    if len(items) == 1 and not json and out is None and items[0].error is None:
+        open_item(items[0])  # a bad path is reported before a model is loaded
     strategy: Strategy = "direct" if direct else "cot"
-    limit = model_options.max_new_tokens
-    results = ask_items(cot, items, batch_size=batch_size, strategy=strategy, max_new_tokens=limit)
-    errors: list[str] = []
-    for number, result in enumerate(results):
-        if json:
-            console.emit(result.record(cot.engine.name))
-        else:
-            print_answer(result, with_name=len(items) > 1)
-        if result.error is not None:
-            errors.append(result.error)
-            if len(items) > 1:
-                console.say(result.error)
-        elif places is not None:
-            save_drawing(result, places[number])
-            console.say(f"saved {places[number]}")
-    _report(errors, len(items))
+    asking = _Asking(model_options, strategy, batch_size, where, json, many=len(items) > 1)
+    if out is None:
+        asking.ask(model_options.open(batch_size or BATCH), items, places)
+        return
+    with AnswerFile(expanded(out)) as file:
+        cot = model_options.open(batch_size or BATCH)
+        keys = [record_key(item, strategy, cot.engine.name, where) for item in items]
+        items = file.remaining(items, keys)
+        if len(items) < len(keys):
+            console.say(f"{out} has {len(keys) - len(items)} of {len(keys)} answers already")
+        asking.ask(cot, items, places, file)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """How the items are asked, and what is shown of each result."""
+
+    options: ModelOptions
+    strategy: Strategy
+    batch_size: int | None
+    box: tuple[float, ...] | None
+    json: bool
+    many: bool
+
+    def ask(
+        self,
+        cot: VisualCoT,
+        items: Sequence[InferItem],
+        places: Mapping[InferItem, Path],
+        file: AnswerFile | None = None,
+    ) -> None:
+        """Raises the error that gives the exit code, where an item has no answer."""
+        from viscot_core.infer.asking import ask_items
+        from viscot_core.infer.saving import save_drawing
+
+        errors: list[str] = []
+        for result in ask_items(
+            cot,
+            items,
+            batch_size=self.batch_size,
+            strategy=self.strategy,
+            max_new_tokens=self.options.max_new_tokens,
+            box=self.box,
+        ):
+            record = result.record(cot.engine.name)
+            if file is not None:
+                file.write(record)
+            if self.json:
+                console.emit(record)
+            else:
+                print_answer(result, with_name=self.many)
+            if result.error is not None:
+                errors.append(result.error)
+                if len(items) > 1:
+                    console.say(result.error)
+            elif result.item in places:
+                save_drawing(result, places[result.item])
+                console.say(f"saved {places[result.item]}")
+        _report(errors, len(items))
+
+
+def _corners(text: str, direct: bool) -> tuple[float, ...]:
+    if direct:
+        raise UsageError("--box shows the model its crop, --direct shows none; give one of them.")
+    try:
+        corners = tuple(float(part) for part in text.strip("[]() ").split(","))
+    except ValueError:
+        corners = ()
+    if len(corners) != 4:
+        raise UsageError(f"--box is x0,y0,x1,y1 in pixels of the image, such as 20,30,120,90, not '{text}'.")
+    return corners
 
 
 def _report(errors: list[str], count: int) -> None:
     """Raise the error that gives the exit code: 1 where all failed, 3 where some did."""
     if errors and count == 1:
         raise ViscotError(errors[0])
-    if len(errors) == count:
+    if errors and len(errors) == count:
         raise ViscotError(f"None of the {count} questions has an answer; the reasons are above.")
     if errors:
         raise PartlyDone(f"{len(errors)} of {count} questions have no answer; the reasons are above.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from viscot_core.ask import VisualCoT
     from viscot_core.engines.open import EngineOptions
     from viscot_core.engines.transformers.engine import Sampling
-    from viscot_core.infer import InferResult
+    from viscot_core.infer.asking import InferResult
 
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, a hub id, http://HOST/v1#NAME.")
@@ -84,7 +84,7 @@ def print_answer(result: InferResult, *, with_name: bool) -> None:
     if answer is None:
         return
     if with_name:
-        console.out(f"{result.item.image}: {result.item.question}")
+        console.out(f"{result.item.name}: {result.item.question}")
     console.out(f"answer  {answer.text}")
     if (look := answer.look) is not None:
         pixels = ", ".join(f"{c:.0f}" for c in look.box_pixels.coords)

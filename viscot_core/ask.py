@@ -5,10 +5,13 @@ This module opens images, checks questions and chooses the policy; ``rollout.run
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
-from viscot_core.boxes.geometry import Box, CropPolicy
+from viscot_core.boxes.geometry import Box, CropPolicy, Frame, Size
 from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE
 from viscot_core.engines.base import Engine
@@ -17,6 +20,7 @@ from viscot_core.images.reading import ImageSource, open_image
 from viscot_core.images.view import view_of
 from viscot_core.policies.base import Answer, Policy, Question
 from viscot_core.policies.direct import Direct
+from viscot_core.policies.given_box import GivenBox
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
 from viscot_core.rollout import OnLook, OnText, run
@@ -45,24 +49,32 @@ class VisualCoT:
         *,
         strategy: Strategy = "cot",
         max_new_tokens: int = 128,
+        box: Sequence[float] | None = None,
+        page: int | None = None,
         on_text: Callable[[str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Answer:
         """One question about one image; the image is given as ``open_image`` takes it, and
         read as a viewer shows it: its EXIF orientation applied, transparency on white.
 
-        ``max_new_tokens`` bounds the words of the box and the answer, each. ``on_text`` is called with the
-        answer so far whenever it gets longer, if the engine can do so.
+        ``max_new_tokens`` bounds the words of the box and the answer, each. ``box`` (left, top, right, bottom
+        in pixels of the image) is where to look: the model does not choose. ``page`` (from 1) is one of a PDF
+        or TIFF. ``on_text`` is called with the answer so far whenever it gets longer, if the engine can do
+        so; ``cancelled`` as in ``rollout.run``.
 
         Raises:
             ImageError: the image cannot be read.
-            UsageError: the question is empty or contains ``<image>``.
+            UsageError: the question is empty or contains ``<image>``; the box is none of this image.
             EngineError: the model could not answer.
         """
+        opened = image if page is None else open_image(image, as_seen=True, page=page)
         (answer,) = self.ask_many(
-            [(image, question)],
+            [(opened, question)],
             strategy=strategy,
             max_new_tokens=max_new_tokens,
+            box=box,
             on_text=None if on_text is None else lambda _, text: on_text(text),
+            cancelled=cancelled,
         )
         if answer.error is not None:
             raise EngineError(f"The model could not answer: {answer.error}.")
@@ -74,21 +86,29 @@ class VisualCoT:
         *,
         strategy: Strategy = "cot",
         max_new_tokens: int = 128,
+        box: Sequence[float] | None = None,
         on_text: OnText | None = None,
         on_look: OnLook | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[Answer]:
-        """One answer per pair of image and question, in order, asked together.
+        """One answer per pair of image and question, in order, asked together; ``box`` is for all of them.
 
         All images and questions are checked first, and a wrong one raises as in ``ask``. A question that the
         engine cannot answer has ``error`` set; the others have their answers.
         """
-        return run(
-            policy_for(strategy, self.wording, self.crop_policy, box_tokens=max_new_tokens),
-            self.engine,
-            [prepare_question(image, text, max_new_tokens=max_new_tokens) for image, text in questions],
-            on_text=on_text,
-            on_look=on_look,
-        )
+        policy = policy_for(strategy, self.wording, self.crop_policy, box_tokens=max_new_tokens)
+        if box is not None:
+            if strategy != "cot":
+                raise UsageError("A box is looked at in two turns; leave the strategy 'direct' out.")
+            policy = GivenBox(self.wording, self.crop_policy)
+        asked = [
+            prepare_question(image, text, box=box, max_new_tokens=max_new_tokens) for image, text in questions
+        ]
+        answers = run(policy, self.engine, asked, on_text=on_text, on_look=on_look, cancelled=cancelled)
+        return [
+            replace(answer, question=question.text, source=_to_keep(image, question))
+            for answer, question, (image, _) in zip(answers, asked, questions, strict=True)
+        ]
 
 
 def policy_for(
@@ -114,23 +134,56 @@ def prepare_question(
     image: ImageSource,
     text: str,
     *,
-    box: Box | None = None,
+    box: Box | Sequence[float] | None = None,
     max_new_tokens: int = 128,
     stop: tuple[str, ...] = (),
 ) -> Question:
     """A checked question about an opened image; raises as ``VisualCoT.ask`` does."""
     text = check_question(text)
     view = view_of(open_image(image, as_seen=True))
+    if box is not None and not isinstance(box, Box):
+        box = box_in(box, view.image.size)
     return Question(text, (view,), box, max_new_tokens=max_new_tokens, stop=stop)
+
+
+def box_in(corners: Sequence[float], size: Size) -> Box:
+    """A box that a person gave, in pixels of an image of ``size``, in the padded square; cut at the border.
+
+    Raises:
+        UsageError: it is no box, or lies outside of the image.
+    """
+    if len(corners) != 4 or not all(map(math.isfinite, corners)):
+        raise UsageError(f"A box is left, top, right, bottom in pixels, not {list(corners)}.")
+    x0, y0, x1, y1 = map(float, corners)
+    box = Box(x0, y0, x1, y1, Frame.ORIGINAL).clip(size)
+    if not (box.width > 0 and box.height > 0):
+        raise UsageError(
+            f"The box {list(corners)} has no part in the image of {size[0]} x {size[1]} pixels; "
+            "a box is left, top, right, bottom."
+        )
+    return box.to_square(size)
+
+
+def _to_keep(image: ImageSource, question: Question) -> ImageSource:
+    """What opens the image once more: what was given, unless it can be read only once."""
+    if isinstance(image, str | Path):
+        return image if Path(image).is_file() else question.images[0].image
+    return question.images[0].image if hasattr(image, "read") else image
 
 
 def check_question(text: str) -> str:
     """The question without surrounding white space.
 
     Raises:
-        UsageError: it is empty, or contains ``<image>``, which marks an image in a prompt.
+        UsageError: it is empty, is no Unicode text, or has ``<image>``, which marks an image in a prompt.
     """
     text = text.strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "The question has a damaged character (no valid Unicode); write it again."
+        ) from error
     if not text:
         raise UsageError("The question is empty; write what you want to know about the image.")
     if IMAGE in text:

@@ -13,7 +13,7 @@ from viscot_core.errors import DataError
 
 if TYPE_CHECKING:
     from viscot_core.ask import VisualCoT
-    from viscot_core.infer import InferResult
+    from viscot_core.infer.asking import InferResult
     from viscot_core.report.report_data import ReportData
     from viscot_core.runs.loop import Progress
 
@@ -48,7 +48,9 @@ def examples(folder: Path = EXAMPLES) -> list[Example]:
 
 def ask_examples(cot: VisualCoT, out: Path) -> Iterator[tuple[Example, InferResult, Path]]:
     """Ask about each example; box, crop and answer are drawn to a PNG of the same name under ``out``."""
-    from viscot_core.infer import InferItem, ask_items, save_drawing
+    from viscot_core.infer.asking import ask_items
+    from viscot_core.infer.items import InferItem
+    from viscot_core.infer.saving import save_drawing
 
     found = examples()
     items = [InferItem(example.image, example.question) for example in found]

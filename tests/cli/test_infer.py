@@ -286,3 +286,75 @@ def test_chat_ends_with_its_input(
 
     monkeypatch.setattr("builtins.input", end)
     assert cli("chat", golden / "images" / "landscape.jpg", *tiny).code == 0
+
+
+@pytest.mark.parametrize("kind", ["damaged", "unexpected", "stopped"])
+def test_chat_survives(
+    kind: str,
+    cli: Run,
+    golden: Path,
+    tiny: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A byte that is no text, an error nobody expected, Ctrl-C in an answer and at the prompt."""
+    import signal
+
+    from viscot_core.ask import VisualCoT
+
+    lines: list[str | type[BaseException]] = [QUESTION, KeyboardInterrupt, QUESTION, "/quit"]
+    real, asked = VisualCoT.ask, []
+
+    def ask(self: VisualCoT, *args: Any, **how: Any) -> Any:
+        asked.append(args)
+        if len(asked) == 1 and kind == "unexpected":
+            raise AttributeError("nobody expected this")
+        if len(asked) == 1 and kind == "stopped":
+            signal.raise_signal(signal.SIGINT)
+            assert how["cancelled"]()
+        return real(self, *args, **how)
+
+    def read(_: str) -> str:
+        line = lines.pop(0)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    if kind == "damaged":
+        lines[0] = "caf\udce9?"
+    monkeypatch.setattr(VisualCoT, "ask", ask)
+    monkeypatch.setattr("builtins.input", read)
+    before = signal.getsignal(signal.SIGINT)
+    ran = cli("chat", golden / "images" / "landscape.jpg", *tiny)
+    assert ran.code == 0 and not lines and signal.getsignal(signal.SIGINT) is before
+    assert ran.out.count("answer  ") == 1
+    words = {
+        "damaged": "damaged character",
+        "unexpected": "nobody expected",
+        "stopped": "Stopping after this",
+    }
+    assert words[kind] in ran.err and "/quit or Ctrl-D" in ran.err
+
+
+def test_infer_with_out_box_and_folders(
+    cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("in/a.jpg", "in/deep/b.jpg"):
+        (tmp_path / name).write_bytes((golden / "images" / "landscape.jpg").read_bytes())
+    (tmp_path / "in" / "notes.txt").touch()
+    out = tmp_path / "answers.jsonl"
+    ran = cli("infer", tmp_path / "in", QUESTION, *tiny, "--out", out, "--box", "23,0,90,230")
+    assert ran.code == 0 and "1 .txt" in ran.err and "1 folder (--recursive" in ran.err
+    ran = cli("infer", tmp_path / "in", QUESTION, *tiny, "--out", out, "--box", "23,0,90,230", "--recursive")
+    assert ran.code == 0 and "has 1 of 2 answers already" in ran.err and ran.out.count("answer  ") == 1
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(Path(row["image"]).name, row["given_box"]) for row in rows] == [
+        ("a.jpg", [23, 0, 90, 230]),
+        ("b.jpg", [23, 0, 90, 230]),
+    ]
+    for options, words in (
+        (("--box", "1,2,3"), "--box is x0,y0"),
+        (("--box", "1,2,3,4", "--direct"), "--direct"),
+    ):
+        ran = cli("infer", tmp_path / "in", QUESTION, *tiny, *options)
+        assert ran.code == 2 and words in ran.err

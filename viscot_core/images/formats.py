@@ -24,6 +24,7 @@ _COMMON = {
 }
 _MORE = {"HEIF": (".heic", ".heif"), "AVIF": (".avif",), "JPEG2000": (".jp2", ".j2k", ".jpx")}
 """Read with ``viscot[formats]`` only; AVIF and JPEG 2000 are decoded by Pillow itself then."""
+_PDF = b"%PDF-"
 NEEDS_FORMATS = frozenset(ending for endings in _MORE.values() for ending in endings)
 
 
@@ -57,16 +58,26 @@ def refusal(source: Path | BinaryIO) -> str:
     return f"is a {found} file, which is not read; convert it to PNG or JPEG"
 
 
+def is_pdf(source: Path | BinaryIO) -> bool:
+    """Whether the file begins as a PDF does; False where it cannot be read."""
+    try:
+        return _first_bytes(source).startswith(_PDF)
+    except OSError:
+        return False
+
+
 def _first_bytes(source: Path | BinaryIO) -> bytes:
     if isinstance(source, Path):
         with source.open("rb") as file:
             return file.read(32)
     source.seek(0)
-    return source.read(32)
+    start = source.read(32)
+    source.seek(0)
+    return start
 
 
 def _format_of(start: bytes) -> str | None:
-    if start.startswith(b"%PDF"):
+    if start.startswith(_PDF):
         return "PDF"
     if start[4:8] == b"ftyp":
         brand = start[8:12]

@@ -22,7 +22,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.errors import ImageError
-from viscot_core.images.formats import accepted, refusal
+from viscot_core.images import pdf
+from viscot_core.images.formats import accepted, is_pdf, refusal
 from viscot_core.images.rgb import array_to_image, has_deep_colors, to_rgb, warn_of_few_bits
 
 MAX_PIXELS = 178_956_970
@@ -52,8 +53,8 @@ def open_image(source: ImageSource, *, as_seen: bool = False, page: int | None =
     The same file gives the same pixels whichever way it comes. ``as_seen`` is right for a user's own image:
     turned as its EXIF orientation says (the tag of a PIL image counts as that of a file does), transparency
     on white. Without it, for annotated data, the stored pixels are kept, as the reference reads them: their
-    boxes belong to these. Of an animation the first frame is read; of a TIFF with several pages ``page``
-    (from 1). More than 8 bits are scaled, see ``rgb``.
+    boxes belong to these. Of an animation the first frame is read; of a TIFF or a
+    PDF ``page`` (from 1). More than 8 bits are scaled, see ``rgb``.
 
     Raises:
         ImageError: missing, a folder, a URL, empty, damaged, of a format that is not read, larger than
@@ -66,6 +67,8 @@ def open_image(source: ImageSource, *, as_seen: bool = False, page: int | None =
         _check_size(image.size, "The array", MAX_PIXELS)
         return to_rgb(image, "The array", on_white=as_seen)
     file, name = file_of(source)
+    if page is not None and is_pdf(file):
+        return pdf.render(file, name, page)
     return read_image(file, name, as_seen=as_seen, page=page)
 
 
@@ -168,8 +171,11 @@ def image_size(source: Path | BinaryIO, name: str | None = None) -> Size:
 
 
 def page_count(source: Path | BinaryIO, name: str | None = None) -> int:
-    """Pages of a TIFF, without its reduced copies; 1 for every other format. Raises ImageError."""
-    with _opened(source, name or str(source)) as image:
+    """Pages of a PDF, or of a TIFF without its reduced copies; 1 for other formats. Raises ImageError."""
+    name = name or str(source)
+    if is_pdf(source):
+        return pdf.page_count(source, name)
+    with _opened(source, name) as image:
         return len(_pages(image, _MOST_PAGES))
 
 

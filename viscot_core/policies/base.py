@@ -7,11 +7,17 @@ of its own: the whole state of a question is in its ``Step``. Only ``rollout`` c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import io
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from PIL import Image
 
 from viscot_core.boxes.geometry import WHOLE, Box, BoxStatus, Size, Window
 from viscot_core.conversation import Message
+from viscot_core.errors import ImageError, UsageError
+from viscot_core.images.drawing import draw_answer
+from viscot_core.images.reading import ImageSource, open_image
 from viscot_core.images.view import View
 
 
@@ -82,6 +88,9 @@ class Answer:
     ``error`` says why there is no text (if ``transient``, another try may help). ``finished`` says that the
     model ended its last turn by itself. ``tokens`` counts the new tokens of all steps; ``seconds`` is this
     question's share of the time of its batches.
+
+    ``question``, ``source`` and ``page`` say what was asked about which image (as it was given, opened again
+    where it is needed); ``ask`` sets them, a policy does not.
     """
 
     text: str
@@ -93,6 +102,9 @@ class Answer:
     finished: bool = True
     tokens: int = 0
     seconds: float = 0.0
+    question: str = ""
+    source: ImageSource | None = field(default=None, repr=False, compare=False)
+    page: int | None = None
 
     @property
     def look(self) -> Look | None:
@@ -119,6 +131,68 @@ class Answer:
     def box_text(self) -> str:
         """The words of the last box; empty where there is none."""
         return self.looks[-1].text if self.looks else ""
+
+    @property
+    def box_pixels(self) -> Box | None:
+        """The last box in pixels of the image, cut at its border; None where there is none."""
+        return self.looks[-1].box_pixels if self.looks else None
+
+    @property
+    def image(self) -> Image.Image:
+        """The image that was asked about, as the model saw it: RGB, upright.
+
+        Raises:
+            UsageError: the answer does not come from ``ask``, so it has none.
+            ImageError: the file is gone, or another one now.
+        """
+        if self.source is None:
+            raise UsageError("This answer has no image; only answers of VisualCoT.ask and ask_many have one.")
+        image = open_image(self.source, as_seen=True, page=self.page)
+        if image.size != self.size:
+            raise ImageError(f"The image was {self.size} and is {image.size} now; ask again.")
+        return image
+
+    @property
+    def crop_image(self) -> Image.Image:
+        """The part of the image that the model looked at last; raises as ``image``."""
+        return self.image.crop(self.crop)
+
+    def draw(self, *, height: int = 420) -> Image.Image:
+        """The image with box and crop, the crop beside it (``height`` px), question and answer below.
+
+        A box is drawn only where one could be read. Raises as ``image``.
+        """
+        lines = [self.question, self.text]
+        if (look := self.look) is None:
+            return draw_answer(self.image, None, None, lines, height=height)
+        lines.append(f"box {look.text} ({look.status or look.named_by})")
+        box = None if look.status == BoxStatus.UNPARSABLE else look.box
+        return draw_answer(self.image, box, self.crop, lines, height=height)
+
+    def _repr_png_(self) -> bytes | None:
+        """The drawing, as notebooks show it; None where there is no image to draw on."""
+        if self.source is None or self.error is not None:
+            return None
+        file = io.BytesIO()
+        self.draw().save(file, "PNG")
+        return file.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the last box in both frames (0..1 of the padded square, pixels), status, crop."""
+        look = self.look
+        return {
+            "strategy": "direct" if look is None else "cot",
+            "answer": self.text,
+            "box": None if look is None else [round(c, 4) for c in look.box.coords],
+            "box_pixels": None if look is None else [round(c, 1) for c in look.box_pixels.coords],
+            "box_text": None if look is None else look.text,
+            # A box that somebody gave had no words to read: nothing could be wrong with it.
+            "box_status": None if look is None else (look.status or BoxStatus.OK).value,
+            "crop": None if look is None else list(self.crop),
+            "width": self.size[0],
+            "height": self.size[1],
+            "seconds": round(self.seconds, 4),
+        }
 
 
 def answer_step(

@@ -14,7 +14,6 @@ from typing import Any
 
 from starlette.types import Send
 
-from viscot_core.infer import describe
 from viscot_core.policies.base import Answer, Look
 from viscot_core.serve.errors import ApiError
 from viscot_core.serve.requests import CheckedRequest
@@ -69,7 +68,7 @@ class ChatReply:
 
     def look(self, look: Look) -> dict[str, Any]:
         """The chunk that says where the model looks, before it answers."""
-        field = describe(Answer("", look.size, (look,)))
+        field = Answer("", look.size, (look,)).to_dict()
         del field["answer"], field["seconds"]
         return {**self._chunk({}), "viscot": field}
 
@@ -86,7 +85,7 @@ class ChatReply:
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": completion.usage}
 
     def _field(self, completion: Completion) -> dict[str, Any]:
-        about = {"strategy": "raw"} if completion.answer is None else describe(completion.answer)
+        about = {"strategy": "raw"} if completion.answer is None else completion.answer.to_dict()
         about.pop("answer", None)
         return {**about, "ignored": self._ignored}
 

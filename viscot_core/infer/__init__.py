@@ -1,0 +1,1 @@
+"""``viscot infer`` as functions: find the images, ask, keep the records, draw the answers."""
