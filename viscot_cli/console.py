@@ -50,7 +50,9 @@ class Styled(str):
 
 
 def styled(text: str, *, fg: str, bold: bool = False) -> Styled:
-    """A part of a line in colour, for ``out``."""
+    """A part of a line in colour, for ``out``; plain where ``NO_COLOR`` is set (no-color.org)."""
+    if os.environ.get("NO_COLOR"):
+        return Styled(visible(text))
     return Styled(typer.style(visible(text), fg=fg, bold=bold or None))
 
 

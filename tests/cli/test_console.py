@@ -87,3 +87,10 @@ def test_progress_bars_draw_names_as_they_are() -> None:
     ran = subprocess.run(argv, capture_output=True, text=True, env=env, check=True)
     assert ran.stdout.count(r"\x1b]52;c;cm0gLXJm\x07") >= 2 and ran.stdout.count("[red]x") >= 2
     assert not set(ran.stdout) & set("\x07\x9b\u202e")
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert console.styled("wrong", fg="red") == "\x1b[31mwrong\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert console.styled("wrong", fg="red") == "wrong"
