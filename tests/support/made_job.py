@@ -60,7 +60,7 @@ def _golden(zero: int, words: set[str]) -> Recipe:
     lora = "lora" in words
     parts = ["llm"] + ["projector"] * ("frozen" not in words) + ["vision_tower"] * (not lora)
     change |= {"precision": "bf16" if "bf16" in words else "fp32", "train": tuple(parts)}
-    change |= {"lora": LoraSpec(rank=4, alpha=8.0)} if lora else {}
+    change |= {"lora": LoraSpec(rank=4, alpha=8.0, dropout=0.0)} if lora else {}
     return recipe.model_copy(update={"stages": (recipe.stages[-1].model_copy(update=change),)})
 
 
