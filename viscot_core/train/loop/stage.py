@@ -193,6 +193,8 @@ def training_arguments(run: Run, stage: StageSpec, out: Path, split: Split, step
 
 def _deepspeed(run: Run, stage: StageSpec, out: Path, split: Split, gpu: bool) -> dict[str, Any] | None:
     if not stage.zero_stage:
+        # Set by an earlier stage of this process: accelerate would go on under ZeRO.
+        os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
         return None
     from viscot_core.train.state import zero
 
