@@ -30,6 +30,9 @@ SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Whole-model files in the order they are preferred (safetensors carries no code)."""
 
 _HASH_WHOLE = 1 << 30
+_MOST_JSON = 256 << 20
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
+_MOST_LAYERS = 1000
 _DTYPES = {
     "F64": ("float64", 8),
     "F32": ("float32", 4),
@@ -96,16 +99,28 @@ def _map(path: Path) -> Callable[[str], torch.Tensor]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint; errors name the file."""
     try:
+        if path.stat().st_size > _MOST_JSON:
+            raise ValueError(f"larger than {_MOST_JSON >> 20} MiB")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path.parent} is no checkpoint: it has no {path.name}; check --model."
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); pull or copy it again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object; pull or copy it again.")
+    _require_few_layers(path, content)
     return content
+
+
+def _require_few_layers(path: Path, config: dict[str, Any]) -> None:
+    """`CheckpointError` for layers that would take hours to make, though without weights."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in _LAYERS:
+            count = part.get(key)
+            if isinstance(count, int) and count > _MOST_LAYERS:
+                raise CheckpointError(f"{path}: {key} {count} is more than {_MOST_LAYERS}; correct the file.")
 
 
 def open_weights(folder: Path) -> dict[str, Stored]:

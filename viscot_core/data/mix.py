@@ -20,6 +20,7 @@ from viscot_core.data.mixture import FORMAT, Mixture, MixtureSource, Progress
 from viscot_core.data.rows import proven_rows
 from viscot_core.errors import DataError, UsageError, nearest
 from viscot_core.files import atomic_folder
+from viscot_core.yaml_text import load_yaml
 
 _BATCH = 256
 """Rows written at once; so few that the allocator reuses their memory."""
@@ -83,7 +84,7 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
 
 def _read_list(path: Path) -> _List:
     try:
-        return _List.model_validate(yaml.safe_load(path.read_text()))
+        return _List.model_validate(load_yaml(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; check the path.") from error
     except yaml.YAMLError as error:

@@ -256,7 +256,7 @@ def read_record(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); remove it and run the command again.") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} is damaged (it holds no object); remove it and run the command again.")

@@ -20,7 +20,7 @@ MODES = [
 def test_every_combination_trains_three_steps(
     processes: int, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All in one group of processes. Losses are alike; adapters under ZeRO-3 start from other random values."""
+    """All in one group of processes. Losses are alike; adapters under ZeRO-3 start from other values."""
     monkeypatch.setenv("VISCOT_TEST_GOLDEN", str(shared / "golden"))
     monkeypatch.setenv("VISCOT_TEST_STEPS", "3")
     job(processes, tmp_path, tmp_path, MODES, launched=True)

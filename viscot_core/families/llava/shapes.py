@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from viscot_core.families.llava import scratch
+from viscot_core.tensors import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,7 @@ def _config(folder: str) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not folder or not path.is_file():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found if isinstance(found, dict) else {}
+    return read_json(path)
 
 
 def _llm(config: dict[str, Any]) -> Llm:

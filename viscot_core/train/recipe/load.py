@@ -22,6 +22,7 @@ from viscot_core import resources
 from viscot_core.errors import RecipeError, UsageError, nearest
 from viscot_core.train.recipe.checks import contradictions
 from viscot_core.train.recipe.schema import Recipe
+from viscot_core.yaml_text import load_yaml
 
 Location = tuple[str | int, ...]
 
@@ -51,7 +52,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     path = recipe_path(name_or_path)
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        raw = load_yaml(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not readable YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(raw, dict):
@@ -125,7 +126,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             problems.append(f"--set {text}: not of the form a.b=value")
             continue
         try:
-            _set(raw, path.strip().split("."), yaml.load(value, _Loader))
+            _set(raw, path.strip().split("."), load_yaml(value, _Loader))
         except (KeyError, yaml.YAMLError) as error:
             problems.append(f"--set {text}: {' '.join(str(error.args[0] if error.args else error).split())}")
     return problems

@@ -63,20 +63,24 @@ class Strict(BaseModel):
 class ScratchSpec(Strict):
     """A model initialised at random: ``viscot-tiny`` and the shapes used in tests."""
 
-    image_side: int = _field(112, "side of the square image the vision tower reads", unit="px", gt=0)
-    patch: int = _field(14, "side of one patch", unit="px", source="paper (CLIP ViT-L/14)", gt=0)
-    vision_width: int = _field(192, "hidden width of the vision tower", gt=0)
-    vision_layers: int = _field(5, "layers of the vision tower", gt=0)
-    vision_heads: int = _field(6, "attention heads of the vision tower", gt=0)
-    vision_mlp: int = _field(768, "inner width of the vision tower's MLP", gt=0)
-    llm_width: int = _field(192, "hidden width of the language model", gt=0)
-    llm_layers: int = _field(4, "layers of the language model", gt=0)
-    llm_heads: int = _field(6, "attention heads of the language model", gt=0)
-    llm_kv_heads: int | None = _field(None, "key/value heads; null means as many as attention heads", gt=0)
-    llm_mlp: int = _field(512, "inner width of the language model's MLP", gt=0)
-    max_positions: int = _field(512, "longest sequence the language model is built for", unit="tokens", gt=0)
+    image_side: int = _field(112, "side of the square image the vision tower reads", unit="px", gt=0, le=4096)
+    patch: int = _field(14, "side of one patch", unit="px", source="paper (CLIP ViT-L/14)", gt=0, le=4096)
+    vision_width: int = _field(192, "hidden width of the vision tower", gt=0, le=65_536)
+    vision_layers: int = _field(5, "layers of the vision tower", gt=0, le=1000)
+    vision_heads: int = _field(6, "attention heads of the vision tower", gt=0, le=1024)
+    vision_mlp: int = _field(768, "inner width of the vision tower's MLP", gt=0, le=262_144)
+    llm_width: int = _field(192, "hidden width of the language model", gt=0, le=65_536)
+    llm_layers: int = _field(4, "layers of the language model", gt=0, le=1000)
+    llm_heads: int = _field(6, "attention heads of the language model", gt=0, le=1024)
+    llm_kv_heads: int | None = _field(
+        None, "key/value heads; null means as many as attention heads", gt=0, le=1024
+    )
+    llm_mlp: int = _field(512, "inner width of the language model's MLP", gt=0, le=262_144)
+    max_positions: int = _field(
+        512, "longest sequence the language model is built for", unit="tokens", gt=0, le=1_048_576
+    )
     vocab_size: int = _field(
-        410, "at most this many ids for the tokenizer trained on the data", unit="ids", gt=0
+        410, "at most this many ids for the tokenizer trained on the data", unit="ids", gt=0, le=1_048_576
     )
     tie_embeddings: bool = _field(True, "input and output embeddings share their weights")
 
@@ -166,7 +170,7 @@ class DataSpec(Strict):
 class LoraSpec(Strict):
     """Low-rank adapters on the linear layers of the language model; the projector is trained whole."""
 
-    rank: int = _field(128, "rank of the adapters", source="llava", gt=0)
+    rank: int = _field(128, "rank of the adapters", source="llava", gt=0, le=65_536)
     alpha: float = _field(256, "scale; the update is multiplied by alpha / rank", source="llava", gt=0)
     dropout: float = _field(
         0.05, "dropout before the adapter", unit="probability", source="llava", ge=0, le=1
@@ -189,10 +193,12 @@ class StageSpec(Strict):
     train: tuple[Part, ...] = _field(
         ..., "parts that learn; the others are frozen", source="script", min_length=1
     )
-    epochs: float | None = _field(None, "passes over the data; or give max_steps", unit="epochs", gt=0)
-    max_steps: int | None = _field(None, "optimizer steps; or give epochs", unit="steps", gt=0)
+    epochs: float | None = _field(
+        None, "passes over the data; or give max_steps", unit="epochs", gt=0, le=1000
+    )
+    max_steps: int | None = _field(None, "optimizer steps; or give epochs", unit="steps", gt=0, le=10_000_000)
     global_batch_size: int = _field(
-        ..., "samples per optimizer step over all processes", unit="samples", gt=0
+        ..., "samples per optimizer step over all processes", unit="samples", gt=0, le=1_048_576
     )
     per_device_batch_size: int | None = _field(
         None, "samples per process and forward pass; null derives it from the GPUs and their memory",
@@ -255,7 +261,7 @@ class StageSpec(Strict):
         2, "older checkpoints are deleted", unit="checkpoints", source="viscot", gt=0
     )
     log_steps: int = _field(1, "a line in the log every so many steps", unit="steps", source="script", gt=0)
-    workers: int = _field(4, "loader processes per rank", unit="processes", source="script", ge=0)
+    workers: int = _field(4, "loader processes per rank", unit="processes", source="script", ge=0, le=1024)
     seed: int | None = _field(None, "this stage's own seed; null takes the recipe's", ge=0)
 
     @property

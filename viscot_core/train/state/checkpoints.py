@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from viscot_core.errors import DataError, ViscotError
+from viscot_core.errors import CheckpointError, DataError, ViscotError
 from viscot_core.files import atomic_write, sync_folder
 from viscot_core.train.recipe.schema import StageSpec
 
@@ -55,7 +55,10 @@ def mark_complete(folder: Path, record: CheckpointRecord) -> None:
 def record_of(folder: Path) -> CheckpointRecord | None:
     """How a checkpoint was written; None for one of an early version, which does not say."""
     path = folder / COMPLETE
-    return CheckpointRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    try:
+        return CheckpointRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete {folder}, then --resume.") from error
 
 
 def last_checkpoint(stage: Path) -> Path | None:
