@@ -48,6 +48,7 @@ GROUND = {
     "tensors",
     "tensor_writer",
     "terminal",
+    "yaml_text",
     "__init__",
 }
 
