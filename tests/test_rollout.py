@@ -21,7 +21,7 @@ from viscot_core.policies.given_box import GivenBox
 from viscot_core.policies.locate import Locate
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
-from viscot_core.rollout import CANCELLED, replay, run
+from viscot_core.rollout import CANCELLED, Turn, replay, run
 
 WORDING = Wording(codec("viscot"))
 COT, DIRECT, GIVEN = TwoTurn(WORDING), Direct(WORDING), GivenBox(WORDING)
@@ -301,3 +301,81 @@ def test_a_record_that_ends_early_gives_the_steps_so_far() -> None:
     steps, answer = replay(COT, question(), [BOX])
     assert (len(steps), steps[-1].answers, answer) == (2, True, None)
     assert replay(COT, question(), []) == ([COT.start(question())], None)
+
+
+# -- thoughts and limits -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "thought"),
+    [
+        (f"<think>maybe [0.5, 0.5, 0.9, 0.9]</think>\n{BOX}", "maybe [0.5, 0.5, 0.9, 0.9]"),
+        (f"maybe [0.5, 0.5, 0.9, 0.9]</think>{BOX}", "maybe [0.5, 0.5, 0.9, 0.9]"),
+        (f"◁think▷hm◁/think▷{BOX}", "hm"),
+        (BOX, ""),
+    ],
+)
+def test_a_thought_is_kept_apart_and_the_final_text_is_read(said: str, thought: str) -> None:
+    engine = ScriptedEngine(said, "<think>so</think> a word")
+    (answer,) = run(COT, engine, [question()])
+    assert (answer.box_text, answer.status, answer.text) == (BOX, BoxStatus.OK, "a word")
+    assert answer.thoughts == (thought, "so") and not answer.truncated
+    assert engine.requests[1].messages[1] == Message("assistant", BOX), "the thought is no part of turn 2"
+
+
+def test_a_thought_that_a_server_sends_apart() -> None:
+    engine = ScriptedEngine(Generation("a word", 9, True, thought="so"))
+    (answer,) = run(DIRECT, engine, [question()])
+    assert (answer.text, answer.thoughts) == ("a word", ("so",))
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (Generation("half an ans", 5, False, truncated=True), "half an ans"),
+        (Generation("<think>it goes on", 5, False, truncated=True), ""),
+        (Generation("<think>a stop text ended it", 5, True), ""),
+        (Generation("", 5, False, truncated=True, thought="it goes on"), ""),
+    ],
+)
+def test_what_was_cut_is_told(said: Generation, text: str) -> None:
+    (answer,) = run(DIRECT, ScriptedEngine(said), [question()])
+    assert (answer.text, answer.truncated, answer.finished) == (text, True, False)
+
+
+def test_a_region_that_was_cut_marks_the_whole_answer() -> None:
+    engine = ScriptedEngine(Generation("<think>hm", 9, False, truncated=True), "a word")
+    (answer,) = run(COT, engine, [question()])
+    assert answer.truncated and answer.finished and answer.status is BoxStatus.UNPARSABLE
+
+
+def test_a_thought_is_not_streamed_as_an_answer() -> None:
+    class Streams(ScriptedEngine):
+        def generate(self, requests: Sequence[Request]) -> list[Generation]:
+            for text in (
+                "<th",
+                "<think>h",
+                "<think>hm</think>",
+                "<think>hm</think> a",
+                "<think>hm</think> a b",
+            ):
+                assert requests[0].on_text is not None
+                requests[0].on_text(text)
+            return [Generation("<think>hm</think> a b", 5, True)]
+
+    told: list[str] = []
+    run(DIRECT, Streams(), [question()], on_text=lambda _, text: told.append(text))
+    assert told == ["a", "a b"]
+
+
+def test_turns_that_were_said_before_are_not_asked_again() -> None:
+    kept: list[tuple[int, Turn]] = []
+    busy = Generation("", 0, False, error="busy", transient=True)
+    first = ScriptedEngine(Generation(BOX, 7, True, thought="hm"), busy)
+    run(COT, first, [question()], on_turn=lambda number, turn: kept.append((number, turn)))
+    assert [(number, turn.text, turn.thought, turn.tokens) for number, turn in kept] == [(0, BOX, "hm", 7)]
+    assert (first.requests[0].follow_ups, first.requests[1].reserved) == (1, 1)
+    again = ScriptedEngine("a word")
+    (answer,) = run(COT, again, [question()], said={0: [kept[0][1]]})
+    assert (answer.text, answer.box_text, answer.tokens) == ("a word", BOX, 13)
+    assert answer.thoughts == ("hm", "") and again.requests[0].reserved == 0

@@ -22,7 +22,7 @@ from viscot_cli.bench_options import (
 )
 from viscot_cli.bench_report import counted, export_if_asked, report, show_figures
 from viscot_cli.grouped import Names, grouped, names_of
-from viscot_cli.model_options import MaxNew
+from viscot_cli.model_options import MAX_TRUNCATED, MaxNew, MaxTruncated
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -70,7 +70,7 @@ def cot(
     out, engine = running.folder(who, "cot"), running.engine(who, server)
     with counted("bench cot") as progress:
         info, tally = evaluate(task, engine, out, gpus=running.gpus, progress=progress)
-    report(out, info, tally, f"viscot score {out} --judge exact; viscot stats {out}")
+    report(out, info, tally, f"viscot score {out} --judge exact; viscot stats {out}", running.max_truncated)
     export_if_asked(running.export, out)
 
 
@@ -94,7 +94,7 @@ def refcoco(
     out, engine = running.folder(who, "refcoco"), running.engine(who, server)
     with counted("bench refcoco") as progress:
         info, tally = evaluate(task, engine, out, gpus=running.gpus, progress=progress)
-    report(out, info, tally, f"viscot stats {out}")
+    report(out, info, tally, f"viscot stats {out}", running.max_truncated)
     export_if_asked(running.export, out)
 
 
@@ -173,6 +173,7 @@ def vqa(
     skip_missing: SkipMissing = False,
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNew = 128,
+    max_truncated: MaxTruncated = MAX_TRUNCATED,
 ) -> None:
     """Your own questions in LLaVA's format, asked with LLaVA's prompts, scored where answers are given.
 
@@ -194,7 +195,7 @@ def vqa(
     then = f"viscot stats {out}"
     if judge is None:
         then = f"viscot score {out} --judge openai:MODEL; {then}"
-    report(out, info, tally, then)
+    report(out, info, tally, then, max_truncated)
 
 
 for name, command in bench_tools.COMMANDS.items():

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from viscot_cli.model_options import Attn, BoxFormat, Device, Dtype, LoadIn, MaxNew
+from viscot_cli.model_options import (
+    MAX_TRUNCATED,
+    Attn,
+    BoxFormat,
+    Device,
+    Dtype,
+    LoadIn,
+    MaxNew,
+    MaxTruncated,
+)
 
 if TYPE_CHECKING:
     from viscot_core.boxes.geometry import CropPolicy
@@ -101,6 +110,7 @@ class Running:
     skip_missing: SkipMissing = False
     batch_size: Annotated[str, typer.Option(help="Prompts that run together; auto finds what fits.")] = "auto"
     max_new_tokens: MaxNew = 128
+    max_truncated: MaxTruncated = MAX_TRUNCATED
     gpus: Annotated[
         int, typer.Option(min=1, help="Share the images among this many GPUs of this machine.")
     ] = 1

@@ -43,8 +43,8 @@ def show_figures(info: RunInfo) -> None:
         console.table(["strategy", "task", "metric", "figure"], rows, right=("figure",))
 
 
-def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
-    """What was done and what is open; PartlyDone where something failed or is pending."""
+def report(out: Path, info: RunInfo, tally: Tally, then: str, max_truncated: float = 1.0) -> None:
+    """What was done and what is open; PartlyDone where something failed, is pending or was cut too often."""
     from viscot_core.errors import PartlyDone
     from viscot_core.runs.shards import shard_of
 
@@ -59,7 +59,11 @@ def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
     counts = info.counts
     total = sum(counts.values())
     speed = f", {tally.finished / tally.seconds:.1f} a second" if tally.finished and tally.seconds else ""
-    console.out(f"{out}: {counts['done']} of {total} done ({tally.finished} now{speed})")
+    cut = counts.get("truncated", 0)
+    answered = counts["done"] + cut
+    console.out(f"{out}: {answered} of {total} done ({tally.finished} now{speed})")
+    if cut:
+        console.out(f"{cut} of them ({cut / answered:.1%}) cut off at the token limit: see --max-new-tokens")
     if counts["missing"]:
         console.out(f"{counts['missing']} skipped: their images are missing (--skip-missing)")
     if counts["failed"] or counts["pending"] or tally.open:
@@ -68,6 +72,11 @@ def report(out: Path, info: RunInfo, tally: Tally, then: str) -> None:
         raise PartlyDone(
             f"{counts['failed']} failed and {counts['pending']} pending; the same command tries them again."
             f"{reasons}"
+        )
+    if answered and cut / answered > max_truncated:
+        raise PartlyDone(
+            f"{cut / answered:.1%} of the answers were cut off, more than --max-truncated {max_truncated:g}; "
+            "give a larger --max-new-tokens and a new --out."
         )
     console.say(f"next: {then}")
 

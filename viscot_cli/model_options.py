@@ -27,6 +27,11 @@ LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[qua
 Attn = Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")]
 MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
 
+MaxTruncated = Annotated[
+    float, typer.Option(min=0, max=1, help="Exit with 3 if the token limit cuts a larger share of replies.")
+]
+MAX_TRUNCATED = 0.05
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -85,7 +90,7 @@ def print_answer(result: InferResult, *, with_name: bool) -> None:
         return
     if with_name:
         console.out(f"{result.item.name}: {result.item.question}")
-    console.out(f"answer  {answer.text}")
+    console.out(f"answer  {answer.text}{'  (cut off: see --max-new-tokens)' if answer.truncated else ''}")
     if (look := answer.look) is not None:
         pixels = ", ".join(f"{c:.0f}" for c in look.box_pixels.coords)
         status = "" if look.status == "ok" else f"  ({look.status}: the model said {look.text!r})"

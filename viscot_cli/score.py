@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viscot_cli import console
+from viscot_cli.model_options import MAX_TRUNCATED, MaxTruncated
 from viscot_core.score.choices import PromptStyle
 
 if TYPE_CHECKING:
@@ -46,12 +47,18 @@ def score(
         bool, typer.Option("--json-mode", help="Ask for a JSON verdict and accept nothing else.")
     ] = False,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="Temperature of the judge model.")] = 0.0,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest reply of the judge, its thought included [256; hf: judges 64]."),
+    ] = None,
+    max_truncated: MaxTruncated = MAX_TRUNCATED,
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds until a call without data is cancelled.")
     ] = 60.0,
     attempts: Annotated[int, typer.Option(min=1, help="Attempts per answer before it stays pending.")] = 6,
     retry_unscored: Annotated[
-        bool, typer.Option("--retry-unscored", help="Ask again if the judge's reply had no score.")
+        bool,
+        typer.Option("--retry-unscored", help="Ask again if the judge's reply had no score or was cut off."),
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask again even if the cache has a reply.")] = False,
     cache: Annotated[
@@ -80,6 +87,7 @@ def score(
         max_cost=max_cost,
         prices=prices,
         temperature=temperature,
+        max_tokens=max_tokens,
         timeout=timeout,
         attempts=attempts,
         style=prompt,
@@ -103,6 +111,11 @@ def score(
     _show_usage(getattr(made, "usage", None))
     if not report.complete:
         raise PartlyDone(f"Not every answer of {run} has a score; run the same command again to continue.")
+    if report.truncated > max_truncated:
+        raise PartlyDone(
+            f"{report.truncated:.1%} of the judge's replies were cut off, more than --max-truncated "
+            f"{max_truncated:g}; give a larger --max-tokens, and --retry-unscored to ask about those again."
+        )
 
 
 def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) -> str:
@@ -135,6 +148,10 @@ def _show(report: ScoreReport) -> None:
         console.out(f"{report.clipped} scores were outside 0..1 and were set to the nearer end")
     if report.unanswered:
         console.out(f"{report.unanswered} predictions failed and have no answer: run 'viscot bench' again")
+    if report.cut_off:
+        console.out(
+            f"{report.cut_off} answers were cut off before their first word: bench with more --max-new-tokens"
+        )
     for reason, count in list(report.reasons.items())[:5]:
         console.out(f"  {count} x {reason}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 IMAGE = "<image>"
 
@@ -84,3 +85,47 @@ def cot_turns(question: str, box_text: str, answer: str) -> tuple[Message, ...]:
         Message("user", IMAGE),
         Message("assistant", answer),
     )
+
+
+THOUGHT_MARKS = (
+    ("<think>", "</think>"),  # Qwen, DeepSeek, GLM and most others
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("◁think▷", "◁/think▷"),  # Kimi
+    ("[THINK]", "[/THINK]"),  # Mistral
+)
+"""What stands before and after a reasoning model's thought."""
+
+
+class Spoken(NamedTuple):
+    """What a model said: its answer, the thought before it, and whether that thought came to its end."""
+
+    text: str
+    thought: str = ""
+    ended: bool = True
+
+
+def split_thought(said: str) -> Spoken:
+    """A reasoning model's answer without the thought that stands before it.
+
+    Templates often write the opening mark into the prompt: then only the closing one comes. A thought without
+    an end leaves no answer. A text without marks is the answer, letter by letter.
+    """
+    ends = [said.rfind(close) + len(close) for _, close in THOUGHT_MARKS if close in said]
+    rest = said[max(ends, default=0) :]
+    if rest.lstrip().startswith(tuple(begin for begin, _ in THOUGHT_MARKS)):
+        return Spoken("", _without_marks(said), ended=False)
+    return Spoken(rest.strip(), _without_marks(said[: max(ends)])) if ends else Spoken(said)
+
+
+def may_begin_thought(said: str) -> bool:
+    """Whether a text that is still growing is, so far, the beginning of a thought's opening mark."""
+    begun = said.strip()
+    return any(begin.startswith(begun) for begin, _ in THOUGHT_MARKS)
+
+
+def _without_marks(thought: str) -> str:
+    for mark in (mark for pair in THOUGHT_MARKS for mark in pair):
+        thought = thought.replace(mark, "")
+    return thought.strip()

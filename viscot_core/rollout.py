@@ -8,10 +8,11 @@ asked once where equal requests get equal texts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
+from viscot_core.conversation import may_begin_thought, split_thought
 from viscot_core.engines.base import Engine, Generation, Request
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
 
@@ -23,6 +24,24 @@ CANCELLED = "cancelled"
 """The error of a question that ``cancelled`` left without an answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the model said in one step: ``text`` is what the policy reads, a thought stands apart.
+
+    ``truncated``: the token limit cut it, or its thought did not come to an end.
+    """
+
+    text: str
+    thought: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    truncated: bool = False
+
+
+OnTurn = Callable[[int, Turn], None]
+"""``(number of the question, what was said)``; called for each turn that another one follows."""
+
+
 def run(
     policy: Policy | Sequence[Policy],
     engine: Engine,
@@ -31,56 +50,99 @@ def run(
     on_text: OnText | None = None,
     on_look: OnLook | None = None,
     cancelled: Callable[[], bool] | None = None,
+    said: Mapping[int, Sequence[Turn]] | None = None,
+    on_turn: OnTurn | None = None,
 ) -> list[Answer]:
     """One answer per question, in order; ``policy`` is one for all, or one for each.
 
     A step that fails ends its question without another call: its answer has ``error`` and the looks so far.
     ``cancelled`` is passed on to the engine and read between the steps: once it is True, no further step is
     asked. An answer that was under way keeps its text so far (``finished`` is False); every other open
-    question ends with the error ``CANCELLED``.
+    question ends with the error ``CANCELLED``. ``said`` are the first turns of questions that were begun
+    earlier, as ``on_turn`` was told them: they are not asked again.
 
     Raises:
         EngineError: nothing can be generated at all; what was asked in this call is lost.
     """
     policies = list(policy) if isinstance(policy, Sequence) else [policy] * len(questions)
-    pairs = enumerate(zip(policies, questions, strict=True))
-    steps = {number: each.start(question) for number, (each, question) in pairs}
+    turns: dict[int, list[Turn]] = {}
+    steps: dict[int, Step] = {}
+    for number, (each, question) in enumerate(zip(policies, questions, strict=True)):
+        steps[number], turns[number] = _begin(each, question, (said or {}).get(number, ()))
+        _report_looks(on_look, number, (), steps[number].looks)
+    begun = {number for number in steps if turns[number]}
     answers: dict[int, Answer] = {}
-    spent = dict.fromkeys(steps, (0, 0.0))
-    for number, step in steps.items():
-        _report_looks(on_look, number, (), step.looks)
     while steps:
         if cancelled is not None and cancelled():
             answers |= {n: _failed(policies[n], step, CANCELLED, transient=True) for n, step in steps.items()}
             break
         start = time.perf_counter()
-        generations = _generate(engine, steps, on_text, cancelled)
+        asked = {number for number in steps if turns[number] and number not in begun}
+        generations = _generate(engine, steps, asked, on_text, cancelled)
+        begun.clear()
         share = (time.perf_counter() - start) / len(steps)
         # Read once for all: a text that came back after it turned True may have been cut off.
         stopped = cancelled is not None and cancelled()
         following: dict[int, Step] = {}
         for number, step in steps.items():
-            tokens, seconds = spent[number]
-            spent[number] = tokens + generations[number].tokens, seconds + share
-            outcome = _after(policies[number], step, generations[number], stopped=stopped)
+            turn = _turn(generations[number], share)
+            turns[number].append(turn)
+            outcome = _after(policies[number], step, generations[number], turn, stopped=stopped)
             _report_looks(on_look, number, step.looks, outcome.looks)
             if isinstance(outcome, Step):
                 following[number] = outcome
+                if on_turn is not None:
+                    on_turn(number, turn)
             else:
                 answers[number] = outcome
         steps = following
-    return [
-        replace(answers[number], tokens=tokens, seconds=seconds)
-        for number, (tokens, seconds) in spent.items()
-    ]
+    return [_whole(answers[number], turns[number]) for number in range(len(questions))]
 
 
-def _after(policy: Policy, step: Step, generation: Generation, *, stopped: bool) -> Step | Answer:
+def _begin(policy: Policy, question: Question, said: Sequence[Turn]) -> tuple[Step, list[Turn]]:
+    """The first step that is to be asked, and the turns before it."""
+    step = policy.start(question)
+    turns: list[Turn] = []
+    for turn in said:
+        outcome = policy.next(step, turn.text)
+        # An answer has nothing left to ask: its last turn is asked once more.
+        if not isinstance(outcome, Step):
+            break
+        step = outcome
+        turns.append(turn)
+    return step, turns
+
+
+def _turn(generation: Generation, seconds: float) -> Turn:
+    """A generation without its thought, which a server sends apart or the text holds between marks."""
+    spoken = split_thought(generation.text)
+    return Turn(
+        spoken.text,
+        "\n".join(part for part in (generation.thought, spoken.thought) if part),
+        generation.tokens,
+        seconds,
+        truncated=generation.truncated or not spoken.ended,
+    )
+
+
+def _whole(answer: Answer, turns: Sequence[Turn]) -> Answer:
+    """An answer with what all its turns came to."""
+    thoughts = tuple(turn.thought for turn in turns)
+    return replace(
+        answer,
+        truncated=answer.error is None and any(turn.truncated for turn in turns),
+        thoughts=thoughts if any(thoughts) else (),
+        tokens=sum(turn.tokens for turn in turns),
+        seconds=sum(turn.seconds for turn in turns),
+    )
+
+
+def _after(policy: Policy, step: Step, generation: Generation, turn: Turn, *, stopped: bool) -> Step | Answer:
     if generation.error is not None:
         return _failed(policy, step, generation.error, transient=generation.transient)
-    outcome = policy.next(step, generation.text)
+    outcome = policy.next(step, turn.text)
     if isinstance(outcome, Answer):
-        return replace(outcome, finished=generation.finished)
+        return replace(outcome, finished=generation.finished and not turn.truncated)
     # The words of a region may have been cut off: what was read of them is not to be reported.
     return _failed(policy, step, CANCELLED, transient=True) if stopped else outcome
 
@@ -99,15 +161,27 @@ def _report_looks(on_look: OnLook | None, number: int, before: Sequence[Look], n
 def _generate(
     engine: Engine,
     steps: dict[int, Step],
+    asked: set[int],
     on_text: OnText | None,
     cancelled: Callable[[], bool] | None,
 ) -> dict[int, Generation]:
-    """A generation for each open step; equal steps are asked once, and all their questions get the text."""
+    """A generation for each open step; equal steps are asked once, and all their questions get the text.
+
+    ``asked`` are the questions whose step before was asked too, and which announced this one.
+    """
     sharing: dict[Hashable, list[int]] = {}
     for number, step in steps.items():
         # Texts that depend on chance are asked for each question: one draw must not count as several.
         sharing.setdefault(_key(step) if engine.traits.deterministic else number, []).append(number)
-    requests = [_request(steps[numbers[0]], numbers, on_text, cancelled) for numbers in sharing.values()]
+    requests = [
+        replace(
+            _request(steps[numbers[0]], numbers, on_text, cancelled),
+            # A region's words are never the last: at least the answer follows.
+            follow_ups=sum(not steps[number].answers for number in numbers),
+            reserved=len(asked.intersection(numbers)),
+        )
+        for numbers in sharing.values()
+    ]
     generations = engine.generate(requests)
     return {
         number: generation
@@ -136,8 +210,12 @@ def _request(
 
 
 def _pass_on(on_text: OnText, numbers: Sequence[int], text: str) -> None:
+    spoken = split_thought(text)
+    # A thought is no answer: nothing is told while it goes on, or while its mark is still growing.
+    if not spoken.ended or may_begin_thought(spoken.text):
+        return
     for number in numbers:
-        on_text(number, text)
+        on_text(number, spoken.text)
 
 
 def replay(policy: Policy, question: Question, texts: Sequence[str]) -> tuple[list[Step], Answer | None]:

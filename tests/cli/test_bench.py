@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from judge_server import JudgeServer, completion, error
 from made_bench import write_root
+from made_server import two_turns
 
 Cli = Callable[..., Any]
 
@@ -26,6 +28,7 @@ def model(shared: Path) -> Path:
 def test_a_run_its_continuation_and_one_item(cli: Cli, root: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     base = ("bench", "cot", "--model", model, "--data", root, "--out", out, "--max-new-tokens", "8")
+    base = (*base, "--max-truncated", "1")  # random weights never end a turn
     ran = cli(*base, "--strategy", "cot,direct")
     assert ran.code == 0, ran.err
     assert "8 of 8 done (8 now" in ran.out
@@ -55,7 +58,7 @@ def test_unreadable_images_make_it_partly_done(cli: Cli, root: Path, model: Path
 
 def test_refcoco(cli: Cli, root: Path, model: Path, tmp_path: Path) -> None:
     command = ("bench", "refcoco", "--model", model, "--data", root, "--out", tmp_path / "out")
-    ran = cli(*command, "--max-new-tokens", "4", "--export", "upstream")
+    ran = cli(*command, "--max-new-tokens", "4", "--export", "upstream", "--max-truncated", "1")
     assert ran.code == 0, ran.err
     assert "4 of 4 done" in ran.out
     assert (tmp_path / "out" / "upstream" / "refcoco" / "REC_refcoco_made_val.jsonl").is_file()
@@ -122,3 +125,25 @@ def test_the_lists(cli: Cli) -> None:
     assert listed.code == 0
     for name in ("visual7w", "random-box", "refcocog:test", "qwen2.5-vl"):
         assert name in listed.out
+
+
+def test_answers_that_the_limit_cuts_are_counted_and_make_it_partly_done(
+    cli: Cli, root: Path, tmp_path: Path
+) -> None:
+    cut = two_turns(answer=completion("", finish="length", tokens=(120, 128)))
+    with JudgeServer(lambda number, body: cut(number, body) if number < 4 else completion("a")) as server:
+        command = ("bench", "cot", "--model", f"{server.url}#made-up", "--box-format", "viscot")
+        command = (*command, "--data", root, "--out", tmp_path / "run", "--concurrency", "1")
+        ran = cli(*command)
+        assert ran.code == 3 and "--max-truncated 0.05" in ran.err
+        assert "4 of 4 done" in ran.out and "2 of them (50.0%) cut off at the token limit" in ran.out
+        assert cli(*command, "--max-truncated", "0.5").code == 0, "nothing is asked again"
+        assert len(server.requests) == 8
+    assert cli("score", tmp_path / "run").code == 0
+    stats = cli("stats", tmp_path / "run", "--format", "json")
+    found = json.loads(stats.out)
+    found = found[0] if isinstance(found, list) else found.get("runs", [found])[0]
+    assert found["truncated"] == {"cot": {"n": 2, "of": 4, "share": 0.5}}
+    assert found["left_out"]["cot"] == {"cut off": 2}
+    said = "the token limit (--max-new-tokens 128) cut 2 of 4 answers (50.0%)"
+    assert said in cli("stats", tmp_path / "run").out

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import JudgeServer, completion, error
+from judge_server import Action, JudgeServer, completion, error
 from made_runs import prediction, sample_run, write_run
 
 from viscot_core.score.verdicts import read_scores
@@ -212,3 +212,25 @@ def test_an_estimate_needs_no_key(cli: Cli, tmp_path: Path, monkeypatch: pytest.
     asked = cli(*command)
     assert asked.code == 2
     assert "OPENAI_API_KEY is not set" in asked.err
+
+
+def test_a_judge_that_is_cut_off_in_its_thought(cli: Cli, tmp_path: Path) -> None:
+    """``--max-tokens`` is too small: no score is invented, the exit code says so, and more tokens help."""
+    run = sample_run(tmp_path / "run", items=4)
+    thought = "<think>score: 0.1 would be too little"
+
+    def script(_: int, body: dict[str, Any]) -> Action:
+        if body["max_tokens"] == 8:
+            return completion(thought, finish="length")
+        return completion(f"{thought}</think>score: 0.5")
+
+    with JudgeServer(script) as server:
+        command = ("score", run, "--judge", "openai:made-up", "--base-url", server.url)
+        ran = cli(*command, "--max-tokens", "8")
+        assert ran.code == 3 and "--max-tokens" in ran.err and "truncated" in ran.out
+        assert "judge cut off" in cli("stats", run).out
+        assert cli(*command, "--max-tokens", "99").code == 3, "only asked again on request"
+        ran = cli(*command, "--max-tokens", "99", "--retry-unscored")
+        assert ran.code == 0, ran.err
+    scores = read_scores(run / "scores.openai-made-up.jsonl")
+    assert {verdict.outcome.score for verdict in scores.verdicts.values()} == {0.5}

@@ -330,3 +330,38 @@ def test_nobody_waits_so_the_stream_is_left(start: Start) -> None:
         [replace(request(), on_text=told.append, cancelled=lambda: told == ["one", "one two"])]
     )
     assert (said.text, said.finished) == ("one two", False) and told == ["one", "one two"]
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_thought_that_comes_apart(start: Start, name: str, streams: bool) -> None:
+    def whole(*_: Any) -> Action:
+        return Action(
+            body=json.dumps({"choices": [choice("message", content="a word", **{name: "hm"})]}).encode()
+        )
+
+    pieces = [choice("delta", None, **{name: "h"}), choice("delta", None, **{name: "m"})]
+    pieces += [choice("delta", None, content="a word"), choice("delta", "stop")]
+    lines = b"".join(b"data: " + json.dumps({"choices": [each]}).encode() + b"\n\n" for each in pieces)
+    stream = Action(body=lines, headers={"content-type": "text/event-stream"})
+    engine, _ = start(lambda *_: stream if streams else whole())
+    told: list[str] = []
+    (said,) = engine.generate([replace(request(), on_text=told.append if streams else None)])
+    assert (said.text, said.thought, said.finished, told) == ("a word", "hm", True, ["a word"] * streams)
+
+
+def test_a_reply_cut_before_its_first_word_is_truncated_and_not_asked_again(start: Start) -> None:
+    body = {"choices": [choice("message", "length", content=None, reasoning_content="on and on")]}
+    engine, server = start(lambda *_: Action(body=json.dumps(body).encode()))
+    (said,) = engine.generate([request()])
+    assert (said.text, said.truncated, said.error, said.thought) == ("", True, None, "on and on")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_thought_without_an_answer_fails_and_says_why(start: Start, content: str | None) -> None:
+    body = {"choices": [choice("message", content=content, reasoning_content="The sign says 5.")]}
+    engine, server = start(lambda *_: Action(body=json.dumps(body).encode()))
+    (said,) = engine.generate([request()])
+    assert said.error is not None and "reasoning parser" in said.error and not said.transient
+    assert len(server.requests) == 1

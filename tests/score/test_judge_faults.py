@@ -164,7 +164,8 @@ def test_a_reply_without_one_score_is_unscored_with_its_reason(
     with JudgeServer(lambda number, body: reply) as server:
         _, outcomes = judged(server.url, some_pairs(2), tmp_path)
     for outcome in outcomes.values():
-        assert (outcome.state, outcome.score) == (State.UNSCORED, None)
+        state = State.TRUNCATED if reason == "cut off" else State.UNSCORED
+        assert (outcome.state, outcome.score) == (state, None)
         assert reason in (outcome.reason or "")
 
 

@@ -43,7 +43,7 @@ def test_a_random_model_scores_nothing_and_invents_nothing(folder: Path, tmp_pat
     run = sample_run(tmp_path / "run", items=3)
     judge = make_judge(f"hf:{folder}", JudgeOptions(device="cpu", batch_size=4))
     report = score_run(run, judge)
-    assert report.states[State.SCORED] + report.states[State.UNSCORED] == report.items
+    assert sum(report.states[s] for s in (State.SCORED, State.UNSCORED, State.TRUNCATED)) == report.items
     scores = read_scores(report.path)
     assert scores.judge.name == "hf:tiny-judge"
     assert scores.judge.model.startswith("tiny-judge@")
@@ -105,7 +105,14 @@ def test_its_words_are_read_like_any_judges(tokenizer: Any) -> None:
 
 def test_a_reply_that_was_cut_counts_only_its_whole_lines(tokenizer: Any) -> None:
     endless = " 0" * MAX_NEW_TOKENS
-    assert judged(tokenizer, endless, end=False).state is State.UNSCORED
+    assert judged(tokenizer, endless, end=False).state is State.TRUNCATED
+
+
+def test_a_thought_is_no_verdict(tokenizer: Any) -> None:
+    """The scores that a thought weighs are not the score it ends in."""
+    assert judged(tokenizer, "<think>score: 0 or score: 1?</think>score: 0.5").score == 0.5
+    endless = "<think>score: 0\n" + "score: 0\n" * MAX_NEW_TOKENS
+    assert judged(tokenizer, endless, end=False).state is State.TRUNCATED
 
 
 def test_changed_weights_are_another_judge() -> None:

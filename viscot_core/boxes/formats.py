@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from viscot_core.boxes.geometry import WHOLE, Box, BoxStatus, Frame, ParsedBox, Size, format_box, parse_box
+from viscot_core.boxes.numbers import Numbers, boxes_in
 
-Numbers = tuple[float, float, float, float]
 Resize = Callable[[Size], Size]
 
 TOLERANCE = 0.05
@@ -63,17 +63,19 @@ class Codec:
         return self.text.format(*(format(n, self.number) for n in self._to_family(ends)), label=label)
 
     def parse(self, text: str, size: Size) -> ParsedBox:
-        """Read the one box of a reply about an image of ``size`` (SQUARE frame). Never raises.
+        """Read the box of a reply about an image of ``size`` (SQUARE frame). Never raises.
 
-        ``ok`` is the family's own clean text. ``repaired``: words around it, swapped corners, or an edge past
-        the image by at most 5 %. No box, or several different ones, are ``unparsable``.
+        ``ok`` is the family's own clean text. ``repaired``: any other four numbers in the family's scale and
+        order (words around them, other brackets or keys), swapped corners, an edge past the image by at most
+        5 %, or the first of several boxes. No four numbers, or others than the scale has, are ``unparsable``.
         """
         failed = ParsedBox(WHOLE, BoxStatus.UNPARSABLE, text)
-        # A set: the same box said twice is one box; two different ones are no answer.
-        found = {tuple(float(g) for g in match.groups()) for match in re.finditer(self.find, text)}
-        if len(found) != 1:
+        own_form = [_four(match) for match in re.finditer(self.find, text)]
+        found = list(dict.fromkeys(own_form)) or boxes_in(text, self.order)
+        if not found:
             return failed
-        numbers = found.pop()
+        # The first: to take the one that reads better would be to guess.
+        numbers = found[0]
         sx, sy = self._scales(size)
         # Four numbers in 0..1 come from a model that answers in shares: in a larger scale they would be a
         # tiny box in the corner, and no error.
@@ -85,10 +87,10 @@ class Codec:
         inside = in_order(shares, allow_point=self.points)
         if inside is None:
             return failed
-        # Clean: nothing was swapped or cut, and no words stand around it.
-        clean = inside == shares and re.fullmatch((self.whole or "%s") % self.find, text.strip())
-        status = BoxStatus.OK if clean else BoxStatus.REPAIRED
-        return ParsedBox(from_shares(inside, size), status, text)
+        # Clean: one box, nothing was swapped or cut, and no words stand around it.
+        own = len(found) == 1 and re.fullmatch((self.whole or "%s") % self.find, text.strip())
+        status = BoxStatus.OK if own and inside == shares else BoxStatus.REPAIRED
+        return ParsedBox(from_shares(inside, size), status, text, len(found))
 
     def _scales(self, size: Size) -> tuple[float, float]:
         if self.scale is not None:
@@ -107,6 +109,11 @@ class Codec:
 
     def _from_family(self, a: float, b: float, c: float, d: float) -> Numbers:
         return {"xyxy": (a, b, c, d), "yxyx": (b, a, d, c), "xywh": (a, b, a + c, b + d)}[self.order]
+
+
+def _four(match: re.Match[str]) -> Numbers:
+    a, b, c, d = (float(group) for group in match.groups())
+    return (a, b, c, d)
 
 
 def in_order(shares: Numbers, *, allow_point: bool = False) -> Numbers | None:
@@ -139,10 +146,18 @@ class SquareCodec(Codec):
         return self.text.format(*(format(n, self.number) for n in square.coords), label=label)
 
     def parse(self, text: str, size: Size) -> ParsedBox:
-        """As ``boxes.parse_box``; the family's own decimals count as ``ok``."""
+        """As ``boxes.parse_box``; the family's own decimals count as ``ok``.
+
+        Viscot's own format is read by that rule alone: the paper's figures depend on it. Another family's
+        words are read as those of every family are.
+        """
         parsed = parse_box(text)
         if self.number == ".3f":
             return parsed
+        if parsed.status is BoxStatus.UNPARSABLE and (found := boxes_in(text)):
+            inside = in_order(found[0])
+            box = None if inside is None else Box(*inside)
+            return ParsedBox(box, BoxStatus.REPAIRED, text, len(found)) if box else parsed
         own = re.fullmatch(self.find, text.strip())
         if (
             parsed.status is BoxStatus.REPAIRED
@@ -171,8 +186,8 @@ class GridCodec(Codec):
     def parse(self, text: str, size: Size) -> ParsedBox:
         """The box between the middles of the two cells; one single cell is the cell itself."""
         failed = ParsedBox(WHOLE, BoxStatus.UNPARSABLE, text)
-        found = {(int(m[1]), int(m[2])) for m in re.finditer(self.find, text)}
-        if len(found) != 1 or max(cells := found.pop()) >= self.side**2:
+        found = list(dict.fromkeys((int(m[1]), int(m[2])) for m in re.finditer(self.find, text)))
+        if not found or max(cells := found[0]) >= self.side**2:
             return failed
         # A cell is row * side + column: divmod gives (row, column), which is (y, x).
         (y0, x0), (y1, x1) = (divmod(cell, self.side) for cell in cells)
@@ -186,12 +201,19 @@ class GridCodec(Codec):
                 max(y0, y1) + 1 - half_y,
             )
         )
-        clean = x0 <= x1 and y0 <= y1 and re.fullmatch((self.whole or "%s") % self.find, text.strip())
-        status = BoxStatus.OK if clean else BoxStatus.REPAIRED
-        return ParsedBox(from_shares(shares, size), status, text)  # type: ignore[arg-type]
+        own = len(found) == 1 and re.fullmatch((self.whole or "%s") % self.find, text.strip())
+        status = BoxStatus.OK if own and x0 <= x1 and y0 <= y1 else BoxStatus.REPAIRED
+        return ParsedBox(from_shares(shares, size), status, text, len(found))  # type: ignore[arg-type]
 
     def _cell(self, index: int) -> int:
         return min(max(index, 0), self.side - 1)
+
+
+_POINT = re.compile(
+    rf"""\bx\d?["']?\s*[=:]\s*["']?{NUMBER}["']?[\s,;]*["']?\by\d?["']?\s*[=:]\s*["']?{NUMBER}"""
+    rf"|[\[(]{NUMBER},{NUMBER}[\])]"
+)
+"""A point in other words: other quotes, ``x1=.. y1=..`` of several points, JSON; or a pair in brackets."""
 
 
 class PointCodec(Codec):
@@ -205,17 +227,19 @@ class PointCodec(Codec):
     def parse(self, text: str, size: Size) -> ParsedBox:
         """A box without extent at the point."""
         failed = ParsedBox(WHOLE, BoxStatus.UNPARSABLE, text)
-        found = {(float(m[1]) / 100, float(m[2]) / 100) for m in re.finditer(self.find, text)}
-        if len(found) != 1:
+        places = [*re.finditer(self.find, text)] or [*_POINT.finditer(text)]
+        found = list(dict.fromkeys(tuple(float(g) / 100 for g in m.groups() if g) for m in places))
+        if not found:
             return failed
-        x, y = found.pop()
+        x, y = found[0]
         if 0 <= x <= 0.01 and 0 <= y <= 0.01:  # shares of a side, not percent
             return failed
         inside = in_order((x, y, x, y), allow_point=True)
         if inside is None:
             return failed
-        clean = re.fullmatch((self.whole or "%s") % self.find, text.strip())
-        return ParsedBox(from_shares(inside, size), BoxStatus.OK if clean else BoxStatus.REPAIRED, text)
+        own = len(found) == 1 and re.fullmatch((self.whole or "%s") % self.find, text.strip())
+        status = BoxStatus.OK if own else BoxStatus.REPAIRED
+        return ParsedBox(from_shares(inside, size), status, text, len(found))
 
 
 def shares_of(box: Box, size: Size) -> Numbers:

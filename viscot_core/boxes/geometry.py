@@ -107,11 +107,15 @@ class BoxStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ParsedBox:
-    """A box read from a model's words (SQUARE frame); ``box`` is the whole image where unparsable."""
+    """A box read from a model's words (SQUARE frame); ``box`` is the whole image where unparsable.
+
+    ``count`` is how many different boxes the words name: ``box`` is the first of them.
+    """
 
     box: Box
     status: BoxStatus
     text: str
+    count: int = 1
 
 
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"

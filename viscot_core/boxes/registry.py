@@ -218,7 +218,7 @@ CODECS: dict[str, Codec] = {
 
 CERTAIN: tuple[tuple[str, str], ...] = (
     (r"viscot|visual-?cot", "viscot"),
-    (r"qwen-?vl(?!\d)", "qwen-vl"),
+    (r"qwen-?vl(?!\d|-?(?:max|plus|ocr))", "qwen-vl"),  # qwen-vl-max and -plus are names of changing models
     (r"qwen2-?vl", "qwen2-vl"),
     (r"qwen2\.5-?vl", "qwen2.5-vl"),
     (r"qwen3-?vl|qwen3\.5", "qwen3-vl"),
@@ -229,7 +229,7 @@ CERTAIN: tuple[tuple[str, str], ...] = (
     (r"gemini", "gemini"),
     (r"deepseek-vl2", "deepseek-vl2"),
     (r"glm-4\.[1-6]v", "glm-4v"),
-    (r"molmo", "molmo"),
+    (r"molmo(?!-?2)", "molmo"),  # Molmo 2 writes its points in other words
     (r"claude", "claude"),
 )
 """Expressions that make a family certain; unverified conventions are left out and must be named."""

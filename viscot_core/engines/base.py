@@ -27,6 +27,10 @@ class Request:
     said, unless the engine has to begin again. An engine that cannot tell leaves it out. ``cancelled`` is
     asked before each token; where it says True nobody waits, and the rest is not made. Both are called from
     the engine's thread and must return at once.
+
+    ``follow_ups`` are the requests that will come after this one, as far as is known, and ``reserved`` says
+    of how many earlier ones this is the announced follow-up: an engine with a budget keeps their room free,
+    so that no question is begun that cannot be paid to its end.
     """
 
     messages: tuple[Message, ...]
@@ -35,13 +39,17 @@ class Request:
     stop: tuple[str, ...] = ()
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
     cancelled: Callable[[], bool] | None = field(default=None, compare=False)
+    follow_ups: int = field(default=0, compare=False)
+    reserved: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class Generation:
     """What came back: ``tokens`` new tokens after ``prompt_tokens``.
 
-    ``finished`` says that the model ended its turn by itself.
+    ``finished`` says that the model ended its turn by itself, ``truncated`` that the token limit did.
+    ``thought`` is what the model thought, where the engine gets it apart from the text (a text may hold more
+    between marks: ``rollout`` takes it out).
 
     ``error`` is set when this request failed while others of the batch may have worked; ``text`` is then "".
     ``transient`` errors (a server that is busy, a budget that is spent) may be gone on another try.
@@ -53,6 +61,8 @@ class Generation:
     error: str | None = None
     transient: bool = False
     prompt_tokens: int = 0
+    truncated: bool = False
+    thought: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,15 @@ class Traits:
         parallel: how many ``generate`` calls it takes at the same time.
         shares_images: requests about one image cost less together.
         deterministic: equal requests get equal texts.
+        paid: a reply costs money or long waiting: each is kept as it comes, also of a question that is not
+            answered yet.
     """
 
     batch: int = 1
     parallel: int = 1
     shares_images: bool = False
     deterministic: bool = True
+    paid: bool = False
 
 
 @runtime_checkable

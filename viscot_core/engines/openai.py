@@ -63,7 +63,7 @@ class OpenAIEngine:
     @property
     def traits(self) -> Traits:
         """Every request is a batch of its own, so that each is kept as it comes."""
-        return Traits(parallel=self.options.concurrency)
+        return Traits(parallel=self.options.concurrency, paid=True)
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """For the record only: the server has a template of its own."""
@@ -100,14 +100,20 @@ class OpenAIEngine:
                 on_text=None if on_text is None else lambda text: on_text(text.strip()),
                 cancelled=request.cancelled,
                 needs_text=True,
+                follow_ups=request.follow_ups,
+                reserved=request.reserved,
             )
         except BudgetSpent as spent:
             return spent
         except Fault as fault:
             return Generation("", 0, False, str(fault), transient=fault.kind is Kind.PASSING)
-        finished = reply.finish == "stop"
         return Generation(
-            (reply.text or "").strip(), reply.tokens_out, finished, prompt_tokens=reply.tokens_in
+            (reply.text or "").strip(),
+            reply.tokens_out,
+            reply.finish == "stop",
+            prompt_tokens=reply.tokens_in,
+            truncated=reply.truncated,
+            thought=reply.thought,
         )
 
     def _body(self, request: Request) -> dict[str, Any]:

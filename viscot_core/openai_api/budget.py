@@ -75,26 +75,35 @@ class Budget:
         self._settled = threading.Condition()
         self._booked: list[float] = []
         self._requests = 0
+        # Room for calls that are announced but not made yet: the second turns of questions that are begun.
+        self._held, self._held_cost = 0, 0.0
         self._spent = 0.0
         self._longest_prompt = 0
         if price is not None:
             usage.cost = 0.0
 
     @contextmanager
-    def call(self, body: dict[str, Any]) -> Iterator[Bill]:
+    def call(self, body: dict[str, Any], *, follow_ups: int = 0, reserved: int = 0) -> Iterator[Bill]:
         """Book one call with this body; what its bill says at the end is spent.
 
-        A call that could go over ``max_cost`` waits while others are under way: most cost less than was
-        booked for them.
+        Room for its ``follow_ups`` is held from its start on, unless it fails; ``reserved`` is how many held
+        places it takes up itself. A call that could go over ``max_cost`` waits while others are under way:
+        most cost less than was booked for them.
 
         Raises:
             BudgetSpent: there is no room for it, and waiting would not make any.
         """
         worst = self._worst(body)
-        self._reserve(worst)
+        # A follow-up repeats the words and shows one more image: twice the first call is the most.
+        ahead = 2 * worst * follow_ups
+        self._reserve(worst, follow_ups, ahead, reserved)
         bill = Bill(worst)
         try:
             yield bill
+        except BaseException:
+            with self._settled:
+                self._held, self._held_cost = self._held - follow_ups, self._held_cost - ahead
+            raise
         finally:
             with self._settled:
                 self._booked.remove(worst)
@@ -111,22 +120,28 @@ class Budget:
             self._longest_prompt = max(self._longest_prompt, tokens_in)
         bill.cost = self._price.cost(tokens_in, tokens_out) if self._price else 0.0
 
-    def _reserve(self, worst: float) -> None:
+    def _reserve(self, worst: float, follow_ups: int, ahead: float, reserved: int) -> None:
         with self._settled:
-            while not self._fits(worst):
+            if taken := min(reserved, self._held):
+                self._held_cost -= self._held_cost * taken / self._held
+                self._held -= taken
+            while not self._fits(1 + follow_ups, worst + ahead):
                 self._settled.wait()
             self._requests += 1
             self._booked.append(worst)
+            self._held, self._held_cost = self._held + follow_ups, self._held_cost + ahead
 
-    def _fits(self, worst: float) -> bool:
+    def _fits(self, calls: int, worst: float) -> bool:
         """Whether the call may start now; raises BudgetSpent where waiting cannot help."""
-        if self._max_requests is not None and self._requests >= self._max_requests:
+        if self._max_requests is not None and self._requests + self._held + calls > self._max_requests:
             self._usage.capped = True
+            if calls > self._max_requests:
+                raise BudgetSpent(f"--max-requests {self._max_requests}: one question takes {calls} calls")
             raise BudgetSpent(f"--max-requests {self._max_requests} are used up")
-        # Spent, the worst of all calls under way and the worst of this one: the limit holds even if each
-        # costs the most it can.
+        # Spent, the worst of all calls under way and announced, and the worst of this one: the limit holds
+        # even if each costs the most it can.
         limit = self._max_cost
-        if limit is None or self._spent + sum(self._booked) + worst <= limit:
+        if limit is None or self._spent + sum(self._booked) + self._held_cost + worst <= limit:
             return True
         # No call is under way that could turn out cheaper: waiting would never end.
         if not self._booked:

@@ -24,7 +24,7 @@ from viscot_core.openai_api.budget import Bill, Budget, Usage
 from viscot_core.openai_api.faults import Fault, Kind
 from viscot_core.openai_api.keys import without_password
 from viscot_core.openai_api.options import ApiOptions
-from viscot_core.openai_api.replies import Reply, ReplyCache, request_key
+from viscot_core.openai_api.replies import CUT, Reply, ReplyCache, request_key
 from viscot_core.openai_api.streams import CANCELLED
 
 Item = TypeVar("Item")
@@ -46,6 +46,8 @@ class _Call(NamedTuple):
     on_text: OnText | None
     cancelled: Cancelled | None
     needs_text: bool
+    follow_ups: int
+    reserved: int
 
 
 class Client:
@@ -163,6 +165,8 @@ class Client:
         on_text: OnText | None = None,
         cancelled: Cancelled | None = None,
         needs_text: bool = False,
+        follow_ups: int = 0,
+        reserved: int = 0,
         usable: Callable[[Reply], bool] = lambda reply: True,
     ) -> Reply:
         """The reply to one request, kept or fresh, after as many attempts as it takes; call it in ``each``.
@@ -170,6 +174,7 @@ class Client:
         Args:
             on_text: streams the reply and is told the text so far; a broken stream begins again.
             needs_text: a reply without any text is a passing fault.
+            follow_ups, reserved: see ``Budget.call``.
             usable: a kept reply that is not is asked again, a fresh one is not kept.
 
         Raises:
@@ -182,7 +187,7 @@ class Client:
             with self._lock:
                 self.usage.cached += 1
             return kept
-        reply = self._ask(_Call(body, on_text, cancelled, needs_text))
+        reply = self._ask(_Call(body, on_text, cancelled, needs_text, follow_ups, reserved))
         if self._cache and reply.finish != CANCELLED and usable(reply):
             self._cache.put(key, reply)
         return reply
@@ -207,6 +212,7 @@ class Client:
                 self._in_a_row = 0
                 return reply
             wait = waiting.between(attempt)
+            call = call._replace(reserved=0)  # the first attempt took the place
         return Reply("", CANCELLED)
 
     def _waited(self, seconds: float, cancelled: Cancelled | None) -> bool:
@@ -246,7 +252,8 @@ class Client:
     def _attempt(self, call: _Call) -> Reply:
         budget = self._budget
         # An interruption leaves the most the call can cost on its bill.
-        with budget.call(call.body) if budget else nullcontext(Bill(0.0)) as bill:
+        ahead = {"follow_ups": call.follow_ups, "reserved": call.reserved}
+        with budget.call(call.body, **ahead) if budget else nullcontext(Bill(0.0)) as bill:
             try:
                 self._check()  # another call may have stopped all while this one waited for money
                 with self._lock:
@@ -264,8 +271,8 @@ class Client:
                 self.usage.models |= {reply.model} - {""}
             if budget:
                 budget.count(bill, reply.tokens_in, reply.tokens_out)
-        if call.needs_text and reply.text is None:
-            raise Fault(Kind.PASSING, "the reply holds no text", billed=True)
+            if call.needs_text and reply.text is None:
+                raise Fault(Kind.PASSING, "the reply holds no text", billed=True)
         return reply
 
     def _send(self, call: _Call) -> Reply:
@@ -294,13 +301,32 @@ class Client:
 def _reply(data: Any) -> Reply:
     """A completion as a server sends it; an exception of any kind where it is none."""
     choice = data["choices"][0]
-    text, finish = choice["message"].get("content"), choice.get("finish_reason")
+    message, finish = choice["message"], choice.get("finish_reason")
     if finish == "content_filter":
         raise faults.refused_by_filter(billed=True)
+    if message.get("refusal"):
+        raise faults.refused_by_model(str(message["refusal"]))
+    text, thought = _words(message.get("content"))
+    thought = thought or streams.thought_of(message)
+    # Cut before the first word of the answer: that is a reply, and another try would be cut as well.
+    if text is None and finish in CUT:
+        text = ""
+    if not text and thought and finish not in CUT and finish != CANCELLED:
+        raise faults.only_thought()
     usage = data.get("usage") or {}
     tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    words = _readable(text) if isinstance(text, str) else None
-    return Reply(words, finish, *tokens, str(data.get("model") or ""))
+    words = None if text is None else _readable(text)
+    return Reply(words, finish, *tokens, str(data.get("model") or ""), _readable(thought))
+
+
+def _words(content: Any) -> tuple[str | None, str]:
+    """Text and thought of a message's content, a text or a list of parts; None where there is no text."""
+    if not isinstance(content, list):
+        return (content, "") if isinstance(content, str) else (None, "")
+    texts = [part["text"] for part in content if part.get("type") in ("text", "output_text")]
+    thoughts = [part.get("thinking") for part in content if part.get("type") == "thinking"]
+    spoken = [_words(each)[0] or "" for each in thoughts]
+    return ("".join(texts) if texts else None), "".join(spoken)
 
 
 def _readable(text: str) -> str:

@@ -96,6 +96,17 @@ def refused_by_filter(*, billed: bool = False) -> Fault:
     return Fault(Kind.REQUEST, "the server's content filter refused it", billed=billed)
 
 
+def refused_by_model(words: str) -> Fault:
+    """The model refuses, which another try does not change."""
+    return Fault(Kind.REQUEST, f"the model refuses: {redact(words, None)}", billed=True)
+
+
+def only_thought() -> Fault:
+    """The model ended its turn, and all that came is its thought: an empty answer would be invented."""
+    words = "the reply holds a thought and no answer; check the server's reasoning parser"
+    return Fault(Kind.REQUEST, words, billed=True)
+
+
 def unreadable() -> Fault:
     """A body that is not a chat completion, or only a part of one."""
     return Fault(Kind.PASSING, "the server's reply is not a complete chat completion", billed=True)

@@ -22,6 +22,7 @@ class Reply:
 
     Attributes:
         text: what was said; None where the server gave no text at all.
+        thought: what a reasoning model thought before, where the server sends it apart.
         finish: why it ended: ``stop``, ``length``, ...; ``cancelled`` where nobody waited for the rest.
         tokens_in, tokens_out: the server's count of tokens read and written; 0 where it counts none.
         model: what the server calls its model.
@@ -32,6 +33,16 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     model: str = ""
+    thought: str = ""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the token limit ended it."""
+        return self.finish in CUT
+
+
+CUT = frozenset(("length", "max_tokens", "model_length"))
+"""Finish reasons of a reply that the token limit cut: OpenAI's, and those of other servers."""
 
 
 def request_key(url: str, body: Mapping[str, Any]) -> str:
@@ -70,6 +81,7 @@ class ReplyCache:
             "finish": reply.finish,
             "prompt_tokens": reply.tokens_in,
             "model": reply.model,
+            **({"thought": reply.thought} if reply.thought else {}),
         }
         path = self._path(key)
         # Named by process and thread: several may keep the same request at once.
@@ -94,4 +106,4 @@ def _reply_of(entry: dict[str, Any]) -> Reply:
         raise ValueError("an entry without a text")
     finish = entry.get("finish") or ("stop" if entry.get("finished", True) else "length")
     tokens = int(entry.get("prompt_tokens", 0)), int(entry.get("tokens", 0))
-    return Reply(text, str(finish), *tokens, str(entry.get("model", "")))
+    return Reply(text, str(finish), *tokens, str(entry.get("model", "")), str(entry.get("thought", "")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from viscot_core.openai_api.faults import Fault, Kind
@@ -22,7 +22,7 @@ def join(
     Raises:
         Fault: the stream ended before its text did.
     """
-    text, finish = "", None
+    text, thought, refusal, finish = "", "", "", None
     last: dict[str, Any] = {}
     for event in _events(blocks):
         if event == b"[DONE]":
@@ -34,7 +34,10 @@ def join(
         last |= {name: chunk[name] for name in ("usage", "model") if chunk.get(name)}
         for choice in chunk["choices"]:
             finish = choice.get("finish_reason") or finish
-            if piece := (choice.get("delta") or {}).get("content"):
+            delta = choice.get("delta") or {}
+            thought += thought_of(delta)
+            refusal += delta.get("refusal") or ""
+            if piece := delta.get("content"):
                 text += piece
                 if not "\ud800" <= text[-1] <= "\udbff":  # the other half of a pair is still to come
                     on_text(text)
@@ -43,7 +46,15 @@ def join(
             break
     if finish is None:
         raise Fault(Kind.PASSING, "the reply was cut off", billed=True)
-    return {"choices": [{"message": {"content": text}, "finish_reason": finish}], **last}
+    apart = {"reasoning_content": thought, "refusal": refusal}
+    message = {"content": text, **{name: words for name, words in apart.items() if words}}
+    return {"choices": [{"message": message, "finish_reason": finish}], **last}
+
+
+def thought_of(message: Mapping[str, Any]) -> str:
+    """What a message, or a piece of one, says of the model's thought: servers have two names for it."""
+    said = message.get("reasoning_content") or message.get("reasoning")
+    return said if isinstance(said, str) else ""
 
 
 def _events(blocks: Iterable[bytes]) -> Iterator[bytes]:

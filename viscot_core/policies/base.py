@@ -49,7 +49,7 @@ class Look:
 
     ``box`` is in the padded square (0..1) of the image of ``size``: all of it if ``status`` is unparsable.
     ``crop`` is in pixels of the original image, None if no crop was shown. ``status`` is None for a region
-    that the model did not name.
+    that the model did not name. ``boxes`` is how many different ones its words name; ``box`` is the first.
     """
 
     box: Box
@@ -58,6 +58,7 @@ class Look:
     status: BoxStatus | None = None
     crop: Window | None = None
     named_by: Literal["model", "given"] = "model"
+    boxes: int = 1
 
     @property
     def box_pixels(self) -> Box:
@@ -86,8 +87,9 @@ class Answer:
     """The model's answer, and where it looked.
 
     ``error`` says why there is no text (if ``transient``, another try may help). ``finished`` says that the
-    model ended its last turn by itself. ``tokens`` counts the new tokens of all steps; ``seconds`` is this
-    question's share of the time of its batches.
+    model ended its last turn by itself, ``truncated`` that the token limit cut one of its turns. ``thoughts``
+    are those of a reasoning model, one for each turn, and empty where it had none. ``tokens`` counts the new
+    tokens of all steps; ``seconds`` is this question's share of the time of its batches.
 
     ``question``, ``source`` and ``page`` say what was asked about which image (as it was given, opened again
     where it is needed); ``ask`` sets them, a policy does not.
@@ -100,6 +102,8 @@ class Answer:
     error: str | None = None
     transient: bool = False
     finished: bool = True
+    truncated: bool = False
+    thoughts: tuple[str, ...] = ()
     tokens: int = 0
     seconds: float = 0.0
     question: str = ""

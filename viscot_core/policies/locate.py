@@ -24,4 +24,5 @@ class Locate:
         """The box in words, and as a look."""
         size = step.question.size
         parsed = self.wording.codec.parse(text, size)
-        return Answer(text, size, (Look(parsed.box, text, size, parsed.status),), self.name)
+        look = Look(parsed.box, text, size, parsed.status, boxes=parsed.count)
+        return Answer(text, size, (look,), self.name)

@@ -36,7 +36,7 @@ class TwoTurn:
             return Answer(text, step.question.size, step.looks, self.name)
         size = step.question.size
         parsed = self.wording.codec.parse(text, size)
-        return self.look_again(step.question, Look(parsed.box, text, size, parsed.status))
+        return self.look_again(step.question, Look(parsed.box, text, size, parsed.status, boxes=parsed.count))
 
     def look_again(self, question: Question, look: Look) -> Step:
         """Turn 2: the question once more, with the crop of ``look``."""

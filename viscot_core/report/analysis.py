@@ -13,7 +13,7 @@ Conventions, the same everywhere:
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ from viscot_core.report.intervals import (
     paired_test,
 )
 from viscot_core.report.names import DOMAINS, OTHER_DOMAIN, domain, paper_order
-from viscot_core.report.scored_run import BOX_STRATEGIES, ScoredItem, ScoredRun, excluded
+from viscot_core.report.scored_run import BOX_STRATEGIES, ScoredItem, ScoredRun, excluded, truncated
 from viscot_core.report.stats_types import (
     AREA_BINS,
     IOU_THRESHOLDS,
@@ -238,6 +238,13 @@ def _missing_notes(run: ScoredRun, answers: dict[str, Slice[Answers]], options: 
     if run.info.missing:
         left = ", ".join(f"{name} {count}" for name, count in run.info.missing.items())
         notes.append(f"Skipped by --skip-missing, but still counted in every N: {left}.")
+    limit = run.info.settings.get("max_new_tokens", "?")
+    notes += [
+        f"{strategy}: the token limit (--max-new-tokens {limit}) cut {cut} of {of} answers ({cut / of:.1%})."
+        for strategy, (cut, of) in truncated(run).items()
+    ]
+    several = Counter(item.strategy for item in run.items if item.prediction.boxes)
+    notes += [f"{name}: {n} replies name several boxes; the first counts." for name, n in several.items()]
     if answers and run.judge is None:
         return [*notes, f"No answer is scored yet: run 'viscot score {run.path} --judge exact'."]
     if options.by is By.DATASET:

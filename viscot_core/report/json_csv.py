@@ -10,6 +10,7 @@ from typing import Any
 
 from viscot_core.report.compare import Comparison, RunDifference
 from viscot_core.report.intervals import Interval, PairedTest
+from viscot_core.report.scored_run import truncated
 from viscot_core.report.stats_types import Answers, Boxes, Slice, Stats, T
 
 # -- JSON
@@ -47,6 +48,9 @@ def to_json(stats: Stats) -> dict[str, Any]:
             for s, split in stats.by_box.items()
         },
         "left_out": stats.excluded,
+        "truncated": {
+            name: {"n": cut, "of": of, "share": cut / of} for name, (cut, of) in truncated(stats.run).items()
+        },
         "judge": asdict(judge) if judge else None,
         "run": str(stats.run.path),
         "notes": stats.notes,

@@ -30,16 +30,23 @@ EXCLUDED_REASONS = {
     "no image": "skipped by --skip-missing",
     "not run": "the benchmark has not reached it",
     "failed": "the engine could not answer: an unreadable image, a prompt too long",
+    "cut off": "the token limit ended the reply before the first word of its answer",
     "nothing to judge": "the item has no answer, or no reference answer to compare with",
     "not judged": "the judge has not been asked",
     "pending": "the judge was asked and no reply came",
     "unscored": "the judge's reply contains no single score",
+    "judge cut off": "the token limit ended the judge's reply before its score",
     "refused": "the judge refuses the item (a content filter)",
 }
 """Why an item is in no mean, in the order of processing."""
 
 
-_VERDICTS = {State.PENDING: "pending", State.UNSCORED: "unscored", State.FAILED: "refused"}
+_VERDICTS = {
+    State.PENDING: "pending",
+    State.UNSCORED: "unscored",
+    State.TRUNCATED: "judge cut off",
+    State.FAILED: "refused",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +189,16 @@ def check_same_judge(runs: list[ScoredRun], *, mix_judges: bool = False) -> None
             )
 
 
+def truncated(run: ScoredRun) -> dict[str, tuple[int, int]]:
+    """``strategy -> (answers that the token limit cut, all answers)``; only strategies that have any."""
+    counts = {}
+    for strategy in run.strategies:
+        answered = [i.prediction for i in run.items if i.strategy == strategy and i.prediction.done]
+        if cut := sum(p.status == "truncated" for p in answered):
+            counts[strategy] = (cut, len(answered))
+    return counts
+
+
 def excluded(run: ScoredRun) -> dict[str, dict[str, int]]:
     """``strategy -> reason -> number of items`` that are in no mean; only reasons that occur.
 
@@ -207,7 +224,7 @@ def _excluded_because(item: ScoredItem, run: ScoredRun) -> str | None:
     if not run.has_answers or run.judge is None:
         return None
     if pair_of(item.prediction) is None:
-        return "nothing to judge"
+        return "cut off" if item.prediction.status == "truncated" else "nothing to judge"
     if item.outcome is None:
         return "not judged"
     return _VERDICTS.get(item.outcome.state)

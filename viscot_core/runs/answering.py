@@ -11,6 +11,7 @@ from viscot_core.engines.base import Engine
 from viscot_core.policies.base import Answer
 from viscot_core.runs.opening import Query
 from viscot_core.runs.records import Key, Prediction
+from viscot_core.runs.turns import Turns
 from viscot_core.tasks.base import Item, Settings, Task
 
 
@@ -23,9 +24,15 @@ class Pending:
 
 
 def answer_queries(
-    task: type[Task], settings: Settings, engine: Engine, queries: Sequence[Query]
+    task: type[Task],
+    settings: Settings,
+    engine: Engine,
+    queries: Sequence[Query],
+    turns: Turns | None = None,
 ) -> list[Prediction | Pending]:
     """What became of each query, in order: a record, or the reason why there is none yet.
+
+    With ``turns``, what was said before is not asked again, and first turns are kept as they come.
 
     Raises:
         EngineError: the engine is gone; a failure of one query is its record.
@@ -37,6 +44,8 @@ def answer_queries(
         [policies[query.strategy] for query, _ in ready],
         engine,
         [strategies[query.strategy].question(query.loaded.item, view, settings) for query, view in ready],
+        said={number: turns.of(query.key) for number, (query, _) in enumerate(ready)} if turns else None,
+        on_turn=(lambda number, turn: turns.add(ready[number][0].key, turn)) if turns else None,
     )
     answered = {query.key: answer for (query, _), answer in zip(ready, answers, strict=True)}
     return [_outcome(task, settings, query, answered.get(query.key)) for query in queries]
@@ -50,7 +59,9 @@ def _outcome(
         return record(item, query.strategy, status="failed", error=query.loaded.error or "no image")
     if answer.error is None:
         facts = task.metrics(item, answer, settings)
-        return record(item, query.strategy, status="done", seconds=answer.seconds, **facts)
+        status = "truncated" if answer.truncated else "done"
+        thoughts = answer.thoughts or None
+        return record(item, query.strategy, status=status, seconds=answer.seconds, thoughts=thoughts, **facts)
     if answer.transient:  # another try may help
         return Pending(query.key, answer.error)
     return record(item, query.strategy, status="failed", error=answer.error)

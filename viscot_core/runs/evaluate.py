@@ -13,6 +13,7 @@ from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
 from viscot_core.runs.records import RunInfo
 from viscot_core.runs.shards import check_gpus, device_of, shard_of
 from viscot_core.runs.tally import Tally
+from viscot_core.runs.turns import TURNS_FILE, Turns
 from viscot_core.tasks.base import Task, wording_of
 
 
@@ -51,7 +52,11 @@ def evaluate(
     def build() -> Built:
         opened = open_engine(replace(engine, device=device_of(shard, engine.device)))
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
-        ask = partial(answer_queries, type(task), settings, opened)
+        turns = Turns(out) if opened.traits.paid else None
+        ask = partial(answer_queries, type(task), settings, opened, turns=turns)
         return Built(ask, known, opened.traits.batch)  # the batch that fits is known once it is loaded
 
-    return run(plan, build, progress=progress)
+    info, tally = run(plan, build, progress=progress)
+    if shard.is_alone and not info.counts["pending"] and not info.counts["failed"]:
+        (out / TURNS_FILE).unlink(missing_ok=True)
+    return info, tally

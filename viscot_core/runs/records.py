@@ -35,7 +35,8 @@ class Prediction(BaseModel):
     strategy: str
     dataset: str
     question_id: int | str
-    status: Literal["done", "failed"]
+    status: Literal["done", "truncated", "failed"]
+    """``truncated``: answered, but the token limit cut a turn; what there is of the answer is judged."""
     error: str | None = None
     image: str
     width: int
@@ -50,6 +51,10 @@ class Prediction(BaseModel):
     crop: tuple[int, int, int, int] | None = None
     iou: float | None = None
     seconds: float = 0.0
+    thoughts: tuple[str, ...] | None = None
+    """A reasoning model's thoughts, one for each turn; they are no part of ``box_text`` and ``answer``."""
+    boxes: int | None = None
+    """How many different boxes the reply named, where these were several; ``box`` is the first."""
 
     @property
     def key(self) -> Key:
@@ -57,11 +62,16 @@ class Prediction(BaseModel):
 
     @property
     def done(self) -> bool:
-        return self.status == "done"
+        """Whether it needs no more work: the same limit would cut a truncated answer again."""
+        return self.status != "failed"
 
     def to_line(self) -> bytes:
         """The line of ``predictions.jsonl``, newline included."""
-        return orjson.dumps(self.model_dump(), option=orjson.OPT_APPEND_NEWLINE)
+        row = self.model_dump()
+        for name in ("thoughts", "boxes"):  # few models have any: absent is none
+            if row[name] is None:
+                del row[name]
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
 Planned = dict[str, dict[str, int]]
@@ -88,7 +98,7 @@ class RunInfo(BaseModel):
     pending: dict[str, int] = Field(default_factory=dict)
     """Why items are still open (server errors, budget), with counts, as of the last run."""
     counts: dict[str, int] = Field(default_factory=dict)
-    """``done``, ``failed`` and ``pending`` items as of the last run."""
+    """``done``, ``failed``, ``missing``, ``pending`` items as of the last run; ``truncated`` if any is."""
     figures: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
     """What another library says of whole tasks: strategy -> task -> metric, in the library's own units."""
     seconds: float = 0.0

@@ -31,7 +31,7 @@ def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
     if journal.session is not None:
         journal.reload()
     states = Counter(
-        "done" if prediction.done else "failed"
+        prediction.status
         for key, prediction in journal.finished.items()
         if key[1] in info.planned.get(key[0], {})
     )
@@ -41,8 +41,10 @@ def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
         "done": states["done"],
         "failed": states["failed"],
         "missing": missing,
-        "pending": max(0, total - states["done"] - states["failed"] - missing),
+        "pending": max(0, total - states.total() - missing),
     }
+    if states["truncated"]:
+        counts["truncated"] = states["truncated"]
     seconds = tally.seconds if journal.session is None else 0.0  # the parent of the ranks has the wall time
     update = {"counts": counts, "pending": dict(tally.open), "seconds": info.seconds + seconds}
     return journal.save(info.model_copy(update=update))

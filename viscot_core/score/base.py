@@ -35,6 +35,8 @@ class JudgeOptions:
     max_cost: float | None = None
     prices: Path | None = None
     temperature: float = 0.0
+    max_tokens: int | None = None
+    """Longest reply; None: as much as the kind of judge needs for a score."""
     timeout: float = 60.0
     attempts: int = 6
     style: PromptStyle = PromptStyle.PAPER

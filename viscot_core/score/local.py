@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from viscot_core.conversation import split_thought
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.score.base import Done, JudgeOptions
-from viscot_core.score.prompt import JudgePrompt, PromptBuilder
-from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
+from viscot_core.score.prompt import JudgePrompt, PromptBuilder, cut_off
+from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair
 
 MAX_NEW_TOKENS = 64
 
@@ -30,9 +31,10 @@ class LocalJudge:
         *,
         prompt: PromptBuilder | None = None,
         batch_size: int = 8,
+        max_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
         self.prompt = prompt or PromptBuilder()
-        self.batch_size = batch_size
+        self.batch_size, self.max_tokens = batch_size, max_tokens
         self._tokenizer, self._model = tokenizer, model
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -52,6 +54,7 @@ class LocalJudge:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
+            # Code that comes with a model is never run. Said in so many words: unset, transformers asks.
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
             model = model.to(device).eval()
@@ -62,7 +65,8 @@ class LocalJudge:
             ) from error
         prompt = PromptBuilder(options.style, options.json_mode)
         shown = Path(name).name if Path(name).is_dir() else name
-        return cls(shown, tokenizer, model, prompt=prompt, batch_size=options.batch_size)
+        most = options.max_tokens or MAX_NEW_TOKENS
+        return cls(shown, tokenizer, model, prompt=prompt, batch_size=options.batch_size, max_tokens=most)
 
     def judge(self, pairs: Sequence[Pair], done: Done) -> None:
         """Judge all pairs, longest prompts first so that batches waste little padding."""
@@ -92,7 +96,7 @@ class LocalJudge:
             with torch.inference_mode():
                 output = self._model.generate(
                     **inputs,
-                    max_new_tokens=MAX_NEW_TOKENS,
+                    max_new_tokens=self.max_tokens,
                     do_sample=False,
                     pad_token_id=self._tokenizer.pad_token_id,
                 )
@@ -107,11 +111,12 @@ class LocalJudge:
         ends = {self._tokenizer.eos_token_id, self._tokenizer.pad_token_id}
         stops = self._model.generation_config.eos_token_id
         ends |= set(stops) if isinstance(stops, list) else {stops}
-        if len(ids) >= MAX_NEW_TOKENS and not ends & set(ids):
+        if len(ids) >= self.max_tokens and not ends & set(ids):
             # A model that never stops may have been cut in the middle of a number: take whole lines only.
-            reply, _, _ = reply.rpartition("\n")
-            if not reply.strip():
-                return Outcome(State.UNSCORED, reason="the reply was cut off before its end")
+            whole, _, _ = reply.rpartition("\n")
+            if not split_thought(whole).text.strip():
+                return cut_off(reply)
+            reply = whole
         return self.prompt.read(reply)
 
 

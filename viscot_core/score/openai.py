@@ -24,7 +24,7 @@ from viscot_core.openai_api.options import ApiOptions
 from viscot_core.openai_api.replies import Reply, ReplyCache, request_key
 from viscot_core.score.base import Done, JudgeOptions
 from viscot_core.score.costs import TYPICAL_REPLY, Estimate, estimated_tokens, load_price
-from viscot_core.score.prompt import PromptBuilder
+from viscot_core.score.prompt import PromptBuilder, cut_off
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -60,7 +60,7 @@ class OpenAIJudge:
             cache=self._cache_folder(chosen.cache),
             fresh=chosen.fresh,
         )
-        self._fields = reply_fields(model, MAX_REPLY_TOKENS, chosen.temperature)
+        self._fields = reply_fields(model, chosen.max_tokens or MAX_REPLY_TOKENS, chosen.temperature)
         if chosen.json_mode:
             self._fields["response_format"] = {"type": "json_object"}
         temperature = None if reasons(model) else chosen.temperature
@@ -129,8 +129,8 @@ class OpenAIJudge:
         return self._read(reply).state is State.SCORED
 
     def _read(self, reply: Reply) -> Outcome:
-        if reply.finish == "length":
-            return Outcome(State.UNSCORED, reason="the reply was cut off before its end", reply=reply.text)
+        if reply.truncated:
+            return cut_off(reply.text)
         return self.prompt.read(reply.text or "")
 
     def _cache_folder(self, given: Path | None) -> Path | None:

@@ -16,6 +16,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from viscot_core.conversation import split_thought
 from viscot_core.score.choices import PromptStyle
 from viscot_core.score.verdicts import Outcome, Pair, State
 
@@ -71,8 +72,19 @@ class PromptBuilder:
         )
 
     def read(self, reply: str) -> Outcome:
-        """Parse a reply: scored with one value in 0..1, or unscored with the reason."""
-        return _read_json(reply) if self.json_mode else read_score(reply)
+        """Parse a reply: scored with one value in 0..1, or unscored with the reason.
+
+        A reasoning judge's thought is left out: it weighs scores that it does not give.
+        """
+        spoken = split_thought(reply)
+        if not spoken.ended:
+            return cut_off(reply)
+        return _read_json(spoken.text) if self.json_mode else read_score(spoken.text)
+
+
+def cut_off(reply: str | None) -> Outcome:
+    """The outcome of a reply that ended before its score."""
+    return Outcome(State.TRUNCATED, reason="the reply was cut off before its end", reply=reply)
 
 
 # Words of the prompt itself, of instructions to a judge, and of verdicts.

@@ -28,7 +28,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """How many answers of a run one judge has scored; the four states add up to ``items``."""
+    """How many answers of a run one judge has scored; the states add up to ``items``."""
 
     path: Path
     items: int
@@ -38,12 +38,20 @@ class ScoreReport:
     clipped: int
     unanswered: int
     """Predictions that failed, so there is no answer to judge; not part of ``items``."""
+    cut_off: int
+    """Answers that the token limit cut before their first word: nothing to judge; not part of ``items``."""
     reasons: dict[str, int]
     """Why items are unscored, pending or failed, most frequent first."""
 
     @property
     def complete(self) -> bool:
         return not self.states[State.PENDING] and not self.states[State.FAILED] and not self.unanswered
+
+    @property
+    def truncated(self) -> float:
+        """The share of the judge's replies that the token limit cut, 0..1."""
+        replies = sum(self.states[state] for state in (State.SCORED, State.UNSCORED, State.TRUNCATED))
+        return self.states[State.TRUNCATED] / replies if replies else 0.0
 
 
 def open_pairs(
@@ -52,7 +60,7 @@ def open_pairs(
     """The pairs that still have to be judged, each with the items that share it."""
     # Pending and failed items are asked again in every run; an unscored one has a reply already, and is asked
     # again only on request.
-    final = {State.SCORED} if retry_unscored else {State.SCORED, State.UNSCORED}
+    final = {State.SCORED} if retry_unscored else {State.SCORED, State.UNSCORED, State.TRUNCATED}
     todo: dict[Pair, list[Prediction]] = defaultdict(list)
     for prediction in predictions:
         pair = pair_of(prediction)
@@ -148,4 +156,7 @@ def _report(
             reasons[verdict.outcome.reason or "no reason recorded"] += 1
         clipped += bool(verdict and verdict.outcome.clipped)
     unanswered = sum(p.reference is not None and not p.done for p in predictions)
-    return ScoreReport(path, items, states, new, clipped, unanswered, dict(reasons.most_common()))
+    cut_off = sum(
+        p.status == "truncated" and p.reference is not None and pair_of(p) is None for p in predictions
+    )
+    return ScoreReport(path, items, states, new, clipped, unanswered, cut_off, dict(reasons.most_common()))

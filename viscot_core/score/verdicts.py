@@ -29,6 +29,8 @@ class State(StrEnum):
     SCORED = "scored"
     UNSCORED = "unscored"
     """The judge replied, but the reply contains no single score."""
+    TRUNCATED = "truncated"
+    """The token limit cut the judge's reply before its score."""
     PENDING = "pending"
     """Not asked yet, or asked without a reply (the next run asks again)."""
     FAILED = "failed"
@@ -212,6 +214,9 @@ def _verdict(path: Path, number: int, line: bytes) -> Verdict:
 def pair_of(prediction: Prediction) -> Pair | None:
     """The texts a judge sees; None if there is no answer or no reference answer."""
     if not prediction.done or prediction.reference is None or prediction.answer is None:
+        return None
+    # Cut before the first word of the answer, mostly in a thought: nothing was said that could be wrong.
+    if prediction.status == "truncated" and not prediction.answer.strip():
         return None
     return Pair(prediction.question, prediction.reference, prediction.answer)
 

@@ -168,6 +168,7 @@ def box_facts(item: Item, answer: Answer, settings: Settings) -> Facts:
         "box_status": look.status.value if look.status else None,
         "box": look.box.coords,
         "crop": look.crop,
+        "boxes": look.boxes if look.boxes > 1 else None,
         "iou": overlap(look, item, points=wording_of(settings).codec.points),
     }
 

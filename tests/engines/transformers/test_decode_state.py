@@ -188,3 +188,19 @@ def test_what_must_begin_again_is_told_again(loaded: LoadedModel, monkeypatch: p
     assert engine.generate([replace(asked[-1], on_text=told.append), *asked]) == [whole[-1], *whole]
     assert engine.batch_size == before // 2
     assert told.count(told[0]) == 2, "the first token was said twice"
+
+
+def test_only_the_limit_truncates(tokens: ChatTokenizer) -> None:
+    word = _ids(tokens, "a")[-1]
+    stop = replace(NOTHING, stop=("aa",))
+    left = replace(NOTHING, cancelled=lambda: True)
+    for asked, ids, truncated in (
+        (NOTHING, [word, word], True),
+        (NOTHING, [word, tokens.eos_id], False),
+        (stop, [word, word], False),
+        (left, [word, word], False),
+    ):
+        state = DecodeState(processor_of(tokens), asked, 2)
+        for token in ids:
+            state.on_token(token)
+        assert state.generation().truncated is truncated

@@ -56,7 +56,11 @@ class DecodeState:
         # The end token is no word, but it was generated: it counts.
         tokens = len(self._ids) + self._ended
         finished = self._ended or stopped
-        return Generation(text.strip(), tokens, finished, prompt_tokens=self._prompt_tokens)
+        # A client that left ends a text as well: that is no limit.
+        truncated = not finished and len(self._ids) >= self.limit
+        return Generation(
+            text.strip(), tokens, finished, prompt_tokens=self._prompt_tokens, truncated=truncated
+        )
 
     def _stream(self) -> None:
         """End at a stop text; tell what can no longer change."""

@@ -1,0 +1,110 @@
+"""Paid replies are kept as they come, and no question is begun that the budget cannot end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from judge_server import Action, JudgeServer, completion, error
+from made_bench import write_root
+from made_server import BOX, bench, is_answer, two_turns
+
+from viscot_core.openai_api import waiting
+from viscot_core.openai_api.budget import Price
+from viscot_core.runs.records import read_predictions
+from viscot_core.runs.turns import TURNS_FILE
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(waiting, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(waiting, "LONGEST_WAIT", 0.02)
+    return write_root(tmp_path / "data", count=12)
+
+
+def test_a_budget_of_eight_calls_ends_four_questions_each_time(root: Path, tmp_path: Path) -> None:
+    """``--max-requests 8`` three times was 24 calls and one item."""
+    with JudgeServer(two_turns()) as server:
+        for done in (4, 8, 12):
+            info, _ = bench(server, root, tmp_path / "run", max_requests=8, concurrency=8)
+            assert (info.counts["done"], len(server.requests)) == (done, 2 * done)
+    assert not (tmp_path / "run" / TURNS_FILE).exists()
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_a_question_is_not_begun_that_cannot_be_ended(root: Path, tmp_path: Path, limit: int) -> None:
+    with JudgeServer(two_turns()) as server:
+        info, tally = bench(server, root, tmp_path / "run", max_requests=limit)
+        assert (info.counts["done"], len(server.requests)) == (limit // 2, limit // 2 * 2)
+    said = "one question takes 2 calls" if limit == 1 else "are used up"
+    assert all(f"--max-requests {limit}" in why and said in why for why in tally.open)
+
+
+def test_dollars_are_held_for_the_second_turn(root: Path, tmp_path: Path) -> None:
+    price = Price(input=0.0, output=1e6)  # at most 128 dollars a call, and 6 in the end
+    with JudgeServer(two_turns()) as server:
+        info, _ = bench(server, root, tmp_path / "run", max_cost=3 * 128.0, price=price, concurrency=1)
+        assert 2 * info.counts["done"] == len(server.requests) > 0
+        info, _ = bench(server, root, tmp_path / "other", max_cost=3 * 128.0 - 1, price=price)
+        assert (info.counts["done"], info.counts["pending"]) == (0, 12)
+
+
+def test_first_turns_outlive_a_server_that_breaks(root: Path, tmp_path: Path) -> None:
+    broken = two_turns(answer=error(503))
+    with JudgeServer(broken) as server:
+        info, _ = bench(server, root, tmp_path / "run")
+        assert info.counts["pending"] == 12
+        firsts = sum(not is_answer(body) for body in server.requests)
+        assert firsts == 12
+        server.script = two_turns(box="nothing", answer="a word")
+        server.requests.clear()
+        info, _ = bench(server, root, tmp_path / "run")
+        assert info.counts["done"] == len(server.requests) == 12
+    assert {p.box_text for p in read_predictions(tmp_path / "run")} == {BOX}
+    assert not (tmp_path / "run" / TURNS_FILE).exists()
+
+
+def test_a_damaged_line_is_asked_once_more(root: Path, tmp_path: Path) -> None:
+    with JudgeServer(two_turns(answer=error(503))) as server:
+        bench(server, root, tmp_path / "run", concurrency=1)
+        kept = tmp_path / "run" / TURNS_FILE
+        lines = kept.read_bytes().splitlines(keepends=True)
+        kept.write_bytes(b"".join([b"{}\n", *lines[2:-1], lines[-1][:20]]))
+        server.script, before = two_turns(), len(server.requests)
+        info, _ = bench(server, root, tmp_path / "run")
+        assert info.counts["done"] == 12
+        assert len(server.requests) - before == 12 + 3  # two lines are gone and one was cut
+
+
+def test_a_shared_first_turn_holds_room_for_both_strategies(root: Path, tmp_path: Path) -> None:
+    """cot and no-image begin with the same call: three calls a question."""
+
+    def script(_: int, body: dict[str, object]) -> Action:
+        messages = body["messages"]
+        assert isinstance(messages, list)
+        return completion(BOX if len(messages) == 1 else "a word")
+
+    with JudgeServer(script) as server:
+        info, _ = bench(server, root, tmp_path / "run", ("cot", "no-image"), max_requests=8, concurrency=1)
+        assert (info.counts["done"], len(server.requests)) == (4, 6)
+
+
+def test_thoughts_and_cut_replies_have_their_own_places(root: Path, tmp_path: Path) -> None:
+    """A thought's numbers are no box, and an answer that was cut is no ordinary one."""
+    box = f"<think>maybe [0.5, 0.5, 0.9, 0.9]</think>\n{BOX}"
+    with JudgeServer(two_turns(box, completion("half an ans", finish="length"))) as server:
+        info, _ = bench(server, root, tmp_path / "run")
+    first = read_predictions(tmp_path / "run")[0]
+    assert (first.box_status, first.box_text, first.box) == ("ok", BOX, (0.25, 0.25, 0.5, 0.5))
+    assert (first.status, first.answer, first.done) == ("truncated", "half an ans", True)
+    assert first.thoughts == ("maybe [0.5, 0.5, 0.9, 0.9]", "")
+    assert info.counts == {"done": 0, "failed": 0, "missing": 0, "pending": 0, "truncated": 12}
+
+
+def test_without_thoughts_a_record_is_what_it_was(root: Path, tmp_path: Path) -> None:
+    with JudgeServer(two_turns()) as server:
+        info, _ = bench(server, root, tmp_path / "run")
+    row = json.loads((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()[0])
+    assert "thoughts" not in row and "boxes" not in row and row["status"] == "done"
+    assert "truncated" not in info.counts
