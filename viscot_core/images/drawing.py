@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from viscot_core.boxes.geometry import Box, Window
 from viscot_core.errors import UsageError
 from viscot_core.files import atomic_path
+from viscot_core.images.lettering import width_of, write
 
 BOX_COLOR, WINDOW_COLOR = (220, 30, 30), (255, 255, 255)
 _PAPER, _INK = (250, 250, 250), (20, 20, 20)
@@ -35,18 +36,17 @@ def draw_answer(
     panels = [left]
     if window is not None:
         panels.append(_fitted(image.crop(window), height))
-    font = ImageFont.load_default(size=_FONT_SIZE)
     width = max(sum(p.width + _GAP for p in panels) + _GAP, _LEAST_WIDTH)
-    words = [part for line in lines for part in _wrapped(line, font, width - 2 * _GAP)]
+    words = [part for line in lines for part in _wrapped(line, width - 2 * _GAP)]
     top = max(panel.height for panel in panels)
     sheet = Image.new("RGB", (width, top + 3 * _GAP + _LINE * len(words)), _PAPER)
     x = _GAP
     for panel in panels:
         sheet.paste(panel, (x, _GAP))
         x += panel.width + _GAP
-    text = ImageDraw.Draw(sheet)
+    pen = ImageDraw.Draw(sheet)
     for number, part in enumerate(words):
-        text.text((_GAP, top + 2 * _GAP + number * _LINE), part, fill=_INK, font=font)
+        write(pen, (_GAP, top + 2 * _GAP + number * _LINE), part, _FONT_SIZE, _INK)
     return sheet
 
 
@@ -90,22 +90,22 @@ def _fitted(image: Image.Image, height: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _wrapped(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> Iterator[str]:
+def _wrapped(line: str, width: int) -> Iterator[str]:
     """The line in pieces that fit ``width`` px, cut between words, or inside one that is too long alone."""
     piece = ""
     for word in line.split():
         longer = f"{piece} {word}" if piece else word
-        if font.getlength(longer) <= width:
+        if width_of(longer, _FONT_SIZE) <= width:
             piece = longer
             continue
         if piece:
             yield piece
-        while font.getlength(word) > width:
+        while width_of(word, _FONT_SIZE) > width:
             end = len(word)
-            while end > 1 and font.getlength(word[:end]) > width:
+            while end > 1 and width_of(word[:end], _FONT_SIZE) > width:
                 # In proportion to what is too long, by 5 % at least: few measurements for a word of any
                 # length.
-                end = max(1, int(end * min(0.95, width / font.getlength(word[:end]))))
+                end = max(1, int(end * min(0.95, width / width_of(word[:end], _FONT_SIZE))))
             yield word[:end]
             word = word[end:]
         piece = word
