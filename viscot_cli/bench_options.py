@@ -139,6 +139,9 @@ class Running:
 
     def engine(self, who: WhoAnswers, server: ServerOptions) -> EngineOptions:
         """Which model is asked, and how. Raises UsageError for a bad batch size or price."""
+        from viscot_core.hardware import return_large_blocks
+
+        return_large_blocks()
         return who.options(batch_size_of(self.batch_size), server.options())
 
 

@@ -30,10 +30,13 @@ def demo(
     from viscot_core.demo.backend import DemoBackend
     from viscot_core.demo.page import build, launch
     from viscot_core.engines.open import EngineOptions
+    from viscot_core.hardware import return_large_blocks
+    from viscot_core.models.zoo import hint_about
     from viscot_core.serve.batching import Batcher
     from viscot_core.serve.listen import listen
     from viscot_core.serve.settings import LOOPBACK
 
+    return_large_blocks()
     listen(host, port).close()  # a port in use is reported before a model is loaded
     options = EngineOptions(model, device, dtype, load_in, attn, box_format=box_format)
     cot = open_model(options)
@@ -44,6 +47,6 @@ def demo(
         console.say(
             who_can_connect(host in LOOPBACK, False, host).replace(" (--api-key-env asks for one)", "")
         )
-        launch(build(DemoBackend(batcher, cot.wording), cot.engine.name), host, port)
+        launch(build(DemoBackend(batcher, cot.wording), cot.engine.name, hint_about(model)), host, port)
     finally:
         batcher.close()

@@ -60,10 +60,12 @@ def serve(
             batch=batch_size,
         ),
     )
+    from viscot_core.hardware import return_large_blocks
     from viscot_core.serve.listen import listen, url_of
     from viscot_core.serve.listen import serve as run
     from viscot_core.serve.server import Server
 
+    return_large_blocks()
     with listen(host, port) as listening:  # a port in use is reported before a model is loaded
         cot = open_model(EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format))
 

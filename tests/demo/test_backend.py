@@ -17,7 +17,9 @@ from viscot_core.demo.queue import VisitorQueue
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.serve.batching import Batcher
 
-IMAGE = Image.new("RGB", (400, 200))
+
+def open_image() -> Image.Image:
+    return Image.new("RGB", (400, 200))
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def backend(engine: Looker, **options: int) -> Iterator[DemoBackend]:
 
 def test_a_card_looks_then_reads_then_grows_word_by_word() -> None:
     with backend(Looker()) as here:
-        cards: list[Card] = [all_cards[0] for all_cards in here.ask(IMAGE, "What?", ["cot"])]
+        cards: list[Card] = [all_cards[0] for all_cards in here.ask(open_image, "What?", ["cot"])]
     assert [card.state for card in cards] == [
         "looking",
         *["reading"] * 5,
@@ -53,7 +55,7 @@ def test_a_card_looks_then_reads_then_grows_word_by_word() -> None:
 def test_each_word_is_on_the_page_before_the_next_is_made() -> None:
     engine = Slow()
     with backend(engine) as here:
-        cards = here.ask(IMAGE, "What?", ["direct"])
+        cards = here.ask(open_image, "What?", ["direct"])
         assert next(cards)[0].text == ""
         for text in ("seen", "seen 400", "seen 400 x", "seen 400 x 200"):
             engine.step.release()
@@ -64,7 +66,7 @@ def test_each_word_is_on_the_page_before_the_next_is_made() -> None:
 def test_an_answer_stops_when_the_visitor_leaves() -> None:
     engine = Slow()
     with backend(engine) as here:
-        cards = here.ask(IMAGE, "What?", ["direct"])
+        cards = here.ask(open_image, "What?", ["direct"])
         next(cards)
         engine.step.release()
         next(cards)
@@ -75,7 +77,7 @@ def test_an_answer_stops_when_the_visitor_leaves() -> None:
 def test_two_ways_side_by_side_share_a_batch() -> None:
     engine = Looker(seconds=0.05)
     with backend(engine) as here:
-        *_, (cot, direct) = here.ask(IMAGE, "What?", ["cot", "direct"])
+        *_, (cot, direct) = here.ask(open_image, "What?", ["cot", "direct"])
     assert (cot.text, direct.text) == ("seen 224 x 200", "seen 400 x 200")
     assert direct.region is None and sum(engine.batches) == 3
 
@@ -83,28 +85,28 @@ def test_two_ways_side_by_side_share_a_batch() -> None:
 def test_an_own_box_is_answered_without_asking_for_one() -> None:
     engine = Looker()
     with backend(engine) as here:
-        *_, (card,) = here.ask(IMAGE, "What?", ["box"], Box(0.0, 0.25, 0.1, 0.5))
+        *_, (card,) = here.ask(open_image, "What?", ["box"], Box(0.0, 0.25, 0.1, 0.5))
     assert card.region is not None and card.region.crop == (0, 0, 224, 200) and len(engine.prompts) == 1
 
 
 def test_a_failed_answer_is_a_card_that_says_so() -> None:
     engine = Looker(error="the prompt does not fit")
     with backend(engine) as here:
-        *_, (card,) = here.ask(IMAGE, "What?", ["cot"])
+        *_, (card,) = here.ask(open_image, "What?", ["cot"])
         assert card.state == "failed" and card.note == "the prompt does not fit"
         assert len(engine.prompts) == 1, "a failed first turn costs no second call"
         with pytest.raises(UsageError, match="empty"):
-            next(here.ask(IMAGE, "  ", ["cot"]))
+            next(here.ask(open_image, "  ", ["cot"]))
 
 
 def test_those_who_wait_see_how_many_are_before_them() -> None:
     with backend(Looker(seconds=0.2), places=1, length=2) as here:
-        first = here.ask(IMAGE, "What?", ["direct"])
+        first = here.ask(open_image, "What?", ["direct"])
         next(first)
         notes: list[list[str]] = [[], []]
 
         def wait(number: int) -> None:
-            for cards in here.ask(IMAGE, "What?", ["direct"]):
+            for cards in here.ask(open_image, "What?", ["direct"]):
                 notes[number].append(cards[0].note)
 
         threads = [threading.Thread(target=wait, args=(number,), daemon=True) for number in range(2)]
@@ -115,7 +117,7 @@ def test_those_who_wait_see_how_many_are_before_them() -> None:
                 assert time.monotonic() < until
                 time.sleep(0.01)
         with pytest.raises(EngineError, match="try again"):
-            next(here.ask(IMAGE, "What?", ["direct"]))
+            next(here.ask(open_image, "What?", ["direct"]))
         assert [note[0] for note in notes] == ["you are next", "2 before you"]
         list(first)
         for thread in threads:
@@ -130,10 +132,10 @@ def test_leaving_takes_the_question_back() -> None:
     queue.leave(first)
     assert queue.before(second) == 0
     with backend(Looker(seconds=0.1), places=1) as here:
-        asked = here.ask(IMAGE, "What?", ["cot"])
+        asked = here.ask(open_image, "What?", ["cot"])
         next(asked)
         asked.close()  # type: ignore[attr-defined]
-        *_, (card,) = here.ask(IMAGE, "Again?", ["direct"])
+        *_, (card,) = here.ask(open_image, "Again?", ["direct"])
         assert card.state == "done"
 
 

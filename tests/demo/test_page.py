@@ -12,7 +12,7 @@ from demo_help import Browser, browser, shown
 from serve_help import Gated, Looker, Slow, asks_for_box
 
 from viscot_core.engines.base import Generation, Request
-from viscot_core.models.zoo import BUNDLED_FOLDER
+from viscot_core.models.zoo import BUNDLED_FOLDER, hint_about
 from viscot_core.tour import EXAMPLES, examples
 
 pytest.importorskip("gradio", reason="needs viscot[demo]")
@@ -113,7 +113,7 @@ def test_what_is_no_image_is_said_and_the_page_goes_on(
     with shown(Looker(error="the prompt does not fit")) as url:
         person.open(url, *DESKTOP)
         person.one("input.vs-file").send_keys(str(tmp_path / "broken.png"))
-        person.wait(lambda: "not an image of the types" in person.text(".vs-message.vs-wrong"), "the error")
+        person.wait(lambda: "cannot be read as an image" in person.text(".vs-message.vs-wrong"), "the error")
         person.choose(EXAMPLES / "cards.jpg")
         person.ask("<img src=x onerror=alert(1)>?")
         person.answered()
@@ -148,11 +148,12 @@ def test_the_bundled_model_finds_and_reads_an_example(person: Browser, shot: Cal
     from viscot_core import load
 
     example = examples()[0]
-    with shown(load().engine) as url:
+    with shown(load().engine, hint=hint_about(None)) as url:
         person.open(url, *DESKTOP)
         person.choose(example.image)
         person.ask(example.question)
         person.wait(lambda: person.all(".vs-box.vs-shown"), "the box")
         person.answered()
         assert person.text(".vs-way-cot .vs-answer") == example.answer
+        assert "only knows viscot's synthetic images" in person.text(".vs-turn .vs-hint")
         shot("bundled-model")

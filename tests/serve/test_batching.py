@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
-from serve_help import Gated, Looker
+from PIL import Image
+from serve_help import Gated, Looker, wait_for
 
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Engine, Generation, Request
 from viscot_core.errors import EngineError
+from viscot_core.images.view import view_of
 from viscot_core.serve.batching import Batcher, Session
 
 
@@ -39,6 +42,16 @@ def test_what_waits_while_the_engine_works_is_the_next_batch() -> None:
         engine.go.set()
         assert [f.result(5).text for f in (*first, *rest)] == ["nothing seen"] * 7
     assert engine.batches == [1, 4, 2]
+
+
+def test_an_idle_batcher_holds_no_image_of_its_last_batch() -> None:
+    with batcher(Looker()) as here:
+        view = view_of(Image.new("RGB", (8, 8)))
+        image = weakref.ref(view.image)
+        (done,) = here.submit([Request((Message("user", "<image>"),), (view,))])
+        done.result(5)
+        del view
+        wait_for(lambda: image() is None, 5)
 
 
 def test_a_session_is_an_engine_that_counts_its_tokens() -> None:

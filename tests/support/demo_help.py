@@ -19,18 +19,25 @@ CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shut
 
 
 @contextmanager
-def shown(engine: Any, *, places: int = 8) -> Iterator[str]:
+def shown(engine: Any, *, places: int = 8, hint: str = "") -> Iterator[str]:
     """The page's address; it is served until the block ends."""
+    with page_of(engine, places=places, hint=hint) as (url, _):
+        yield url
+
+
+@contextmanager
+def page_of(engine: Any, *, places: int = 8, hint: str = "") -> Iterator[tuple[str, Any]]:
+    """The address of a served page, and its Gradio blocks."""
     from viscot_core.demo.backend import DemoBackend
     from viscot_core.demo.page import build, launch
 
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     batcher = Batcher(engine, batch=8)
-    blocks = build(DemoBackend(batcher, WORDING, places=places), engine.name)
+    blocks = build(DemoBackend(batcher, WORDING, places=places), engine.name, hint)
     launch(blocks, "127.0.0.1", port, block=False)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", blocks
     finally:
         blocks.close(verbose=False)
         batcher.close()

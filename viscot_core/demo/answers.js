@@ -43,6 +43,7 @@ const draw = () => {
     const item = make("article", "vs-turn", list);
     make("h3", "vs-question", item, turn.question);
     const cards = make("div", "vs-cards", item);
+    if (turn.hint) make("p", "vs-hint", item, turn.hint);
     for (const card of turn.cards) {
       const box = make("section", `vs-card vs-way-${card.way} vs-${card.state}`, cards);
       if (card.region) box.append(cropOf(`${turn.number}/${card.way}`, card.region));

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from queue import SimpleQueue
 from typing import Any, Literal
 
 from PIL import Image
 
-from viscot_core.ask import policy_for, prepare_question
+from viscot_core.ask import check_question, policy_for, prepare_question
 from viscot_core.boxes.geometry import Box, BoxStatus, Frame
 from viscot_core.demo.queue import VisitorQueue
 from viscot_core.errors import ViscotError
@@ -63,17 +63,18 @@ class DemoBackend:
         self._queue = VisitorQueue(places, length)
 
     def ask(
-        self, image: Image.Image, text: str, ways: Sequence[Way], box: Box | None = None
+        self, open_image: Callable[[], Image.Image], text: str, ways: Sequence[Way], box: Box | None = None
     ) -> Iterator[tuple[Card, ...]]:
         """All cards, again after every change, until all are done; ``box`` (SQUARE) is for the way ``box``.
 
-        Closing the iterator stops the question.
+        The image is opened when the question's turn comes: those who wait hold no pixels. Closing the
+        iterator stops the question.
 
         Raises:
             UsageError: an empty question.
             EngineError: too many people are waiting.
         """
-        question = prepare_question(image, text, box=box)
+        check_question(text)
         ticket = self._queue.join()
         try:
             cards = {way: Card(way, TITLES[way]) for way in ways}
@@ -81,7 +82,7 @@ class DemoBackend:
                 note = f"{before} before you" if before > 1 else "you are next"
                 yield tuple(replace(card, note=note) for card in cards.values())
                 self._queue.wait(1.0)
-            yield from self._answer(question, cards)
+            yield from self._answer(prepare_question(open_image(), text, box=box), cards)
         finally:
             self._queue.leave(ticket)
 

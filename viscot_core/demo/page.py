@@ -1,7 +1,8 @@
 """The web page: a stage for the image, a line for the question, cards for the answers.
 
-Gradio transports the events; the visible page is in ``page.css``, ``stage.js`` and ``answers.js``. A
-visitor's image stays in the server's memory for an hour; nothing is written to disk.
+Gradio transports the events; the visible page is in ``page.css``, ``stage.js`` and ``answers.js``. The file
+of a visitor's image stays in the server's memory until the page is closed, an hour at most; nothing is
+written to disk.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import base64
 import html
 import io
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +22,7 @@ from PIL import Image
 
 from viscot_core.boxes.geometry import Box
 from viscot_core.demo.backend import Card, DemoBackend, Way, box_of
+from viscot_core.demo.images import ImageStore, Kept
 from viscot_core.demo.limit import SizeLimit
 from viscot_core.errors import ViscotError
 from viscot_core.images.reading import open_image
@@ -40,6 +44,13 @@ MAX_BODY = 2 * MAX_BYTES
 """Largest event: an image in base64, and what Gradio adds to it."""
 Turns = tuple[dict[str, Any], ...]
 KEPT_SECONDS = 3600
+KEPT_BYTES = 256_000_000
+"""Files of all visitors' images together; for new ones the ones used longest ago are dropped."""
+MAX_QUESTION = 2000
+DECODERS = 2
+"""Uploads that are decoded at the same time."""
+SHOWN = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"BM")
+"""How files begin that every browser shows; others are sent back to it as JPEG."""
 TURNS = 30
 """Questions that a page shows; older ones are removed."""
 CHOICES = {"Look closer": ("cot",), "At once": ("direct",), "Both": ("cot", "direct")}
@@ -49,7 +60,7 @@ CHOICES = {"Look closer": ("cot",), "At once": ("direct",), "Both": ("cot", "dir
 class Visit:
     """What the server keeps for one open page."""
 
-    image: Image.Image | None = None
+    image: Kept | None = None
     box: Box | None = None
     turns: Turns = ()
 
@@ -57,9 +68,12 @@ class Visit:
 class Page:
     """The handlers of what a visitor does; each returns new values for the parts of the page it changes."""
 
-    def __init__(self, backend: DemoBackend) -> None:
+    def __init__(self, backend: DemoBackend, hint: str = "") -> None:
         self._backend = backend
+        self._hint = hint
         self._examples = examples()
+        self._decoders = threading.BoundedSemaphore(DECODERS)
+        self.images = ImageStore(KEPT_BYTES)
 
     def thumbs(self) -> list[dict[str, str]]:
         """Small versions of the examples, for the strip under the stage."""
@@ -70,29 +84,43 @@ class Page:
             out.append({"thumb": _data_url(image), "question": example.question})
         return out
 
-    def upload(self, event: gr.EventData) -> tuple[Visit, dict[str, Any], list[Any]]:
+    def upload(self, event: gr.EventData, request: gr.Request) -> tuple[Visit, dict[str, Any], list[Any]]:
         """An image was chosen and sent as a data URL; the questions about the last one are removed."""
         try:
             data = image_of(str(event.image))
             if len(data) > MAX_BYTES:
                 raise ApiError(413, f"The image is larger than {MAX_BYTES // 10**6} MB.", "too_large")
-            image = decode(data, max_pixels=MAX_PIXELS, as_seen=True)
+            with self._decoders:
+                image = decode(data, max_pixels=MAX_PIXELS, as_seen=True)
+                again = {} if data.startswith(SHOWN) else {"image": _data_url(image)}
         except ApiError as error:
             return Visit(), {"failed": True, "message": error.message}, []
-        return (
-            Visit(image),
-            {"message": f"{image.width} × {image.height} pixels. Ask something about it."},
-            [],
-        )
+        message = f"{image.width} × {image.height} pixels. Ask something about it."
+        return self._visit(data, image, request), {**again, "message": message}, []
 
-    def example(self, event: gr.EventData) -> tuple[Visit, dict[str, Any], list[Any], str]:
+    def _visit(self, data: bytes, image: Image.Image, request: gr.Request) -> Visit:
+        return Visit(self.images.put(str(request.session_hash), data, image.size))
+
+    def expire(self, visit: Visit) -> None:
+        """A page was open and not used for too long."""
+        if visit.image is not None:
+            self.images.forget(visit.image)
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed."""
+        self.images.drop(str(request.session_hash))
+
+    def example(
+        self, event: gr.EventData, request: gr.Request
+    ) -> tuple[Visit, dict[str, Any], list[Any], str]:
         """An example was chosen: its image and its question."""
         index = event.example
         if not isinstance(index, int) or not 0 <= index < len(self._examples):
             return Visit(), {"failed": True, "message": "There is no such example."}, [], ""
         chosen = self._examples[index]
         image = open_image(chosen.image)
-        return Visit(image), {"image": _data_url(image), "message": "Press Ask."}, [], chosen.question
+        visit = self._visit(chosen.image.read_bytes(), image, request)
+        return visit, {"image": _data_url(image), "message": "Press Ask."}, [], chosen.question
 
     def select(self, visit: Visit, event: gr.EventData) -> Visit:
         """A box was drawn, or removed."""
@@ -102,18 +130,25 @@ class Page:
 
     def ask(self, visit: Visit, question: str, choice: str) -> Iterator[tuple[Any, ...]]:
         """Values of visit, stage, answers and the Ask button, while a question is answered."""
-        if visit.image is None:
-            yield visit, {"message": "First choose an image, or an example."}, gr.skip(), gr.skip()
+        data = None if visit.image is None else self.images.get(visit.image)
+        if data is None or len(question) > MAX_QUESTION:
+            words = "First choose an image, or an example."
+            if visit.image is not None:
+                words = "The image was put away, since others came; choose it again."
+            if data is not None:
+                words = f"A question has at most {MAX_QUESTION} characters."
+            yield visit, {"message": words}, gr.skip(), gr.skip()
             return
+        open_it = partial(decode, data, max_pixels=MAX_PIXELS, as_seen=True)
         box, ways = visit.box, CHOICES.get(choice, ("cot",))
         if box is not None:
             ways = tuple("box" if way == "cot" else way for way in ways)
         stage: dict[str, Any] = {"forget": True}
         try:
-            for cards in self._backend.ask(visit.image, question, _ways(ways), box):
+            for cards in self._backend.ask(open_it, question, _ways(ways), box):
                 if (region := card_region(cards)) is not None:
                     stage = {"region": region}
-                shown = replace(visit, turns=_with(visit.turns, question, cards))
+                shown = replace(visit, turns=_with(visit.turns, question, cards, self._hint))
                 yield shown, stage, list(shown.turns), gr.Button("Asking", interactive=False)
         except ViscotError as error:
             yield gr.skip(), {"message": str(error)}, gr.skip(), ASK
@@ -135,11 +170,10 @@ def card_region(cards: Sequence[Card]) -> dict[str, Any] | None:
     return next((card.plain()["region"] for card in cards if card.region), None)
 
 
-def _with(
-    turns: tuple[dict[str, Any], ...], question: str, cards: Sequence[Card]
-) -> tuple[dict[str, Any], ...]:
+def _with(turns: Turns, question: str, cards: Sequence[Card], hint: str) -> Turns:
     number = turns[-1]["number"] + 1 if turns else 0
-    asked = {"number": number, "question": question.strip(), "cards": [card.plain() for card in cards]}
+    plain = [card.plain() for card in cards]
+    asked = {"number": number, "question": question.strip(), "cards": plain, "hint": hint}
     return (*turns, asked)[-TURNS:]
 
 
@@ -149,12 +183,13 @@ def _data_url(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def build(backend: DemoBackend, model: str) -> gr.Blocks:
-    """The page, not yet served."""
-    page = Page(backend)
+def build(backend: DemoBackend, model: str, hint: str = "") -> gr.Blocks:
+    """The page, not yet served; ``hint`` stands beside every answer."""
+    page = Page(backend, hint)
     with gr.Blocks(title="viscot", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(HEAD.format(model=html.escape(model)))
-        visit = gr.State(Visit(), time_to_live=KEPT_SECONDS)
+        blocks.unload(page.leave)
+        visit = gr.State(Visit(), time_to_live=KEPT_SECONDS, delete_callback=page.expire)
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
                 stage = gr.HTML(
@@ -173,7 +208,7 @@ def build(backend: DemoBackend, model: str) -> gr.Blocks:
                         max_lines=1,
                         show_label=False,
                         container=False,
-                        max_length=2000,
+                        max_length=MAX_QUESTION,
                         scale=4,
                         min_width=180,
                         elem_id="question",

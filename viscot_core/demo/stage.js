@@ -13,7 +13,7 @@ const make = (tag, className, parent, text) => {
 const root = element.querySelector(".vs-stage");
 const input = make("input", "vs-file", root);
 input.type = "file";
-input.accept = "image/jpeg,image/png,image/webp,image/gif,image/bmp";
+input.accept = "image/jpeg,image/png,image/webp,image/gif,image/bmp,image/tiff";
 input.setAttribute("aria-label", "Choose an image");
 
 const drop = make("button", "vs-drop", root);
@@ -96,7 +96,7 @@ const show = (source) => {
 
 const take = (file) => {
   if (!file) return;
-  if (!file.type.startsWith("image/")) return say(`${file.name} is not an image; choose a JPEG, PNG or WebP.`, true);
+  if (!file.type.startsWith("image/")) return say(`${file.name} is not an image; choose a JPEG, PNG, WebP or TIFF.`, true);
   if (file.size > props.max_bytes) {
     return say(`The image is larger than ${Math.round(props.max_bytes / 1e6)} MB; choose a smaller one.`, true);
   }

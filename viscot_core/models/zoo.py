@@ -153,6 +153,18 @@ def location(model: ZooModel) -> Path | None:
     return cached(model.hub)
 
 
+def hint_about(name: str | Path | None) -> str:
+    """What everybody who reads this model's answers must know; empty where it is not the bundled one.
+
+    ``name`` is as ``resolve`` takes it, or the address of a server.
+    """
+    text = BUNDLED if name is None else str(name)
+    bundled = text.rpartition("#")[2] == BUNDLED or expanded(text).resolve() == BUNDLED_FOLDER
+    if not bundled:
+        return ""
+    return f"{BUNDLED} only knows viscot's synthetic images: about any other image its answer means nothing."
+
+
 def resolve(name: str | Path | None = None) -> Path:
     """The folder of a model: a path, a zoo name, a pulled hub id, or (without a name) the bundled model.
 

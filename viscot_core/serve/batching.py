@@ -92,17 +92,24 @@ class Batcher:
             self._sessions += change
 
     def _work(self) -> None:
-        while (first := self._jobs.get()) is not None:
-            jobs, stop = self._gather_batch(first)
-            # False for a job that was cancelled while it waited; from here on its future cannot be cancelled.
-            live = [job for job in jobs if job.done.set_running_or_notify_cancel()]
-            if live:
-                start = time.perf_counter()
-                self._run(live)
-                if self._on_batch is not None:
-                    self._on_batch(len(live), time.perf_counter() - start)
-            if stop:
-                return
+        # A call for each batch: a loop's variables would hold the last batch, its images too, until the next.
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """Run the next batch; False when the batcher was closed."""
+        first = self._jobs.get()
+        if first is None:
+            return False
+        jobs, stop = self._gather_batch(first)
+        # False for a job that was cancelled while it waited; from here on its future cannot be cancelled.
+        live = [job for job in jobs if job.done.set_running_or_notify_cancel()]
+        if live:
+            start = time.perf_counter()
+            self._run(live)
+            if self._on_batch is not None:
+                self._on_batch(len(live), time.perf_counter() - start)
+        return not stop
 
     def _gather_batch(self, first: _Job) -> tuple[list[_Job], bool]:
         """``first`` and what else is queued or comes soon; and whether the batcher was closed meanwhile."""

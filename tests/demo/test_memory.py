@@ -1,0 +1,93 @@
+"""What visitors leave behind in the server's memory, over the page's own HTTP."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from demo_help import page_of
+from PIL import Image
+from serve_help import Looker, data_url, wait_for
+
+pytest.importorskip("gradio", reason="needs viscot[demo]")
+pytestmark = pytest.mark.slow
+
+
+class Visitor:
+    """Sends the page's events, without a browser."""
+
+    def __init__(self, url: str, blocks: Any, session: str) -> None:
+        self._url, self._session = f"{url}/gradio_api", session
+        self._numbers = {entry.fn.__name__: number for number, entry in blocks.fns.items()}
+        self._http = httpx.Client(timeout=60, trust_env=False)
+
+    def send(self, name: str, data: list[Any], event: Any = None) -> httpx.Response:
+        body = {"data": data, "fn_index": self._numbers[name], "session_hash": self._session}
+        body = {**body, "event_data": event, "trigger_id": None}
+        return self._http.post(f"{self._url}/queue/join", json=body)
+
+    def do(self, name: str, data: list[Any], event: Any = None) -> Any:
+        """The event's output, when it is done."""
+        assert self.send(name, data, event).status_code == 200
+        said = {"session_hash": self._session}
+        with self._http.stream("GET", f"{self._url}/queue/data", params=said) as lines:
+            last = next(line for line in lines.iter_lines() if '"process_completed"' in line)
+        return json.loads(last.removeprefix("data:"))["output"]["data"]
+
+    def leave(self) -> None:
+        """Open the page's heartbeat, and close it."""
+        with self._http.stream("GET", f"{self._url}/heartbeat/{self._session}") as beats:
+            next(beats.iter_lines())
+
+
+def decoded(size: tuple[int, int]) -> int:
+    """How many images of this size are in memory as pixels."""
+    gc.collect()
+    return sum(isinstance(each, Image.Image) and each.size == size for each in gc.get_objects())
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[tuple[str, Any, Any]]:
+    with page_of(Looker()) as (url, blocks):
+        page = next(entry.fn.__self__ for entry in blocks.fns.values() if hasattr(entry.fn, "__self__"))
+        yield url, blocks, page
+
+
+def test_images_of_many_pixels_are_kept_as_files(here: tuple[str, Any, Any]) -> None:
+    """These few kB are 27 MB of pixels each, held only while a question is answered."""
+    url, blocks, page = here
+    large = data_url(Image.new("RGB", (3001, 3001)))
+    visitors = [Visitor(url, blocks, f"many-{number}") for number in range(4)]
+    for visitor in visitors:
+        visitor.do("upload", [], {"image": large})
+        *_, button = visitor.do("ask", [None, "What?", "Look closer"])
+        assert button["value"] == "Ask"
+    held = page.images.held
+    wait_for(lambda: decoded((3001, 3001)) == 0, 10)
+    assert 0 < held < 400_000
+    for visitor in visitors:
+        visitor.leave()
+    wait_for(lambda: bool(page.images.held == 0), 20)
+
+
+def test_a_tiff_is_shown_as_jpeg_and_lists_without_end_are_refused(here: tuple[str, Any, Any]) -> None:
+    url, blocks, _ = here
+    visitor = Visitor(url, blocks, "tiff")
+    _, stage, _ = visitor.do("upload", [], {"image": data_url(Image.new("RGB", (60, 40)), "TIFF")})
+    assert stage["image"].startswith("data:image/jpeg") and "60 × 40" in stage["message"]
+    start = time.monotonic()
+    assert visitor.send("upload", [], [[]] * 3_000_000).status_code == 400
+    assert time.monotonic() - start < 10
+
+
+def test_a_question_of_a_megabyte_is_refused(here: tuple[str, Any, Any]) -> None:
+    url, blocks, _ = here
+    visitor = Visitor(url, blocks, "long")
+    visitor.do("upload", [], {"image": data_url()})
+    _, stage, *_ = visitor.do("ask", [None, "why " * 250_000, "Look closer"])
+    assert "at most 2000 characters" in stage["message"]
