@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
-from serve_help import Looker, Running, data_url, question
+from serve_help import Looker, Running, as_data_url, data_url, question
 
 Serve = Callable[..., Running]
 
@@ -164,3 +165,13 @@ def test_questions_at_the_same_time_run_together_and_keep_their_answers(serve: S
     assert texts == [f"seen {width} x {height}" for width, height in sizes]
     assert sum(here.engine.batches) == 12 and max(here.engine.batches) > 2
     assert here.metric("viscot_batch_prompts_sum") == 12
+
+
+def test_a_tiff_is_read_as_the_command_reads_it(serve: Serve) -> None:
+    here = serve()
+    file = io.BytesIO()
+    pages = [Image.new("RGB", (400, 200)), Image.new("RGB", (40, 20))]
+    assert here.post(question(url=data_url(pages[0], "TIFF"))).json()["viscot"]["width"] == 400
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    reply = here.post(question(url=as_data_url(file.getvalue(), "TIFF")))
+    assert reply.status_code == 400 and "several pages" in reply.json()["error"]["message"]
