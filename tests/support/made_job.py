@@ -19,8 +19,8 @@ from typing import Any
 
 from made_training import golden_recipe
 
+from viscot_core.processes import die_with_parent
 from viscot_core.train import ranks, worker
-from viscot_core.train.job.orphans import die_with_parent
 from viscot_core.train.recipe.load import load_recipe
 from viscot_core.train.recipe.schema import LoraSpec, Recipe
 

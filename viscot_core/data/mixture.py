@@ -28,6 +28,7 @@ from viscot_core.data.annotations import Conversation
 from viscot_core.data.rows import raw_rows
 from viscot_core.errors import DataError
 from viscot_core.files import sha256_of
+from viscot_core.processes import worker_pool
 
 FORMAT = 1
 _BATCH = 2048
@@ -218,9 +219,7 @@ def _measure_all(
     if workers <= 1 or len(parts) == 1:
         keep(map(task, parts))
     else:
-        from concurrent.futures import ProcessPoolExecutor
-
-        with ProcessPoolExecutor(workers) as pool:
+        with worker_pool(workers) as pool:
             keep(pool.map(task, parts))
     return found
 

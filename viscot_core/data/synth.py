@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from viscot_core.conversation import (
 )
 from viscot_core.data.scenes import Scene, Thing, draw_scene, make_scene
 from viscot_core.files import atomic_folder
+from viscot_core.processes import worker_pool
 
 DATASET = "synth"
 QUESTIONS = (
@@ -125,7 +125,7 @@ def _write_images(
             _write_image(job)
             report(done)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with worker_pool(workers) as pool:
         for done, _ in enumerate(pool.map(_write_image, jobs, chunksize=32), 1):
             report(done)
 

@@ -12,9 +12,11 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from viscot_core.errors import DataError, EngineError, UsageError, ViscotError
+from viscot_core.processes import die_with_parent
 
 Progress = Callable[[int, int], None]
 """``(answered, asked)`` requests of the running task."""
@@ -73,7 +75,12 @@ def run_child(
     log = folder / LOG_FILE
     # stderr joins stdout: what lmms-eval logs, the exception and the progress bar then come in their order.
     child = subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **env}, bufsize=0
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **env},
+        bufsize=0,
+        preexec_fn=partial(die_with_parent, os.getpid()),
     )
     try:
         with log.open("wb") as file:

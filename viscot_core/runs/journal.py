@@ -8,6 +8,7 @@ may never change within a folder; the questions (strategies, data sets, limit) m
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ from viscot_core.runs.records import (
 
 LOCK_FILE = ".lock"
 BROKEN_FILE = "predictions.broken"
+_DYING = 2.0
+"""Seconds that the ranks of a killed run may take to let go of its folder."""
 
 
 class Journal:
@@ -172,7 +175,11 @@ class Journal:
 
 def _take_lock(folder: Path, *, shared: bool = False, name: str = LOCK_FILE) -> IO[bytes]:
     handle = (folder / name).open("ab")
-    if not try_lock(handle, shared=shared):
+    deadline = time.monotonic() + _DYING
+    while not try_lock(handle, shared=shared):
+        if time.monotonic() < deadline:
+            time.sleep(0.05)
+            continue
         handle.close()
         raise UsageError(f"Another process is writing to {folder}; wait for it, or choose another --out.")
     return handle

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 from viscot_core.errors import ViscotError
-from viscot_core.runs.evaluate import evaluate
+from viscot_core.runs.shards import end_with_launcher
 from viscot_core.terminal import visible
 
 
 def main(path: str) -> int:
     """Run the job that the parent process wrote (``evaluate.evaluate``)."""
+    end_with_launcher()
+    from viscot_core.runs.evaluate import evaluate  # late: it takes seconds
+
     task, engine, out = pickle.loads(Path(path).read_bytes())
     try:
         evaluate(task, engine, out)

@@ -13,11 +13,15 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from viscot_core.errors import EngineError, UsageError
+from viscot_core.processes import die_with_parent, parent_of
 
 SESSION = "VISCOT_BENCH_SESSION"
+LAUNCHER = "VISCOT_BENCH_LAUNCHER"
+"""The process that started torchrun."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,17 @@ def check_gpus(gpus: int, device: str) -> None:
         raise UsageError(f"--gpus {gpus}: this machine has {found}; give --gpus {found} or --device cpu.")
 
 
+def end_with_launcher() -> None:
+    """Let this rank end with torchrun, which ends with the process that called ``launch``.
+
+    A rank begins with imports of seconds: one whose launcher has died meanwhile ends at once.
+    """
+    die_with_parent()
+    launcher = parent_of(os.getppid())
+    if launcher is not None and str(launcher) != os.environ.get(LAUNCHER):
+        sys.exit(1)
+
+
 def launch(job: bytes, gpus: int) -> None:
     """Start ``gpus`` ranks of a pickled job (``rank.py``) and wait for them.
 
@@ -84,10 +99,11 @@ def launch(job: bytes, gpus: int) -> None:
         path.write_bytes(job)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         ranks = [f"--nproc-per-node={gpus}", "-m", "viscot_core.runs.rank", str(path)]
-        environment = {**os.environ, SESSION: uuid.uuid4().hex[:8]}
+        environment = {**os.environ, SESSION: uuid.uuid4().hex[:8], LAUNCHER: str(os.getpid())}
         # torchrun would set it to 1, which leaves most cores idle where ranks run on CPUs.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
-        process = subprocess.Popen([*command, *ranks], env=environment)
+        die = partial(die_with_parent, os.getpid())
+        process = subprocess.Popen([*command, *ranks], env=environment, preexec_fn=die)
         try:
             code = process.wait()
         except KeyboardInterrupt:  # the terminal sent it to the ranks too: let them end

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -15,6 +14,7 @@ from viscot_core.boxes.geometry import Box, Size
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write
 from viscot_core.images.reading import image_size, open_image
+from viscot_core.processes import worker_pool
 from viscot_core.sources.annotated import AnnotationFile, annotation_files, images_of, locate_image, rows_of
 from viscot_core.sources.catalog import Catalog
 
@@ -128,7 +128,7 @@ def _mapped(
     if workers <= 1:
         yield from map(judge, images)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with worker_pool(workers) as pool:
         todo = iter(images)
         while batch := list(islice(todo, 4096)):  # in batches: a million waiting tasks would fill the memory
             yield from pool.map(judge, batch, chunksize=64)

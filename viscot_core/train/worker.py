@@ -16,10 +16,10 @@ from pathlib import Path
 
 from viscot_core.errors import PartlyDone, UsageError
 from viscot_core.files import link_or_copy
+from viscot_core.processes import die_with_parent
 from viscot_core.terminal import VisibleFormatter
 from viscot_core.train import ranks
 from viscot_core.train.job import stopping
-from viscot_core.train.job.orphans import die_with_parent
 from viscot_core.train.loop.preflight import check_rows
 from viscot_core.train.loop.stage import run_stage
 from viscot_core.train.recipe.load import load_recipe

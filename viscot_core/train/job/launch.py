@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from viscot_core.errors import DataError, PartlyDone, UsageError, ViscotError
-from viscot_core.train.job.orphans import die_with_parent
+from viscot_core.processes import die_with_parent
 from viscot_core.train.plan.make_plan import make_plan
 from viscot_core.train.plan.plan_types import Machine, Plan, Rendezvous
 from viscot_core.train.recipe.schema import Recipe

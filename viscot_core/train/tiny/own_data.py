@@ -9,7 +9,6 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from viscot_core.families.llava.pixels import square_pixels
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES, render
+from viscot_core.processes import worker_pool
 from viscot_core.train import ranks
 from viscot_core.train.recipe.schema import Recipe, ScratchSpec
 
@@ -184,7 +184,7 @@ def _build(
         for group in groups:
             store(make(group))
     else:
-        with ProcessPoolExecutor(workers) as pool:
+        with worker_pool(workers) as pool:
             for views in pool.map(make, groups, chunksize=16):
                 store(views)
     pixels.flush()
