@@ -43,6 +43,7 @@ GROUND = {
     "files",
     "hardware",
     "lines",
+    "processes",
     "paths",
     "resources",
     "tensors",
