@@ -1,5 +1,5 @@
-# make help | demo | test | lint | bench | general. The first call makes .venv and installs the versions of constraints.txt.
-# PYTHON=python3.12 picks another interpreter; PYTEST_ARGS="-k boxes" narrows `make test`.
+# make help | demo | test | lint | bench | general | audit. The first call makes .venv and installs the versions of constraints.txt.
+# PYTHON=python3.12 picks another interpreter; TORCH_INDEX=URL another index for torch (README); PYTEST_ARGS="-k boxes" narrows `make test`.
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,14 +16,15 @@ LMMS_EVAL := lmms-eval decord
 LMMS_NEEDS := accelerate datasets evaluate loguru openpyxl pytablewriter python-dotenv requests sacrebleu tenacity
 FAST := not slow and not gpu and not network
 
-.PHONY: help demo test lint bench general
+.PHONY: help demo test lint bench general audit
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
 
-demo: $(RUNTIME)  ## install what is needed to run, then `viscot tour`: images, boxes, answers, a small benchmark
+demo: $(RUNTIME)  ## install viscot, then `viscot tour`: images, boxes, answers, a small benchmark
 	$(BIN)/viscot tour
+	@printf '\nviscot is installed in %s. Next:\n  source %s/activate\n  viscot --help\n' $(VENV) $(BIN)
 
 test: lint  ## ruff, mypy and the tests that need neither a GPU nor a network
 	$(BIN)/python -m pytest -q -m "$(FAST)" $(PYTEST_ARGS)
@@ -43,11 +44,14 @@ general: $(RUNTIME)  ## lmms-eval beside the torch that is there, for `viscot be
 	@$(PIP) --no-deps $(LMMS_EVAL)
 	@$(PIP) --no-warn-conflicts $(LMMS_NEEDS)
 
+audit: $(RUNTIME)  ## known faults of the pinned and of the lowest versions, where the advisories can be read
+	$(BIN)/python .ci/audit
+
 # torch goes first, so that every later step builds against and keeps this one.
 $(RUNTIME): | $(BIN)/python
 	@echo "Installing viscot into $(VENV) (a few minutes the first time) ..."
-	@$(PIP) torch
-	@$(PIP) --editable .
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@DS_BUILD_OPS=0 $(PIP) --editable '.[demo,serve,train]'
 	@rm -f $(VENV)/.viscot-runtime-*
 	@touch $@
 

@@ -132,3 +132,63 @@ def test_the_version_is_in_the_changelog(repo: Path) -> None:
 def test_importing_the_core_imports_no_torch() -> None:
     code = "import sys, viscot_core; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_runs_as_a_module() -> None:
+    argv = [sys.executable, "-m", "viscot_cli", "--version"]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("viscot ")
+
+
+def test_every_optional_package_names_an_extra_that_has_it(repo: Path) -> None:
+    """What an error message tells to install must install it."""
+    from viscot_core.resources import EXTRAS, install_line
+
+    extras = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for package, extra in EXTRAS.items():
+        assert any(line.startswith((package, package.replace("_", "-"))) for line in extras[extra]), package
+    assert install_line(["wandb"]) == "pip install 'viscot[wandb]'"
+    assert install_line(["peft", "bitsandbytes", "other"]) == "pip install 'viscot[train,quant]' other"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extras", ["train,wandb,quant,demo,serve,formats,pdf,general", "flash"])
+def test_every_extra_resolves_with_the_constraints(repo: Path, extras: str) -> None:
+    """The resolver's dry run: nothing is installed. All that go together are resolved together."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq", "install", "--dry-run"]
+    pip += ["--ignore-installed", "--constraint", str(repo / "constraints.txt")]
+    if subprocess.run([*pip, "--no-deps", "packaging"], capture_output=True, check=False).returncode:
+        pytest.skip("no package index")
+    env = {**os.environ, "DS_BUILD_OPS": "0", "FLASH_ATTENTION_SKIP_CUDA_BUILD": "TRUE"}
+    # flash-attn asks the torch that is there how to build: its own metadata cannot be read without.
+    alone = ["--no-deps", "--no-build-isolation"] if extras == "flash" else []
+    names = _extra(repo, "flash") if extras == "flash" else [f"{repo}[{extras}]"]
+    ran = subprocess.run([*pip, *alone, *names], capture_output=True, text=True, env=env, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def _extra(repo: Path, name: str) -> list[str]:
+    project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
+    return list(project["optional-dependencies"][name])
+
+
+def test_the_resolved_extras_are_all_of_them(repo: Path) -> None:
+    (mark,) = [
+        m for m in test_every_extra_resolves_with_the_constraints.pytestmark if m.name == "parametrize"
+    ]
+    resolved = {name for extras in mark.args[1] for name in extras.split(",")}
+    extras = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    # `make test` installs dev itself.
+    assert resolved == {name for name, lines in extras.items() if lines} - {"dev"}
+
+
+def test_floors_have_no_known_fault(repo: Path) -> None:
+    """`make audit` compares them with the published advisories; here are the known ones."""
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    known = {"pillow": "12.1", "torch": "2.9.1", "gradio": "6.6", "starlette": "0.49", "jinja2": "3.1.5"}
+    for requirement in map(Requirement, asked):
+        if requirement.name.lower() in known:
+            assert not requirement.specifier.contains(known[requirement.name.lower()]), requirement

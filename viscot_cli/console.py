@@ -21,25 +21,11 @@ from typing import Any
 import typer
 
 from viscot_core.errors import ViscotError
+from viscot_core.resources import EXTRAS, install_line
 from viscot_core.terminal import VisibleFormatter, json_safe, visible
 
 INTERRUPTED = 130
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-EXTRAS = {
-    "bitsandbytes": "quant",
-    "deepspeed": "train",
-    "fastapi": "serve",
-    "flash_attn": "flash",
-    "gradio": "demo",
-    "lmms_eval": "general",
-    "peft": "train",
-    "pi_heif": "formats",
-    "prometheus_client": "serve",
-    "pypdfium2": "pdf",
-    "starlette": "serve",
-    "tensorboard": "train",
-    "uvicorn": "serve",
-}
 
 
 # -- results and messages ------------------------------------------------------------------------------
@@ -278,7 +264,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         name = (error.name or "").partition(".")[0]
         if name in EXTRAS:
-            return f"{name} is not installed; get it with: pip install 'viscot[{EXTRAS[name]}]'"
+            return f"{name} is not installed; get it with: {install_line([name])}"
     if isinstance(error, OSError) and error.strerror:
         about = f"{error.filename}: " if error.filename else ""
         if error.errno == errno.EFBIG:

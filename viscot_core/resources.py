@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
+
+EXTRAS = {
+    "bitsandbytes": "quant",
+    "deepspeed": "train",
+    "fastapi": "serve",
+    "flash_attn": "flash",
+    "gradio": "demo",
+    "h11": "serve",
+    "lmms_eval": "general",
+    "peft": "train",
+    "pi_heif": "formats",
+    "prometheus_client": "serve",
+    "pypdfium2": "pdf",
+    "starlette": "serve",
+    "tensorboard": "train",
+    "uvicorn": "serve",
+    "wandb": "wandb",
+}
+"""The extra of ``pyproject.toml`` that installs each optional package."""
+
+
+def install_line(packages: Iterable[str]) -> str:
+    """The command that installs optional packages; a package without an extra goes by its own name."""
+    known = dict.fromkeys(EXTRAS[name] for name in packages if name in EXTRAS)
+    others = [name for name in packages if name not in EXTRAS]
+    return " ".join(["pip install", *([f"'viscot[{','.join(known)}]'"] if known else []), *others])
 
 
 def recipes() -> dict[str, Path]:

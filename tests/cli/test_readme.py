@@ -8,18 +8,14 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
-
-from viscot_cli.app import app
+from command_lines import commands, parse_viscot
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 FENCE = r"^```(?P<kind>\w+)\n(?P<text>.*?)^```"
@@ -49,30 +45,6 @@ def read_blocks(text: str) -> list[Block]:
 
 
 BLOCKS = read_blocks(README.read_text(encoding="utf-8"))
-
-
-def commands(text: str) -> list[list[str]]:
-    """The words of each command line: comments, redirections and what follows a pipe taken away."""
-    lines = text.replace("\\\n", " ").splitlines()
-    found = []
-    for line in lines:
-        for part in re.split(r"\s[;|]\s|&&", line):
-            words = shlex.split(re.sub(r"\s>{1,2}\s*\S+", "", part), comments=True)
-            if words:
-                found.append(words)
-    return found
-
-
-def parse_viscot(words: list[str]) -> None:
-    """Let the command line's own parser read ``viscot ...`` without running it; wrong usage raises."""
-    command: Any = typer.main.get_command(app)
-    name, rest = "viscot", words[1:]
-    while hasattr(command, "list_commands"):
-        context = command.context_class(command, info_name=name)
-        name, rest = rest[0], rest[1:]
-        assert name in command.list_commands(context), f"there is no command {name}: {shlex.join(words)}"
-        command = command.get_command(context, name)
-    command.make_context(name, rest)
 
 
 def test_the_first_screen_is_the_two_commands_and_an_image() -> None:

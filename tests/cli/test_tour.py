@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from command_lines import parse_viscot
 from PIL import Image
 
 from viscot_core import tour
@@ -35,6 +36,13 @@ def test_a_tour_with_any_model_prints_answers_drawings_and_a_table(cli, shared: 
     assert "box acc" in ran.out
     assert all(f"\n{strategy} " in ran.out for strategy in tour.STRATEGIES)
     assert "2 of 2" in ran.out
+    told = [line.strip() for line in ran.out.splitlines() if line.startswith("  viscot ")]
+    assert told == list(tour.MORE) and "make" not in ran.out
+
+
+@pytest.mark.parametrize("line", tour.MORE)
+def test_what_the_tour_tells_to_run_next_parses(line: str) -> None:
+    parse_viscot(line.split())
 
 
 @pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="no bundled model in this checkout")

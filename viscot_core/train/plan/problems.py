@@ -14,6 +14,7 @@ from pathlib import Path
 from viscot_core.errors import ViscotError
 from viscot_core.files import expanded
 from viscot_core.models import zoo
+from viscot_core.resources import install_line
 from viscot_core.train.plan.plan_types import Machine, Problem, StagePlan
 from viscot_core.train.recipe.schema import ModelSpec, Recipe, StageSpec
 
@@ -74,8 +75,7 @@ def _missing_packages(recipe: Recipe) -> Iterator[str]:
     needed += list(recipe.report_to)
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        extras = "train,quant" if "bitsandbytes" in missing else "train"
-        yield f"{', '.join(missing)} missing; get it with: pip install 'viscot[{extras}]'"
+        yield f"{', '.join(missing)} missing; get it with: {install_line(missing)}"
 
 
 def lack_of_room(run: Path, gib: float) -> Iterator[str]:
