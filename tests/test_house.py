@@ -174,6 +174,31 @@ def test_only_families_know(what: str) -> None:
     assert not found, "\n".join(found)
 
 
+def test_nothing_outside_the_families_imports_one_of_them() -> None:
+    """All ask the contract of ``families/``; which room answers, the table says.
+
+    The bundled tiny model is a LLaVA model and nothing else: what exists for it alone (a tokenizer trained on
+    the data, patch features, attention targets) is no question that another family could answer.
+    """
+    found = [
+        f"{module} imports {other}"
+        for module, others in graph().items()
+        for other in others
+        if re.match(r"viscot_core\.families\.\w+\.", other) and room(module) != "families"
+        if not module.startswith("viscot_core.train.tiny.")
+    ]
+    assert not found, "\n".join(found)
+    inside = [
+        f"{module} imports {other}"
+        for module, others in graph().items()
+        for other in others
+        if (own := re.match(r"viscot_core\.families\.(\w+)\.", other))
+        and not module.startswith(own[0])
+        and room(module) == "families"
+    ]
+    assert not inside, "\n".join(inside)
+
+
 def test_names_stand_once() -> None:
     """No file name three times in the core, no class name twice."""
     files = Counter(p.name for n, p in modules().items() if n.startswith("viscot_core"))

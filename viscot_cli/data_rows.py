@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
     from viscot_core.data.stats import FileStats, Shared
-    from viscot_core.families.llava.template import Template
+    from viscot_core.families.training import TrainingProcessor
 
 _LEARNED = ("\u00ab", "\u00bb")
 """Quotation marks that are rare in rows and prompts."""
@@ -74,8 +74,7 @@ def mix(
     from viscot_core.data.mix import build, parse_weights, sources_of
 
     sources = sources_of(_training_files(files, data), parse_weights(weight or ()))
-    words = _words(template, tokenizer, "--workers" if workers else "")
-    tokens = _tokens(tokenizer) if tokenizer else None
+    processor = _measure(tokenizer, template, "--workers" if workers else "")
     with console.transfers() as report:
         mixture = build(
             out,
@@ -88,23 +87,29 @@ def mix(
     columns = ["source", "rows", "weight", "rows per epoch", "skipped"]
     console.table(columns, rows, right=columns[1:])
     console.say(f"{len(mixture)} rows in {out}")
-    if tokens:
+    if processor:
         from viscot_core.data.lengths import token_lengths
 
         with _counted("rows measured", len(mixture)) as progress:
-            lengths = token_lengths(mixture, tokens, words, workers=workers or 1, progress=progress)
+            lengths = token_lengths(mixture, processor, workers=workers or 1, progress=progress)
         console.say(f"tokens per row: mean {lengths.mean():.1f}, longest {lengths.max()}")
 
 
-def _words(template: str | None, tokenizer: str | None, other: str = "") -> Template:
-    """The template for measuring lengths; UsageError if an option needs lengths that nothing measures."""
-    from viscot_core.data.encode import template_named
+def _measure(tokenizer: str | None, template: str | None, other: str = "") -> TrainingProcessor | None:
+    """What measures lengths, if anything; UsageError if an option needs lengths that nothing measures."""
+    from viscot_core.families.table import text_template, training_of
 
-    found = template_named(template or "vicuna_v1")
+    words = text_template(template or "vicuna_v1")
     given = "--template" if template else other
     if given and not tokenizer:
         raise UsageError(f"{given} only matters for measured lengths; pass --tokenizer to measure them.")
-    return found
+    if not tokenizer:
+        return None
+    from viscot_core.models.checkpoint import open_checkpoint
+    from viscot_core.models.zoo import resolve
+
+    found = open_checkpoint(resolve(tokenizer))
+    return training_of(found, tokenizer).processor(found).under(words.name)
 
 
 @contextmanager
@@ -187,14 +192,12 @@ def stats(
     """Rows per data set, region sizes, lengths in tokens, images shared by training and benchmark files."""
     from functools import partial
 
+    from viscot_core.data.lengths import row_length
     from viscot_core.data.stats import file_stats, shared_images
     from viscot_core.sources.catalog import load_catalog
 
-    words, length = _words(template, tokenizer), None
-    if tokenizer:
-        from viscot_core.data.lengths import row_length
-
-        length = partial(row_length, _tokens(tokenizer), words)
+    processor = _measure(tokenizer, template)
+    length = partial(row_length, processor) if processor else None
     with console.progress("rows") as advance:
         found = [file_stats(path, length=length, skip_bad=skip_bad, progress=advance) for path in files]
     shared = shared_images(found, load_catalog().prefixes)
@@ -266,15 +269,6 @@ def _shared_table(shared: Sequence[Shared]) -> None:
     console.table(
         columns, rows, right=columns[2:], title="\nBenchmark images that are also in training files"
     )
-
-
-def _tokens(name: str) -> Any:
-    """A model's ChatTokenizer; Any, because its type would import transformers."""
-    from viscot_core.families.llava.family import load_tokens
-    from viscot_core.models.checkpoint import open_checkpoint
-    from viscot_core.models.zoo import resolve
-
-    return load_tokens(open_checkpoint(resolve(name)))
 
 
 def synth(

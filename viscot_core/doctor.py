@@ -234,10 +234,11 @@ def _recipes() -> Iterator[Finding]:
 def _recipe(name: str) -> Finding:
     """Whether this machine has the estimated memory of each stage at one sample per GPU."""
     from viscot_core.train.plan import estimates
+    from viscot_core.train.recipe.base_model import shape_of
     from viscot_core.train.recipe.load import load_recipe
 
     recipe = load_recipe(name)
-    shape = estimates.shape_of(recipe.model)
+    shape = shape_of(recipe.model)
     if shape is None:
         return Finding("recipes", name, "warn", "unknown size", f"viscot train --recipe {name} --dry-run")
     have = min((gpu.total for gpu in hardware.gpus()), default=hardware.ram_gib())

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_processors import processor_of
 
 from viscot_core.conversation import Message
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import encode, training_turns
 from viscot_core.errors import DataError
 from viscot_core.families.base import IGNORE
-from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.template import TEMPLATES, render
+from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.tokenizer import load_tokenizer
 
 VARIANTS = ("llama_legacy_True", "llama_legacy_False", "tiny_legacy_True", "tiny_legacy_False")
@@ -29,13 +29,14 @@ DIFFERENT = {
 
 
 @cache
-def _tokens(folder: Path, turn_tokens: Any) -> ChatTokenizer:
-    return ChatTokenizer(load_tokenizer(folder, turn_tokens), image_tokens=1, turn_tokens=turn_tokens)
+def _processor(folder: Path, turn_tokens: Any) -> ChatProcessor:
+    tokenizer = load_tokenizer(folder, turn_tokens)
+    return processor_of(ChatTokenizer(tokenizer, image_tokens=1, turn_tokens=turn_tokens))
 
 
-def _variant(shared: Path, name: str) -> ChatTokenizer:
+def _variant(shared: Path, name: str) -> ChatProcessor:
     folder = shared / "golden" / ("llama_tokenizer" if name.startswith("llama") else "tiny_tokenizer")
-    return _tokens(folder, "legacy" if name.endswith("True") else "plain")
+    return _processor(folder, "legacy" if name.endswith("True") else "plain")
 
 
 def _rows(shared: Path) -> list[dict[str, Any]]:
@@ -46,15 +47,15 @@ def _rows(shared: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_ids_and_labels_equal_the_reference(shared: Path, variant: str) -> None:
     """Where the reference supervises a row at all; rows it masks whole by its fault differ in labels."""
-    tokens = _variant(shared, variant)
+    processor = _variant(shared, variant)
     equal = masked = 0
     for row in _rows(shared):
         expected = row["out"].get(variant, {})
         if "input_ids" not in expected or row["name"] in DIFFERENT:
             continue
         conversation = Conversation.model_validate(row["row"])
-        ours = tokens.encode(render(training_turns(conversation.turns), TEMPLATES["vicuna_v1"]))
-        ids = [-200 if i == tokens.image_id else i for i in ours.ids]
+        ours = processor.render(training_turns(conversation.turns), None)
+        ids = [-200 if i == processor.tokens.image_id else i for i in ours.ids]
         length = len(expected["input_ids"])
         assert ids[:length] == expected["input_ids"], (row["name"], variant)
         if all(label == IGNORE for label in expected["labels"]):
@@ -75,18 +76,16 @@ def test_stage_one_equals_the_reference(shared: Path) -> None:
             expected = row["out"].get(variant, {})
             if "input_ids" not in expected or "<image>" in conversation.turns[1].text:
                 continue
-            tokens = _variant(shared, variant)
-            turns = training_turns(conversation.turns, plain=True)
-            ours = tokens.encode(render(turns, TEMPLATES["plain"]))
-            assert [-200 if i == tokens.image_id else i for i in ours.ids] == expected["input_ids"]
+            processor = _variant(shared, variant).under("plain")
+            ours = processor.render(training_turns(conversation.turns), None)
+            assert [-200 if i == processor.tokens.image_id else i for i in ours.ids] == expected["input_ids"]
             assert ours.labels == expected["labels"]
 
 
 @pytest.fixture
-def tokens(golden: Path) -> ChatTokenizer:
-    return ChatTokenizer(
-        load_tokenizer(golden / "tiny_llava", "legacy"), image_tokens=4, turn_tokens="legacy"
-    )
+def processor(golden: Path) -> ChatProcessor:
+    tokenizer = load_tokenizer(golden / "tiny_llava", "legacy")
+    return processor_of(ChatTokenizer(tokenizer, image_tokens=4, turn_tokens="legacy"))
 
 
 def _row(images: list[str], *turns: tuple[str, str]) -> Conversation:
@@ -101,35 +100,34 @@ CHAIN = (
 )
 
 
-def test_supervised_words_are_the_assistants(tokens: ChatTokenizer) -> None:
-    sample = encode(_row(["a", "a###[1, 2, 3, 4]"], *CHAIN), tokens, TEMPLATES["vicuna_v1"], max_length=512)
+def test_supervised_words_are_the_assistants(processor: ChatProcessor) -> None:
+    sample = encode(_row(["a", "a###[1, 2, 3, 4]"], *CHAIN), processor, max_length=512)
     said = [label for label in sample.encoded.labels if label != IGNORE]
-    assert tokens.hf.decode(said).replace(" ", "") == "[0.1,0.2,0.3,0.4]</s>ontheroof</s>"
-    assert sample.encoded.ids.count(tokens.image_id) == 8
+    assert processor.tokens.hf.decode(said).replace(" ", "") == "[0.1,0.2,0.3,0.4]</s>ontheroof</s>"
+    assert sample.encoded.ids.count(processor.tokens.image_id) == 8
     assert sample.images == ("a", "a###[1, 2, 3, 4]")
 
 
-def test_a_cut_row_keeps_ids_and_images_in_step(tokens: ChatTokenizer) -> None:
+def test_a_cut_row_keeps_ids_and_images_in_step(processor: ChatProcessor) -> None:
     row = _row(["a", "b"], *CHAIN)
-    whole = encode(row, tokens, TEMPLATES["vicuna_v1"], max_length=512).encoded.ids
-    second = [i for i, token in enumerate(whole) if token == tokens.image_id][4]
+    whole = encode(row, processor, max_length=512).encoded.ids
+    second = [i for i, token in enumerate(whole) if token == processor.tokens.image_id][4]
     for length in range(second, second + 4):
-        sample = encode(row, tokens, TEMPLATES["vicuna_v1"], max_length=length)
+        sample = encode(row, processor, max_length=length)
         assert sample.images == ("a",)
         assert len(sample.encoded.ids) == second
-    assert encode(row, tokens, TEMPLATES["vicuna_v1"], max_length=second + 4).images == ("a", "b")
+    assert encode(row, processor, max_length=second + 4).images == ("a", "b")
 
 
-def test_an_image_mark_said_in_words_is_no_image(tokens: ChatTokenizer) -> None:
+def test_an_image_mark_said_in_words_is_no_image(processor: ChatProcessor) -> None:
     row = _row(["a"], ("user", "<image>\nWhat mark?"), ("assistant", "it says <image> here"))
-    sample = encode(row, tokens, TEMPLATES["vicuna_v1"], max_length=512)
-    assert sample.encoded.ids.count(tokens.image_id) == tokens.image_tokens
-    assert "image" in tokens.decode([label for label in sample.encoded.labels if label != IGNORE])
+    sample = encode(row, processor, max_length=512)
+    assert sample.encoded.ids.count(processor.tokens.image_id) == processor.tokens.image_tokens
+    assert "image" in processor.tokens.decode([label for label in sample.encoded.labels if label != IGNORE])
 
 
-def test_rows_that_cannot_teach_are_refused(tokens: ChatTokenizer) -> None:
-    template = TEMPLATES["vicuna_v1"]
+def test_rows_that_cannot_teach_are_refused(processor: ChatProcessor) -> None:
     with pytest.raises(DataError, match="1 <image> marks for 2 images"):
-        encode(_row(["a", "b"], *CHAIN[:2]), tokens, template, max_length=512)
+        encode(_row(["a", "b"], *CHAIN[:2]), processor, max_length=512)
     with pytest.raises(DataError, match="no supervised token"):
-        encode(_row(["a", "b"], *CHAIN), tokens, template, max_length=20)
+        encode(_row(["a", "b"], *CHAIN), processor, max_length=20)

@@ -9,10 +9,10 @@ import pytest
 
 from viscot_core.conversation import cot_turns
 from viscot_core.data.annotations import Conversation, DetectionRow, MetadataRow, RefcocoRow
-from viscot_core.data.sample import rendered, spans_of
+from viscot_core.data.encode import training_turns
 from viscot_core.data.stats import Shared, file_stats, kind_of, shared_images
 from viscot_core.errors import DataError
-from viscot_core.families.llava.template import TEMPLATES
+from viscot_core.families.table import text_template
 
 
 def test_files_are_told_apart_by_their_first_row(shared: Path) -> None:
@@ -85,8 +85,8 @@ def test_spans_show_what_is_supervised() -> None:
     row = Conversation(
         image=("a", "a###[1, 2, 3, 4]"), turns=cot_turns("Who?", "[0.1, 0.2, 0.3, 0.4]", "Nobody")
     )
-    prompt = rendered(row, TEMPLATES["vicuna_v1"])
-    spans = spans_of(prompt)
-    assert "".join(text for text, _ in spans) == prompt.text
+    spans = text_template("vicuna_v1").spans(training_turns(row.turns))
+    whole = "".join(text for text, _ in spans)
+    assert whole.startswith("A chat between") and whole.endswith("USER: <image> ASSISTANT: Nobody</s>")
     assert [text for text, said in spans if said] == [" [0.1, 0.2, 0.3, 0.4]</s>", " Nobody</s>"]
     assert [text for text, _ in spans].count("<image>") == 2

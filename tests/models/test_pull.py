@@ -23,7 +23,7 @@ from viscot_core.models import zoo
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.train.job import launch
 from viscot_core.train.plan.plan_types import Machine
-from viscot_core.train.recipe.from_parts import open_base
+from viscot_core.train.recipe.base_model import open_base
 from viscot_core.train.recipe.load import load_recipe
 
 SHA = "0123456789abcdef0123456789abcdef01234567"

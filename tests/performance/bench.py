@@ -37,7 +37,7 @@ from viscot_core.boxes.registry import codec
 from viscot_core.conversation import BOX_REQUEST, IMAGE
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.families.llava.pixels import preprocess
-from viscot_core.families.llava.template import TEMPLATES, prompt_text
+from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View
 from viscot_core.images.view import crop as crop_view
@@ -81,7 +81,7 @@ def make_model(folder: Path) -> Path:
     # Real vocabularies know these words: prompts must not be longer in tokens than they really are.
     said = [turns for q in QUESTIONS for turns in (WORDING.answer(q, "[0.1, 0.2]"), WORDING.detection(q))]
     said.append(WORDING.refcoco("The thing number 1 on the left"))
-    texts = [prompt_text(turns, TEMPLATES["vicuna_v1"]) for turns in said]
+    texts = [TEMPLATES["vicuna_v1"].prompt(turns) for turns in said]
     texts += [text.lower() for text in texts]
     tokenizer = train_tokenizer(texts * 3, vocab_size=shape.vocab_size, max_positions=shape.max_positions)
     model = build_model(shape, tokenizer, feature_layer=-2, attention="sdpa", seed=0)

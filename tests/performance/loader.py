@@ -17,6 +17,7 @@ import argparse
 import copy
 import json
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,14 +26,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from made_processors import processor_of
 from PIL import Image, ImageDraw, ImageFont
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
 
 from viscot_core.boxes.geometry import Box, Frame, crop_window, format_box
 from viscot_core.conversation import IMAGE, cot_turns, to_disk
 from viscot_core.data.annotations import split_crop
-from viscot_core.families.llava.family import load_tokens
 from viscot_core.families.llava.pixels import PAD_COLOR, quick_square_pixels, square_pixels
-from viscot_core.families.llava.processor import ChatTokenizer
+from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.template import EOS, TEMPLATES
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import resolve
@@ -159,7 +163,7 @@ def difference(path: Path, root: Path, side: int) -> tuple[int, float]:
 def measure(root: Path, name: str, asked: argparse.Namespace, tokens: ChatTokenizer) -> dict[str, Any]:
     path = write_rows(root, name, asked.rows)
     stage = load_recipe("7b-336").stages[-1]
-    ours = MixtureDataset([path], root, tokens, TEMPLATE, stage, side=asked.side)
+    ours = MixtureDataset([path], root, processor_of(tokens, TEMPLATE.name, asked.side), stage)
     reference = Reference(path, root, tokens, asked.side)
 
     def mine(index: int) -> None:
@@ -190,8 +194,10 @@ def main() -> None:
     )
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    plain = load_tokens(open_checkpoint(resolve(asked.tokenizer)))
-    tokens = ChatTokenizer(plain.hf, image_tokens=(asked.side // 14) ** 2)
+    found = open_checkpoint(resolve(asked.tokenizer))
+    processor = found.family.processor(found)
+    assert isinstance(processor, ChatProcessor)
+    tokens = ChatTokenizer(processor.tokens.hf, image_tokens=(asked.side // 14) ** 2)
     with tempfile.TemporaryDirectory() as temporary:
         found = {name: measure(Path(temporary), name, asked, tokens) for name in SIZES}
     met = {name: one["times"] >= GOAL for name, one in found.items()}

@@ -28,7 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from made_processors import processor_of
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
 
 from viscot_core.conversation import BOX_REQUEST, IMAGE, REFCOCO_AFTER, REFCOCO_BEFORE
 from viscot_core.data.annotations import Conversation
@@ -36,7 +40,6 @@ from viscot_core.data.encode import encode
 from viscot_core.data.packing import pack
 from viscot_core.data.sampler import filled, length_order, modality_length_order
 from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.families.llava.tokenizer import load_tokenizer
 
 GOALS = {"packed": 0.95, "beyond_loading_s": 30.0}
@@ -204,11 +207,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the made mixture is put (3 GB; removed afterwards)")
     given = parser.parse_args()
     tokenizer = load_tokenizer(given.shared / "golden/llama_tokenizer", "v4.31")
-    tokens = ChatTokenizer(tokenizer, image_tokens=576, turn_tokens="v4.31")
+    processor = processor_of(ChatTokenizer(tokenizer, image_tokens=576, turn_tokens="v4.31"))
     lengths = []
     for row in real_rows(given.shared, given.each):
         conversation = Conversation.model_validate(row)
-        length = len(encode(conversation, tokens, TEMPLATES["vicuna_v1"], max_length=CAPACITY).encoded.ids)
+        length = len(encode(conversation, processor, max_length=CAPACITY).encoded.ids)
         lengths.append(length if conversation.image else -length)
     result: dict[str, Any] = {"non_padding": shares(lengths)}
     with tempfile.TemporaryDirectory(dir=given.work) as folder:

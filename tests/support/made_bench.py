@@ -14,7 +14,7 @@ from PIL import Image
 from viscot_core.boxes.geometry import Box, Frame, format_box
 from viscot_core.conversation import BOX_REQUEST, IMAGE, Message
 from viscot_core.engines.base import Engine, Generation, Request, Traits
-from viscot_core.families.llava.template import TEMPLATES, prompt_text
+from viscot_core.families.table import text_template
 from viscot_core.runs.answering import Pending, answer_queries
 from viscot_core.runs.opening import Query, open_items
 from viscot_core.runs.records import Prediction
@@ -57,7 +57,7 @@ class FakeEngine:
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """As vicuna_v1 writes it."""
-        return prompt_text(messages, TEMPLATES["vicuna_v1"])
+        return text_template("vicuna_v1").prompt(messages)
 
     def reset(self) -> None:
         """Nothing is kept between calls."""

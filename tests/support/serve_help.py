@@ -21,7 +21,7 @@ from PIL import Image
 from viscot_core.boxes.registry import codec
 from viscot_core.conversation import BOX_REQUEST, Message
 from viscot_core.engines.base import Generation, Request, Traits
-from viscot_core.families.llava.template import TEMPLATES, prompt_text
+from viscot_core.families.table import text_template
 from viscot_core.policies.wording import Wording
 
 pytest.importorskip("fastapi", reason="needs viscot[serve]")
@@ -51,7 +51,7 @@ class Looker:
     traits = Traits(batch=8)
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        return prompt_text(messages, TEMPLATES["vicuna_v1"])
+        return text_template("vicuna_v1").prompt(messages)
 
     def reset(self) -> None:
         pass

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from viscot_core.boxes.geometry import crop_window
 from viscot_core.conversation import IMAGE, Message, with_images_first
 from viscot_core.data.annotations import Conversation, split_crop
-from viscot_core.errors import DataError, UsageError, nearest
+from viscot_core.errors import DataError
 from viscot_core.families.base import IGNORE, Rendered
-from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.template import TEMPLATES, Template, render
+from viscot_core.families.training import TrainingProcessor
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View, crop
 from viscot_core.paths import inside
@@ -40,60 +38,32 @@ class Sample:
     images: tuple[str, ...]
 
 
-def template_named(name: str) -> Template:
-    """Raises UsageError, with the nearest names, where there is no such template."""
-    if name not in TEMPLATES:
-        hint = nearest(name, TEMPLATES) or f" They are {', '.join(TEMPLATES)}."
-        raise UsageError(f"There is no template '{name}'.{hint}")
-    return TEMPLATES[name]
-
-
-def training_turns(turns: Sequence[Message], *, plain: bool = False) -> tuple[Message, ...]:
+def training_turns(turns: Sequence[Message]) -> tuple[Message, ...]:
     """As training reads them: the assistant never begins, each ``<image>`` stands at its message's front."""
     start = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
-    kept = turns[start:]
-    if plain:
-        return tuple(kept)
-    return tuple(replace(t, text=with_images_first(t.text)) if t.role == "user" else t for t in kept)
+    return tuple(
+        replace(turn, text=with_images_first(turn.text)) if turn.role == "user" else turn
+        for turn in turns[start:]
+    )
 
 
-def encode(row: Conversation, tokens: ChatTokenizer, template: Template, *, max_length: int) -> Sample:
-    """Render and tokenize one row.
-
-    A row longer than ``max_length`` tokens is cut; an image that would be cut in two goes as a whole, with
-    all that follows, so ids and images always agree.
+def encode(row: Conversation, processor: TrainingProcessor, *, max_length: int) -> Sample:
+    """Render and tokenize one row, at most ``max_length`` tokens of it; ids and images always agree.
 
     Raises:
         DataError: as many ``<image>`` as images are not there, or nothing is left to learn.
     """
-    rendered = render(training_turns(row.turns, plain=template.plain), template)
+    rendered = processor.render(training_turns(row.turns), None)
     if rendered.n_images != len(row.image):
         raise DataError(
             f"row {row.id}: {rendered.n_images} {IMAGE} marks for {len(row.image)} images; make them agree."
         )
-    encoded = _cut(tokens.encode(rendered), tokens, max_length)
+    encoded = processor.cut(rendered, max_length)
     if not encoded.n_supervised:
         raise DataError(
             f"row {row.id}: no supervised token in {max_length} tokens; shorten the row or raise max_length."
         )
     return Sample(encoded, row.image[: encoded.n_images])
-
-
-def _cut(encoded: Rendered, tokens: ChatTokenizer, max_length: int) -> Rendered:
-    if len(encoded.ids) <= max_length:
-        return encoded
-    end = max_length
-    kept = encoded.ids[:end]
-    # An image is a run of ``image_tokens`` equal ids, so the remainder is how many ids of a last, incomplete
-    # image would stay. Go back until all of them are dropped; whole images before it stay.
-    partial = kept.count(tokens.image_id) % tokens.image_tokens
-    if partial:
-        while partial:
-            end -= 1
-            partial -= kept[end] == tokens.image_id
-        kept = kept[:end]
-    images = kept.count(tokens.image_id) // tokens.image_tokens
-    return Rendered(kept, encoded.labels[:end], images)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> list[list[int]]:
@@ -119,28 +89,15 @@ def load_views(root: Path, names: Sequence[str]) -> list[View]:
     return views
 
 
-def collate(
-    samples: Sequence[Sample],
-    pixels: Sequence[NDArray[np.float32]] | NDArray[np.float32],
-    *,
-    pad_id: int,
-    multiple: int = 1,
-) -> Batch:
-    """``input_ids, attention_mask, labels`` as ``int64[B, T]`` padded at the right; ``pixel_values``
-    ``float32[all images of the batch, 3, H, W]`` in image-token order (if there are any)."""
-    import torch
+def collate(samples: Sequence[Sample], images: Batch, *, pad_id: int, multiple: int = 1) -> Batch:
+    """``input_ids, attention_mask, labels`` as ``int64[B, T]`` padded at the right, beside ``images``.
 
+    ``images`` are the model's inputs of all images of the batch, in the order of their slots.
+    """
     ids = pad([s.encoded.ids for s in samples], pad_id, multiple=multiple)
     labels = pad([s.encoded.labels for s in samples], IGNORE, multiple=multiple)
     mask = pad([[1] * len(s.encoded.ids) for s in samples], 0, multiple=multiple)
-    batch = {
-        "input_ids": _tensor(ids),
-        "attention_mask": _tensor(mask),
-        "labels": _tensor(labels),
-    }
-    if len(pixels):
-        batch["pixel_values"] = torch.from_numpy(np.asarray(pixels))
-    return batch
+    return {"input_ids": _tensor(ids), "attention_mask": _tensor(mask), "labels": _tensor(labels), **images}
 
 
 def _tensor(rows: list[list[int]]) -> torch.Tensor:

@@ -20,12 +20,13 @@ from viscot_core.data.annotations import (
     describe,
 )
 from viscot_core.data.convert import to_conversation
-from viscot_core.data.encode import template_named, training_turns
+from viscot_core.data.encode import training_turns
 from viscot_core.data.mixture import Mixture
 from viscot_core.data.rows import raw_rows
 from viscot_core.data.stats import kind_of
 from viscot_core.errors import DataError, UsageError, nearest
-from viscot_core.families.llava.template import Chunks, Template, render
+from viscot_core.families.base import Spans
+from viscot_core.families.table import text_template
 from viscot_core.images.drawing import draw_answer
 from viscot_core.images.reading import open_image
 from viscot_core.paths import inside
@@ -40,7 +41,7 @@ class DrawnSample:
 
     row: Conversation
     sheet: Image.Image | None
-    spans: tuple[tuple[str, bool], ...]
+    spans: Spans
     box: Box | None
     window: Window | None
 
@@ -55,29 +56,10 @@ def draw_sample(
     ``refcoco/REC_refcoco_unc_val.jsonl``. Raises UsageError if there is no such sample, ImageError if
     its image cannot be read.
     """
-    words = template_named(template)
+    words = text_template(template)
     row, root = _find(where, which)
     box, window, sheet = _drawn(row, images or root)
-    return DrawnSample(row, sheet, spans_of(rendered(row, words)), box, window)
-
-
-def rendered(row: Conversation, template: Template) -> Chunks:
-    """The row as training renders it."""
-    return render(training_turns(row.turns, plain=template.plain), template)
-
-
-def spans_of(prompt: Chunks) -> tuple[tuple[str, bool], ...]:
-    """The prompt split where supervision starts and ends; an image is ``<image>``."""
-    spans: list[tuple[str, bool]] = []
-    for number, chunk in enumerate(prompt.chunks):
-        if number:
-            spans.append((IMAGE, False))
-        at = 0
-        for start, end in chunk.spoken:
-            spans += [(chunk.text[at:start], False), (chunk.text[start:end], True)]
-            at = end
-        spans.append((chunk.text[at:], False))
-    return tuple(span for span in spans if span[0])
+    return DrawnSample(row, sheet, words.spans(training_turns(row.turns)), box, window)
 
 
 def _drawn(row: Conversation, root: Path) -> tuple[Box | None, Window | None, Image.Image | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,10 +105,10 @@ def recorded_prompt(identity: Mapping[str, Any]) -> Callable[[Sequence[Message]]
     A model's own chat template is not on record, only its digest: then the messages are shown, each with its
     role.
     """
-    from viscot_core.families.llava.template import TEMPLATES, prompt_text
+    from viscot_core.families.table import text_templates
 
-    template = TEMPLATES.get(str(identity.get("template", "vicuna_v1")))
-    return _plain_text if template is None else partial(prompt_text, template=template)
+    found = text_templates().get(str(identity.get("template", "vicuna_v1")))
+    return _plain_text if found is None else found.prompt
 
 
 def _plain_text(messages: Sequence[Message]) -> str:

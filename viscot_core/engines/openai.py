@@ -16,7 +16,7 @@ from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Generation, Request, Traits
 from viscot_core.errors import BudgetSpent
-from viscot_core.families.llava.template import TEMPLATES, prompt_text
+from viscot_core.families.table import text_template
 from viscot_core.openai_api.budget import Usage
 from viscot_core.openai_api.client import Client
 from viscot_core.openai_api.faults import Fault, Kind
@@ -67,7 +67,7 @@ class OpenAIEngine:
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """For the record only: the server has a template of its own."""
-        return prompt_text(messages, TEMPLATES["vicuna_v1"])
+        return text_template("vicuna_v1").prompt(messages)
 
     def reset(self) -> None:
         """Nothing here depends on a server's weights but the replies the user said to keep."""

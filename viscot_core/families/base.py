@@ -19,7 +19,8 @@ from viscot_core.tensors import Stored
 if TYPE_CHECKING:
     import torch
 
-    from viscot_core.families.checkpoint import Checkpoint, Layout
+    from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout
+    from viscot_core.families.training import Training
     from viscot_core.images.view import View
 
 IGNORE = -100
@@ -27,6 +28,10 @@ IGNORE = -100
 
 Sibling = Callable[[str, Path], Path]
 """``(name, of)``: the folder of what the checkpoint in ``of`` names; CheckpointError where it is not here."""
+
+
+Spans = tuple[tuple[str, bool], ...]
+"""A conversation as text in pieces, each with whether the model learns to say it; an image is ``<image>``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,21 @@ class Rendered:
     @property
     def n_supervised(self) -> int:
         return len(self.labels) - self.labels.count(IGNORE)
+
+
+class TextTemplate(Protocol):
+    """A conversation as text, in words that need no checkpoint: what records show and `viscot data` draws."""
+
+    @property
+    def name(self) -> str: ...
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text that a model is to continue, images as ``<image>``."""
+        ...
+
+    def spans(self, messages: Sequence[Message]) -> Spans:
+        """The text as training reads it, split where supervision starts and ends."""
+        ...
 
 
 class Processor(Protocol):
@@ -145,6 +165,14 @@ class Parts:
         """The same by the parts' names as people read them."""
         return {"vision tower": self.vision_tower, "projector": self.projector, "language model": self.llm}
 
+    def part_of(self, name: str) -> str | None:
+        """The part a parameter belongs to, as recipes name it; None outside of all.
+
+        Whatever wraps the model (heads, adapters) puts its own words before the parameter's name.
+        """
+        marks = {"vision_tower": self.vision_tower, "projector": self.projector, "llm": self.llm}
+        return next((part for part, starts in marks.items() if any(start in name for start in starts)), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -155,31 +183,6 @@ class Facts:
     image_tokens: int | None
     context: int
     embedding_rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """How a model is put into memory: keyword arguments of transformers' ``from_pretrained``, resolved."""
-
-    dtype: torch.dtype
-    attention: str
-    device_map: Any = None
-    load_in: str | None = None
-
-    def quantization(self, precise: Sequence[str]) -> Any:
-        """bitsandbytes' config for ``load_in``, or None; modules whose names begin as ``precise`` stay."""
-        if self.load_in is None:
-            return None
-        from transformers import BitsAndBytesConfig
-
-        if self.load_in == "8bit":
-            return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(precise))
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=self.dtype,
-            llm_int8_skip_modules=list(precise),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,16 @@ class Family(Protocol):
     @property
     def templates(self) -> tuple[str, ...]:
         """What a manifest may name as its ``template``."""
+        ...
+
+    @property
+    def text_templates(self) -> Mapping[str, TextTemplate]:
+        """Those of its templates that are known without a checkpoint."""
+        ...
+
+    @property
+    def training(self) -> Training | None:
+        """What training asks; None where viscot cannot train such a model yet."""
         ...
 
     @property

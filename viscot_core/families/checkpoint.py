@@ -7,7 +7,7 @@ tensor is read when it is asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -158,3 +158,28 @@ def compare(found: Checkpoint, expected: Mapping[str, Shape]) -> None:
         for name, source in found.tensors.items()
         if source.shape != expected[name]
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How a model is put into memory: keyword arguments of transformers' ``from_pretrained``, resolved."""
+
+    dtype: torch.dtype
+    attention: str
+    device_map: Any = None
+    load_in: str | None = None
+
+    def quantization(self, precise: Sequence[str]) -> Any:
+        """bitsandbytes' config for ``load_in``, or None; modules whose names begin as ``precise`` stay."""
+        if self.load_in is None:
+            return None
+        from transformers import BitsAndBytesConfig
+
+        if self.load_in == "8bit":
+            return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(precise))
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=self.dtype,
+            llm_int8_skip_modules=list(precise),
+        )

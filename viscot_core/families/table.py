@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from viscot_core.errors import CheckpointError
-from viscot_core.families.base import Family
+from viscot_core.errors import CheckpointError, UsageError, nearest
+from viscot_core.families.base import Family, TextTemplate
+from viscot_core.families.checkpoint import Checkpoint
+from viscot_core.families.training import Training
 
 FAMILIES = ("llava", "generic")
 """The rooms, asked in this order; each has a module ``family`` with ``owns(config)`` and ``FAMILY``."""
+_FROM_PARTS = "llava"
+"""What a language model under a vision tower becomes: no other family is put together from parts yet."""
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -21,7 +25,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """
     # `generic` also knows LLaVA's class (it takes all that transformers does), so it is asked last.
     for name in FAMILIES:
-        module = import_module(f"viscot_core.families.{name}.family")
+        module = _module(name)
         if module.owns(config):
             family: Family = module.FAMILY
             return family
@@ -29,3 +33,46 @@ def family_of(config: Mapping[str, Any]) -> Family:
     raise CheckpointError(
         f"viscot reads models that answer about images, and this is {kinds[0]}; give another model."
     )
+
+
+def text_templates() -> dict[str, TextTemplate]:
+    """Every wording that is known without a checkpoint, by its name."""
+    found: dict[str, TextTemplate] = {}
+    for family in FAMILIES:
+        found |= _module(family).FAMILY.text_templates
+    return found
+
+
+def text_template(name: str) -> TextTemplate:
+    """Raises UsageError, with the nearest names, where there is no such template."""
+    known = text_templates()
+    if name not in known:
+        hint = nearest(name, known) or f" They are {', '.join(known)}."
+        raise UsageError(f"There is no template '{name}'.{hint}")
+    return known[name]
+
+
+def training_of(checkpoint: Checkpoint, name: str) -> Training:
+    """What training asks of the family of ``checkpoint``, a model that the user calls ``name``.
+
+    Raises:
+        UsageError: such a model cannot be trained yet.
+    """
+    family = checkpoint.family
+    if family.training is None:
+        kinds = checkpoint.raw_config.get("architectures") or [checkpoint.raw_config.get("model_type")]
+        raise UsageError(
+            f"{name} is of the family '{family.name}' ({kinds[0]}), which viscot cannot train yet; give a "
+            f"model of another family ({', '.join(n for n in FAMILIES if _module(n).FAMILY.training)})."
+        )
+    return family.training
+
+
+def training_from_parts() -> Training:
+    """What training asks of a model that is put together from named parts, or starts from nothing."""
+    found: Training = _module(_FROM_PARTS).FAMILY.training
+    return found
+
+
+def _module(name: str) -> Any:
+    return import_module(f"viscot_core.families.{name}.family")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError, EngineError, UsageError
-from viscot_core.families.base import BuildOptions, Family, Processor
-from viscot_core.families.checkpoint import Checkpoint
+from viscot_core.families.base import Family, Processor
+from viscot_core.families.checkpoint import BuildOptions, Checkpoint
 from viscot_core.families.manifest import Manifest
 from viscot_core.hardware import free_memory
 from viscot_core.models.checkpoint import open_checkpoint

@@ -56,7 +56,7 @@ def _run(folder: Path, recipe: Recipe, only: str | None) -> Path:
         if run_folder.has_model(out):
             log.info("stage %s is finished already", out.name)
             if out != places[-1]:  # a later stage starts from its weights
-                load_weights(state.model, out / "model")
+                load_weights(state.training, state.model, out / "model")
         elif stage in wanted:
             run_stage(state, stage, out)
         else:

@@ -18,7 +18,7 @@ from viscot_core.engines.transformers.decode_state import Decoding
 from viscot_core.engines.transformers.engine import LocalEngine, Sampling
 from viscot_core.errors import EngineError
 from viscot_core.families.llava.family import FAMILY
-from viscot_core.families.llava.processor import ChatTokenizer, LlavaProcessor
+from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.families.manifest import Manifest
 from viscot_core.images.reading import open_image
@@ -232,7 +232,7 @@ def test_a_model_s_own_tensors_fit(kv_heads: int, attention_name: str) -> None:
     shape = Sizes(kv_heads)
     model = build_model(shape, tokenizer, feature_layer=-2, attention=attention_name, seed=kv_heads).eval()
     tokens = ChatTokenizer(tokenizer, image_tokens=16)
-    processor = LlavaProcessor(tokens, TEMPLATES["tiny"], model.config, len(tokenizer))
+    processor = ChatProcessor(tokens, TEMPLATES["tiny"], model.config, len(tokenizer))
     manifest = Manifest(name="scratch", template="tiny", image_side=56)
     loaded = LoadedModel(model, FAMILY, processor, manifest, Path(), "")
     view = View(Image.effect_noise((90, 60), 50).convert("RGB"), "noise")

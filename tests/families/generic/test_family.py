@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.images.view import view_of
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import LoadedModel, load_model
+from viscot_core.train.recipe.base_model import open_base, shape_of
+from viscot_core.train.recipe.load import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +150,18 @@ def test_infer_asks_it(cli: Any, folder: Path, tmp_path: Path) -> None:
     assert ran.code == 0 and json.loads(ran.out)["box"] is None
     ran = cli(*command)
     assert ran.code == 2 and "--box-format" in ran.err
+
+
+def test_it_says_before_any_weight_is_read_that_it_cannot_be_trained(
+    folder: Path, cli: Any, tmp_path: Path
+) -> None:
+    """For a recipe and for lengths of rows; the runs are in ``train/plan/test_problems.py``."""
+    model = load_recipe("tiny").model.model_copy(update={"scratch": None, "checkpoint": str(folder)})
+    told = "is of the family 'generic' (Idefics3ForConditionalGeneration), which viscot cannot train yet"
+    with pytest.raises(UsageError, match=re.escape(told)):
+        open_base(model)
+    assert shape_of(model) is None
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"id": "1", "conversations": turns}]))
+    ran = cli("data", "stats", tmp_path / "rows.json", "--tokenizer", folder)
+    assert ran.code == 2 and told in ran.err

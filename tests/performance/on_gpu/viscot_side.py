@@ -33,14 +33,14 @@ def shape_of(config: Any) -> Any:
 
 def loaded_model(model: Any, tokenizer: Any) -> Any:
     """What ``load_model`` would give, of weights in memory."""
-    from viscot_core.families.llava.processor import ChatTokenizer, LlavaProcessor
+    from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
     from viscot_core.families.manifest import Manifest
     from viscot_core.families.table import family_of
     from viscot_core.models.load import LoadedModel
 
     side, patch = model.config.vision_config.image_size, model.config.vision_config.patch_size
     tokens = ChatTokenizer(tokenizer, image_tokens=(side // patch) ** 2, turn_tokens="plain")
-    processor = LlavaProcessor(tokens, TEMPLATES["vicuna_v1"], model.config, len(tokenizer))
+    processor = ChatProcessor(tokens, TEMPLATES["vicuna_v1"], model.config, len(tokenizer))
     manifest = Manifest(name="random", template="vicuna_v1", image_side=side)
     family = family_of(model.config.to_dict())
     return LoadedModel(model, family, processor, manifest, Path("random"), "random")
@@ -130,13 +130,13 @@ def stage_two(lora: int, recompute: bool, max_length: int) -> Any:
 
 def prepare_training(model: Any, stage: Any) -> Any:
     """What the training process does to a model before the Trainer gets it, recomputation apart."""
-    from viscot_core.train.loop.parts import add_adapters, freeze_for
+    from viscot_core.families.table import training_from_parts
+    from viscot_core.train.loop.stage import add_adapters, freeze_for
 
-    from viscot_core.families.llava.training import allow_text_only_batches
-
-    allow_text_only_batches(model)
-    freeze_for(model, stage)
-    return add_adapters(model, stage.lora, stage) if stage.lora else model
+    training = training_from_parts()
+    training.allow_text_only_batches(model)
+    freeze_for(training, model, stage)
+    return add_adapters(training, model, stage.lora, stage) if stage.lora else model
 
 
 def encode_rows(rows: Sequence[dict[str, Any]], loaded: Any) -> list[Any]:
@@ -144,14 +144,14 @@ def encode_rows(rows: Sequence[dict[str, Any]], loaded: Any) -> list[Any]:
     from viscot_core.data.annotations import Conversation
     from viscot_core.data.encode import encode
 
-    template, tokens = TEMPLATES["vicuna_v1"], loaded.processor.tokens
-    return [encode(Conversation.model_validate(r), tokens, template, max_length=2048) for r in rows]
+    processor = loaded.processor.under("vicuna_v1")
+    return [encode(Conversation.model_validate(row), processor, max_length=2048) for row in rows]
 
 
 def padded_batch(samples: Sequence[Any], pad_id: int) -> dict[str, Any]:
     from viscot_core.data.encode import collate
 
-    return dict(collate(samples, [], pad_id=pad_id))
+    return dict(collate(samples, {}, pad_id=pad_id))
 
 
 def packed_batch(samples: Sequence[Any], pad_id: int, capacity: int) -> tuple[dict[str, Any], list[int]]:

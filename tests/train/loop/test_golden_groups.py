@@ -12,9 +12,11 @@ from made_training import golden_recipe
 
 from viscot_core.data.sampler import even_chunks, filled, length_order, modality_length_order
 from viscot_core.families.llava.layouts import Layout, module_name
+from viscot_core.families.table import training_from_parts
 from viscot_core.train.loop.stage import freeze_for, parameter_groups
 from viscot_core.train.recipe.schema import StageSpec
 
+TRAINING = training_from_parts()
 EVERYTHING = ("projector", "llm", "vision_tower")
 FREEZING = {
     "stage2_ft_true": EVERYTHING,
@@ -36,7 +38,7 @@ CLASS_EMBEDDING = "model.vision_tower.embeddings.class_embedding"
 def model(shared: Path) -> Any:
     from transformers import LlavaForConditionalGeneration
 
-    from viscot_core.train.recipe.from_parts import open_base
+    from viscot_core.train.recipe.base_model import open_base
 
     found = open_base(golden_recipe(shared / "golden").model)
     with torch.device("meta"):
@@ -54,9 +56,9 @@ def _stage(train: tuple[str, ...], **fields: float) -> StageSpec:
 
 
 def _ours(model: Any, stage: StageSpec) -> dict[str, tuple[float, float]]:
-    freeze_for(model, stage)
+    freeze_for(TRAINING, model, stage)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(model, stage)
+    groups = parameter_groups(TRAINING, model, stage)
     return {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
 
 
@@ -104,7 +106,7 @@ def test_a_parameter_that_zero_3_has_divided_keeps_its_group() -> None:
     layer = torch.nn.Linear(4, 4)
     layer.weight.ds_shape = layer.weight.shape  # what DeepSpeed leaves on a parameter it has taken apart
     layer.weight.data = torch.empty(0)
-    groups = parameter_groups(layer, _stage(EVERYTHING, weight_decay=0.1))
+    groups = parameter_groups(TRAINING, layer, _stage(EVERYTHING, weight_decay=0.1))
     assert {g["weight_decay"]: len(g["params"]) for g in groups} == {0.1: 1, 0.0: 1}
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from made_training import golden_recipe
 
-from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.train.plan.plan_types import Split
 
 SPLIT = Split(4, 1, 1)
@@ -52,21 +51,21 @@ def test_losses_of_the_reference(kind: str, shared: Path, tmp_path: Path) -> Non
     number = {"pretrain": 1, "finetune": 2}[kind]
     run = json.loads((golden / f"golden_train_run_stage{number}.json").read_text())
     state = start(tmp_path, recipe, stage)
-    freeze_for(state.model, stage)
+    freeze_for(state.training, state.model, stage)
     files = [golden / "golden_train_run_data.json"]
-    rows = MixtureDataset(files, state.images, state.tokens, TEMPLATES["vicuna_v1"], stage, side=state.side)
-    order = replayed_order(rows, run["steps"], state.tokens.image_id)
+    rows = MixtureDataset(files, state.images, state.processor.under("vicuna_v1"), stage)
+    order = replayed_order(rows, run["steps"], state.base.config.image_token_id)
     trainer = StageTrainer(
         model=state.model,
         objective=Sft(state, stage),
         args=training_arguments(state, stage, tmp_path, SPLIT, 8, 42),
         rows=rows,
         order=order,
-        groups=parameter_groups(state.model, stage),
+        groups=parameter_groups(state.training, state.model, stage),
         save=lambda *_: None,
-        load=load_weights,
+        load=lambda model, folder: load_weights(state.training, model, folder),
         log_file=tmp_path / "log.jsonl",
-        meter=meter_for(state.model.config, stage, SPLIT),
+        meter=meter_for(state.training.shape_of_config(state.model.config), stage, SPLIT),
     )
     trainer.args.save_strategy = "no"
     trainer.train()

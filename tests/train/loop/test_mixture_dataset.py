@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_processors import small_processor
 from PIL import Image
 
 from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.data.mix import build, sources_of
-from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.scratch import train_tokenizer
-from viscot_core.families.llava.template import TEMPLATES
+from viscot_core.families.llava.processor import ChatProcessor
 from viscot_core.train.loop.mixture_dataset import (
     BYTES_PER_TOKEN,
     BadRow,
@@ -29,8 +28,8 @@ from viscot_core.train.recipe.schema import StageSpec
 
 
 @pytest.fixture(scope="module")
-def tokens() -> ChatTokenizer:
-    return ChatTokenizer(train_tokenizer(["what is it"], vocab_size=300, max_positions=256), image_tokens=4)
+def processor() -> ChatProcessor:
+    return small_processor()
 
 
 def stage(**fields: Any) -> StageSpec:
@@ -38,13 +37,13 @@ def stage(**fields: Any) -> StageSpec:
     return StageSpec.model_validate({**raw, "max_length": 120, "group_by": "none", **fields})
 
 
-def opened(folder: Path, tokens: ChatTokenizer, rows: list[dict[str, Any]], **fields: Any) -> MixtureDataset:
+def opened(
+    folder: Path, processor: ChatProcessor, rows: list[dict[str, Any]], **fields: Any
+) -> MixtureDataset:
     (folder / "rows.json").write_text(json.dumps(rows))
     legacy = fields.pop("legacy_crop", False)
     files = [folder / "rows.json"]
-    return MixtureDataset(
-        files, folder, tokens, TEMPLATES["tiny"], stage(**fields), side=28, legacy_crop=legacy
-    )
+    return MixtureDataset(files, folder, processor, stage(**fields), legacy_crop=legacy)
 
 
 def row(image: Any = None, answer: str = "fine") -> dict[str, Any]:
@@ -53,9 +52,9 @@ def row(image: Any = None, answer: str = "fine") -> dict[str, Any]:
     return {"id": "r", "conversations": said} | ({"image": image} if marks else {})
 
 
-def test_a_missing_image_is_counted_and_not_replaced(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_a_missing_image_is_counted_and_not_replaced(tmp_path: Path, processor: ChatProcessor) -> None:
     Image.new("L", (40, 20)).save(tmp_path / "a.png")
-    rows = opened(tmp_path, tokens, [row("a.png"), row("gone.png"), row()])
+    rows = opened(tmp_path, processor, [row("a.png"), row("gone.png"), row()])
     bad = rows[1]
     assert isinstance(bad, BadRow) and "gone.png" in bad.reason
     batch = rows.collate([rows[0], bad, rows[2]])
@@ -65,17 +64,17 @@ def test_a_missing_image_is_counted_and_not_replaced(tmp_path: Path, tokens: Cha
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_a_batch_of_bad_rows_teaches_nothing(packing: bool, tmp_path: Path, tokens: ChatTokenizer) -> None:
-    rows = opened(tmp_path, tokens, [row("gone.png")], packing=packing)
+def test_a_batch_of_bad_rows_teaches_nothing(packing: bool, tmp_path: Path, processor: ChatProcessor) -> None:
+    rows = opened(tmp_path, processor, [row("gone.png")], packing=packing)
     batch = rows.collate([rows[0]])
     assert (batch["labels"] == -100).all() and batch["bad"] == 1 and batch["tokens"] == 0
 
 
-def test_packed_images_stand_in_the_order_of_their_tokens(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_packed_images_stand_in_the_order_of_their_tokens(tmp_path: Path, processor: ChatProcessor) -> None:
     for shade in (10, 200):
         Image.new("RGB", (28, 28), (shade,) * 3).save(tmp_path / f"{shade}.png")
     rows = opened(
-        tmp_path, tokens, [row("10.png", "a"), row("200.png", "a much longer answer")], packing=True
+        tmp_path, processor, [row("10.png", "a"), row("200.png", "a much longer answer")], packing=True
     )
     items = [rows[0], rows[1]]
     batch = rows.collate(items)
@@ -85,34 +84,36 @@ def test_packed_images_stand_in_the_order_of_their_tokens(tmp_path: Path, tokens
     assert (found[0] > found[1]) == (brightness[0] > brightness[1])
 
 
-def test_orders_are_whole_steps_and_the_same_for_the_same_seed(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_orders_are_whole_steps_and_the_same_for_the_same_seed(
+    tmp_path: Path, processor: ChatProcessor
+) -> None:
     many = [row("a.png") if n % 3 else row(answer="long " * n) for n in range(30)]
     for grouping in ("none", "length", "modality_length"):
-        rows = opened(tmp_path, tokens, many, group_by=grouping)
+        rows = opened(tmp_path, processor, many, group_by=grouping)
         order = rows.order(Split(2, 1, 2), 5)
         assert len(order) == 32 and set(order) == set(range(30))
         assert order.tolist() == rows.order(Split(2, 1, 2), 5).tolist()
         assert order.tolist() != rows.order(Split(2, 1, 2), 6).tolist()
-    lengths = opened(tmp_path, tokens, many).lengths()
+    lengths = opened(tmp_path, processor, many).lengths()
     assert (lengths[0] < 0) and (lengths[1] > 0)
     before = torch.random.get_rng_state()
-    opened(tmp_path, tokens, many, group_by="modality_length").order(Split(2, 1, 2), 5)
+    opened(tmp_path, processor, many, group_by="modality_length").order(Split(2, 1, 2), 5)
     assert torch.equal(before, torch.random.get_rng_state()), "the run's own randomness is untouched"
 
 
-def test_lengths_count_bytes_and_images(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_lengths_count_bytes_and_images(tmp_path: Path, processor: ChatProcessor) -> None:
     two = row(["a.png", "a.png"])
-    lengths = opened(tmp_path, tokens, [row(), row("a.png"), two]).lengths()
+    lengths = opened(tmp_path, processor, [row(), row("a.png"), two]).lengths()
     assert lengths[0] == -int(len(json.dumps(row())) / BYTES_PER_TOKEN)
-    assert lengths[2] == 2 * tokens.image_tokens + int(len(json.dumps(two)) / BYTES_PER_TOKEN)
+    assert lengths[2] == 2 * processor.image_tokens + int(len(json.dumps(two)) / BYTES_PER_TOKEN)
 
 
-def test_a_mixtures_weights_say_how_often_rows_are_seen(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_a_mixtures_weights_say_how_often_rows_are_seen(tmp_path: Path, processor: ChatProcessor) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text(json.dumps([row(answer=name * n) for n in range(1, 9)]))
     sources = sources_of([tmp_path / "a.json", tmp_path / "b.json"], {"b": 2.5})
     build(tmp_path / "mix", sources)
-    rows = MixtureDataset([tmp_path / "mix"], tmp_path, tokens, TEMPLATES["tiny"], stage(), side=28)
+    rows = MixtureDataset([tmp_path / "mix"], tmp_path, processor, stage())
     seen = np.bincount(rows.order(Split(2, 1, 2), 5), minlength=16)
     assert seen[:8].tolist() == [1] * 8 and sorted(seen[8:].tolist()) == [2] * 4 + [3] * 4
     assert data_size(tmp_path, ["mix"]).rows == 28
@@ -129,13 +130,13 @@ def test_legacy_crop_drops_the_rows_the_reference_dropped(shared: Path) -> None:
         assert dropped == golden[name]["replaced"]
 
 
-def test_legacy_crop_leaves_a_rows_place_empty(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_legacy_crop_leaves_a_rows_place_empty(tmp_path: Path, processor: ChatProcessor) -> None:
     Image.new("RGB", (600, 600)).save(tmp_path / "a.png")
     inside, outside = "a.png###[250, 250, 300, 300]", "a.png###[0, 0, 50, 50]"
     rows = [row(["a.png", outside], "dropped"), row(["a.png", inside], "kept")]
-    found = opened(tmp_path, tokens, rows, legacy_crop=True)
+    found = opened(tmp_path, processor, rows, legacy_crop=True)
     batch = found.collate([found[0], found[1]])
     assert batch["rows"].tolist() == [0, 1] and batch["bad"] == 0
     assert batch["input_ids"].shape[0] == 1, "no other row is learned in its stead"
     assert (found.collate([found[0]])["labels"] == -100).all()
-    assert isinstance(opened(tmp_path, tokens, rows)[0], EncodedRow)
+    assert isinstance(opened(tmp_path, processor, rows)[0], EncodedRow)

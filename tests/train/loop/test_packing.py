@@ -13,7 +13,7 @@ from viscot_core.data.encode import Sample
 from viscot_core.data.packing import collate_packed, pack
 from viscot_core.families.base import IGNORE, Rendered
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
-from viscot_core.families.llava.training import allow_text_only_batches
+from viscot_core.families.table import training_from_parts
 from viscot_core.train.recipe.schema import ScratchSpec
 
 SHAPE = ScratchSpec(
@@ -27,7 +27,7 @@ IMAGE = 3
 def model(request: pytest.FixtureRequest) -> Any:
     tokenizer = train_tokenizer(["x"], vocab_size=300, max_positions=256)
     found = build_model(SHAPE, tokenizer, feature_layer=-2, attention=request.param, seed=0)
-    allow_text_only_batches(found)
+    training_from_parts().allow_text_only_batches(found)
     return found
 
 

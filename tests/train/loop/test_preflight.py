@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_processors import small_processor
 from PIL import Image
 
 from viscot_core.data.mix import build, sources_of
 from viscot_core.errors import DataError
-from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.scratch import train_tokenizer
-from viscot_core.families.llava.template import TEMPLATES
+from viscot_core.families.llava.processor import ChatProcessor
 from viscot_core.train.loop.preflight import CLOSE, OPEN, preflight, require
 
 
 @pytest.fixture(scope="module")
-def tokens() -> ChatTokenizer:
-    return ChatTokenizer(train_tokenizer(["what is it"], vocab_size=300, max_positions=256), image_tokens=4)
+def processor() -> ChatProcessor:
+    return small_processor()
 
 
 def rows(folder: Path, *answers: str, image: str = "a.png", question: str = "<image>\nWhat?") -> Path:
@@ -34,12 +33,12 @@ def rows(folder: Path, *answers: str, image: str = "a.png", question: str = "<im
     return path
 
 
-def look(path: Path, tokens: ChatTokenizer, length: int = 200) -> Any:
-    return preflight([path], path.parent, tokens, TEMPLATES["tiny"], max_length=length, count=10)
+def look(path: Path, processor: ChatProcessor, length: int = 200) -> Any:
+    return preflight([path], path.parent, processor, max_length=length, count=10)
 
 
-def test_the_first_sample_is_shown_with_what_is_supervised(tmp_path: Path, tokens: ChatTokenizer) -> None:
-    report = look(rows(tmp_path, "a cat", "a dog"), tokens)
+def test_the_first_sample_is_shown_with_what_is_supervised(tmp_path: Path, processor: ChatProcessor) -> None:
+    report = look(rows(tmp_path, "a cat", "a dog"), processor)
     assert report.looked_at == 2 and not report.bad
     assert f"{OPEN} a cat</s>{CLOSE}" in report.sample and report.sample.count("<image>") == 1
     require(report, 0)
@@ -56,21 +55,21 @@ def test_the_first_sample_is_shown_with_what_is_supervised(tmp_path: Path, token
     ],
 )
 def test_bad_samples_stop_the_run_by_name(
-    change: dict[str, Any], told: str, tmp_path: Path, tokens: ChatTokenizer
+    change: dict[str, Any], told: str, tmp_path: Path, processor: ChatProcessor
 ) -> None:
     change = dict(change)
     length, answers = change.pop("length", 200), change.pop("answers", ("fine",))
-    report = look(rows(tmp_path, *answers, **change), tokens, length)
+    report = look(rows(tmp_path, *answers, **change), processor, length)
     assert len(report.bad) == 1 and told in report.bad[0] and "rows.json, row 0" in report.bad[0]
     with pytest.raises(DataError, match="--allow-bad 1"):
         require(report, 0)
     require(report, 1)
 
 
-def test_every_source_of_a_mixture_is_looked_at(tmp_path: Path, tokens: ChatTokenizer) -> None:
+def test_every_source_of_a_mixture_is_looked_at(tmp_path: Path, processor: ChatProcessor) -> None:
     (tmp_path / "few").mkdir()
     few = rows(tmp_path / "few", "fine", image="gone.png").rename(tmp_path / "few.json")
     sources = sources_of([rows(tmp_path, *["fine"] * 50), few], {})
     build(tmp_path / "mix", sources)
-    report = preflight([tmp_path / "mix"], tmp_path, tokens, TEMPLATES["tiny"], max_length=200, count=5)
+    report = preflight([tmp_path / "mix"], tmp_path, processor, max_length=200, count=5)
     assert report.looked_at == 6 and len(report.bad) == 1 and "gone.png" in report.bad[0]

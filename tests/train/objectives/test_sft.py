@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from viscot_core.families.base import IGNORE
+from viscot_core.families.table import training_from_parts
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.sft import Sft, share_of, token_losses
 
@@ -31,7 +32,7 @@ def labels() -> torch.Tensor:
 
 
 def objective() -> Sft:
-    run: Any = SimpleNamespace(text_rows=TEXT_IDS)
+    run: Any = SimpleNamespace(text_rows=TEXT_IDS, training=training_from_parts())
     stage: Any = SimpleNamespace()
     return Sft(run, stage)
 

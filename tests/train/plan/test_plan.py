@@ -13,6 +13,7 @@ from viscot_core.train.plan import estimates
 from viscot_core.train.plan.make_plan import commands, make_plan
 from viscot_core.train.plan.plan_table import command_line, summary
 from viscot_core.train.plan.plan_types import Machine, Rendezvous, read_plan, split_batch
+from viscot_core.train.recipe.base_model import shape_of
 from viscot_core.train.recipe.load import load_recipe
 
 EIGHT = Machine(gpus=8, gpu_memory_gib=80)
@@ -115,8 +116,8 @@ def test_a_plan_is_read_back(tmp_path: Path) -> None:
 
 def test_sizes_agree_with_the_published_models() -> None:
     small, large = (
-        estimates.shape_of(load_recipe("7b-336").model),
-        estimates.shape_of(load_recipe("13b-336").model),
+        shape_of(load_recipe("7b-336").model),
+        shape_of(load_recipe("13b-336").model),
     )
     assert small is not None and large is not None
     assert small.llm.parameters == 6_738_415_616
@@ -127,7 +128,7 @@ def test_sizes_agree_with_the_published_models() -> None:
 
 def test_zero_divides_what_it_says() -> None:
     recipe = load_recipe("7b-336")
-    shape = estimates.shape_of(recipe.model)
+    shape = shape_of(recipe.model)
     assert shape is not None
     stages = [load_recipe("7b-336", [f"stages.finetune.zero_stage={z}"]).stage("finetune") for z in (1, 2, 3)]
     needs = [estimates.memory_gib(shape, stage, 1, 8) for stage in stages]

@@ -12,6 +12,7 @@ import torch
 
 from viscot_core.errors import CheckpointError, ViscotError
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
+from viscot_core.families.table import training_from_parts
 from viscot_core.train.recipe.load import load_recipe
 from viscot_core.train.recipe.schema import ScratchSpec
 from viscot_core.train.state import checkpoints, saving
@@ -20,6 +21,7 @@ SHAPE = ScratchSpec(
     image_side=28, patch=14, vision_width=24, vision_layers=2, vision_heads=2, vision_mlp=48,
     llm_width=24, llm_layers=1, llm_heads=2, llm_mlp=48, max_positions=256, vocab_size=300,
 )  # fmt: skip
+TRAINING = training_from_parts()
 PERSONS = {"checkpoint-100-best", "checkpoint-best", "checkpoint-2.kept"}
 
 
@@ -88,21 +90,21 @@ def test_every_weight_is_restored(tmp_path: Path) -> None:
     """transformers' own resume reads the older on-disk names, and restores no language model."""
     first, second = _model(0), _model(1)
     first.save_pretrained(tmp_path, save_original_format=False)
-    saving.load_weights(second, tmp_path)
+    saving.load_weights(TRAINING, second, tmp_path)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
     first.save_pretrained(tmp_path)  # the older names
     with pytest.raises(CheckpointError, match="does not fit this recipe"):
-        saving.load_weights(second, tmp_path)
+        saving.load_weights(TRAINING, second, tmp_path)
 
 
 def test_a_projector_is_written_for_both_readers(tmp_path: Path) -> None:
     model = _model(0)
-    saving.save_projector(model.state_dict(), tmp_path)
+    TRAINING.save_projector(model.state_dict(), tmp_path)
     old = torch.load(tmp_path / "mm_projector.bin", weights_only=True)
     assert set(old) == {f"model.mm_projector.{n}.{k}" for n in (0, 2) for k in ("weight", "bias")}
     other = _model(1)
-    saving.load_weights(other, tmp_path)
+    saving.load_weights(TRAINING, other, tmp_path)
     assert torch.equal(other.model.multi_modal_projector.linear_2.weight, old["model.mm_projector.2.weight"])
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from made_processors import processor_of
 
 from viscot_core.data.annotations import Conversation, Rows
 from viscot_core.data.encode import Sample, encode, training_turns
@@ -35,7 +36,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[ChatTokenizer, list
         row["image"]: Scene.from_json(row)
         for row in map(json.loads, (root / "scenes.jsonl").read_text().splitlines())
     }
-    return tokens, [encode(row, tokens, TINY, max_length=512) for row in rows], scenes
+    processor = processor_of(tokens, "tiny")
+    return tokens, [encode(row, processor, max_length=512) for row in rows], scenes
 
 
 def test_decimals_and_answers_are_weighted_by_place(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.errors import CheckpointError
-from viscot_core.families.base import BuildOptions, Facts, Files, Parts, Processor, Sibling
-from viscot_core.families.checkpoint import Checkpoint, Layout, Source
+from viscot_core.families.base import Facts, Files, Parts, Processor, Sibling, TextTemplate
+from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source
 from viscot_core.families.generic.inputs import GenericInputs
 from viscot_core.families.generic.processor import GenericProcessor, load_processor
 from viscot_core.families.manifest import Manifest
@@ -33,6 +33,8 @@ class Generic:
     parts = Parts()
     box_format = None
     templates = ("own",)
+    text_templates: Mapping[str, TextTemplate] = {}  # a model's own chat template comes with its files
+    training = None
 
     def gather(self, path: Path, config: dict[str, Any], sibling: Sibling) -> Files:
         """The folder itself holds everything."""

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.errors import CheckpointError
-from viscot_core.families.base import BuildOptions, Facts, Files, Parts, Processor, Sibling
-from viscot_core.families.checkpoint import Checkpoint, Layout, Shape, Source, compare
+from viscot_core.families.base import Facts, Files, ModelInputs, Processor, Sibling, TextTemplate
+from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source, compare
 from viscot_core.families.llava import gather, handover, layouts
-from viscot_core.families.llava.inputs import LlavaInputs
-from viscot_core.families.llava.processor import ChatTokenizer, LlavaProcessor
+from viscot_core.families.llava.parts import PARTS, add_image_row, expected_shapes
+from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.families.llava.tokenizer import declared_turn_tokens, load_tokenizer, token_count
+from viscot_core.families.llava.training import LlavaTraining
 from viscot_core.families.manifest import Manifest
 from viscot_core.tensors import Stored
 
@@ -43,7 +44,11 @@ class Llava:
     name = "llava"
     box_format = "viscot"
     templates = tuple(TEMPLATES)
-    parts = Parts((layouts.TOWER,), (layouts.PROJECTOR,), (layouts.LLM, "lm_head."))
+    text_templates: Mapping[str, TextTemplate] = TEMPLATES
+    parts = PARTS
+
+    def __init__(self) -> None:
+        self.training = LlavaTraining(self)
 
     def gather(self, path: Path, config: dict[str, Any], sibling: Sibling) -> Files:
         """As ``gather.gather``: the base under a projector, a projector beside a base."""
@@ -90,12 +95,7 @@ class Llava:
             notes += [note] if note else []
             rows = int(raw["vocab_size"])
             config = layouts.config_from_llava(raw, vision, image_id=token_count(files.tokenizer))
-            # The original layout has no row for the image token: it is added. Any other number of rows is
-            # left as it is, for `compare` to report.
-            for name in (layouts.EMBEDDINGS, layouts.HEAD):
-                wanted = config.text_config.vocab_size
-                if name in tensors and tensors[name].shape[0] == rows < wanted:
-                    tensors[name] = Source(tensors[name].stored, rows=wanted)
+            add_image_row(tensors, rows, config.text_config.vocab_size)
         manifest = Manifest(
             name=files.path.name,
             turn_tokens=declared_turn_tokens(files.tokenizer, raw),
@@ -126,7 +126,7 @@ class Llava:
     def processor(self, checkpoint: Checkpoint) -> Processor:
         """The tokenizer with viscot's rules, under the manifest's template."""
         template = TEMPLATES[checkpoint.manifest.template]
-        return LlavaProcessor(load_tokens(checkpoint), template, checkpoint.config, checkpoint.text_rows)
+        return ChatProcessor(load_tokens(checkpoint), template, checkpoint.config, checkpoint.text_rows)
 
     def build(self, checkpoint: Checkpoint, options: BuildOptions) -> Any:
         """The model, its tensors read as they are placed (what is missing starts at random)."""
@@ -150,9 +150,11 @@ class Llava:
             )
         return model
 
-    def inputs(self, model: Any, processor: Processor) -> LlavaInputs:
+    def inputs(self, model: Any, processor: Processor) -> ModelInputs:
         """Embeddings with the features of images in place; each image is encoded once."""
-        assert isinstance(processor, LlavaProcessor)
+        from viscot_core.families.llava.inputs import LlavaInputs  # imports torch
+
+        assert isinstance(processor, ChatProcessor)
         return LlavaInputs(model, processor)
 
     def prefix_model(self, model: Any) -> Any | None:
@@ -186,20 +188,6 @@ def load_tokens(checkpoint: Checkpoint) -> ChatTokenizer:
             f"{checkpoint.config.image_token_id}; take both from the same checkpoint."
         )
     return tokens
-
-
-def expected_shapes(config: Any) -> dict[str, Shape]:
-    """Shape of every tensor that a model of this config keeps, by module name; allocates nothing."""
-    import torch
-    from transformers import LlavaForConditionalGeneration
-
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    # A tied head is the embeddings: it is not stored a second time.
-    if config.tie_word_embeddings:
-        shapes.pop(layouts.HEAD, None)
-    return shapes
 
 
 def _by_module(stored: Mapping[str, Stored], layout: Layout) -> dict[str, Source]:

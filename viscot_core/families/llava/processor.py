@@ -7,14 +7,26 @@ gives features.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from typing import Any
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import IMAGE, Message
-from viscot_core.families.base import IGNORE, Rendered
-from viscot_core.families.llava.template import EOS, Chunk, Chunks, Template, prompt_text, render
+from viscot_core.families.base import IGNORE, Rendered, Spans
+from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
+from viscot_core.families.llava.template import EOS, TEMPLATES, Chunk, Chunks, Template, render
+from viscot_core.families.llava.tokenizer import keep_sentencepiece
 from viscot_core.families.manifest import TurnTokens
+
+if TYPE_CHECKING:
+    import torch
 
 _SPACE = "\u2581"
 _NO_LETTER = "\ufffd"
@@ -125,13 +137,14 @@ class ChatTokenizer:
         return self.text(ids[:count]).rstrip(_NO_LETTER)
 
 
-class LlavaProcessor:
+class ChatProcessor:
     """``tokens`` under ``template``; ids from ``text_rows`` on (image token, padding) are never said."""
 
     def __init__(self, tokens: ChatTokenizer, template: Template, config: Any, text_rows: int) -> None:
         self.tokens = tokens
         self.template = template
         self.text_rows = text_rows
+        self._config = config
         self.image_side = int(config.vision_config.image_size)
         self.context = int(config.text_config.max_position_embeddings)
         self.stop_ids = frozenset({tokens.eos_id})
@@ -139,20 +152,21 @@ class LlavaProcessor:
         rows = int(config.text_config.vocab_size)
         self.suppress_tokens = sorted({tokens.image_id, *range(text_rows, rows)})
         self.identity = {"turn_tokens": tokens.turn_tokens, "template": template.name}
+        self.image_tokens = tokens.image_tokens
         self.typical_prompt = 2 * tokens.image_tokens + 256
 
     def render(
-        self, messages: Sequence[Message], sizes: Sequence[Size], *, generate: bool = False
+        self, messages: Sequence[Message], sizes: Sequence[Size] | None, *, generate: bool = False
     ) -> Rendered:
         """Ids and labels; every image is a square of as many tokens, whatever its size."""
         chunks = render(messages, self.template, generate=generate)
-        if chunks.n_images != len(sizes):
+        if sizes is not None and chunks.n_images != len(sizes):
             raise ValueError(f"the prompt has {chunks.n_images} <image> marks for {len(sizes)} images")
         return self.tokens.encode(chunks)
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The template's text, images as ``<image>``."""
-        return prompt_text(messages, self.template)
+        return self.template.prompt(messages)
 
     def text(self, ids: Sequence[int]) -> str:
         """Words of generated ids, special tokens left out."""
@@ -161,6 +175,62 @@ class LlavaProcessor:
     def settled_text(self, ids: Sequence[int]) -> str:
         """The beginning of ``text(ids)`` that stays, whatever tokens follow."""
         return self.tokens.settled_text(ids)
+
+    # -- for training -------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        """What lengths depend on: the vocabulary, tokens of an image, turn starts, the template."""
+        vocabulary = hashlib.sha256(self.tokens.hf.backend_tokenizer.to_str().encode()).hexdigest()
+        return f"{vocabulary} {self.image_tokens} {self.tokens.turn_tokens} {self.template!r}"
+
+    def under(self, template: str) -> ChatProcessor:
+        """The same vocabulary under another template, by its name."""
+        return ChatProcessor(self.tokens, TEMPLATES[template], self._config, self.text_rows)
+
+    def cut(self, rendered: Rendered, max_length: int) -> Rendered:
+        """At most ``max_length`` tokens; an image that would be cut in two goes as a whole."""
+        if len(rendered.ids) <= max_length:
+            return rendered
+        end, image = max_length, self.tokens.image_id
+        kept = rendered.ids[:end]
+        # An image is a run of ``image_tokens`` equal ids, so the remainder is how many ids of a last,
+        # incomplete image would stay. Go back until all of them are dropped; whole images before it stay.
+        partial = kept.count(image) % self.image_tokens
+        while partial:
+            end -= 1
+            partial -= kept[end] == image
+        kept = kept[:end]
+        return Rendered(kept, rendered.labels[:end], kept.count(image) // self.image_tokens)
+
+    def spans(self, rendered: Rendered) -> Spans:
+        """What the ids say, split where supervision starts and ends; an image is ``<image>``."""
+        found: list[tuple[str, bool]] = []
+        pairs = zip(rendered.ids, rendered.labels, strict=True)
+        runs = groupby(pairs, key=lambda pair: (pair[0] == self.tokens.image_id, pair[1] != IGNORE))
+        for (image, supervised), run in runs:
+            ids = [token for token, _ in run]
+            if image:
+                found += [(IMAGE, False)] * (len(ids) // self.image_tokens)
+            else:
+                found.append((str(self.tokens.hf.decode(ids)), supervised))
+        return tuple(found)
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """``uint8[side, side, 3]``, as `quick_square_pixels` makes them."""
+        return quick_square_pixels(image, self.image_side)
+
+    def image_inputs(self, kept: Sequence[NDArray[np.uint8]]) -> dict[str, torch.Tensor]:
+        """``pixel_values float[images, 3, side, side]``."""
+        import torch
+
+        return {"pixel_values": torch.from_numpy(normalise_all(kept))} if kept else {}
+
+    def save(self, folder: Path, source: Path | None) -> None:
+        """The tokenizer's files, with the sentencepiece model of ``source``."""
+        self.tokens.hf.save_pretrained(folder)
+        if source is not None:
+            keep_sentencepiece(source, folder)
 
 
 def _spoken(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], shift: int) -> list[bool]:

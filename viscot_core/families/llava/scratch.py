@@ -6,43 +6,11 @@ transformers' own classes throughout: CLIP vision tower, two-layer GELU projecto
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from viscot_core.conversation import IMAGE
 from viscot_core.families.llava.template import EOS
-
-
-class ScratchSizes(Protocol):
-    """The sizes of a model (``train.schema.ScratchSpec`` fits): pixels, patches, widths, layers, heads."""
-
-    @property
-    def image_side(self) -> int: ...
-    @property
-    def patch(self) -> int: ...
-    @property
-    def vision_width(self) -> int: ...
-    @property
-    def vision_layers(self) -> int: ...
-    @property
-    def vision_heads(self) -> int: ...
-    @property
-    def vision_mlp(self) -> int: ...
-    @property
-    def llm_width(self) -> int: ...
-    @property
-    def llm_layers(self) -> int: ...
-    @property
-    def llm_heads(self) -> int: ...
-    @property
-    def llm_kv_heads(self) -> int | None: ...
-    @property
-    def llm_mlp(self) -> int: ...
-    @property
-    def max_positions(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def tie_embeddings(self) -> bool: ...
+from viscot_core.families.training import ScratchSizes
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_positions: int) -> Any:
@@ -76,10 +44,9 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_positions: int
     )
 
 
-def build_model(shape: ScratchSizes, tokenizer: Any, *, feature_layer: int, attention: str, seed: int) -> Any:
-    """A random ``LlavaForConditionalGeneration`` of ``shape`` for ``tokenizer``'s vocabulary, float32."""
-    import torch
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+def scratch_config(shape: ScratchSizes, tokenizer: Any, *, feature_layer: int) -> Any:
+    """The ``LlavaConfig`` of ``shape`` for ``tokenizer``'s vocabulary."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     vision = CLIPVisionConfig(
         hidden_size=shape.vision_width,
@@ -103,7 +70,7 @@ def build_model(shape: ScratchSizes, tokenizer: Any, *, feature_layer: int, atte
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    config = LlavaConfig(
+    return LlavaConfig(
         vision_config=vision,
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
@@ -112,5 +79,13 @@ def build_model(shape: ScratchSizes, tokenizer: Any, *, feature_layer: int, atte
         projector_hidden_act="gelu",
         tie_word_embeddings=shape.tie_embeddings,
     )
+
+
+def build_model(shape: ScratchSizes, tokenizer: Any, *, feature_layer: int, attention: str, seed: int) -> Any:
+    """A random ``LlavaForConditionalGeneration`` of ``shape`` for ``tokenizer``'s vocabulary, float32."""
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    config = scratch_config(shape, tokenizer, feature_layer=feature_layer)
     torch.manual_seed(seed)
     return LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)

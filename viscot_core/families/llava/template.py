@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from viscot_core.conversation import IMAGE, Message
+from viscot_core.families.base import Spans
 
 EOS = "</s>"
 
@@ -27,6 +28,23 @@ class Template:
     system: str
     plain: bool = False
     strip: bool = False
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text that a model is to continue, images as ``<image>``."""
+        return render(messages, self, generate=True).text
+
+    def spans(self, messages: Sequence[Message]) -> Spans:
+        """The text as training reads it, split where supervision starts and ends."""
+        found: list[tuple[str, bool]] = []
+        for number, chunk in enumerate(render(messages, self).chunks):
+            if number:
+                found.append((IMAGE, False))
+            at = 0
+            for start, end in chunk.spoken:
+                found += [(chunk.text[at:start], False), (chunk.text[start:end], True)]
+                at = end
+            found.append((chunk.text[at:], False))
+        return tuple(span for span in found if span[0])
 
 
 _VICUNA_SYSTEM = (
@@ -122,11 +140,6 @@ def render(turns: Sequence[Message], template: Template, *, generate: bool = Fal
     if generate:
         writer.say("ASSISTANT:")
     return writer.finish()
-
-
-def prompt_text(messages: Sequence[Message], template: Template) -> str:
-    """The text that a model is to continue, images as ``<image>``."""
-    return render(messages, template, generate=True).text
 
 
 def _render_plain(turns: Sequence[Message], writer: _Writer) -> Chunks:

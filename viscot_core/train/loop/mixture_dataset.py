@@ -22,9 +22,7 @@ from viscot_core.data.packing import collate_packed
 from viscot_core.data.sampler import filled, length_order, modality_length_order
 from viscot_core.errors import DataError
 from viscot_core.families.base import IGNORE
-from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
-from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.template import Template
+from viscot_core.families.training import TrainingProcessor
 from viscot_core.images.reading import open_image
 from viscot_core.paths import inside
 from viscot_core.train.plan.plan_types import Split
@@ -38,7 +36,7 @@ Lengths measured by `viscot data` are not used: a machine without them would hav
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """One row, ready to collate: its sample and the pixels of its images, ``uint8[side, side, 3]`` each."""
+    """One row, ready to collate: its sample and what the processor keeps of each of its images."""
 
     row: int
     sample: Sample
@@ -67,17 +65,15 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         self,
         files: Sequence[Path],
         images: Path,
-        tokens: ChatTokenizer,
-        template: Template,
+        processor: TrainingProcessor,
         stage: StageSpec,
         *,
-        side: int,
         legacy_crop: bool = False,
     ) -> None:
         self._mixtures = [Mixture.open(path) for path in files]
         self._ends = list(accumulate(len(mixture) for mixture in self._mixtures))
-        self._images, self._tokens, self._template, self._stage = images, tokens, template, stage
-        self._side, self._legacy_crop = side, legacy_crop
+        self._images, self._processor, self._stage = images, processor, stage
+        self._legacy_crop = legacy_crop
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -95,11 +91,11 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
             row = mixture[index - (self._ends[number - 1] if number else 0)]
             if self._legacy_crop and any(reference_drops(self._images, name) for name in row.image):
                 return DroppedRow(index)
-            sample = encode(row, self._tokens, self._template, max_length=self._stage.max_length)
+            sample = encode(row, self._processor, max_length=self._stage.max_length)
             views = load_views(self._images, sample.images)
         except DataError as error:  # an ImageError among them
             return BadRow(index, f"{mixture.path.name}: {error}")
-        return EncodedRow(index, sample, tuple(quick_square_pixels(view.image, self._side) for view in views))
+        return EncodedRow(index, sample, tuple(self._processor.pixels(view.image) for view in views))
 
     def lengths(self) -> NDArray[np.int64]:
         """Estimated tokens of each row with its images, ``int64[rows]``; negative for rows without images."""
@@ -107,7 +103,7 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         images = np.concatenate([mixture.count(IMAGE.encode()) for mixture in self._mixtures])
         text = np.maximum(1, (sizes / BYTES_PER_TOKEN).astype(np.int64))
         # `modality_length_order` reads from the sign whether a row has images.
-        return np.where(images > 0, text + images * self._tokens.image_tokens, -text)
+        return np.where(images > 0, text + images * self._processor.image_tokens, -text)
 
     def epoch(self, seed: int) -> NDArray[np.int64]:
         """Row numbers of one epoch in file order, each as often as its source's weight says, ``int64[n]``."""
@@ -143,24 +139,22 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         return batch
 
     def _batch(self, good: list[EncodedRow]) -> Batch:
-        samples = [item.sample for item in good]
+        samples, made = [item.sample for item in good], self._processor.image_inputs
         if self._stage.packing:
             batch, order = collate_packed(
-                samples, pad_id=self._tokens.pad_id, capacity=self._stage.max_length
+                samples, pad_id=self._processor.pad_id, capacity=self._stage.max_length
             )
-            # Packing reorders samples; images follow, as pixel_values [images, 3, H, W] is flat.
-            images = [p for index in order for p in good[index].pixels]
-            if images:
-                batch["pixel_values"] = torch.from_numpy(normalise_all(images))
+            # Packing reorders samples; the images of a batch are flat, and follow.
+            batch |= made([pixels for index in order for pixels in good[index].pixels])
         else:
-            images = [p for item in good for p in item.pixels]
-            batch = collate(samples, normalise_all(images) if images else [], pad_id=self._tokens.pad_id)
+            images = made([pixels for item in good for pixels in item.pixels])
+            batch = collate(samples, images, pad_id=self._processor.pad_id)
         batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
         return batch
 
     def _nothing(self) -> Batch:
         """A batch without any label, so that every rank still takes part in the step."""
-        ids = torch.tensor([[self._tokens.pad_id, self._tokens.pad_id]])
+        ids = torch.tensor([[self._processor.pad_id, self._processor.pad_id]])
         empty = {"input_ids": ids, "labels": torch.full_like(ids, IGNORE), "tokens": torch.tensor(0)}
         key = "position_ids" if self._stage.packing else "attention_mask"
         return {**empty, key: torch.arange(2)[None] if self._stage.packing else torch.ones_like(ids)}

@@ -16,8 +16,7 @@ from viscot_core.data.encode import encode, load_views, training_turns
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, UsageError
 from viscot_core.families.base import IGNORE, Rendered
-from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.template import Template, render
+from viscot_core.families.training import TrainingProcessor
 from viscot_core.train import ranks
 from viscot_core.train.objectives.base import objective_class
 from viscot_core.train.recipe.schema import StageSpec
@@ -60,8 +59,7 @@ def _preflight(run: Run, stage: StageSpec, out: Path) -> None:
     report = preflight(
         [run.root / name for name in stage.data_files],
         run.images,
-        run.tokens,
-        run.template(stage),
+        run.processor_for(stage),
         max_length=stage.max_length,
         count=run.recipe.data.preflight,
     )
@@ -85,8 +83,7 @@ class Report:
 def preflight(
     files: Sequence[Path],
     images: Path,
-    tokens: ChatTokenizer,
-    template: Template,
+    processor: TrainingProcessor,
     *,
     max_length: int,
     count: int,
@@ -98,7 +95,7 @@ def preflight(
         for index in (s.first + n for s in rows.sources for n in _spread(s.rows, count)):
             looked += 1
             try:
-                text = _check(rows[index], images, tokens, template, max_length)
+                text = _check(rows[index], images, processor, max_length)
             except DataError as error:
                 bad.append(f"{path.name}, row {index}: {error}")
                 continue
@@ -123,51 +120,20 @@ def _spread(rows: int, count: int) -> list[int]:
     return [round(i * (rows - 1) / max(1, count - 1)) for i in range(count)]
 
 
-def _check(
-    row: Conversation, images: Path, tokens: ChatTokenizer, template: Template, max_length: int
-) -> str:
+def _check(row: Conversation, images: Path, processor: TrainingProcessor, max_length: int) -> str:
     """The row as `marked` shows it; `DataError` says why it cannot be learned from."""
-    sample = encode(row, tokens, template, max_length=max_length)
-    whole = tokens.encode(render(training_turns(row.turns, plain=template.plain), template))
+    sample = encode(row, processor, max_length=max_length)
+    whole = processor.render(training_turns(row.turns), None)
     # Compared without the cut: only a supervised token behind max_length makes the row bad.
     if len(whole.ids) > max_length and whole.labels[max_length:].count(IGNORE) < len(whole.ids) - max_length:
         raise DataError(
             f"row {row.id}: {len(whole.ids)} tokens, its answer is cut at {max_length}; shorten it."
         )
-    expected = len(sample.images) * tokens.image_tokens
-    found = sample.encoded.ids.count(tokens.image_id)
-    if found != expected:
-        raise DataError(
-            f"row {row.id}: {found} image tokens for {len(sample.images)} images, not {expected}."
-        )
     load_views(images, sample.images)
-    return marked(sample.encoded, tokens)
+    return marked(sample.encoded, processor)
 
 
-def marked(encoded: Rendered, tokens: ChatTokenizer) -> str:
+def marked(encoded: Rendered, processor: TrainingProcessor) -> str:
     """The sample as the model reads it, supervised text between marks, each image as ``<image>``."""
-    out: list[str] = []
-    run: list[int] = []
-    supervised = False
-
-    def flush() -> None:
-        if run:
-            text = str(tokens.hf.decode(run))
-            out.append(f"{OPEN}{text}{CLOSE}" if supervised else text)
-            run.clear()
-
-    images = 0
-    for token, label in zip(encoded.ids, encoded.labels, strict=True):
-        if token == tokens.image_id:
-            flush()
-            images += 1
-            # An image is a run of image_tokens ids; its first one is shown as a single word.
-            if images % tokens.image_tokens == 1 or tokens.image_tokens == 1:
-                out.append("<image>")
-            continue
-        if (label != IGNORE) != supervised:
-            flush()
-            supervised = label != IGNORE
-        run.append(token)
-    flush()
-    return "".join(out)
+    spans = processor.spans(encoded)
+    return "".join(f"{OPEN}{text}{CLOSE}" if supervised else text for text, supervised in spans)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from viscot_core.errors import DataError, PartlyDone
-from viscot_core.families.llava import training
+from viscot_core.families.training import Training
 from viscot_core.files import atomic_write, sync_folder
 from viscot_core.train import ranks
 from viscot_core.train.loop.preflight import row_counts
@@ -24,7 +24,7 @@ from viscot_core.train.loop.throughput import meter_for
 from viscot_core.train.loop.trainer import StageTrainer
 from viscot_core.train.objectives.base import Objective, StageRows, objective_class
 from viscot_core.train.plan.plan_types import PLAN_FILE, Split, read_plan, split_batch, steps_of
-from viscot_core.train.recipe.schema import LoraSpec, StageSpec
+from viscot_core.train.recipe.schema import PARTS, LoraSpec, StageSpec
 from viscot_core.train.state import checkpoints
 from viscot_core.train.state.initial import Run
 from viscot_core.train.state.saving import load_weights, save_model
@@ -41,13 +41,14 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
     `PartlyDone`: the run was told to stop, and has saved.
     """
     recipe, split = run.recipe, split_of(run.folder, stage)
-    freeze_for(run.model, stage)
+    freeze_for(run.training, run.model, stage)
     out.mkdir(parents=True, exist_ok=True)
     objective = objective_class(stage, recipe.model)(run, stage)
     rows = objective.open_rows()
     seed = recipe.seed if stage.seed is None else stage.seed
     model = _prepared(objective, objective.attach(run.model, rows, split, seed))
-    log.info("stage %s trains %s", stage.kind, {part: f"{n:,}" for part, n in learning(model).items()})
+    counts = learning(run.training, model)
+    log.info("stage %s trains %s", stage.kind, {part: f"{n:,}" for part, n in counts.items()})
     order = run_order(rows, stage, split, seed)
     steps = len(order) // split.total
     resume = checkpoints.last_checkpoint(out)
@@ -56,7 +57,7 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         from viscot_core.train.state.zero import require_no_code
 
         require_no_code(resume)
-    meter = meter_for(run.model.config, stage, split)
+    meter = meter_for(run.training.shape_of_config(run.model.config), stage, split)
     if written := resume and checkpoints.record_of(resume):
         meter.bad = written.bad
 
@@ -68,7 +69,7 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
     def load(module: Any, folder: Path) -> None:
         if (extra := objective.extra(module)) is not None:
             extra.load_state_dict(torch.load(folder / EXTRA, weights_only=True))
-        load_weights(objective.detach(module), folder)
+        load_weights(run.training, objective.detach(module), folder)
 
     if other is not None:
         load(model, other.checkpoint)
@@ -80,7 +81,7 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         args=training_arguments(run, stage, out, split, steps, seed),
         rows=rows,
         order=order,
-        groups=parameter_groups(model, stage),
+        groups=parameter_groups(run.training, model, stage),
         save=save,
         load=load,
         log_file=out / "log.jsonl",
@@ -123,12 +124,12 @@ def split_of(folder: Path, stage: StageSpec) -> Split:
 
 def _prepared(objective: Objective, model: Any) -> Any:
     """``model`` with gradient checkpointing, adapters and compilation as the recipe wants them."""
-    stage, own = objective.stage, objective.run.model
+    stage, own, training = objective.stage, objective.run.model, objective.run.training
     if stage.gradient_checkpointing:
         own.gradient_checkpointing_enable({"use_reentrant": False})
         own.enable_input_require_grads()  # frozen embeddings would cut the recomputed graph off
     if stage.lora:
-        model = add_adapters(own, stage.lora, stage)
+        model = add_adapters(training, own, stage.lora, stage)
     if stage.compile:
         training.compile_parts(own, language_model=objective.reads_text)
     return model
@@ -200,7 +201,7 @@ def _deepspeed(run: Run, stage: StageSpec, out: Path, split: Split, gpu: bool) -
 
     if not gpu:
         zero.prepare_cpu()
-    config = zero.deepspeed_config(stage, split, training.text_width(run.model.config), gpu=gpu)
+    config = zero.deepspeed_config(stage, split, run.training.text_width(run.model.config), gpu=gpu)
     if ranks.rank() == 0:
         with atomic_write(out / zero.CONFIG_FILE) as file:
             json.dump(config, file, indent=1)
@@ -210,38 +211,39 @@ def _deepspeed(run: Run, stage: StageSpec, out: Path, split: Split, gpu: bool) -
 # -- what trains ------------------------------------------------------------------------------------------
 
 
-def freeze_for(model: Any, stage: StageSpec) -> None:
+def freeze_for(training: Training, model: Any, stage: StageSpec) -> None:
     """Let only the stage's parts learn, and of them only what gets a gradient."""
     for name, parameter in model.named_parameters():
-        part = training.part_of(name)
+        part = training.parts.part_of(name)
         whole = part in stage.train and not (stage.lora and part == "llm")  # adapters learn in its place
         parameter.requires_grad = whole and training.gets_gradient(name, model.config)
 
 
-def learning(model: nn.Module) -> dict[str, int]:
+def learning(training: Training, model: nn.Module) -> dict[str, int]:
     """The number of values that learn in each part, adapters counted where they stand."""
-    counts = dict.fromkeys(training.PARTS, 0)
+    counts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
-        part = training.part_of(name)
+        part = training.parts.part_of(name)
         if part and parameter.requires_grad:
             counts[part] += math.prod(_shape(parameter))
     return counts
 
 
-def parameter_groups(model: nn.Module, stage: StageSpec) -> list[dict[str, Any]]:
+def parameter_groups(training: Training, model: nn.Module, stage: StageSpec) -> list[dict[str, Any]]:
     """Optimizer groups of the trainable parameters: by part and learning rate; norms, biases and vectors do
     not decay. Other rates make the same groups, so that a run can resume with them.
 
     With ``vision_layer_decay`` each layer of the tower learns slower than the one above it, its embeddings
     slowest.
     """
-    top = _top_layer(model)
+    top = _top_layer(training, model)
     groups: dict[tuple[str | None, float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decay = 0.0 if len(_shape(parameter)) < 2 or "norm" in name else stage.weight_decay
-        groups.setdefault((training.part_of(name), _rate(name, stage, top), decay), []).append(parameter)
+        kind = training.parts.part_of(name), _rate(training, name, stage, top), decay
+        groups.setdefault(kind, []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": decay} for (_, rate, decay), p in groups.items()]
 
 
@@ -250,8 +252,8 @@ def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def _rate(name: str, stage: StageSpec, top: int) -> float:
-    part = training.part_of(name)
+def _rate(training: Training, name: str, stage: StageSpec, top: int) -> float:
+    part = training.parts.part_of(name)
     if part == "projector":
         return stage.projector_lr or stage.learning_rate
     if part != "vision_tower":
@@ -262,15 +264,14 @@ def _rate(name: str, stage: StageSpec, top: int) -> float:
     return rate * stage.vision_layer_decay ** (top - training.tower_layer(name))
 
 
-def _top_layer(model: nn.Module) -> int:
+def _top_layer(training: Training, model: nn.Module) -> int:
     """The last layer of the tower that learns."""
-    names = [
-        n for n, p in model.named_parameters() if p.requires_grad and training.part_of(n) == "vision_tower"
-    ]
-    return max((training.tower_layer(name) for name in names), default=-1)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    tower = [name for name in names if training.parts.part_of(name) == "vision_tower"]
+    return max((training.tower_layer(name) for name in tower), default=-1)
 
 
-def add_adapters(model: Any, lora: LoraSpec, stage: StageSpec) -> Any:
+def add_adapters(training: Training, model: Any, lora: LoraSpec, stage: StageSpec) -> Any:
     """``model`` with LoRA on the language model's linear layers; a projector that learns is trained whole."""
     from peft import LoraConfig, get_peft_model
 
@@ -285,12 +286,12 @@ def add_adapters(model: Any, lora: LoraSpec, stage: StageSpec) -> Any:
             use_gradient_checkpointing=stage.gradient_checkpointing,
             gradient_checkpointing_kwargs=checkpointing,
         )
-    whole = [name for part, name in training.LORA_TRAINED_WHOLE.items() if part in stage.train]
+    whole = [name for part, name in training.lora_trained_whole.items() if part in stage.train]
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=training.LORA_TARGETS,
+        target_modules=training.lora_targets,
         modules_to_save=whole or None,
     )
     # peft makes adapters of 16-bit weights fp32. ZeRO keeps fp32 copies itself, and ZeRO-3 cannot divide

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from viscot_core.families.llava.shapes import shape_of_config
+from viscot_core.families.shapes import ModelShape
 from viscot_core.train.plan.estimates import flops_per_sample, peak_tflops
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
@@ -61,12 +61,12 @@ class Meter:
         return found
 
 
-def meter_for(config: Any, stage: StageSpec, split: Split) -> Meter:
-    """A meter for a model of that config; on a GPU with MFU, for which a sample has 1,000 tokens."""
+def meter_for(shape: ModelShape, stage: StageSpec, split: Split) -> Meter:
+    """A meter for a model of that shape; on a GPU with MFU, for which a sample has 1,000 tokens."""
     if not torch.cuda.is_available():
         return Meter(split.total, split.processes)
     typical = 1000
-    flops = flops_per_sample(shape_of_config(config), stage, typical, 1.0) / typical
+    flops = flops_per_sample(shape, stage, typical, 1.0) / typical
     return Meter(split.total, split.processes, flops, torch.cuda.get_device_name())
 
 

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from viscot_core.families.base import IGNORE
-from viscot_core.families.llava.training import MODEL_INPUTS
 from viscot_core.train.loop.mixture_dataset import MixtureDataset
 from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
 from viscot_core.train.recipe.schema import StageSpec
@@ -28,10 +27,8 @@ class Sft(Objective):
         return MixtureDataset(
             [run.root / name for name in stage.data_files],
             run.images,
-            run.tokens,
-            run.template(stage),
+            run.processor_for(stage),
             stage,
-            side=run.side,
             legacy_crop=run.recipe.data.legacy_crop,
         )
 
@@ -53,7 +50,7 @@ class Sft(Objective):
 
     def forward(self, model: Any, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
         """The model's output for a batch; the batch also has entries that are not for the model."""
-        known = {key: batch[key] for key in MODEL_INPUTS if key in batch}
+        known = {key: batch[key] for key in self.run.training.model_inputs if key in batch}
         # With a cache, the samples of a packed row would see each other, and nothing would say so.
         return model(**known, use_cache=False, **asked)
 

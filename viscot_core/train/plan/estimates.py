@@ -9,13 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from viscot_core.families.llava.shapes import (
-    Shape,
-    shape_of_folder,
-    shape_of_parts,
-    shape_of_scratch,
-)
-from viscot_core.train.recipe.schema import ModelSpec, StageSpec
+from viscot_core.families.shapes import ModelShape
+from viscot_core.train.recipe.schema import StageSpec
 
 GIB = 2**30
 IMAGES = 2  # in a CoT sample: the whole image and the crop
@@ -51,17 +46,7 @@ def bytes_of(stage: StageSpec) -> Bytes:
     return Bytes(weights=2, gradients=2, optimizer=12)  # and the fp32 copy
 
 
-def shape_of(model: ModelSpec) -> Shape | None:
-    """The shape of the model that a recipe names; None where it is neither published nor on this machine."""
-    layer = model.feature_layer
-    if model.scratch:
-        return shape_of_scratch(model.scratch, layer)
-    if model.checkpoint:
-        return shape_of_folder(model.checkpoint, layer)
-    return shape_of_parts(model.base_llm or "", model.vision_tower or "", layer)
-
-
-def trained_parameters(shape: Shape, stage: StageSpec) -> dict[str, int]:
+def trained_parameters(shape: ModelShape, stage: StageSpec) -> dict[str, int]:
     """Trained parameters of each part that learns in ``stage`` (adapters only, under LoRA)."""
     counts: dict[str, int] = {part: shape.parameters(part) for part in stage.train}
     if stage.lora and "llm" in counts:
@@ -71,20 +56,20 @@ def trained_parameters(shape: Shape, stage: StageSpec) -> dict[str, int]:
     return counts
 
 
-def frozen_parameters(shape: Shape, stage: StageSpec) -> int:
+def frozen_parameters(shape: ModelShape, stage: StageSpec) -> int:
     """Parameters of the model itself that ``stage`` leaves as they are."""
     adapted = "llm" if stage.lora else None
     return shape.total - sum(n for part, n in trained_parameters(shape, stage).items() if part != adapted)
 
 
-def memory_gib(shape: Shape, stage: StageSpec, per_device: int, processes: int) -> float:
+def memory_gib(shape: ModelShape, stage: StageSpec, per_device: int, processes: int) -> float:
     """Memory of one GPU at its peak, GiB."""
     return (
         _state_bytes(shape, stage, processes) + per_device * _sample_bytes(shape, stage)
     ) / GIB + OVERHEAD_GIB
 
 
-def _state_bytes(shape: Shape, stage: StageSpec, processes: int) -> float:
+def _state_bytes(shape: ModelShape, stage: StageSpec, processes: int) -> float:
     """Weights, gradients and optimizer state on one GPU; ZeRO divides the last one first (stages 1, 2, 3)."""
     size, trained = bytes_of(stage), sum(trained_parameters(shape, stage).values())
     frozen = frozen_parameters(shape, stage)
@@ -107,7 +92,7 @@ def _state_bytes(shape: Shape, stage: StageSpec, processes: int) -> float:
     return weights + gradients + optimizer
 
 
-def _sample_bytes(shape: Shape, stage: StageSpec) -> float:
+def _sample_bytes(shape: ModelShape, stage: StageSpec) -> float:
     """Activations of one sample of ``max_length`` tokens with `IMAGES` images, and its logits.
 
     A layer keeps about 8 vectors of its width (norms, q, k, v, attention, residuals) and, inside its MLP, 4
@@ -129,7 +114,7 @@ def _sample_bytes(shape: Shape, stage: StageSpec) -> float:
     return stage.max_length * (per_token + logits) + IMAGES * (tower.tokens + 1) * per_patch
 
 
-def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, images: float) -> float:
+def flops_per_sample(shape: ModelShape, stage: StageSpec, tokens: float, images: float) -> float:
     """Floating-point operations of one sample, forward and backward, without recomputation."""
     llm = shape.llm
     matrices = llm.layers * llm.layer_parameters + llm.vocab * llm.width
@@ -144,7 +129,7 @@ def flops_per_sample(shape: Shape, stage: StageSpec, tokens: float, images: floa
 
 
 def hours(
-    shape: Shape, stage: StageSpec, samples: int, tokens: float, images: float, gpus: int, gpu: str
+    shape: ModelShape, stage: StageSpec, samples: int, tokens: float, images: float, gpus: int, gpu: str
 ) -> float:
     """Hours on ``gpus`` of that kind at `UTILISATION`; gradient checkpointing costs a third more."""
     work = samples * flops_per_sample(shape, stage, tokens, images)
@@ -160,7 +145,7 @@ def peak_tflops(gpu: str) -> float:
     )
 
 
-def checkpoint_gib(shape: Shape, stage: StageSpec) -> float:
+def checkpoint_gib(shape: ModelShape, stage: StageSpec) -> float:
     """Disk of one checkpoint: the stage's model (`model_gib`) and the state that a resumed run needs.
 
     DeepSpeed writes the weights a second time, frozen ones included, beside the optimizer's state.
@@ -170,14 +155,14 @@ def checkpoint_gib(shape: Shape, stage: StageSpec) -> float:
     return model_gib(shape, stage) + (again * size.weights + trained * size.optimizer) / GIB
 
 
-def model_gib(shape: Shape, stage: StageSpec) -> float:
+def model_gib(shape: ModelShape, stage: StageSpec) -> float:
     """Disk of a stage's model: the whole, or what was trained of it (a projector, an adapter)."""
     part_only = stage.lora is not None or stage.train == ("projector",)
     saved = sum(trained_parameters(shape, stage).values()) if part_only else shape.total
     return saved * bytes_of(stage).weights / GIB
 
 
-def loading_gib(shape: Shape, stage: StageSpec, local_processes: int, processes: int) -> float:
+def loading_gib(shape: ModelShape, stage: StageSpec, local_processes: int, processes: int) -> float:
     """Host memory of one machine while its processes load the weights: each holds all of them once.
 
     Under ZeRO-3 the first process reads one tensor at a time (the embeddings are the largest), and with

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, RecipeError
-from viscot_core.families.llava.shapes import Shape
+from viscot_core.families.shapes import ModelShape
 from viscot_core.train.plan import estimates
 from viscot_core.train.plan.plan_types import (
     Machine,
@@ -26,6 +26,7 @@ from viscot_core.train.plan.plan_types import (
     steps_of,
 )
 from viscot_core.train.plan.problems import find_problems
+from viscot_core.train.recipe.base_model import shape_of
 from viscot_core.train.recipe.schema import Recipe, StageSpec
 
 CHARACTERS_PER_TOKEN = 3.6  # Llama's tokenizer on English with boxes
@@ -46,7 +47,7 @@ def make_plan(
 ) -> Plan:
     """The plan of ``recipe`` on ``machine``. `RecipeError` lists every stage whose batch cannot be split."""
     root = Path(data)
-    shape = estimates.shape_of(recipe.model)
+    shape = shape_of(recipe.model)
     stages: list[StagePlan] = []
     unsplit: list[str] = []
     unreadable: list[str] = []
@@ -80,7 +81,7 @@ def make_plan(
     )
 
 
-def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, size: DataSize) -> StagePlan:
+def _stage(stage: StageSpec, shape: ModelShape | None, machine: Machine, size: DataSize) -> StagePlan:
     """One stage's figures; those that need an unknown shape or unknown data are None."""
 
     def memory(per_device: int) -> float:
@@ -118,13 +119,13 @@ def _stage(stage: StageSpec, shape: Shape | None, machine: Machine, size: DataSi
     )
 
 
-def _tokens(size: DataSize, shape: Shape | None, stage: StageSpec) -> float | None:
+def _tokens(size: DataSize, shape: ModelShape | None, stage: StageSpec) -> float | None:
     if size.text_tokens is None or size.images is None or shape is None:
         return None
     return min(size.text_tokens + size.images * shape.tower.tokens, float(stage.max_length))
 
 
-def _disk(recipe: Recipe, stages: Sequence[StagePlan], shape: Shape | None) -> float | None:
+def _disk(recipe: Recipe, stages: Sequence[StagePlan], shape: ModelShape | None) -> float | None:
     if shape is None:
         return None
     kept = 0.0

@@ -56,7 +56,7 @@ def _model(model: ModelSpec) -> list[str]:
             absent.append(f"model.{name}: {sentence}")
     if absent or model.scratch:
         return absent
-    from viscot_core.train.recipe.from_parts import open_base  # imports torch
+    from viscot_core.train.recipe.base_model import open_base  # imports torch
 
     try:
         open_base(model)

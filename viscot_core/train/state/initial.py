@@ -10,14 +10,12 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from viscot_core.families.checkpoint import Checkpoint
-from viscot_core.families.llava import training
-from viscot_core.families.llava.family import load_tokens
-from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.template import TEMPLATES, Template
 from viscot_core.families.manifest import Manifest
+from viscot_core.families.table import training_from_parts, training_of
+from viscot_core.families.training import Training, TrainingProcessor
 from viscot_core.models.load import build
 from viscot_core.train import ranks
-from viscot_core.train.recipe.from_parts import open_base
+from viscot_core.train.recipe.base_model import open_base
 from viscot_core.train.recipe.schema import Recipe, StageSpec
 
 
@@ -32,31 +30,30 @@ class Run:
     recipe: Recipe
     root: Path
     images: Path
-    tokens: ChatTokenizer
+    training: Training
+    processor: TrainingProcessor
     base: Checkpoint | None
     model: Any = None
-
-    @property
-    def side(self) -> int:
-        """Side of the square that the tower reads, pixels."""
-        return training.image_side(self.model.config)
 
     @property
     def text_rows(self) -> int | None:
         """Ids from this number on (the image token, padding) are never generated; None: all ids are text."""
         return None if self.base is None else self.base.text_rows
 
-    def template(self, stage: StageSpec) -> Template:
-        """The wording of a stage: bare captions in pretrain, the model's own otherwise."""
+    def processor_for(self, stage: StageSpec) -> TrainingProcessor:
+        """In the wording of a stage: bare captions in pretrain, the model's own otherwise."""
         usual = "plain" if stage.kind == "pretrain" else self.recipe.model.template
-        return TEMPLATES[stage.template or usual]
+        return self.processor.under(stage.template or usual)
 
     def manifest(self) -> Manifest:
         """The manifest of every checkpoint of this run."""
         model = self.recipe.model
         turn_tokens = self.base.manifest.turn_tokens if self.base else model.turn_tokens
         return Manifest(
-            name=self.recipe.name, template=model.template, turn_tokens=turn_tokens, image_side=self.side
+            name=self.recipe.name,
+            template=model.template,
+            turn_tokens=turn_tokens,
+            image_side=self.processor.image_side,
         )
 
 
@@ -72,11 +69,13 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
     root = Path(recipe.data.root or "")
     images = Path(recipe.data.images or root)
     if recipe.model.scratch:
-        from viscot_core.train.tiny.own_data import own_tokens
+        from viscot_core.train.tiny.own_data import own_processor
 
-        return Run(folder, recipe, root, images, own_tokens(folder, recipe, root), None)
+        processor = own_processor(folder, recipe, root)
+        return Run(folder, recipe, root, images, training_from_parts(), processor, None)
     base = open_base(recipe.model)
-    return Run(folder, recipe, root, images, load_tokens(base), base)
+    training = training_of(base, recipe.name)
+    return Run(folder, recipe, root, images, training, training.processor(base), base)
 
 
 def load(run: Run, stage: StageSpec) -> None:
@@ -87,15 +86,15 @@ def load(run: Run, stage: StageSpec) -> None:
     if base is None:
         from viscot_core.train.tiny.own_data import random_model
 
-        run.model = random_model(recipe, run.tokens)
+        run.model = random_model(recipe, run.processor)
     elif stage.zero_stage == 3 and ranks.count() > 1:
         from viscot_core.train.state.zero import build_divided
 
-        run.model = build_divided(base, recipe.model, stage, weights_dtype(stage))
+        run.model = build_divided(run.training, base, recipe.model, stage, weights_dtype(stage))
     else:
         run.model = build(base, _device(load_in), weights_dtype(stage), load_in, recipe.model.attention)
     # A batch without images on one rank only would hang DDP and abort ZeRO: the tower must run on every rank.
-    training.allow_text_only_batches(run.model)
+    run.training.allow_text_only_batches(run.model)
     disable_progress_bar()
 
 

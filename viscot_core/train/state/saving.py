@@ -11,14 +11,12 @@ from typing import Any
 import torch
 
 from viscot_core.errors import CheckpointError
-from viscot_core.families.llava import training
-from viscot_core.families.llava.tokenizer import keep_sentencepiece
+from viscot_core.families.training import Training
 from viscot_core.files import atomic_write
 from viscot_core.tensors import open_weights
 from viscot_core.train.recipe.schema import StageSpec
 from viscot_core.train.state.initial import Run
 
-PROJECTOR = "projector.safetensors"
 ADAPTER = "adapter_model.safetensors"
 BASE = "viscot-base"
 
@@ -40,16 +38,14 @@ def save_model(
         _name_base(run, folder, weights if weights is not None else model.state_dict())
     elif not projector_only:
         if weights is not None:  # gathered under ZeRO: a tied head is a second copy of the embeddings
-            tied = training.tied_tensors(run.model.config)
+            tied = run.training.tied_tensors(run.model.config)
             weights = {name: tensor for name, tensor in weights.items() if name not in tied}
         model.save_pretrained(folder, state_dict=weights, save_original_format=False)
     if "projector" in stage.train:
-        save_projector(weights if weights is not None else model.state_dict(), folder)
+        run.training.save_projector(weights if weights is not None else model.state_dict(), folder)
     if projector_only:
         _write_projector_config(run, folder)
-    run.tokens.hf.save_pretrained(folder)
-    if run.base is not None:
-        keep_sentencepiece(run.base.tokenizer_folder, folder)
+    run.processor.save(folder, run.base.tokenizer_folder if run.base else None)
     run.manifest().save(folder)
 
 
@@ -57,7 +53,7 @@ def _write_projector_config(run: Run, folder: Path) -> None:
     """The config of a folder that holds a projector only: it names the base."""
     assert run.base is not None
     base = str(run.recipe.model.base_llm)
-    config = training.projector_config(run.model.config, run.base.text_rows, base)
+    config = run.training.projector_config(run.model.config, run.base.text_rows, base)
     with atomic_write(folder / "config.json") as file:
         json.dump(config, file, indent=1)
 
@@ -71,7 +67,7 @@ def _name_base(run: Run, folder: Path, weights: Mapping[str, torch.Tensor]) -> N
     name = run.recipe.model.checkpoint
     if name is None:
         (folder / BASE).mkdir(exist_ok=True)
-        save_projector(weights, folder / BASE)
+        run.training.save_projector(weights, folder / BASE)
         _write_projector_config(run, folder / BASE)
         name = BASE
     path = folder / "adapter_config.json"
@@ -80,16 +76,7 @@ def _name_base(run: Run, folder: Path, weights: Mapping[str, torch.Tensor]) -> N
         json.dump(config, file, indent=1)
 
 
-def save_projector(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """The projector as ``projector.safetensors``, and once more as the file that the original code reads."""
-    from safetensors.torch import save_file
-
-    tensors = training.projector_tensors(weights)
-    save_file(tensors, folder / PROJECTOR, metadata={"format": "pt"})
-    torch.save(training.original_projector(tensors), folder / training.PROJECTOR_BIN)
-
-
-def load_weights(model: Any, folder: Path) -> None:
+def load_weights(training: Training, model: Any, folder: Path) -> None:
     """Weights of a checkpoint of this run into ``model``: whole, a projector, or an adapter.
 
     `CheckpointError` names what is missing or does not fit; nothing is left at its old value in silence.
@@ -103,10 +90,10 @@ def load_weights(model: Any, folder: Path) -> None:
         # An adapter holds no base weights, so the names that are missing say nothing.
         _refuse(folder, [], list(result.unexpected_keys))
         return
-    if not any(folder.glob("model*.safetensors")) and (folder / PROJECTOR).exists():
-        stored = {training.projector_module_name(n): t for n, t in load_file(folder / PROJECTOR).items()}
+    whole = any(folder.glob("model*.safetensors"))
+    if not whole and (stored := training.saved_projector(folder)) is not None:
         missing, unexpected = _put(model, {name: partial(_same, tensor) for name, tensor in stored.items()})
-        _refuse(folder, [name for name in missing if training.part_of(name) == "projector"], unexpected)
+        _refuse(folder, [name for name in missing if training.parts.part_of(name) == "projector"], unexpected)
         return
     missing, unexpected = _put(model, {name: one.read for name, one in open_weights(folder).items()})
     _refuse(folder, [name for name in missing if name not in training.tied_tensors(model.config)], unexpected)

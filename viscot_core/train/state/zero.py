@@ -17,7 +17,7 @@ import torch
 
 from viscot_core.errors import CheckpointError
 from viscot_core.families.checkpoint import Checkpoint
-from viscot_core.families.llava import training
+from viscot_core.families.training import Training
 from viscot_core.tensors import load_pickle
 from viscot_core.train import ranks
 from viscot_core.train.plan.plan_types import Split
@@ -102,7 +102,9 @@ def require_no_code(checkpoint: Path) -> None:
             load_pickle(file)
 
 
-def build_divided(base: Checkpoint, model: ModelSpec, stage: StageSpec, dtype: torch.dtype) -> Any:
+def build_divided(
+    training: Training, base: Checkpoint, model: ModelSpec, stage: StageSpec, dtype: torch.dtype
+) -> Any:
     """The model of an opened checkpoint, divided; what the checkpoint lacks starts at random."""
     import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
@@ -115,7 +117,7 @@ def build_divided(base: Checkpoint, model: ModelSpec, stage: StageSpec, dtype: t
     width = training.text_width(base.config)
     config = deepspeed_config(stage, Split(1, 1, ranks.count()), width, gpu=gpu)
     active = HfDeepSpeedConfig(config)  # transformers divides what it builds as long as this lives
-    built = training.model_without_weights(base.config, dtype, model.attention)
+    built = training.without_weights(base.config, dtype, model.attention)
     del active
     fill(built, {name: source.read for name, source in base.tensors.items()})
     return built

@@ -14,9 +14,7 @@ from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.encode import Batch, Sample, collate, encode
 from viscot_core.data.scenes import Scene
 from viscot_core.families.base import IGNORE
-from viscot_core.families.llava.pixels import normalise
-from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.template import Template
+from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.training import patches_along
 from viscot_core.train.objectives.base import StageRows, TrainStep
 from viscot_core.train.objectives.sft import Sft, share_of, token_losses
@@ -42,16 +40,10 @@ class Chains(Sft):
         run, stage = self.run, self.stage
         scenes = read_scenes(run.root / "scenes.jsonl") if stage.guide_attention else {}
         rows = read_conversations([run.root / name for name in stage.data_files])
-        template, grid = run.template(stage), patches_along(run.model.config)
-        return ChainDataset(
-            rows,
-            pixels_of(run.recipe, run.root, run.images, run.side),
-            run.tokens,
-            template,
-            stage,
-            scenes,
-            grid,
-        )
+        processor, grid = run.processor_for(stage), patches_along(run.model.config)
+        assert isinstance(processor, ChatProcessor)
+        pixels = pixels_of(run.recipe, run.root, run.images, processor.image_side)
+        return ChainDataset(rows, pixels, processor, stage, scenes, grid)
 
     def loss_tokens(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         if "weights" not in batch:
@@ -107,20 +99,14 @@ class ChainDataset(Dataset[Sample]):
         self,
         rows: Sequence[Conversation],
         pixels: PixelCache,
-        tokens: ChatTokenizer,
-        template: Template,
+        processor: ChatProcessor,
         stage: StageSpec,
         scenes: dict[str, Scene],
         grid: int,
     ) -> None:
-        self.samples = [encode(row, tokens, template, max_length=stage.max_length) for row in rows]
-        self._pixels, self._tokens, self._stage, self._scenes, self._grid = (
-            pixels,
-            tokens,
-            stage,
-            scenes,
-            grid,
-        )
+        self.samples = [encode(row, processor, max_length=stage.max_length) for row in rows]
+        self._pixels, self._processor, self._tokens = pixels, processor, processor.tokens
+        self._stage, self._scenes, self._grid = stage, scenes, grid
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -135,8 +121,9 @@ class ChainDataset(Dataset[Sample]):
         return bucketed_order(buckets, split.total, seed)
 
     def collate(self, samples: list[Sample]) -> Batch:
-        pixels = [normalise(self._pixels[name]) for sample in samples for name in sample.images]
-        batch = collate(samples, pixels, pad_id=self._tokens.pad_id, multiple=PAD_MULTIPLE)
+        pixels = [self._pixels[name] for sample in samples for name in sample.images]
+        images = self._processor.image_inputs(pixels)
+        batch = collate(samples, images, pad_id=self._processor.pad_id, multiple=PAD_MULTIPLE)
         length = batch["input_ids"].shape[1]
         if self._stage.token_weights:
             weights = [token_weights(s, self._tokens, self._stage.token_weights) for s in samples]

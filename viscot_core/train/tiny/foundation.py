@@ -58,7 +58,9 @@ class Foundation(Objective):
         scenes = read_scenes(run.root / "scenes.jsonl")
         conversations = read_conversations([run.root / name for name in self.stage.data_files])
         names = sorted({name for row in conversations for name in row.image})
-        pixels = pixels_of(run.recipe, run.root, run.images, run.side)
+        side = run.processor.image_side
+        assert side is not None
+        pixels = pixels_of(run.recipe, run.root, run.images, side)
         if not scenes:
             raise UsageError(
                 "A foundation stage needs scenes.jsonl in the data root; make it with `viscot data synth`."
@@ -105,7 +107,7 @@ class FoundationModel(nn.Module):
         super().__init__()
         self.inner = model
         self.spec = spec
-        width = training.text_width(model.config)
+        width = int(model.config.text_config.hidden_size)
         sizes = {"color": NOTHING + 1, "glyph": 11, "tens": 10, "units": 10, "box": 4}
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 

@@ -21,9 +21,10 @@ from viscot_core.data.annotations import Conversation, Rows, split_crop
 from viscot_core.data.encode import load_views, training_turns
 from viscot_core.data.scenes import Scene
 from viscot_core.families.llava.pixels import square_pixels
-from viscot_core.families.llava.processor import ChatTokenizer
-from viscot_core.families.llava.scratch import build_model, train_tokenizer
+from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
+from viscot_core.families.llava.scratch import build_model, scratch_config, train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES, render
+from viscot_core.families.training import TrainingProcessor
 from viscot_core.processes import worker_pool
 from viscot_core.train import ranks
 from viscot_core.train.recipe.schema import Recipe, ScratchSpec
@@ -34,21 +35,21 @@ TOKENIZER_ROWS = 4000
 """Rows of each file whose words the tokenizer is trained on."""
 
 
-def random_model(recipe: Recipe, tokens: ChatTokenizer) -> Any:
+def random_model(recipe: Recipe, processor: TrainingProcessor) -> Any:
     """The recipe's shape with random weights, the same for the same seed."""
     model = recipe.model
-    assert model.scratch is not None
+    assert model.scratch is not None and isinstance(processor, ChatProcessor)
     return build_model(
         model.scratch,
-        tokens.hf,
+        processor.tokens.hf,
         feature_layer=model.feature_layer,
         attention=model.attention,
         seed=recipe.seed,
     )
 
 
-def own_tokens(folder: Path, recipe: Recipe, root: Path) -> ChatTokenizer:
-    """The tokenizer, trained by the first rank and kept in the run folder ``folder``."""
+def own_processor(folder: Path, recipe: Recipe, root: Path) -> ChatProcessor:
+    """Its tokenizer is trained by the first rank and kept in the run folder ``folder``."""
     from transformers import AutoTokenizer
 
     scratch = recipe.model.scratch
@@ -60,7 +61,9 @@ def own_tokens(folder: Path, recipe: Recipe, root: Path) -> ChatTokenizer:
             (folder / "tokenizer.partial").replace(home)
     patches = (scratch.image_side // scratch.patch) ** 2
     tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False)
-    return ChatTokenizer(tokenizer, image_tokens=patches, turn_tokens=recipe.model.turn_tokens)
+    tokens = ChatTokenizer(tokenizer, image_tokens=patches, turn_tokens=recipe.model.turn_tokens)
+    config = scratch_config(scratch, tokenizer, feature_layer=recipe.model.feature_layer)
+    return ChatProcessor(tokens, TEMPLATES[recipe.model.template], config, len(tokenizer))
 
 
 def _trained(recipe: Recipe, scratch: ScratchSpec, root: Path) -> Any:

@@ -12,7 +12,7 @@ from made_training import golden_recipe
 from safetensors.torch import save_file
 
 from viscot_core.errors import CheckpointError
-from viscot_core.train.recipe.from_parts import open_base
+from viscot_core.train.recipe.base_model import open_base
 
 Change = Callable[[Path, Path], dict[str, Any]]
 
