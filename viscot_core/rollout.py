@@ -22,6 +22,8 @@ OnLook = Callable[[int, Look], None]
 """``(number of the question, the region that was named)``; called before the crop is answered."""
 CANCELLED = "cancelled"
 """The error of a question that ``cancelled`` left without an answer."""
+NO_TEXT = "the prompt has a damaged character (no valid Unicode)"
+"""The error of a question with words that no model can be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,11 @@ def _generate(
 
     ``asked`` are the questions whose step before was asked too, and which announced this one.
     """
+    done = {number: Generation("", 0, False, NO_TEXT) for number, step in steps.items() if not _is_text(step)}
     sharing: dict[Hashable, list[int]] = {}
     for number, step in steps.items():
+        if number in done:
+            continue
         # Texts that depend on chance are asked for each question: one draw must not count as several.
         sharing.setdefault(_key(step) if engine.traits.deterministic else number, []).append(number)
     requests = [
@@ -182,12 +187,23 @@ def _generate(
         )
         for numbers in sharing.values()
     ]
-    generations = engine.generate(requests)
-    return {
+    generations = engine.generate(requests) if requests else []
+    return done | {
         number: generation
         for numbers, generation in zip(sharing.values(), generations, strict=True)
         for number in numbers
     }
+
+
+def _is_text(step: Step) -> bool:
+    """Whether all words can be encoded: neither a tokenizer nor a server takes half a surrogate pair, and one
+    such question would end its whole batch."""
+    try:
+        for message in step.messages:
+            message.text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _key(step: Step) -> Hashable:
