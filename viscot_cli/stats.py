@@ -36,7 +36,7 @@ def stats(
     compare: Annotated[
         str | None,
         typer.Option(
-            metavar="paper[:MODEL]", help="Compare with the paper's figures (Tables 3, 4, 7, 8, 9)."
+            metavar="paper[:MODEL]", help="Compare with the paper's figures (Tables 3, 4, 5, 7, 8, 9, 10)."
         ),
     ] = None,
     baseline: Annotated[

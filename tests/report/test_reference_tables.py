@@ -11,7 +11,7 @@ from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.analysis import analyse
 from viscot_core.report.reference_results import is_reference_results, read_reference_results
-from viscot_core.report.reference_tables import _legacy_hit, reference_tables
+from viscot_core.report.reference_tables import reference_hit, reference_tables
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_the_references_accuracy_of_one_file(golden: Path, name: str) -> None:
     printed = json.loads((golden / "calculation_outputs.json").read_text())["files"][name]["stdout"]
     accuracy, correct, total = printed.splitlines()[-1].split()
     (run,) = read_reference_results(golden / "detection" / f"{name}.jsonl")
-    hits = [_legacy_hit(item) is True for item in run.items]
+    hits = [reference_hit(item) is True for item in run.items]
     assert (sum(hits), len(hits)) == (int(correct), int(total))
     assert sum(hits) / len(hits) == float(accuracy)
 
@@ -49,7 +49,7 @@ def test_row_by_row(golden: Path, tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(r["row"]) + "\n" for r in rows))
     (run,) = read_reference_results(file)
     for item, row in zip(run.items, rows, strict=True):
-        hit = _legacy_hit(item)
+        hit = reference_hit(item)
         assert (hit is True) == bool(row["correct"]), row
         assert (hit is None) == row["malformed_printed"], row
 
@@ -63,7 +63,7 @@ def test_the_default_mode_repairs_what_the_reference_calls_malformed(golden: Pat
     assert status["No"] == status["[0.1, 0.2, 0.3]"] == "unparsable"
     boxes = analyse(run).boxes["cot"].overall
     assert boxes.acc50 is not None
-    assert boxes.acc50 > sum(_legacy_hit(i) is True for i in run.items) / len(run.items)
+    assert boxes.acc50 > sum(reference_hit(i) is True for i in run.items) / len(run.items)
 
 
 def test_the_default_average_keeps_zeros_and_leaves_out_what_is_missing(golden: Path) -> None:

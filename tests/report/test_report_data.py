@@ -16,6 +16,7 @@ from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import ScoredRun, read_scored_run
 from viscot_core.report.stats_types import StatsOptions
 from viscot_core.report.tables import Table, draw
+from viscot_core.runs.records import read_run
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.scoring import score_run
 from viscot_core.tasks.suites import PAPER, TASK_ALIASES
@@ -56,7 +57,16 @@ def test_every_published_figure_is_the_papers(shared: Path) -> None:
     for model, values in paper["table8_general"]["rows"].items():
         found = rows[8, model, "direct"]
         assert found == {c: v for c, v in zip(columns, values, strict=True) if v is not None}
-    assert len(rows) == 5 + 4 + 2 + 15 + 16
+    fifth = {r.crop: list(r.figures.values()) for r in load_paper().rows if r.table == 5}
+    for expanded, centered, *values in paper["table5_crop_policies_7B224"]["rows"]:
+        crops = {("-", "-"): "tight", ("yes", "-"): "expanded", ("-", "yes"): "centered"}
+        assert fifth[crops.get((expanded, centered), "paper")] == values[:5]
+    tenth = paper["table10_standard_metrics"]
+    for at, name in enumerate(tenth["columns"]):
+        strategy = "cot" if name.startswith("VisCoT") and "w/o" not in name else "direct"
+        found = rows[10, name.replace(" w/o CoT", ""), strategy]
+        assert found == {column: tenth[column][at] for column in ("DocVQA", "TextVQA", "ChartQA")}
+    assert len(load_paper().rows) == 5 + 4 + 4 + 2 + 15 + 16 + 5
 
 
 def test_it_says_whose_row_and_whose_judge(tmp_path: Path) -> None:
@@ -64,7 +74,7 @@ def test_it_says_whose_row_and_whose_judge(tmp_path: Path) -> None:
     assert paper_model(run) == "VisCoT-7B@224"
     report = build_report([run], ReportOptions(compare="paper"))
     (part,) = report.runs
-    cot = {c.dataset: c for c in part.paper if (c.strategy, c.metric) == ("cot", "score")}
+    cot = {c.dataset: c for c in part.paper if (c.table, c.strategy) == (3, "cot")}
     assert set(cot) == {"mean of 2", "docvqa", "cub"}
     assert cot["docvqa"].theirs == 0.355
     assert cot["mean of 2"].theirs == pytest.approx((0.355 + 0.556) / 2)
@@ -74,6 +84,45 @@ def test_it_says_whose_row_and_whose_judge(tmp_path: Path) -> None:
     assert boxes["cub"].theirs == 67.0
     assert 50 < boxes["cub"].yours < 95
     assert any("gpt-3.5-turbo-1106" in note for note in part.paper_notes)
+
+
+@pytest.mark.parametrize(("policy", "theirs"), [("paper", 0.461), ("tight", 0.399)])
+def test_crops_against_table_5(tmp_path: Path, policy: str, theirs: float) -> None:
+    text = ("docvqa", "textcap", "textvqa", "dude", "sroie")
+    folder = sample_run(tmp_path / "r", datasets=(*text, "gqa"), items=10)
+    info = read_run(folder)
+    info.settings["crop_policy"] = policy
+    info.save(folder)
+    found = build_report([scored(folder)], ReportOptions(compare="paper")).runs[0].paper
+    (text_row,) = [c for c in found if c.table == 5]  # Relation has three sets, and the run has one of them
+    assert (text_row.dataset, text_row.theirs, text_row.n) == ("Text", theirs, 50)
+
+
+def test_table_10_has_a_row_with_and_without_the_chain(tmp_path: Path) -> None:
+    figures = {s: {"docvqa_val": {"anls": value}} for s, value in (("direct", 0.3), ("cot", 0.5))}
+    rows = [prediction(strategy=s, dataset="docvqa_val", question_id=i) for s in figures for i in range(4)]
+    folder = write_run(tmp_path / "r", rows)
+    info = read_run(folder)
+    info.kind, info.figures = "general", figures
+    info.save(folder)
+    found = build_report([read_scored_run(folder)], ReportOptions(compare="paper")).runs[0].paper
+    assert {(c.strategy, c.yours, c.theirs) for c in found if c.table == 10} == {
+        ("direct", 30, 29.4), ("cot", 50, 49.3),
+    }  # fmt: skip
+
+
+def test_repaired_boxes_are_said_to_read_higher_than_the_reference(tmp_path: Path) -> None:
+    """A tenth of the boxes has no spaces: right here, wrong for the reference."""
+    text = {True: "[0.1,0.2,0.3,0.4]", False: "[0.100, 0.200, 0.300, 0.400]"}
+    rows = [
+        prediction(
+            dataset="cub", question_id=i, box_text=text[i < 2], box_status="repaired" if i < 2 else "ok"
+        )
+        for i in range(20)
+    ]
+    (part,) = build_report([scored(write_run(tmp_path / "r", rows))], ReportOptions(compare="paper")).runs
+    (note,) = [n for n in part.paper_notes if "repaired" in n]
+    assert "2 of 20" in note and "overall is 90.0, not 100.0" in note
 
 
 def test_refcoco_against_table_9(tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import yaml
 
 from viscot_core.errors import UsageError, nearest
 from viscot_core.report.analysis import paired
+from viscot_core.report.choices import Average, By
 from viscot_core.report.intervals import Interval, PairedTest
-from viscot_core.report.names import paper_order
+from viscot_core.report.names import DATASETS, paper_order
 from viscot_core.report.scored_run import ScoredItem, ScoredRun, check_same_judge
 from viscot_core.report.stats_types import Stats, StatsOptions
 
@@ -36,10 +38,14 @@ class Published:
     figures: dict[str, float]
     tasks: tuple[str, ...]
     """The kinds of runs (``RunInfo.kind``) that the row is compared with."""
+    by: By = By.DATASET
+    """What the columns are."""
+    crop: str | None = None
+    """The crop policy that the row is of; None: whatever the run has."""
 
 
 class LmmsFigure(NamedTuple):
-    """Where lmms-eval reports a column of Table 8: task, metric, and the factor to the paper's unit."""
+    """Where lmms-eval reports a column of Tables 8 and 10: task, metric, factor to the paper's unit."""
 
     task: str
     metric: str
@@ -52,9 +58,9 @@ class Paper:
 
     judge: str
     rows: tuple[Published, ...]
-    """Every row of the paper's tables 3, 4, 7, 8 and 9."""
+    """Every row of the paper's tables 3, 4, 5, 7, 8, 9 and 10."""
     lmms_figures: dict[str, LmmsFigure]
-    """By column of Table 8."""
+    """By column of Tables 8 and 10."""
     lmms_notes: dict[str, str]
     """By column: why it differs for a known reason."""
 
@@ -73,7 +79,8 @@ def load_paper() -> Paper:
             cells = zip(table["columns"], row["values"], strict=True)
             values = {column: value for column, value in cells if value is not None}
             names = (row["model"], row["strategy"], values, tuple(table["tasks"]))
-            rows.append(Published(table["table"], table["metric"], *names))
+            by = By(table.get("by", "dataset"))
+            rows.append(Published(table["table"], table["metric"], *names, by, row.get("crop")))
         figures |= {column: LmmsFigure(*place) for column, place in table.get("lmms_eval", {}).items()}
         notes |= table.get("notes", {})
     return Paper(data["judge"], tuple(rows), figures, notes)
@@ -123,10 +130,13 @@ def paper_model(run: ScoredRun, wanted: str | None = None) -> str:
     return named if named in models else PAPER_DEFAULT
 
 
-def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comparison], list[str]]:
+def compare_to_paper(
+    stats: Stats, wanted: str | None = None, *, by_domain: Stats | None = None
+) -> tuple[list[Comparison], list[str]]:
     """Every figure that run and paper both have, with overall means over those data sets only; and remarks.
 
-    ``stats`` must be by data set. Table 4 (other sources of the box) exists for VisCoT-7B@224 only.
+    ``stats`` must be by data set; ``by_domain`` is the same run by domain (Table 5). Tables 4 and 5 (other
+    sources of the box, other crops) exist for VisCoT-7B@224 only.
     """
     model = paper_model(stats.run, wanted)
     judge, remarks = load_paper().judge, load_paper().lmms_notes
@@ -134,6 +144,9 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
     for row in _rows_for(stats.run):
         if row.metric == "general":
             found += list(_general(stats, row)) if row.model == model else []
+        elif row.by is By.DOMAIN:
+            if by_domain and (row.model == model or wanted is None) and row.crop == _crop(stats.run):
+                found += list(_against_domains(by_domain, row))
         elif row.model == model or (row.table == 4 and row.strategy != "cot" and wanted is None):
             found += list(_against(stats, row))
     notes = [f"The paper's figures are those of {model} unless another model is named (arXiv 2403.16999)."]
@@ -143,10 +156,37 @@ def compare_to_paper(stats: Stats, wanted: str | None = None) -> tuple[list[Comp
             f"The paper's judge was {judge}, yours is {mine.describe() if mine else 'none'}: the scores may "
             "differ because of the judge."
         )
+    notes += _as_the_reference_reads(stats, found)
     notes += [remarks[c.dataset] for c in found if c.metric == "general" and c.dataset in remarks]
     if not found:
         notes.append("The run and the paper have no data set and strategy in common.")
     return found, notes
+
+
+def _crop(run: ScoredRun) -> str:
+    return str(run.info.settings.get("crop_policy", "paper"))
+
+
+def _as_the_reference_reads(stats: Stats, found: list[Comparison]) -> list[str]:
+    """The accuracy of boxes under the reference's reading, where repaired boxes make ours higher."""
+    from viscot_core.report.reference_tables import reference_hit
+
+    notes = []
+    for strategy in dict.fromkeys(c.strategy for c in found if c.metric == "acc50"):
+        cell = stats.boxes[strategy].overall
+        if not cell.repaired or cell.acc50 is None:
+            continue
+        hits: dict[str, list[bool]] = {}
+        for item in stats.run.items:
+            if item.strategy == strategy and item.iou is not None:
+                name = item.dataset if stats.average is Average.DATASETS else ""
+                hits.setdefault(name, []).append(reference_hit(item) is True)
+        theirs = fmean(fmean(values) for values in hits.values())
+        notes.append(
+            f"{cell.repaired} of {cell.n} boxes of {strategy} were repaired; the reference counts most of "
+            f"these as wrong. As it reads them, overall is {100 * theirs:.1f}, not {100 * cell.acc50:.1f}."
+        )
+    return notes
 
 
 def _rows_for(run: ScoredRun) -> list[Published]:
@@ -155,7 +195,7 @@ def _rows_for(run: ScoredRun) -> list[Published]:
 
 
 def _general(stats: Stats, row: Published) -> Iterator[Comparison]:
-    """Table 8: lmms-eval's own figures, with an interval if they are means of the samples' scores."""
+    """Tables 8 and 10: lmms-eval's own figures, with an interval if they are means of the samples' scores."""
     tasks = stats.run.info.figures.get(row.strategy, {})
     for column, theirs in row.figures.items():
         task, metric, scale = load_paper().lmms_figures[column]
@@ -194,6 +234,16 @@ def _against(stats: Stats, row: Published) -> Iterator[Comparison]:
         yield _comparison(row, f"mean of {len(shared)}", overall, mean, scale)
     for name in shared:
         yield _comparison(row, name, cells[name], row.figures[name], scale)
+
+
+def _against_domains(stats: Stats, row: Published) -> Iterator[Comparison]:
+    """Domains of which the run has every data set that the paper has."""
+    part = stats.answers.get(row.strategy)
+    scored = {item.dataset for item in stats.run.items if item.score is not None}
+    for name, theirs in row.figures.items():
+        whole = {d.key for d in DATASETS if d.domain == name}
+        if part and whole <= scored and (cell := part.groups.get(name)) and cell.mean is not None:
+            yield _comparison(row, name, (cell.mean, cell.ci95, cell.n, cell.of), theirs, 1)
 
 
 def _comparison(

@@ -103,7 +103,7 @@ def _boxes(by_dataset: Mapping[str, Sequence[ScoredItem]], *, latex: bool) -> st
     malformed: dict[str, int] = {}
     lines = []
     for name, items in by_dataset.items():
-        hits = [_legacy_hit(item) for item in items]
+        hits = [reference_hit(item) for item in items]
         accuracy[name] = sum(hit is True for hit in hits) / len(hits) * 100
         malformed[name] = sum(hit is None for hit in hits) + 1
         lines.append(f"Accuracy for {name}: {accuracy[name]:.2f}, Error format: {malformed[name]}")
@@ -115,7 +115,7 @@ def _boxes(by_dataset: Mapping[str, Sequence[ScoredItem]], *, latex: bool) -> st
     return "\n".join([*lines, "", "Error format:", *(f"{name}: {n}" for name, n in malformed.items())])
 
 
-def _legacy_hit(item: ScoredItem) -> bool | None:
+def reference_hit(item: ScoredItem) -> bool | None:
     """Whether the box is right as the reference parses it; None if it calls the text malformed."""
     prediction = item.prediction
     words = (prediction.box_text or "").replace(" .", "").replace("[", "").replace("]", "").split(", ")

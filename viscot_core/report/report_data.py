@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from viscot_core.errors import UsageError
@@ -128,7 +128,11 @@ def _compare_model(compare: str | None) -> str | None:
 
 def _part(run: ScoredRun, options: ReportOptions, model: str | None) -> RunReport:
     stats = analyse(run, options.stats)
-    paper, notes = compare_to_paper(stats, model) if options.compare else ([], [])
+    paper: list[Comparison] = []
+    notes: list[str] = []
+    if options.compare:
+        by_domain = analyse(run, replace(options.stats, by=By.DOMAIN))
+        paper, notes = compare_to_paper(stats, model, by_domain=by_domain)
     baseline = (
         compare_runs(run, options.baseline, options.stats, mix_judges=options.mix_judges)
         if options.baseline
