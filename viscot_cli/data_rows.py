@@ -205,8 +205,7 @@ def stats(
         for one in found:
             console.emit(_facts(one, shared))
         return
-    rows = [[s.file, name, count] for s in found for name, count in s.data_sets.most_common()]
-    console.table(["file", "data set", "rows"], rows, right=["rows"], title="Rows per data set")
+    _rows_table(found)
     _region_table(found)
     if tokenizer:
         _length_table(found)
@@ -242,6 +241,21 @@ def _spread(one: FileStats) -> dict[str, float]:
     values = np.frombuffer(one.lengths, np.int32)
     middle, high = np.percentile(values, [50, 95])
     return {"mean": float(values.mean()), "p50": middle, "p95": high, "max": int(values.max())}
+
+
+def _rows_table(found: Sequence[FileStats]) -> None:
+    """Rows per data set; beside the training data, the sizes that the paper prints."""
+    from viscot_core.report.compare import load_paper
+    from viscot_core.report.names import canonical
+
+    counted = [(s, name, count) for s in found for name, count in s.data_sets.most_common()]
+    printed = [None if s.is_benchmark else load_paper().training.get(canonical(n)) for s, n, _ in counted]
+    rows: list[list[object]] = [[s.file, name, count] for s, name, count in counted]
+    columns = ["file", "data set", "rows"]
+    if any(printed):
+        columns.append("paper's Table 2")
+        rows = [[*row, f"{n // 1000}k" if n else ""] for row, n in zip(rows, printed, strict=True)]
+    console.table(columns, rows, right=columns[2:], title="Rows per data set")
 
 
 def _region_table(found: Sequence[FileStats]) -> None:

@@ -117,6 +117,14 @@ def test_convert_mix_and_stats(cli: Cli, synth: Path, tmp_path: Path) -> None:
     assert ran.code == 0 and "share" in ran.out
 
 
+def test_stats_have_the_papers_sizes_beside_training_data(cli: Cli, synth: Path, tmp_path: Path) -> None:
+    rows = (synth / "metadata/synth_cot_train.jsonl").read_text()
+    (tmp_path / "docvqa_cot_train.jsonl").write_text(rows.replace("synth", "docvqa"))
+    ran = cli("data", "stats", tmp_path / "docvqa_cot_train.jsonl")
+    assert ran.code == 0 and "paper's Table 2" in ran.out and "33k" in ran.out
+    assert "Table 2" not in cli("data", "stats", synth / "metadata/synth_cot_train.jsonl").out
+
+
 def test_shared_images_are_counted(cli: Cli, synth: Path, tmp_path: Path) -> None:
     leak = tmp_path / "leak.json"
     leak.write_text((synth / "benchmark/synth.json").read_text())

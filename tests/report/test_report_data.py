@@ -61,6 +61,10 @@ def test_every_published_figure_is_the_papers(shared: Path) -> None:
     for expanded, centered, *values in paper["table5_crop_policies_7B224"]["rows"]:
         crops = {("-", "-"): "tight", ("yes", "-"): "expanded", ("-", "yes"): "centered"}
         assert fifth[crops.get((expanded, centered), "paper")] == values[:5]
+    second = {
+        canonical(n.split("-200")[0]): int(k[:-1]) * 1000 for _, n, k, _ in paper["table2_dataset"]["rows"]
+    }
+    assert load_paper().training == second
     tenth = paper["table10_standard_metrics"]
     for at, name in enumerate(tenth["columns"]):
         strategy = "cot" if name.startswith("VisCoT") and "w/o" not in name else "direct"

@@ -63,6 +63,8 @@ class Paper:
     """By column of Tables 8 and 10."""
     lmms_notes: dict[str, str]
     """By column: why it differs for a known reason."""
+    training: dict[str, int]
+    """Table 2: rows of the training data by data set, in whole thousands; ``data stats`` shows them."""
 
 
 @cache
@@ -83,7 +85,7 @@ def load_paper() -> Paper:
             rows.append(Published(table["table"], table["metric"], *names, by, row.get("crop")))
         figures |= {column: LmmsFigure(*place) for column, place in table.get("lmms_eval", {}).items()}
         notes |= table.get("notes", {})
-    return Paper(data["judge"], tuple(rows), figures, notes)
+    return Paper(data["judge"], tuple(rows), figures, notes, data["training"])
 
 
 @dataclass(frozen=True)
