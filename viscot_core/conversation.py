@@ -125,6 +125,12 @@ def may_begin_thought(said: str) -> bool:
     return any(begin.startswith(begun) for begin, _ in THOUGHT_MARKS)
 
 
+def answer_so_far(said: str) -> str | None:
+    """The answer in a text that is still growing; None while a thought goes on, or its mark may begin."""
+    spoken = split_thought(said)
+    return spoken.text if spoken.ended and not may_begin_thought(spoken.text) else None
+
+
 def _without_marks(thought: str) -> str:
     for mark in (mark for pair in THOUGHT_MARKS for mark in pair):
         thought = thought.replace(mark, "")

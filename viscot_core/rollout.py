@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from viscot_core.conversation import may_begin_thought, split_thought
+from viscot_core.conversation import answer_so_far, split_thought
 from viscot_core.engines.base import Engine, Generation, Request
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
 
@@ -226,12 +226,10 @@ def _request(
 
 
 def _pass_on(on_text: OnText, numbers: Sequence[int], text: str) -> None:
-    spoken = split_thought(text)
-    # A thought is no answer: nothing is told while it goes on, or while its mark is still growing.
-    if not spoken.ended or may_begin_thought(spoken.text):
+    if (answer := answer_so_far(text)) is None:
         return
     for number in numbers:
-        on_text(number, spoken.text)
+        on_text(number, answer)
 
 
 def replay(policy: Policy, question: Question, texts: Sequence[str]) -> tuple[list[Step], Answer | None]:

@@ -132,7 +132,8 @@ def _answer(
             changes.put(replace(card, state="failed", note=answer.error))
             return
         seconds = round(answer.seconds, 2)
-        changes.put(replace(card, state="done", text=answer.text, note="", seconds=seconds))
+        note = "The token limit cut what the model said." if answer.truncated else ""
+        changes.put(replace(card, state="done", text=answer.text, note=note, seconds=seconds))
     except ViscotError as error:
         changes.put(replace(card, state="failed", note=str(error)))
     except Exception as error:  # the thread's edge: without a last card the page would wait for ever

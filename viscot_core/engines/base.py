@@ -115,5 +115,8 @@ class Engine(Protocol):
         ...
 
     def reset(self) -> None:
-        """Forget everything that depends on the weights: call it after they changed in place."""
+        """Forget everything that depends on the weights, and that a server has refused.
+
+        Call it after the weights changed in place, and before asking again after an ``EngineError``.
+        """
         ...

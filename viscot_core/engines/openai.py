@@ -70,7 +70,8 @@ class OpenAIEngine:
         return text_template("vicuna_v1").prompt(messages)
 
     def reset(self) -> None:
-        """Nothing here depends on a server's weights but the replies the user said to keep."""
+        """Ask a server again that has refused; replies that the user said to keep are kept."""
+        self._client.reopen()
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation per request, in order, ``concurrency`` of them at a time.

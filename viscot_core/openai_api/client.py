@@ -53,7 +53,7 @@ class _Call(NamedTuple):
 class Client:
     """Speaks to the server at ``url`` (``http://HOST:PORT/v1``). Safe to use from several threads.
 
-    Once a fault has stopped it, every later call raises the same ``EngineError``.
+    Once a fault has stopped it, every later call raises the same ``EngineError``, until ``reopen``.
     """
 
     def __init__(self, url: str, key: str | None, options: ApiOptions) -> None:
@@ -88,6 +88,12 @@ class Client:
         self._over.set()
         for _ in self._threads:
             self._jobs.put(None)
+
+    def reopen(self) -> None:
+        """Forget what stopped the calls: the next one asks the server again. Not after ``close``."""
+        with self._lock:
+            self._stopped, self._in_a_row = "", 0
+            self._over.clear()
 
     # -- threads --------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from viscot_core.ask import policy_for, prepare_question
+from viscot_core.conversation import answer_so_far, split_thought
 from viscot_core.engines.base import Request
 from viscot_core.errors import EngineError
 from viscot_core.images.view import view_of
@@ -47,9 +49,10 @@ def answer_request(
         with session:
             if raw:
                 views = tuple(map(view_of, images))
+                tell = None if on_text is None else partial(_tell_answer, on_text)
                 return _continue(
                     session,
-                    Request(request.messages, views, request.max_new_tokens, request.stop, on_text),
+                    Request(request.messages, views, request.max_new_tokens, request.stop, tell),
                 )
             question = prepare_question(
                 images[0],
@@ -72,7 +75,15 @@ def _policy(request: CheckedRequest, wording: Wording, options: ServeOptions) ->
 def _continue(session: Session, prompt: Request) -> Completion:
     (generation,) = session.generate([prompt])
     _check(generation.error)
-    return Completion(generation.text, generation.finished, session.prompt_tokens, session.new_tokens)
+    spoken = split_thought(generation.text)
+    thought = "\n".join(part for part in (generation.thought, spoken.thought) if part)
+    finished = generation.finished and spoken.ended
+    return Completion(spoken.text, finished, session.prompt_tokens, session.new_tokens, thought=thought)
+
+
+def _tell_answer(on_text: OnText, said: str) -> None:
+    if (answer := answer_so_far(said)) is not None:
+        on_text(answer)
 
 
 def _ask(
@@ -87,7 +98,9 @@ def _ask(
         cancelled=session.is_stopped,
     )
     _check(answer.error)
-    return Completion(answer.text, answer.finished, session.prompt_tokens, session.new_tokens, answer)
+    thought = "\n".join(filter(None, answer.thoughts))
+    tokens = session.prompt_tokens, session.new_tokens
+    return Completion(answer.text, answer.finished, *tokens, answer, thought)
 
 
 def _check(error: str | None) -> None:

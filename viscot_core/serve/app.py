@@ -54,15 +54,17 @@ def create_app(server: Server) -> FastAPI:
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        alive = server.batcher.alive
+        batcher = server.batcher
+        # 503 only until it is worth a try: only a question can find out that the engine answers again.
+        works = batcher.alive and not batcher.is_failing
         about = {
-            "status": "ok" if alive else "stopping",
+            "status": ("failing" if batcher.failures else "ok") if batcher.alive else "stopping",
             "model": server.names[0],
             "version": __version__,
             "in_flight": server.gate.inside,
             "queue": server.limits.queue,
         }
-        return JSONResponse(about, status_code=200 if alive else 503)
+        return JSONResponse(about, status_code=200 if works else 503)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> PlainTextResponse:

@@ -35,7 +35,8 @@ class Batcher:
     """Runs prompts on ``engine`` in one thread, at most ``batch`` of them together.
 
     A single request starts at once; while other sessions are open, a batch waits up to ``gather_seconds`` for
-    their prompts.
+    their prompts. An engine that cannot answer (a server that refuses the account) is asked in earnest again
+    with the first prompt after ``retry_seconds``.
     """
 
     def __init__(
@@ -44,12 +45,17 @@ class Batcher:
         *,
         batch: int = 16,
         gather_seconds: float = 0.02,
+        retry_seconds: float = 5.0,
         on_batch: OnBatch | None = None,
     ) -> None:
         self.engine = engine
         self._batch = batch
         self._gather = gather_seconds
         self._on_batch = on_batch
+        self._retry_seconds = retry_seconds
+        self._retry_at = 0.0
+        self.failures = 0
+        """Calls of the engine in a row that failed."""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._sessions = 0
         self._lock = threading.Lock()
@@ -61,6 +67,11 @@ class Batcher:
     def alive(self) -> bool:
         """Whether prompts are still being run."""
         return self._thread.is_alive() and not self._closed
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether several calls failed in a row, and it is too early to try again."""
+        return self.failures >= 3 and time.monotonic() < self._retry_at
 
     @property
     def waiting(self) -> int:
@@ -130,11 +141,16 @@ class Batcher:
         return jobs, False
 
     def _run(self, jobs: Sequence[_Job]) -> None:
+        if self.failures and time.monotonic() >= self._retry_at:
+            self._retry_at = time.monotonic() + self._retry_seconds
+            self.engine.reset()
         try:
             generations = self.engine.generate([job.request for job in jobs])
+            self.failures = 0
             for job, generation in zip(jobs, generations, strict=True):
                 job.done.set_result(generation)
         except EngineError as error:
+            self._note_failure(error)
             if len(jobs) == 1:
                 jobs[0].done.set_exception(error)
                 return
@@ -143,10 +159,17 @@ class Batcher:
             for job in jobs:
                 self._run([job])
         except Exception as error:  # the thread's edge: every request gets an error, and it is logged
+            self._note_failure(error)
             log.exception("The engine failed on a batch of %d.", len(jobs))
             for job in jobs:
                 if not job.done.done():
                     job.done.set_exception(EngineError(f"The engine failed ({type(error).__name__})."))
+
+    def _note_failure(self, error: Exception) -> None:
+        if not self.failures:
+            self._retry_at = time.monotonic() + self._retry_seconds
+            log.warning("The engine cannot answer: %s", error)
+        self.failures += 1
 
 
 class Session:

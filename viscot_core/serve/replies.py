@@ -28,6 +28,8 @@ class Completion:
     prompt_tokens: int
     new_tokens: int
     answer: Answer | None = None
+    thought: str = ""
+    """What a reasoning model thought in all turns; it is no part of ``text``."""
 
     @property
     def finish_reason(self) -> str:
@@ -53,6 +55,7 @@ class ChatReply:
     def whole(self, completion: Completion) -> dict[str, Any]:
         """A chat completion with the field ``viscot``."""
         message = {"role": "assistant", "content": completion.text, "refusal": None}
+        message |= _thought(completion)
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}
         return {
             **self._head,
@@ -78,20 +81,30 @@ class ChatReply:
 
     def last(self, completion: Completion) -> dict[str, Any]:
         """The chunk that ends a stream, with the whole field ``viscot``."""
-        return {**self._chunk({}, completion.finish_reason), "viscot": self._field(completion)}
+        last = self._chunk(_thought(completion), completion.finish_reason)
+        return {**last, "viscot": self._field(completion)}
 
     def usage(self, completion: Completion) -> dict[str, Any]:
         """The extra chunk of ``stream_options.include_usage``."""
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": completion.usage}
 
     def _field(self, completion: Completion) -> dict[str, Any]:
-        about = {"strategy": "raw"} if completion.answer is None else completion.answer.to_dict()
-        about.pop("answer", None)
-        return {**about, "ignored": self._ignored}
+        answer = completion.answer
+        if answer is None:
+            return {"strategy": "raw", "ignored": self._ignored}
+        about = answer.to_dict()
+        del about["answer"]
+        # Of any turn: a region's words may be cut as well, and `finish_reason` is about the answer's.
+        return {**about, "truncated": answer.truncated, "ignored": self._ignored}
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def _thought(completion: Completion) -> dict[str, str | None]:
+    """The field that DeepSeek, vLLM and others have for it; OpenAI's protocol has none."""
+    return {"reasoning_content": completion.thought} if completion.thought else {}
 
 
 HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -130,7 +143,10 @@ class Stream:
         """
         async with self._order:
             if not completion.text.startswith(self._sent):
-                raise ApiError(503, "The answer had to be made again and changed; ask again.", "changed")
+                again = "The answer had to be made again and changed; ask again."
+                if completion.thought:  # only its end was marked: until then its words seemed the answer
+                    again = "What was sent was the model's thought; ask without 'stream'."
+                raise ApiError(503, again, "changed")
             rest = [self._more(completion.text)] if completion.text != self._sent else []
             closing = [self._reply.last(completion), *([self._reply.usage(completion)] if usage else [])]
             await self._events(*rest, *closing)
