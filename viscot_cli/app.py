@@ -122,12 +122,22 @@ def root(
     """Visual chain of thought: the model names the important region, looks at it closely, then answers."""
 
 
+def _with_home(argv: Sequence[str]) -> list[str]:
+    """``~/`` at the start of a word or of ``--option=``: shells leave it where it is quoted or behind "="."""
+    words = []
+    for word in argv:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        home = os.path.expanduser("~") if value.startswith("~/") else ""  # noqa: PTH111 - of a text
+        words.append(f"{option}{equals}{home}{value.removeprefix('~') if home else value}")
+    return words
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every error becomes one sentence on stderr."""
     command = typer.main.get_command(app)
     if "_VISCOT_COMPLETE" in os.environ:  # the shell asks for completions
         command.main(prog_name="viscot")
-    args, debug = console.split_debug(sys.argv[1:] if argv is None else argv)
+    args, debug = console.split_debug(_with_home(sys.argv[1:] if argv is None else argv))
 
     def run() -> int:
         console.prepare(debug)

@@ -141,3 +141,22 @@ def test_the_table_is_well_formed() -> None:
         assert module.isidentifier(), name
         assert attribute.isidentifier(), name
         assert entry.help.endswith("."), name
+
+
+def test_the_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    words = [
+        "infer",
+        "~/a.png",
+        "Is ~/b a path?",
+        "--save",
+        "~/x.png",
+        "--out=~/y=1/a",
+        "~nobody/c",
+        "--",
+        "~",
+    ]
+    assert root._with_home(words) == [
+        *("infer", "/home/me/a.png", "Is ~/b a path?", "--save", "/home/me/x.png"),
+        *("--out=/home/me/y=1/a", "~nobody/c", "--", "~"),
+    ]

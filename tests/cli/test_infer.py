@@ -118,6 +118,19 @@ def test_names_and_questions_in_any_characters(cli: Run, tiny: tuple[str, str], 
     assert ran.code == 0 and json.loads(ran.out)["question"] == "one\u2028two?"
 
 
+def test_a_question_that_is_no_text(cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path) -> None:
+    """A byte of the command line that is no UTF-8; half a surrogate pair in a row, which fails alone."""
+    image = golden / "images" / "landscape.jpg"
+    ran = cli("infer", image, os.fsdecode(b"caf\xe9?"), "--model", "not-loaded")
+    assert ran.code == 2 and "damaged character" in ran.err
+    rows = [{"image": str(image), "question": text} for text in ("a\ud83dz", QUESTION)]
+    (tmp_path / "ask.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for options in ((), ("--json",), ("--out", tmp_path / "answers.jsonl")):
+        ran = cli("infer", tmp_path / "ask.jsonl", *tiny, *options)
+        assert ran.code == 3 and "line 1: The question has a damaged character" in ran.err
+        assert "1 of 2 questions have no answer" in ran.err
+
+
 def test_when_no_image_can_be_read(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
     """Nothing was done (1), not something (3); every failure has its line of --json."""
     for name in ("a.png", "b.png"):

@@ -3,6 +3,7 @@ image."""
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 
@@ -101,12 +102,36 @@ def test_what_an_extra_brings_is_named_without_it(name: str, monkeypatch: pytest
         open_image(file.getvalue())
 
 
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAb5tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ADRpbG9jAAAAAERAAAIAAQAAAAAB4gABAAAAAAAAAJIAAgAAAAACdAABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAA"
+    "AAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAA"
+    "kAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq"
+    "5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xh"
+    "cAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAA"
+    "ABppcmVmAAAAAAAAAA5jZHNjAAIAAQABAAAAvm1kYXQAAACOKAGvCeAhOTQf//Xnx1/5SJ//a028Le16zf/CqG3/ZmIxcJFTgoIR"
+    "awNyvyxngPM0jaoAj9Wf/u7VGdu2EnN91qJgd6RhJJhf9/R41XJg9VDqBttdmnKb7i1lvMIrdKeLcunpIRM8Riyu5D/I+L8vyumo"
+    "ogRsEIzSvwKcQnfRvbcgWUG5FChucnINyBbgeAAAAAZFeGlmAABNTQAqAAAACAABARIAAwAAAAEABgAAAAAAAA=="
+)
+"""64 x 48, blue at the left and red at the right, made with libheif."""
+
+
 @pytest.mark.parametrize("name", ["HEIF", "AVIF", "JPEG2000"])
 def test_with_the_extra_they_are_read(name: str) -> None:
     pytest.importorskip("pi_heif")
     formats.accepted()
-    file = io.BytesIO()
-    if name == "HEIF":
-        pytest.skip("nothing here writes HEIF")
-    Image.new("RGB", (16, 12)).save(file, name)
-    assert open_image(file.getvalue()).size == (16, 12)
+    file = io.BytesIO(HEIC)
+    if name != "HEIF":
+        Image.open(file).save(file := io.BytesIO(), name)
+    for source in (file.getvalue(), Image.open(file)):
+        for as_seen in (True, False):
+            image = open_image(source, as_seen=as_seen)
+            assert image.size == (64, 48)
+            left, right = image.getpixel((5, 24)), image.getpixel((60, 24))
+            assert left[2] > 150 > left[0] and right[0] > 150 > right[2]  # type: ignore[index]
+
+
+def test_heic_is_named_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viscot_core.images.reading.accepted", lambda: formats._COMMON)
+    with pytest.raises(ImageError, match=r"HEIF image, which needs: pip install 'viscot\[formats\]'"):
+        open_image(HEIC)
