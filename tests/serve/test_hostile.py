@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import socket
@@ -239,8 +240,8 @@ def test_a_smuggled_second_length_is_refused(here: Running) -> None:
         assert b"400" in client.recv(65536)
 
 
-def test_clients_that_leave_give_their_place_back(serve: Serve) -> None:
-    here = serve(Looker(seconds=0.3), queue=4)
+def test_clients_that_leave_give_their_place_back(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    here = serve(Looker(seconds=0.3), queue=4, batch=1)
     body = json.dumps(question()).encode()
     head = START + f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     for _ in range(4):
@@ -250,6 +251,8 @@ def test_clients_that_leave_give_their_place_back(serve: Serve) -> None:
     here.settled()
     assert here.post(question()).status_code == 200
     assert 'status="499"' in here.get("/metrics").text
+    gc.collect()
+    assert "never retrieved" not in caplog.text, "a client that leaves is no error of the server"
 
 
 def test_a_client_that_reads_nothing_holds_nothing_up(serve: Serve) -> None:

@@ -103,8 +103,13 @@ class ChatEndpoint:
         running = server.start(
             answer_request, checked, files, session, server.wording, server.options, on_look, on_text
         )
+
+        def ended(thread: asyncio.Future[Completion]) -> None:
+            server.pixels.give(pixels)
+            thread.exception()  # asyncio warns of an error that nobody takes: that of a client that has left
+
         # A thread cannot be cancelled, only asked to stop: it holds its images until it ends by itself.
-        running.add_done_callback(lambda _: server.pixels.give(pixels))
+        running.add_done_callback(ended)
         return await asyncio.shield(running)
 
     async def _answer(
