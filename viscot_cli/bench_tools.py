@@ -139,7 +139,7 @@ def calibrate(
     chosen = [codec(name) for name in names_of(formats)] or list(CODECS.values())
     api = ServerOptions(concurrency, timeout, max_requests).options()
     # Calibration shows each format its own size of image: the engine sends them as they are.
-    engine = open_engine(EngineOptions(model, box_format="viscot", api=api))
+    engine = open_engine(EngineOptions(model, api=api))
     fits = measure(engine, chosen, count=count)
     rows = [
         (

@@ -66,10 +66,10 @@ def infer(
     strategy: Strategy = "direct" if direct else "cot"
     asking = _Asking(model_options, strategy, batch_size, where, json, many=len(items) > 1)
     if out is None:
-        asking.ask(model_options.open(batch_size or BATCH), items, places)
+        asking.ask(model_options.open(batch_size or BATCH, boxes=not direct), items, places)
         return
     with AnswerFile(expanded(out)) as file:
-        cot = model_options.open(batch_size or BATCH)
+        cot = model_options.open(batch_size or BATCH, boxes=not direct)
         keys = [record_key(item, strategy, cot.engine.name, where) for item in items]
         items = file.remaining(items, keys)
         if len(items) < len(keys):

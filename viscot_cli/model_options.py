@@ -48,7 +48,7 @@ class ModelOptions:
     top_p: Annotated[float, typer.Option(help="Nucleus of sampling, with a temperature.")] = 1.0
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0
 
-    def open(self, batch_size: int = 8) -> VisualCoT:
+    def open(self, batch_size: int = 8, *, boxes: bool = True) -> VisualCoT:
         """The model, ready to be asked; see ``open_model``."""
         from viscot_core.engines.open import EngineOptions
         from viscot_core.engines.transformers.engine import Sampling
@@ -56,14 +56,16 @@ class ModelOptions:
         options = EngineOptions(
             self.model, self.device, self.dtype, self.load_in, self.attn, batch_size, self.box_format
         )
-        return open_model(options, Sampling(self.temperature, self.top_p, self.seed))
+        sampling = Sampling(self.temperature, self.top_p, self.seed)
+        return open_model(options, sampling, boxes=boxes)
 
 
-def open_model(options: EngineOptions, sampling: Sampling | None = None) -> VisualCoT:
+def open_model(options: EngineOptions, sampling: Sampling | None = None, *, boxes: bool = True) -> VisualCoT:
     """Load a model, or reach its server; without a name the bundled one, with a line that says what it knows.
 
     Raises:
-        UsageError: also where nothing says how the model writes boxes (``--box-format`` does).
+        UsageError: also where nothing says how the model writes boxes (``--box-format`` does), and it will be
+            asked for ``boxes``.
         CheckpointError, EngineError: the model cannot be loaded, or its server cannot be used.
     """
     from viscot_core.models.zoo import BUNDLED, RECOMMENDED, resolve
@@ -71,16 +73,17 @@ def open_model(options: EngineOptions, sampling: Sampling | None = None) -> Visu
     if not options.is_server:
         resolve(options.model)  # a wrong name is reported before torch is imported
     from viscot_core.ask import VisualCoT
-    from viscot_core.engines.open import codec_for, open_engine
+    from viscot_core.engines.open import codec_for, known_codec, open_engine
     from viscot_core.policies.wording import Wording
 
-    wording = Wording(codec_for(options))
+    codec = codec_for(options) if boxes else known_codec(options)
     if options.model is None:
         console.say(
             f"No --model: using the bundled {BUNDLED}, which only knows viscot's synthetic images; "
             f"for real ones: --model {RECOMMENDED}"
         )
-    return VisualCoT(open_engine(options, sampling), wording=wording)
+    engine = open_engine(options, sampling, codec=codec)
+    return VisualCoT(engine, wording=Wording(codec) if codec else None)
 
 
 def print_answer(result: InferResult, *, with_name: bool) -> None:

@@ -37,4 +37,5 @@ def load(
 
     model = None if name is None else str(name)
     options = EngineOptions(model, device, dtype, load_in, attn)
-    return VisualCoT(open_engine(options), wording=Wording(codec_for(options)))
+    codec = codec_for(options)
+    return VisualCoT(open_engine(options, codec=codec), wording=Wording(codec))

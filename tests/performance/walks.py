@@ -57,7 +57,7 @@ Function = tuple[str, str]
 # -- where the walks enter and leave: what to change when the house is rebuilt ------------------------
 
 INFER: Function = ("viscot_cli/infer.py", "infer")
-ANSWER: Function = ("viscot_core/infer.py", "ask_items")
+ANSWER: Function = ("viscot_core/infer/asking.py", "ask_items")
 ROW: Function = ("viscot_core/train/loop/mixture_dataset.py", "MixtureDataset.__getitem__")
 BATCH: Function = ("viscot_core/train/loop/mixture_dataset.py", "MixtureDataset.collate")
 LOSS: Function = ("viscot_core/train/loop/trainer.py", "StageTrainer.compute_loss")
@@ -69,7 +69,7 @@ def keep_the_model() -> None:
     from viscot_cli.model_options import ModelOptions
 
     kept = ModelOptions(device="cpu").open()
-    ModelOptions.open = lambda self, batch_size=8: kept
+    ModelOptions.open = lambda self, batch_size=8, boxes=True: kept
 
 
 def open_judge(url: str) -> Callable[[Path], object]:
@@ -206,6 +206,8 @@ def import_all() -> None:
     for name in ("viscot_core", "viscot_cli"):
         package = importlib.import_module(name)
         for module in pkgutil.walk_packages(package.__path__, f"{name}.", onerror=lambda _: None):
+            if module.name.endswith(".__main__"):  # a command line of its own
+                continue
             with contextlib.suppress(ImportError):
                 importlib.import_module(module.name)
 

@@ -72,6 +72,16 @@ def codec_for(options: EngineOptions) -> Codec:
     return codec(_own_format(resolve(options.model)))
 
 
+def known_codec(options: EngineOptions) -> Codec | None:
+    """`codec_for` where nothing will ask for a box: None where nothing says how the model writes boxes."""
+    try:
+        return codec_for(options)
+    except UsageError:
+        if options.box_format is not None:
+            raise
+        return None
+
+
 def _own_format(path: Path) -> str:
     from viscot_core.models.checkpoint import own_box_format
 
@@ -115,24 +125,28 @@ def _plain_text(messages: Sequence[Message]) -> str:
     return "\n".join(f"{message.role}: {message.text}" for message in messages)
 
 
-def open_engine(options: EngineOptions, sampling: Sampling | None = None) -> Engine:
+def open_engine(
+    options: EngineOptions, sampling: Sampling | None = None, *, codec: Codec | None = None
+) -> Engine:
     """Load the model or reach the server; without ``sampling``, or at temperature 0, answers are greedy.
+
+    ``codec`` (`codec_for`) gives the size that an image is sent in; without it images keep their size.
 
     Raises:
         CheckpointError, EngineError, UsageError: as ``load_model`` and ``OpenAIEngine`` say.
     """
+    resize = codec.resize if codec else None
     if options.is_server:
         from viscot_core.engines.openai import OpenAIEngine
 
         if sampling is not None and sampling.temperature > 0:
             raise UsageError("A server decides how tokens are chosen; leave out --temperature.")
         url, name = options.address()
-        return OpenAIEngine(url, name, options=options.api, resize=codec_for(options).resize)
+        return OpenAIEngine(url, name, options=options.api, resize=resize)
     from viscot_core.engines.transformers.engine import LocalEngine
     from viscot_core.models.load import load_model
 
     loaded = load_model(
         options.model, device=options.device, dtype=options.dtype, load_in=options.load_in, attn=options.attn
     )
-    resize = codec_for(options).resize
     return LocalEngine(loaded, batch_size=options.batch_size, sampling=sampling, resize=resize)

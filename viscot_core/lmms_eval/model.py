@@ -22,7 +22,7 @@ from viscot_core import rollout
 from viscot_core.boxes.geometry import CropPolicy
 from viscot_core.conversation import IMAGE
 from viscot_core.engines.base import Engine
-from viscot_core.engines.open import EngineOptions, codec_for, open_engine
+from viscot_core.engines.open import EngineOptions, codec_for, known_codec, open_engine
 from viscot_core.errors import EngineError, ImageError, check_choice
 from viscot_core.images.view import View, view_of
 from viscot_core.policies.base import Answer, Policy, Question
@@ -88,8 +88,9 @@ class Viscot(lmms):
         self.batch_size = int(batch_size)
         options = EngineOptions(pretrained, device, dtype, load_in, attn, self.batch_size, box_format)
         check_choice("--model_args protocol", protocol, PROTOCOLS)
-        self.wording = wording_of({"protocol": protocol, "box_format": codec_for(options).name})
-        self.engine: Engine = open_engine(options)
+        codec = known_codec(options) if self.strategy == "direct" else codec_for(options)
+        self.wording = wording_of({"protocol": protocol, "box_format": codec.name if codec else None})
+        self.engine: Engine = open_engine(options, codec=codec)
         self.looks = Path(looks) if looks else None
         self.failures = 0
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from viscot_core.engines.open import EngineOptions, codec_for, open_engine, weights_hash
+from viscot_core.engines.open import EngineOptions, codec_for, known_codec, open_engine, weights_hash
 from viscot_core.runs.answering import answer_queries
 from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
 from viscot_core.runs.records import RunInfo
 from viscot_core.runs.shards import check_gpus, device_of, shard_of
 from viscot_core.runs.tally import Tally
 from viscot_core.runs.turns import TURNS_FILE, Turns
-from viscot_core.tasks.base import Task, wording_of
+from viscot_core.tasks.base import Task, needs_boxes, wording_of
 
 
 def evaluate(
@@ -29,7 +29,8 @@ def evaluate(
         CheckpointError, EngineError: the model cannot be loaded, or is gone; what was finished is kept.
     """
     benchmark = task.load()
-    settings = task.settings(codec_for(engine))
+    codec = codec_for(engine) if needs_boxes(task) else known_codec(engine)
+    settings = task.settings(codec)
     shard, traits = shard_of(), engine.traits
     plan = RunPlan(
         folder=out,
@@ -50,7 +51,7 @@ def evaluate(
         return run_sharded(plan, pickle.dumps((task, engine, out)), gpus)
 
     def build() -> Built:
-        opened = open_engine(replace(engine, device=device_of(shard, engine.device)))
+        opened = open_engine(replace(engine, device=device_of(shard, engine.device)), codec=codec)
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         turns = Turns(out) if opened.traits.paid else None
         ask = partial(answer_queries, type(task), settings, opened, turns=turns)

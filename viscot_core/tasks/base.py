@@ -130,8 +130,11 @@ class Task(Protocol):
         """
         ...
 
-    def settings(self, codec: Codec) -> dict[str, Any]:
-        """Everything that changes an answer and is known before a model is loaded."""
+    def settings(self, codec: Codec | None) -> dict[str, Any]:
+        """Everything that changes an answer and is known before a model is loaded.
+
+        ``codec`` is None where no strategy needs a box and nothing says how the model writes them.
+        """
         ...
 
     @staticmethod
@@ -143,7 +146,14 @@ class Task(Protocol):
 def wording_of(settings: Settings) -> Wording:
     """How the model is spoken to in a run; the paper's protocol where the run does not name one."""
     protocol = next((p for p in wording.PROTOCOLS if p == settings.get("protocol")), wording.PROTOCOLS[0])
-    return Wording(codec(str(settings.get("box_format", "viscot"))), protocol)
+    # No format is on record where it was not known, and no strategy had a box: then none is written or read.
+    return Wording(codec(str(settings.get("box_format") or "viscot")), protocol)
+
+
+def needs_boxes(task: Task) -> bool:
+    """Whether a strategy of the task as it was asked for has the model read or write a box."""
+    chosen = [task.all_strategies[name] for name in task.strategies]
+    return any(strategy.asks_for_box or strategy.region is not None for strategy in chosen)
 
 
 def max_new_tokens(settings: Settings) -> int:

@@ -54,11 +54,11 @@ class RefCoco:
         """As ``load_refcoco``."""
         return load_refcoco(self.data, splits=self.splits, select=self.select)
 
-    def settings(self, codec: Codec) -> dict[str, Any]:
+    def settings(self, codec: Codec | None) -> dict[str, Any]:
         """Everything that changes an answer and is known before a model is loaded."""
         return {
             "protocol": "paper",
-            "box_format": codec.name,
+            "box_format": codec.name if codec else None,
             "seed": self.select.seed,
             "max_new_tokens": self.max_new_tokens,
         }

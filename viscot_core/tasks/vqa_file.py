@@ -128,9 +128,13 @@ class VqaFile:
         """As ``load_questions``."""
         return load_questions(self.questions, self.data, STYLES[self.style], skip_missing=self.skip_missing)
 
-    def settings(self, codec: Codec) -> dict[str, Any]:
+    def settings(self, codec: Codec | None) -> dict[str, Any]:
         """Everything that changes an answer and is known before a model is loaded."""
-        return {"style": self.style, "box_format": codec.name, "max_new_tokens": self.max_new_tokens}
+        return {
+            "style": self.style,
+            "box_format": codec.name if codec else None,
+            "max_new_tokens": self.max_new_tokens,
+        }
 
     @staticmethod
     def metrics(item: Item, answer: Answer, settings: Settings) -> Facts:

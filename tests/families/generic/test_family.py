@@ -165,3 +165,23 @@ def test_it_says_before_any_weight_is_read_that_it_cannot_be_trained(
     (tmp_path / "rows.json").write_text(json.dumps([{"id": "1", "conversations": turns}]))
     ran = cli("data", "stats", tmp_path / "rows.json", "--tokenizer", folder)
     assert ran.code == 2 and told in ran.err
+
+
+def test_answers_without_a_box_need_no_box_format(folder: Path, cli: Any, tmp_path: Path) -> None:
+    """``infer --direct``, and a benchmark of questions only; two turns still ask how boxes are written."""
+    image = tmp_path / "wide.png"
+    Image.new("RGB", (90, 40), "red").save(image)
+    argv = ["infer", image, "Which colour?", "--model", folder, "--device", "cpu", "--max-new-tokens", "4"]
+    ran = cli(*argv, "--direct", "--json")
+    assert ran.code == 0 and json.loads(ran.out)["answer"] is not None, ran.err
+    refused = cli(*argv)
+    assert refused.code == 2 and "name it with --box-format" in refused.err
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question_id": 1, "image": "wide.png", "text": "Which colour?"}) + "\n")
+    argv = ["bench", "vqa", "--questions", questions, "--images", tmp_path, "--model", folder]
+    argv += ["--device", "cpu", "--max-new-tokens", "4", "--out", tmp_path / "run"]
+    ran = cli(*argv)
+    assert ran.code in (0, 3) and (tmp_path / "run/predictions.jsonl").exists(), ran.err
+    assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["box_format"] is None
+    refused = cli(*argv, "--strategy", "cot")
+    assert refused.code == 2 and "name it with --box-format" in refused.err

@@ -58,12 +58,12 @@ class VisualCot:
         """As ``load_visual_cot``."""
         return load_visual_cot(self.data, suite=self.suite, tasks=self.tasks, select=self.select)
 
-    def settings(self, codec: Codec) -> dict[str, Any]:
+    def settings(self, codec: Codec | None) -> dict[str, Any]:
         """Everything that changes an answer and is known before a model is loaded."""
         return {
             "crop_policy": self.crop_policy.value,
             "protocol": self.protocol,
-            "box_format": codec.name,
+            "box_format": codec.name if codec else None,
             "seed": self.select.seed,
             "max_new_tokens": self.max_new_tokens,
         }
