@@ -55,14 +55,18 @@ def _best_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> tuple[
     return rows, totals
 
 
-def collate_packed(samples: Sequence[Sample], *, pad_id: int, capacity: int) -> tuple[Batch, list[int]]:
+def collate_packed(
+    samples: Sequence[Sample], *, pad_id: int, capacity: int, multiple: int = 1
+) -> tuple[Batch, list[int]]:
     """``input_ids, position_ids, labels int64[rows, T]``, and the samples' order, in which images must come.
 
     The first label of every sample is masked: it would be predicted from the last token of the sample before.
-    Padding at a row's end counts positions from 0 too: it is a sample of its own, which no other attends to.
+    Rows are padded to the longest, rounded up to ``multiple``; padding counts positions from 0 too: it
+    is a sample of its own, which no other attends to.
     """
     rows = pack([len(s.encoded.ids) for s in samples], capacity)
     longest = max(sum(len(samples[i].encoded.ids) for i in row) for row in rows)
+    longest = -(-longest // multiple) * multiple
     ids = torch.full((len(rows), longest), pad_id)
     labels = torch.full((len(rows), longest), IGNORE)
     positions = torch.zeros((len(rows), longest), dtype=torch.long)

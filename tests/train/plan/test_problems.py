@@ -88,6 +88,7 @@ def test_dry_run_slurm_and_run_refuse_with_one_sentence(
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, shared: Path, tmp_path: Path) -> None:
     golden = shared / "golden"
     recipe = golden_recipe(golden, zero_stage=2).model_copy(update={"report_to": ("wandb",)})
+    monkeypatch.setenv("WANDB_API_KEY", "x")
     monkeypatch.setattr("viscot_core.train.plan.problems.find_spec", lambda name: name != "deepspeed" or None)
     plan = make_plan(recipe, Machine(), run=tmp_path / "run", data=golden)
     assert plan.refusals == ("deepspeed missing; get it with: pip install 'viscot[train]'",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from viscot_core.paths import inside
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
+COMPILED = 64
+"""Lengths of batches are multiples of this where the model is compiled."""
 BYTES_PER_TOKEN = 4.5
 """Bytes of a JSON row per token of its text: close enough to group 2.4 million rows by length untokenized.
 
@@ -140,15 +143,18 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
 
     def _batch(self, good: list[EncodedRow]) -> Batch:
         samples, made = [item.sample for item in good], self._processor.image_inputs
-        if self._stage.packing:
+        stage, pad_id = self._stage, self._processor.pad_id
+        # Each length is compiled anew, so there are few; none is beyond max_length.
+        multiple = math.gcd(COMPILED, stage.max_length) if stage.compile else 1
+        if stage.packing:
             batch, order = collate_packed(
-                samples, pad_id=self._processor.pad_id, capacity=self._stage.max_length
+                samples, pad_id=pad_id, capacity=stage.max_length, multiple=multiple
             )
             # Packing reorders samples; the images of a batch are flat, and follow.
             batch |= made([pixels for index in order for pixels in good[index].pixels])
         else:
             images = made([pixels for item in good for pixels in item.pixels])
-            batch = collate(samples, images, pad_id=self._processor.pad_id)
+            batch = collate(samples, images, pad_id=pad_id, multiple=multiple)
         batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
         return batch
 

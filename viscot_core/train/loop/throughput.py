@@ -12,7 +12,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from viscot_core.families.shapes import ModelShape
-from viscot_core.train.plan.estimates import flops_per_sample, peak_tflops
+from viscot_core.train.plan.estimates import flops_per_sample
+from viscot_core.train.plan.gpus import peak_tflops
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
@@ -51,9 +52,10 @@ class Meter:
         if self.padded_tokens:
             found["tokens_per_second"] = round(self.tokens / seconds, 1)
             found["non_padding"] = round(self.tokens / self.padded_tokens, 4)
-            if self.gpu and self.flops_per_token:
-                peak = peak_tflops(self.gpu) * 1e12 * self.processes
-                found["mfu"] = round(self.tokens / seconds * self.flops_per_token / peak, 4)
+            peak = peak_tflops(self.gpu)
+            if peak and self.flops_per_token:  # no MFU on a card whose peak is not known
+                useful = self.tokens / seconds * self.flops_per_token
+                found["mfu"] = round(useful / (peak * 1e12 * self.processes), 4)
         if self.bad:
             found["bad_rows"] = self.bad
         self.tokens = self.padded_tokens = 0.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from viscot_core.families.shapes import ModelShape
+from viscot_core.train.plan.gpus import peak_tflops
 from viscot_core.train.recipe.schema import StageSpec
 
 GIB = 2**30
@@ -18,16 +19,6 @@ UTILISATION = (
     0.40  # share of the GPU's peak in a run that never waits for data; the reference's 60 h are 0.12
 )
 OVERHEAD_GIB = 2.0  # context, NCCL buffers, fragmentation
-PEAK_TFLOPS = {
-    "H200": 989.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "A6000": 155.0,
-    "4090": 165.0,
-    "V100": 125.0,
-}
-"""Dense bf16 (V100: fp16) matrix peak, from the makers' data sheets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +86,16 @@ def _state_bytes(shape: ModelShape, stage: StageSpec, processes: int) -> float:
 def _sample_bytes(shape: ModelShape, stage: StageSpec) -> float:
     """Activations of one sample of ``max_length`` tokens with `IMAGES` images, and its logits.
 
-    A layer keeps about 8 vectors of its width (norms, q, k, v, attention, residuals) and, inside its MLP, 4
-    where it is gated and 2 in the tower.
+    Counted in what autograd keeps of transformers' layers. A decoder layer keeps 12 vectors of its width: of
+    both norms the fp32 input (2), the result and the weighted result; q, k, v and the attention's result. Its
+    gated MLP keeps gate, activation, up and their product (4). Adapters keep the dropped-out input of each
+    linear layer. A tower's layer keeps 8, and its MLP input, sigmoid and product of quick GELU (3).
     """
     number = 4 if stage.precision == "fp32" else 2
     llm, tower = shape.llm, shape.tower
-    llm_layer = number * (8 * llm.width + 4 * llm.mlp)
-    tower_layer = number * (8 * tower.width + 2 * tower.mlp)
+    widths, inner = (18, 5) if stage.lora else (12, 4)
+    llm_layer = number * (widths * llm.width + inner * llm.mlp)
+    tower_layer = number * (8 * tower.width + 3 * tower.mlp)
     logits = llm.vocab * (number + 8)  # logits, their fp32 copy and its gradient
     if stage.gradient_checkpointing:  # the input of every layer, and one layer in full
         per_token = number * llm.width * llm.layers + llm_layer
@@ -109,6 +103,7 @@ def _sample_bytes(shape: ModelShape, stage: StageSpec) -> float:
     else:
         per_token = llm_layer * llm.layers
         per_patch = tower_layer * tower.layers
+    per_token += number * 5 * llm.width  # the embeddings and the last norm
     if "vision_tower" not in stage.train:
         per_patch = tower_layer  # runs without gradients: one layer at a time
     return stage.max_length * (per_token + logits) + IMAGES * (tower.tokens + 1) * per_patch
@@ -130,19 +125,18 @@ def flops_per_sample(shape: ModelShape, stage: StageSpec, tokens: float, images:
 
 def hours(
     shape: ModelShape, stage: StageSpec, samples: int, tokens: float, images: float, gpus: int, gpu: str
-) -> float:
-    """Hours on ``gpus`` of that kind at `UTILISATION`; gradient checkpointing costs a third more."""
+) -> float | None:
+    """Hours on ``gpus`` of that kind at `UTILISATION`; None for a kind whose peak is not known.
+
+    ``tokens`` of a sample include its padding. Gradient checkpointing costs a third more.
+    """
+    peak = peak_tflops(gpu)
+    if peak is None:
+        return None
     work = samples * flops_per_sample(shape, stage, tokens, images)
     # Forward and backward cost 1 + 2; the second forward makes it 4.
     work *= 4 / 3 if stage.gradient_checkpointing else 1
-    return work / (gpus * peak_tflops(gpu) * 1e12 * UTILISATION) / 3600
-
-
-def peak_tflops(gpu: str) -> float:
-    """Peak of the GPU whose name contains a known one; an A100's for the others."""
-    return next(
-        (peak for name, peak in PEAK_TFLOPS.items() if name.lower() in gpu.lower()), PEAK_TFLOPS["A100"]
-    )
+    return work / (gpus * peak * 1e12 * UTILISATION) / 3600
 
 
 def checkpoint_gib(shape: ModelShape, stage: StageSpec) -> float:

@@ -10,13 +10,17 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
+from statistics import NormalDist
 
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, RecipeError
 from viscot_core.families.shapes import ModelShape
 from viscot_core.train.plan import estimates
+from viscot_core.train.plan.padding import filled_share
 from viscot_core.train.plan.plan_types import (
+    DoesNotFitError,
     Machine,
     Plan,
     Problem,
@@ -26,6 +30,7 @@ from viscot_core.train.plan.plan_types import (
     steps_of,
 )
 from viscot_core.train.plan.problems import find_problems
+from viscot_core.train.plan.remedies import advice
 from viscot_core.train.recipe.base_model import shape_of
 from viscot_core.train.recipe.schema import Recipe, StageSpec
 
@@ -87,14 +92,23 @@ def _stage(stage: StageSpec, shape: ModelShape | None, machine: Machine, size: D
     def memory(per_device: int) -> float:
         return estimates.memory_gib(shape, stage, per_device, machine.processes) if shape else 0.0
 
-    split = split_batch(stage, machine.processes, lambda batch: memory(batch) <= FILLED * machine.memory_gib)
+    room = FILLED * machine.memory_gib
+    try:
+        split = split_batch(stage, machine.processes, lambda batch: memory(batch) <= room)
+    except DoesNotFitError as error:
+        if shape is None:
+            raise
+        raise RecipeError(advice(shape, stage, machine, room)) from error
     steps = stage.max_steps if size.rows is None else steps_of(stage, size.rows)
     seen = steps * stage.global_batch_size if steps is not None else None
-    tokens = _tokens(size, shape, stage)
+    patches = shape.tower.tokens if shape else 0
+    lengths = [min(text + images * patches, stage.max_length) for text, images in size.looked if shape]
+    tokens = sum(lengths) / len(lengths) if lengths else None
     hours = None
     if shape and seen is not None and tokens is not None and machine.gpus:
-        images, gpus = size.images or 1.0, machine.processes
-        hours = estimates.hours(shape, stage, seen, tokens, images, gpus, machine.gpu_name)
+        images, gpus = sum(images for _, images in size.looked) / len(size.looked), machine.processes
+        computed = tokens / filled_share(lengths, stage, split)
+        hours = estimates.hours(shape, stage, seen, computed, images, gpus, machine.gpu_name)
     trained, loading = estimates.trained_parameters(shape, stage) if shape else {}, estimates.loading_gib
     saved = math.ceil(steps / stage.save_steps) if steps is not None else None
     return StagePlan(
@@ -117,12 +131,6 @@ def _stage(stage: StageSpec, shape: ModelShape | None, machine: Machine, size: D
         checkpoint_gib=estimates.checkpoint_gib(shape, stage) if shape else None,
         loading_gib=loading(shape, stage, machine.local_processes, machine.processes) if shape else None,
     )
-
-
-def _tokens(size: DataSize, shape: ModelShape | None, stage: StageSpec) -> float | None:
-    if size.text_tokens is None or size.images is None or shape is None:
-        return None
-    return min(size.text_tokens + size.images * shape.tower.tokens, float(stage.max_length))
 
 
 def _disk(recipe: Recipe, stages: Sequence[StagePlan], shape: ModelShape | None) -> float | None:
@@ -184,24 +192,30 @@ def _torchrun(machine: Machine, run: str | Path, rendezvous: Rendezvous | None) 
 
 @dataclass(frozen=True, slots=True)
 class DataSize:
-    """Rows of an epoch (each source by its weight), mean text tokens and mean images of a row; None: unknown.
+    """Rows of an epoch (each source by its weight); text tokens and images of some rows. None: unknown.
 
     ``source`` says whether they were counted or published.
     """
 
     rows: int | None
-    text_tokens: float | None
-    images: float | None
+    looked: tuple[tuple[float, float], ...]
     source: str
 
 
-UNKNOWN = DataSize(None, None, None, "unknown (a file is absent or unreadable)")
+def _published(rows: int, text_tokens: float, images: float, source: str) -> DataSize:
+    """A file that is not here: its mean lengths, spread as rows of such mixtures are (log-normally, 0.6)."""
+    spread = [math.exp(0.6 * NormalDist().inv_cdf((n + 0.5) / 20)) for n in range(20)]
+    mean = sum(spread) / len(spread)
+    return DataSize(rows, tuple((text_tokens * one / mean, images) for one in spread), source)
+
+
+UNKNOWN = DataSize(None, (), "unknown (a file is absent or unreadable)")
 PUBLISHED = {
     # LLaVA-1.5's stage 1: short captions, one image each.
-    "blip_laion_cc_sbu_558k.json": DataSize(558_128, 20.0, 1.0, "published (LLaVA-Pretrain)"),
+    "blip_laion_cc_sbu_558k.json": _published(558_128, 20.0, 1.0, "published (LLaVA-Pretrain)"),
     # README: 665 K + 1.4 M + 373 K. Lengths are estimates; CoT rows show two images, 40 K rows none.
-    "viscot_mixed_2m.json": DataSize(2_438_000, 200.0, 1.14, "published (README: 665 K + 1.4 M + 373 K)"),
-    "viscot_363k.json": DataSize(363_000, 150.0, 2.0, "published (README)"),
+    "viscot_mixed_2m.json": _published(2_438_000, 200.0, 1.14, "published (README: 665 K + 1.4 M + 373 K)"),
+    "viscot_363k.json": _published(363_000, 150.0, 2.0, "published (README)"),
 }
 
 
@@ -216,13 +230,14 @@ def data_size(root: Path, files: Sequence[str]) -> DataSize:
         return UNKNOWN
     rows = sum(one.rows or 0 for one in found)
     sources = " + ".join(dict.fromkeys(one.source for one in found))
-
-    def mean(values: list[tuple[int, float | None]]) -> float | None:
-        known = [(n, value) for n, value in values if value is not None]
-        return sum(n * value for n, value in known) / rows if rows and len(known) == len(values) else None
-
-    text = mean([(one.rows or 0, one.text_tokens) for one in found])
-    return DataSize(rows, text, mean([(one.rows or 0, one.images) for one in found]), sources)
+    # As many rows of each file as its share of the epoch, so that means are those of the epoch.
+    looked = [
+        row
+        for one in found
+        if one.rows and one.looked
+        for row in islice(cycle(one.looked), max(1, round(LOOKED_AT * one.rows / rows)))
+    ]
+    return DataSize(rows, tuple(looked), sources)
 
 
 def _size_of(path: Path) -> DataSize:
@@ -230,7 +245,7 @@ def _size_of(path: Path) -> DataSize:
         return PUBLISHED.get(path.name, UNKNOWN)
     rows = Mixture.open(path)
     step = max(1, len(rows) // LOOKED_AT)
-    looked = [rows[index] for index in range(0, len(rows), step)]
-    text = sum(len(turn.text) for row in looked for turn in row.turns) / CHARACTERS_PER_TOKEN
-    images = sum(len(row.image) for row in looked)
-    return DataSize(len(rows.epoch()), text / len(looked), images / len(looked), "counted")
+    some = (rows[index] for index in range(0, len(rows), step))
+    looked = [(sum(len(turn.text) for turn in row.turns), len(row.image)) for row in some]
+    counted = tuple((letters / CHARACTERS_PER_TOKEN, float(images)) for letters, images in looked)
+    return DataSize(len(rows.epoch()), counted, "counted")

@@ -143,6 +143,10 @@ def read_plan(run: str | Path) -> Plan:
 # -- how a global batch is split ----------------------------------------------------------------------------
 
 
+class DoesNotFitError(RecipeError):
+    """Not even one sample fits in a process's memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """``per_device x accumulation x processes`` samples make one optimizer step."""
@@ -162,6 +166,7 @@ def split_batch(stage: StageSpec, processes: int, fits: Callable[[int], bool]) -
 
     Raises:
         RecipeError: there is no exact split; names the nearest possible ones.
+        DoesNotFitError: not even a batch of one fits.
     """
     where, total = f"stages.{stage.kind}", stage.global_batch_size
     if total % processes:
@@ -185,10 +190,7 @@ def split_batch(stage: StageSpec, processes: int, fits: Callable[[int], bool]) -
     else:
         per_device = max((size for size in options if fits(size)), default=0)
         if not per_device:
-            raise RecipeError(
-                f"{where}: not even one sample fits in a process's memory (estimate); use more GPUs, "
-                f"--set {where}.zero_stage=3, --set {where}.offload=optimizer, or --lora 128."
-            )
+            raise DoesNotFitError(f"{where}: not even one sample fits in a process's memory (estimate).")
     return Split(per_device, local // per_device, processes)
 
 

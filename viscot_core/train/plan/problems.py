@@ -6,10 +6,14 @@ Contradictions inside a recipe are found when it is read (``recipe/checks.py``).
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
+from netrc import NetrcParseError, netrc
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from viscot_core.errors import ViscotError
 from viscot_core.files import expanded
@@ -32,7 +36,7 @@ def find_problems(
         if planned.samples == 0:  # a mixture whose weights leave no row
             errors.append(f"stages.{stage.kind} would train nothing: its files hold no row; give more data.")
         warnings += _warnings(stage, planned, machine)
-    errors += [*_missing_packages(recipe), *lack_of_room(run, disk_gib)]
+    errors += [*_missing_packages(recipe), *_missing_key(recipe), *lack_of_room(run, disk_gib)]
     return [Problem(text, "error") for text in errors] + [Problem(text, "warning") for text in warnings]
 
 
@@ -76,6 +80,24 @@ def _missing_packages(recipe: Recipe) -> Iterator[str]:
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         yield f"{', '.join(missing)} missing; get it with: {install_line(missing)}"
+
+
+def _missing_key(recipe: Recipe) -> Iterator[str]:
+    """A sentence where W&B would ask for its key, or stop, when the model is loaded already."""
+    if "wandb" not in recipe.report_to or os.environ.get("WANDB_API_KEY"):
+        return
+    if os.environ.get("WANDB_MODE", "").lower() in ("offline", "disabled", "dryrun"):
+        return
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    places = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
+    for file in (expanded(place) for place in places if place):
+        with suppress(OSError, NetrcParseError):
+            if netrc(file).authenticators(host):
+                return
+    yield (
+        "report_to: wandb has no key; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline to "
+        "keep the curves here."
+    )
 
 
 def lack_of_room(run: Path, gib: float) -> Iterator[str]:
