@@ -52,7 +52,9 @@ class ModelOptions:
         """The model, ready to be asked; see ``open_model``."""
         from viscot_core.engines.open import EngineOptions
         from viscot_core.engines.transformers.engine import Sampling
+        from viscot_core.hardware import return_large_blocks
 
+        return_large_blocks()
         options = EngineOptions(
             self.model, self.device, self.dtype, self.load_in, self.attn, batch_size, self.box_format
         )

@@ -305,13 +305,6 @@ def test_shutting_down_finishes_what_is_in_flight(serve: Serve) -> None:
         here.get("/health")
 
 
-def test_tiff_is_read_as_the_command_reads_it(here: Running) -> None:
-    page = Image.new("RGB", (90, 60))
-    assert here.post(question(url=data_url(page, "TIFF"))).status_code == 200
-    many = here.post(question(url=data_url(page, "TIFF", save_all=True, append_images=[page])))
-    assert many.status_code == 400 and "has several pages" in many.json()["error"]["message"]
-
-
 def test_images_are_turned_upright_but_not_raw_ones(serve: Serve) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
