@@ -11,7 +11,7 @@ import pytest
 import torch
 from made_checkpoints import refused, save, tensors_of
 
-from viscot_core.errors import CheckpointError
+from viscot_core.errors import UsageError
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import load_model
 
@@ -92,31 +92,80 @@ def _adapter_config(folder: Path, **fields: Any) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(content))
 
 
-def test_peft_adapter_equals_peft_s_own_merge(copy: Path, golden: Path) -> None:
+def _trained(model: Any, adapter: Path, seed: int, **fields: Any) -> Any:
+    """A peft adapter on ``model`` with random weights, saved in ``adapter``; returns the peft model."""
     from peft import LoraConfig, get_peft_model
 
-    model = load_model(copy, device="cpu").model
-    tuned = get_peft_model(
-        model,
-        LoraConfig(
-            r=4,
-            lora_alpha=16,
-            target_modules=r".*language_model.*\.(q_proj|up_proj)",
-            modules_to_save=["multi_modal_projector"],
-        ),
-    )
-    torch.manual_seed(0)
+    tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=16, **fields))
+    torch.manual_seed(seed)
     for name, parameter in tuned.named_parameters():
-        if "lora_B" in name or "modules_to_save" in name:
+        if parameter.requires_grad and "lora_A" not in name:
             parameter.data.normal_(std=0.1)
-    adapter = copy.parent / "peft"
     tuned.save_pretrained(adapter)
+    return tuned
+
+
+def _on(adapter: Path, base: str) -> None:
     content = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(content | {"base_model_name_or_path": "model"}))
-    merged = tuned.merge_and_unload().state_dict()
+    (adapter / "adapter_config.json").write_text(json.dumps(content | {"base_model_name_or_path": base}))
+
+
+def _same_weights(adapter: Path, merged: dict[str, torch.Tensor]) -> None:
     ours = load_model(adapter, device="cpu").model.state_dict()
     for name, tensor in merged.items():
         assert torch.allclose(ours[name], tensor, atol=1e-6), name
+
+
+TEXT = r".*language_model.*\.(q_proj|up_proj)"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": TEXT},
+        {"target_modules": TEXT, "modules_to_save": ["multi_modal_projector"]},
+        {"target_modules": TEXT, "use_rslora": True},
+        {"target_modules": TEXT, "init_lora_weights": "gaussian"},
+        {"target_modules": TEXT, "layers_to_transform": [1], "layers_pattern": "layers"},
+        {"target_modules": r".*(vision_tower|projector).*\.(q_proj|linear_1)", "bias": "all"},
+        {"target_modules": r".*(vision_tower|projector).*\.(q_proj|linear_1)", "bias": "lora_only"},
+    ],
+    ids=["plain", "modules to save", "rslora", "gaussian", "layers", "all biases", "own biases"],
+)
+def test_every_adapter_that_is_taken_equals_peft_s_own_merge(copy: Path, fields: dict[str, Any]) -> None:
+    if "layers_to_transform" in fields:
+        fields = fields | {"target_modules": ["q_proj", "up_proj"]}
+    tuned = _trained(load_model(copy, device="cpu").model, copy.parent / "peft", 0, **fields)
+    _on(copy.parent / "peft", "model")
+    _same_weights(copy.parent / "peft", tuned.merge_and_unload().state_dict())
+
+
+def test_an_adapter_on_an_adapter_keeps_the_first(copy: Path) -> None:
+    """The second change took the place of the first."""
+    first, second = copy.parent / "first", copy.parent / "second"
+    merged = _trained(load_model(copy, device="cpu").model, first, 1, target_modules=TEXT).merge_and_unload()
+    merged = _trained(merged, second, 2, target_modules=TEXT, use_rslora=True).merge_and_unload()
+    _on(first, "model")
+    _on(second, "first")
+    _same_weights(second, merged.state_dict())
+    found = open_checkpoint(second)
+    assert len({path for path in found.files if path.name.startswith("adapter_model")}) == 2
+    assert found.notes[-2:] == [f"adapter on {copy}", f"adapter on {first}"]
+    _on(first, "second")
+    assert "is its own base (adapter_config.json); name the base with --base" in refused(second)
+
+
+def test_the_base_that_the_user_names(copy: Path) -> None:
+    """The adapter's config names a folder of another machine."""
+    adapter = copy.parent / "peft"
+    tuned = _trained(load_model(copy, device="cpu").model, adapter, 0, target_modules=TEXT)
+    _on(adapter, "/data/models/somebody-s-base")
+    assert "no model '/data/models/somebody-s-base'" in refused(adapter)
+    loaded = load_model(adapter, device="cpu", base=copy).model.state_dict()
+    for name, tensor in tuned.merge_and_unload().state_dict().items():
+        assert torch.allclose(loaded[name], tensor, atol=1e-6), name
+    with pytest.raises(UsageError, match="is no adapter and needs no base; leave out --base"):
+        load_model(copy, device="cpu", base=copy)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +176,16 @@ def test_peft_adapter_equals_peft_s_own_merge(copy: Path, golden: Path) -> None:
         ({"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa"}, "began as pissa, which changes the base"),
         ({"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa_niter_16"}, "began as pissa_niter_16"),
         ({"r": 4, "lora_alpha": 8, "init_lora_weights": "olora"}, "began as olora"),
+        ({"r": 4, "lora_alpha": 8, "init_lora_weights": "lora_ga"}, "began as lora_ga"),
+        ({"r": 4, "lora_alpha": 8, "init_lora_weights": "of next year"}, "began as of next year"),
+        (
+            {"r": 4, "lora_alpha": 8, "rank_pattern": {"q_proj": 8}},
+            "uses rank_pattern, which",
+        ),
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"q_proj": 8}}, "uses alpha_pattern"),
+        ({"r": 4, "lora_alpha": 8, "fan_in_fan_out": True}, "uses fan_in_fan_out"),
+        ({"r": 4, "lora_alpha": 8, "kasa_config": {"beta": 1}}, "uses kasa_config"),
+        ({"r": 4, "lora_alpha": 8, "of_next_year": True}, "uses of_next_year"),
         ({"r": 4, "lora_alpha": 8, "lora_bias": True}, "lora_bias"),
         ({"r": 4, "lora_alpha": 8, "layer_replication": [[0, 2]]}, "layer_replication"),
         ({"r": 4, "lora_alpha": 8, "base_model_name_or_path": None}, "names no base model"),
@@ -151,5 +210,8 @@ def test_an_adapter_of_another_size(copy: Path) -> None:
         adapter / "adapter_model.bin",
     )
     _adapter_config(adapter, r=4, lora_alpha=8)
-    with pytest.raises(CheckpointError, match="belongs to another base model"):
-        load_model(adapter, device="cpu")
+    assert "belongs to another base model" in refused(adapter)
+    _adapter_config(adapter, r=8, lora_alpha=8)
+    assert "has the rank 4 and adapter_config.json says 8" in refused(adapter)
+    torch.save({"base_model.model.model.norm.weight": torch.ones(32)}, adapter / "adapter_model.bin")
+    assert "'base_model.model.model.norm.weight' has the shape [32] and its base [64]" in refused(adapter)

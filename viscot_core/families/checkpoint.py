@@ -40,15 +40,19 @@ class Delta:
     b: Stored
     scale: float
 
+    def require_fit(self, shape: Shape) -> None:
+        """Raise a ``CheckpointError`` where the two do not make a change of a matrix of this shape."""
+        a, b = self.a.shape, self.b.shape
+        if len(a) != 2 or len(b) != 2 or (b[0], a[1]) != shape or a[0] != b[1]:
+            raise CheckpointError(
+                f"{self.a.file}: '{self.a.name}' {list(a)} and its partner {list(b)} do not fit "
+                f"a matrix of {list(shape)}; the adapter belongs to another base model."
+            )
+
     def add_to(self, weight: torch.Tensor) -> torch.Tensor:
         """The merged matrix in the weight's own dtype."""
-        a, b = self.a.read().float(), self.b.read().float()
-        if (b.shape[0], a.shape[1]) != tuple(weight.shape) or a.shape[0] != b.shape[1]:
-            raise CheckpointError(
-                f"{self.a.file}: '{self.a.name}' {list(a.shape)} and its partner {list(b.shape)} do not fit "
-                f"a matrix of {list(weight.shape)}; the adapter belongs to another base model."
-            )
-        return (weight.float() + self.scale * (b @ a)).to(weight.dtype)
+        change = self.b.read().float() @ self.a.read().float()
+        return (weight.float() + self.scale * change).to(weight.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,8 @@ class Source:
     stored: Stored
     rows: int | None = None
     """Rows the model wants where more than stored: the image token's and the padding after it."""
-    delta: Delta | None = None
-    """A LoRA's change to it."""
+    deltas: tuple[Delta, ...] = ()
+    """LoRAs' changes to it, in their order: an adapter may stand on another."""
 
     @property
     def shape(self) -> Shape:
@@ -68,7 +72,7 @@ class Source:
     @property
     def parts(self) -> tuple[Stored, ...]:
         """Every stored tensor that it is made of."""
-        return (self.stored,) if self.delta is None else (self.stored, self.delta.a, self.delta.b)
+        return (self.stored, *(part for delta in self.deltas for part in (delta.a, delta.b)))
 
     @property
     def count(self) -> int:
@@ -80,9 +84,9 @@ class Source:
         import torch
 
         tensor = self.stored.read()
-        if self.delta is not None:
-            # Before rows are added: their mean is then that of the merged rows.
-            tensor = self.delta.add_to(tensor)
+        # Before rows are added: their mean is then that of the merged rows.
+        for delta in self.deltas:
+            tensor = delta.add_to(tensor)
         if self.rows is None:
             return tensor
         # The mean of the real rows: as a row of the head its logit is the mean logit, never the largest.

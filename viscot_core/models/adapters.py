@@ -16,13 +16,21 @@ from viscot_core.tensors import Stored, open_file
 CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _WHOLE = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
-_NOT_MERGED = (
-    *("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias", "use_qalora"),
-    *("layer_replication", "trainable_token_indices", "target_parameters", "alora_invocation_tokens"),
-)
-"""Fields of peft's config that change how an adapter is merged."""
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
-"""Ways of starting an adapter that take something out of the base: base + B A is not their model."""
+_READ = {
+    *("peft_type", "base_model_name_or_path", "r", "lora_alpha", "use_rslora", "init_lora_weights"),
+    # Their tensors are in the adapter's file, and every tensor there is placed or refused.
+    *("bias", "modules_to_save", "target_modules", "exclude_modules", "layers_to_transform"),
+}
+_SAYS_NOTHING = {
+    *("task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "lora_dropout"),
+    *("layers_pattern", "megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
+    *("eva_config", "ensure_weight_tying"),
+}
+"""Fields of peft's config that change no merged weight; any other that is set, known or new, is refused."""
+_STARTS = ("none", "true", "false", "gaussian", "eva", "orthogonal")
+"""Ways of starting an adapter that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take
+something out of it: base + B A is not their model.
+"""
 _PAIR = re.compile(r"\.lora_([AB])(?:\.default)?\.weight$")
 
 
@@ -38,15 +46,13 @@ def _config(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} holds a {config['peft_type']} adapter; viscot merges LoRA only.")
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path / CONFIG} is damaged ({error}); copy the adapter again.") from error
-    unread = [key for key in _NOT_MERGED if config.get(key)]
     start = str(config.get("init_lora_weights")).lower()
-    # The beginning: peft also takes a number of iterations (pissa_niter_16).
-    if start.startswith(_CHANGES_BASE):
+    if start not in _STARTS:
         raise CheckpointError(
             f"{path} began as {start}, which changes the base model itself; convert it to a plain LoRA with "
             "peft (save_pretrained with path_initial_model_for_weight_conversion) first."
         )
-    if unread:
+    if unread := [key for key, value in config.items() if value and key not in _READ | _SAYS_NOTHING]:
         raise CheckpointError(
             f"{path} uses {', '.join(unread)}, which viscot does not merge; merge it with peft first."
         )
@@ -71,7 +77,7 @@ def whole_tensors(path: Path) -> dict[str, Stored]:
 
 def changes(path: Path, family: Family) -> dict[str, Delta | Stored]:
     """What an adapter does, by module name: a ``Delta`` to add, or a tensor in the base's place."""
-    scale = _scale(path)
+    rank, scale = _rank_and_scale(path)
     file = next((path / name for name in _WEIGHTS if (path / name).exists()), None)
     if file is None:
         raise CheckpointError(
@@ -91,15 +97,20 @@ def changes(path: Path, family: Family) -> dict[str, Delta | Stored]:
             partner = name.replace(".lora_A", ".lora_B")
             if partner not in tensors:
                 raise CheckpointError(f"{stored.file} lacks '{partner}'; copy the adapter again.")
+            if stored.shape[0] != rank:
+                raise CheckpointError(
+                    f"{stored.file}: '{name}' has the rank {stored.shape[0]} and {CONFIG} says {rank}; take "
+                    "both from the same adapter."
+                )
             found[_module(_PAIR.sub(".weight", name), family)] = Delta(stored, tensors[partner], scale)
     return found
 
 
-def _scale(path: Path) -> float:
+def _rank_and_scale(path: Path) -> tuple[int, float]:
     config = _config(path)
     try:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
-        return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{path / CONFIG} does not state the rank and its scale ({error!r}); copy the adapter again."

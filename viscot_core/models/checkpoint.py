@@ -7,52 +7,67 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from viscot_core.errors import CheckpointError
+from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.families.base import Files
-from viscot_core.families.checkpoint import Checkpoint, Source
+from viscot_core.families.checkpoint import Checkpoint, Delta, Source
 from viscot_core.families.manifest import MANIFEST_NAME, Manifest
 from viscot_core.families.table import family_of
 from viscot_core.models import adapters, zoo
 from viscot_core.tensors import Stored, open_weights, read_json
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, base: str | Path | None = None) -> Checkpoint:
     """Understand the checkpoint in ``path``; its adapter's base and its tower are looked up where needed.
 
+    Args:
+        base: an adapter's base, by name or folder, instead of the one that its config names.
+
     Raises:
+        UsageError: a base for what is no adapter.
         CheckpointError: unreadable, of another kind, two tensors for one place; missing or mis-shaped tensors
             are listed in the result instead (``require_whole`` raises for them).
     """
+    if base is not None and not adapters.is_adapter(path):
+        raise UsageError(f"{path} is no adapter and needs no base; leave out --base.")
     try:
-        return _open(path)
+        return _open(path, base)
     except CheckpointError as error:
         if str(path) in str(error):
             raise
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def own_box_format(path: Path) -> str | None:
+def own_box_format(path: Path, base: str | Path | None = None) -> str | None:
     """How a checkpoint's model writes boxes, by its manifest or its family; None where not certain."""
     manifest = Manifest.read(path)
     if manifest is not None:
         return manifest.box_format
     if adapters.is_adapter(path):
-        return own_box_format(zoo.sibling(adapters.base_name(path), path))
+        return own_box_format(_base_of(path, base))
     return family_of(read_json(path / "config.json")).box_format
 
 
-def _open(path: Path) -> Checkpoint:
+def _base_of(path: Path, given: str | Path | None) -> Path:
+    """The folder of an adapter's base: the given one, else the one that its config names."""
+    return zoo.resolve(given) if given is not None else zoo.sibling(adapters.base_name(path), path)
+
+
+def _open(path: Path, given: str | Path | None = None, above: tuple[Path, ...] = ()) -> Checkpoint:
+    """``above`` are the adapters that stand on what is in ``path``."""
+    if path.resolve() in above:
+        raise CheckpointError(f"{path} is its own base ({adapters.CONFIG}); name the base with --base.")
     if not adapters.is_adapter(path):
         return _understand(path, None, {})
-    base = zoo.sibling(adapters.base_name(path), path)
+    base = _base_of(path, given)
     whole = adapters.whole_tensors(path)
-    config = read_json(base / "config.json")
-    if whole and family_of(config).what_part(base, config):
+    config = read_json(base / "config.json") if not adapters.is_adapter(base) else {}
+    if whole and config and family_of(config).what_part(base, config):
         # Upstream's LoRA on a plain Vicuna: config, projector and tower are the adapter's own.
-        return _with_adapter(_understand(path, base, whole), path)
-    return _with_adapter(_open(base), path)
+        return _with_adapter(_understand(path, base, whole), path, base)
+    return _with_adapter(_open(base, None, (*above, path.resolve())), path, base)
 
 
 def _understand(path: Path, base: Path | None, extra: dict[str, Stored]) -> Checkpoint:
@@ -100,19 +115,24 @@ def _blamed_on(file: Path) -> Iterator[None]:
         raise CheckpointError(f"{file} is damaged ({reason}); pull or copy it again.") from error
 
 
-def _with_adapter(base: Checkpoint, path: Path) -> Checkpoint:
-    """``base`` with the adapter in ``path`` merged while its tensors are read."""
-    for name, change in adapters.changes(path, base.family).items():
-        if name not in base.tensors:
-            raise CheckpointError(
-                f"the adapter in {path} changes '{name}', which its base {base.path} lacks."
-            )
-        source = base.tensors[name]
-        if isinstance(change, Stored):
-            base.tensors[name] = Source(change, rows=source.rows)
+def _with_adapter(found: Checkpoint, path: Path, base: Path) -> Checkpoint:
+    """``found``, read from ``base``, with the adapter in ``path`` merged while its tensors are read."""
+    for name, change in adapters.changes(path, found.family).items():
+        if name not in found.tensors:
+            raise CheckpointError(f"the adapter in {path} changes '{name}', which its base {base} lacks.")
+        source = found.tensors[name]
+        if isinstance(change, Delta):
+            change.require_fit(source.stored.shape)
+            found.tensors[name] = replace(source, deltas=(*source.deltas, change))
         else:
-            base.tensors[name] = Source(source.stored, rows=source.rows, delta=change)
-    base.notes.append(f"adapter on {adapters.base_name(path)}")
-    base.manifest = Manifest.read(path) or base.manifest.model_copy(update={"name": path.name})
-    base.path = path
-    return base
+            # A module that learned whole may have the rows that were added to the base, or not.
+            found.tensors[name] = Source(change, rows=None if change.shape == source.shape else source.rows)
+            if change.shape not in (source.shape, source.stored.shape):
+                raise CheckpointError(
+                    f"{change.file}: '{change.name}' has the shape {list(change.shape)} and its base "
+                    f"{list(source.shape)}; the adapter belongs to another base model."
+                )
+    found.notes.append(f"adapter on {base}")
+    found.manifest = Manifest.read(path) or found.manifest.model_copy(update={"name": path.name})
+    found.path = path
+    return found

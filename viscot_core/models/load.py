@@ -51,6 +51,7 @@ def load_model(
     dtype: str = "auto",
     load_in: str | None = None,
     attn: str = "sdpa",
+    base: str | Path | None = None,
 ) -> LoadedModel:
     """Load a checkpoint of either layout; without a name, the bundled viscot-tiny.
 
@@ -59,6 +60,7 @@ def load_model(
         dtype: ``auto`` (see ``choose_dtype``) or ``fp32``, ``fp16``, ``bf16`` (torch's names too).
         load_in: ``4bit`` or ``8bit`` through bitsandbytes.
         attn: ``sdpa``, ``flash`` (needs flash-attn) or ``eager``.
+        base: an adapter's base, instead of the one that its config names.
 
     Raises:
         CheckpointError: unknown, damaged or of another kind; names the file and the tensor.
@@ -68,7 +70,7 @@ def load_model(
         raise UsageError(f"--attn is one of {', '.join(ATTENTION)}, not '{attn}'.")
     if load_in is not None and load_in not in LOAD_IN:
         raise UsageError(f"--load-in is 4bit or 8bit, not '{load_in}'.")
-    checkpoint = open_checkpoint(resolve(name_or_path))
+    checkpoint = open_checkpoint(resolve(name_or_path), base)
     checkpoint.require_whole()
     processor = checkpoint.family.processor(checkpoint)
     place = choose_device(device)

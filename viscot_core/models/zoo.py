@@ -205,7 +205,8 @@ def sibling(name: str, path: Path) -> Path:
         CheckpointError: it is not on this machine.
     """
     for folder in (Path(name), path / name, path.parent / name, path.parent / Path(name).name):
-        if (folder / "config.json").exists():
+        # An adapter in a folder that is called like its base is not that base.
+        if _is_model(folder) and folder.resolve() != path.resolve():
             return folder
     last = Path(name).name
     try:
@@ -214,3 +215,7 @@ def sibling(name: str, path: Path) -> Path:
         if find(last) is None and not Path(last).is_dir():
             raise
         return resolve(last)  # another machine's absolute path often ends in a public name
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
