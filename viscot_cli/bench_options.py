@@ -12,6 +12,7 @@ import typer
 from viscot_cli.model_options import (
     MAX_TRUNCATED,
     Attn,
+    Base,
     BoxFormat,
     Device,
     Dtype,
@@ -44,6 +45,7 @@ class WhoAnswers:
     """The model and how it is loaded."""
 
     model: Model = None
+    base: Base = None
     box_format: BoxFormat = None
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -63,6 +65,7 @@ class WhoAnswers:
             batch_size,
             self.box_format,
             api,
+            self.base,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.model_options import Attn, BoxFormat, Device, Dtype, LoadIn, open_model
+from viscot_cli.model_options import Attn, Base, BoxFormat, Device, Dtype, LoadIn, open_model
 
 
 def demo(
@@ -16,6 +16,7 @@ def demo(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
+    base: Base = None,
     box_format: BoxFormat = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -38,7 +39,7 @@ def demo(
 
     return_large_blocks()
     listen(host, port).close()  # a port in use is reported before a model is loaded
-    options = EngineOptions(model, device, dtype, load_in, attn, box_format=box_format)
+    options = EngineOptions(model, device, dtype, load_in, attn, box_format=box_format, base=base)
     cot = open_model(options)
     batcher = Batcher(cot.engine, batch=8)
     try:

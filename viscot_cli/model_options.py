@@ -21,6 +21,7 @@ Model = Annotated[
 BoxFormat = Annotated[
     str | None, typer.Option(help="How the model writes boxes; 'viscot bench list' shows them.")
 ]
+Base = Annotated[str | None, typer.Option(help="An adapter's base, if not the one that its config names.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
 LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
@@ -38,6 +39,7 @@ class ModelOptions:
     """The model that is asked, how it is loaded, and how it chooses its words."""
 
     model: Model = None
+    base: Base = None
     box_format: BoxFormat = None
     max_new_tokens: MaxNew = 128
     device: Device = "auto"
@@ -56,7 +58,14 @@ class ModelOptions:
 
         return_large_blocks()
         options = EngineOptions(
-            self.model, self.device, self.dtype, self.load_in, self.attn, batch_size, self.box_format
+            self.model,
+            self.device,
+            self.dtype,
+            self.load_in,
+            self.attn,
+            batch_size,
+            self.box_format,
+            base=self.base,
         )
         sampling = Sampling(self.temperature, self.top_p, self.seed)
         return open_model(options, sampling, boxes=boxes)
@@ -70,10 +79,10 @@ def open_model(options: EngineOptions, sampling: Sampling | None = None, *, boxe
             asked for ``boxes``.
         CheckpointError, EngineError: the model cannot be loaded, or its server cannot be used.
     """
-    from viscot_core.models.zoo import BUNDLED, RECOMMENDED, resolve
+    from viscot_core.models.zoo import BUNDLED, RECOMMENDED, resolve_answering
 
     if not options.is_server:
-        resolve(options.model)  # a wrong name is reported before torch is imported
+        resolve_answering(options.model)  # a wrong name is reported before torch is imported
     from viscot_core.ask import VisualCoT
     from viscot_core.engines.open import codec_for, known_codec, open_engine
     from viscot_core.policies.wording import Wording

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
+from viscot_cli.model_options import Base
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,6 +86,7 @@ def pull(name: Annotated[str, typer.Argument(help="A name of 'viscot models list
 @app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help="A folder, a pulled hub id or a name.")],
+    base: Base = None,
     json: Annotated[bool, typer.Option("--json", help="The report as one object.")] = False,
 ) -> None:
     """Describe a checkpoint and list every tensor that is missing, unexpected or has the wrong shape."""
@@ -93,7 +95,7 @@ def inspect(
     from viscot_core.models.inspect import inspect as report_on
     from viscot_core.models.zoo import resolve
 
-    report = report_on(open_checkpoint(resolve(model)))
+    report = report_on(open_checkpoint(resolve(model), base))
     if json:
         console.emit(report)
     else:
@@ -126,6 +128,7 @@ def inspect(
 def export(
     model: Annotated[str, typer.Argument(help="A folder, a pulled hub id or a name.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
+    base: Base = None,
     layout: Annotated[
         str, typer.Option(help="hf (transformers, vLLM, SGLang) or llava (the original code).")
     ] = "hf",
@@ -148,7 +151,7 @@ def export(
         raise UsageError(
             f"--layout is hf or llava, not '{layout}'.{nearest(layout, list(Layout))}"
         ) from error
-    checkpoint = open_checkpoint(resolve(model))
+    checkpoint = open_checkpoint(resolve(model), base)
     checkpoint.require_whole()
     total = sum(tensor.nbytes for tensor in planned(checkpoint, wanted, dtype))
     with console.progress("Writing", total=total) as advance:
@@ -161,6 +164,7 @@ def export(
 def merge_lora(
     adapter: Annotated[Path, typer.Argument(help="A folder written by viscot finetune --lora or peft.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
+    base: Base = None,
     dtype: Annotated[str, typer.Option(help="keep, fp32, fp16 or bf16.")] = "keep",
 ) -> None:
     """Merge an adapter into its base and write one checkpoint."""
@@ -169,4 +173,4 @@ def merge_lora(
 
     if not is_adapter(adapter):
         raise UsageError(f"{adapter} has no adapter_config.json; give a folder of --lora training.")
-    export(str(adapter), out, dtype=dtype)
+    export(str(adapter), out, base, dtype=dtype)

@@ -8,7 +8,7 @@ import typer
 
 from viscot_cli import console
 from viscot_cli.grouped import Names, names_of
-from viscot_cli.model_options import Attn, BoxFormat, Device, Dtype, LoadIn, open_model
+from viscot_cli.model_options import Attn, Base, BoxFormat, Device, Dtype, LoadIn, open_model
 
 
 def serve(
@@ -30,6 +30,7 @@ def serve(
     max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, MB.")] = 20.0,
     max_pixels: Annotated[float, typer.Option(min=0.01, help="Largest image, million pixels.")] = 40.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer a client may ask for.")] = 512,
+    base: Base = None,
     box_format: BoxFormat = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -67,7 +68,9 @@ def serve(
 
     return_large_blocks()
     with listen(host, port) as listening:  # a port in use is reported before a model is loaded
-        cot = open_model(EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format))
+        cot = open_model(
+            EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format, base=base)
+        )
 
         def on_ready() -> None:
             console.say(f"{cot.engine.name} is served at {url_of(listening)}/v1 (stop with Ctrl-C)")

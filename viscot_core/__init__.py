@@ -25,8 +25,11 @@ def load(
     dtype: str = "auto",
     load_in: str | None = None,
     attn: str = "sdpa",
+    base: str | Path | None = None,
 ) -> VisualCoT:
     """A model ready to be asked: a name of the zoo, a checkpoint folder, or (without a name) the bundled one.
+
+    ``base`` is an adapter's base, where its config does not name the right one.
 
     Nothing heavy is imported before this is called. Raises ``CheckpointError`` where the model is unknown or
     damaged.
@@ -36,6 +39,6 @@ def load(
     from viscot_core.policies.wording import Wording
 
     model = None if name is None else str(name)
-    options = EngineOptions(model, device, dtype, load_in, attn)
+    options = EngineOptions(model, device, dtype, load_in, attn, base=None if base is None else str(base))
     codec = codec_for(options)
     return VisualCoT(open_engine(options, codec=codec), wording=Wording(codec))

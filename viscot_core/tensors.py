@@ -15,6 +15,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -30,6 +31,7 @@ SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Whole-model files in the order they are preferred (safetensors carries no code)."""
 
 _HASH_WHOLE = 1 << 30
+_POINTER = b"version https://git-lfs"
 _MOST_JSON = 256 << 20
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
 _MOST_LAYERS = 1000
@@ -98,6 +100,7 @@ def _map(path: Path) -> Callable[[str], torch.Tensor]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint; errors name the file."""
+    require_no_pointer(path)
     try:
         if path.stat().st_size > _MOST_JSON:
             raise ValueError(f"larger than {_MOST_JSON >> 20} MiB")
@@ -141,8 +144,19 @@ def open_weights(folder: Path) -> dict[str, Stored]:
     )
 
 
+def require_no_pointer(path: Path) -> None:
+    """`CheckpointError` where a file is only git-LFS's note of it: cloned without git-lfs."""
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise CheckpointError(
+                f"{path} is a git-LFS pointer, not the file itself; run 'git lfs pull' in its folder, or get "
+                "the model with 'viscot models pull'."
+            )
+
+
 def open_file(path: Path, reader: _Reader | None = None) -> dict[str, Stored]:
     """Every tensor of one safetensors or ``.bin`` file."""
+    require_no_pointer(path)
     open_one = _open_safetensors if path.suffix == ".safetensors" else _open_pickle
     return open_one(path, reader or _Reader())
 

@@ -62,7 +62,7 @@ def test_a_run_in_the_original_layout(kind: str, shared: Path, tmp_path: Path) -
     recipe = _recipe(shared / "golden", kind)
     stage = recipe.stage("pretrain" if kind.startswith("projector") else "finetune")
     run = start(tmp_path, recipe, stage)
-    model = add_adapters(run.model, stage.lora, stage) if stage.lora else run.model
+    model = add_adapters(run.training, run.model, stage.lora, stage) if stage.lora else run.model
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "vision_tower" not in name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from made_checkpoints import save, tensors_of
 
 from viscot_core.errors import CheckpointError, EngineError, UsageError
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.load import choose_dtype, load_model
+from viscot_core.models.load import _Once, choose_dtype, load_model
 from viscot_core.tensors import hash_files
 
 
@@ -140,3 +141,11 @@ def test_weights_that_are_no_numbers_are_named(copy: Path, value: float, dtype: 
     save(copy, tensors)
     with pytest.raises(CheckpointError, match=said):
         load_model(copy, device="cpu", dtype=dtype)
+
+
+def test_a_library_s_message_is_said_once() -> None:
+    """bitsandbytes logs for each layer and token: 600 times in one question."""
+    once, message = _Once(), "MatMul8bitLt: inputs will be cast from %s to float16 during quantization"
+    records = [logging.makeLogRecord({"msg": message, "args": ("fp32",)}) for _ in range(600)]
+    assert [once.filter(record) for record in records] == [True] + [False] * 599
+    assert once.filter(logging.makeLogRecord({"msg": "something else"}))

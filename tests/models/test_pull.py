@@ -294,6 +294,67 @@ def test_an_etag_that_is_a_path_reaches_no_path(hub: Hub, tmp_path: Path, golden
     assert not list(tmp_path.rglob("*written*"))
 
 
+KINDS: list[tuple[dict[str, Any], str]] = [
+    ({"image_aspect_ratio": "anyres"}, "this is LLaVA-1.6 or later"),
+    ({"quantization_config": {"quant_method": "gptq"}}, "its weights are quantised (gptq)"),
+    ({"architectures": ["LlavaQwenForCausalLM"]}, "is not a Llama (LlavaQwenForCausalLM)"),
+]
+
+
+def test_what_cannot_be_read_is_refused_before_its_weights(hub: Hub, tmp_path: Path, golden: Path) -> None:
+    """14 GB came first, and then the refusal."""
+    config = json.loads(hub.files["config.json"])
+    kinds = {f"someone/kind{number}": (config | more, said) for number, (more, said) in enumerate(KINDS)}
+    kinds["someone/text"] = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}, "this is GPT2LMHead"
+    hub.others |= {
+        name: hub.files | {"config.json": json.dumps(fields).encode()} for name, (fields, _) in kinds.items()
+    }
+    hub.others["someone/gguf"] = {"model.gguf": b"GGUF"}
+    adapter = {"peft_type": "LORA", "use_dora": True, "r": 4, "base_model_name_or_path": "someone/base"}
+    hub.others["someone/adapter"] = {
+        "adapter_config.json": json.dumps(adapter).encode(),
+        "adapter_model.safetensors": hub.files["model.safetensors"],
+    }
+    hub.others["someone/pointer"] = hub.files | {"config.json": b"version https://git-lfs.github.com/spec/v1"}
+    wanted = {name: said for name, (_, said) in kinds.items()} | {
+        "someone/gguf": "has GGUF files, which llama.cpp reads",
+        "someone/adapter": "uses use_dora, which viscot does not merge",
+        "someone/pointer": "config.json is a git-LFS pointer",
+    }
+    code = (
+        "import sys\nfrom viscot_core.errors import CheckpointError\n"
+        "from viscot_core.models.pull import pull\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n        pull(name)\n"
+        "    except CheckpointError as error:\n        print(error)\n"
+    )
+    environment = os.environ | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "VISCOT_CACHE": str(tmp_path),
+        "NO_PROXY": "127.0.0.1",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *wanted], env=environment, capture_output=True, text=True, check=True
+    )
+    told = ran.stdout.splitlines()
+    assert len(told) == len(wanted)
+    for line, (name, said) in zip(told, wanted.items(), strict=True):
+        assert line.startswith(name) and said in line
+    assert not [path for _, path, _ in hub.asked if path.endswith((".safetensors", ".gguf", ".model"))]
+
+
+def test_a_complete_model_needs_no_network(hub: Hub, tmp_path: Path, golden: Path) -> None:
+    first = pull(hub, tmp_path, golden)
+    assert first.returncode == 0, first.stderr
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    hub.url = "http://127.0.0.1:9"
+    again = pull(hub, tmp_path, golden)
+    assert again.returncode == 0 and again.stdout == first.stdout, again.stderr
+    assert "someone/tiny-viscot is here already." in again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
 def test_unknown_and_unreachable(hub: Hub, tmp_path: Path, golden: Path) -> None:
     ran = pull(hub, tmp_path, golden, "deepcs233/VisCoT-7b-335")
     assert ran.returncode == 1 and "Did you mean 'deepcs233/VisCoT-7b-336'" in ran.stderr

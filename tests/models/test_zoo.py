@@ -68,3 +68,12 @@ def test_a_pulled_model_has_its_name(golden: Path, tmp_path: Path, folder: str, 
     manifest = open_checkpoint(place).manifest
     assert manifest.name == name
     assert manifest.turn_tokens == ("v4.31" if hub == "deepcs233/VisCoT-7b-336" else "plain")
+
+
+def test_a_tower_cannot_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was to be pulled, 1.7 GB, and was then refused."""
+    monkeypatch.setenv("VISCOT_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="is a vision tower and cannot answer; try --model VisCoT"):
+        zoo.resolve_answering("openai/clip-vit-large-patch14")
+    with pytest.raises(CheckpointError, match="viscot models pull"):
+        zoo.resolve("openai/clip-vit-large-patch14")

@@ -30,6 +30,8 @@ class EngineOptions:
     """0 finds what fits."""
     box_format: str | None = None
     api: ApiOptions | None = None
+    base: str | None = None
+    """An adapter's base, instead of the one that its config names."""
 
     @property
     def is_server(self) -> bool:
@@ -63,13 +65,13 @@ def codec_for(options: EngineOptions) -> Codec:
         UsageError: an unknown format, or a server whose model's name tells no family.
     """
     from viscot_core.boxes.registry import codec, codec_of_model
-    from viscot_core.models.zoo import resolve
+    from viscot_core.models.zoo import resolve_answering
 
     if options.box_format is not None:
         return codec(options.box_format)
     if options.is_server:
         return codec_of_model(options.address()[1])
-    return codec(_own_format(resolve(options.model)))
+    return codec(_own_format(resolve_answering(options.model), options.base))
 
 
 def known_codec(options: EngineOptions) -> Codec | None:
@@ -82,10 +84,10 @@ def known_codec(options: EngineOptions) -> Codec | None:
         return None
 
 
-def _own_format(path: Path) -> str:
+def _own_format(path: Path, base: str | None) -> str:
     from viscot_core.models.checkpoint import own_box_format
 
-    found = own_box_format(path)
+    found = own_box_format(path, base)
     if found is None:
         raise UsageError(
             f"{path} does not say how its model writes boxes; name it with --box-format, or let "
@@ -106,7 +108,7 @@ def weights_hash(options: EngineOptions) -> str | None:
     from viscot_core.models.zoo import resolve
     from viscot_core.tensors import hash_files
 
-    return hash_files(open_checkpoint(resolve(options.model)).files)
+    return hash_files(open_checkpoint(resolve(options.model), options.base).files)
 
 
 def recorded_prompt(identity: Mapping[str, Any]) -> Callable[[Sequence[Message]], str]:
@@ -147,6 +149,11 @@ def open_engine(
     from viscot_core.models.load import load_model
 
     loaded = load_model(
-        options.model, device=options.device, dtype=options.dtype, load_in=options.load_in, attn=options.attn
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        load_in=options.load_in,
+        attn=options.attn,
+        base=options.base,
     )
     return LocalEngine(loaded, batch_size=options.batch_size, sampling=sampling, resize=resize)

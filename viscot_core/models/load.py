@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import threading
@@ -16,7 +17,7 @@ from viscot_core.families.checkpoint import BuildOptions, Checkpoint
 from viscot_core.families.manifest import Manifest
 from viscot_core.hardware import free_memory
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.zoo import resolve
+from viscot_core.models.zoo import resolve_answering
 from viscot_core.tensors import hash_files
 
 if TYPE_CHECKING:
@@ -29,6 +30,22 @@ LOAD_IN = ("4bit", "8bit")
 # transformers builds models inside process-wide contexts (default dtype, no initialisation): two at once
 # leave each other's tensors uninitialised, without an error.
 _BUILDING = threading.Lock()
+
+
+class _Once(logging.Filter):
+    """Lets each message through once: bitsandbytes repeats one about dtypes for every layer and token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = str(record.msg) in self._said
+        self._said.add(str(record.msg))
+        return not said
+
+
+_ONCE = _Once()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +87,7 @@ def load_model(
         raise UsageError(f"--attn is one of {', '.join(ATTENTION)}, not '{attn}'.")
     if load_in is not None and load_in not in LOAD_IN:
         raise UsageError(f"--load-in is 4bit or 8bit, not '{load_in}'.")
-    checkpoint = open_checkpoint(resolve(name_or_path), base)
+    checkpoint = open_checkpoint(resolve_answering(name_or_path), base)
     checkpoint.require_whole()
     processor = checkpoint.family.processor(checkpoint)
     place = choose_device(device)
@@ -155,11 +172,12 @@ def build(
     EngineError where an extra or memory is missing.
     """
     import torch
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
-    logging.disable_progress_bar()
+    theirs.disable_progress_bar()
     if load_in is not None:
         _need("bitsandbytes", f"--load-in {load_in}", "quant")
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_ONCE)
     place = _device_map(device, checkpoint, dtype, load_in)
     options = BuildOptions(dtype, attention, place, load_in)
     try:
@@ -184,7 +202,8 @@ def build(
 def _require_numbers(model: Any, checkpoint: Checkpoint) -> None:
     for name, parameter in model.named_parameters():
         # Quantised weights are integers; what accelerate keeps on the disk is not here.
-        if not parameter.is_floating_point() or parameter.device.type == "meta" or not parameter.numel():
+        of_numbers = parameter.is_floating_point() and parameter.dtype.itemsize > 1
+        if not of_numbers or parameter.device.type == "meta" or not parameter.numel():
             continue
         if not_finite := what_is_not_finite(parameter.data):
             raise CheckpointError(f"{checkpoint.path}: '{name}' holds {not_finite}.")

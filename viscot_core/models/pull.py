@@ -13,8 +13,9 @@ from typing import Any
 from viscot_core.errors import CheckpointError, nearest
 from viscot_core.families.table import family_of
 from viscot_core.files import atomic_write, sha256_of
+from viscot_core.models import adapters
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.zoo import BUNDLED, ZOO, find, hub_cache, resolve, sibling
+from viscot_core.models.zoo import BUNDLED, ZOO, cached, find, hub_cache, resolve, sibling
 from viscot_core.tensors import read_json
 
 _OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "tf_*", "flax_*", "*.onnx", "*.gguf", "*.ot", "*.tflite")
@@ -40,21 +41,58 @@ def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
     hub = known.hub if known else name
     if hub is None or hub.count("/") != 1:
         raise CheckpointError(f"There is no model '{name}'.{nearest(name, ZOO) or ' A hub id is ORG/NAME.'}")
+    here = cached(hub)
+    # What is complete needs no network and no permission to write.
+    if here is not None and _is_whole(here):
+        say(f"{hub} is here already.")
+        return here
     folder = _download(hub, known.name if known else hub)
     _verify(folder, say)
     _name(folder)
-    config = read_json(folder / "config.json")
-    family = family_of(config)
-    if part := family.what_part(folder, config):
-        say(part)
-        return folder
-    if absent := family.absent_part(folder, config, sibling):
+    _complete(folder, say)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return not _absent_part(folder, lambda _: None)[1]
+    except CheckpointError:
+        return False
+
+
+def _complete(folder: Path, say: Callable[[str], None]) -> None:
+    """Pull what the model in ``folder`` leaves out, and check that it is then whole."""
+    what, absent = _absent_part(folder, say)
+    if absent is not None:
         model = find(absent) or find(Path(absent).name)
         absent = model.hub if model and model.hub else absent
-        say(f"its vision tower is not inside: pulling {absent}")
+        say(f"its {what} is not inside: pulling {absent}")
         pull(absent, say=say)
+        _absent_part(folder, lambda _: None)
+
+
+def _absent_part(folder: Path, say: Callable[[str], None]) -> tuple[str, str | None]:
+    """What the model in ``folder`` leaves out and this machine has not, and its name; else it is whole.
+
+    Raises:
+        CheckpointError: it is damaged, or of a kind that is not read.
+    """
+    if adapters.is_adapter(folder):
+        base = adapters.base_name(folder)
+        try:
+            sibling(base, folder)
+        except CheckpointError:
+            return "base", base
+    else:
+        config = read_json(folder / "config.json")
+        family = family_of(config)
+        if part := family.what_part(folder, config):
+            say(part)
+            return part, None
+        if absent := family.absent_part(folder, config, sibling):
+            return "vision tower", absent
     open_checkpoint(folder).require_whole()
-    return folder
+    return "", None
 
 
 def _download(hub: str, name: str) -> Path:
@@ -69,6 +107,7 @@ def _download(hub: str, name: str) -> Path:
         revision = HfApi().model_info(hub).sha
         tree = HfApi().list_repo_tree(hub, revision=revision)
         files = [entry for entry in tree if hasattr(entry, "size")]  # not folders
+        _require_readable(hub, revision, [file.path for file in files])
         skip = list(_OTHER_FRAMEWORKS)
         if any(file.path.endswith(".safetensors") for file in files):
             skip.append("pytorch_model*")
@@ -111,6 +150,29 @@ def _refuse_paths_in_headers() -> None:
     hooks = session.event_hooks
     hooks["response"] = [check, *(hook for hook in hooks["response"] if hook.__name__ != check.__name__)]
     session.event_hooks = hooks
+
+
+def _require_readable(hub: str, revision: str | None, files: list[str]) -> None:
+    """Read the small file that says what the model is, before any weights.
+
+    Raises:
+        CheckpointError: it is of a kind that is not read.
+    """
+    from huggingface_hub import hf_hub_download
+
+    name = next((name for name in ("config.json", adapters.CONFIG) if name in files), None)
+    if name is None:
+        gguf = any(file.endswith(".gguf") for file in files)
+        what = "GGUF files, which llama.cpp reads" if gguf else "no config.json"
+        raise CheckpointError(f"{hub} has {what}, and is no checkpoint that viscot reads; name another.")
+    path = Path(hf_hub_download(hub, name, revision=revision, cache_dir=hub_cache()))
+    try:
+        if name == adapters.CONFIG:
+            adapters.base_name(path.parent)
+        else:
+            family_of(read_json(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{hub} was not downloaded: {error}") from error
 
 
 def _fetch_large(hub: str, revision: str, file: str, sha256: str, size: int) -> None:

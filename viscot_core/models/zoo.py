@@ -165,6 +165,14 @@ def hint_about(name: str | Path | None) -> str:
     return f"{BUNDLED} only knows viscot's synthetic images: about any other image its answer means nothing."
 
 
+def resolve_answering(name: str | Path | None = None) -> Path:
+    """``resolve`` for a model that is to answer: a vision tower is refused before it is looked for."""
+    known = None if name is None else find(str(name))
+    if known is not None and known.kind == "tower":
+        raise CheckpointError(f"{known.name} is a vision tower and cannot answer; try --model {RECOMMENDED}.")
+    return resolve(name)
+
+
 def resolve(name: str | Path | None = None) -> Path:
     """The folder of a model: a path, a zoo name, a pulled hub id, or (without a name) the bundled model.
 

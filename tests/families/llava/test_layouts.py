@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_checkpoints import change_config, refused
+from made_checkpoints import change_config, refused, save, tensors_of
 
 from viscot_core.errors import CheckpointError
 from viscot_core.families.llava.family import expected_shapes
@@ -21,6 +21,7 @@ from viscot_core.families.llava.layouts import (
     tower_config_from_shapes,
 )
 from viscot_core.families.llava.original_config import config_to_llava
+from viscot_core.families.table import family_of
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import load_model
 from viscot_core.tensors import open_weights
@@ -145,7 +146,11 @@ def test_other_kinds_are_named(kind: str) -> None:
     ("fields", "said"),
     [
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end = True"),
+        ({"image_aspect_ratio": "anyres"}, "this is LLaVA-1.6 or later in its original layout"),
         ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio = 'anyres'"),
+        ({"mm_vision_select_feature": "cls"}, "mm_vision_select_feature = 'cls'"),
+        ({"mm_vision_tower": ["clip", "dino"]}, "it has 2 vision towers"),
+        ({"quantization_config": {"quant_method": "awq"}}, "its weights are quantised (awq)"),
         ({"image_aspect_ratio": "square"}, "only 'pad'"),
         ({"mm_patch_merge_type": "spatial_unpad"}, "mm_patch_merge_type"),
         ({"architectures": ["LlavaMistralForCausalLM"]}, "is not a Llama (LlavaMistralForCausalLM)"),
@@ -155,3 +160,36 @@ def test_a_config_that_means_another_model_is_refused(copy: Path, fields: dict[s
     """Each of these changes what the model reads: ignoring it would answer, and answer wrongly."""
     change_config(copy, **fields)
     assert said in refused(copy)
+
+
+def test_a_tower_that_cannot_be_read_is_not_to_be_pulled(copy: Path) -> None:
+    """Without its tower, a model of another kind was answered with a command that gets what is no use."""
+    tensors = {name: tensor for name, tensor in tensors_of(copy).items() if "vision_tower" not in name}
+    save(copy, tensors)
+    for fields, said in (
+        ({"mm_vision_tower": "google/siglip-so400m-patch14-384"}, "viscot reads CLIP towers only"),
+        ({"mm_vision_tower": "some/clip", "image_aspect_ratio": "anyres"}, "this is LLaVA-1.6"),
+    ):
+        change_config(copy, **fields)
+        assert said in refused(copy) and "models pull" not in refused(copy)
+    change_config(copy, mm_vision_tower="some/clip", image_aspect_ratio="pad")
+    assert "its vision tower is not inside: some/clip is not on this machine" in refused(copy)
+
+
+def test_another_language_model_or_tower_in_transformers_llava_is_generic() -> None:
+    """Its own chat template speaks to it; LLaVA-1.5's words were taken."""
+    plain = {"model_type": "llava", "text_config": {}, "vision_config": {"model_type": "clip_vision_model"}}
+    assert family_of(plain).name == "llava"
+    for other in (
+        {"text_config": {"model_type": "qwen2"}},
+        {"vision_config": {"model_type": "siglip_vision_model"}},
+        {"text_config": {"model_type": "mistral"}, "vision_config": {"model_type": "pixtral"}},
+    ):
+        assert family_of(plain | other).name == "generic"
+
+
+def test_a_git_lfs_pointer_is_named(copy: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    for name in ("tokenizer.model", "model.safetensors", "config.json"):
+        (copy / name).write_text(pointer)
+        assert f"{name} is a git-LFS pointer, not the file itself; run 'git lfs pull'" in refused(copy)

@@ -7,6 +7,7 @@ the model writes boxes is not known here: ``viscot.json``, ``--box-format`` or `
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,33 @@ from viscot_core.families.generic.processor import GenericProcessor, load_proces
 from viscot_core.families.manifest import Manifest
 from viscot_core.tensors import open_weights
 
+_QUANTISED_BY = {
+    "awq": "gptqmodel",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed_tensors",
+    "gptq": "gptqmodel",
+}
+"""The package that transformers needs for weights quantised by a method."""
+
 
 def owns(config: Mapping[str, Any]) -> bool:
-    """Whether transformers knows a class for it that answers about images."""
+    """Whether transformers knows a class for it that answers about images.
+
+    Raises:
+        CheckpointError: quantised weights, by a package that is not installed.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    return str(config.get("model_type")) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    if str(config.get("model_type")) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return False
+    stated = config.get("quantization_config")
+    method = str(stated.get("quant_method")) if isinstance(stated, Mapping) else ""
+    if method in _QUANTISED_BY and find_spec(_QUANTISED_BY[method]) is None:
+        raise CheckpointError(
+            f"its weights are quantised ({method}), which needs the package {_QUANTISED_BY[method]}; install "
+            "it, or give the model in bf16, fp16 or fp32."
+        )
+    return True
 
 
 class Generic:

@@ -25,16 +25,31 @@ _BLOCK = 64
 
 
 def owns(config: Mapping[str, Any]) -> bool:
-    """A LLaVA-1.5 model of either layout, or one of the parts it is put together from."""
+    """A LLaVA-1.5 model of either layout, or one of the parts it is put together from.
+
+    Raises:
+        CheckpointError: a LLaVA of a kind that is not read.
+    """
     listed = config.get("architectures")
     kinds = [str(kind) for kind in listed] if isinstance(listed, list) else []
     kind = str(config.get("model_type", ""))
-    original = any(key.startswith("mm_") for key in config) or "LlavaLlamaForCausalLM" in kinds
-    return (
-        original
-        or kind in ("llava", "llava_llama")
-        or kind.startswith("clip")
-        or layouts.is_text_only(config)
+    if "text_config" in config and kind == "llava":
+        ours = _is_llama_under_clip(config)
+    elif any(key.startswith("mm_") for key in config) or "LlavaLlamaForCausalLM" in kinds:
+        layouts.require_known(config)
+        ours = True
+    else:
+        ours = kind in ("llava", "llava_llama") or kind.startswith("clip") or layouts.is_text_only(config)
+    if ours:
+        layouts.require_not_quantised(config)
+    return ours
+
+
+def _is_llama_under_clip(config: Mapping[str, Any]) -> bool:
+    """Whether transformers' LLaVA has LLaVA-1.5's parts; with others it speaks by its own chat template."""
+    text, vision = (config.get(name) or {} for name in ("text_config", "vision_config"))
+    return text.get("model_type", "llama") == "llama" and str(vision.get("model_type", "clip")).startswith(
+        "clip"
     )
 
 

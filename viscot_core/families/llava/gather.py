@@ -131,10 +131,11 @@ def _tower_folder(name: str | None, path: Path, inside: bool, sibling: Sibling) 
         return None
     try:
         return sibling(name, path)
-    except CheckpointError:
+    except CheckpointError as error:
         if inside:
             return None
-        raise CheckpointError(
-            f"its vision tower is not inside and '{name}' is not on this machine; "
-            f"get it with: viscot models pull {name}"
-        ) from None
+        if "clip" not in name.lower():
+            raise CheckpointError(
+                f"its vision tower is '{name}'; viscot reads CLIP towers only: give another checkpoint."
+            ) from None
+        raise CheckpointError(f"its vision tower is not inside: {error}") from None

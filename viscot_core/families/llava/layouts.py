@@ -130,6 +130,17 @@ def adapted_module(name: str) -> str:
     return name
 
 
+def require_not_quantised(config: Mapping[str, Any]) -> None:
+    """`CheckpointError` for weights in 4 or 8 bit of any kind."""
+    stated = config.get("quantization_config")
+    if stated:
+        method = stated.get("quant_method", "unknown") if isinstance(stated, dict) else stated
+        raise CheckpointError(
+            f"its weights are quantised ({method}); give the model in bf16, fp16 or fp32, which "
+            "--load-in 4bit quantises while it is loaded."
+        )
+
+
 def is_text_only(config: Mapping[str, Any]) -> bool:
     """Whether a config is a plain Llama's (Vicuna's), without an image part of either layout."""
     kinds = [str(kind) for kind in config.get("architectures") or [config.get("model_type", "")]]
@@ -221,25 +232,42 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "image_aspect_ratio": ("pad", None),
     "mm_patch_merge_type": ("flat", None),
     "s2": (False, None),
+    "mm_vision_select_feature": ("patch", "cls_patch", None),
 }
 """Fields of an original config that change what the model reads, and the values that viscot honours."""
 
 
-def _require_known(original: Mapping[str, Any]) -> None:
-    """Refuse what would be read as something it is not: other language models, other image layouts."""
+def require_known(original: Mapping[str, Any]) -> None:
+    """Refuse what would be read as something it is not: other language models, other image layouts.
+
+    Raises:
+        CheckpointError: names the kind, or the field and its value.
+    """
+    tiles = [name for name in ("image_aspect_ratio", "mm_patch_merge_type") if original.get(name) in _TILES]
+    if tiles:
+        raise CheckpointError(
+            f"this is LLaVA-1.6 or later in its original layout ({tiles[0]} = {original[tiles[0]]!r}); give "
+            "its conversion to transformers' layout, with --box-format."
+        )
     for name, allowed in _ONLY.items():
         if original.get(name) not in allowed:
             raise CheckpointError(
                 f"its config.json says {name} = {original[name]!r}, which viscot does not read "
                 f"(only {allowed[0]!r}); give another checkpoint."
             )
-    others = [kind for kind in original.get("architectures") or [] if kind not in _ARCHITECTURES]
+    if isinstance(towers := original.get("mm_vision_tower"), list) and len(towers) > 1:
+        raise CheckpointError(f"it has {len(towers)} vision towers; viscot reads models with one.")
+    listed = original.get("architectures") or []
+    if not isinstance(listed, list):
+        raise CheckpointError(f"its config.json is damaged (architectures is {listed!r}); copy it again.")
+    others = [kind for kind in listed if kind not in _ARCHITECTURES]
     if others:
         raise CheckpointError(
             f"its language model is not a Llama ({others[0]}); give a LLaVA-1.5 checkpoint."
         )
 
 
+_TILES = ("anyres", "anyres_max_9", "spatial", "spatial_unpad", "unires")
 _ARCHITECTURES = ("LlavaLlamaForCausalLM", "LlamaForCausalLM")
 
 
@@ -251,7 +279,6 @@ def config_from_llava(original: Mapping[str, Any], vision: Mapping[str, Any], im
     """
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    _require_known(original)
     projector = original.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
         raise CheckpointError(

@@ -86,6 +86,8 @@ def _config(choice: ModelChoice, llm: Path, tower: Path) -> tuple[dict[str, Any]
     vision = stated.get("vision_config", stated)
     if "vocab_size" not in raw:
         raise CheckpointError(f"model.base_llm: {llm} is no language model (no vocab_size); name another.")
+    if (kind := str(raw.get("model_type", "llama"))) != "llama":
+        raise CheckpointError(f"model.base_llm: {llm} is a {kind}, and viscot trains Llamas; name another.")
     if "patch_size" not in vision:
         raise CheckpointError(f"model.vision_tower: {tower} is no CLIP tower (no patch_size); name another.")
     layers, chosen = int(vision.get("num_hidden_layers", 24)), choice.feature_layer

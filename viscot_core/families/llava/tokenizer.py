@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from viscot_core.conversation import IMAGE
 from viscot_core.errors import CheckpointError
 from viscot_core.families.manifest import TurnTokens
+from viscot_core.tensors import require_no_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,6 +89,8 @@ def _read(path: Path, turn_tokens: TurnTokens) -> PreTrainedTokenizerBase:
         raise CheckpointError(
             f"{path} has no tokenizer ({FAST} or {SENTENCEPIECE}); copy it from the model's source."
         )
+    for name in (FAST, SENTENCEPIECE):
+        require_no_pointer(path / name)
     try:
         if (path / FAST).exists():
             fast = PreTrainedTokenizerFast.from_pretrained(path)
