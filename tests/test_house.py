@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ground",),
 )
 GROUND = {
+    "addresses",
     "errors",
     "files",
     "hardware",

@@ -16,9 +16,15 @@ from viscot_cli.model_options import (
     BoxFormat,
     Device,
     Dtype,
+    ExtraBody,
+    ImageFormat,
+    ImageQuality,
     LoadIn,
+    MaxImageSide,
     MaxNew,
     MaxTruncated,
+    SameEngine,
+    image_form,
 )
 
 if TYPE_CHECKING:
@@ -85,10 +91,15 @@ class ServerOptions:
         Path | None,
         typer.Option(help="Server: a folder for its replies, so that none is paid for twice."),
     ] = None
+    extra_body: ExtraBody = None
+    image_format: ImageFormat = "png"
+    image_quality: ImageQuality = 90
+    max_image_side: MaxImageSide = None
+    same_engine: SameEngine = False
 
     def options(self) -> ApiOptions:
         """Raises UsageError for a price that cannot be read, or a limit of cost without a price."""
-        from viscot_core.openai_api.options import ApiOptions
+        from viscot_core.openai_api.options import ApiOptions, extra_body_of
 
         return ApiOptions(
             self.concurrency,
@@ -97,6 +108,9 @@ class ServerOptions:
             max_cost=self.max_cost,
             price=None if self.price is None else price_of(self.price),
             cache=self.cache,
+            extra_body=extra_body_of(self.extra_body),
+            images=image_form(self.image_format, self.image_quality, self.max_image_side),
+            same_engine=self.same_engine,
         )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from viscot_core.engines.open import EngineOptions
     from viscot_core.engines.transformers.engine import Sampling
     from viscot_core.infer.asking import InferResult
+    from viscot_core.openai_api.options import ImageForm
 
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, a hub id, http://HOST/v1#NAME.")
@@ -28,6 +29,17 @@ LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[qua
 Attn = Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")]
 MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
 
+ExtraBody = Annotated[
+    str | None, typer.Option(metavar="JSON", help="Server: fields for each request, over viscot's own.")
+]
+ImageFormat = Annotated[str, typer.Option(help="Server: images are sent as png, jpeg or webp.")]
+ImageQuality = Annotated[int, typer.Option(min=1, max=100, help="Server: quality of jpeg and webp.")]
+MaxImageSide = Annotated[
+    int | None, typer.Option(min=28, help="Server: larger images are sent with this longer side, in pixels.")
+]
+SameEngine = Annotated[
+    bool, typer.Option("--same-engine", help="Continue although the same server has another address now.")
+]
 MaxTruncated = Annotated[
     float, typer.Option(min=0, max=1, help="Exit with 3 if the token limit cuts a larger share of replies.")
 ]
@@ -49,14 +61,23 @@ class ModelOptions:
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0
     top_p: Annotated[float, typer.Option(help="Nucleus of sampling, with a temperature.")] = 1.0
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0
+    extra_body: ExtraBody = None
+    image_format: ImageFormat = "png"
+    image_quality: ImageQuality = 90
+    max_image_side: MaxImageSide = None
 
     def open(self, batch_size: int = 8, *, boxes: bool = True) -> VisualCoT:
         """The model, ready to be asked; see ``open_model``."""
         from viscot_core.engines.open import EngineOptions
         from viscot_core.engines.transformers.engine import Sampling
         from viscot_core.hardware import return_large_blocks
+        from viscot_core.openai_api.options import ApiOptions, extra_body_of
 
         return_large_blocks()
+        api = ApiOptions(
+            extra_body=extra_body_of(self.extra_body),
+            images=image_form(self.image_format, self.image_quality, self.max_image_side),
+        )
         options = EngineOptions(
             self.model,
             self.device,
@@ -65,10 +86,18 @@ class ModelOptions:
             self.attn,
             batch_size,
             self.box_format,
+            api=api,
             base=self.base,
         )
         sampling = Sampling(self.temperature, self.top_p, self.seed)
         return open_model(options, sampling, boxes=boxes)
+
+
+def image_form(format: str, quality: int, max_side: int | None) -> ImageForm:
+    """How images are sent to a server. Raises UsageError for an unknown format."""
+    from viscot_core.openai_api.options import ImageForm
+
+    return ImageForm(format, quality, max_side)  # type: ignore[arg-type]  # checked there
 
 
 def open_model(options: EngineOptions, sampling: Sampling | None = None, *, boxes: bool = True) -> VisualCoT:

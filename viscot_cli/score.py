@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.model_options import MAX_TRUNCATED, MaxTruncated
+from viscot_cli.model_options import MAX_TRUNCATED, ExtraBody, MaxTruncated, SameEngine
 from viscot_core.score.choices import PromptStyle
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ def score(
         typer.Option(min=1, help="Longest reply of the judge, its thought included [256; hf: judges 64]."),
     ] = None,
     max_truncated: MaxTruncated = MAX_TRUNCATED,
+    extra_body: ExtraBody = None,
+    same_engine: SameEngine = False,
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds until a call without data is cancelled.")
+        float, typer.Option(min=0.1, help="Seconds until a call without a whole reply is cancelled.")
     ] = 60.0,
     attempts: Annotated[int, typer.Option(min=1, help="Attempts per answer before it stays pending.")] = 6,
     retry_unscored: Annotated[
@@ -77,6 +79,7 @@ def score(
     some answers are pending or failed; run the same command again.
     """
     from viscot_core.errors import PartlyDone
+    from viscot_core.openai_api.options import extra_body_of
     from viscot_core.score.base import JudgeOptions
     from viscot_core.score.judges import make_judge
     from viscot_core.score.scoring import score_run
@@ -92,6 +95,7 @@ def score(
         attempts=attempts,
         style=prompt,
         json_mode=json_mode,
+        extra_body=extra_body_of(extra_body),
         cache=cache,
         fresh=fresh,
         batch_size=batch_size,
@@ -106,7 +110,14 @@ def score(
             return
         console.say(expected)
     with console.progress(f"scoring {run}") as advance:
-        report = score_run(run, made, name=name, retry_unscored=retry_unscored, progress=advance)
+        report = score_run(
+            run,
+            made,
+            name=name,
+            retry_unscored=retry_unscored,
+            same_engine=same_engine,
+            progress=advance,
+        )
     _show(report)
     _show_usage(getattr(made, "usage", None))
     if not report.complete:

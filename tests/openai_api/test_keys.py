@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from viscot_core.errors import UsageError
-from viscot_core.openai_api.keys import key_in, openai_key, redact, without_password
+from viscot_core.openai_api.keys import key_in, openai_key, redact
 
 KEY = "sk-" + "k" * 45
 
@@ -38,8 +38,3 @@ def test_no_part_of_a_key_is_repeated_wherever_the_words_are_cut(before: int) ->
 
 def test_words_without_a_key_stay() -> None:
     assert redact("busy,  try\tlater", None) == "busy, try later"
-
-
-@pytest.mark.parametrize("url", ["http://h:1/v1", "http://me:secret@h:1/v1", "http://me@h:1/v1"])
-def test_an_address_is_shown_without_its_password(url: str) -> None:
-    assert without_password(url) == "http://h:1/v1"

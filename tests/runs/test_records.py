@@ -7,7 +7,14 @@ import sys
 
 import pytest
 
-GROUND = {"viscot_core", "viscot_core.errors", "viscot_core.files", "viscot_core.lines", "viscot_core.runs"}
+GROUND = {
+    "viscot_core",
+    "viscot_core.addresses",
+    "viscot_core.errors",
+    "viscot_core.files",
+    "viscot_core.lines",
+    "viscot_core.runs",
+}
 
 
 @pytest.mark.parametrize("module", ["records", "journal", "tally"])

@@ -44,7 +44,7 @@ class EngineOptions:
             return Traits(self.batch_size or 1, shares_images=True)
         from viscot_core.openai_api.options import ApiOptions
 
-        return Traits(parallel=(self.api or ApiOptions()).concurrency)
+        return Traits(parallel=(self.api or ApiOptions()).concurrency, paid=True)
 
     def address(self) -> tuple[str, str]:
         """``http://HOST:PORT/v1#NAME`` -> address and the model's name there.
@@ -52,9 +52,12 @@ class EngineOptions:
         Raises:
             UsageError: the name is missing.
         """
+        from viscot_core.addresses import without_password
+
         url, _, name = str(self.model).partition("#")
         if not name:
-            raise UsageError(f"Which model of {url}? Write its name after #: {url}#NAME.")
+            shown = without_password(url)
+            raise UsageError(f"Which model of {shown}? Write its name after #: {shown}#NAME.")
         return url, name
 
 
@@ -144,7 +147,15 @@ def open_engine(
         if sampling is not None and sampling.temperature > 0:
             raise UsageError("A server decides how tokens are chosen; leave out --temperature.")
         url, name = options.address()
+        pixels = codec is not None and codec.scale is None
+        if pixels and options.api is not None and options.api.images.max_side is not None:
+            raise UsageError(
+                "This box format counts pixels of the image as it is sent: --max-image-side would change "
+                "what its numbers mean; leave it out."
+            )
         return OpenAIEngine(url, name, options=options.api, resize=resize)
+    if options.api is not None and options.api.is_special:
+        raise UsageError("--extra-body and --image-format are for a server; --model is one of this machine.")
     from viscot_core.engines.transformers.engine import LocalEngine
     from viscot_core.models.load import load_model
 

@@ -9,9 +9,11 @@ that is to declare that the name means one model. A run folder keeps every finis
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from viscot_core.addresses import without_password
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Generation, Request, Traits
@@ -41,7 +43,7 @@ class OpenAIEngine:
         self.options = options or ApiOptions()
         self.url, self.name, self.resize = url.rstrip("/"), model, resize
         self._client = Client(self.url, openai_key(url), self.options)
-        self._messages = Messages(resize, kept=4 * self.options.concurrency)
+        self._messages = Messages(resize, 4 * self.options.concurrency, self.options.images)
 
     @property
     def usage(self) -> Usage:
@@ -51,13 +53,17 @@ class OpenAIEngine:
     @property
     def identity(self) -> dict[str, str]:
         """Where, who, and in which sizes: what can change the text as far as a client can know."""
+        extra = dict(self.options.extra_body)
         return {
             "engine": "api",
-            "url": self.url,
+            # A password or a key is no part of who answers.
+            "url": without_password(self.url),
             "model": self.name,
             "template": "vicuna_v1",
             "sampling": "greedy",
             "resize": getattr(self.resize, "__name__", "none"),
+            **self.options.images.identity,
+            **({"extra_body": json.dumps(extra, sort_keys=True)} if extra else {}),
         }
 
     @property
@@ -96,8 +102,12 @@ class OpenAIEngine:
     def _one(self, request: Request) -> Generation | BudgetSpent:
         on_text = request.on_text
         try:
+            body = self._body(request)
+        except (ValueError, OSError) as error:  # of this request alone: its marks, or an image no codec takes
+            return Generation("", 0, False, str(error))
+        try:
             reply = self._client.ask(
-                self._body(request),
+                body,
                 on_text=None if on_text is None else lambda text: on_text(text.strip()),
                 cancelled=request.cancelled,
                 needs_text=True,
@@ -124,7 +134,7 @@ class OpenAIEngine:
         }
         if request.stop:
             body["stop"] = list(request.stop)
-        return body | reply_fields(self.name, request.max_new_tokens)
+        return body | reply_fields(self.name, request.max_new_tokens) | dict(self.options.extra_body)
 
 
 def _generation(one: Generation | BudgetSpent) -> Generation:

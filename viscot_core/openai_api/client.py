@@ -8,6 +8,7 @@ an unknown model) stops all of them at once. ``faults.py`` says which is which.
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import threading
 import time
@@ -18,13 +19,16 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import httpx
 
+from viscot_core.addresses import no_address, secrets_in, without_password
 from viscot_core.errors import EngineError
 from viscot_core.openai_api import faults, streams, waiting
+from viscot_core.openai_api.adapting import Lesson, adapted, lesson
 from viscot_core.openai_api.budget import Bill, Budget, Usage
+from viscot_core.openai_api.completions import completion, limited, readable
+from viscot_core.openai_api.deadlines import Deadlines
 from viscot_core.openai_api.faults import Fault, Kind
-from viscot_core.openai_api.keys import without_password
 from viscot_core.openai_api.options import ApiOptions
-from viscot_core.openai_api.replies import CUT, Reply, ReplyCache, request_key
+from viscot_core.openai_api.replies import Reply, ReplyCache, request_key
 from viscot_core.openai_api.streams import CANCELLED
 
 Item = TypeVar("Item")
@@ -32,8 +36,15 @@ Result = TypeVar("Result")
 OnText = Callable[[str], None]
 Cancelled = Callable[[], bool]
 
+log = logging.getLogger(__name__)
+
+STREAM_TIMES = 10
+"""A stream may take so many times the timeout of a call."""
+
 _HEADERS = {
     "Content-Type": "application/json",
+    # A packed reply can be a thousand times as large as what comes over the wire.
+    "Accept-Encoding": "identity",
     # A viscot server continues the messages as they stand; without this it would run its own chain.
     "X-Viscot-Strategy": "raw",
 }
@@ -59,7 +70,10 @@ class Client:
     def __init__(self, url: str, key: str | None, options: ApiOptions) -> None:
         self.url, self.options = url.rstrip("/"), options
         self.usage = Usage()
-        self._key = key
+        self._address = _address(self.url)
+        self._key, self._secrets = key, secrets_in(url)
+        self._learnt: set[Lesson] = set()
+        self._deadlines = Deadlines()
         self._cache = ReplyCache(options.cache) if options.cache else None
         limits = (options.max_requests, options.max_cost, options.price)
         self._budget = Budget(self.usage, *limits) if any(limit is not None for limit in limits) else None
@@ -86,6 +100,7 @@ class Client:
         """End the threads; a call under way ends by itself, and nobody waits for it."""
         self._stopped = self._stopped or "the client is closed"
         self._over.set()
+        self._deadlines.close()
         for _ in self._threads:
             self._jobs.put(None)
 
@@ -151,7 +166,10 @@ class Client:
     def _connection(self) -> httpx.Client:
         """This thread's own: a pool that threads share looks at all of its connections for every call."""
         if not hasattr(self._here, "http"):
+            self._here.wire = []
             key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            if self._key and self._address.host.endswith(".azure.com"):
+                key["api-key"] = self._key  # Azure's name of it
             self._here.http = httpx.Client(
                 headers=_HEADERS | key,
                 timeout=self.options.timeout,
@@ -188,7 +206,7 @@ class Client:
             BudgetSpent: the limits leave no room for it.
             EngineError: no request can succeed; all other calls end too.
         """
-        key = request_key(self.url, body) if self._cache else ""
+        key = request_key(without_password(self.url), body) if self._cache else ""
         if self._cache and not self.options.fresh and (kept := self._cache.get(key)) and usable(kept):
             with self._lock:
                 self.usage.cached += 1
@@ -202,9 +220,14 @@ class Client:
         attempt, wait = 0, 0.0
         while self._waited(wait, call.cancelled):
             attempt += 1
+            asked = call.body | (_STREAMED if call.on_text else {})
+            sent = adapted(asked, self._learnt)
             try:
-                reply = self._attempt(call)
+                reply = self._attempt(call._replace(body=sent))
             except Fault as fault:
+                if self._learns(fault, sent) and adapted(asked, self._learnt) != sent:
+                    attempt, wait, call = attempt - 1, 0.0, call._replace(reserved=0)
+                    continue
                 too_long = (fault.wait or 0.0) > waiting.LONGEST_RETRY_AFTER
                 if fault.kind is not Kind.PASSING or too_long or attempt == self.options.attempts:
                     self._stop_after(fault)
@@ -220,6 +243,19 @@ class Client:
             wait = waiting.between(attempt)
             call = call._replace(reserved=0)  # the first attempt took the place
         return Reply("", CANCELLED)
+
+    def _learns(self, fault: Fault, sent: dict[str, Any]) -> bool:
+        """Whether the fault says that a field of the request was to blame; it is left out from now on."""
+        # What the user gave stays: a refusal of it is for the user to read.
+        own = {name: value for name, value in sent.items() if name not in self.options.extra_body}
+        found = lesson(str(fault), own) if fault.status in (400, 422) else None
+        if found is None:
+            return False
+        with self._lock:
+            if found not in self._learnt:
+                log.warning("The server %s.", found.value)
+            self._learnt.add(found)
+        return True
 
     def _waited(self, seconds: float, cancelled: Cancelled | None) -> bool:
         """Wait, and as long as the server asked any call to; False where nobody waits for the reply."""
@@ -283,58 +319,62 @@ class Client:
 
     def _send(self, call: _Call) -> Reply:
         http, model, on_text = self._connection(), call.body["model"], call.on_text
-        streamed = {"stream": True, "stream_options": {"include_usage": True}} if on_text else {}
-        content = json.dumps(call.body | streamed).encode()
-        try:
-            with http.stream("POST", f"{self.url}/chat/completions", content=content) as response:
-                if response.status_code != 200:
-                    wait = response.headers.get("retry-after")
-                    raise faults.of_status(response.status_code, response.read(), wait, self._key, model)
-                if on_text and "event-stream" in response.headers.get("content-type", ""):
-                    tell = lambda text: on_text(_readable(text))  # noqa: E731
-                    data = streams.join(response.iter_bytes(), tell, call.cancelled)
-                else:
-                    data = json.loads(response.read())
-            if error := data.get("error"):  # some servers send it with status 200
-                raise faults.of_error(200, error, self._key, model)
-            return _reply(data)
-        except httpx.HTTPError as error:
-            raise faults.of_transport(error, without_password(self.url)) from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise faults.unreadable() from error
+        content = json.dumps(call.body).encode()
+        seconds = self.options.timeout * (STREAM_TIMES if call.body.get("stream") else 1)
+        wire = self._here.wire  # looked up here: another thread has none of its own
+        with self._deadlines.within(seconds, lambda: wire[-1] if wire else None) as late:
+            try:
+                extensions = {"trace": self._trace}
+                with http.stream("POST", self._address, content=content, extensions=extensions) as response:
+                    data = self._read(response, model, on_text, call.cancelled)
+                if error := data.get("error"):  # some servers send it with status 200
+                    raise faults.of_error(200, error, self._key, model)
+                return completion(data)
+            except (httpx.HTTPError, OSError) as error:
+                if late():
+                    raise faults.too_late(seconds) from error
+                if not isinstance(error, httpx.HTTPError):
+                    raise
+                raise faults.of_transport(error, without_password(self.url)) from error
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise (faults.too_late(seconds) if late() else faults.unreadable()) from error
+
+    def _read(
+        self, response: httpx.Response, model: str, on_text: OnText | None, cancelled: Cancelled | None
+    ) -> dict[str, Any]:
+        """The completion in a response, whole or streamed, whether a stream was asked for or not."""
+        blocks = limited(response.iter_bytes())
+        if response.status_code != 200:
+            said = b"".join(blocks)
+            for secret in self._secrets:
+                said = said.replace(secret.encode(), b"***")
+            wait = response.headers.get("retry-after")
+            raise faults.of_status(response.status_code, said, wait, self._key, model)
+        if "event-stream" in response.headers.get("content-type", ""):
+            tell = (lambda text: on_text(readable(text))) if on_text else (lambda text: None)
+            return streams.join(blocks, tell, cancelled)
+        data: dict[str, Any] = json.loads(b"".join(blocks))
+        return data
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """httpcore tells what it does: this is how a deadline finds the connection of its call."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._here.wire[:] = [info["return_value"]]
 
 
-def _reply(data: Any) -> Reply:
-    """A completion as a server sends it; an exception of any kind where it is none."""
-    choice = data["choices"][0]
-    message, finish = choice["message"], choice.get("finish_reason")
-    if finish == "content_filter":
-        raise faults.refused_by_filter(billed=True)
-    if message.get("refusal"):
-        raise faults.refused_by_model(str(message["refusal"]))
-    text, thought = _words(message.get("content"))
-    thought = thought or streams.thought_of(message)
-    # Cut before the first word of the answer: that is a reply, and another try would be cut as well.
-    if text is None and finish in CUT:
-        text = ""
-    if not text and thought and finish not in CUT and finish != CANCELLED:
-        raise faults.only_thought()
-    usage = data.get("usage") or {}
-    tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    words = None if text is None else _readable(text)
-    return Reply(words, finish, *tokens, str(data.get("model") or ""), _readable(thought))
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def _words(content: Any) -> tuple[str | None, str]:
-    """Text and thought of a message's content, a text or a list of parts; None where there is no text."""
-    if not isinstance(content, list):
-        return (content, "") if isinstance(content, str) else (None, "")
-    texts = [part["text"] for part in content if part.get("type") in ("text", "output_text")]
-    thoughts = [part.get("thinking") for part in content if part.get("type") == "thinking"]
-    spoken = [_words(each)[0] or "" for each in thoughts]
-    return ("".join(texts) if texts else None), "".join(spoken)
+def _address(url: str) -> httpx.URL:
+    """Where completions are asked for; a query (a key, a version) stays behind the path.
 
-
-def _readable(text: str) -> str:
-    """Surrogates, which JSON spells and no file holds: a pair becomes its character, half a one U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    Raises:
+        UsageError: the address cannot be one.
+    """
+    try:
+        base = httpx.URL(url)
+        if not base.host:
+            raise httpx.InvalidURL("no host")
+        return base.copy_with(path=base.path.rstrip("/") + "/chat/completions")
+    except (httpx.InvalidURL, ValueError) as error:
+        raise no_address(url) from error

@@ -33,11 +33,14 @@ class Fault(Exception):
         kind: what to do about it.
         billed: the server may have worked, and charged, although no reply came back.
         wait: seconds the server asks to wait.
+        status: of HTTP; 0 where none came.
     """
 
-    def __init__(self, kind: Kind, words: str, *, billed: bool = False, wait: float | None = None) -> None:
+    def __init__(
+        self, kind: Kind, words: str, *, billed: bool = False, wait: float | None = None, status: int = 0
+    ) -> None:
         super().__init__(words)
-        self.kind, self.billed, self.wait = kind, billed, wait
+        self.kind, self.billed, self.wait, self.status = kind, billed, wait, status
 
 
 PASSING_STATUSES = frozenset((408, 409, 425, 429, *range(500, 600)))
@@ -46,6 +49,8 @@ _NO_CREDIT = re.compile(
 )
 """Codes and types of an account that cannot pay: OpenAI's, and those of servers that speak its protocol."""
 _NO_MODEL = re.compile(r"model_not_found|invalid_model")
+_OF_CONTENT = re.compile(r"\b(image|file|media|attachment|document)s?\b(?!.*\bmodel\b)", re.IGNORECASE)
+"""A 404 about what this request holds; any other is about the model or the address."""
 
 
 def of_transport(error: httpx.HTTPError, url: str) -> Fault:
@@ -63,8 +68,10 @@ def of_status(status: int, content: bytes, wait: str | None, key: str | None, mo
     """An HTTP status other than 200, with its body and its ``Retry-After`` header."""
     try:
         data = json.loads(content)
-        error = (data[0] if isinstance(data, list) else data)["error"]
-    except (ValueError, LookupError, TypeError):
+        data = data[0] if isinstance(data, list) else data
+        # Some servers write the message at the top (vLLM before 0.10), or call it detail (FastAPI).
+        error = data["error"] if "error" in data else (data.get("message") and data) or data.get("detail")
+    except (ValueError, LookupError, TypeError, AttributeError):
         error = None
     return of_error(status, error, key, model, wait=retry_after(wait))
 
@@ -78,7 +85,8 @@ def of_error(status: int, error: Any, key: str | None, model: str, *, wait: floa
     # What the account lacks counts before the status: OpenAI says it with 429, which otherwise passes.
     if status == 402 or _NO_CREDIT.search(codes):
         return Fault(Kind.ACCOUNT, f"the account has no credit left ({said})")
-    if status in (404, 405) or 300 <= status < 400 or _NO_MODEL.search(codes):
+    of_content = status == 404 and _OF_CONTENT.search(words)
+    if (status in (404, 405) and not of_content) or 300 <= status < 400 or _NO_MODEL.search(codes):
         where = f"check the address and the model's name '{model}'"
         return Fault(Kind.NAME, f"the server knows no such model or address; {where} ({said})")
     if status in (401, 403):
@@ -88,7 +96,7 @@ def of_error(status: int, error: Any, key: str | None, model: str, *, wait: floa
         return refused_by_filter()
     if status in PASSING_STATUSES or status == 200:
         return Fault(Kind.PASSING, f"the server is busy or broken ({said})", wait=wait, billed=status == 200)
-    return Fault(Kind.REQUEST, f"the server refuses the request ({said})")
+    return Fault(Kind.REQUEST, f"the server refuses the request ({said})", status=status)
 
 
 def refused_by_filter(*, billed: bool = False) -> Fault:
@@ -104,6 +112,17 @@ def refused_by_model(words: str) -> Fault:
 def only_thought() -> Fault:
     """The model ended its turn, and all that came is its thought: an empty answer would be invented."""
     words = "the reply holds a thought and no answer; check the server's reasoning parser"
+    return Fault(Kind.REQUEST, words, billed=True)
+
+
+def too_late(seconds: float) -> Fault:
+    """The reply was still dripping in at the deadline of the call."""
+    return Fault(Kind.PASSING, f"the server's reply took longer than {seconds:g} s", billed=True)
+
+
+def too_large(limit: int) -> Fault:
+    """No chat completion has so many bytes: another try would bring as many."""
+    words = f"the server's reply is larger than {limit // 2**20} MB"
     return Fault(Kind.REQUEST, words, billed=True)
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from viscot_core.addresses import no_address, without_password
 from viscot_core.errors import UsageError
 
 OPENAI_KEY = "OPENAI_API_KEY"
@@ -16,10 +17,15 @@ def openai_key(url: str, *, needed: bool = True) -> str | None:
     """The key for the OpenAI-compatible server at ``url``; servers of one's own mostly want none.
 
     Raises:
-        UsageError: ``url`` is OpenAI's and the key is ``needed`` but not set, or no header can carry it.
+        UsageError: ``url`` is OpenAI's and the key is ``needed`` but not set, or no header can carry it; or
+            ``url`` is no address.
     """
     key = key_in(OPENAI_KEY, os.environ)
-    if key is None and needed and urlsplit(url).hostname == "api.openai.com":
+    try:
+        host = urlsplit(url).hostname
+    except ValueError as error:
+        raise no_address(url) from error
+    if key is None and needed and host == "api.openai.com":
         raise UsageError(f"{OPENAI_KEY} is not set; export your key, or name a server of your own.")
     return key
 
@@ -39,11 +45,5 @@ def key_in(variable: str, environment: Mapping[str, str]) -> str | None:
 def redact(words: str, key: str | None) -> str:
     """A server's words on one line of at most 200 characters, without the key should it repeat it."""
     # The key goes before the text is cut: half a key at the cut would not be found.
-    words = " ".join(words.split())
+    words = without_password(" ".join(words.split()))
     return (words.replace(key, "***") if key else words)[:200]
-
-
-def without_password(url: str) -> str:
-    """``url`` without the ``user:password@`` that it may hold."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

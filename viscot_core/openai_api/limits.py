@@ -10,8 +10,11 @@ THOUGHTS = 16
 
 
 def reasons(model: str) -> bool:
-    """Whether ``model`` is one of OpenAI's reasoning models, by its name."""
-    return re.match(r"(o\d|gpt-5)", model) is not None
+    """Whether ``model`` is one of OpenAI's reasoning models, by its name: ``o3``, ``openai/gpt-5-mini``.
+
+    A deployment may have words before ``gpt-5``; before ``o3`` it may not, as models of others do.
+    """
+    return re.search(r"(?:^|/)o\d(?![a-z\d])|(?<![a-z\d])gpt-5(?!\d)", model.lower()) is not None
 
 
 def reply_fields(model: str, tokens: int, temperature: float = 0) -> dict[str, Any]:
@@ -23,5 +26,4 @@ def reply_fields(model: str, tokens: int, temperature: float = 0) -> dict[str, A
 
 def longest_reply(body: dict[str, Any]) -> int:
     """The tokens ``reply_fields`` allowed."""
-    tokens: int = body.get("max_tokens") or body["max_completion_tokens"]
-    return tokens
+    return int(body.get("max_tokens") or body.get("max_completion_tokens") or 0)

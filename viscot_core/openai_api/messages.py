@@ -13,17 +13,26 @@ from PIL import Image
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.images.view import View
+from viscot_core.openai_api.options import ImageForm
 
 
 class Messages:
     """Makes messages; the last ``kept`` images stay encoded, for the next turn about them."""
 
-    def __init__(self, resize: Resize | None, kept: int) -> None:
+    def __init__(self, resize: Resize | None, kept: int, form: ImageForm | None = None) -> None:
         self._resize = resize
+        self._form = form or ImageForm()
         self._data_url = lru_cache(maxsize=kept)(self._encode)
 
     def of(self, turns: Sequence[Message], views: Sequence[View]) -> list[dict[str, Any]]:
-        """One message per turn; ``views`` are the images of the ``<image>`` marks in reading order."""
+        """One message per turn; ``views`` are the images of the ``<image>`` marks in reading order.
+
+        Raises:
+            ValueError: there are other marks than images, as where a question holds one.
+        """
+        slots = sum(turn.text.count(IMAGE) for turn in turns if turn.role != "assistant")
+        if slots != len(views):
+            raise ValueError(f"the prompt has {slots} {IMAGE} marks and {len(views)} images")
         images = iter(views)
         return [self._message(turn, images) for turn in turns]
 
@@ -45,9 +54,16 @@ class Messages:
         image = keyed.view.image
         if self._resize is not None and (size := self._resize(image.size)) != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC)
+        form = self._form
+        if form.max_side is not None and max(image.size) > form.max_side:
+            image = image.copy()
+            image.thumbnail((form.max_side, form.max_side), Image.Resampling.BICUBIC)
         file = io.BytesIO()
-        image.save(file, "PNG", compress_level=1)  # lossless: what is measured is the model, not a codec
-        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        if form.format == "png":
+            image.save(file, "PNG", compress_level=1)  # lossless: what is measured is the model, not a codec
+        else:
+            image.convert("RGB").save(file, form.format.upper(), quality=form.quality)
+        return f"data:image/{form.format};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 class _ByKey:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from viscot_core.addresses import without_password
 from viscot_core.engines.open import EngineOptions, codec_for, known_codec, open_engine, weights_hash
 from viscot_core.runs.answering import answer_queries
 from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
@@ -38,13 +39,14 @@ def evaluate(
         benchmark=benchmark,
         strategies=task.strategies,
         settings=settings,
-        model=engine.model or "viscot-tiny",
+        model=without_password(engine.model or "viscot-tiny"),
         data=task.data,
         batch=traits.batch,
         by_image=traits.shares_images,
         parallel=traits.parallel,
         weights=partial(weights_hash, engine),
         shard=shard,
+        same_engine=engine.api is not None and engine.api.same_engine,
     )
     if gpus > 1 and shard.is_alone:
         check_gpus(gpus, engine.device)

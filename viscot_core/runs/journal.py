@@ -193,8 +193,9 @@ def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     if changed:
         shown = "; ".join(f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in changed)
+        hint = " If it is the same server, add --same-engine." if changed == ["engine.url"] else ""
         raise UsageError(
-            f"{folder} has other settings ({shown}); give its own to continue, or choose a new --out."
+            f"{folder} has other settings ({shown}); give its own to continue, or choose a new --out.{hint}"
         )
 
 

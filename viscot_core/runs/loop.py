@@ -53,6 +53,8 @@ class RunPlan:
     weights: Callable[[], str | None] | None = None
     """Their hash, had without loading them (None: a server's): a run belongs to the weights it began with."""
     shard: Shard = field(default_factory=Shard)
+    same_engine: bool = False
+    """The user says that the server is the one of the folder's record, whatever its address."""
     extra: dict[str, str] = field(default_factory=dict)
 
     def info(self) -> RunInfo:
@@ -101,7 +103,10 @@ def run(
         if not work and journal.info is not None and journal.info.model == plan.model:
             return conclude(journal, journal.begin(_as_before(plan, info, journal.info)), tally), tally
         built = build()
-        info = journal.begin(info.model_copy(update={"settings": {**info.settings, **built.settings}}))
+        settings = {**info.settings, **built.settings}
+        if plan.same_engine and journal.info is not None:
+            settings["engine"] = _at_its_address(settings.get("engine", {}), journal.info)
+        info = journal.begin(info.model_copy(update={"settings": settings}))
         start = time.perf_counter()
         try:
             _loop(replace(plan, batch=built.batch or plan.batch), built.ask, work, journal, tally, progress)
@@ -238,6 +243,12 @@ def _asked(ask: Ask, opened: Iterable[list[Query]], parallel: int) -> Iterator[l
         pool.shutdown(wait=False, cancel_futures=True)
     if failure is not None:
         raise failure
+
+
+def _at_its_address(engine: dict[str, Any], before: RunInfo) -> dict[str, Any]:
+    """The engine's identity with the address that the folder has on record; all else must be equal."""
+    recorded = before.settings.get("engine", {})
+    return {**engine, "url": recorded["url"]} if "url" in engine and "url" in recorded else engine
 
 
 def _as_before(plan: RunPlan, info: RunInfo, before: RunInfo) -> RunInfo:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from viscot_core.addresses import without_password
 from viscot_core.errors import DataError, UsageError
 from viscot_core.files import atomic_write
 
@@ -105,6 +106,20 @@ class RunInfo(BaseModel):
     """Wall time of all sessions together."""
     environment: dict[str, str] = Field(default_factory=dict)
     created: str = ""
+
+    @field_validator("model")
+    @classmethod
+    def _public_model(cls, model: str) -> str:
+        return without_password(model)
+
+    @field_validator("settings")
+    @classmethod
+    def _public_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Folders of earlier versions kept an address as it was given, with the password or key in it."""
+        engine = settings.get("engine")
+        if not isinstance(engine, dict) or not isinstance(engine.get("url"), str):
+            return settings
+        return {**settings, "engine": {**engine, "url": without_password(engine["url"])}}
 
     def save(self, folder: Path) -> None:
         """Write ``folder/run.json`` atomically."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from viscot_core.score.choices import PromptStyle
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair
@@ -41,6 +41,8 @@ class JudgeOptions:
     attempts: int = 6
     style: PromptStyle = PromptStyle.PAPER
     json_mode: bool = False
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the user's own for each request to a server."""
     cache: Path | None = None
     fresh: bool = False
     """Ask again even where the cache holds a reply."""

@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from viscot_core.addresses import without_password
 from viscot_core.errors import BudgetSpent, EngineError, UsageError
 from viscot_core.files import cache_folder
 from viscot_core.openai_api.budget import Price, Usage
 from viscot_core.openai_api.client import Client
 from viscot_core.openai_api.faults import Fault, Kind
-from viscot_core.openai_api.keys import openai_key, without_password
+from viscot_core.openai_api.keys import openai_key
 from viscot_core.openai_api.limits import reasons, reply_fields
 from viscot_core.openai_api.options import ApiOptions
 from viscot_core.openai_api.replies import Reply, ReplyCache, request_key
@@ -59,10 +60,12 @@ class OpenAIJudge:
             price=price,
             cache=self._cache_folder(chosen.cache),
             fresh=chosen.fresh,
+            extra_body=chosen.extra_body,
         )
         self._fields = reply_fields(model, chosen.max_tokens or MAX_REPLY_TOKENS, chosen.temperature)
         if chosen.json_mode:
             self._fields["response_format"] = {"type": "json_object"}
+        self._fields |= chosen.extra_body
         temperature = None if reasons(model) else chosen.temperature
         self.identity = JudgeIdentity.now(f"openai:{model}", self._whose(), self.prompt.sha256, temperature)
 
@@ -72,7 +75,7 @@ class OpenAIJudge:
         base_url = options.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
         if not re.match(r"https?://[^/]", base_url):
             raise UsageError(
-                f"--base-url {base_url} is not an address; give one like http://127.0.0.1:8000/v1."
+                f"--base-url {without_password(base_url)} is not an address; give one like http://127.0.0.1:8000/v1."
             )
         key = openai_key(base_url, needed=not options.only_estimate)
         price = load_price(model, options.prices)
@@ -88,7 +91,7 @@ class OpenAIJudge:
         cached = tokens = 0
         for pair in pairs:
             body = self.body(pair)
-            kept = cache.get(request_key(self.base_url, body)) if cache else None
+            kept = cache.get(request_key(without_password(self.base_url), body)) if cache else None
             if kept and self._scores(kept):
                 cached += 1
             else:

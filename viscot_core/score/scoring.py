@@ -76,6 +76,7 @@ def score_run(
     *,
     name: str | None = None,
     retry_unscored: bool = False,
+    same_engine: bool = False,
     progress: Progress | None = None,
 ) -> ScoreReport:
     """Judge every answer of ``run`` that has no verdict yet and append it to ``scores.<name>.jsonl``.
@@ -89,7 +90,7 @@ def score_run(
     """
     predictions = read_predictions(run)
     path = scores_path(run, name or judge.identity.name)
-    with ScoreLog(path, judge.identity) as log:
+    with ScoreLog(path, judge.identity, same_engine=same_engine) as log:
         check_belongs(log.scores, predictions)
         verdicts = dict(log.scores.verdicts)
         todo = open_pairs(predictions, log.scores, retry_unscored=retry_unscored)

@@ -76,11 +76,12 @@ class JudgeIdentity:
     def now(cls, name: str, model: str, prompt_sha256: str | None, temperature: float | None) -> Self:
         return cls(name, model, prompt_sha256, temperature, datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def same_judge(self, other: JudgeIdentity) -> bool:
-        """Whether everything but the date is equal."""
-        return (self.name, self.model, self.prompt_sha256, self.temperature) == (
+    def same_judge(self, other: JudgeIdentity, *, anywhere: bool = False) -> bool:
+        """Whether everything but the date is equal; ``anywhere``: a server's address may differ too."""
+        mine, its = (judge.model.rpartition("#")[2] if anywhere else judge.model for judge in (self, other))
+        return (self.name, mine, self.prompt_sha256, self.temperature) == (
             other.name,
-            other.model,
+            its,
             other.prompt_sha256,
             other.temperature,
         )
@@ -245,10 +246,11 @@ class ScoreLog:
 
     An existing file must be of the same judge; a broken last line is moved to ``<file>.broken``. A second
     process is refused. Use it as a context manager; ``.scores`` is what the file contained before.
+    ``same_engine``: the judge's server may have another address than in the file.
     """
 
-    def __init__(self, path: Path, judge: JudgeIdentity) -> None:
-        self.path = path
+    def __init__(self, path: Path, judge: JudgeIdentity, *, same_engine: bool = False) -> None:
+        self.path, self._same_engine = path, same_engine
         try:
             # For appending: nothing of the file is lost if the lock turns out to be taken.
             self._file = path.open("a", encoding="utf-8", newline="\n")
@@ -274,10 +276,12 @@ class ScoreLog:
             self._file.flush()
             return Scores(judge, {}, self.path)
         scores = read_scores(self.path)
-        if not scores.judge.same_judge(judge):
+        if not scores.judge.same_judge(judge, anywhere=self._same_engine):
+            moved = scores.judge.same_judge(judge, anywhere=True)
+            hint = " If it is the same server, add --same-engine." if moved else ""
             raise UsageError(
                 f"{self.path} was written by another judge ({scores.judge.describe()}, now "
-                f"{judge.describe()}); write these scores to another file with --name."
+                f"{judge.describe()}); write these scores to another file with --name.{hint}"
             )
         return scores
 

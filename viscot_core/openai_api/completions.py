@@ -1,0 +1,59 @@
+"""A server's reply as it comes over the wire, read within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from viscot_core.openai_api import faults, streams
+from viscot_core.openai_api.replies import CUT, Reply
+from viscot_core.openai_api.streams import CANCELLED
+
+MAX_REPLY = 32 * 2**20
+"""Bytes of the largest reply that is read, unpacked; a long one with its thoughts has less than one MB."""
+
+
+def limited(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks of a body. Raises Fault once they are more than ``MAX_REPLY``."""
+    total = 0
+    for block in blocks:
+        total += len(block)
+        if total > MAX_REPLY:
+            raise faults.too_large(MAX_REPLY)
+        yield block
+
+
+def completion(data: Any) -> Reply:
+    """A completion as a server sends it; an exception of any kind where it is none."""
+    choice = data["choices"][0]
+    message, finish = choice["message"], choice.get("finish_reason")
+    if finish == "content_filter":
+        raise faults.refused_by_filter(billed=True)
+    if message.get("refusal"):
+        raise faults.refused_by_model(str(message["refusal"]))
+    text, thought = _words(message.get("content"))
+    thought = thought or streams.thought_of(message)
+    # Cut before the first word of the answer: that is a reply, and another try would be cut as well.
+    if text is None and finish in CUT:
+        text = ""
+    if not text and thought and finish not in CUT and finish != CANCELLED:
+        raise faults.only_thought()
+    usage = data.get("usage") or {}
+    tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    words = None if text is None else readable(text)
+    return Reply(words, finish, *tokens, str(data.get("model") or ""), readable(thought))
+
+
+def _words(content: Any) -> tuple[str | None, str]:
+    """Text and thought of a message's content, a text or a list of parts; None where there is no text."""
+    if not isinstance(content, list):
+        return (content, "") if isinstance(content, str) else (None, "")
+    texts = [part["text"] for part in content if part.get("type") in ("text", "output_text")]
+    thoughts = [part.get("thinking") for part in content if part.get("type") == "thinking"]
+    spoken = [_words(each)[0] or "" for each in thoughts]
+    return ("".join(texts) if texts else None), "".join(spoken)
+
+
+def readable(text: str) -> str:
+    """Surrogates, which JSON spells and no file holds: a pair becomes its character, half a one U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
