@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from PIL import Image
 from scripted_engine import ScriptedEngine
 
 from viscot_core.ask import VisualCoT
+from viscot_core.engines.base import Generation, Request
 from viscot_core.errors import UsageError
 from viscot_core.infer import asking
 from viscot_core.infer.answer_file import AnswerFile
@@ -91,6 +94,23 @@ def test_batches_are_bounded_by_pixels(tmp_path: Path, monkeypatch: pytest.Monke
     items = collect(str(tmp_path), "What?").items
     assert [len(batch) for batch in asking._batches(items, None)] == [2, 1, 1, 1]
     assert [len(batch) for batch in asking._batches(items, 4)] == [4, 1]
+
+
+def test_images_are_freed_before_those_of_the_next_batch(items: list[InferItem]) -> None:
+    """Eight images of 108 million pixels took 7.8 GB."""
+    seen: list[weakref.ref[Image.Image]] = []
+
+    class Forgetful(ScriptedEngine):
+        def generate(self, requests: Sequence[Request]) -> list[Generation]:
+            assert [ref() for ref in seen] == [None] * len(seen)
+            seen.extend(weakref.ref(view.image) for request in requests for view in request.images)
+            generations = super().generate(requests)
+            self.calls.clear()
+            return generations
+
+    cot = VisualCoT(Forgetful("one", "two", "three"))
+    asked = [items[0], items[2], items[0]]
+    assert len(list(ask_items(cot, asked, strategy="direct", batch_size=1))) == len(seen) == 3
 
 
 def test_a_given_box(items: list[InferItem]) -> None:

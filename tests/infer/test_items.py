@@ -50,6 +50,16 @@ def test_pages_of_a_tiff(tmp_path: Path) -> None:
     assert center(open_image(tmp_path / "a.tif")) == (1, 0, 0)  # annotated data: as the reference
 
 
+def test_a_row_may_name_a_page(tmp_path: Path) -> None:
+    tiff(tmp_path / "a.tif")
+    Image.new("RGB", (9, 9)).save(tmp_path / "one.tif")
+    rows = [{"image": name, "question": "What?", "page": 2} for name in ("a.tif", "one.tif")]
+    (tmp_path / "ask.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    named, only = collect(str(tmp_path / "ask.jsonl"), None).items
+    assert (named.page, only.page) == (2, None)
+    assert center(open_item(named)) == (0, 1, 0) and open_item(only).size == (9, 9)
+
+
 def test_pages_of_a_pdf(tmp_path: Path) -> None:
     pytest.importorskip("pypdfium2")
     items = collect(str(pdf(tmp_path / "a.pdf")), "What?").items
@@ -110,14 +120,7 @@ def test_a_damaged_row_fails_alone(tmp_path: Path) -> None:
     items = collect(str(tmp_path / "ask.jsonl"), None).items
     assert [item.error is None for item in items] == [False, False, False, True]
     assert "line 1: The question has a damaged character" in str(items[0].error)
-    with pytest.raises(UsageError, match="line 3: The question contains <image>"):
-        open_item_or_raise(items[2])
-
-
-def open_item_or_raise(item: object) -> None:
-    from viscot_core.infer.asking import _opened
-
-    _opened(item, None)  # type: ignore[arg-type]
+    assert "line 3: The question contains <image>" in str(items[2].error)
 
 
 def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

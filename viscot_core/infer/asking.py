@@ -76,18 +76,29 @@ def ask_items(
     image. ``box`` (pixels of each image) is where to look.
     """
     for batch in _batches(items, batch_size):
-        results: dict[int, InferResult] = {}
-        images: dict[int, Image.Image] = {}
-        for number, item in enumerate(batch):
-            try:
-                images[number] = _opened(item, box)
-            except (ImageError, UsageError) as error:
-                results[number] = InferResult(item, strategy, None, str(error), box)
-        pairs = [(image, batch[number].question) for number, image in images.items()]
-        answers = cot.ask_many(pairs, strategy=strategy, max_new_tokens=max_new_tokens, box=box)
-        for number, answer in zip(images, answers, strict=True):
-            results[number] = _result(batch[number], strategy, answer, box)
-        yield from (results[number] for number in range(len(batch)))
+        # A function of its own: its images are freed before those of the next batch are opened.
+        yield from _ask_batch(cot, batch, strategy, max_new_tokens, box)
+
+
+def _ask_batch(
+    cot: VisualCoT,
+    batch: Sequence[InferItem],
+    strategy: Strategy,
+    max_new_tokens: int,
+    box: tuple[float, ...] | None,
+) -> list[InferResult]:
+    results: dict[int, InferResult] = {}
+    images: dict[int, Image.Image] = {}
+    for number, item in enumerate(batch):
+        try:
+            images[number] = _opened(item, box)
+        except (ImageError, UsageError) as error:
+            results[number] = InferResult(item, strategy, None, str(error), box)
+    pairs = [(image, batch[number].question) for number, image in images.items()]
+    answers = cot.ask_many(pairs, strategy=strategy, max_new_tokens=max_new_tokens, box=box)
+    for number, answer in zip(images, answers, strict=True):
+        results[number] = _result(batch[number], strategy, answer, box)
+    return [results[number] for number in range(len(batch))]
 
 
 def _batches(items: Sequence[InferItem], batch_size: int | None) -> Iterator[list[InferItem]]:

@@ -58,8 +58,9 @@ class Collected:
 def collect(what: str, question: str | None, *, recursive: bool = False) -> Collected:
     """The items of an image path, ``-``, a folder, a quoted glob, or a JSONL of ``{image, question}``.
 
-    Each page of a PDF or a TIFF is an item. Image paths in a JSONL are relative to it; a row without a
-    question gets ``question``. ``recursive`` takes the folders of a folder as well.
+    Each page of a PDF or a TIFF is an item, or the ``page`` that a row names. Image paths in a JSONL are
+    relative to it; a row without a question gets ``question``. ``recursive`` takes the folders of a folder
+    as well.
 
     Raises:
         UsageError: no question, or nothing matches.
@@ -130,7 +131,10 @@ def _with_pages(item: InferItem) -> Sequence[InferItem]:
         count = page_count(file, name)
     except ImageError:
         count = 1
-    pages = range(1, count + 1) if count > 1 or item.image.suffix.lower() == PDF else (None,)
+    pages: Sequence[int | None] = (None,)
+    if count > 1 or item.image.suffix.lower() == PDF:
+        wanted = item.row.get("page")
+        pages = (wanted,) if isinstance(wanted, int) and wanted > 0 else range(1, count + 1)
     return [InferItem(item.image, item.question, page, item.row, source) for page in pages]
 
 
