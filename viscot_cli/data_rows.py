@@ -88,7 +88,7 @@ def mix(
     console.table(columns, rows, right=columns[1:])
     console.say(f"{len(mixture)} rows in {out}")
     if processor:
-        from viscot_core.data.lengths import token_lengths
+        from viscot_core.data.encode import token_lengths
 
         with _counted("rows measured", len(mixture)) as progress:
             lengths = token_lengths(mixture, processor, workers=workers or 1, progress=progress)
@@ -192,7 +192,7 @@ def stats(
     """Rows per data set, region sizes, lengths in tokens, images shared by training and benchmark files."""
     from functools import partial
 
-    from viscot_core.data.lengths import row_length
+    from viscot_core.data.encode import row_length
     from viscot_core.data.stats import file_stats, shared_images
     from viscot_core.sources.catalog import load_catalog
 

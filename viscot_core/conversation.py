@@ -38,15 +38,6 @@ def to_disk(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"from": _ON_DISK[message.role], "value": message.text} for message in messages]
 
 
-def with_images_first(text: str) -> str:
-    """A user's message as training reads it: every ``<image>`` moved to the front, each on its own line."""
-    count = text.count(IMAGE)
-    if not count:
-        return text
-    words = text.replace(IMAGE, "").strip()
-    return (f"{IMAGE}\n" * count + words).strip()
-
-
 def detection_turns(question: str) -> tuple[Message, ...]:
     """Turn 1 of the benchmark: where to look. The question is lower-cased and followed by a full stop."""
     return (Message("user", f"{IMAGE}\n{question.lower()}. {BOX_REQUEST}"),)

@@ -1,4 +1,4 @@
-"""Training tensors: the reference's ids and labels on real and made rows, and rows that must not go wrong."""
+"""Training tensors: the reference's ids and labels on real and made rows, hard rows, and lengths."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 from made_processors import processor_of
 
-from viscot_core.conversation import Message
+from viscot_core.conversation import IMAGE, Message
 from viscot_core.data.annotations import Conversation
-from viscot_core.data.encode import encode, training_turns
+from viscot_core.data.encode import encode, token_lengths, training_turns, with_images_first
+from viscot_core.data.mix import build
+from viscot_core.data.mixture import MixtureSource
+from viscot_core.data.synth import write_dataset
 from viscot_core.errors import DataError
 from viscot_core.families.base import IGNORE
 from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.tokenizer import load_tokenizer
+from viscot_core.models.checkpoint import open_checkpoint
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_llava"
 
 VARIANTS = ("llama_legacy_True", "llama_legacy_False", "tiny_legacy_True", "tiny_legacy_False")
 DIFFERENT = {
@@ -131,3 +137,43 @@ def test_rows_that_cannot_teach_are_refused(processor: ChatProcessor) -> None:
         encode(_row(["a", "b"], *CHAIN[:2]), processor, max_length=512)
     with pytest.raises(DataError, match="no supervised token"):
         encode(_row(["a", "b"], *CHAIN), processor, max_length=20)
+
+
+def test_images_move_to_the_front_and_none_is_lost() -> None:
+    assert with_images_first(f"What is {IMAGE} this?") == f"{IMAGE}\nWhat is  this?"
+    assert with_images_first(f"{IMAGE} {IMAGE} Compare.") == f"{IMAGE}\n{IMAGE}\nCompare."
+    assert with_images_first(IMAGE) == IMAGE
+    assert with_images_first(" no image ") == " no image "
+
+
+# -- lengths in tokens: those of the samples that training sees, measured once per tokenizer ---------------
+
+
+@pytest.fixture(scope="module")
+def bundled() -> ChatProcessor:
+    found = open_checkpoint(GOLDEN)
+    processor = found.family.processor(found)
+    assert isinstance(processor, ChatProcessor)
+    return processor
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lengths_are_those_of_the_encoded_rows(tmp_path: Path, bundled: ChatProcessor, workers: int) -> None:
+    write_dataset(tmp_path, train=6, val=1)
+    files = [MixtureSource(name, str(tmp_path / f"{name}.json")) for name in ("train", "pretrain")]
+    mixture = build(tmp_path / "mixture", files)
+    for template in ("vicuna_v1", "plain"):
+        stage = bundled.under(template)
+        expected = [len(encode(row, stage, max_length=1 << 20).encoded.ids) for row in mixture]
+        assert token_lengths(mixture, stage, workers=workers).tolist() == expected
+    assert len(list((tmp_path / "mixture").glob("lengths-*.npy"))) == 2
+
+
+def test_the_key_names_all_that_lengths_depend_on(bundled: ChatProcessor) -> None:
+    tokens = bundled.tokens
+    others = [
+        bundled.under("tiny").key,
+        processor_of(ChatTokenizer(tokens.hf, image_tokens=tokens.image_tokens + 1)).key,
+        processor_of(ChatTokenizer(tokens.hf, image_tokens=tokens.image_tokens, turn_tokens="v4.31")).key,
+    ]
+    assert len({bundled.under("vicuna_v1").key, *others}) == 4

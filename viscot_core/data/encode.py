@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viscot_core.boxes.geometry import crop_window
-from viscot_core.conversation import IMAGE, Message, with_images_first
+from viscot_core.conversation import IMAGE, Message
 from viscot_core.data.annotations import Conversation, split_crop
+from viscot_core.data.mixture import Mixture, Progress
 from viscot_core.errors import DataError
 from viscot_core.families.base import IGNORE, Rendered
 from viscot_core.families.training import TrainingProcessor
@@ -47,6 +50,15 @@ def training_turns(turns: Sequence[Message]) -> tuple[Message, ...]:
     )
 
 
+def with_images_first(text: str) -> str:
+    """A user's message as training reads it: every ``<image>`` moved to the front, each on its own line."""
+    count = text.count(IMAGE)
+    if not count:
+        return text
+    words = text.replace(IMAGE, "").strip()
+    return (f"{IMAGE}\n" * count + words).strip()
+
+
 def encode(row: Conversation, processor: TrainingProcessor, *, max_length: int) -> Sample:
     """Render and tokenize one row, at most ``max_length`` tokens of it; ids and images always agree.
 
@@ -64,6 +76,23 @@ def encode(row: Conversation, processor: TrainingProcessor, *, max_length: int) 
             f"row {row.id}: no supervised token in {max_length} tokens; shorten the row or raise max_length."
         )
     return Sample(encoded, row.image[: encoded.n_images])
+
+
+def token_lengths(
+    mixture: Mixture, processor: TrainingProcessor, *, workers: int = 1, progress: Progress | None = None
+) -> NDArray[np.int32]:
+    """Tokens of every row as training renders it, ``int32[len]``; computed once and cached in the mixture.
+
+    For people: training groups rows by an estimate from their bytes (``MixtureDataset.lengths``), which takes
+    no pass of the tokenizer over millions of rows, and is the same on every machine.
+    """
+    length = partial(row_length, processor)
+    return mixture.lengths(length, processor.key, workers=workers, progress=progress)
+
+
+def row_length(processor: TrainingProcessor, row: Conversation) -> int:
+    """Tokens of one row before any cut, image tokens included."""
+    return len(processor.render(training_turns(row.turns), None).ids)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> list[list[int]]:

@@ -17,7 +17,6 @@ from viscot_core.conversation import (
     direct_turns,
     refcoco_turns,
     text_only_turns,
-    with_images_first,
 )
 from viscot_core.families.llava.template import TEMPLATES, render
 
@@ -87,13 +86,6 @@ def test_stage_one_keeps_images_and_captions() -> None:
 def test_the_tiny_template_drops_outer_white_space() -> None:
     text = render(direct_turns("What?"), TEMPLATES["tiny"], generate=True).text
     assert text == "Look, then answer. USER: <image>\nWhat? ASSISTANT:"
-
-
-def test_images_move_to_the_front_and_none_is_lost() -> None:
-    assert with_images_first(f"What is {IMAGE} this?") == f"{IMAGE}\nWhat is  this?"
-    assert with_images_first(f"{IMAGE} {IMAGE} Compare.") == f"{IMAGE}\n{IMAGE}\nCompare."
-    assert with_images_first(IMAGE) == IMAGE
-    assert with_images_first(" no image ") == " no image "
 
 
 def test_an_unknown_role_is_refused() -> None:
