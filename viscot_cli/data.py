@@ -269,7 +269,7 @@ def check(
 ) -> None:
     """Check every annotated image: it exists, is readable, has the annotated size and boxes inside it."""
     from viscot_core.sources.catalog import load_catalog
-    from viscot_core.sources.check import FATAL, OUTSIDE
+    from viscot_core.sources.check import FATAL, ODD, OUTSIDE
     from viscot_core.sources.check import check as run
 
     report = report or to / "report.jsonl"
@@ -282,11 +282,16 @@ def check(
     lines = [[r.file, r.rows, r.images, *(r.problems[kind] for kind in kinds)] for r in results]
     console.table(["file", "rows", "images", *kinds], lines, right=["rows", "images", *kinds])
     _say_missing(results)
+    for result in results:
+        for kind in (FATAL[-1], *ODD):
+            if count := result.problems[kind]:
+                console.say(f"{result.file}: {kind} {count} times; first, {result.first[kind]}")
     wrong = sum(result.problems[kind] for result in results for kind in FATAL)
     outside = sum(result.problems[OUTSIDE] for result in results)
     if outside:
         console.say(f"{outside} boxes reach outside their images; training and benchmark clip them.")
-    if wrong or outside:
+    odd = sum(result.problems[kind] for result in results for kind in ODD)
+    if wrong or outside or odd:
         console.say(f"All problems are listed in {report}")
     if wrong:
         missing = any(result.problems["missing"] for result in results)

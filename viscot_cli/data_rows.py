@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viscot_cli import console
-from viscot_core.errors import UsageError
+from viscot_core.errors import PartlyDone, UsageError
 
 if TYPE_CHECKING:
     from viscot_core.data.stats import FileStats, Shared
@@ -35,8 +35,24 @@ def convert(
         bool, typer.Option("--with-reasoning", help="Put the reasoning steps before the answer.")
     ] = False,
     skip_bad: SkipBad = 0,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            "--convert-boxes",
+            metavar="FROM",
+            help="Rewrite the boxes of a training file from this format: pixels, thousand, qwen2.5-vl ...",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="With --convert-boxes: folder of the image paths; default: FILE's.")
+    ] = None,
 ) -> None:
-    """Convert metadata rows to training conversations of four turns, as the reference does."""
+    """Convert metadata rows to training conversations of four turns, or the boxes of a training file."""
+    if boxes:
+        _convert_boxes(files, out, boxes, images)
+        return
+    if images:
+        raise UsageError("--images only goes with --convert-boxes; give both or neither.")
     from viscot_core.data.convert import convert as run
 
     with console.progress("rows") as advance:
@@ -47,6 +63,22 @@ def convert(
     if done.without_reasoning:
         console.say(f"{done.without_reasoning} rows have no reasoning steps, only an answer.")
     console.say(f"{done.counts.total()} rows in {out}")
+
+
+def _convert_boxes(files: Sequence[Path], out: Path, name: str, images: Path | None) -> None:
+    from viscot_core.boxes.registry import codec
+    from viscot_core.data.convert_boxes import convert_boxes
+
+    if len(files) != 1:
+        raise UsageError("--convert-boxes takes one training file; call it for each.")
+    (file,) = files
+    with console.progress("rows") as advance:
+        done = convert_boxes(file, out, codec(name), images or file.parent, progress=advance)
+    for unread in done.unread[:10]:
+        console.say(unread)
+    console.say(f"{done.rows} rows in {out}: {done.boxes} boxes rewritten, {len(done.unread)} not read.")
+    if done.unread:
+        raise PartlyDone(f"{len(done.unread)} boxes are not of the format {name} and stay as they were.")
 
 
 def mix(

@@ -1,6 +1,7 @@
 """Typed rows of every annotation format that viscot reads; a bad row is reported by file, line, field, value.
 
-Conversations are LLaVA's layout: ``{id|question_id, image, conversations: [{from, value}]}``.
+Conversations are LLaVA's layout, ``{id|question_id, image, conversations: [{from, value}]}``, or OpenAI's,
+``{id, images, messages: [{role, content}]}``.
 Metadata rows are the source of Visual CoT's training data; detection and RefCOCO rows are its benchmark's.
 Boxes are in pixels of the stored image (``Frame.ORIGINAL``).
 """
@@ -24,7 +25,7 @@ from pydantic import (
 from pydantic_core import core_schema as schema
 
 from viscot_core.boxes.geometry import Box, Frame, Size
-from viscot_core.conversation import ROLES, Message, to_disk
+from viscot_core.conversation import IMAGE, ROLES, Message, to_disk
 from viscot_core.data.rows import RawRow, raw_rows
 from viscot_core.errors import DataError
 
@@ -55,12 +56,27 @@ def _several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _joined(parts: list[dict[str, Any]]) -> str:
+    """OpenAI's list of parts as one text, with ``<image>`` for each image."""
+    texts = []
+    for part in parts:
+        if part.get("type") == "text":
+            texts.append(str(part.get("text", "")))
+        elif part.get("type") in ("image", "image_url"):
+            texts.append(IMAGE)
+        else:
+            raise ValueError(f"{part.get('type')!r} is no part that viscot reads")
+    return "\n".join(texts)
+
+
+_ROLES = {**ROLES, "user": "user", "assistant": "assistant"}
 _Paths = Annotated[tuple[str, ...], BeforeValidator(_several)]
 _Steps = _Paths
 # Written by hand: pydantic then validates straight into ``conversation``'s plain dataclass, under the names
 # on disk, and ``conversation`` itself needs no pydantic.
 _Turn = Annotated[
-    Message,  # from {"from", "value"}; an answer may be a number (the reference raises an error)
+    # From {"from", "value"} or {"role", "content"}; an answer may be a number (the reference raises).
+    Message,
     GetPydanticSchema(
         lambda _type, _handler: schema.dataclass_schema(
             Message,
@@ -70,12 +86,25 @@ _Turn = Annotated[
                     schema.dataclass_field(
                         "role",
                         schema.no_info_after_validator_function(
-                            ROLES.__getitem__, schema.literal_schema(list(ROLES))
+                            _ROLES.__getitem__, schema.literal_schema(list(_ROLES))
                         ),
-                        validation_alias="from",
+                        validation_alias=[["from"], ["role"]],
                     ),
                     schema.dataclass_field(
-                        "text", schema.str_schema(coerce_numbers_to_str=True), validation_alias="value"
+                        "text",
+                        # Text first: nearly every row is checked without calling Python.
+                        schema.union_schema(
+                            [
+                                schema.str_schema(coerce_numbers_to_str=True),
+                                schema.no_info_after_validator_function(
+                                    _joined, schema.list_schema(schema.dict_schema())
+                                ),
+                            ],
+                            mode="left_to_right",
+                            custom_error_type="text",
+                            custom_error_message="Input should be a text (or a list of text and image parts)",
+                        ),
+                        validation_alias=[["value"], ["content"]],
                     ),
                 ],
             ),
@@ -99,8 +128,10 @@ class Conversation(Row):
     """One training or benchmark sample: ``image`` paths (with ``###[...]`` crops) and the conversation."""
 
     id: int | str | None = Field(None, validation_alias=AliasChoices("id", "question_id"))
-    image: _Paths = ()
-    turns: tuple[_Turn, ...] = Field(min_length=1, validation_alias=AliasChoices("conversations", "turns"))
+    image: _Paths = Field((), validation_alias=AliasChoices("image", "images"))
+    turns: tuple[_Turn, ...] = Field(
+        min_length=1, validation_alias=AliasChoices("conversations", "turns", "messages")
+    )
     dataset: str | None = None
     split: str | None = None
 

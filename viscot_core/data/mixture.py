@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from viscot_core.data.annotations import Conversation
+from viscot_core.data.annotations import Conversation, describe
 from viscot_core.data.rows import raw_rows
 from viscot_core.errors import DataError
 from viscot_core.files import sha256_of
@@ -129,7 +129,9 @@ class Mixture:
             return Conversation.model_validate_json(self.raw(index))
         except ValidationError as error:
             raise DataError(
-                f"{self.path}: row {index} is damaged ({error.errors()[0]['msg']}); build it again."
+                f"{self.path}: row {index}{_named(self.raw(index))}: {describe(error)}; expected "
+                '{"id", "image", "conversations": [{"from", "value"}]} or '
+                '{"id", "images", "messages": [{"role", "content"}]}.'
             ) from error
 
     def __iter__(self) -> Iterator[Conversation]:
@@ -201,6 +203,15 @@ class Mixture:
                 np.save(file, found)
             partial_file.replace(cached)
         return found
+
+
+def _named(row: bytes) -> str:
+    """`` (id ...)`` of a row that is not valid otherwise, if it has one."""
+    try:
+        name = json.loads(row).get("id")
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    return "" if name is None else f" (id {str(name)[:60]})"
 
 
 def _measure_all(

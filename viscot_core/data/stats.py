@@ -68,6 +68,7 @@ def kind_of(path: Path) -> type[Row]:
     # In this order: RefCOCO's rows have an expression too.
     for mark, kind in (
         ("conversations", Conversation),
+        ("messages", Conversation),
         ("bboxs", MetadataRow),
         ("sent_id", RefcocoRow),
         ("expression", DetectionRow),

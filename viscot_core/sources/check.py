@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 
 from viscot_core.boxes.geometry import Box, Size
+from viscot_core.data.annotations import Conversation
+from viscot_core.data.faults import BOX_FORMAT, EMPTY, INVERTED, NO_OVERLAP, SWAPPED, faults, no_overlap
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write
 from viscot_core.images.reading import image_size, open_image
@@ -18,9 +20,11 @@ from viscot_core.processes import worker_pool
 from viscot_core.sources.annotated import AnnotationFile, annotation_files, images_of, locate_image, rows_of
 from viscot_core.sources.catalog import Catalog
 
-FATAL = ("bad row", "missing", "unreadable", "size")
-"""Problems that make the data wrong; a box that reaches outside its image is only reported."""
+FATAL = ("bad row", "missing", "unreadable", "size", BOX_FORMAT)
+"""Problems that make the data wrong; the others are only reported."""
 OUTSIDE = "box outside"
+ODD = (SWAPPED, INVERTED, NO_OVERLAP, EMPTY)
+"""What training accepts and learns something wrong from."""
 _SLACK = 1.0
 """A box may reach this many pixels over the border without a report: published boxes are rounded."""
 
@@ -43,6 +47,8 @@ class Checked:
     rows: int = 0
     images: int = 0
     problems: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    """The first problem of each kind, in words."""
     folders: Counter[str] = field(default_factory=Counter)
     """Missing images per folder."""
 
@@ -80,6 +86,7 @@ def check(
             checked = Checked(str(file.path.relative_to(root)))
             for problem in _problems(root, catalog, file, checked, decode, workers, progress):
                 checked.problems[problem.kind] += 1
+                checked.first.setdefault(problem.kind, f"{problem.path} {problem.detail}".strip())
                 if problem.kind == "missing":
                     checked.folders[problem.path.rpartition("/")[0]] += 1
                 facts = {slot: getattr(problem, slot) for slot in DataProblem.__slots__}
@@ -109,6 +116,9 @@ def _problems(
                     image.sizes += (named.size,)
                 if named.box and named.box not in image.boxes:
                     image.boxes += (named.box,)
+            if isinstance(row, Conversation):
+                for fault in faults(row):
+                    yield DataProblem(checked.file, fault.kind, "", f"row {row.id}: {fault.detail}")
         except DataError as error:
             yield DataProblem(checked.file, "bad row", "", str(error))
     yield from (DataProblem(checked.file, "bad row", "", bad) for bad in rows.bad)
@@ -158,8 +168,11 @@ def _judge(
 
 def _outside(boxes: Iterable[Box], sizes: Iterable[Size]) -> list[tuple[str, str]]:
     return [
-        (OUTSIDE, f"{[round(c, 2) for c in box.coords]} in an image of {width} x {height}")
-        for width, height in sizes
+        (
+            NO_OVERLAP if no_overlap(box, size) else OUTSIDE,
+            f"{[round(c, 2) for c in box.coords]} in an image of {size[0]} x {size[1]}",
+        )
+        for size in sizes
         for box in boxes
-        if min(box.x0, box.y0) < -_SLACK or box.x1 > width + _SLACK or box.y1 > height + _SLACK
+        if min(box.x0, box.y0) < -_SLACK or box.x1 > size[0] + _SLACK or box.y1 > size[1] + _SLACK
     ]

@@ -10,6 +10,7 @@ import pytest
 from made_processors import small_processor
 from PIL import Image
 
+from viscot_core.conversation import BOX_REQUEST
 from viscot_core.data.mix import build, sources_of
 from viscot_core.errors import DataError
 from viscot_core.families.llava.processor import ChatProcessor
@@ -73,3 +74,14 @@ def test_every_source_of_a_mixture_is_looked_at(tmp_path: Path, processor: ChatP
     build(tmp_path / "mix", sources)
     report = preflight([tmp_path / "mix"], tmp_path, processor, max_length=200, count=5)
     assert report.looked_at == 6 and len(report.bad) == 1 and "gone.png" in report.bad[0]
+
+
+def test_boxes_of_another_format_stop_the_run(tmp_path: Path, processor: ChatProcessor) -> None:
+    """All boxes in pixels: the model would learn to write what cannot be read."""
+    question = f"<image>\nWhat? {BOX_REQUEST}"
+    told = r"rows\.json: box format 3 times; first, row 0 \(id r0\).*convert-boxes"
+    with pytest.raises(DataError, match=told):
+        look(rows(tmp_path, *["[40, 60, 120, 160]"] * 3, question=question), processor)
+    right = ["[0.100, 0.200, 0.300, 0.400]"] * 3
+    report = look(rows(tmp_path, *right, "[40, 60, 120, 160]", question=question), processor)
+    assert not report.bad and len(report.odd) == 1 and "box format 1 times" in report.odd[0]

@@ -13,10 +13,13 @@ from pathlib import Path
 
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import encode, load_views, training_turns
+from viscot_core.data.faults import BOX_FORMAT, faults, has_box
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, UsageError
 from viscot_core.families.base import IGNORE, Rendered
 from viscot_core.families.training import TrainingProcessor
+from viscot_core.images.reading import image_size
+from viscot_core.paths import inside
 from viscot_core.train import ranks
 from viscot_core.train.objectives.base import objective_class
 from viscot_core.train.recipe.schema import StageSpec
@@ -64,10 +67,13 @@ def _preflight(run: Run, stage: StageSpec, out: Path) -> None:
         count=run.recipe.data.preflight,
     )
     out.mkdir(parents=True, exist_ok=True)
-    lines = [f"{report.looked_at} samples looked at, {len(report.bad)} bad", *report.bad, report.sample]
+    lines = [f"{report.looked_at} samples looked at, {len(report.bad)} bad", *report.bad, *report.odd]
+    lines.append(report.sample)
     (out / "preflight.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     shown = f"; the first sample, supervised text marked:\n{report.sample}" if report.sample else ""
     log.info("preflight of %s: %s%s", stage.kind, lines[0], shown)
+    for line in report.odd:
+        log.warning("preflight of %s: %s", stage.kind, line)
     require(report, run.recipe.data.allow_bad)
 
 
@@ -78,6 +84,8 @@ class Report:
     looked_at: int
     bad: tuple[str, ...]
     sample: str
+    odd: tuple[str, ...] = ()
+    """Rows that can be learned from and would teach something wrong: a line for each kind, with its count."""
 
 
 def preflight(
@@ -88,19 +96,37 @@ def preflight(
     max_length: int,
     count: int,
 ) -> Report:
-    """Check ``count`` samples of every source of every file, evenly spread."""
+    """Check ``count`` samples of every source of every file, evenly spread.
+
+    Raises:
+        DataError: most boxes of a file are of another format: the model would learn to write that.
+    """
     looked, bad, shown = 0, list[str](), ""
+    odd: list[str] = []
     for path in files:
+        kinds: dict[str, list[str]] = {}
+        boxes = 0
         rows = Mixture.open(path)
         for index in (s.first + n for s in rows.sources for n in _spread(s.rows, count)):
             looked += 1
             try:
-                text = _check(rows[index], images, processor, max_length)
+                row = rows[index]
+                text = _check(row, images, processor, max_length)
+                for fault in faults(row, lambda name: image_size(inside(images, name))):
+                    kinds.setdefault(fault.kind, []).append(f"row {index} (id {row.id}): {fault.detail}")
+                boxes += has_box(row)
             except DataError as error:
                 bad.append(f"{path.name}, row {index}: {error}")
                 continue
             shown = shown or text
-    return Report(looked, tuple(bad), shown)
+        for kind, found in kinds.items():
+            odd.append(f"{path.name}: {kind} {len(found)} times; first, {found[0]}")
+            if kind == BOX_FORMAT and 2 * len(found) > boxes:
+                raise DataError(
+                    f"{odd[-1]}. viscot data convert FILE --convert-boxes FROM --out NEW rewrites boxes of "
+                    "another format."
+                )
+    return Report(looked, tuple(bad), shown, tuple(odd))
 
 
 def require(report: Report, allowed: int) -> None:
