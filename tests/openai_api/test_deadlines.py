@@ -34,6 +34,10 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
             connection.recv(1 << 16)
             with suppress(OSError):
                 answer(connection)
+                # Unread bytes at the close would reset the connection under the reader.
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 16):
+                    pass
             connection.close()
 
     threading.Thread(target=serve, daemon=True).start()

@@ -148,3 +148,12 @@ def test_fields_that_cannot_be(text: str) -> None:
 def test_an_address_that_cannot_be(url: str) -> None:
     with pytest.raises(UsageError, match="address"):
         open_engine(EngineOptions(f"{url}#m", box_format="viscot"))
+
+
+def test_of_several_boxes_the_first_counts_and_stats_say_so(cli: Cli, root: Path, tmp_path: Path) -> None:
+    said = "[[100, 100, 500, 500]] or [[200, 200, 300, 300]]"
+    with JudgeServer(two_turns(box=said)) as server:
+        bench(server, root, tmp_path / "run", box_format="internvl")
+    first = read_predictions(tmp_path / "run")[0]
+    assert (first.box_status, first.boxes) == ("repaired", 2)
+    assert "cot: 4 replies name several boxes; the first counts" in cli("stats", tmp_path / "run").out

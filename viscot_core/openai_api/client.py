@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar
 
 import httpx
@@ -30,6 +28,7 @@ from viscot_core.openai_api.faults import Fault, Kind
 from viscot_core.openai_api.options import ApiOptions
 from viscot_core.openai_api.replies import Reply, ReplyCache, request_key
 from viscot_core.openai_api.streams import CANCELLED
+from viscot_core.openai_api.workers import Workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,9 +78,7 @@ class Client:
         self._budget = Budget(self.usage, *limits) if any(limit is not None for limit in limits) else None
         # Made once: it reads all certificates, and every thread has an HTTP client of its own.
         self._tls = httpx.create_ssl_context()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._idle = threading.Semaphore(0)
+        self._workers = Workers(options.concurrency, self._hang_up)
         self._here = threading.local()
         self._lock = threading.Lock()
         self._not_before = 0.0
@@ -101,8 +98,7 @@ class Client:
         self._stopped = self._stopped or "the client is closed"
         self._over.set()
         self._deadlines.close()
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._workers.close()
 
     def reopen(self) -> None:
         """Forget what stopped the calls: the next one asks the server again. Not after ``close``."""
@@ -115,51 +111,13 @@ class Client:
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
         """``(number of the item, work(item))`` in the order of their ends, ``concurrency`` at a time.
 
-        An exception of ``work`` is raised here: no other item is begun after it, and what those under way
-        bring is handed out before.
+        An exception of ``work`` is raised here; see ``Workers.each``.
         """
         self._check()
-        ended: queue.SimpleQueue[tuple[int, list[Result]]] = queue.SimpleQueue()
-        errors: list[BaseException] = []
-        over = threading.Event()
+        yield from self._workers.each(work, items)
 
-        def job(number: int, item: Item) -> None:
-            results = []
-            try:
-                if not over.is_set():
-                    results.append(work(item))
-            except BaseException as error:  # noqa: BLE001 - the thread's edge: raised again in the caller's
-                errors.append(error)
-                over.set()
-            # An empty list says that the item was not begun, or failed; ``each`` counts on one entry an item.
-            ended.put((number, results))
-
-        try:
-            for number, item in enumerate(items):
-                self._submit(partial(job, number, item))
-            for _ in items:
-                number, results = ended.get()
-                yield from ((number, result) for result in results)
-        finally:
-            over.set()
-        if errors:
-            raise errors[0]
-
-    def _submit(self, job: Callable[[], None]) -> None:
-        """To an idle thread or a new one. They are daemons: an interrupted command waits for no reply."""
-        with self._lock:
-            # The semaphore counts idle threads: taken here, given back when a job ends. None idle and room
-            # for more: start one; else the job waits in the queue.
-            if not self._idle.acquire(blocking=False) and len(self._threads) < self.options.concurrency:
-                thread = threading.Thread(target=self._run_jobs, daemon=True, name="call")
-                self._threads.append(thread)
-                thread.start()
-        self._jobs.put(job)
-
-    def _run_jobs(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-            self._idle.release()
+    def _hang_up(self) -> None:
+        """Close the connection of a thread that ends."""
         if hasattr(self._here, "http"):
             self._here.http.close()
 
