@@ -40,6 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 GROUND = {
     "addresses",
+    "deadline",
     "errors",
     "files",
     "hardware",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from viscot_core.conversation import split_thought
+from viscot_core.deadline import TEMPLATE_SECONDS, call_within
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.score.base import Done, JudgeOptions
 from viscot_core.score.prompt import JudgePrompt, PromptBuilder, cut_off
@@ -81,7 +83,15 @@ class LocalJudge:
         if not self._tokenizer.chat_template:
             return f"{prompt.system}{prompt.user}Score:"
         messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        template = partial(
+            self._tokenizer.apply_chat_template, messages, tokenize=False, add_generation_prompt=True
+        )
+        try:
+            return str(call_within(TEMPLATE_SECONDS, template))
+        except TimeoutError as error:
+            raise EngineError(
+                f"{self.identity.name}: its chat template does not end; take another."
+            ) from error
 
     def _outcomes(self, texts: list[str]) -> list[Outcome]:
         import torch

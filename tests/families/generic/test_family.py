@@ -124,6 +124,20 @@ def test_no_chat_template_is_refused(folder: Path, tmp_path: Path) -> None:
         load_model(copy, device="cpu", dtype="fp32")
 
 
+def test_a_chat_template_without_end_is_stopped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    loops = "".join("{% for _ in range(99999) %}" for _ in range(3)) + "{% endfor %}" * 3
+    (copied / "chat_template.jinja").write_text(loops)
+    monkeypatch.setattr("viscot_core.families.generic.processor.TEMPLATE_SECONDS", 0.2)
+    opened = open_checkpoint(copied)
+    with pytest.raises(CheckpointError, match=r"its chat template took over 0\.2 s; give another"):
+        opened.family.processor(opened).prompt([Message("user", "x")])
+
+
 def test_its_boxes_are_never_guessed(folder: Path) -> None:
     with pytest.raises(UsageError, match="name it with --box-format"):
         codec_for(EngineOptions(str(folder)))

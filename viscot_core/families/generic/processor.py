@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from PIL import Image
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import IMAGE, Message
+from viscot_core.deadline import TEMPLATE_SECONDS, call_within
 from viscot_core.errors import CheckpointError, EngineError
 from viscot_core.families.base import IGNORE, Rendered
 
@@ -56,6 +57,7 @@ class GenericProcessor:
 
     def __init__(self, hf: Any, config: Any, path: Path) -> None:
         self.hf = hf
+        self._path = path
         text = config.get_text_config()
         self.context = int(text.max_position_embeddings)
         self.stop_ids = frozenset(_stop_ids(hf.tokenizer, path))
@@ -104,11 +106,19 @@ class GenericProcessor:
 
     def _text(self, messages: Sequence[Message], generate: bool) -> str:
         turns = [{"role": message.role, "content": _parts(message)} for message in messages]
-        return str(
-            self.hf.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=generate, **_TEMPLATE_OPTIONS
-            )
+        apply = partial(
+            self.hf.apply_chat_template,
+            turns,
+            tokenize=False,
+            add_generation_prompt=generate,
+            **_TEMPLATE_OPTIONS,
         )
+        try:
+            return str(call_within(TEMPLATE_SECONDS, apply))
+        except TimeoutError as error:
+            raise CheckpointError(
+                f"{self._path}: its chat template took over {TEMPLATE_SECONDS:g} s; give another checkpoint."
+            ) from error
 
 
 def _parts(message: Message) -> list[dict[str, str]]:
