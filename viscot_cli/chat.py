@@ -17,7 +17,7 @@ import typer
 from viscot_cli import console
 from viscot_cli.grouped import grouped
 from viscot_cli.model_options import ModelOptions, print_answer
-from viscot_core.errors import UsageError
+from viscot_core.errors import EngineError, UsageError
 from viscot_core.files import expanded
 from viscot_core.terminal import visible
 
@@ -98,13 +98,19 @@ class ChatSession:
         from viscot_core.infer.items import InferItem
 
         with _stopped_by_ctrl_c() as stopped:
-            answer = self.cot.ask(
-                self.image,
-                question,
-                strategy=strategy,
-                max_new_tokens=self.max_new_tokens,
-                cancelled=stopped,
-            )
+            try:
+                answer = self.cot.ask(
+                    self.image,
+                    question,
+                    strategy=strategy,
+                    max_new_tokens=self.max_new_tokens,
+                    cancelled=stopped,
+                )
+            except EngineError:
+                if not stopped():
+                    raise
+                console.say("Stopped.")
+                return
         self.last = InferResult(InferItem(self.image, question), strategy, answer)
         print_answer(self.last, with_name=False)
 

@@ -343,7 +343,7 @@ def test_chat_survives(
     words = {
         "damaged": "damaged character",
         "unexpected": "nobody expected",
-        "stopped": "Stopping after this",
+        "stopped": "Stopped.",
     }
     assert words[kind] in ran.err and "/quit or Ctrl-D" in ran.err
 

@@ -98,7 +98,7 @@ def test_what_a_folder_has_besides_is_counted(tmp_path: Path, monkeypatch: pytes
     found = collect(str(tmp_path), "What?")
     assert [item.image.name for item in found.items] == ["A.PNG", "b.jpg"]
     assert found.note == (
-        "Skipped, as no images are read there: 1 .heic (needs: pip install 'viscot[formats]'), 2 .txt, "
+        "Skipped: 1 .heic (needs: pip install 'viscot[formats]'), 2 .txt, "
         "1 folder (--recursive reads it), 1 without an ending."
     )
     deep = collect(str(tmp_path), "What?", recursive=True)

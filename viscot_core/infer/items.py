@@ -52,7 +52,7 @@ class Collected:
     def note(self) -> str:
         """One sentence about what is left out; empty where nothing is."""
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(self.skipped.items()))
-        return f"Skipped, as no images are read there: {kinds}." if kinds else ""
+        return f"Skipped: {kinds}." if kinds else ""
 
 
 def collect(what: str, question: str | None, *, recursive: bool = False) -> Collected:
