@@ -73,8 +73,8 @@ def test_damaged_records_of_a_data_root_are_named(
     (tmp_path / ".viscot").mkdir()
     (tmp_path / ".viscot" / name).write_text(text)
     for argv in (
-        ("data", "list", "--to", tmp_path),
-        ("data", "fetch", "--for", "bench", "--dry-run", "--to", tmp_path),
+        ("data", "list", "--data", tmp_path),
+        ("data", "fetch", "--for", "bench", "--dry-run", "--data", tmp_path),
     ):
         ran = cli(*argv)
         assert "unexpected" not in ran.err.lower() and "Traceback" not in ran.err

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperGroup
 
 from viscot_cli import console
+from viscot_cli.help import Commands, dressed
+from viscot_cli.renamed import with_new_names
 
 if TYPE_CHECKING:  # typer has its own copy of click; for annotations only
     from typer._click import Command, Context, HelpFormatter
@@ -49,7 +50,7 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(Commands):
     """A command group that lists ``COMMANDS`` and imports a command only when it is called."""
 
     def list_commands(self, ctx: Context) -> list[str]:
@@ -93,7 +94,7 @@ def _load(name: str, entry: Entry) -> Command:
         found = single
     command = typer.main.get_command(found)
     command.name = name
-    return command
+    return dressed(command, name)
 
 
 app = typer.Typer(
@@ -134,7 +135,7 @@ def _with_home(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every error becomes one sentence on stderr."""
-    command = typer.main.get_command(app)
+    command = dressed(typer.main.get_command(app), "")
     if "_VISCOT_COMPLETE" in os.environ:  # the shell asks for completions
         command.main(prog_name="viscot")
     args, debug = console.split_debug(_with_home(sys.argv[1:] if argv is None else argv))
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         console.prepare(debug)
         # Not app(): click's standalone mode would print errors and exit by itself, past `guarded`.
-        with command.make_context("viscot", args or ["--help"]) as context:
+        with command.make_context("viscot", with_new_names(args) or ["--help"]) as context:
             command.invoke(context)
         return 0
 

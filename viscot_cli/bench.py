@@ -22,9 +22,11 @@ from viscot_cli.bench_options import (
 )
 from viscot_cli.bench_report import counted, export_if_asked, report, show_figures
 from viscot_cli.grouped import Names, grouped, names_of
+from viscot_cli.help import Commands
 from viscot_cli.model_options import MAX_TRUNCATED, MaxNew, MaxTruncated
 
 app = typer.Typer(
+    cls=Commands,
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,

@@ -90,7 +90,7 @@ def list_() -> None:
 
 def show(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    item: Annotated[str, typer.Option("--id", help="DATASET:ID, like docvqa:17.")],
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="DATASET:ID, like docvqa:17.")],
     strategy: Annotated[str | None, typer.Option(help="Only this strategy [all of the run].")] = None,
     save: Annotated[Path | None, typer.Option(help="Draw image, box and crop into FILE.png.")] = None,
 ) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -25,6 +25,8 @@ from viscot_core.resources import EXTRAS, install_line
 from viscot_core.terminal import VisibleFormatter, json_safe, visible
 
 INTERRUPTED = 130
+_WORD = 12
+"""A longer word may be divided in a narrow table."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -90,16 +92,26 @@ def table(
 
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     aligned_right = set(right)
-    for column in columns:
-        drawn.add_column(Text(visible(column)), justify="right" if column in aligned_right else "left")
-    for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row))
+    cells = [[cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row] for row in rows]
+    for number, column in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if column in aligned_right else "left"
+        texts = [Text(visible(column)), *(row[number] for row in cells)]
+        # The first column has the names, the words to type: never wrapped or cut. In the others a word
+        # is divided only where it is long, as a path is.
+        least = None if number == 0 else min(_WORD, max(_longest_word(text.plain) for text in texts))
+        drawn.add_column(texts[0], justify=justify, overflow="fold", no_wrap=number == 0, min_width=least)
+    for row in cells:
+        drawn.add_row(*row)
     # Without a terminal rich would wrap at 80 columns.
     screen = Console(width=None if sys.stdout.isatty() else 10_000)
     with screen.capture() as captured:
         screen.print(drawn)
     lines = [visible(title)] if title else []
     typer.echo("\n".join([*lines, *(line.rstrip() for line in captured.get().splitlines())]))
+
+
+def _longest_word(text: str) -> int:
+    return max((len(word) for word in text.split()), default=0)
 
 
 # -- progress --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import typer
 
 from viscot_cli import console, data_rows
 from viscot_cli.data_rows import Json, Workers
+from viscot_cli.help import Commands
 from viscot_core.errors import DataError, PartlyDone, UsageError
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 _SHOWN = 10
 """How many ambiguous files are listed one by one."""
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 
-Root = Annotated[Path, typer.Option("--to", metavar="DATA", help="The data root.")]
+Root = Annotated[Path, typer.Option("--data", metavar="DATA", help="The data root.")]
 For = Annotated[
     list[str] | None,
     typer.Option(
@@ -135,7 +136,7 @@ def fetch(
         bool, typer.Option("--dry-run", help="Show what would be fetched; fetch nothing.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
-    at_once: Annotated[int, typer.Option(min=1, max=64, help="Downloads at the same time.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Downloads at the same time.")] = 4,
     relock: Annotated[
         list[str] | None,
         typer.Option(
@@ -156,7 +157,7 @@ def fetch(
         )
     chosen = select(catalog, wanted)
     todo = plan(to, chosen, again=relock or ())
-    _show_plan(todo, to, at_once)
+    _show_plan(todo, to, concurrency)
     if all(":" in word for word in wanted):  # nothing else needs the images of every set
         _say_what_is_less(todo, single(catalog, chosen))
     if dry_run:
@@ -165,11 +166,11 @@ def fetch(
         _ask()
     if todo.jobs:
         with console.transfers() as report:
-            outcome = run(to, todo, catalog, at_once=at_once, relock=relock or (), report=report)
+            outcome = run(to, todo, catalog, at_once=concurrency, relock=relock or (), report=report)
         _tell(outcome, todo, to)
     if todo.by_hand:
         names = ", ".join(source.name for source in todo.by_hand)
-        raise PartlyDone(f"Get by hand: {names}; then 'viscot data organize --from FOLDER --to {to}'.")
+        raise PartlyDone(f"Get by hand: {names}; then 'viscot data organize --from FOLDER --data {to}'.")
 
 
 def _ask() -> None:
@@ -186,7 +187,7 @@ def _tell(outcome: FetchOutcome, todo: FetchPlan, to: Path) -> None:
         kind = PartlyDone if outcome.done else DataError
         raise kind(f"{len(outcome.failed)} of {len(todo.jobs)} downloads failed; the same command continues.")
     console.say(
-        f"{len(outcome.done)} downloads done. 'viscot data check --to {to}' lists what is still missing."
+        f"{len(outcome.done)} downloads done. 'viscot data check --data {to}' lists what is still missing."
     )
 
 
@@ -251,7 +252,7 @@ def organize(
     if left:
         first = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         raise PartlyDone(
-            f"{len(left)} files are still missing ({first}); 'viscot data check --to {to}' lists them."
+            f"{len(left)} files are still missing ({first}); 'viscot data check --data {to}' lists them."
         )
 
 
@@ -263,7 +264,7 @@ def check(
         bool, typer.Option("--decode", help="Decode every image completely, not only its header.")
     ] = False,
     workers: Workers = 1,
-    report: Annotated[
+    out: Annotated[
         Path | None, typer.Option(help="File for the list of problems; default: DATA/report.jsonl.")
     ] = None,
 ) -> None:
@@ -272,7 +273,7 @@ def check(
     from viscot_core.sources.check import FATAL, ODD, OUTSIDE
     from viscot_core.sources.check import check as run
 
-    report = report or to / "report.jsonl"
+    report = out or to / "report.jsonl"
     catalog = load_catalog()
     with console.progress("images checked") as advance:
         results = run(

@@ -40,7 +40,7 @@ def convert(
         typer.Option(
             "--convert-boxes",
             metavar="FROM",
-            help="Rewrite the boxes of a training file from this format: pixels, thousand, qwen2.5-vl ...",
+            help="Rewrite the boxes of a training file from this format: pixels, thousand, qwen2.5-vl or another",
         ),
     ] = None,
     images: Annotated[
@@ -183,7 +183,7 @@ def show(
     which: Annotated[
         str, typer.Argument(metavar="SAMPLE", help="cub:17 in a data root, otherwise a row number.")
     ],
-    out: Annotated[Path, typer.Option(help="The drawn sample.")] = Path("sample.png"),
+    save: Annotated[Path, typer.Option(help="The drawn sample.")] = Path("sample.png"),
     images: Annotated[Path | None, typer.Option(help="Folder of the image paths.")] = None,
     template: Annotated[str, typer.Option(help="Prompt template: vicuna_v1, tiny or plain.")] = "vicuna_v1",
 ) -> None:
@@ -191,7 +191,7 @@ def show(
     from viscot_core.data.sample import draw_sample
     from viscot_core.images.drawing import check_ending, save_image
 
-    check_ending(out)
+    check_ending(save)
     found = draw_sample(where, which, images=images, template=template)
     opening, closing = _LEARNED
     console.out(
@@ -207,9 +207,9 @@ def show(
         left, top, right, bottom = found.window
         console.say(f"crop: x {left} to {right}, y {top} to {bottom}, in pixels of the image")
     if found.sheet:
-        save_image(found.sheet, out)
+        save_image(found.sheet, save)
         colors = ["region red"] * bool(found.box) + ["crop white"] * bool(found.window)
-        console.say(f"drawn: {out}" + (f" ({', '.join(colors)})" if colors else ""))
+        console.say(f"drawn: {save}" + (f" ({', '.join(colors)})" if colors else ""))
 
 
 def stats(

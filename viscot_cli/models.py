@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
+from viscot_cli.help import Commands
 from viscot_cli.model_options import Base
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
+from viscot_cli.help import Commands
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 
 Name = Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="a.b=value, as in viscot train.")]

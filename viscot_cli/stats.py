@@ -46,8 +46,8 @@ def stats(
         bool, typer.Option("--mix-judges", help="Allow runs that were scored by different judges.")
     ] = False,
     format: Annotated[Format, typer.Option(help="Output format.")] = Format.TABLE,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a report with a card per item to this file instead.")
+    out: Annotated[
+        Path | None, typer.Option(help="Write an HTML report with a card per item to this file instead.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the images, if not the data root of the run.")
@@ -92,11 +92,11 @@ def stats(
         mix_judges=mix_judges,
     )
     report = build_report(found, options)
-    if html:
+    if out:
         from viscot_core.report.html import write_report
 
-        write_report(html, report, data=data, images=images)
-        console.out(f"{html}: open it in a browser")
+        write_report(out, report, data=data, images=images)
+        console.out(f"{out}: open it in a browser")
     elif format is Format.JSON:
         console.emit(report.to_json())
     else:

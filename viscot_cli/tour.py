@@ -11,7 +11,7 @@ from viscot_cli import console
 
 
 def tour(
-    out: Annotated[Path, typer.Option(help="Where the annotated images go.")] = Path("results/tour"),
+    save: Annotated[Path, typer.Option(help="Where the annotated images go.")] = Path("results/tour"),
     questions: Annotated[int, typer.Option(min=1, help="Questions of the small benchmark.")] = 24,
     model: Annotated[str | None, typer.Option(help="Another model than the bundled one.")] = None,
 ) -> None:
@@ -26,7 +26,7 @@ def tour(
             f"The bundled {BUNDLED} only knows viscot's synthetic images; for real ones: "
             f'viscot infer photo.jpg "..." --model {RECOMMENDED}'
         )
-    for example, result, target in ask_examples(load(model), out):
+    for example, result, target in ask_examples(load(model), save):
         console.out(f"\n{example.image.name}: {example.question}")
         if result.answer is None:
             console.out(f"  no answer: {result.error}")

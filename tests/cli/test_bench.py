@@ -38,7 +38,7 @@ def test_a_run_its_continuation_and_one_item(cli: Cli, root: Path, model: Path, 
     refused = cli(*base, "--seed", "3")
     assert refused.code == 2
     assert "seed: 0 -> 3" in refused.err
-    shown = cli("bench", "show", out, "--id", "made:3", "--save", tmp_path / "three.png")
+    shown = cli("bench", "show", out, "made:3", "--save", tmp_path / "three.png")
     assert shown.code == 0
     assert "prompt 2" in shown.out
     assert (tmp_path / "three.png").exists()

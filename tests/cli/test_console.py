@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -94,3 +95,23 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert console.styled("wrong", fg="red") == "\x1b[31mwrong\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert console.styled("wrong", fg="red") == "wrong"
+
+
+@pytest.mark.parametrize("words", ["models list", "data list", "recipes list", "bench list"])
+@pytest.mark.parametrize("width", [80, 60])
+def test_the_words_to_type_are_whole_in_a_narrow_terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str, width: int
+) -> None:
+    from viscot_cli.app import main
+
+    def names() -> set[str]:
+        assert main(words.split()) == 0
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out).splitlines()
+        return {line.split()[0] for line in lines if line and line[0] != " "}
+
+    wide = names()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    narrow = names()
+    assert wide <= narrow and not any("…" in name for name in narrow)

@@ -21,28 +21,28 @@ def synth(cli: Cli, tmp_path: Path) -> Path:
 
 
 def test_list_names_every_source_with_its_state(cli: Cli, tmp_path: Path) -> None:
-    ran = cli("data", "list", "--to", tmp_path, "--json")
+    ran = cli("data", "list", "--data", tmp_path, "--json")
     rows = {row["name"]: row for row in map(json.loads, ran.out.splitlines())}
     assert rows["cot-images"]["purposes"] == ["finetune", "bench"]
     assert rows["docvqa"]["gate"].startswith("register") and rows["docvqa"]["state"] == "absent"
     (tmp_path / "cot/docvqa").mkdir(parents=True)
     (tmp_path / "cot/docvqa/a.png").touch()
     assert len(rows["cub"]["downloads"]) == 1 and rows["cub"]["downloads"][0]["url"].startswith("https://")
-    table = cli("data", "list", "--to", tmp_path).out
+    table = cli("data", "list", "--data", tmp_path).out
     assert "sroie (into cot/sroie): register at" in table
     assert next(line for line in table.splitlines() if line.startswith("docvqa")).count("complete") == 1
 
 
 def test_list_says_all_there_is_to_know_of_a_source(cli: Cli, tmp_path: Path) -> None:
-    ran = cli("data", "list", "cot-images", "--to", tmp_path)
+    ran = cli("data", "list", "cot-images", "--data", tmp_path)
     assert "13 parts" in ran.out and "license: Apache-2.0" in ran.out
     assert "note: some images are not included" in ran.out
-    ran = cli("data", "list", "cot-image", "--to", tmp_path)
+    ran = cli("data", "list", "cot-image", "--data", tmp_path)
     assert ran.code == 2 and "Did you mean 'cot-images'" in ran.err
 
 
 def test_fetch_prints_its_plan_first(cli: Cli, tmp_path: Path) -> None:
-    ran = cli("data", "fetch", "--for", "bench:docvqa,gqa", "--to", tmp_path / "d", "--dry-run")
+    ran = cli("data", "fetch", "--for", "bench:docvqa,gqa", "--data", tmp_path / "d", "--dry-run")
     assert ran.code == 0 and not (tmp_path / "d").exists()
     assert "benchmark: docvqa, gqa" in ran.out and "cub" not in ran.out
     assert "138.8 GB" in ran.out and "of disk space" in ran.err
@@ -51,7 +51,7 @@ def test_fetch_prints_its_plan_first(cli: Cli, tmp_path: Path) -> None:
 def test_fetch_says_where_less_would_do(cli: Cli, tmp_path: Path) -> None:
     def said(*wishes: str) -> str:
         words = [word for wish in wishes for word in ("--for", wish)]
-        return str(cli("data", "fetch", *words, "--to", tmp_path / "d", "--dry-run").err)
+        return str(cli("data", "fetch", *words, "--data", tmp_path / "d", "--dry-run").err)
 
     assert "1.2 GB with --for benchmark:cub --for cub" in said("bench:cub")
     assert "138.8 GB" not in said("benchmark:cub", "cub")
@@ -60,37 +60,37 @@ def test_fetch_says_where_less_would_do(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_fetch_wants_a_purpose(cli: Cli, tmp_path: Path) -> None:
-    ran = cli("data", "fetch", "--to", tmp_path)
+    ran = cli("data", "fetch", "--data", tmp_path)
     assert ran.code == 2 and "Choose what to fetch" in ran.err
-    ran = cli("data", "fetch", "--for", "benh", "--to", tmp_path)
+    ran = cli("data", "fetch", "--for", "benh", "--data", tmp_path)
     assert ran.code == 2 and "Did you mean" in ran.err
 
 
 def test_a_gated_source_is_partly_done(cli: Cli, tmp_path: Path) -> None:
-    ran = cli("data", "fetch", "--for", "sroie", "--to", tmp_path, "--yes")
+    ran = cli("data", "fetch", "--for", "sroie", "--data", tmp_path, "--yes")
     assert ran.code == 3 and "Get by hand: sroie; then 'viscot data organize" in ran.err
     assert "Nothing to download" in ran.err and "register at" in ran.out
 
 
 def test_check_passes_a_made_root_and_fails_a_broken_one(cli: Cli, synth: Path, tmp_path: Path) -> None:
-    ran = cli("data", "check", "--to", synth, "--decode")
+    ran = cli("data", "check", "--data", synth, "--decode")
     assert ran.code == 0 and "every image exists and matches its rows" in ran.err
     assert (synth / "report.jsonl").read_text() == ""
     victim = sorted((synth / "cot/synth/train").iterdir())[0]
     victim.rename(tmp_path / victim.name)
-    ran = cli("data", "check", "--to", synth)
+    ran = cli("data", "check", "--data", synth)
     assert ran.code == 1 and "cot/synth/train: " in ran.err
     missing = [json.loads(line) for line in (synth / "report.jsonl").read_text().splitlines()]
     assert {row["path"] for row in missing} == {f"cot/synth/train/{victim.name}"}
-    ran = cli("data", "organize", "--from", tmp_path, "--to", synth)
+    ran = cli("data", "organize", "--from", tmp_path, "--data", synth)
     assert ran.code == 0 and "1 files placed" in ran.err
-    assert cli("data", "check", "--to", synth).code == 0
+    assert cli("data", "check", "--data", synth).code == 0
 
 
 def test_what_cannot_be_placed_is_partly_done(cli: Cli, synth: Path, tmp_path: Path) -> None:
     sorted((synth / "cot/synth/val").iterdir())[0].unlink()
     (tmp_path / "empty").mkdir()
-    ran = cli("data", "organize", "--from", tmp_path / "empty", "--to", synth)
+    ran = cli("data", "organize", "--from", tmp_path / "empty", "--data", synth)
     assert ran.code == 3 and "1 files are still missing" in ran.err
 
 
@@ -142,7 +142,7 @@ def test_shared_images_are_counted(cli: Cli, synth: Path, tmp_path: Path) -> Non
     ],
 )
 def test_show_draws_a_sample(cli: Cli, synth: Path, tmp_path: Path, where: str, which: str) -> None:
-    ran = cli("data", "show", synth / where, which, "--out", tmp_path / "sample.png")
+    ran = cli("data", "show", synth / where, which, "--save", tmp_path / "sample.png")
     assert ran.code == 0
     assert "USER: <image>" in ran.out and "\u00ab [" in ran.out and "</s>\u00bb" in ran.out
     with Image.open(tmp_path / "sample.png") as sheet:
@@ -176,13 +176,13 @@ def test_show_says_what_is_there_instead(cli: Cli, synth: Path, where: str, whic
         (["stats", "train.json", "--template", "tiny"], 2, "--template only matters for"),
         (["mix", "train.json", "--out", "m", "--tokenizer", "viscot-tny"], 1, "Did you mean"),
         (["mix", "train.json", "--out", "m", "--weight", "train=-1"], 2, "give a number above 0"),
-        (["show", ".", "synth:2", "--out", "s.doc"], 2, "images are saved as .png or .jpg"),
+        (["show", ".", "synth:2", "--save", "s.doc"], 2, "images are saved as .png or .jpg"),
         (["show", ".", "synth:2", "--template", "no"], 2, "There is no template 'no'"),
         (["stats", "cot"], 1, "cannot be read"),
         (["convert", "train.json", "--out", "c.json"], 1, "field 'question' is missing"),
-        (["check", "--to", ".", "--for", "bech"], 2, "Did you mean 'bench'"),
-        (["organize", "--from", "none", "--to", "."], 2, "is not a folder"),
-        (["fetch", "--for", "cub:x", "--to", "."], 2, "There is no data set 'x' in these sources"),
+        (["check", "--data", ".", "--for", "bech"], 2, "Did you mean 'bench'"),
+        (["organize", "--from", "none", "--data", "."], 2, "is not a folder"),
+        (["fetch", "--for", "cub:x", "--data", "."], 2, "There is no data set 'x' in these sources"),
     ],
 )
 def test_what_is_asked_wrongly_leaves_nothing(

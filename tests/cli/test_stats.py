@@ -138,13 +138,13 @@ def test_the_references_tables(cli: Cli, shared: Path) -> None:
 
 def test_a_html_report(cli: Cli, run: Path, tmp_path: Path) -> None:
     report = tmp_path / "new" / "folder" / "report.html"
-    ran = cli("stats", run, "--html", report)
+    ran = cli("stats", run, "--out", report)
     assert ran.code == 0
     assert "<!doctype html>" in report.read_text()
     assert list(report.parent.iterdir()) == [report]
-    ran = cli("stats", run, "--html", report / "in_a_file.html")
+    ran = cli("stats", run, "--out", report / "in_a_file.html")
     assert ran.code == 1
-    assert "choose another --html" in ran.err
+    assert "choose another --out" in ran.err
     assert "Traceback" not in ran.err
 
 

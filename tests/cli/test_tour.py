@@ -29,7 +29,7 @@ def test_damaged_examples_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_tour_with_any_model_prints_answers_drawings_and_a_table(cli, shared: Path, tmp_path: Path) -> None:
-    ran = cli("tour", "--model", shared / "golden" / "tiny_llava", "--questions", 2, "--out", tmp_path)
+    ran = cli("tour", "--model", shared / "golden" / "tiny_llava", "--questions", 2, "--save", tmp_path)
     assert ran.code == 0, ran.err
     assert ran.out.count("\n  answers ") == 3
     assert {path.name for path in tmp_path.glob("*.png")} == {"cards.png", "wide.png", "tall.png"}
@@ -47,7 +47,7 @@ def test_what_the_tour_tells_to_run_next_parses(line: str) -> None:
 
 @pytest.mark.skipif(not (BUNDLED_FOLDER / "config.json").exists(), reason="no bundled model in this checkout")
 def test_the_bundled_model_answers_the_examples_right(cli, tmp_path: Path) -> None:
-    ran = cli("tour", "--questions", 4, "--out", tmp_path)
+    ran = cli("tour", "--questions", 4, "--save", tmp_path)
     assert ran.code == 0, ran.err
     assert ran.out.count("(right)") == 3
     assert "--model VisCoT-7b-336" in ran.err

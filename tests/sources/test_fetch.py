@@ -313,19 +313,19 @@ def test_the_command_fetches_and_says_what_is_left(
 ) -> None:
     catalog, expected = make_world(hub)
     monkeypatch.setattr("viscot_core.sources.catalog.load_catalog", lambda: catalog)
-    ran = cli("data", "fetch", "--for", "all", "--to", tmp_path, "--yes")
+    ran = cli("data", "fetch", "--for", "all", "--data", tmp_path, "--yes")
     assert ran.code == 3 and "6 downloads done" in ran.err and "Get by hand: gated" in ran.err
     assert images(tmp_path) == expected
     hub.faults["/z.zip"] = ["code:404"]
-    ran = cli("data", "fetch", "--for", "zip,rows", "--to", tmp_path / "new", "--yes")
+    ran = cli("data", "fetch", "--for", "zip,rows", "--data", tmp_path / "new", "--yes")
     assert ran.code == 3 and "zip: " in ran.err and "1 of 3 downloads failed" in ran.err
-    ran = cli("data", "fetch", "--for", "zip", "--to", tmp_path / "new")
+    ran = cli("data", "fetch", "--for", "zip", "--data", tmp_path / "new")
     assert ran.code == 2 and "pass --yes" in ran.err
     (tmp_path / "rows/one.json").unlink()
     hub.files["/rows/one.json"] = b"other"
-    ran = cli("data", "fetch", "--for", "rows", "--to", tmp_path, "--yes")
+    ran = cli("data", "fetch", "--for", "rows", "--data", tmp_path, "--yes")
     assert ran.code == 1 and "rows/one.json: " in ran.err and "1 of 1 downloads failed" in ran.err
-    ran = cli("data", "list", "--to", tmp_path)
+    ran = cli("data", "list", "--data", tmp_path)
     assert "partial" in next(line for line in ran.out.splitlines() if line.startswith("rows"))
 
 
@@ -357,7 +357,7 @@ def test_relock_accepts_what_the_origin_has_now(
     get(tmp_path, catalog, "rows", "zip")
     hub.files["/rows/one.json"] = b'[{"a": 2}]'
     (tmp_path / "rows/one.json").unlink()
-    fetch_rows = ("data", "fetch", "--for", "rows", "--to", tmp_path, "--yes")
+    fetch_rows = ("data", "fetch", "--for", "rows", "--data", tmp_path, "--yes")
     ran = cli(*fetch_rows)
     assert ran.code == 1 and "accept it with --relock" in ran.err
     before = json.loads((tmp_path / ".viscot/lock.json").read_text())
@@ -366,7 +366,7 @@ def test_relock_accepts_what_the_origin_has_now(
     after = json.loads((tmp_path / ".viscot/lock.json").read_text())
     assert [key for key in before if before[key] != after[key]] == [hub.url + "/rows/one.json"]
     hub.files["/rows/one.json"] = b'[{"a": 3}]'
-    assert cli("data", "fetch", "--relock", "rows", "--to", tmp_path, "--yes").code == 0
+    assert cli("data", "fetch", "--relock", "rows", "--data", tmp_path, "--yes").code == 0
     assert (tmp_path / "rows/one.json").read_bytes() == b'[{"a": 3}]'
 
 

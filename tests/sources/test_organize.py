@@ -120,7 +120,7 @@ def test_nothing_is_placed_outside_of_the_root(tmp_path: Path, cli: Callable[...
     root = tmp_path / "a/b/data"
     root.parent.mkdir(parents=True)
     rows(root, *outside, "cot/fine.jpg")
-    ran = cli("data", "organize", "--from", tmp_path / "hand", "--to", root)
+    ran = cli("data", "organize", "--from", tmp_path / "hand", "--data", root)
     assert ran.code == 3 and "6 annotated paths lead outside of" in ran.err and "1 files placed" in ran.err
     placed = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert placed - {f"hand/{n}" for n in ("x.jpg", "y.jpg", "lock.json", "fine.jpg")} == {

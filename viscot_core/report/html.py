@@ -65,7 +65,7 @@ def write_report(
         with atomic_write(path) as file:
             file.write(page)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}; choose another --html.") from error
+        raise DataError(f"{path} cannot be written: {error.strerror}; choose another --out.") from error
 
 
 def _safe_json(data: Any) -> str:

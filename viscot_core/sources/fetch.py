@@ -68,7 +68,7 @@ def fetch(
     if needed > free:
         raise DataError(
             f"{root} needs about {needed / 1e9:.1f} GB of free disk for this and has {free / 1e9:.1f} GB; "
-            "free some, fetch less with --for, or use another --to."
+            "free some, fetch less with --for, or use another --data."
         )
     outcome = FetchOutcome()
     with _alone(root), new_client() as client:
