@@ -176,6 +176,7 @@ def vqa(
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNew = 128,
     max_truncated: MaxTruncated = MAX_TRUNCATED,
+    server: ServerOptions,
 ) -> None:
     """Your own questions in LLaVA's format, asked with LLaVA's prompts, scored where answers are given.
 
@@ -189,7 +190,7 @@ def vqa(
     task = VqaFile(questions, images, style, names_of(strategy) or ("direct",), skip_missing, max_new_tokens)
     out = out or default_out(who.model, questions.stem)
     with counted("bench vqa") as progress:
-        info, tally = evaluate(task, who.options(batch_size), out, progress=progress)
+        info, tally = evaluate(task, who.options(batch_size, server.options()), out, progress=progress)
     judge = STYLES[style].judge
     if judge is not None:
         info = score_vqa(out, judge)

@@ -147,3 +147,30 @@ def test_answers_that_the_limit_cuts_are_counted_and_make_it_partly_done(
     assert found["left_out"]["cot"] == {"cut off": 2}
     said = "the token limit (--max-new-tokens 128) cut 2 of 4 answers (50.0%)"
     assert said in cli("stats", tmp_path / "run").out
+
+
+def test_questions_of_a_file_are_asked_on_a_server_as_the_user_says(
+    cli: Cli, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "q.jsonl").write_text(
+        '{"question_id": 1, "image": "0.png", "text": "What?", "answer": "a"}\n'
+    )
+    with JudgeServer(lambda *_: completion("a")) as server:
+        ran = cli(
+            *(
+                "bench",
+                "vqa",
+                "--model",
+                f"{server.url}#m",
+                "--box-format",
+                "viscot",
+                "--out",
+                tmp_path / "run",
+            ),
+            *("--questions", tmp_path / "q.jsonl"),
+            *("--images", root / "cot" / "made"),
+            *("--extra-body", '{"top_k": 1}', "--image-format", "webp"),
+        )
+        assert ran.code == 0, ran.err
+    assert server.requests[0]["top_k"] == 1
+    assert "data:image/webp" in str(server.requests[0]["messages"])

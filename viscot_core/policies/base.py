@@ -196,6 +196,9 @@ class Answer:
             "width": self.size[0],
             "height": self.size[1],
             "seconds": round(self.seconds, 4),
+            # Named where they say something; most answers have neither.
+            **({"truncated": True} if self.truncated else {}),
+            **({"thoughts": list(self.thoughts)} if self.thoughts else {}),
         }
 
 
