@@ -40,7 +40,7 @@ def convert(
         typer.Option(
             "--convert-boxes",
             metavar="FROM",
-            help="Rewrite the boxes of a training file from this format: pixels, thousand, qwen2.5-vl or another",
+            help="Rewrite the boxes of a training file from this format, like pixels or qwen2.5-vl.",
         ),
     ] = None,
     images: Annotated[
