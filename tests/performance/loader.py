@@ -24,13 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
 import numpy as np
 import torch
 from made_processors import processor_of
 from PIL import Image, ImageDraw, ImageFont
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
-
 
 from viscot_core.boxes.geometry import Box, Frame, crop_window, format_box
 from viscot_core.conversation import IMAGE, cot_turns, to_disk

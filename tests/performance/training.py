@@ -27,12 +27,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
 import torch
 from made_processors import processor_of
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
-
 
 from viscot_core.conversation import BOX_REQUEST, IMAGE, REFCOCO_AFTER, REFCOCO_BEFORE
 from viscot_core.data.annotations import Conversation
