@@ -20,22 +20,22 @@ _SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RowFault:
     """What is wrong with a row: a kind to count by, and a sentence about this row."""
 
     kind: str
     detail: str
 
 
-def faults(row: Conversation, size_of: Callable[[str], Size] | None = None) -> list[Fault]:
+def faults(row: Conversation, size_of: Callable[[str], Size] | None = None) -> list[RowFault]:
     """The faults of a row; crops are compared with their images where ``size_of`` tells an image's size."""
-    found: list[Fault] = []
+    found: list[RowFault] = []
     asked = ""
     for turn in row.turns:
         if turn.role == "user":
             asked = turn.text
         elif not turn.text.strip():
-            found.append(Fault(EMPTY, "an assistant's turn is empty; write an answer or remove the row"))
+            found.append(RowFault(EMPTY, "an assistant's turn is empty; write an answer or remove the row"))
         elif says_box(turn, asked):
             found += _box_faults(turn.text)
     for path, box in row.views():
@@ -57,24 +57,24 @@ def says_box(turn: Message, asked: str) -> bool:
     return wanted or bool(_BOX.fullmatch(turn.text.strip()) or _ANY_FORMAT.search(turn.text))
 
 
-def _box_faults(text: str) -> list[Fault]:
+def _box_faults(text: str) -> list[RowFault]:
     shown = text.strip() if len(text) <= _SHOWN else f"{text.strip()[:_SHOWN]}..."
     if parse_box(text).status is BoxStatus.UNPARSABLE:
         expected = "expected [x0, y0, x1, y1] in 0..1 of the padded square"
-        return [Fault(BOX_FORMAT, f"the box {shown!r} cannot be read; {expected}")]
+        return [RowFault(BOX_FORMAT, f"the box {shown!r} cannot be read; {expected}")]
     if (match := _BOX.search(text)) is not None:
         x0, y0, x1, y1 = map(float, match.groups())
         if x0 > x1 or y0 > y1:
-            return [Fault(SWAPPED, f"the box {shown!r} has swapped corners; write the upper left one first")]
+            return [RowFault(SWAPPED, f"the box {shown!r} has swapped corners; write the upper left one first")]
     return []
 
 
-def _crop_faults(box: Box, size: Size | None) -> list[Fault]:
+def _crop_faults(box: Box, size: Size | None) -> list[RowFault]:
     corners = [round(corner, 2) for corner in box.coords]
     if box.x0 >= box.x1 or box.y0 >= box.y1:
-        return [Fault(INVERTED, f"the crop {corners} is inverted or has no area; write x0 < x1 and y0 < y1")]
+        return [RowFault(INVERTED, f"the crop {corners} is inverted or has no area; write x0 < x1 and y0 < y1")]
     if size and no_overlap(box, size):
-        return [Fault(NO_OVERLAP, f"the crop {corners} lies outside its image of {size[0]} x {size[1]}")]
+        return [RowFault(NO_OVERLAP, f"the crop {corners} lies outside its image of {size[0]} x {size[1]}")]
     return []
 
 
