@@ -99,3 +99,23 @@ def test_the_blocks_run_in_order(block: Block, workplace: Path) -> None:
     argv = [*program, block.text]
     ran = subprocess.run(argv, cwd=workplace, env=env, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{block.text}\n{ran.stdout}\n{ran.stderr}"
+
+
+@pytest.mark.slow
+def test_the_training_lines_train(tmp_path: Path) -> None:
+    """README's own data and its lines for the bundled recipe, each stage cut to two steps."""
+    lines = [words for block in BLOCKS if block.kind == "bash" for words in commands(block.text)]
+    (synth,) = (words for words in lines if words[:3] == ["viscot", "data", "synth"])
+    train = [words for words in lines if words[:4] == ["viscot", "train", "--recipe", "tiny"]]
+    train = [words for words in train if "--dry-run" not in words]
+    assert len(train) == 2 and "--resume" in train[1]
+    short = ["--set", "report_to=[]"]
+    for kind in ("foundation", "pretrain", "finetune"):
+        for field in ("max_steps=2", "compile=false"):
+            short += ["--set", f"stages.{kind}.{field}"]
+    for words in (synth, *([*words, *short] for words in train)):
+        argv = [sys.executable, "-m", "viscot_cli.app", *words[1:]]
+        ran = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, f"{words}\n{ran.stdout}\n{ran.stderr}"
+    assert (tmp_path / "runs/tiny/model.safetensors").is_file()
+    assert not list((tmp_path / "runs").rglob("*.partial"))
