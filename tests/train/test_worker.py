@@ -104,6 +104,16 @@ def test_a_disk_without_hard_links_takes_a_copy(
     assert (again / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
+def test_remains_of_a_kill_go_with_the_next_call(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(trained, tmp_path / "again")
+    (again / "viscot.json").unlink()  # killed while the model's files were linked
+    for name in ("model.safetensors", "config.json", "viscot.json"):
+        shutil.copyfile(again / "config.json", again / f".{name}.partial")
+    for _ in range(2):  # a finished run, resumed, leaves none either
+        run(again, recipe)
+        assert (again / "viscot.json").exists() and not list(again.rglob("*.partial"))
+
+
 def test_stage_one_moves_the_projector_alone(trained: Path) -> None:
     before = load_file(trained / "stages/1-foundation/model/model.safetensors")
     after = load_file(trained / "stages/2-pretrain/model/model.safetensors")

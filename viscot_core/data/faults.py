@@ -65,14 +65,14 @@ def _box_faults(text: str) -> list[RowFault]:
     if (match := _BOX.search(text)) is not None:
         x0, y0, x1, y1 = map(float, match.groups())
         if x0 > x1 or y0 > y1:
-            return [RowFault(SWAPPED, f"the box {shown!r} has swapped corners; write the upper left one first")]
+            return [RowFault(SWAPPED, f"the box {shown!r} has swapped corners; the upper left is first")]
     return []
 
 
 def _crop_faults(box: Box, size: Size | None) -> list[RowFault]:
     corners = [round(corner, 2) for corner in box.coords]
     if box.x0 >= box.x1 or box.y0 >= box.y1:
-        return [RowFault(INVERTED, f"the crop {corners} is inverted or has no area; write x0 < x1 and y0 < y1")]
+        return [RowFault(INVERTED, f"the crop {corners} is inverted or empty; write x0 < x1 and y0 < y1")]
     if size and no_overlap(box, size):
         return [RowFault(NO_OVERLAP, f"the crop {corners} lies outside its image of {size[0]} x {size[1]}")]
     return []
