@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ from serve_help import Looker, Running, data_url, question
 
 from viscot_core.errors import UsageError
 from viscot_core.serve.errors import ApiError
+from viscot_core.serve.guard.flight import ByteLimit, HeldBytes
 from viscot_core.serve.images import image_of
 from viscot_core.serve.remote import Fetcher, is_public
 
@@ -52,6 +54,10 @@ def test_public_addresses_are_seen(address: str) -> None:
     assert is_public(address)
 
 
+def nothing_held() -> HeldBytes:
+    return HeldBytes(ByteLimit(1_000_000_000))
+
+
 def fetcher(*addresses: str, hosts: tuple[str, ...] = ("images.example",), **more: object) -> Fetcher:
     async def resolve(_: str, __: int) -> list[str]:
         return list(addresses)
@@ -65,7 +71,9 @@ def test_urls_beside_the_list_are_refused_without_a_look_up(name: str) -> None:
         raise AssertionError("a refused host was looked up")
 
     with pytest.raises(ApiError) as caught:
-        asyncio.run(Fetcher(["images.example"], max_bytes=100, resolve=resolve).fetch(URLS[name]))
+        asyncio.run(
+            Fetcher(["images.example"], max_bytes=100, resolve=resolve).fetch(URLS[name], nothing_held())
+        )
     assert caught.value.status == 400
 
 
@@ -74,16 +82,16 @@ def test_urls_beside_the_list_are_refused_without_a_look_up(name: str) -> None:
 )
 def test_a_listed_name_that_leads_inside_is_refused(addresses: list[str]) -> None:
     with pytest.raises(ApiError, match="not a public host"):
-        asyncio.run(fetcher(*addresses).fetch("http://images.example/a.png"))
+        asyncio.run(fetcher(*addresses).fetch("http://images.example/a.png", nothing_held()))
 
 
 def test_a_leading_dot_lists_subdomains() -> None:
     with_dot = fetcher("10.0.0.1", hosts=(".images.example",))
     for host in ("images.example", "a.b.images.example"):
         with pytest.raises(ApiError, match="not a public host"):
-            asyncio.run(with_dot.fetch(f"https://{host}/a.png"))
+            asyncio.run(with_dot.fetch(f"https://{host}/a.png", nothing_held()))
     with pytest.raises(ApiError, match="downloads no images from"):
-        asyncio.run(with_dot.fetch("https://otherimages.example/a.png"))
+        asyncio.run(with_dot.fetch("https://otherimages.example/a.png", nothing_held()))
 
 
 @pytest.mark.parametrize("host", ["*", "http://a.example", "a.example/b", "."])
@@ -143,7 +151,7 @@ def test_what_a_listed_host_may_not_send(port: int, path: str, status: int, code
     seconds = 0.5 if path == "/slow" else 20.0
     here = fetcher("127.0.0.1", hosts=(f"images.example:{port}",), is_public=lambda _: True, seconds=seconds)
     with pytest.raises(ApiError) as caught:
-        asyncio.run(here.fetch(f"http://images.example:{port}{path}"))
+        asyncio.run(here.fetch(f"http://images.example:{port}{path}", nothing_held()))
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
@@ -154,3 +162,14 @@ def test_a_listed_image_is_fetched_from_the_address_that_was_checked(
     reply = serve(Looker(), fetcher=listed).post(question(url=f"http://images.example:{port}/image?size=1"))
     assert reply.json()["viscot"]["width"] == 400
     assert Images.hosts[-1] == f"images.example:{port}"
+
+
+def test_downloaded_bytes_count_among_those_of_all_requests(port: int, serve: Callable[..., Running]) -> None:
+    listed = fetcher("127.0.0.1", hosts=(f"images.example:{port}",), is_public=lambda _: True)
+    here = serve(Looker(), fetcher=listed, body_bytes=10_000)
+    body = question(url=f"http://images.example:{port}/image")
+    here.server.bytes.held = here.server.bytes.limit - len(json.dumps(body)) - len(IMAGE) // 2
+    reply = here.post(body)
+    assert reply.status_code == 429 and "too many bytes" in reply.json()["error"]["message"]
+    here.server.bytes.held = 0
+    assert here.post(body).status_code == 200

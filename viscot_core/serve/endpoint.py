@@ -60,7 +60,7 @@ class ChatEndpoint:
                     strategy = checked.strategy
                     reply = ChatReply(checked, self.server.names[0])
                     stream = Stream(send, reply) if checked.stream else None
-                    completion = await self._answer(checked, stream, receive, started)
+                    completion = await self._answer(checked, held, stream, receive, started)
             if stream is not None:
                 await stream.finish(completion, usage=checked.usage_in_stream)
             else:
@@ -81,7 +81,7 @@ class ChatEndpoint:
         server = self.server
         return await server.start(read_request, body, strategy, server.names, server.limits)
 
-    async def _images(self, urls: Sequence[str]) -> list[bytes]:
+    async def _images(self, urls: Sequence[str], held: HeldBytes) -> list[bytes]:
         out = []
         for url in urls:
             if is_data(url):
@@ -89,15 +89,20 @@ class ChatEndpoint:
             elif self.server.fetcher is None:
                 raise no_urls()
             else:
-                out.append(await self.server.fetcher.fetch(url))
+                out.append(await self.server.fetcher.fetch(url, held))
         return out
 
     async def _work(
-        self, checked: CheckedRequest, session: Session, on_look: OnLook, on_text: OnText | None
+        self,
+        checked: CheckedRequest,
+        held: HeldBytes,
+        session: Session,
+        on_look: OnLook,
+        on_text: OnText | None,
     ) -> Completion:
         """Get the images, wait for room to decode them, then run ``answer_request`` in a thread."""
         server = self.server
-        files = await self._images(checked.urls)
+        files = await self._images(checked.urls, held)
         pixels = await server.start(count_pixels, files, server.limits)
         await server.pixels.take(pixels)
         running = server.start(
@@ -113,7 +118,12 @@ class ChatEndpoint:
         return await asyncio.shield(running)
 
     async def _answer(
-        self, checked: CheckedRequest, stream: Stream | None, receive: Receive, started: float
+        self,
+        checked: CheckedRequest,
+        held: HeldBytes,
+        stream: Stream | None,
+        receive: Receive,
+        started: float,
     ) -> Completion:
         """The answer, unless the time is over or the client has left before."""
         server, limits = self.server, self.server.limits
@@ -133,7 +143,7 @@ class ChatEndpoint:
 
         on_text = None if stream is None else send_text
         left = asyncio.ensure_future(_client_left(receive))
-        work = asyncio.ensure_future(self._work(checked, session, on_look, on_text))
+        work = asyncio.ensure_future(self._work(checked, held, session, on_look, on_text))
         try:
             remaining = limits.seconds - (time.perf_counter() - started)
             both: list[asyncio.Future[Any]] = [work, left]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
@@ -59,5 +60,17 @@ def uvicorn_server(server: Server) -> uvicorn.Server:
 def serve(server: Server, listening: socket.socket, on_ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM; then requests in flight are finished and new ones refused."""
     running = uvicorn_server(server)
+    _allow_open_files(2 * server.limits.connections + 256)
     on_ready()
     running.run(sockets=[listening])
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raise this process's limit on open files, as far as it may: each connection is one."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource  # not on Windows
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

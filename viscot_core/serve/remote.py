@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from viscot_core.serve.errors import ApiError, bad_request
+from viscot_core.serve.guard.flight import HeldBytes
 from viscot_core.serve.settings import checked_hosts
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -79,17 +80,17 @@ class Fetcher:
         self._resolve = resolve
         self._is_public = is_public
 
-    async def fetch(self, url: str) -> bytes:
-        """The bytes behind ``url``.
+    async def fetch(self, url: str, held: HeldBytes) -> bytes:
+        """The bytes behind ``url``, added to ``held`` as they come.
 
         Raises:
-            ApiError: 400 not allowed or not found, 413 too large, 504 too slow.
+            ApiError: 400 not allowed or not found, 413 too large, 504 too slow, 429 too many bytes of others.
         """
         host, port, parts = self._allowed(url)
         try:
             async with asyncio.timeout(self._seconds):
                 address = await self._public_address(host, port)
-                return await self._get(parts, host, port, address)
+                return await self._get(parts, host, port, address, held)
         except TimeoutError as error:
             raise ApiError(
                 504, f"{host} did not send the image in {self._seconds:g} s.", "url_timeout"
@@ -121,7 +122,7 @@ class Fetcher:
             raise bad_request(f"{host} is not a public host.", "image_url", "url_not_allowed")
         return addresses[0]
 
-    async def _get(self, parts: SplitResult, host: str, port: int, address: str) -> bytes:
+    async def _get(self, parts: SplitResult, host: str, port: int, address: str, held: HeldBytes) -> bytes:
         literal = f"[{address}]" if ":" in address else address
         target = f"{parts.scheme}://{literal}:{port}{parts.path or '/'}" + (
             f"?{parts.query}" if parts.query else ""
@@ -142,6 +143,7 @@ class Fetcher:
                 raise bad_request(f"{host} answered {reply.status_code}.", "image_url", "url_failed")
             body = bytearray()
             async for block in reply.aiter_raw():
+                held.add(len(block))
                 body += block
                 if len(body) > self._max_bytes:
                     raise ApiError(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
-from serve_help import Looker, Running, question
+from serve_help import Looker, Running, question, wait_for
 
 Serve = Callable[..., Running]
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -40,7 +40,8 @@ def test_idle_connections_give_way_to_real_calls(serve: Serve, sent: bytes) -> N
             stack.enter_context(connect(here)).sendall(sent)
         statuses = [here.post(question(), headers=key).status_code for _ in range(5)]
         assert statuses == [200] * 5
-        assert len(here.uvicorn.server_state.connections) <= here.server.limits.connections
+        connections = here.uvicorn.server_state.connections
+        wait_for(lambda: bool(len(connections) <= here.server.limits.connections), 5)
 
 
 def test_a_question_in_work_is_not_closed_for_others(serve: Serve) -> None:
@@ -49,6 +50,7 @@ def test_a_question_in_work_is_not_closed_for_others(serve: Serve) -> None:
     with ExitStack() as stack:
         first = stack.enter_context(connect(here))
         first.sendall(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        wait_for(lambda: bool(here.server.gate.inside))
         for _ in range(100):
             stack.enter_context(connect(here))
         assert read_all(first).startswith(b"HTTP/1.1 200")

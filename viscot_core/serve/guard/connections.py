@@ -11,6 +11,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from viscot_core.serve.settings import Limits
 
+GRACE = 0.1
+"""Seconds for which there may be twice as many connections as the limit says."""
+
 
 def limited_protocol(limits: Limits) -> type[H11Protocol]:
     """uvicorn's HTTP protocol with the limits that it lacks.
@@ -30,8 +33,12 @@ def limited_protocol(limits: Limits) -> type[H11Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._head.start()
-            if len(self.connections) > limits.connections:
+            if len(self.connections) > 2 * limits.connections:
                 self._make_room()
+            elif len(self.connections) > limits.connections:
+                # Not at once: of connections that came together, some have sent a request already, and it is
+                # read only after all have been accepted.
+                self.loop.call_later(GRACE, self._make_room)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -68,9 +75,10 @@ def limited_protocol(limits: Limits) -> type[H11Protocol]:
             return self.cycle is None or self.cycle.response_complete
 
         def _make_room(self) -> None:
-            """Close the connection that has waited longest for its client; this one where all are in work."""
+            """If there are too many still, close the connection that has waited longest for its client."""
             waiting = [each for each in self.connections if each._is_idle() or each.cycle.more_body]
-            min(waiting, key=lambda each: each._waits_since)._abort()
+            if waiting and len(self.connections) > limits.connections:
+                min(waiting, key=lambda each: each._waits_since)._abort()
 
         def _close_idle(self) -> None:
             if self._is_idle():
