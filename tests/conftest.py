@@ -7,11 +7,13 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from made_bench import write_root
+from made_families import declare_torchvision
 
 REPO = Path(__file__).resolve().parent.parent
 NETWORK = os.environ.get("VISCOT_NETWORK", "") not in ("", "0")
@@ -27,6 +29,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DS_BUILD_OPS", "0")
 if not NETWORK:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+# torchvision from PyPI is built for CUDA: beside a torch for the CPU its operators are not declared, and the
+# import fails before the parts that are used here.
+if find_spec("torchvision") is not None:
+    _TORCHVISION = declare_torchvision()
 
 
 # No test judges speed: a busy machine may be slow at any example.

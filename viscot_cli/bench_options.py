@@ -22,7 +22,9 @@ from viscot_cli.model_options import (
     LoadIn,
     MaxImageSide,
     MaxNew,
+    MaxPixels,
     MaxTruncated,
+    MinPixels,
     SameEngine,
     image_form,
 )
@@ -57,6 +59,8 @@ class WhoAnswers:
     dtype: Dtype = "auto"
     load_in: LoadIn = None
     attn: Attn = "sdpa"
+    min_pixels: MinPixels = None
+    max_pixels: MaxPixels = None
 
     def options(self, batch_size: int, api: ApiOptions | None = None) -> EngineOptions:
         """``batch_size`` 0 finds what fits."""
@@ -70,6 +74,8 @@ class WhoAnswers:
             self.attn,
             batch_size,
             self.box_format,
+            self.min_pixels,
+            self.max_pixels,
             api,
             self.base,
         )

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.model_options import Attn, Base, BoxFormat, Device, Dtype, LoadIn, open_model
+from viscot_cli.model_options import (
+    Attn,
+    Base,
+    BoxFormat,
+    Device,
+    Dtype,
+    LoadIn,
+    MaxPixels,
+    MinPixels,
+    open_model,
+)
 
 
 def demo(
@@ -18,6 +28,8 @@ def demo(
     host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
     base: Base = None,
     box_format: BoxFormat = None,
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     load_in: LoadIn = None,
@@ -39,7 +51,17 @@ def demo(
 
     return_large_blocks()
     listen(host, port).close()  # a port in use is reported before a model is loaded
-    options = EngineOptions(model, device, dtype, load_in, attn, box_format=box_format, base=base)
+    options = EngineOptions(
+        model,
+        device,
+        dtype,
+        load_in,
+        attn,
+        box_format=box_format,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        base=base,
+    )
     cot = open_model(options)
     batcher = Batcher(cot.engine, batch=8)
     try:

@@ -27,6 +27,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
 LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
 Attn = Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")]
+MinPixels = Annotated[
+    int | None, typer.Option(min=1, help="Least pixels an image is resized to (models of any image size).")
+]
+MaxPixels = Annotated[
+    int | None, typer.Option(min=1, help="Most pixels an image is resized to (models of any image size).")
+]
 MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
 
 ExtraBody = Annotated[
@@ -58,6 +64,8 @@ class ModelOptions:
     dtype: Dtype = "auto"
     load_in: LoadIn = None
     attn: Attn = "sdpa"
+    min_pixels: MinPixels = None
+    max_pixels: MaxPixels = None
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0
     top_p: Annotated[float, typer.Option(help="Nucleus of sampling, with a temperature.")] = 1.0
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0
@@ -86,6 +94,8 @@ class ModelOptions:
             self.attn,
             batch_size,
             self.box_format,
+            self.min_pixels,
+            self.max_pixels,
             api=api,
             base=self.base,
         )

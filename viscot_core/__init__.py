@@ -25,10 +25,15 @@ def load(
     dtype: str = "auto",
     load_in: str | None = None,
     attn: str = "sdpa",
+    box_format: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
     base: str | Path | None = None,
 ) -> VisualCoT:
     """A model ready to be asked: a name of the zoo, a checkpoint folder, or (without a name) the bundled one.
 
+    ``box_format`` says how a model of another family writes boxes, where its kind does not make that certain;
+    ``min_pixels`` and ``max_pixels`` limit what an image is resized to, where a model reads any size.
     ``base`` is an adapter's base, where its config does not name the right one.
 
     Nothing heavy is imported before this is called. Raises ``CheckpointError`` where the model is unknown or
@@ -39,6 +44,16 @@ def load(
     from viscot_core.policies.wording import Wording
 
     model = None if name is None else str(name)
-    options = EngineOptions(model, device, dtype, load_in, attn, base=None if base is None else str(base))
+    options = EngineOptions(
+        model,
+        device,
+        dtype,
+        load_in,
+        attn,
+        box_format=box_format,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        base=None if base is None else str(base),
+    )
     codec = codec_for(options)
     return VisualCoT(open_engine(options, codec=codec), wording=Wording(codec))

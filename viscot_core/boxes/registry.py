@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
+from functools import cache
 
-from viscot_core.boxes.formats import FOUR, NUMBER, Codec, GridCodec, PointCodec, SquareCodec
+from viscot_core.boxes.formats import FOUR, NUMBER, Codec, GridCodec, PointCodec, Resize, SquareCodec
 from viscot_core.boxes.geometry import Size
 from viscot_core.errors import UsageError, nearest
 
@@ -17,10 +19,19 @@ QWEN_MIN_TOKENS = 4
 CLAUDE_LONG_SIDE, CLAUDE_TOKENS, CLAUDE_PIXELS_PER_TOKEN = 1568, 1600, 750
 
 
-def smart_resize(size: Size, *, max_tokens: int = QWEN_MAX_TOKENS, min_tokens: int = QWEN_MIN_TOKENS) -> Size:
-    """Qwen2-VL's resize: sides to multiples of 28, area between the limits; its results are fixed points."""
+def smart_resize(
+    size: Size,
+    *,
+    max_tokens: int = QWEN_MAX_TOKENS,
+    min_tokens: int = QWEN_MIN_TOKENS,
+    step: int = QWEN_FACTOR,
+) -> Size:
+    """Qwen2-VL's resize: sides to multiples of ``step``, area between the limits of tokens.
+
+    Its results are fixed points.
+    """
     width, height = size
-    step, patch = QWEN_FACTOR, QWEN_FACTOR**2
+    patch = step**2
     across, down = (max(step, round(side / step) * step) for side in (width, height))
     if across * down > max_tokens * patch:
         # Rounded down, so that the result keeps the limit (and up below, for the least).
@@ -238,14 +249,43 @@ CERTAIN: tuple[tuple[str, str], ...] = (
 def codec(name: str) -> Codec:
     """The convention called ``name``.
 
+    Where boxes are pixels of the size that a model sees, ``NAME@LEAST-MOST`` gives the limits of its
+    processor, in image tokens (``qwen2.5-vl@4-16384``); without them they are the family's own.
+
     Raises:
         UsageError: there is none; the nearest names are suggested.
     """
-    if name in CODECS:
-        return CODECS[name]
-    raise UsageError(
-        f"There is no box format '{name}'; there are {', '.join(CODECS)}.{nearest(name, CODECS)}"
-    )
+    own, _, limits = name.partition("@")
+    if own not in CODECS:
+        raise UsageError(
+            f"There is no box format '{name}'; there are {', '.join(CODECS)}.{nearest(name, CODECS)}"
+        )
+    found = CODECS[own]
+    if not limits:
+        return found
+    numbers = re.fullmatch(r"(\d{1,6})-(\d{1,6})", limits)
+    if numbers is None or found.resize is not smart_resize or not 0 < int(numbers[1]) <= int(numbers[2]):
+        raise UsageError(
+            f"'{name}' is no box format: only a format in pixels of a resized image takes limits, the least "
+            "and the most image tokens, as in qwen2.5-vl@4-16384."
+        )
+    return replace(found, name=name, resize=_resize_within(int(numbers[1]), int(numbers[2])))
+
+
+def limited(found: Codec, least: int, most: int) -> Codec:
+    """``found`` for images of ``least`` to ``most`` tokens; unchanged where it names no such pixels."""
+    if found.resize is not smart_resize or (least, most) == (QWEN_MIN_TOKENS, QWEN_MAX_TOKENS):
+        return found
+    return codec(f"{found.name}@{least}-{most}")
+
+
+@cache
+def _resize_within(least: int, most: int) -> Resize:
+    def resize(size: Size) -> Size:
+        return smart_resize(size, max_tokens=most, min_tokens=least)
+
+    resize.__name__ = f"{smart_resize.__name__}@{least}-{most}"  # an engine's identity names it
+    return resize
 
 
 def codec_of_model(model: str) -> Codec:

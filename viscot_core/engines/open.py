@@ -29,6 +29,9 @@ class EngineOptions:
     batch_size: int = 8
     """0 finds what fits."""
     box_format: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    """Limits of what an image is resized to, where the model reads images of any size."""
     api: ApiOptions | None = None
     base: str | None = None
     """An adapter's base, instead of the one that its config names."""
@@ -71,10 +74,30 @@ def codec_for(options: EngineOptions) -> Codec:
     from viscot_core.models.zoo import resolve_answering
 
     if options.box_format is not None:
-        return codec(options.box_format)
+        found = codec(options.box_format)
+        return found if options.is_server else _as_seen(found, resolve_answering(options.model), options)
     if options.is_server:
         return codec_of_model(options.address()[1])
-    return codec(_own_format(resolve_answering(options.model), options.base))
+    path = resolve_answering(options.model)
+    return _as_seen(codec(_own_format(path, options.base)), path, options)
+
+
+def _as_seen(found: Codec, path: Path, options: EngineOptions) -> Codec:
+    """``found`` for pixels of the size that this checkpoint's processor resizes an image to."""
+    from viscot_core.boxes.registry import QWEN_MAX_TOKENS, QWEN_MIN_TOKENS, limited
+    from viscot_core.families.base import ImageLimits
+    from viscot_core.models.checkpoint import image_limits
+
+    if found.resize is None or "@" in found.name:
+        return found
+    own = image_limits(path, options.base)
+    if own is None:
+        return found
+    # What a processor allows is more than most machines can read, so without a word it is the registry's.
+    wanted = ImageLimits(QWEN_MIN_TOKENS, QWEN_MAX_TOKENS, own.step).within(
+        options.min_pixels, options.max_pixels
+    )
+    return limited(found, max(own.least, wanted.least), min(own.most, wanted.most))
 
 
 def known_codec(options: EngineOptions) -> Codec | None:
@@ -144,6 +167,8 @@ def open_engine(
     if options.is_server:
         from viscot_core.engines.openai import OpenAIEngine
 
+        if options.min_pixels is not None or options.max_pixels is not None:
+            raise UsageError("A server resizes images itself; leave out --min-pixels and --max-pixels.")
         if sampling is not None and sampling.temperature > 0:
             raise UsageError("A server decides how tokens are chosen; leave out --temperature.")
         url, name = options.address()
@@ -166,5 +191,7 @@ def open_engine(
         load_in=options.load_in,
         attn=options.attn,
         base=options.base,
+        min_pixels=options.min_pixels,
+        max_pixels=options.max_pixels,
     )
     return LocalEngine(loaded, batch_size=options.batch_size, sampling=sampling, resize=resize)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import Message
+from viscot_core.errors import UsageError
 from viscot_core.tensors import Stored
 
 if TYPE_CHECKING:
@@ -138,6 +139,21 @@ class ModelInputs(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Suffix:
+    """What prompts say after a shared prefix, ``n`` tokens a row, padded on one side.
+
+    Attributes:
+        arguments: keyword arguments of the prefix model for these tokens.
+        real: which tokens are no padding, ``[rows, n]``.
+        positions: ``[rows, n]``, or ``[3, rows, n]`` where the model counts on three axes.
+    """
+
+    arguments: dict[str, Any]
+    real: torch.Tensor
+    positions: torch.Tensor
+
+
 class PrefixInputs(ModelInputs, Protocol):
     """Inputs that can be made of a part of a prompt: what shared-prefix decoding needs."""
 
@@ -145,10 +161,16 @@ class PrefixInputs(ModelInputs, Protocol):
         """Tokens up to the end of the first image's; 0 without an image."""
         ...
 
-    def embed(
-        self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[View]], *, left: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings ``[rows, n, hidden]`` padded on one side, and which are no padding ``[rows, n]``."""
+    def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, Any]:
+        """Keyword arguments of the prefix model for the first tokens of prompts about an image each."""
+        ...
+
+    def suffix(self, prompts: Sequence[Prompt], prefix_len: int, *, left: bool = True) -> Suffix:
+        """What stands after the prefix, padded on the left or on the right."""
+        ...
+
+    def next(self, ids: torch.Tensor) -> dict[str, Any]:
+        """Keyword arguments of the prefix model for one more token a row, ``ids [rows]``."""
         ...
 
 
@@ -172,6 +194,37 @@ class Parts:
         """
         marks = {"vision_tower": self.vision_tower, "projector": self.projector, "llm": self.llm}
         return next((part for part, starts in marks.items() if any(start in name for start in starts)), None)
+
+
+NO_LIMITS = (
+    "This model's images get a size of its own choice; leave out --min-pixels and --max-pixels, which are "
+    "for models that read images of any size (Qwen-VL)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """Between how many image tokens a processor resizes to; a token is a square of ``step`` pixels a side."""
+
+    least: int
+    most: int
+    step: int
+
+    def within(self, min_pixels: int | None, max_pixels: int | None) -> ImageLimits:
+        """The same with a user's limits in pixels, rounded so that both are kept.
+
+        Raises:
+            UsageError: no image fits between them.
+        """
+        area = self.step**2
+        least = self.least if min_pixels is None else max(1, -(-min_pixels // area))
+        most = self.most if max_pixels is None else max_pixels // area
+        if not least <= most:
+            raise UsageError(
+                f"No image has at least {least * area} and at most {most * area} pixels; --min-pixels and "
+                f"--max-pixels count squares of {self.step} x {self.step}, one at least."
+            )
+        return ImageLimits(least, most, self.step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +312,19 @@ class Family(Protocol):
         """Sizes for a report."""
         ...
 
-    def processor(self, checkpoint: Checkpoint) -> Processor:
-        """Its way with conversations. Raises CheckpointError for a damaged tokenizer."""
+    def image_limits(self, path: Path) -> ImageLimits | None:
+        """What the processor of a folder resizes images to, where their shape is kept; else None."""
+        ...
+
+    def processor(
+        self, checkpoint: Checkpoint, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> Processor:
+        """Its way with conversations, and with images where their limits are given.
+
+        Raises:
+            CheckpointError: a damaged tokenizer.
+            UsageError: limits where images get a size of the model's own.
+        """
         ...
 
     def build(self, checkpoint: Checkpoint, options: BuildOptions) -> Any:
@@ -277,6 +341,11 @@ class Family(Protocol):
         Its layers must take any attention registered with transformers, and the family's inputs be
         ``PrefixInputs``.
         """
+        ...
+
+    @property
+    def prefix_proven(self) -> bool:
+        """Whether sharing a prefix is exact by construction; else each loaded model is asked (self_check)."""
         ...
 
     def exported_rows(self, name: str, checkpoint: Checkpoint, layout: Layout) -> int | None:

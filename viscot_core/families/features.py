@@ -4,35 +4,41 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 from viscot_core.images.view import View
 
-if TYPE_CHECKING:
-    import torch
 
-Encode = Callable[[Sequence[View]], "Sequence[torch.Tensor]"]
-"""Images in, the projected features ``[tokens, hidden]`` of each out."""
+class Sized(Protocol):
+    """What knows how many bytes it takes, as tensors do."""
+
+    @property
+    def nbytes(self) -> int: ...
 
 
-class FeatureCache:
-    """Projected features by ``View.key``, the least recently used dropped beyond ``max_bytes``.
+F = TypeVar("F", bound=Sized)
+
+
+class FeatureCache(Generic[F]):
+    """Features of images by ``View.key``, the least recently used dropped beyond ``max_bytes``.
 
     ``encode`` is given at most ``batch`` images at once. ``encoded`` and ``reused`` count images, for the
     tests and the benchmark's report.
     """
 
-    def __init__(self, encode: Encode, *, max_bytes: int = 512 << 20, batch: int = 16) -> None:
+    def __init__(
+        self, encode: Callable[[Sequence[View]], Sequence[F]], *, max_bytes: int = 512 << 20, batch: int = 16
+    ) -> None:
         self._encode = encode
         self._max_bytes = max_bytes
         self._batch = batch
-        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[str, F] = OrderedDict()
         self._bytes = 0
         self.encoded = 0
         self.reused = 0
 
-    def features(self, views: Sequence[View]) -> list[torch.Tensor]:
-        """``[tokens, hidden]`` for each view; views of one key are encoded once."""
+    def features(self, views: Sequence[View]) -> list[F]:
+        """The features of each view; views of one key are encoded once."""
         wanted = {view.key: view for view in views}
         # `found` holds them for this call, even where the cache drops them on the way.
         found = {key: self._kept[key] for key in wanted if key in self._kept}
@@ -54,7 +60,7 @@ class FeatureCache:
         self._kept.clear()
         self._bytes = 0
 
-    def _keep(self, key: str, feature: torch.Tensor) -> None:
+    def _keep(self, key: str, feature: F) -> None:
         self._kept[key] = feature
         self._bytes += feature.nbytes
         # The newest stays, even if it is larger than the limit.

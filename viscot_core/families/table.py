@@ -12,7 +12,7 @@ from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.training import Training
 
 FAMILIES = ("llava", "generic")
-"""The rooms, asked in this order; each has a module ``family`` with ``owns(config)`` and ``FAMILY``."""
+"""The rooms, asked in this order; each has a module ``family`` with ``family_for(config)`` and ``FAMILY``."""
 _FROM_PARTS = "llava"
 """What a language model under a vision tower becomes: no other family is put together from parts yet."""
 
@@ -25,9 +25,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """
     # `generic` also knows LLaVA's class (it takes all that transformers does), so it is asked last.
     for name in FAMILIES:
-        module = _module(name)
-        if module.owns(config):
-            family: Family = module.FAMILY
+        family: Family | None = _module(name).family_for(config)
+        if family is not None:
             return family
     kinds = config.get("architectures") or [config.get("model_type", "of an unknown kind")]
     raise CheckpointError(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from viscot_core.errors import CheckpointError, UsageError
-from viscot_core.families.base import Files
+from viscot_core.families.base import Files, ImageLimits
 from viscot_core.families.checkpoint import Checkpoint, Delta, Source
 from viscot_core.families.manifest import MANIFEST_NAME, Manifest
 from viscot_core.families.table import family_of
@@ -48,6 +48,13 @@ def own_box_format(path: Path, base: str | Path | None = None) -> str | None:
     if adapters.is_adapter(path):
         return own_box_format(_base_of(path, base))
     return family_of(read_json(path / "config.json")).box_format
+
+
+def image_limits(path: Path, base: str | Path | None = None) -> ImageLimits | None:
+    """What its processor resizes images to; None where they get one size, or as many tiles as they need."""
+    if adapters.is_adapter(path):
+        return image_limits(_base_of(path, base))
+    return family_of(read_json(path / "config.json")).image_limits(path)
 
 
 def _base_of(path: Path, given: str | Path | None) -> Path:

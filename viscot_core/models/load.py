@@ -69,6 +69,8 @@ def load_model(
     load_in: str | None = None,
     attn: str = "sdpa",
     base: str | Path | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> LoadedModel:
     """Load a checkpoint of either layout; without a name, the bundled viscot-tiny.
 
@@ -78,6 +80,7 @@ def load_model(
         load_in: ``4bit`` or ``8bit`` through bitsandbytes.
         attn: ``sdpa``, ``flash`` (needs flash-attn) or ``eager``.
         base: an adapter's base, instead of the one that its config names.
+        min_pixels, max_pixels: limits of what an image is resized to, where a model reads any size.
 
     Raises:
         CheckpointError: unknown, damaged or of another kind; names the file and the tensor.
@@ -89,7 +92,7 @@ def load_model(
         raise UsageError(f"--load-in is 4bit or 8bit, not '{load_in}'.")
     checkpoint = open_checkpoint(resolve_answering(name_or_path), base)
     checkpoint.require_whole()
-    processor = checkpoint.family.processor(checkpoint)
+    processor = checkpoint.family.processor(checkpoint, min_pixels, max_pixels)
     place = choose_device(device)
     kind = choose_dtype(dtype, place, checkpoint)
     if attn == "flash":

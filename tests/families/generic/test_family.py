@@ -171,7 +171,7 @@ def test_it_says_before_any_weight_is_read_that_it_cannot_be_trained(
 ) -> None:
     """For a recipe and for lengths of rows; the runs are in ``train/plan/test_problems.py``."""
     model = load_recipe("tiny").model.model_copy(update={"scratch": None, "checkpoint": str(folder)})
-    told = "is of the family 'generic' (Idefics3ForConditionalGeneration), which viscot cannot train yet"
+    told = "is of the family 'idefics3' (Idefics3ForConditionalGeneration), which viscot cannot train yet"
     with pytest.raises(UsageError, match=re.escape(told)):
         open_base(model)
     assert shape_of(model) is None

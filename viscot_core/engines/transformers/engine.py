@@ -87,6 +87,7 @@ class LocalEngine:
         self.inputs = loaded.family.inputs(self.model, self.processor)
         # Shared-prefix decoding takes the likeliest token only; sampling goes transformers' own way.
         self.prefix = self._prefix_decoder() if reuse and self.sampling.temperature == 0 else None
+        self._prefix_refused = self.prefix is not None and not self._prefix_is_exact()
 
     @property
     def identity(self) -> dict[str, str]:
@@ -107,6 +108,8 @@ class LocalEngine:
             "attention": str(self.model.config._attn_implementation),
             **self.processor.identity,
             "sampling": greedy,
+            # A model whose shared prefix did not pass the check at load says so; all others read it exactly.
+            **({"prefix": "off"} if self._prefix_refused else {}),
         }
 
     @property
@@ -198,6 +201,25 @@ class LocalEngine:
 
         suppressed = self.processor.suppress_tokens
         return PrefixDecoder(self.model, text, cast(PrefixInputs, self.inputs), suppress_tokens=suppressed)
+
+    def _prefix_is_exact(self) -> bool:
+        """Whether the model passes the check; where it does not, the plain way is all that is left."""
+        if self.loaded.family.prefix_proven:
+            return True
+        from viscot_core.engines.transformers.self_check import agree
+
+        decoder = self.prefix
+
+        def plain(requests: Sequence[Request]) -> list[Generation]:
+            self.prefix = None
+            said = self.generate(requests)
+            self.prefix = decoder
+            return said
+
+        exact = agree(plain, self.generate)
+        if not exact:
+            self.prefix = None
+        return exact
 
     def _budget(self) -> BatchBudget:
         """What may run together: so many prompts, or as many short ones as weigh as much."""

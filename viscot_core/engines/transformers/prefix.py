@@ -25,7 +25,7 @@ from viscot_core.engines.transformers.attention import (
 from viscot_core.engines.transformers.batches import BatchBudget, by_image
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.engines.transformers.graphs import StaticDecoder
-from viscot_core.families.base import PrefixInputs
+from viscot_core.families.base import PrefixInputs, Suffix
 
 KEPT_BYTES = 128 << 20
 """What is kept of images on a CPU at least; more for models whose weights are four times that."""
@@ -131,45 +131,32 @@ class PrefixDecoder:
     def _run(self, prompts: Sequence[Decoding], images: int) -> None:
         """Decode prompts that stand image by image, the same number for each of ``images``."""
         prefix_len = self._inputs.prefix_len(prompts[0].prompt)
-        # The first prompt of each image stands for the image; the prefix holds its first image, so each row's
-        # own tokens have the others (a crop).
+        # The first prompt of each image stands for the image.
         prefixes = self._prefixes(prompts[:: len(prompts) // images], prefix_len)
-        own = [one.ids[prefix_len:] for one in prompts]
-        seconds = [one.prompt.images[1:] for one in prompts]
         states = [one.state for one in prompts]
+        # Left-padded: the last column is every row's newest token. Static buffers want the right (static.py).
+        suffix = self._inputs.suffix([one.prompt for one in prompts], prefix_len, left=self.static is None)
         if self.static is None:
-            # Left-padded: the last column is every row's newest token. Static buffers want the right
-            # (static.py).
-            self._grow(states, prefixes, *self._inputs.embed(own, seconds))
+            self._grow(states, prefixes, suffix)
         else:
-            embeddings, _ = self._inputs.embed(own, seconds, left=False)
-            self.static.run(states, prefixes, embeddings, [len(ids) for ids in own])
+            lengths = [len(one.ids) - prefix_len for one in prompts]
+            self.static.run(states, prefixes, suffix.arguments["inputs_embeds"], lengths)
 
-    def _grow(
-        self,
-        states: Sequence[DecodeState],
-        prefixes: Sequence[torch.Tensor],
-        embeddings: torch.Tensor,
-        real: torch.Tensor,
-    ) -> None:
+    def _grow(self, states: Sequence[DecodeState], prefixes: Sequence[torch.Tensor], suffix: Suffix) -> None:
         """Decode rows with a cache that grows by a token a step.
 
-        The rows' own tokens after the prefix are left-padded to ``n``; all tensors are ``[rows, n, ...]``.
         ``mask [rows, 1, n, all so far]`` says which of its row's own tokens each may see.
         """
-        prefix_len = prefixes[0].shape[3]
         shared = joined_layers(prefixes)
+        arguments, real, positions = suffix.arguments, suffix.real, suffix.positions
         rows, longest = real.shape
         cache = SuffixCache(longest + max(state.limit for state in states))
-        # Padding takes no position: a row's first own token follows the prefix. The clamp is for the padding
-        # itself, which sees at least the prefix, so that no softmax is over nothing.
-        positions = prefix_len + (real.cumsum(1) - 1).clamp(min=0)
         causal = torch.ones(longest, longest, dtype=torch.bool, device=real.device).tril()
         mask = causal[None, None] & real[:, None, None, :]
-        with shared_attention(self._text.config):
+        with shared_attention(self._text.config.get_text_config()):
             while True:
                 hidden = self._text(
-                    inputs_embeds=embeddings,
+                    **arguments,
                     attention_mask=mask,
                     position_ids=positions,
                     past_key_values=cache,
@@ -181,8 +168,9 @@ class PrefixDecoder:
                     state.on_token(token)
                 if not any(state.open for state in states):
                     return
-                embeddings = self._model.get_input_embeddings()(new[:, None])
-                positions = positions[:, -1:] + 1
+                arguments = self._inputs.next(new)
+                # The last token of a prompt is text, and so is every new one: its axes are equal.
+                positions = positions[..., -1:] + 1
                 real = torch.cat([real, real.new_ones(rows, 1)], 1)
                 mask = real[:, None, None, :]
 
@@ -202,12 +190,10 @@ class PrefixDecoder:
             from transformers import DynamicCache
 
             some = missing[start : start + PREFILL_IMAGES]
-            cache = DynamicCache(config=self._text.config)
-            embeddings, _ = self._inputs.embed(
-                [one.ids[:prefix_len] for _, one in some], [one.prompt.images[:1] for _, one in some]
-            )
+            cache = DynamicCache(config=self._text.config.get_text_config())
+            arguments = self._inputs.prefix([one.prompt for _, one in some], prefix_len)
             # All are `prefix_len` long: no padding, so the model's own causal attention needs no mask.
-            self._text(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+            self._text(**arguments, past_key_values=cache, use_cache=True)
             for row, (key, _) in enumerate(some):
                 # [2 * layers, kv heads, p, dim] -> [layers, 2, ...]. A copy, so that the cache of the batch
                 # is freed.

@@ -11,11 +11,28 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from viscot_core.errors import CheckpointError
-from viscot_core.families.base import Facts, Files, Parts, Processor, Sibling, TextTemplate
+from viscot_core.errors import CheckpointError, UsageError
+from viscot_core.families.base import (
+    NO_LIMITS,
+    Facts,
+    Family,
+    Files,
+    ImageLimits,
+    Parts,
+    Processor,
+    Sibling,
+    TextTemplate,
+)
 from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source
+from viscot_core.families.generic.backbones import Backbone, backbone_of
 from viscot_core.families.generic.inputs import GenericInputs
-from viscot_core.families.generic.processor import GenericProcessor, load_processor
+from viscot_core.families.generic.processor import (
+    GenericProcessor,
+    limits_of,
+    load_image_processor,
+    load_processor,
+    set_limits,
+)
 from viscot_core.families.manifest import Manifest
 from viscot_core.tensors import open_weights
 
@@ -26,6 +43,11 @@ _QUANTISED_BY = {
     "gptq": "gptqmodel",
 }
 """The package that transformers needs for weights quantised by a method."""
+
+
+def family_for(config: Mapping[str, Any]) -> Family | None:
+    """The family of a config that transformers knows, with what is known of its kind."""
+    return Generic(backbone_of(config)) if owns(config) else None
 
 
 def owns(config: Mapping[str, Any]) -> bool:
@@ -49,14 +71,27 @@ def owns(config: Mapping[str, Any]) -> bool:
 
 
 class Generic:
-    """The family of whatever has no room of its own."""
+    """The family of whatever has no room of its own; ``backbone`` says what is known of the kind."""
 
-    name = "generic"
-    parts = Parts()
-    box_format = None
+    prefix_proven = False
     templates = ("own",)
     text_templates: Mapping[str, TextTemplate] = {}  # a model's own chat template comes with its files
     training = None
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    @property
+    def name(self) -> str:
+        return self.backbone.name
+
+    @property
+    def parts(self) -> Parts:
+        return self.backbone.parts
+
+    @property
+    def box_format(self) -> str | None:
+        return self.backbone.box_format
 
     def gather(self, path: Path, config: dict[str, Any], sibling: Sibling) -> Files:
         """The folder itself holds everything."""
@@ -83,7 +118,7 @@ class Generic:
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(files.path, trust_remote_code=False, local_files_only=True)
-        manifest = Manifest(name=files.path.name, template="own", image_side=None, box_format=None)
+        manifest = Manifest(name=files.path.name, template="own", image_side=None, box_format=self.box_format)
         tensors = {name: Source(stored) for name, stored in files.tensors.items()}
         rows = int(config.get_text_config().vocab_size)
         return Checkpoint(
@@ -101,9 +136,22 @@ class Generic:
             embedding_rows=int(text.vocab_size),
         )
 
-    def processor(self, checkpoint: Checkpoint) -> Processor:
+    def image_limits(self, path: Path) -> ImageLimits | None:
+        """As the image processor's file says; the family's defaults where it says nothing."""
+        step = self.backbone.step
+        return None if step is None else limits_of(load_image_processor(path), step)
+
+    def processor(
+        self, checkpoint: Checkpoint, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> Processor:
         """transformers' own processor, left-padding."""
-        return GenericProcessor(load_processor(checkpoint.path), checkpoint.config, checkpoint.path)
+        hf = load_processor(checkpoint.path)
+        if min_pixels is not None or max_pixels is not None:
+            if self.backbone.step is None:
+                raise UsageError(NO_LIMITS)
+            own = limits_of(hf.image_processor, self.backbone.step)
+            set_limits(hf.image_processor, own.within(min_pixels, max_pixels))
+        return GenericProcessor(hf, checkpoint.config, checkpoint.path)
 
     def build(self, checkpoint: Checkpoint, options: BuildOptions) -> Any:
         """The model as transformers loads it; a tensor that would start at random is refused."""
@@ -128,11 +176,11 @@ class Generic:
     def inputs(self, model: Any, processor: Processor) -> GenericInputs:
         """Batches as the processor makes them."""
         assert isinstance(processor, GenericProcessor)
-        return GenericInputs(model, processor)
+        return GenericInputs(model, processor, self.backbone)
 
     def prefix_model(self, model: Any) -> Any | None:
-        """Not shared: whether it may be is a family's own knowledge."""
-        return None
+        """The whole model below its head, which puts images and positions in place."""
+        return model.model if self.backbone.shares_prefix else None
 
     def exported_rows(self, name: str, checkpoint: Checkpoint, layout: Layout) -> int | None:
         """All rows are kept."""
@@ -145,4 +193,5 @@ class Generic:
         raise CheckpointError(f"{checkpoint.path} is in transformers' layout already; copy the folder.")
 
 
-FAMILY = Generic()
+FAMILY = Generic(Backbone("generic"))
+"""What is true of all of them."""

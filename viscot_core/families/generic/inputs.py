@@ -1,31 +1,122 @@
-"""A model's inputs as its own processor makes them, a batch at a time."""
+"""A model's inputs: ids as its processor expands them, and features of images that are computed once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from viscot_core.families.base import Prompt
+import torch
+
+from viscot_core.families.base import Prompt, Suffix
+from viscot_core.families.features import FeatureCache
+from viscot_core.families.generic.backbones import Backbone
+from viscot_core.families.generic.features import ImageFeatures, encode_image, joined_features
 from viscot_core.families.generic.processor import GenericProcessor
-
-if TYPE_CHECKING:
-    import torch
+from viscot_core.images.view import View
 
 
 class GenericInputs:
-    """Nothing is kept between batches."""
+    """Makes a model's inputs; ``features`` keeps what was computed of images, where that may be kept."""
 
-    def __init__(self, model: Any, processor: GenericProcessor) -> None:
+    def __init__(self, model: Any, processor: GenericProcessor, backbone: Backbone) -> None:
         self._model = model
         self._processor = processor
+        self._backbone = backbone
+        self.features: FeatureCache[ImageFeatures] = FeatureCache(self._encode)
 
-    def batch(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-        """``input_ids [rows, n]``, ``attention_mask`` and the images' tensors, on the model's device."""
-        import torch
+    def batch(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Left-padded ``input_ids [rows, n]``, ``attention_mask``, and the images' features or pixels."""
+        self._forget_positions()
+        if not self._backbone.keeps_features:
+            return self._by_processor(prompts)
+        inputs = self._padded([prompt.rendered.ids for prompt in prompts])
+        return {**inputs, **self._shown([view for prompt in prompts for view in prompt.images])}
 
-        # M-RoPE models keep the position offset of their last prompt.
-        if hasattr(self._model.model, "rope_deltas"):
-            self._model.model.rope_deltas = None
+    def prefix_len(self, prompt: Prompt) -> int:
+        """Tokens up to the end of the first image's; 0 without an image."""
+        if not prompt.images:
+            return 0
+        (first,) = self.features.features(prompt.images[:1])
+        slots = [at for at, token in enumerate(prompt.rendered.ids) if token == self._processor.image_id]
+        return slots[len(first.pooled) - 1] + 1
+
+    def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, Any]:
+        """The first ``prefix_len`` ids of prompts about an image each; no padding."""
+        self._forget_positions()
+        shown = [prompt.images[0] for prompt in prompts]
+        inputs = {**self._padded([p.rendered.ids[:prefix_len] for p in prompts]), **self._shown(shown)}
+        positions = self._positions(inputs)
+        return {
+            "input_ids": inputs["input_ids"],
+            "mm_encoder_outputs": inputs["mm_encoder_outputs"],
+            **({} if positions is None else {"position_ids": positions}),
+        }
+
+    def suffix(self, prompts: Sequence[Prompt], prefix_len: int, *, left: bool = True) -> Suffix:
+        """The ids after the prefix, left-padded, with the features of the images among them."""
+        self._forget_positions()
+        assert left, "grids of images are counted in left-padded rows"
+        own = self._padded([prompt.rendered.ids[prefix_len:] for prompt in prompts])
+        real = own["attention_mask"].bool()
+        arguments: dict[str, Any] = {"input_ids": own["input_ids"]}
+        later = [view for prompt in prompts for view in prompt.images[1:]]
+        if later:
+            arguments["mm_encoder_outputs"] = self._shown(later)["mm_encoder_outputs"]
+        if not self._backbone.grid_positions:
+            positions = prefix_len + (real.cumsum(1) - 1).clamp(min=0)
+            return Suffix(arguments, real, positions)
+        # Positions after an image follow its grid, so they are counted over whole prompts and cut.
+        whole = self._padded([prompt.rendered.ids for prompt in prompts])
+        shown = self._shown([view for prompt in prompts for view in prompt.images])
+        positions = self._positions({**whole, **shown})
+        return Suffix(arguments, real, positions[..., -real.shape[1] :])
+
+    def next(self, ids: torch.Tensor) -> dict[str, Any]:
+        """One more token for each row, ``ids [rows]``."""
+        return {"input_ids": ids[:, None]}
+
+    def clear(self) -> None:
+        """Forget features: the weights have changed."""
+        self.features.clear()
+
+    def _encode(self, views: Sequence[View]) -> list[ImageFeatures]:
+        processor = self._processor.hf.image_processor
+        return [encode_image(self._model, processor, view.image) for view in views]
+
+    def _padded(self, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """``input_ids``, ``attention_mask`` and, where the model reads them, the tokens' kinds."""
+        longest = max(map(len, ids))
+        padded = torch.full((len(ids), longest), self._processor.pad_id, dtype=torch.long)
+        mask = torch.zeros_like(padded)
+        for row, one in enumerate(ids):
+            padded[row, longest - len(one) :] = torch.tensor(one)
+            mask[row, longest - len(one) :] = 1
+        out = {"input_ids": padded, "attention_mask": mask}
+        if (name := self._processor.kinds_name) is not None:
+            # Padding has the kind of text, also where its id stands for something else.
+            out[name] = torch.tensor(self._processor.hf.create_mm_token_type_ids(padded.tolist())) * mask
+        return {key: value.to(self._model.device) for key, value in out.items()}
+
+    def _shown(self, views: Sequence[View]) -> dict[str, Any]:
+        """The images' features, and the grids by which the model counts positions."""
+        if not views:
+            return {}
+        features = self.features.features(views)
+        out: dict[str, Any] = {"mm_encoder_outputs": {"image": joined_features(features)}}
+        if features[0].grid is not None:
+            grids = [each.grid for each in features if each.grid is not None]
+            out["image_grid_thw"] = torch.cat(grids).to(self._model.device)
+        return out
+
+    def _positions(self, inputs: dict[str, Any]) -> Any:
+        """``[3, rows, n]`` by the images' grids; None where the model counts tokens."""
+        if not self._backbone.grid_positions:
+            return None
+        names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+        return self._model.model.get_rope_index(**{name: inputs[name] for name in names if name in inputs})[0]
+
+    def _by_processor(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Everything as the processor makes it, pixels included."""
         out = self._processor.batch(
             [prompt.messages for prompt in prompts],
             [[view.image for view in prompt.images] for prompt in prompts],
@@ -37,5 +128,7 @@ class GenericInputs:
             if isinstance(value, torch.Tensor)
         }
 
-    def clear(self) -> None:
-        """Nothing depends on the weights."""
+    def _forget_positions(self) -> None:
+        # M-RoPE models keep the position offset of their last prompt, and would add it to this one's.
+        if hasattr(self._model.model, "rope_deltas"):
+            self._model.model.rope_deltas = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.deadline import TEMPLATE_SECONDS, call_within
 from viscot_core.errors import CheckpointError, EngineError
-from viscot_core.families.base import IGNORE, Rendered
+from viscot_core.families.base import IGNORE, ImageLimits, Rendered
 
 _NO_LETTER = "\ufffd"
 """What decoding makes of bytes that are no letter, or not yet one."""
@@ -29,27 +30,54 @@ def load_processor(path: Path) -> Any:
         CheckpointError: the folder has no processor, or no chat template.
         EngineError: torchvision is missing, which processors with a video part need.
     """
-    from transformers import AutoImageProcessor, AutoProcessor
+    from transformers import AutoProcessor
 
-    try:
+    with _readable(path):
         processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        # The backend is pinned: torchvision's pixels differ by up to 0.015 from Pillow's.
-        processor.image_processor = AutoImageProcessor.from_pretrained(
-            path, backend="pil", local_files_only=True, trust_remote_code=False
-        )
-    except ImportError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EngineError(
-            f"The processor of {path} needs a package that is not here ({reason}); "
-            "install torchvision beside your torch."
-        ) from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} has no readable processor ({reason}); pull it again.") from error
+    processor.image_processor = load_image_processor(path)
     if not getattr(processor, "chat_template", None):
         raise CheckpointError(f"{path} has no chat template, so viscot cannot speak to its model.")
     processor.tokenizer.padding_side = "left"
     return processor
+
+
+def load_image_processor(path: Path) -> Any:
+    """The image part of a checkpoint's processor alone; raises as ``load_processor`` does."""
+    from transformers import AutoImageProcessor
+
+    with _readable(path):
+        # The backend is pinned: torchvision's pixels differ by up to 0.015 from Pillow's.
+        return AutoImageProcessor.from_pretrained(
+            path, backend="pil", local_files_only=True, trust_remote_code=False
+        )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What goes wrong while a processor's files are read, as a sentence."""
+    try:
+        yield
+    except (ImportError, RuntimeError) as error:  # (torchvision that does not fit torch: a RuntimeError)
+        reason = str(error).strip().splitlines()[0]
+        raise EngineError(
+            f"The processor of {path} needs a package that is not here ({reason}); install it with: "
+            "pip install 'viscot[models]'."
+        ) from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} has no readable processor ({reason}); pull it again.") from error
+
+
+def limits_of(image_processor: Any, step: int) -> ImageLimits:
+    """Between how many tokens an image processor resizes to."""
+    size, area = image_processor.size, step**2
+    return ImageLimits(max(1, size["shortest_edge"] // area), max(1, size["longest_edge"] // area), step)
+
+
+def set_limits(image_processor: Any, limits: ImageLimits) -> None:
+    """Let an image processor resize to other limits."""
+    area = limits.step**2
+    image_processor.size = {"shortest_edge": limits.least * area, "longest_edge": limits.most * area}
 
 
 class GenericProcessor:
@@ -64,8 +92,13 @@ class GenericProcessor:
         pad = hf.tokenizer.pad_token_id
         self.pad_id = int(pad if pad is not None else min(self.stop_ids))
         self.suppress_tokens = _slots(config)
+        self.image_id = _image_id(config)
+        # Some models read which tokens are an image's; how the input is called differs.
+        named = hf(text=["x"]).keys()
+        self.kinds_name = next((n for n in ("mm_token_type_ids", "token_type_ids") if n in named), None)
         template = hashlib.sha256(str(hf.chat_template).encode()).hexdigest()[:12]
-        self.identity = {"template": f"own-{template}", "pixels": "pil"}
+        pixels = hashlib.sha256(hf.image_processor.to_json_string().encode()).hexdigest()[:12]
+        self.identity = {"template": f"own-{template}", "pixels": f"pil-{pixels}"}
         self.typical_prompt = 2 * 1280 + 256
 
     def render(
@@ -152,7 +185,16 @@ def _stop_ids(tokenizer: Any, path: Path) -> set[int]:
     return found
 
 
+_IMAGE_IDS = ("image_token_id", "image_token_index", "image_patch_id")
+_VIDEO_IDS = ("video_token_id", "video_token_index")
+
+
 def _slots(config: Any) -> list[int]:
     """Ids that stand for images and videos: a model may not say them."""
-    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    names = (*_IMAGE_IDS, *_VIDEO_IDS)
     return sorted({int(i) for name in names if isinstance(i := getattr(config, name, None), int)})
+
+
+def _image_id(config: Any) -> int:
+    """The id whose places an image's features take; -1 where the config names none."""
+    return next((int(i) for name in _IMAGE_IDS if isinstance(i := getattr(config, name, None), int)), -1)

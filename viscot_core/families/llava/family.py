@@ -8,8 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from viscot_core.errors import CheckpointError
-from viscot_core.families.base import Facts, Files, ModelInputs, Processor, Sibling, TextTemplate
+from viscot_core.errors import CheckpointError, UsageError
+from viscot_core.families.base import (
+    NO_LIMITS,
+    Facts,
+    Family,
+    Files,
+    ImageLimits,
+    ModelInputs,
+    Processor,
+    Sibling,
+    TextTemplate,
+)
 from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source, compare
 from viscot_core.families.llava import gather, handover, layouts
 from viscot_core.families.llava.parts import PARTS, add_image_row, expected_shapes
@@ -24,6 +34,16 @@ _BLOCK = 64
 """Numbers that share a scale in bitsandbytes' 4 bits."""
 
 
+def family_for(config: Mapping[str, Any]) -> Family | None:
+    """The family of a LLaVA-1.5 model of either layout, or of one of its parts; raises as ``owns`` does."""
+    return FAMILY if owns(config) else None
+
+
+def _is_original(config: Mapping[str, Any]) -> bool:
+    # (Gemma 3 has a key of that beginning too, `mm_tokens_per_image`.)
+    return any(key.startswith("mm_") and key != "mm_tokens_per_image" for key in config)
+
+
 def owns(config: Mapping[str, Any]) -> bool:
     """A LLaVA-1.5 model of either layout, or one of the parts it is put together from.
 
@@ -35,7 +55,7 @@ def owns(config: Mapping[str, Any]) -> bool:
     kind = str(config.get("model_type", ""))
     if "text_config" in config and kind == "llava":
         ours = _is_llama_under_clip(config)
-    elif any(key.startswith("mm_") for key in config) or "LlavaLlamaForCausalLM" in kinds:
+    elif _is_original(config) or "LlavaLlamaForCausalLM" in kinds:
         layouts.require_known(config)
         ours = True
     else:
@@ -58,6 +78,7 @@ class Llava:
 
     name = "llava"
     box_format = "viscot"
+    prefix_proven = True
     templates = tuple(TEMPLATES)
     text_templates: Mapping[str, TextTemplate] = TEMPLATES
     parts = PARTS
@@ -138,8 +159,16 @@ class Llava:
             embedding_rows=int(text.vocab_size),
         )
 
-    def processor(self, checkpoint: Checkpoint) -> Processor:
+    def image_limits(self, path: Path) -> ImageLimits | None:
+        """Images get one size."""
+        return None
+
+    def processor(
+        self, checkpoint: Checkpoint, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> Processor:
         """The tokenizer with viscot's rules, under the manifest's template."""
+        if min_pixels is not None or max_pixels is not None:
+            raise UsageError(NO_LIMITS)
         template = TEMPLATES[checkpoint.manifest.template]
         return ChatProcessor(load_tokens(checkpoint), template, checkpoint.config, checkpoint.text_rows)
 

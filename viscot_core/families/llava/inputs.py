@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import LlavaModel
 
-from viscot_core.families.base import Prompt
+from viscot_core.families.base import Prompt, Suffix
 from viscot_core.families.features import FeatureCache
 from viscot_core.families.llava.pixels import preprocess
 from viscot_core.families.llava.processor import ChatProcessor
@@ -29,14 +29,14 @@ class LlavaInputs:
         self._processor = processor
         self._threads: ThreadPoolExecutor | None = None
         self._process = 0
-        self.features = FeatureCache(self._encode)
+        self.features: FeatureCache[torch.Tensor] = FeatureCache(self._encode)
 
     def batch(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         """``inputs_embeds [rows, n, hidden]`` and ``attention_mask [rows, n]``, left-padded."""
-        embeddings, real = self.embed([p.rendered.ids for p in prompts], [p.images for p in prompts])
+        embeddings, real = self._embed([p.rendered.ids for p in prompts], [p.images for p in prompts])
         return {"inputs_embeds": embeddings, "attention_mask": real.long()}
 
-    def embed(
+    def _embed(
         self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[View]], *, left: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings ``[rows, n, hidden]`` padded on one side, and which are no padding ``[rows, n]``."""
@@ -61,6 +61,24 @@ class LlavaInputs:
         """Tokens up to the end of the first image's; 0 without an image."""
         tokens = self._processor.tokens
         return prompt.rendered.ids.index(tokens.image_id) + tokens.image_tokens if prompt.images else 0
+
+    def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, torch.Tensor]:
+        """``inputs_embeds [rows, prefix_len, hidden]``; all are of one length."""
+        ids = [prompt.rendered.ids[:prefix_len] for prompt in prompts]
+        return {"inputs_embeds": self._embed(ids, [prompt.images[:1] for prompt in prompts])[0]}
+
+    def suffix(self, prompts: Sequence[Prompt], prefix_len: int, *, left: bool = True) -> Suffix:
+        """Embeddings after the prefix; a row's first own token has the position ``prefix_len``."""
+        # The prefix holds a prompt's first image, so its own tokens have the others (a crop).
+        own, later = [p.rendered.ids[prefix_len:] for p in prompts], [p.images[1:] for p in prompts]
+        embeddings, real = self._embed(own, later, left=left)
+        # Padding takes no position. The clamp is for the padding itself.
+        positions = prefix_len + (real.cumsum(1) - 1).clamp(min=0)
+        return Suffix({"inputs_embeds": embeddings}, real, positions)
+
+    def next(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The embedding of one more token a row, ``ids [rows]``."""
+        return {"inputs_embeds": self._model.get_input_embeddings()(ids[:, None])}
 
     def clear(self) -> None:
         """Forget features: the weights have changed."""

@@ -1,0 +1,182 @@
+"""Twelve families answer through one engine: each a tiny random model with its own processor and template."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_families import FAMILIES, make, make_gemma3
+from PIL import Image
+
+from viscot_core.boxes.geometry import Box, Frame
+from viscot_core.boxes.registry import codec
+from viscot_core.conversation import Message
+from viscot_core.engines.base import Request
+from viscot_core.engines.open import EngineOptions, codec_for, open_engine
+from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.errors import UsageError
+from viscot_core.families.generic.backbones import BACKBONES
+from viscot_core.images.view import view_of
+from viscot_core.models.load import LoadedModel, load_model
+
+pytest.importorskip("torchvision", reason="most processors have a video part: pip install 'viscot[models]'")
+
+IMAGES = [Image.effect_noise(size, 60).convert("RGB") for size in ((90, 60), (120, 200), (300, 100))]
+SHARING = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm-4v", "internvl", "idefics3", "smolvlm")
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = make(request.param, tmp_path_factory.mktemp(request.param))
+    return load_model(folder, device="cpu", dtype="fp32")
+
+
+def asked() -> list[Request]:
+    """One image, the same image again, a chain about two others, and text alone."""
+    wide, tall, long = IMAGES
+    chain = (
+        Message("user", "<image>\nwhere is the blue card, please?"),
+        Message("assistant", "box"),
+        Message("user", "<image>\nwhich number"),
+    )
+    return [
+        Request((Message("user", "<image>\nwhere is the red card?"),), (view_of(wide),), 12),
+        Request((Message("user", "<image>\nand where, where is the green card?"),), (view_of(wide),), 9),
+        Request(chain, (view_of(tall), view_of(long)), 12),
+        Request((Message("user", "how many?"),), (), 12),
+    ]
+
+
+def test_batch_single_fast_and_plain_agree(loaded: LoadedModel) -> None:
+    fast, plain = LocalEngine(loaded, batch_size=4), LocalEngine(loaded, batch_size=4, reuse=False)
+    together = fast.generate(asked())
+    assert all(one.error is None for one in together) and any(one.text for one in together)
+    assert together == plain.generate(asked())
+    assert together == [LocalEngine(loaded, batch_size=1).generate([each])[0] for each in asked()]
+    assert (fast.prefix is not None) == (loaded.family.name in SHARING)
+    assert "prefix" not in fast.identity
+
+
+def test_it_is_transformers_own_answer(loaded: LoadedModel) -> None:
+    """Greedy tokens of the model's own forward, on inputs of its own processor, pixels included."""
+    for request in (asked()[0], asked()[2]):
+        inputs = loaded.processor.batch([request.messages], [[view.image for view in request.images]])  # type: ignore[attr-defined]
+        sizes = [view.image.size for view in request.images]
+        rendered = loaded.processor.render(request.messages, sizes, generate=True)
+        assert rendered.ids == inputs["input_ids"][0].tolist()
+        ids = greedy(loaded, inputs, request.max_new_tokens)
+        (ours,) = LocalEngine(loaded).generate([request])
+        assert ours.tokens == len(ids)
+        assert (
+            ours.text == loaded.processor.text([i for i in ids if i not in loaded.processor.stop_ids]).strip()
+        )
+
+
+def greedy(loaded: LoadedModel, inputs: dict[str, Any], limit: int) -> list[int]:
+    """The likeliest token after token, everything computed anew each time."""
+    ids: list[int] = []
+    with torch.inference_mode():
+        for _ in range(limit):
+            if hasattr(loaded.model.model, "rope_deltas"):
+                loaded.model.model.rope_deltas = None
+            said = torch.tensor([ids], dtype=torch.long)
+            grown = {"input_ids": torch.cat([inputs["input_ids"], said], 1)}
+            grown["attention_mask"] = torch.ones_like(grown["input_ids"])
+            for name in ("mm_token_type_ids", "token_type_ids"):
+                if name in inputs:
+                    grown[name] = torch.cat([inputs[name], torch.zeros_like(said)], 1)
+            logits = loaded.model(**{**inputs, **grown}, use_cache=False).logits[0, -1]
+            logits[loaded.processor.suppress_tokens] = float("-inf")
+            ids.append(int(logits.argmax()))
+            if ids[-1] in loaded.processor.stop_ids:
+                break
+    return ids
+
+
+def test_an_image_is_encoded_once(loaded: LoadedModel) -> None:
+    engine = LocalEngine(loaded, batch_size=4)
+    engine.inputs.clear()
+    features = engine.inputs.features  # type: ignore[attr-defined]
+    before = features.encoded
+    engine.generate(asked())
+    engine.generate(asked())
+    kept = loaded.family.name != "llava-onevision"
+    assert features.encoded - before == (3 if kept else 0)
+
+
+def test_reset_forgets_the_old_weights(loaded: LoadedModel) -> None:
+    engine = LocalEngine(loaded, batch_size=4)
+    before = engine.generate(asked()[:1])
+    embeddings = loaded.model.get_output_embeddings().weight
+    kept = embeddings.detach().clone()
+    with torch.no_grad():
+        embeddings.copy_(embeddings.flip(0))
+    engine.reset()
+    try:
+        changed = engine.generate(asked()[:1])
+        assert changed == LocalEngine(loaded, batch_size=1, reuse=False).generate(asked()[:1])
+        assert changed != before
+    finally:
+        with torch.no_grad():
+            embeddings.copy_(kept)
+
+
+def test_boxes_come_back_from_the_size_the_model_saw(loaded: LoadedModel) -> None:
+    """A box said in the model's own pixels is the box of the stored image, to a pixel of the seen one."""
+    if loaded.family.box_format is None:
+        pytest.skip("its box format is not certain: --box-format or bench calibrate says it")
+    size = (517, 333)
+    own = codec_for(EngineOptions(str(loaded.path)))
+    if own.resize is not None:
+        grids = loaded.processor.hf.image_processor(  # type: ignore[attr-defined]
+            images=[Image.new("RGB", size)], return_tensors="pt"
+        )["image_grid_thw"]
+        seen = own.resize(size)
+        assert seen == (int(grids[0][2]) * 14, int(grids[0][1]) * 14)
+        assert own.name == "qwen2.5-vl@4-16" and codec(own.name) == own
+    box = Box(100, 50, 300, 200, Frame.ORIGINAL)
+    parsed = own.parse(own.encode(box, size), size)
+    found = parsed.box.to_original(size)
+    assert found.coords == pytest.approx(box.coords, abs=517 / 84)
+
+
+def test_every_entry_names_modules_that_are_there(loaded: LoadedModel) -> None:
+    names = [name for name, _ in loaded.model.named_parameters()]
+    parts = loaded.family.parts
+    for starts in (parts.vision_tower, parts.projector, parts.llm):
+        for start in starts:
+            tied = start == "lm_head." and loaded.model.config.tie_word_embeddings
+            assert tied or any(name.startswith(start) for name in names), start
+
+
+def test_a_prefix_that_changes_the_words_is_switched_off(tmp_path: Path) -> None:
+    """Sliding layers cannot see a whole prefix: shapes fit, words differ, and the check at load finds it."""
+    loaded = load_model(make_gemma3(tmp_path / "narrow", window=16), device="cpu", dtype="fp32")
+    family: Any = loaded.family
+    family.backbone = replace(family.backbone, shares_prefix=True)
+    engine = LocalEngine(loaded, batch_size=4)
+    assert engine.prefix is None and engine.identity["prefix"] == "off"
+    assert engine.generate(asked()) == LocalEngine(loaded, reuse=False).generate(asked())
+
+
+def test_the_table_knows_the_families_with_tests() -> None:
+    assert {backbone.name for backbone in BACKBONES.values()} == set(FAMILIES)
+
+
+def test_limits_of_pixels_reach_the_model_and_the_boxes(tmp_path: Path) -> None:
+    folder = make("qwen2.5-vl", tmp_path / "qwen")
+    small = EngineOptions(str(folder), dtype="fp32", max_pixels=28 * 28 * 6)
+    assert codec_for(small).name == "qwen2.5-vl@4-6"
+    engine, wide = open_engine(small), open_engine(EngineOptions(str(folder), dtype="fp32"))
+    assert engine.identity["pixels"] != wide.identity["pixels"]
+    asked_of = [e.generate(asked()[2:3])[0].prompt_tokens for e in (engine, wide)]
+    assert asked_of[0] < asked_of[1]
+    with pytest.raises(UsageError, match="No image has at least"):
+        codec_for(EngineOptions(str(folder), max_pixels=700))
+    with pytest.raises(UsageError, match="a size of its own choice"):
+        open_engine(EngineOptions(max_pixels=10_000))
+    with pytest.raises(UsageError, match="no box format"):
+        codec("qwen3-vl@4-16")

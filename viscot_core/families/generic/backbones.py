@@ -1,0 +1,89 @@
+"""What differs between the kinds of model that transformers' chat models come in: one entry a ``model_type``.
+
+A family without an entry answers in plain batches, and how it writes boxes must be said. An entry is a fact
+of the family's code or training, so each one says where it comes from. That its prefix may be shared is
+believed only after the check at load (``engines/transformers/self_check.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from viscot_core.families.base import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """One kind of model.
+
+    Attributes:
+        name: what people call the family.
+        box_format: how its models write boxes (``boxes.registry``); None where that is not certain.
+        shares_prefix: what precedes the questions about an image may be read once for all of them.
+        keeps_features: an image's features do not depend on the other images of the prompt.
+        grid_positions: positions have three axes and follow the images' grids (M-RoPE).
+        step: side in pixels of a token's square, where images keep their shape between limits of tokens.
+        parts: how the names of its parts begin in the model in memory.
+    """
+
+    name: str
+    box_format: str | None = None
+    shares_prefix: bool = False
+    keeps_features: bool = True
+    grid_positions: bool = False
+    step: int | None = None
+    parts: Parts = field(default_factory=Parts)
+
+
+QWEN_PARTS = Parts(("model.visual.",), ("model.visual.merger.",), ("model.language_model.", "lm_head."))
+TOWER_PARTS = Parts(
+    ("model.vision_tower.",), ("model.multi_modal_projector.",), ("model.language_model.", "lm_head.")
+)
+IDEFICS_PARTS = Parts(("model.vision_model.",), ("model.connector.",), ("model.text_model.", "lm_head."))
+
+_QWEN2 = Backbone("qwen2-vl", "qwen2-vl", True, grid_positions=True, step=28, parts=QWEN_PARTS)
+_QWEN25 = Backbone("qwen2.5-vl", "qwen2.5-vl", True, grid_positions=True, step=28, parts=QWEN_PARTS)
+_QWEN3 = Backbone("qwen3-vl", "qwen3-vl", True, grid_positions=True, step=32, parts=QWEN_PARTS)
+# Gated delta layers keep a state and no keys: there is nothing to share, and no cache to cut.
+_QWEN35 = Backbone("qwen3.5", "qwen3-vl", grid_positions=True, step=32, parts=QWEN_PARTS)
+_GLM = Backbone("glm-4v", "glm-4v", True, grid_positions=True, parts=QWEN_PARTS)
+_INTERNVL = Backbone("internvl", "internvl", True, parts=TOWER_PARTS)
+# One image in a prompt is read in tiles, several as one tile each.
+_ONEVISION = Backbone("llava-onevision", keeps_features=False, parts=TOWER_PARTS)
+_IDEFICS3 = Backbone("idefics3", shares_prefix=True, parts=IDEFICS_PARTS)
+_SMOLVLM = Backbone("smolvlm", shares_prefix=True, parts=IDEFICS_PARTS)
+# Sliding layers see a window only: a prefix that every token may read is another model.
+_GEMMA3 = Backbone("gemma3", parts=TOWER_PARTS)
+_GEMMA4 = Backbone(
+    "gemma4",
+    parts=Parts(("model.vision_tower.",), ("model.embed_vision.",), ("model.language_model.", "lm_head.")),
+)
+# An image ends with a token of its own, and its models name points.
+_MOLMO2 = Backbone("molmo2", parts=TOWER_PARTS)
+
+BACKBONES: Mapping[str, Backbone] = {
+    "qwen2_vl": _QWEN2,
+    "qwen2_5_vl": _QWEN25,
+    "qwen3_vl": _QWEN3,
+    "qwen3_vl_moe": _QWEN3,
+    "qwen3_5": _QWEN35,
+    "qwen3_5_moe": _QWEN35,
+    "glm4v": _GLM,
+    "glm46v": _GLM,
+    "glm4v_moe": _GLM,
+    "internvl": _INTERNVL,
+    "llava_onevision": _ONEVISION,
+    "idefics3": _IDEFICS3,
+    "smolvlm": _SMOLVLM,
+    "gemma3": _GEMMA3,
+    "gemma4": _GEMMA4,
+    "molmo2": _MOLMO2,
+}
+"""By ``model_type`` of a config."""
+
+
+def backbone_of(config: Mapping[str, Any]) -> Backbone:
+    """The entry of a config, or one that promises nothing."""
+    return BACKBONES.get(str(config.get("model_type")), Backbone("generic"))
