@@ -58,6 +58,8 @@ $(RUNTIME): | $(BIN)/python
 $(DEV): $(RUNTIME)
 	@echo "Installing what the tests need ..."
 	@DS_BUILD_OPS=0 $(PIP) --editable '.[dev]'
+	@rm -rf $(VENV)/torchvision
+	@$(PIP) --no-deps --target $(VENV)/torchvision torchvision num2words
 	@rm -f $(VENV)/.viscot-dev-*
 	@touch $@
 

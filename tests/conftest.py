@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,10 +31,12 @@ if not NETWORK:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-# torchvision from PyPI is built for CUDA: beside a torch for the CPU its operators are not declared, and the
-# import fails before the parts that are used here.
-if find_spec("torchvision") is not None:
-    _TORCHVISION = declare_torchvision()
+# PyPI's torchvision is built for CUDA: beside a torch for the CPU its operators are not declared, and its
+# import fails. `make test` puts it into a folder of its own, which this process alone sees, operators declared.
+TORCHVISION = Path(sys.prefix) / "torchvision"
+if TORCHVISION.is_dir():
+    sys.path.append(str(TORCHVISION))
+    _OPERATORS = declare_torchvision()
 
 
 # No test judges speed: a busy machine may be slow at any example.

@@ -192,7 +192,7 @@ def test_what_must_begin_again_is_told_again(loaded: LoadedModel, monkeypatch: p
 
 def test_only_the_limit_truncates(tokens: ChatTokenizer) -> None:
     word = _ids(tokens, "a")[-1]
-    stop = replace(NOTHING, stop=("aa",))
+    stop = replace(NOTHING, stop=(processor_of(tokens).text([word, word]),))
     left = replace(NOTHING, cancelled=lambda: True)
     for asked, ids, truncated in (
         (NOTHING, [word, word], True),

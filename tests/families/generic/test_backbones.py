@@ -22,7 +22,7 @@ from viscot_core.families.generic.backbones import BACKBONES
 from viscot_core.images.view import view_of
 from viscot_core.models.load import LoadedModel, load_model
 
-pytest.importorskip("torchvision", reason="most processors have a video part: pip install 'viscot[models]'")
+pytest.importorskip("torchvision", reason="most processors have a video part; make test installs it")
 
 IMAGES = [Image.effect_noise(size, 60).convert("RGB") for size in ((90, 60), (120, 200), (300, 100))]
 SHARING = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm-4v", "internvl", "idefics3", "smolvlm")
