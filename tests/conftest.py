@@ -31,8 +31,8 @@ if not NETWORK:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-# PyPI's torchvision is built for CUDA: beside a torch for the CPU its operators are not declared, and its
-# import fails. `make test` puts it into a folder of its own, which this process alone sees, operators declared.
+# PyPI's torchvision is built for CUDA: beside a torch for the CPU its operators are not declared, and
+# importing it fails. `make test` puts it into a folder of its own, which this process alone sees, declared.
 TORCHVISION = Path(sys.prefix) / "torchvision"
 if TORCHVISION.is_dir():
     sys.path.append(str(TORCHVISION))

@@ -164,7 +164,8 @@ def _parts(message: Message) -> list[dict[str, str]]:
         parts.append({"type": "image"})
         if words := text.removeprefix("\n"):
             parts.append({"type": "text", "text": words})
-    return parts
+    # SmolVLM's template asks for the kind of the first part, also of an empty message (paper Table 6's turn).
+    return parts or [{"type": "text", "text": ""}]
 
 
 @lru_cache(maxsize=64)
