@@ -75,12 +75,13 @@ def test_tasks_of_srun_share_and_the_last_one_leaves_the_whole(
 ) -> None:
     engine = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32")
     task, out = VisualCot(golden_root, max_new_tokens=8), tmp_path / "out"
-    done = []
+    done: list[int] = []
     for _ in tasks_of_srun(monkeypatch, 2):
         info, tally = evaluate(task, engine, out)
         done.append(tally.finished)
     assert sum(done) == 12 and min(done) > 0
-    assert info.counts["done"] == 12
+    # Its weights are random: it goes on to the limit of 8 tokens.
+    assert info.counts["done"] + info.counts["truncated"] == 12
     assert len(list(out.glob("predictions.slurm5*"))) == 2
     assert evaluate(task, engine, out)[1].finished == 0
     assert [p.name for p in out.glob("predictions*")] == [PREDICTIONS_FILE]
