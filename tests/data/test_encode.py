@@ -17,7 +17,7 @@ from viscot_core.data.mix import build
 from viscot_core.data.mixture import MixtureSource
 from viscot_core.data.synth import write_dataset
 from viscot_core.errors import DataError
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.tokenizer import load_tokenizer
 from viscot_core.models.checkpoint import open_checkpoint

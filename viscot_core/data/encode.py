@@ -21,7 +21,7 @@ from viscot_core.conversation import IMAGE, Message
 from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.mixture import Mixture, Progress
 from viscot_core.errors import DataError
-from viscot_core.families.base import IGNORE, Rendered
+from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.training import TrainingProcessor
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View, crop

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from viscot_core.data.encode import Batch, Sample
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 
 STEP = 16
 """Row lengths that are tried differ by this many tokens."""

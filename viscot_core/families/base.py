@@ -15,17 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import Message
 from viscot_core.errors import UsageError
+from viscot_core.families.inputs import ModelInputs, Rendered
 from viscot_core.tensors import Stored
 
 if TYPE_CHECKING:
-    import torch
-
     from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout
     from viscot_core.families.training import Training
-    from viscot_core.images.view import View
-
-IGNORE = -100
-"""Label of a token that is not supervised."""
 
 Sibling = Callable[[str, Path], Path]
 """``(name, of)``: the folder of what the checkpoint in ``of`` names; CheckpointError where it is not here."""
@@ -33,22 +28,6 @@ Sibling = Callable[[str, Path], Path]
 
 Spans = tuple[tuple[str, bool], ...]
 """A conversation as text in pieces, each with whether the model learns to say it; an image is ``<image>``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A conversation as the model reads it: ``ids`` and ``labels`` of one length, image slots expanded.
-
-    A label is the token's id where the model learns to say it, else ``IGNORE``.
-    """
-
-    ids: list[int]
-    labels: list[int]
-    n_images: int
-
-    @property
-    def n_supervised(self) -> int:
-        return len(self.labels) - self.labels.count(IGNORE)
 
 
 class TextTemplate(Protocol):
@@ -115,62 +94,6 @@ class Processor(Protocol):
 
     def settled_text(self, ids: Sequence[int]) -> str:
         """The beginning of ``text(ids)`` that stays, whatever tokens follow: no half of a letter."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A rendered conversation with the images of its slots."""
-
-    messages: tuple[Message, ...]
-    rendered: Rendered
-    images: tuple[View, ...]
-
-
-class ModelInputs(Protocol):
-    """Makes a model's inputs, and remembers what it computed of images for the next prompt about them."""
-
-    def batch(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-        """Left-padded keyword arguments of ``generate`` for these prompts, ``[rows, tokens, ...]``."""
-        ...
-
-    def clear(self) -> None:
-        """Forget what depends on the weights."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Suffix:
-    """What prompts say after a shared prefix, ``n`` tokens a row, padded on one side.
-
-    Attributes:
-        arguments: keyword arguments of the prefix model for these tokens.
-        real: which tokens are no padding, ``[rows, n]``.
-        positions: ``[rows, n]``, or ``[3, rows, n]`` where the model counts on three axes.
-    """
-
-    arguments: dict[str, Any]
-    real: torch.Tensor
-    positions: torch.Tensor
-
-
-class PrefixInputs(ModelInputs, Protocol):
-    """Inputs that can be made of a part of a prompt: what shared-prefix decoding needs."""
-
-    def prefix_len(self, prompt: Prompt) -> int:
-        """Tokens up to the end of the first image's; 0 without an image."""
-        ...
-
-    def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, Any]:
-        """Keyword arguments of the prefix model for the first tokens of prompts about an image each."""
-        ...
-
-    def suffix(self, prompts: Sequence[Prompt], prefix_len: int, *, left: bool = True) -> Suffix:
-        """What stands after the prefix, padded on the left or on the right."""
-        ...
-
-    def next(self, ids: torch.Tensor) -> dict[str, Any]:
-        """Keyword arguments of the prefix model for one more token a row, ``ids [rows]``."""
         ...
 
 

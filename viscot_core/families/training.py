@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import Message
-from viscot_core.families.base import Parts, Processor, Rendered, Spans
+from viscot_core.families.base import Parts, Processor, Spans
+from viscot_core.families.inputs import Rendered
 from viscot_core.families.manifest import TurnTokens
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from viscot_core.data.encode import Sample
 from viscot_core.data.packing import collate_packed, pack
-from viscot_core.families.base import IGNORE, Rendered
+from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.table import training_from_parts
 from viscot_core.train.recipe.schema import ScratchSpec

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from viscot_core.data.encode import Batch
 from viscot_core.data.synth import write_dataset
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 from viscot_core.train import worker
 from viscot_core.train.objectives import base
 from viscot_core.train.objectives.base import StageRows, TrainStep

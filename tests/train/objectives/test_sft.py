@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 from viscot_core.families.table import training_from_parts
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.sft import Sft, share_of, token_losses

@@ -12,7 +12,7 @@ from viscot_core.data.annotations import Conversation, Rows
 from viscot_core.data.encode import Sample, encode, training_turns
 from viscot_core.data.scenes import COLORS, Scene
 from viscot_core.data.synth import write_dataset
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.scratch import train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES, render

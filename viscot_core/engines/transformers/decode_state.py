@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from viscot_core.engines.base import Generation, Request
-from viscot_core.families.base import Processor, Prompt
+from viscot_core.families.base import Processor
+from viscot_core.families.inputs import Prompt
 
 
 class DecodeState:

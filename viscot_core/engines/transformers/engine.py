@@ -21,7 +21,7 @@ from viscot_core.engines.base import Generation, Request, Traits
 from viscot_core.engines.transformers.batches import MOST_ROWS, MOST_ROWS_GPU, BatchBudget, fitting_batch
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.families.base import PrefixInputs, Prompt
+from viscot_core.families.inputs import PrefixInputs, Prompt
 from viscot_core.images.view import resized
 from viscot_core.models.load import LoadedModel
 

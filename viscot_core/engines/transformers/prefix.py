@@ -25,7 +25,7 @@ from viscot_core.engines.transformers.attention import (
 from viscot_core.engines.transformers.batches import BatchBudget, by_image
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.engines.transformers.graphs import StaticDecoder
-from viscot_core.families.base import PrefixInputs, Suffix
+from viscot_core.families.inputs import PrefixInputs, Suffix
 
 KEPT_BYTES = 128 << 20
 """What is kept of images on a CPU at least; more for models whose weights are four times that."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from viscot_core.families.base import Prompt, Suffix
 from viscot_core.families.features import FeatureCache
 from viscot_core.families.generic.backbones import Backbone
 from viscot_core.families.generic.features import ImageFeatures, encode_image, joined_features
 from viscot_core.families.generic.processor import GenericProcessor
+from viscot_core.families.inputs import Prompt, Suffix
 from viscot_core.images.view import View
 
 

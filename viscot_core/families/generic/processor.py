@@ -15,7 +15,8 @@ from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.deadline import TEMPLATE_SECONDS, call_within
 from viscot_core.errors import CheckpointError, EngineError
-from viscot_core.families.base import IGNORE, ImageLimits, Rendered
+from viscot_core.families.base import ImageLimits
+from viscot_core.families.inputs import IGNORE, Rendered
 
 _NO_LETTER = "\ufffd"
 """What decoding makes of bytes that are no letter, or not yet one."""

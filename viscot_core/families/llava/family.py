@@ -15,12 +15,12 @@ from viscot_core.families.base import (
     Family,
     Files,
     ImageLimits,
-    ModelInputs,
     Processor,
     Sibling,
     TextTemplate,
 )
 from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source, compare
+from viscot_core.families.inputs import ModelInputs
 from viscot_core.families.llava import gather, handover, layouts
 from viscot_core.families.llava.parts import PARTS, add_image_row, expected_shapes
 from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer

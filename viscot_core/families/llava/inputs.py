@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import LlavaModel
 
-from viscot_core.families.base import Prompt, Suffix
 from viscot_core.families.features import FeatureCache
+from viscot_core.families.inputs import Prompt, Suffix
 from viscot_core.families.llava.pixels import preprocess
 from viscot_core.families.llava.processor import ChatProcessor
 from viscot_core.images.view import View

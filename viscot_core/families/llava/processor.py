@@ -19,7 +19,8 @@ from PIL import Image
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import IMAGE, Message
-from viscot_core.families.base import IGNORE, Rendered, Spans
+from viscot_core.families.base import Spans
+from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
 from viscot_core.families.llava.template import EOS, TEMPLATES, Chunk, Chunks, Template, render
 from viscot_core.families.llava.tokenizer import keep_sentencepiece

@@ -22,7 +22,7 @@ from viscot_core.data.mixture import Mixture
 from viscot_core.data.packing import collate_packed
 from viscot_core.data.sampler import filled, length_order, modality_length_order
 from viscot_core.errors import DataError
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 from viscot_core.families.training import TrainingProcessor
 from viscot_core.images.reading import open_image
 from viscot_core.paths import inside

@@ -16,7 +16,7 @@ from viscot_core.data.encode import encode, load_views, training_turns
 from viscot_core.data.faults import BOX_FORMAT, faults, has_box
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, UsageError
-from viscot_core.families.base import IGNORE, Rendered
+from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.training import TrainingProcessor
 from viscot_core.images.reading import image_size
 from viscot_core.paths import inside

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 from viscot_core.train.loop.mixture_dataset import MixtureDataset
 from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
 from viscot_core.train.recipe.schema import StageSpec

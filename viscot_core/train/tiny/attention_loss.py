@@ -17,7 +17,7 @@ from viscot_core.boxes.geometry import crop_window
 from viscot_core.data.annotations import split_crop
 from viscot_core.data.encode import Sample
 from viscot_core.data.scenes import COLORS, Scene, Thing
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.train.tiny.foundation import view_box
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.encode import Batch, Sample, collate, encode
 from viscot_core.data.scenes import Scene
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.training import patches_along
 from viscot_core.train.objectives.base import StageRows, TrainStep

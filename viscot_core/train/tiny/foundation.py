@@ -27,7 +27,7 @@ from viscot_core.data.annotations import split_crop
 from viscot_core.data.encode import Batch
 from viscot_core.data.scenes import COLORS, Scene, Thing, draw_thing, jitter_color
 from viscot_core.errors import UsageError
-from viscot_core.families.base import IGNORE
+from viscot_core.families.inputs import IGNORE
 from viscot_core.families.llava import training
 from viscot_core.families.llava.pixels import normalise, square_pixels
 from viscot_core.train.objectives.base import Objective, StageRows, TrainStep

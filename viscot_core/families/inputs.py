@@ -1,0 +1,89 @@
+"""What a model is fed: rendered conversations, and inputs made of whole prompts or of parts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from viscot_core.conversation import Message
+
+if TYPE_CHECKING:
+    import torch
+
+    from viscot_core.images.view import View
+
+IGNORE = -100
+"""Label of a token that is not supervised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as the model reads it: ``ids`` and ``labels`` of one length, image slots expanded.
+
+    A label is the token's id where the model learns to say it, else ``IGNORE``.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    n_images: int
+
+    @property
+    def n_supervised(self) -> int:
+        return len(self.labels) - self.labels.count(IGNORE)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation with the images of its slots."""
+
+    messages: tuple[Message, ...]
+    rendered: Rendered
+    images: tuple[View, ...]
+
+
+class ModelInputs(Protocol):
+    """Makes a model's inputs, and remembers what it computed of images for the next prompt about them."""
+
+    def batch(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        """Left-padded keyword arguments of ``generate`` for these prompts, ``[rows, tokens, ...]``."""
+        ...
+
+    def clear(self) -> None:
+        """Forget what depends on the weights."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Suffix:
+    """What prompts say after a shared prefix, ``n`` tokens a row, padded on one side.
+
+    Attributes:
+        arguments: keyword arguments of the prefix model for these tokens.
+        real: which tokens are no padding, ``[rows, n]``.
+        positions: ``[rows, n]``, or ``[3, rows, n]`` where the model counts on three axes.
+    """
+
+    arguments: dict[str, Any]
+    real: torch.Tensor
+    positions: torch.Tensor
+
+
+class PrefixInputs(ModelInputs, Protocol):
+    """Inputs that can be made of a part of a prompt: what shared-prefix decoding needs."""
+
+    def prefix_len(self, prompt: Prompt) -> int:
+        """Tokens up to the end of the first image's; 0 without an image."""
+        ...
+
+    def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, Any]:
+        """Keyword arguments of the prefix model for the first tokens of prompts about an image each."""
+        ...
+
+    def suffix(self, prompts: Sequence[Prompt], prefix_len: int, *, left: bool = True) -> Suffix:
+        """What stands after the prefix, padded on the left or on the right."""
+        ...
+
+    def next(self, ids: torch.Tensor) -> dict[str, Any]:
+        """Keyword arguments of the prefix model for one more token a row, ``ids [rows]``."""
+        ...
