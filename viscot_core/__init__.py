@@ -41,6 +41,7 @@ def load(
     """
     from viscot_core.ask import VisualCoT
     from viscot_core.engines.open import EngineOptions, codec_for, open_engine
+    from viscot_core.models.load import LOADING
     from viscot_core.policies.wording import Wording
 
     model = None if name is None else str(name)
@@ -55,5 +56,6 @@ def load(
         max_pixels=max_pixels,
         base=None if base is None else str(base),
     )
-    codec = codec_for(options)
-    return VisualCoT(open_engine(options, codec=codec), wording=Wording(codec))
+    with LOADING:
+        codec = codec_for(options)
+        return VisualCoT(open_engine(options, codec=codec), wording=Wording(codec))

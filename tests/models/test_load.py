@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,23 @@ def test_loads_from_several_threads_are_whole(golden: Path) -> None:
         for state in pool.map(load, range(6)):
             assert state.keys() == alone.keys()
             assert all((state[name] == alone[name]).all() for name in alone)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_the_first_loads_of_a_process_may_come_from_several_threads(golden: Path) -> None:
+    """Each began to import transformers: in all but one it was a package without the wanted names."""
+    code = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from viscot_core import load
+with ThreadPoolExecutor(3) as pool:
+    models = list(pool.map(lambda _: load(sys.argv[1], device="cpu", dtype="fp32"), range(3)))
+print(len({model.ask(sys.argv[2], "What is it?").text for model in models}))
+"""
+    command = [sys.executable, "-c", code, str(golden / "tiny_llava"), str(golden / "images/landscape.jpg")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert ran.stdout.strip() == "1", ran.stderr
 
 
 @pytest.mark.parametrize(

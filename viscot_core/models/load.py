@@ -27,9 +27,10 @@ ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 """transformers' names of what ``--attn`` takes."""
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 LOAD_IN = ("4bit", "8bit")
-# transformers builds models inside process-wide contexts (default dtype, no initialisation): two at once
-# leave each other's tensors uninitialised, without an error.
-_BUILDING = threading.Lock()
+LOADING = threading.RLock()
+"""Held while a model is loaded. transformers builds models inside process-wide contexts (default dtype, no
+initialisation): two at once leave each other's tensors uninitialised, without an error. Where several
+threads begin its first import, that fails in all but one."""
 
 
 class _Once(logging.Filter):
@@ -90,14 +91,15 @@ def load_model(
         raise UsageError(f"--attn is one of {', '.join(ATTENTION)}, not '{attn}'.")
     if load_in is not None and load_in not in LOAD_IN:
         raise UsageError(f"--load-in is 4bit or 8bit, not '{load_in}'.")
-    checkpoint = open_checkpoint(resolve_answering(name_or_path), base)
-    checkpoint.require_whole()
-    processor = checkpoint.family.processor(checkpoint, min_pixels, max_pixels)
-    place = choose_device(device)
-    kind = choose_dtype(dtype, place, checkpoint)
-    if attn == "flash":
-        _check_flash(place, kind)
-    model = build(checkpoint, place, kind, load_in, ATTENTION[attn])
+    with LOADING:
+        checkpoint = open_checkpoint(resolve_answering(name_or_path), base)
+        checkpoint.require_whole()
+        processor = checkpoint.family.processor(checkpoint, min_pixels, max_pixels)
+        place = choose_device(device)
+        kind = choose_dtype(dtype, place, checkpoint)
+        if attn == "flash":
+            _check_flash(place, kind)
+        model = build(checkpoint, place, kind, load_in, ATTENTION[attn])
     return LoadedModel(
         model=model,
         family=checkpoint.family,
@@ -184,7 +186,7 @@ def build(
     place = _device_map(device, checkpoint, dtype, load_in)
     options = BuildOptions(dtype, attention, place, load_in)
     try:
-        with _BUILDING:
+        with LOADING:
             model = checkpoint.family.build(checkpoint, options).eval()
         _require_numbers(model, checkpoint)
         return model

@@ -8,9 +8,11 @@ once per process.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
@@ -57,6 +59,18 @@ def _lock_of(model: Any) -> RLock:
     return _LOCKS.setdefault(model, RLock())
 
 
+@cache
+def _survive_forks() -> None:
+    """Let a forked child answer too: torch's threads and the holders of locks stay behind in its parent."""
+    import torch
+
+    def in_child() -> None:
+        torch.set_num_threads(1)  # with more it would wait for those that it does not have
+        _LOCKS.clear()
+
+    os.register_at_fork(after_in_child=in_child)
+
+
 class LocalEngine:
     """An ``Engine`` over a loaded model. ``batch_size`` bounds the prompts that run together (0: what fits).
 
@@ -75,6 +89,7 @@ class LocalEngine:
     ) -> None:
         if batch_size < 0:
             raise UsageError(f"--batch-size is at least 1, or auto, not {batch_size}.")
+        _survive_forks()
         self.loaded = loaded
         self.model = loaded.model
         self.processor = loaded.processor
