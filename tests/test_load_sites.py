@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 OWN_PICKLES = {"viscot_core/runs/rank.py", "viscot_core/runs/evaluate.py"}
-"""A benchmark's job for its ranks: written and read by one call, in a folder that only this user may open."""
+"""A benchmark's job for its ranks: made and read by one call, in an environment that only its user reads."""
 
 
 def calls(repo: Path) -> Iterator[tuple[str, str, dict[str, ast.expr]]]:

@@ -1,22 +1,23 @@
-"""One rank of a sharded benchmark: ``python -m viscot_core.runs.rank JOB``, started by ``shards.launch``."""
+"""One rank of a sharded benchmark: ``python -m viscot_core.runs.rank``, started by ``shards.launch``."""
 
 from __future__ import annotations
 
+import base64
+import os
 import pickle
 import sys
-from pathlib import Path
 
 from viscot_core.errors import ViscotError
-from viscot_core.runs.shards import end_with_launcher
+from viscot_core.runs.shards import JOB, end_with_launcher
 from viscot_core.terminal import visible
 
 
-def main(path: str) -> int:
-    """Run the job that the parent process wrote (``evaluate.evaluate``)."""
+def main() -> int:
+    """Run the job that the launching process gave (``evaluate.evaluate``)."""
     end_with_launcher()
     from viscot_core.runs.evaluate import evaluate  # late: it takes seconds
 
-    task, engine, out = pickle.loads(Path(path).read_bytes())
+    task, engine, out = pickle.loads(base64.b64decode(os.environ[JOB]))
     try:
         evaluate(task, engine, out)
     except ViscotError as error:
@@ -26,4 +27,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

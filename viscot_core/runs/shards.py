@@ -6,15 +6,14 @@ A rank that dies loses its batch in flight: the same command, on any number of G
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.processes import die_with_parent, parent_of
@@ -22,6 +21,8 @@ from viscot_core.processes import die_with_parent, parent_of
 SESSION = "VISCOT_BENCH_SESSION"
 LAUNCHER = "VISCOT_BENCH_LAUNCHER"
 """The process that started torchrun."""
+JOB = "VISCOT_BENCH_JOB"
+"""The pickled job in base64. Only this user can read the environment, and no kill leaves a file."""
 
 
 @dataclass(frozen=True)
@@ -94,20 +95,18 @@ def launch(job: bytes, gpus: int) -> None:
     Raises:
         EngineError: a rank died; what all ranks finished is kept.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "job"
-        path.write_bytes(job)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        ranks = [f"--nproc-per-node={gpus}", "-m", "viscot_core.runs.rank", str(path)]
-        environment = {**os.environ, SESSION: uuid.uuid4().hex[:8], LAUNCHER: str(os.getpid())}
-        # torchrun would set it to 1, which leaves most cores idle where ranks run on CPUs.
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
-        die = partial(die_with_parent, os.getpid())
-        process = subprocess.Popen([*command, *ranks], env=environment, preexec_fn=die)
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the ranks too: let them end
-            process.wait()
-            raise
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    ranks = [f"--nproc-per-node={gpus}", "-m", "viscot_core.runs.rank"]
+    environment = {**os.environ, SESSION: uuid.uuid4().hex[:8], LAUNCHER: str(os.getpid())}
+    environment[JOB] = base64.b64encode(job).decode()
+    # torchrun would set it to 1, which leaves most cores idle where ranks run on CPUs.
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
+    die = partial(die_with_parent, os.getpid())
+    process = subprocess.Popen([*command, *ranks], env=environment, preexec_fn=die)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the terminal sent it to the ranks too: let them end
+        process.wait()
+        raise
     if code:
         raise EngineError(f"A rank ended with code {code} (see above); the same command continues the run.")
