@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import random
+import struct
 import tarfile
 import tracemalloc
 import zipfile
@@ -237,6 +238,19 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     archive.write_bytes(data)
     with pytest.raises(DataError, match=r"'a\.txt' is refused: it is encrypted"):
         unpack(archive, "zip", tmp_path / "out")
+
+
+def test_a_zips_list_of_members_is_not_read_at_any_length(tmp_path: Path) -> None:
+    """The end of the archive says how long it is; the file may be sparse, and the list bytes of any kind."""
+    end = b"PK\x05\x06" + bytes(4) + struct.pack("<HHIIH", 1, 1, 200 << 20, 0, 0)
+    with (tmp_path / "x.zip").open("wb") as file:
+        file.seek(200 << 20)
+        file.write(end)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="list of members has 209,715,200 bytes"):
+        unpack(tmp_path / "x.zip", "zip", tmp_path / "out")
+    assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    tracemalloc.stop()
 
 
 def test_a_zip_with_a_wrong_checksum_leaves_no_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ right size is not written again.
 
 from __future__ import annotations
 
+import io
 import lzma
 import os
 import shutil
@@ -29,6 +30,8 @@ from viscot_core.sources.transfer import Stopped
 _BLOCK = 1 << 20
 _HEADER = 1 << 16
 _NAME, _FOLDERS = 4096, 100
+_DIRECTORY = 1 << 27
+"""Bytes of a zip's list of members, which is read at once; that of a million images has about 100 MB."""
 _NOT_PLAIN = "it is a link, a device or sparse"
 _EXTENDED = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -208,8 +211,17 @@ def unpack(
     return unpacker
 
 
+class _ZipBytes(io.BufferedReader):
+    """A zip's file. Python reads the list of members whole, and keeps ten times its bytes."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > _DIRECTORY:
+            raise DataError(f"the archive's list of members has {size:,} bytes; do not use this archive.")
+        return super().read(size)
+
+
 def _unpack_zip(archive: Path, unpacker: Unpacker, most: Most) -> None:
-    with zipfile.ZipFile(archive) as zipped:
+    with _ZipBytes(io.FileIO(archive)) as file, zipfile.ZipFile(file) as zipped:
         members = [member for member in zipped.infolist() if not member.is_dir()]
         # A pass that writes nothing, with an unpacker of its own: all refusals come before the first byte.
         judge = Unpacker(unpacker.into, unpacker.placing, most)
