@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -187,16 +187,24 @@ def sync_folder(folder: Path) -> None:
 
 def link_or_copy(path: Path, target: Path) -> None:
     """Make ``target`` a hard link of ``path``, or a copy where the disk has none; whole or not at all."""
+    place_file(path, target, os.link, shutil.copyfile)
+
+
+def place_file(path: Path, target: Path, *ways: Callable[[Path, Path], object]) -> None:
+    """Make ``target`` from ``path`` in the first of ``ways`` that the disk allows; whole or not at all."""
     partial = target.with_name(f".{target.name}{_PARTIAL}")
     partial.unlink(missing_ok=True)
     # A rename between two links of one file does nothing and would leave the partial one.
     if target.exists() and target.samefile(path):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path, partial)
-    except OSError:
-        shutil.copyfile(path, partial)
+    for number, way in enumerate(ways, start=1):
+        try:
+            way(path, partial)
+            break
+        except OSError:
+            if number == len(ways):
+                raise
     partial.replace(target)
 
 

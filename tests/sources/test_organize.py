@@ -12,9 +12,10 @@ import pytest
 from made_roots import draw, made_root, real_root
 
 from viscot_core.errors import UsageError
+from viscot_core.files import place_file
 from viscot_core.sources.catalog import load_catalog
 from viscot_core.sources.check import check
-from viscot_core.sources.organize import Link, organize
+from viscot_core.sources.organize import _WAYS, Link, organize
 
 if TYPE_CHECKING:
     from conftest import Ran
@@ -50,6 +51,17 @@ def test_a_file_is_linked_or_copied(tmp_path: Path, link: Link) -> None:
     assert place.is_symlink() == (link is Link.SYMLINK)
     assert (origin.stat().st_nlink == 2) == (link in (Link.AUTO, Link.HARD))
     assert organize(tmp_path / "hand", tmp_path / "data", CATALOG, link=link).placed == []
+
+
+def test_a_link_that_is_there_already_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    """A rename between two links of one file does nothing: the temporary one stayed."""
+    draw(tmp_path / "hand/1.jpg", (9, 9))
+    for way in _WAYS.values():
+        place = tmp_path / "data/1.jpg"
+        for _ in range(2):
+            place_file(tmp_path / "hand/1.jpg", place, *way)
+        assert [path.name for path in place.parent.iterdir()] == ["1.jpg"]
+        place.unlink()
 
 
 @pytest.mark.parametrize(

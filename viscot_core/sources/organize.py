@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.errors import DataError, ImageError, UsageError
-from viscot_core.files import sha256_of
+from viscot_core.files import place_file, sha256_of
 from viscot_core.images.reading import image_size
 from viscot_core.paths import inside
 from viscot_core.sources.aliases import file_names, link_folders
@@ -33,6 +33,14 @@ class Link(StrEnum):
     HARD = "hard"
     SYMLINK = "symlink"
     COPY = "copy"
+
+
+_WAYS: dict[Link, tuple[Callable[[Path, Path], object], ...]] = {
+    Link.AUTO: (os.link, os.symlink),
+    Link.HARD: (os.link,),
+    Link.SYMLINK: (os.symlink,),
+    Link.COPY: (shutil.copyfile,),
+}
 
 
 @dataclass(slots=True)
@@ -137,7 +145,7 @@ def _place(
     if len(best) > 1:
         done.ambiguous[path] = best
         return
-    _link(best[0].resolve(), place, link)
+    place_file(best[0].resolve(), place, *_WAYS[link])
     done.placed.append(path)
 
 
@@ -177,22 +185,3 @@ def _size_of(file: Path) -> Size | None:
         return image_size(file)
     except ImageError:
         return None
-
-
-def _link(file: Path, place: Path, link: Link) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside its place, then renamed: a kill leaves no half copy under the real name.
-    partial = place.with_name(f".{place.name}.partial")
-    partial.unlink(missing_ok=True)
-    if link is Link.COPY:
-        shutil.copyfile(file, partial)
-    elif link is Link.SYMLINK:
-        partial.symlink_to(file)
-    else:
-        try:
-            os.link(file, partial)
-        except OSError:
-            if link is Link.HARD:
-                raise
-            partial.symlink_to(file)
-    partial.replace(place)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.errors import DataError
-from viscot_core.files import atomic_write
+from viscot_core.files import atomic_path, atomic_write
 from viscot_core.sources.archives import DAMAGE, Damaged, StrictTarInfo, Unpacker, unpack_tar
 from viscot_core.sources.catalog import read_record
 
@@ -67,9 +67,8 @@ class _Parts(io.RawIOBase):
         rest = self._rest()
         old, self.number = self._files, self.number + 1
         carry = _carry(self.folder, self.number)
-        partial = carry.with_suffix(".partial")
-        partial.write_bytes(rest)
-        partial.replace(carry)
+        with atomic_path(carry) as partial:
+            partial.write_bytes(rest)
         with atomic_write(self.folder / "progress.json") as file:
             json.dump({"part": self.number}, file)
         for path in old:
