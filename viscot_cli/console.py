@@ -26,7 +26,9 @@ from viscot_core.terminal import VisibleFormatter, json_safe, visible
 
 INTERRUPTED = 130
 _WORD = 12
-"""A longer word may be divided in a narrow table."""
+"""A longer word may be divided in a narrow table; in a very narrow one shorter words too."""
+_GAP = 2
+"""Columns of space between two columns of a table."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -84,34 +86,50 @@ def table(
 ) -> None:
     """Print a table; the columns named in ``right`` are aligned right. Markup in cells is not interpreted.
 
-    A terminal limits the width; in a file or a pipe nothing is cut or wrapped.
+    A terminal limits the width: texts are wrapped, never cut. In a file or a pipe nothing is wrapped.
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     aligned_right = set(right)
     cells = [[cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row] for row in rows]
-    for number, column in enumerate(columns):
-        justify: Literal["left", "right"] = "right" if column in aligned_right else "left"
-        texts = [Text(visible(column)), *(row[number] for row in cells)]
-        # The first column has the names, the words to type: never wrapped or cut. In the others a word
-        # is divided only where it is long, as a path is.
-        least = None if number == 0 else min(_WORD, max(_longest_word(text.plain) for text in texts))
-        drawn.add_column(texts[0], justify=justify, overflow="fold", no_wrap=number == 0, min_width=least)
-    for row in cells:
-        drawn.add_row(*row)
     # Without a terminal rich would wrap at 80 columns.
     screen = Console(width=None if sys.stdout.isatty() else 10_000)
+    texts = [[Text(visible(name)), *(row[n] for row in cells)] for n, name in enumerate(columns)]
+    widths = _widths([[text.plain for text in column] for column in texts], screen.width)
+    for number, column in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if column in aligned_right else "left"
+        drawn.add_column(texts[number][0], justify=justify, overflow="fold", width=widths[number])
+    for row in cells:
+        drawn.add_row(*row)
     with screen.capture() as captured:
         screen.print(drawn)
     lines = [visible(title)] if title else []
     typer.echo("\n".join([*lines, *(line.rstrip() for line in captured.get().splitlines())]))
 
 
-def _longest_word(text: str) -> int:
-    return max((len(word) for word in text.split()), default=0)
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """The widths of a table's columns within ``room``: where that is too narrow, the widest give first.
+
+    The first column has the names, the words to type: never wrapped or cut. In the others a word is divided
+    only where it is long, as a path is, or where nothing else is left (rich would cut it).
+    """
+    from rich.cells import cell_len
+
+    room -= _GAP * len(columns)
+    widths = [max(map(cell_len, texts)) for texts in columns]
+    words = [[word for text in texts for word in text.split()] for texts in columns[1:]]
+    longest = [max(map(cell_len, each), default=1) for each in words]
+    for word in range(_WORD, 0, -1):
+        least = [widths[0], *(min(word, each) for each in longest)]
+        while sum(widths) > room:
+            wide = [n for n, width in enumerate(widths) if width > least[n]]
+            if not wide:
+                break
+            widths[max(wide, key=lambda n: widths[n])] -= 1
+    return widths
 
 
 # -- progress --------------------------------------------------------------------------------------

@@ -66,13 +66,14 @@ def list_models(json: Annotated[bool, typer.Option("--json", help="One object pe
             "size",
             "image",
             "disk",
-            "GPU GB bf16 / 8-bit / 4-bit",
+            "GPU GB",
             "here",
             "licence",
         )
         console.table(columns, rows)
         console.say(
-            "GPU memory is estimated from the number of parameters. Download one: viscot models pull NAME"
+            "GPU GB: in bf16 / 8-bit / 4-bit, estimated from the number of parameters.\n"
+            "Download one: viscot models pull NAME"
         )
 
 

@@ -115,3 +115,16 @@ def test_the_words_to_type_are_whole_in_a_narrow_terminal(
     monkeypatch.setenv("NO_COLOR", "1")
     narrow = names()
     assert wide <= narrow and not any("…" in name for name in narrow)
+
+
+@pytest.mark.parametrize("width", range(36, 100, 4))
+def test_a_narrow_terminal_cuts_nothing(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.table(("name", *"abcd"), [("a-long-name", *["Community License"] * 4)])
+    told = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out)
+    assert max(map(len, told.splitlines())) <= width
+    assert sorted("".join(told.split())) == sorted("nameabcda-long-name" + "CommunityLicense" * 4)

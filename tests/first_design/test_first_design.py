@@ -70,11 +70,16 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def holds(found: Any, wanted: Any, where: str = "") -> None:
-    """``found`` has all of ``wanted``; fields may have been added, none may mean something else."""
+    """``found`` has all of ``wanted``; fields may have been added, none may mean something else.
+
+    Intervals (``ci95``) are left out: those of then were bootstrapped, which is too narrow for few items
+    and gave [1.0, 1.0] for 3 right of 3. Today's methods are held in ``report/test_intervals.py``.
+    """
     if isinstance(wanted, dict):
         assert isinstance(found, dict) and wanted.keys() <= found.keys(), where
         for key, value in wanted.items():
-            holds(found[key], value, f"{where}/{key}")
+            if not key.endswith("ci95"):
+                holds(found[key], value, f"{where}/{key}")
     elif isinstance(wanted, list):
         assert isinstance(found, list) and len(found) == len(wanted), where
         for number, (one, other) in enumerate(zip(found, wanted, strict=True)):

@@ -128,3 +128,10 @@ def test_the_p_value_rejects_a_true_null_as_often_as_it_says() -> None:
         groups = [sample(random.integers(0, 2, n) - random.integers(0, 2, n)) for n in (60, 40)]
         rejected += paired_test(groups, random, 1000).p < 0.05
     assert 0.02 <= rejected / 400 <= 0.09
+
+
+def test_a_difference_of_scores_is_at_most_1() -> None:
+    """23 pairs of 24 gained had an interval up to +1.056."""
+    found = difference_interval([ClusterSample(np.array([1.0] * 23 + [0.0]))])
+    assert found is not None and 0.7 < found.low < found.high == 1.0
+    assert difference_interval([ClusterSample(-np.array([1.0] * 23 + [0.0]))]) == (-1.0, -found.low)

@@ -222,7 +222,9 @@ def difference_interval(samples: Sequence[ClusterSample]) -> Interval | None:
         mean = float(means.mean())
         variance = max(variance, float(np.sum((squares - means**2) / sizes)) / len(samples) ** 2)
     half = t_quantile(degrees) * variance**0.5
-    return Interval(mean - half, mean + half) if variance > _NOTHING else None
+    # Scores in 0..1 differ by at most 1, as few pairs would let the interval forget.
+    most = 1.0 if all(np.abs(s.values).max() <= 1 for s in samples) else np.inf
+    return Interval(max(-most, mean - half), min(most, mean + half)) if variance > _NOTHING else None
 
 
 def _flipped_sums(parts: Floats, rng: np.random.Generator, resamples: int) -> Floats:
