@@ -263,7 +263,14 @@ def test_a_given_box_is_looked_at() -> None:
     answer = VisualCoT(engine).ask(IMAGE, "Which?", box=(320, 240, 700, 300))
     assert answer.box_pixels is not None and answer.box_pixels.coords == (320, 240, 640, 300)
     assert len(engine.requests) == 1 and answer.look is not None and answer.look.named_by == "given"
-    for box in ((1, 2, 3), (5, 5, 5, 5), (9, 9, 1, 1), (float("nan"), 0, 1, 1), (700, 0, 800, 9)):
+    for box in (
+        (1, 2, 3),
+        (5, 5, 5, 5),
+        (9, 9, 1, 1),
+        (float("nan"), 0, 1, 1),
+        (700, 0, 800, 9),
+        (0.3, 0.5, 0.5, 0.7),
+    ):
         with pytest.raises(UsageError, match=r"[bB]ox"):
             VisualCoT(ScriptedEngine()).ask(IMAGE, "Which?", box=box)
     with pytest.raises(UsageError, match="direct"):

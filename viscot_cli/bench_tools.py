@@ -51,7 +51,7 @@ def import_(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     out: Annotated[Path | None, typer.Option(help="Where to write [RUN/upstream].")] = None,
     to: Annotated[str, typer.Option("--to", help="upstream: the reference's own result files.")] = "upstream",
 ) -> None:
@@ -89,7 +89,7 @@ def list_() -> None:
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     item: Annotated[str, typer.Argument(metavar="ITEM", help="DATASET:ID, like docvqa:17.")],
     strategy: Annotated[str | None, typer.Option(help="Only this strategy [all of the run].")] = None,
     save: Annotated[Path | None, typer.Option(help="Draw image, box and crop into FILE.png.")] = None,

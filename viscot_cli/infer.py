@@ -74,7 +74,7 @@ def infer(
         items = file.remaining(items, keys)
         if len(items) < len(keys):
             console.say(f"{out} has {len(keys) - len(items)} of {len(keys)} answers already")
-        asking.ask(cot, items, places, file)
+        asking.ask(cot, items, places, file, before=len(keys) - len(items))
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,14 @@ class _Asking:
         items: Sequence[InferItem],
         places: Mapping[InferItem, Path],
         file: AnswerFile | None = None,
+        before: int = 0,
     ) -> None:
-        """Raises the error that gives the exit code, where an item has no answer."""
+        """Ask and show; ``before`` items were answered earlier. Raises the error that gives the exit code."""
         from viscot_core.infer.asking import ask_items
         from viscot_core.infer.saving import save_drawing
 
         errors: list[str] = []
+        cut = 0
         for result in ask_items(
             cot,
             items,
@@ -115,14 +117,17 @@ class _Asking:
                 console.emit(record)
             else:
                 print_answer(result, with_name=self.many)
+            cut += result.answer is not None and result.answer.truncated
             if result.error is not None:
                 errors.append(result.error)
-                if len(items) > 1:
+                if self.many:
                     console.say(result.error)
             elif result.item in places:
                 save_drawing(result, places[result.item])
                 console.say(f"saved {places[result.item]}")
-        _report(errors, len(items))
+        if cut and self.many:
+            console.say(f"{cut} of {len(items)} answers were cut off: see --max-new-tokens")
+        _report(errors, before + len(items))
 
 
 def _corners(text: str, direct: bool) -> tuple[float, ...]:

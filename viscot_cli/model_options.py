@@ -146,6 +146,7 @@ def print_answer(result: InferResult, *, with_name: bool) -> None:
     console.out(f"answer  {answer.text}{'  (cut off: see --max-new-tokens)' if answer.truncated else ''}")
     if (look := answer.look) is not None:
         pixels = ", ".join(f"{c:.0f}" for c in look.box_pixels.coords)
-        status = "" if look.status == "ok" else f"  ({look.status}: the model said {look.text!r})"
+        told = look.named_by == "given" or look.status == "ok"
+        status = "" if told else f"  ({look.status}: the model said {look.text!r})"
         console.out(f"box     {pixels}  (pixels: left, top, right, bottom){status}")
         console.out(f"crop    {', '.join(map(str, answer.crop))}  of {answer.size[0]} x {answer.size[1]}")

@@ -123,6 +123,17 @@ def test_a_given_box(items: list[InferItem]) -> None:
     assert outside.error and "no part in the image of 300 x 200" in outside.error
 
 
+def test_a_cut_answer_has_a_state_of_its_own(items: list[InferItem], tmp_path: Path) -> None:
+    cut = Generation("half an ans", 5, False, truncated=True)
+    (result,) = ask_items(VisualCoT(ScriptedEngine(cut)), items[:1], strategy="direct")
+    record = result.record("m")
+    assert (record["status"], record["answer"], record["truncated"]) == ("truncated", "half an ans", True)
+    with AnswerFile(tmp_path / "out.jsonl") as file:
+        file.write(record)
+    with AnswerFile(tmp_path / "out.jsonl") as file:
+        assert file.remaining(items[:1], [record]) == [], "it is an answer, and not asked again"
+
+
 def test_drawings_go_home(items: list[InferItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (place,) = places_to_save(items[:1], Path("~/x.png"))

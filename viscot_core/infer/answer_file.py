@@ -35,7 +35,7 @@ class AnswerFile:
             self._open()
         records = self._read()
         set_broken_line_aside(self.path, self.path.with_name(f"{self.path.name}.broken"))
-        done = [record for record in records if record["status"] == "done"]
+        done = [record for record in records if record["status"] in ("done", "truncated")]
         if len(done) < len(records):  # what failed is asked again
             with atomic_write(self.path) as file:
                 file.writelines(json.dumps(record) + "\n" for record in done)

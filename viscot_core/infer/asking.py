@@ -43,7 +43,8 @@ class InferResult:
         if self.answer is None:
             about |= {"status": "failed", "error": self.error}
         else:
-            about |= {"status": "done", "error": None, **self.answer.to_dict()}
+            status = "truncated" if self.answer.truncated else "done"
+            about |= {"status": status, "error": None, **self.answer.to_dict()}
         own = {key: value for key, value in self.item.row.items() if key not in _OURS}
         kept = {f"input_{key}": value for key, value in self.item.row.items() if key in _OURS}
         return {**own, **about, **kept}
