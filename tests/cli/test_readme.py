@@ -14,8 +14,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_lines import commands, parse_viscot
+
+from viscot_core.report.intervals import ClusterSample, mean_interval
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 FENCE = r"^```(?P<kind>\w+)\n(?P<text>.*?)^```"
@@ -59,6 +62,18 @@ def test_the_first_screen_is_the_two_commands_and_an_image() -> None:
 def test_links_into_the_repository_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8"))
     assert not [link for link in links if not (README.parent / link).exists()]
+
+
+@pytest.mark.parametrize("file", ["README.md", "viscot_core/models/viscot_tiny/README.md"])
+def test_the_intervals_of_the_figures_are_those_that_stats_prints(file: str, repo: Path) -> None:
+    """The bundled model's answers to 500 questions: the tables' shares give the intervals beside them."""
+    row = r"^\|[^|\n]*\| ([\d.]+) % \| ([\d.]+) (?:-|to) ([\d.]+) \|"
+    rows = re.findall(row, (repo / file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) >= 5
+    for share, *ends in rows:
+        right = round(float(share) * 5)
+        told = mean_interval([ClusterSample(np.repeat([1.0, 0.0], [right, 500 - right]))])
+        assert told is not None and ends == [f"{100 * end:.1f}" for end in told], share
 
 
 def test_there_are_blocks_of_both_kinds() -> None:
