@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,14 +132,13 @@ def prepare(case: Case, out: Path, places: dict[str, Path]) -> None:
 def written(folder: Path) -> dict[Path, int]:
     """What is there below ``folder``, and how large."""
 
-    def sizes() -> Iterator[tuple[Path, int]]:
-        for path in folder.rglob("*"):
-            try:
-                yield path, path.stat().st_size
-            except OSError:  # gone meanwhile
-                continue
-
-    return dict(sizes())
+    sizes: dict[Path, int] = {}
+    # (os.walk leaves out folders that are gone meanwhile; rglob raises.)
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with suppress(OSError):
+                sizes[Path(parent, name)] = Path(parent, name).stat().st_size
+    return sizes
 
 
 @pytest.mark.parametrize("name", CASES)
