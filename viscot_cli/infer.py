@@ -131,6 +131,8 @@ class _Asking:
 
 
 def _corners(text: str, direct: bool) -> tuple[float, ...]:
+    from viscot_core.ask import check_corners
+
     if direct:
         raise UsageError("--box shows the model its crop, --direct shows none; give one of them.")
     try:
@@ -139,6 +141,7 @@ def _corners(text: str, direct: bool) -> tuple[float, ...]:
         corners = ()
     if len(corners) != 4:
         raise UsageError(f"--box is x0,y0,x1,y1 in pixels of the image, such as 20,30,120,90, not '{text}'.")
+    check_corners(corners)
     return corners
 
 

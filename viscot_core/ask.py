@@ -152,14 +152,8 @@ def box_in(corners: Sequence[float], size: Size) -> Box:
     Raises:
         UsageError: it is no box, lies outside of the image, or is in shares of its sides.
     """
-    if len(corners) != 4 or not all(map(math.isfinite, corners)):
-        raise UsageError(f"A box is left, top, right, bottom in pixels, not {list(corners)}.")
+    check_corners(corners)
     x0, y0, x1, y1 = map(float, corners)
-    if all(0 <= c <= 1 for c in corners):  # one pixel at most: nobody means that
-        raise UsageError(
-            f"The box {list(corners)} is in shares of the image; give left, top, right, bottom in pixels "
-            f"of {size[0]} x {size[1]}."
-        )
     box = Box(x0, y0, x1, y1, Frame.ORIGINAL).clip(size)
     if not (box.width > 0 and box.height > 0):
         raise UsageError(
@@ -167,6 +161,16 @@ def box_in(corners: Sequence[float], size: Size) -> Box:
             "a box is left, top, right, bottom."
         )
     return box.to_square(size)
+
+
+def check_corners(corners: Sequence[float]) -> None:
+    """Raises UsageError: ``corners`` are no box in pixels, whatever the image."""
+    if len(corners) != 4 or not all(map(math.isfinite, corners)):
+        raise UsageError(f"A box is left, top, right, bottom in pixels, not {list(corners)}.")
+    if all(0 <= c <= 1 for c in corners):  # one pixel at most: nobody means that
+        raise UsageError(
+            f"The box {list(corners)} is in shares of the image; give left, top, right, bottom in pixels."
+        )
 
 
 def _to_keep(image: ImageSource, question: Question) -> ImageSource:
