@@ -60,6 +60,33 @@ def test_other_threads_leave_signals_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
+def test_a_signal_to_the_loaders_workers_too(tmp_path: Path) -> None:
+    """SLURM and ``timeout`` signal all processes: a worker that died took the run with it, unsaved."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, train=12, val=1, seed=9)
+    fields = {"max_steps": 4000, "global_batch_size": 4, "log_steps": 1, "workers": 2, "compile": "false"}
+    fields |= {"precision": "fp32", "save_steps": 100_000}
+    sets = [f"stages.pretrain.{name}={value}" for name, value in fields.items()]
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(dump_recipe(load_recipe("tiny", [*sets, "report_to=[]", *SHAPE])))
+    argv = [sys.executable, "-m", "viscot_cli.app", "pretrain", "--recipe", str(recipe), "--data", str(data)]
+    argv += ["--out", str(run), "--gpus", "0"]
+    log, stage = tmp_path / "run.log", run / "stages/1-pretrain"
+    with log.open("wb") as out:
+        child = subprocess.Popen(argv, stdout=out, stderr=out, start_new_session=True)
+        while not (stage / "log.jsonl").exists():
+            assert child.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.02)
+        os.killpg(child.pid, signal.SIGTERM)
+        assert child.wait(timeout=120) == 3, log.read_text()[-3000:]
+    (checkpoint,) = stage.glob("checkpoint-*")
+    assert (checkpoint / "complete.json").exists()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("zero", [0, 2])
 def test_two_processes_save_and_go_on(zero: int, tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -34,7 +34,7 @@ def listening() -> Iterator[None]:
         if os.getpid() == owner:
             _told.set()
             return
-        # A forked child, such as a loader's worker, inherits this handler and ends as usual.
+        # A forked child inherits this handler and ends as usual.
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -43,3 +43,17 @@ def listening() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def begin_loader_worker(seed: Callable[[int], object], worker: int) -> None:
+    """``worker_init_fn`` of a loader: ``seed`` of the Trainer, and a worker that outlives the first SIGTERM.
+
+    SLURM and ``timeout`` send it to the workers too, but the step that is finished needs their rows; without
+    them nothing would be saved. A second one ends the worker.
+    """
+
+    def note(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, note)
+    seed(worker)

@@ -6,13 +6,14 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -94,6 +95,13 @@ class StageTrainer(Trainer):
                 fused=True,
             )
         return self.optimizer
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader = super().get_train_dataloader()
+        # accelerate wraps the loader that starts the workers.
+        inner = getattr(loader, "base_dataloader", loader)
+        inner.worker_init_fn = partial(stopping.begin_loader_worker, inner.worker_init_fn)
+        return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return RunOrder(self.order)
