@@ -122,6 +122,7 @@ def test_the_cot_run_goes_on(place: Path) -> None:
     assert prompts == wanted["prompts_of_synth_0"]
 
 
+@pytest.mark.slow
 def test_the_refcoco_run_goes_on(place: Path) -> None:
     file, wanted = place / "run/refcoco/predictions.jsonl", expected("run")["refcoco"]
     before = file.read_bytes()
@@ -140,6 +141,7 @@ def test_other_settings_are_still_refused(place: Path) -> None:
     assert "stages.finetune.adam_beta2: 0.98 -> 0.9" in ran.stderr
 
 
+@pytest.mark.slow
 def test_its_checkpoints_load(place: Path) -> None:
     for checkpoint in ("stages/2-pretrain/model", "stages/3-finetune/checkpoint-4"):
         told = viscot(place, "models", "inspect", f"train/run/{checkpoint}").stdout
