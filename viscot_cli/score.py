@@ -171,8 +171,10 @@ def _show_usage(usage: Usage | None) -> None:
     if usage is None:
         return
     cost = "at an unknown price" if usage.cost is None else f"${usage.cost:.4f}"
+    unanswered = usage.requests - usage.calls  # a refusal is billed too
+    without = f" ({unanswered} without a usable reply)" if unanswered else ""
     console.out(
-        f"{usage.calls} calls, {usage.cached} from the cache, {usage.retries} retries, "
+        f"{usage.requests} calls{without}, {usage.cached} from the cache, {usage.retries} retries, "
         f"{usage.tokens_in} tokens in, {usage.tokens_out} out, {cost}"
     )
     if usage.models:

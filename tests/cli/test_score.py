@@ -234,3 +234,12 @@ def test_a_judge_that_is_cut_off_in_its_thought(cli: Cli, tmp_path: Path) -> Non
         assert ran.code == 0, ran.err
     scores = read_scores(run / "scores.openai-made-up.jsonl")
     assert {verdict.outcome.score for verdict in scores.verdicts.values()} == {0.5}
+
+
+def test_refused_calls_are_counted_as_calls(cli: Cli, tmp_path: Path) -> None:
+    run = sample_run(tmp_path / "run", items=2)
+    with JudgeServer(lambda number, body: completion(None, finish="content_filter")) as server:
+        ran = cli("score", run, "--judge", "openai:made-up", "--base-url", server.url)
+        assert ran.code == 3
+        asked = len(server.requests)
+    assert f"{asked} calls ({asked} without a usable reply), 0 from the cache" in ran.out
