@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -83,6 +84,10 @@ def test_a_signal_to_the_loaders_workers_too(tmp_path: Path) -> None:
     assert (checkpoint / "complete.json").exists()
     with pytest.raises(ProcessLookupError):
         os.killpg(child.pid, 0)
+    # Code in the place of the optimizer's averages: it is not run, and one sentence says so.
+    (checkpoint / "optimizer.pt").write_bytes(pickle.dumps(os.system))
+    ran = subprocess.run([*argv, "--resume"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1 and "is damaged, or holds more than numbers; delete it" in ran.stderr
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from viscot_core.errors import DataError, PartlyDone
+from viscot_core.errors import CheckpointError, DataError, PartlyDone
 from viscot_core.families.training import Training
 from viscot_core.files import atomic_write, sync_folder
 from viscot_core.train import ranks
@@ -90,7 +91,12 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         allow_bad=recipe.data.allow_bad,
         start=other.step if other else 0,
     )
-    trainer.train(resume_from_checkpoint=None if resume is None or other else str(resume))
+    try:
+        trainer.train(resume_from_checkpoint=None if resume is None or other else str(resume))
+    except pickle.UnpicklingError as error:  # the Trainer reads its files with weights_only
+        raise CheckpointError(
+            f"{resume} is damaged, or holds more than numbers; delete it: --resume takes the one before."
+        ) from error
     if trainer.left_early:
         ranks.wait()  # until the first process has marked the checkpoint complete
         raise PartlyDone(
