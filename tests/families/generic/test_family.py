@@ -159,7 +159,8 @@ def test_infer_asks_it(cli: Any, folder: Path, tmp_path: Path) -> None:
     ran = cli(*command, "--box-format", "qwen3-vl", "--max-new-tokens", "12")
     assert ran.code == 0, ran.err
     record = json.loads(ran.out)
-    assert record["status"] == "done" and record["box_status"] in ("ok", "repaired", "unparsable")
+    assert record["status"] in ("done", "truncated")
+    assert record["box_status"] in ("ok", "repaired", "unparsable")
     ran = cli(*command, "--direct", "--box-format", "qwen3-vl", "--max-new-tokens", "4")
     assert ran.code == 0 and json.loads(ran.out)["box"] is None
     ran = cli(*command)

@@ -71,7 +71,7 @@ def test_dry_run_slurm_and_run_refuse_with_one_sentence(
     }  # fmt: skip
     argv = ["finetune", "--recipe", "7b-336", "--data", rows, "--out", tmp_path / "run", "--gpus", "0"]
     argv += [word for name, value in sets.items() for word in ("--set", f"{name}={value}")]
-    told = f"model.checkpoint: {other_family} is of the family 'generic' (Idefics3ForConditionalGeneration)"
+    told = f"model.checkpoint: {other_family} is of the family 'idefics3' (Idefics3ForConditionalGeneration)"
     dry = cli(*argv, "--dry-run")
     assert dry.code == 2
     (sentence,) = [line for line in dry.out.splitlines() if line.startswith("would refuse to start: ")]
@@ -113,6 +113,7 @@ def test_files_without_rows_train_nothing(tmp_path: Path) -> None:
     assert plan.refusals == (told,)
 
 
+@pytest.mark.slow
 def test_few_rows_are_repeated_as_the_plan_says(tmp_path: Path, cli: Callable[..., Any]) -> None:
     """README's own data, README's own command: 40 captions are fewer than the recipe's batch of 64."""
     data, run = tmp_path / "data", tmp_path / "run"
