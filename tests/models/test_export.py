@@ -185,15 +185,18 @@ def test_numbers_that_are_none(copy: Path, tmp_path: Path, value: float, dtype: 
         export(open_checkpoint(copy), tmp_path / "out", Layout.HF, dtype="bf16")
 
 
-def test_an_export_beyond_a_file_size_limit(cli: Any, copy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("limit", "file"), [(100_000, "model.safetensors"), (4096, "")])
+def test_an_export_beyond_a_file_size_limit(
+    cli: Any, copy: Path, tmp_path: Path, limit: int, file: str
+) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         ran = cli("models", "export", copy, "--out", tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ran.code == 1 and "Traceback" not in ran.err
-    assert "model.safetensors: this disk or this shell (ulimit -f) allows no file so large" in ran.err
+    assert f"{file}: this disk or this shell (ulimit -f) allows no file so large" in ran.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "tiny_clip"]
 
 

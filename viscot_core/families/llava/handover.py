@@ -14,7 +14,12 @@ from viscot_core.errors import CheckpointError
 from viscot_core.families.checkpoint import Checkpoint, Layout
 from viscot_core.families.llava import layouts, original_config
 from viscot_core.families.llava.template import EOS, TEMPLATES
-from viscot_core.families.llava.tokenizer import SENTENCEPIECE, keep_sentencepiece, load_tokenizer
+from viscot_core.families.llava.tokenizer import (
+    SENTENCEPIECE,
+    keep_sentencepiece,
+    load_tokenizer,
+    system_errors,
+)
 from viscot_core.tensor_writer import Planned, write_file
 
 if TYPE_CHECKING:
@@ -70,7 +75,7 @@ def _write_hf_files(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
     images = image_processor(int(checkpoint.config.vision_config.image_size))
     images.save_pretrained(out)  # preprocessor_config.json: transformers 4 and the servers look for it
     full = checkpoint.config.vision_feature_select_strategy == "full"
-    LlavaProcessor(
+    processor = LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=int(checkpoint.config.vision_config.patch_size),
@@ -78,7 +83,9 @@ def _write_hf_files(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
         # The class token: the processor counts it and, with "default", takes one off again (576 at 336 px).
         num_additional_image_tokens=1,
         chat_template=chat_template(checkpoint, tokenizer),
-    ).save_pretrained(out)
+    )
+    with system_errors(out):
+        processor.save_pretrained(out)
     keep_sentencepiece(checkpoint.tokenizer_folder, out)
 
 

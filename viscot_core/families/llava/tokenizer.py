@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,3 +179,15 @@ def _added(path: Path, declared: Mapping[str, Any]) -> list[str]:
         by_id |= {int(i): token for token, i in json.loads(file.read_text(encoding="utf-8")).items()}
     # The tokenizer gives each the next free id, so this order keeps the ids that were trained.
     return [by_id[i] for i in sorted(by_id)]
+
+
+@contextmanager
+def system_errors(folder: Path) -> Iterator[None]:
+    """A full disk or a limit of file size as an OSError: tokenizers' own writer raises a bare Exception."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from error
