@@ -61,6 +61,8 @@ def serve(server: Server, listening: socket.socket, on_ready: Callable[[], None]
     """Serve until SIGINT or SIGTERM; then requests in flight are finished and new ones refused."""
     running = uvicorn_server(server)
     _allow_open_files(2 * server.limits.connections + 256)
+    # Before a word is said: whoever reads the address and connects at once waits, and is not refused.
+    listening.listen(running.config.backlog)
     on_ready()
     running.run(sockets=[listening])
 
