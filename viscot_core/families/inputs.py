@@ -72,6 +72,11 @@ class Suffix:
 class PrefixInputs(ModelInputs, Protocol):
     """Inputs that can be made of a part of a prompt: what shared-prefix decoding needs."""
 
+    @property
+    def embeds(self) -> bool:
+        """Whether they are embeddings alone (``inputs_embeds``), as decoding in static buffers wants them."""
+        ...
+
     def prefix_len(self, prompt: Prompt) -> int:
         """Tokens up to the end of the first image's; 0 without an image."""
         ...

@@ -17,6 +17,7 @@ from viscot_core.conversation import Message
 from viscot_core.engines.base import Request
 from viscot_core.engines.open import EngineOptions, codec_for, open_engine
 from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.engines.transformers.prefix import uses_static
 from viscot_core.errors import UsageError
 from viscot_core.families.generic.backbones import BACKBONES
 from viscot_core.images.view import view_of
@@ -105,6 +106,20 @@ def test_an_image_is_encoded_once(loaded: LoadedModel) -> None:
     engine.generate(asked())
     kept = loaded.family.name != "llava-onevision"
     assert features.encoded - before == (3 if kept else 0)
+
+
+def test_a_gpu_decodes_it_in_growing_buffers(loaded: LoadedModel) -> None:
+    """Static buffers take embeddings only, and here the model puts images and positions in place itself."""
+    inputs: Any = LocalEngine(loaded, reuse=False).inputs
+    assert not uses_static("cuda", inputs) and not uses_static("cpu", inputs)
+
+
+@pytest.mark.parametrize("batch_size", [0, 4])
+def test_the_shipped_16_bit_answers_too(loaded: LoadedModel, batch_size: int) -> None:
+    """What a GPU, or a model beyond half of the memory, gets without a word; a batch size that is found."""
+    rounded = load_model(loaded.path, device="cpu", dtype="bf16")
+    answers = LocalEngine(rounded, batch_size=batch_size).generate(asked())
+    assert all(one.error is None for one in answers) and any(one.text for one in answers)
 
 
 def test_reset_forgets_the_old_weights(loaded: LoadedModel) -> None:

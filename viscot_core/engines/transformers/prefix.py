@@ -101,7 +101,7 @@ class PrefixDecoder:
         device = self._head.weight.device
         self._suppressed = torch.tensor(list(suppress_tokens), dtype=torch.long, device=device)
         self.store = PrefixStore(_budget(model) if max_bytes is None else max_bytes)
-        self.static = self.static_decoder(graphs=True) if device.type == "cuda" else None
+        self.static = self.static_decoder(graphs=True) if uses_static(device.type, inputs) else None
 
     def static_decoder(self, *, graphs: bool) -> StaticDecoder:
         """Decoding in static buffers, each step captured or not."""
@@ -202,6 +202,11 @@ class PrefixDecoder:
                 found[key] = torch.stack(halves).unflatten(0, (-1, 2))
                 self.store.put(key, found[key])
         return [found[key] for key in keys]
+
+
+def uses_static(device: str, inputs: PrefixInputs) -> bool:
+    """Whether decoding goes through static buffers: on a GPU, for inputs that are embeddings alone."""
+    return device == "cuda" and inputs.embeds
 
 
 def _budget(model: Any) -> int:

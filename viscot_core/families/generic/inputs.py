@@ -18,6 +18,8 @@ from viscot_core.images.view import View
 class GenericInputs:
     """Makes a model's inputs; ``features`` keeps what was computed of images, where that may be kept."""
 
+    embeds = False  # ids and features: the model itself puts images, and what deeper layers add, in place
+
     def __init__(self, model: Any, processor: GenericProcessor, backbone: Backbone) -> None:
         self._model = model
         self._processor = processor

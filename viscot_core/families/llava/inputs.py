@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class LlavaInputs:
     """Makes a model's inputs; ``features`` keeps what was computed of images."""
 
+    embeds = True
+
     def __init__(self, model: LlavaForConditionalGeneration, processor: ChatProcessor) -> None:
         self._model = model
         self._processor = processor
