@@ -16,14 +16,13 @@ from viscot_cli.bench_options import (
     Running,
     ServerOptions,
     SkipMissing,
-    WhoAnswers,
     default_out,
     policy_of,
 )
 from viscot_cli.bench_report import counted, export_if_asked, report, show_figures
 from viscot_cli.grouped import Names, grouped, names_of
 from viscot_cli.help import Commands
-from viscot_cli.model_options import MAX_TRUNCATED, MaxNew, MaxTruncated
+from viscot_cli.model_options import MAX_TRUNCATED, MaxNew, MaxTruncated, WhoAnswers
 
 app = typer.Typer(
     cls=Commands,

@@ -11,21 +11,14 @@ import typer
 
 from viscot_cli.model_options import (
     MAX_TRUNCATED,
-    Attn,
-    Base,
-    BoxFormat,
-    Device,
-    Dtype,
     ExtraBody,
     ImageFormat,
     ImageQuality,
-    LoadIn,
     MaxImageSide,
     MaxNew,
-    MaxPixels,
     MaxTruncated,
-    MinPixels,
     SameEngine,
+    WhoAnswers,
     image_form,
 )
 
@@ -36,9 +29,6 @@ if TYPE_CHECKING:
     from viscot_core.openai_api.options import ApiOptions
     from viscot_core.tasks.loading import Selection
 
-Model = Annotated[
-    str | None, typer.Option(help="A name of 'viscot models list', a folder, or http://HOST:PORT/v1#NAME.")
-]
 Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_det/, refcoco/ and images.")]
 Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-BENCHMARK].")]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without an image.")]
@@ -46,39 +36,6 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that run together i
 Concurrency = Annotated[int, typer.Option(min=1, help="Server: calls at the same time.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Server: seconds after which a call is tried again.")]
 MaxRequests = Annotated[int | None, typer.Option(min=1, help="Server: stop after this many calls.")]
-
-
-@dataclass(frozen=True)
-class WhoAnswers:
-    """The model and how it is loaded."""
-
-    model: Model = None
-    base: Base = None
-    box_format: BoxFormat = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
-    load_in: LoadIn = None
-    attn: Attn = "sdpa"
-    min_pixels: MinPixels = None
-    max_pixels: MaxPixels = None
-
-    def options(self, batch_size: int, api: ApiOptions | None = None) -> EngineOptions:
-        """``batch_size`` 0 finds what fits."""
-        from viscot_core.engines.open import EngineOptions
-
-        return EngineOptions(
-            self.model,
-            self.device,
-            self.dtype,
-            self.load_in,
-            self.attn,
-            batch_size,
-            self.box_format,
-            self.min_pixels,
-            self.max_pixels,
-            api,
-            self.base,
-        )
 
 
 @dataclass(frozen=True)

@@ -7,33 +7,15 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.model_options import (
-    Attn,
-    Base,
-    BoxFormat,
-    Device,
-    Dtype,
-    LoadIn,
-    MaxPixels,
-    MinPixels,
-    open_model,
-)
+from viscot_cli.grouped import grouped
+from viscot_cli.model_options import WhoAnswers, open_model
 
 
+@grouped
 def demo(
-    model: Annotated[
-        str | None, typer.Option(help="A folder, a hub id or a name of 'viscot models list'.")
-    ] = None,
+    who: WhoAnswers,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
-    base: Base = None,
-    box_format: BoxFormat = None,
-    min_pixels: MinPixels = None,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    load_in: LoadIn = None,
-    attn: Attn = "sdpa",
 ) -> None:
     """A web page: drop an image, ask, see the box, the crop and the answer as they come.
 
@@ -42,7 +24,6 @@ def demo(
     from viscot_cli.serve import who_can_connect
     from viscot_core.demo.backend import DemoBackend
     from viscot_core.demo.page import build, launch
-    from viscot_core.engines.open import EngineOptions
     from viscot_core.hardware import return_large_blocks
     from viscot_core.models.zoo import hint_about
     from viscot_core.serve.batching import Batcher
@@ -51,18 +32,7 @@ def demo(
 
     return_large_blocks()
     listen(host, port).close()  # a port in use is reported before a model is loaded
-    options = EngineOptions(
-        model,
-        device,
-        dtype,
-        load_in,
-        attn,
-        box_format=box_format,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        base=base,
-    )
-    cot = open_model(options)
+    cot = open_model(who.options())
     batcher = Batcher(cot.engine, batch=8)
     try:
         shown = f"[{host}]" if ":" in host else host
@@ -70,6 +40,6 @@ def demo(
         console.say(
             who_can_connect(host in LOOPBACK, False, host).replace(" (--api-key-env asks for one)", "")
         )
-        launch(build(DemoBackend(batcher, cot.wording), cot.engine.name, hint_about(model)), host, port)
+        launch(build(DemoBackend(batcher, cot.wording), cot.engine.name, hint_about(who.model)), host, port)
     finally:
         batcher.close()

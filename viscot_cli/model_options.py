@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from viscot_core.engines.open import EngineOptions
     from viscot_core.engines.transformers.engine import Sampling
     from viscot_core.infer.asking import InferResult
-    from viscot_core.openai_api.options import ImageForm
+    from viscot_core.openai_api.options import ApiOptions, ImageForm
 
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, a hub id, http://HOST/v1#NAME.")
@@ -53,19 +53,32 @@ MAX_TRUNCATED = 0.05
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """The model that is asked, how it is loaded, and how it chooses its words."""
+class WhoAnswers:
+    """The model that is asked, and how it is loaded."""
 
     model: Model = None
     base: Base = None
     box_format: BoxFormat = None
-    max_new_tokens: MaxNew = 128
     device: Device = "auto"
     dtype: Dtype = "auto"
     load_in: LoadIn = None
     attn: Attn = "sdpa"
     min_pixels: MinPixels = None
     max_pixels: MaxPixels = None
+
+    def options(self, batch_size: int = 8, api: ApiOptions | None = None) -> EngineOptions:
+        """``batch_size`` 0 finds what fits."""
+        from viscot_core.engines.open import EngineOptions
+
+        loaded = {each.name: getattr(self, each.name) for each in fields(WhoAnswers)}
+        return EngineOptions(batch_size=batch_size, api=api, **loaded)
+
+
+@dataclass(frozen=True)
+class ModelOptions(WhoAnswers):
+    """The model that is asked, how it is loaded, and how it chooses its words."""
+
+    max_new_tokens: MaxNew = 128
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0
     top_p: Annotated[float, typer.Option(help="Nucleus of sampling, with a temperature.")] = 1.0
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0
@@ -76,7 +89,6 @@ class ModelOptions:
 
     def open(self, batch_size: int = 8, *, boxes: bool = True) -> VisualCoT:
         """The model, ready to be asked; see ``open_model``."""
-        from viscot_core.engines.open import EngineOptions
         from viscot_core.engines.transformers.engine import Sampling
         from viscot_core.hardware import return_large_blocks
         from viscot_core.openai_api.options import ApiOptions, extra_body_of
@@ -86,21 +98,8 @@ class ModelOptions:
             extra_body=extra_body_of(self.extra_body),
             images=image_form(self.image_format, self.image_quality, self.max_image_side),
         )
-        options = EngineOptions(
-            self.model,
-            self.device,
-            self.dtype,
-            self.load_in,
-            self.attn,
-            batch_size,
-            self.box_format,
-            self.min_pixels,
-            self.max_pixels,
-            api=api,
-            base=self.base,
-        )
         sampling = Sampling(self.temperature, self.top_p, self.seed)
-        return open_model(options, sampling, boxes=boxes)
+        return open_model(self.options(batch_size, api), sampling, boxes=boxes)
 
 
 def image_form(format: str, quality: int, max_side: int | None) -> ImageForm:
