@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ class GenericInputs:
         if not prompt.images:
             return 0
         (first,) = self.features.features(prompt.images[:1])
-        slots = [at for at, token in enumerate(prompt.rendered.ids) if token == self._processor.image_id]
-        return slots[len(first.pooled) - 1] + 1
+        # Its slots need not stand side by side: tiles have marks between them.
+        slots = (at for at, token in enumerate(prompt.rendered.ids) if token == self._processor.image_id)
+        return next(islice(slots, len(first.pooled) - 1, None)) + 1
 
     def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, Any]:
         """The first ``prefix_len`` ids of prompts about an image each; no padding."""
