@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from made_bench import write_root
-from made_families import declare_torchvision
+from made_parts import declare_torchvision
 
 REPO = Path(__file__).resolve().parent.parent
 NETWORK = os.environ.get("VISCOT_NETWORK", "") not in ("", "0")

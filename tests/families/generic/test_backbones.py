@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from made_families import FAMILIES, make, make_gemma3
+from made_families import FAMILIES, make
+from made_tile_families import make_gemma3
 from PIL import Image
 
 from viscot_core.boxes.geometry import Box, Frame

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_families import make_idefics3
+from made_tile_families import make_idefics
 from PIL import Image
 
 from viscot_core.boxes.registry import codec
@@ -26,7 +26,7 @@ from viscot_core.train.recipe.load import load_recipe
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_idefics3(tmp_path_factory.mktemp("idefics3"))
+    return make_idefics(tmp_path_factory.mktemp("idefics3"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_families import make_idefics3
+from made_tile_families import make_idefics
 from made_training import golden_recipe
 
 from viscot_core.data.mix import build
@@ -50,7 +50,7 @@ def test_a_run_that_can_start_has_no_error(shared: Path, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def other_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_idefics3(tmp_path_factory.mktemp("other") / "idefics3")
+    return make_idefics(tmp_path_factory.mktemp("other") / "idefics3")
 
 
 @pytest.fixture
