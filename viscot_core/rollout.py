@@ -87,7 +87,7 @@ def run(
         stopped = cancelled is not None and cancelled()
         following: dict[int, Step] = {}
         for number, step in steps.items():
-            turn = _turn(generations[number], share)
+            turn = _turn(generations[number], share, whole=step.whole)
             turns[number].append(turn)
             outcome = _after(policies[number], step, generations[number], turn, stopped=stopped)
             _report_looks(on_look, number, step.looks, outcome.looks)
@@ -115,11 +115,14 @@ def _begin(policy: Policy, question: Question, said: Sequence[Turn]) -> tuple[St
     return step, turns
 
 
-def _turn(generation: Generation, seconds: float) -> Turn:
-    """A generation without its thought, which a server sends apart or the text holds between marks."""
+def _turn(generation: Generation, seconds: float, *, whole: bool = False) -> Turn:
+    """A generation without its thought, which a server sends apart or the text holds between marks.
+
+    A policy that reads the ``whole`` text finds the thought in it too.
+    """
     spoken = split_thought(generation.text)
     return Turn(
-        spoken.text,
+        generation.text if whole else spoken.text,
         "\n".join(part for part in (generation.thought, spoken.thought) if part),
         generation.tokens,
         seconds,
@@ -136,6 +139,7 @@ def _whole(answer: Answer, turns: Sequence[Turn]) -> Answer:
         thoughts=thoughts if any(thoughts) else (),
         tokens=sum(turn.tokens for turn in turns),
         seconds=sum(turn.seconds for turn in turns),
+        costs=tuple((turn.tokens, turn.seconds) for turn in turns),
     )
 
 
@@ -150,8 +154,17 @@ def _after(policy: Policy, step: Step, generation: Generation, turn: Turn, *, st
 
 
 def _failed(policy: Policy, step: Step, error: str, *, transient: bool) -> Answer:
-    size = step.question.size
-    return Answer("", size, step.looks, policy.name, error=error, transient=transient, finished=False)
+    return Answer(
+        "",
+        step.question.size,
+        step.looks,
+        policy.name,
+        error=error,
+        transient=transient,
+        finished=False,
+        messages=step.messages if step.whole else (),
+        refusals=step.refusals,
+    )
 
 
 def _report_looks(on_look: OnLook | None, number: int, before: Sequence[Look], now: Sequence[Look]) -> None:

@@ -50,6 +50,11 @@ class Look:
     ``box`` is in the padded square (0..1) of the image of ``size``: all of it if ``status`` is unparsable.
     ``crop`` is in pixels of the original image, None if no crop was shown. ``status`` is None for a region
     that the model did not name. ``boxes`` is how many different ones its words name; ``box`` is the first.
+
+    ``image`` is the number of the question's image, ``source`` that of the talk's image in which the region
+    was named (0: the first; crops count on from the question's images), ``turn`` the model's turn, from 1.
+    ``shown`` and ``crop_hash`` are the size and the sha256 of the pixels that the model was shown; policies
+    with one look leave them out.
     """
 
     box: Box
@@ -59,6 +64,11 @@ class Look:
     crop: Window | None = None
     named_by: Literal["model", "given"] = "model"
     boxes: int = 1
+    image: int = 0
+    source: int = 0
+    turn: int = 1
+    shown: Size | None = None
+    crop_hash: str = ""
 
     @property
     def box_pixels(self) -> Box:
@@ -67,10 +77,27 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call of the model's ``turn`` (from 1) that was not made, and why; ``call`` are its words.
+
+    ``ignored`` ones were not answered: the model had answered in the same turn.
+    """
+
+    turn: int
+    reason: str
+    call: str = ""
+
+    @property
+    def ignored(self) -> bool:
+        return not self.call
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A conversation to continue, and the looks so far.
 
     ``answers`` says that the model's next words are the answer (they may be streamed), not a region.
+    ``whole``: the policy reads the model's thoughts too, which stay in the text.
     """
 
     question: Question
@@ -80,6 +107,8 @@ class Step:
     answers: bool = True
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
+    whole: bool = False
+    refusals: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +119,10 @@ class Answer:
     model ended its last turn by itself, ``truncated`` that the token limit cut one of its turns. ``thoughts``
     are those of a reasoning model, one for each turn, and empty where it had none. ``tokens`` counts the new
     tokens of all steps; ``seconds`` is this question's share of the time of its batches.
+
+    Of a policy that may look often: ``messages`` are the whole talk, the answer included, ``refusals`` the
+    calls that were not made, and ``stop`` says why it ended (``answer``, ``looks``, ``refusals``); it is ""
+    elsewhere. ``costs`` are the new tokens and the seconds of each turn.
 
     ``question``, ``source`` and ``page`` say what was asked about which image (as it was given, opened again
     where it is needed); ``ask`` sets them, a policy does not.
@@ -106,6 +139,10 @@ class Answer:
     thoughts: tuple[str, ...] = ()
     tokens: int = 0
     seconds: float = 0.0
+    messages: tuple[Message, ...] = field(default=(), repr=False)
+    refusals: tuple[Refusal, ...] = ()
+    stop: str = ""
+    costs: tuple[tuple[int, float], ...] = field(default=(), repr=False, compare=False)
     question: str = ""
     source: ImageSource | None = field(default=None, repr=False, compare=False)
     page: int | None = None
