@@ -9,7 +9,7 @@ from scripted_engine import ScriptedEngine
 
 from viscot_core.boxes.geometry import Box, Frame, crop_window
 from viscot_core.conversation import ANSWER_REQUEST, BOX_REQUEST, IMAGE, Message
-from viscot_core.data.traces import read_traces, trace_of, write_traces
+from viscot_core.data.traces.trace import read_traces, trace_of, write_traces
 from viscot_core.images.view import View, view_of
 from viscot_core.policies.base import Answer, Question
 from viscot_core.policies.dialects.known import dialect
