@@ -11,8 +11,8 @@ from viscot_cli import console
 
 if TYPE_CHECKING:
     from viscot_core.ask import VisualCoT
+    from viscot_core.engines.base import Sampling
     from viscot_core.engines.open import EngineOptions
-    from viscot_core.engines.transformers.engine import Sampling
     from viscot_core.infer.asking import InferResult
     from viscot_core.openai_api.options import ApiOptions, ImageForm
 
@@ -89,7 +89,7 @@ class ModelOptions(WhoAnswers):
 
     def open(self, batch_size: int = 8, *, boxes: bool = True) -> VisualCoT:
         """The model, ready to be asked; see ``open_model``."""
-        from viscot_core.engines.transformers.engine import Sampling
+        from viscot_core.engines.base import Sampling
         from viscot_core.hardware import return_large_blocks
         from viscot_core.openai_api.options import ApiOptions, extra_body_of
 

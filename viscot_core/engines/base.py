@@ -7,13 +7,45 @@ policies. One runs transformers' models on this machine (``transformers/``), one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from viscot_core.errors import UsageError
+
 if TYPE_CHECKING:
     from viscot_core.conversation import Message
     from viscot_core.images.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen: greedy at temperature 0, else from the ``top_p`` nucleus with ``seed``."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
+            raise UsageError(
+                f"--temperature is 0 or more and --top-p in (0, 1]; got {self.temperature} and {self.top_p}."
+            )
+        if not -(2**63) <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed} is beyond 64 bits; give a smaller one.")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def identity(self) -> str:
+        """In one word, for an engine's identity."""
+        return "greedy" if self.greedy else f"t={self.temperature},p={self.top_p},s={self.seed}"
+
+
+GREEDY = Sampling()
 
 
 @dataclass(frozen=True)
@@ -22,6 +54,13 @@ class Request:
 
     ``images`` belong to the ``<image>`` slots of the messages, in reading order; their number must agree.
     ``stop`` are texts that end the answer and are no part of it.
+
+    ``sampling`` is how tokens are chosen; without it, as the engine was opened, which is greedy if nothing
+    was said. Equal requests of one ``generate`` are so many draws: the n-th one draws with ``seed + n``.
+
+    ``logprobs`` asks for each new token's probability, ``top_logprobs`` for so many of the likeliest first
+    tokens (a policy reads there how likely "yes" is). Neither changes the text. What an engine cannot tell
+    (``Traits.logprobs``) is left out.
 
     ``on_text`` is told the text so far whenever a token made it longer: always the beginning of what will be
     said, unless the engine has to begin again. An engine that cannot tell leaves it out. ``cancelled`` is
@@ -37,6 +76,9 @@ class Request:
     images: tuple[View, ...]
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
+    sampling: Sampling | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
     cancelled: Callable[[], bool] | None = field(default=None, compare=False)
     follow_ups: int = field(default=0, compare=False)
@@ -51,6 +93,12 @@ class Generation:
     ``thought`` is what the model thought, where the engine gets it apart from the text (a text may hold more
     between marks: ``rollout`` takes it out).
 
+    ``ids`` are the new tokens, the one that ended the turn included; an engine that has none (a server)
+    leaves them out. ``logprobs`` has one number per new token: the natural logarithm of its probability under
+    the model's own distribution (no temperature, no nucleus, no forbidden ids); None where they were not
+    asked for, or the engine has none. The first ``thought_tokens`` of them are the thought and its marks.
+    ``top_logprobs`` are the likeliest first tokens, each as text with its logarithm, the likeliest first.
+
     ``error`` is set when this request failed while others of the batch may have worked; ``text`` is then "".
     ``transient`` errors (a server that is busy, a budget that is spent) may be gone on another try.
     """
@@ -63,6 +111,10 @@ class Generation:
     prompt_tokens: int = 0
     truncated: bool = False
     thought: str = ""
+    ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    thought_tokens: int = 0
+    top_logprobs: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +125,9 @@ class Traits:
         batch: how many requests it wants at once to work well.
         parallel: how many ``generate`` calls it takes at the same time.
         shares_images: requests about one image cost less together.
-        deterministic: equal requests get equal texts.
+        deterministic: equal requests get equal texts, unless they ask for sampling themselves.
+        logprobs: gives the probabilities of tokens where they are asked for.
+        samples: chooses tokens as a request's ``sampling`` says; else every request is greedy.
         paid: a reply costs money or long waiting: each is kept as it comes, also of a question that is not
             answered yet.
     """
@@ -82,6 +136,8 @@ class Traits:
     parallel: int = 1
     shares_images: bool = False
     deterministic: bool = True
+    logprobs: bool = False
+    samples: bool = False
     paid: bool = False
 
 

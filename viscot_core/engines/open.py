@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.boxes.formats import Codec
-from viscot_core.engines.base import Engine, Traits
+from viscot_core.engines.base import Engine, Sampling, Traits
 from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
     from viscot_core.conversation import Message
-    from viscot_core.engines.transformers.engine import Sampling
     from viscot_core.openai_api.options import ApiOptions
 
 

@@ -52,7 +52,7 @@ def answer_request(
                 tell = None if on_text is None else partial(_tell_answer, on_text)
                 return _continue(
                     session,
-                    Request(request.messages, views, request.max_new_tokens, request.stop, tell),
+                    Request(request.messages, views, request.max_new_tokens, request.stop, on_text=tell),
                 )
             question = prepare_question(
                 images[0],

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from viscot_core.conversation import Message, direct_turns
-from viscot_core.engines.base import Engine, Generation, Request
-from viscot_core.engines.transformers.engine import LocalEngine, Sampling
+from viscot_core.engines.base import Engine, Generation, Request, Sampling
+from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import UsageError
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View, crop, view_of

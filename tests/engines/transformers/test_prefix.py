@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from viscot_core.conversation import Message, answer_turns, direct_turns
-from viscot_core.engines.base import Generation, Request
+from viscot_core.engines.base import Generation, Request, Sampling
 from viscot_core.engines.transformers import attention, prefix
 from viscot_core.engines.transformers.batches import BatchBudget
 from viscot_core.engines.transformers.decode_state import Decoding
-from viscot_core.engines.transformers.engine import LocalEngine, Sampling
+from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import EngineError
 from viscot_core.families.llava.family import FAMILY
 from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer

@@ -32,7 +32,7 @@ class DecodeState:
         """Forget what was said: the prompt is continued once more."""
         self.open = True
         self._ids: list[int] = []
-        self._ended = False
+        self._end: tuple[int, ...] = ()
         self._streamed = ""
 
     def on_token(self, token: int) -> None:
@@ -44,7 +44,7 @@ class DecodeState:
             self.open = False
             return
         if token in self._processor.stop_ids:
-            self.open, self._ended = False, True
+            self.open, self._end = False, (token,)
             return
         self._ids.append(token)
         self.open = len(self._ids) < self.limit
@@ -55,12 +55,17 @@ class DecodeState:
         """What was said so far."""
         text, stopped = _before_stop(self._processor.text(self._ids), self._request.stop)
         # The end token is no word, but it was generated: it counts.
-        tokens = len(self._ids) + self._ended
-        finished = self._ended or stopped
+        ids = (*self._ids, *self._end)
+        finished = bool(self._end) or stopped
         # A client that left ends a text as well: that is no limit.
         truncated = not finished and len(self._ids) >= self.limit
         return Generation(
-            text.strip(), tokens, finished, prompt_tokens=self._prompt_tokens, truncated=truncated
+            text.strip(),
+            len(ids),
+            finished,
+            prompt_tokens=self._prompt_tokens,
+            truncated=truncated,
+            ids=ids,
         )
 
     def _stream(self) -> None:

@@ -7,11 +7,9 @@ once per process.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
-from viscot_core.engines.base import Generation, Request, Traits
+from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits
 from viscot_core.engines.transformers.batches import MOST_ROWS, MOST_ROWS_GPU, BatchBudget, fitting_batch
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.errors import EngineError, UsageError
@@ -31,23 +29,6 @@ if TYPE_CHECKING:
     import torch
 
     from viscot_core.engines.transformers.prefix import PrefixDecoder
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are chosen: greedy at temperature 0, else from the ``top_p`` nucleus with ``seed``."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
-            raise UsageError(
-                f"--temperature is 0 or more and --top-p in (0, 1]; got {self.temperature} and {self.top_p}."
-            )
-        if not -(2**63) <= self.seed < 2**63:
-            raise UsageError(f"--seed {self.seed} is beyond 64 bits; give a smaller one.")
 
 
 # While a model decodes, its layers use another attention, and its caches are not made for two at once:
@@ -97,7 +78,7 @@ class LocalEngine:
         self._finds_size = batch_size == 0
         # 0 starts with a guess, which `_generate` halves where memory runs out.
         self.batch_size = batch_size or fitting_batch(self.model, self.processor.typical_prompt)
-        self.sampling = sampling or Sampling()
+        self.sampling = sampling or GREEDY
         self.name = loaded.manifest.name
         self.inputs = loaded.family.inputs(self.model, self.processor)
         # Shared-prefix decoding takes the likeliest token only; sampling goes transformers' own way.
