@@ -27,15 +27,20 @@ _ON_DISK = {role: name for name, role in ROLES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; ``role`` is ``user`` or ``assistant``; ``<image>`` in a user's text is an image slot."""
+    """One message; ``role`` is ``user`` or ``assistant``; ``<image>`` in a user's text is an image slot.
+
+    Rows may also have ``system`` and ``tool`` messages, which a family renders or refuses. ``learned`` is for
+    training: an assistant's message without it is read and not learned.
+    """
 
     role: str
     text: str
+    learned: bool = True
 
 
 def to_disk(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Messages in LLaVA's layout, ``{"from", "value"}`` each."""
-    return [{"from": _ON_DISK[message.role], "value": message.text} for message in messages]
+    """Messages in LLaVA's layout, ``{"from", "value"}`` each; a role that has no name there keeps its own."""
+    return [{"from": _ON_DISK.get(message.role, message.role), "value": message.text} for message in messages]
 
 
 def detection_turns(question: str) -> tuple[Message, ...]:

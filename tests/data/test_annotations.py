@@ -114,8 +114,8 @@ def test_a_bad_row_names_file_line_field_and_value(
     ("turn", "says"),
     [
         (
-            {"from": "system", "value": "x"},
-            r"field 'conversations.0.from': .* 'human', 'gpt', 'user' or 'assistant' \(found 'system'\)",
+            {"from": "critic", "value": "x"},
+            r"field 'conversations.0.from': .* 'human', 'gpt', 'user', .* \(found 'critic'\)",
         ),
         ({"from": "gpt"}, r"field 'conversations.0.value' is missing"),
         ({"from": "gpt", "value": None}, r"field 'conversations.0.value': .*\(found None\)"),

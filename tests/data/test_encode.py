@@ -177,3 +177,35 @@ def test_the_key_names_all_that_lengths_depend_on(bundled: ChatProcessor) -> Non
         processor_of(ChatTokenizer(tokens.hf, image_tokens=tokens.image_tokens, turn_tokens="v4.31")).key,
     ]
     assert len({bundled.under("vicuna_v1").key, *others}) == 4
+
+
+_SEVERAL = [
+    {"role": "user", "content": "<image>\nWhere is the card?"},
+    {"role": "assistant", "content": "[0.100, 0.200, 0.300, 0.400]", "loss": False},
+    {"role": "user", "content": "<image>"},
+    {"role": "assistant", "content": "[0.150, 0.250, 0.250, 0.350]", "loss": None},
+    {"role": "user", "content": "<image>"},
+    {"role": "assistant", "content": "42"},
+]
+
+
+def _talk(*messages: dict[str, Any]) -> Conversation:
+    images = ["a.png"] * sum(str(message["content"]).count(IMAGE) for message in messages)
+    return Conversation.model_validate({"id": "r", "images": images, "messages": list(messages)})
+
+
+def test_an_answer_marked_without_loss_is_read_and_not_learned(processor: ChatProcessor) -> None:
+    rendered = encode(_talk(*_SEVERAL), processor, max_length=512).encoded
+    spans = processor.spans(rendered)
+    assert [text for text, learned in spans if learned] == [" [0.150, 0.250, 0.250, 0.350]</s>", " 42</s>"]
+    assert any("[0.100, 0.200, 0.300, 0.400]" in text for text, learned in spans if not learned)
+
+
+def test_a_row_whose_answers_are_all_without_loss_is_refused(processor: ChatProcessor) -> None:
+    with pytest.raises(DataError, match="row r: no supervised token"):
+        encode(_talk(*_SEVERAL[:2]), processor, max_length=512)
+
+
+def test_a_role_that_the_family_has_no_words_for_is_one_sentence(processor: ChatProcessor) -> None:
+    with pytest.raises(DataError, match="row r: a message's role is 'user' or 'assistant', not 'system'"):
+        encode(_talk({"role": "system", "content": "x"}, *_SEVERAL), processor, max_length=512)

@@ -69,7 +69,13 @@ def _joined(parts: list[dict[str, Any]]) -> str:
     return "\n".join(texts)
 
 
-_ROLES = {**ROLES, "user": "user", "assistant": "assistant"}
+_ROLES = {
+    **ROLES,
+    **{role: role for role in ("user", "assistant", "system", "tool")},
+    # LLaMA-Factory's names (its data/README.md, sharegpt format).
+    "observation": "tool",
+    "function_call": "assistant",
+}
 _Paths = Annotated[tuple[str, ...], BeforeValidator(_several)]
 _Steps = _Paths
 # Written by hand: pydantic then validates straight into ``conversation``'s plain dataclass, under the names
@@ -106,9 +112,20 @@ _Turn = Annotated[
                         ),
                         validation_alias=[["value"], ["content"]],
                     ),
+                    schema.dataclass_field(
+                        "learned",
+                        # ms-swift's name of the field; null is its word for "as usual".
+                        schema.with_default_schema(
+                            schema.no_info_after_validator_function(
+                                lambda value: value is not False, schema.nullable_schema(schema.bool_schema())
+                            ),
+                            default=True,
+                        ),
+                        validation_alias="loss",
+                    ),
                 ],
             ),
-            ["role", "text"],
+            ["role", "text", "learned"],
             frozen=True,
             slots=True,
         )

@@ -43,7 +43,7 @@ class Sample:
 
 def training_turns(turns: Sequence[Message]) -> tuple[Message, ...]:
     """As training reads them: the assistant never begins, each ``<image>`` stands at its message's front."""
-    start = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
+    start = next((i for i, turn in enumerate(turns) if turn.role != "assistant"), len(turns))
     return tuple(
         replace(turn, text=with_images_first(turn.text)) if turn.role == "user" else turn
         for turn in turns[start:]
@@ -65,7 +65,11 @@ def encode(row: Conversation, processor: TrainingProcessor, *, max_length: int) 
     Raises:
         DataError: as many ``<image>`` as images are not there, or nothing is left to learn.
     """
-    rendered = processor.render(training_turns(row.turns), None)
+    turns = training_turns(row.turns)
+    try:
+        rendered = only_learned(processor.render(turns, None), turns)
+    except ValueError as error:  # a role that the family has no words for
+        raise DataError(f"row {row.id}: {error}") from error
     if rendered.n_images != len(row.image):
         raise DataError(
             f"row {row.id}: {rendered.n_images} {IMAGE} marks for {len(row.image)} images; make them agree."
@@ -76,6 +80,29 @@ def encode(row: Conversation, processor: TrainingProcessor, *, max_length: int) 
             f"row {row.id}: no supervised token in {max_length} tokens; shorten the row or raise max_length."
         )
     return Sample(encoded, row.image[: encoded.n_images])
+
+
+def only_learned(rendered: Rendered, turns: Sequence[Message]) -> Rendered:
+    """``rendered`` without labels on the assistant's messages that are not to be learned.
+
+    In every family each message of the assistant is one unbroken run of labels, in order.
+
+    Raises:
+        ValueError: this wording joins messages, so that it cannot be said which labels are whose.
+    """
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    if all(turn.learned for turn in answers):
+        return rendered
+    labels = np.array(rendered.labels)
+    said = np.concatenate([[False], labels != IGNORE, [False]])
+    # Where supervision begins and ends: the changes come in pairs.
+    runs = np.flatnonzero(said[1:] != said[:-1]).reshape(-1, 2)
+    if len(runs) != len(answers):
+        raise ValueError(f"{len(answers)} answers make {len(runs)} supervised texts; join or learn them all")
+    for turn, (start, end) in zip(answers, runs, strict=True):
+        if not turn.learned:
+            labels[start:end] = IGNORE
+    return replace(rendered, labels=labels.tolist())
 
 
 def token_lengths(
