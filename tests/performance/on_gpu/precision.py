@@ -60,15 +60,6 @@ def section_f(b: Bench) -> None:
         cast(model, torch.bfloat16)
         compare("bf16 sdpa")
         engine_texts(b, prompts, new, texts, "bf16 viscot engine")
-        model.set_attn_implementation("eager")
-        compare("bf16 eager")
-        model.set_attn_implementation("sdpa")
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        for kernel in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MATH"):
-            if b.enough(10 if b.cuda else 0.5):
-                with sdpa_kernel(getattr(SDPBackend, kernel)):
-                    compare(f"bf16 sdpa {kernel.lower()}", texts_too=False)
         for bits in (8, 4):
             if b.enough(15 if b.cuda else 1):
                 try:
@@ -80,6 +71,17 @@ def section_f(b: Bench) -> None:
                     b.note("f", f"{bits} bit", {"error": short(error)})
                 model = None
                 b.unload()
+        model = b.loaded.model
+        cast(model, torch.bfloat16)
+        model.set_attn_implementation("eager")
+        compare("bf16 eager")
+        model.set_attn_implementation("sdpa")
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        for kernel in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MATH"):
+            if b.enough(10 if b.cuda else 0.5):
+                with sdpa_kernel(getattr(SDPBackend, kernel)):
+                    compare(f"bf16 sdpa {kernel.lower()}", texts_too=False)
         if b.enough(40) and b.cuda:
             b.loaded.model.set_attn_implementation("flex_attention")
             compare("bf16 flex", texts_too=False)
@@ -127,12 +129,14 @@ def _quantise(b: Bench, bits: int) -> None:
         parent = text.layers.get_submodule(name.rpartition(".")[0])
         weight = layer.weight.data
         if bits == 8:
-            new = bnb.nn.Linear8bitLt(
-                layer.in_features, layer.out_features, bias=False, has_fp16_weights=False
-            )
+            with torch.device("meta"):  # else its random weights are drawn first
+                new = bnb.nn.Linear8bitLt(
+                    layer.in_features, layer.out_features, bias=False, has_fp16_weights=False
+                )
             new.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
         else:
-            new = bnb.nn.Linear4bit(layer.in_features, layer.out_features, bias=False, quant_type="nf4",
-                                    compute_dtype=torch.bfloat16)  # fmt: skip
+            with torch.device("meta"):
+                new = bnb.nn.Linear4bit(layer.in_features, layer.out_features, bias=False, quant_type="nf4",
+                                        compute_dtype=torch.bfloat16)  # fmt: skip
             new.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
         setattr(parent, name.rpartition(".")[2], new.to(b.device))
