@@ -197,7 +197,10 @@ def _talk(*messages: dict[str, Any]) -> Conversation:
 def test_an_answer_marked_without_loss_is_read_and_not_learned(processor: ChatProcessor) -> None:
     rendered = encode(_talk(*_SEVERAL), processor, max_length=512).encoded
     spans = processor.spans(rendered)
-    assert [text for text, learned in spans if learned] == [" [0.150, 0.250, 0.250, 0.350]</s>", " 42</s>"]
+    assert [text.strip() for text, learned in spans if learned] == [
+        "[0.150, 0.250, 0.250, 0.350]</s>",
+        "42</s>",
+    ]
     assert any("[0.100, 0.200, 0.300, 0.400]" in text for text, learned in spans if not learned)
 
 
