@@ -205,6 +205,14 @@ class Training(Protocol):
         """Tensors that are the same as another one in memory, and are not saved twice."""
         ...
 
+    def stored_name(self, module: str) -> str:
+        """A tensor's name in the folder of a saved model, as servers read it."""
+        ...
+
+    def module_name(self, stored: str) -> str | None:
+        """The name in memory of a tensor of such a folder; None for what the model computes itself."""
+        ...
+
     def save_projector(self, state: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write the projector of a state dict (peft's names too), for viscot and for other readers."""
         ...

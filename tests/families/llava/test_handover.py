@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
+from served_templates import content_format
 
 from viscot_core.conversation import (
     IMAGE,
@@ -18,7 +21,7 @@ from viscot_core.conversation import (
 )
 from viscot_core.families.llava.handover import chat_template, portable_tokenizer
 from viscot_core.families.llava.template import TEMPLATES, render
-from viscot_core.families.manifest import Manifest
+from viscot_core.families.manifest import Manifest, TurnTokens
 from viscot_core.models.checkpoint import Checkpoint, open_checkpoint
 from viscot_core.models.zoo import BUNDLED_FOLDER
 
@@ -73,6 +76,42 @@ def test_transformers_renders_what_viscot_renders(
     theirs = tokenizer.apply_chat_template(messages(turns), tokenize=False, add_generation_prompt=True)
     ours = render(turns, TEMPLATES[template], generate=True)
     assert theirs == "<s>" + IMAGE.join(chunk.text for chunk in ours.chunks)
+    # Servers that hand on parts make parts of plain text too.
+    parts = [
+        one
+        if isinstance(one["content"], list)
+        else one | {"content": [{"type": "text", "text": one["content"]}]}
+        for one in messages(turns)
+    ]
+    assert tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True) == theirs
+
+
+@pytest.mark.parametrize("turn_tokens", ["plain", "legacy", "v4.31"])
+@pytest.mark.parametrize("template", ["vicuna_v1", "tiny"])
+def test_servers_hand_the_template_the_parts_of_a_message(
+    golden: Path, template: str, turn_tokens: TurnTokens
+) -> None:
+    """As text, with the server's own image marks, a token after each image was lost."""
+    checkpoint = open_checkpoint(golden / "tiny_llava")
+    checkpoint.manifest = Manifest(name="any", template=template, turn_tokens=turn_tokens, image_side=56)
+    assert content_format(chat_template(checkpoint, portable_tokenizer(checkpoint))) == "openai"
+
+
+def test_the_rule_of_the_servers_tells_templates_apart() -> None:
+    folder = Path(__file__).parents[2] / "support" / "chat_templates"
+    found = {file.stem: content_format(file.read_text(encoding="utf-8")) for file in folder.glob("*.jinja")}
+    assert len(found) >= 7 and found["idefics3"] == found["smolvlm"] == found["gemma3"] == "openai"
+    one_text = "{% for message in messages[1:] %}{{ message['content'] | map(attribute='text') }}{% endfor %}"
+    assert content_format(one_text) == "string"
+
+
+def test_a_role_that_has_no_turn_is_refused(checkpoint: Checkpoint) -> None:
+    tokenizer = portable_tokenizer(checkpoint)
+    tokenizer.chat_template = chat_template(checkpoint, tokenizer)
+    user = {"role": "user", "content": "Hello?"}
+    for role in ("tool", "system"):
+        with pytest.raises(TemplateError, match="A system message may come first"):
+            tokenizer.apply_chat_template([user, {"role": role, "content": "x"}], tokenize=False)
 
 
 def test_a_system_message_takes_the_place_of_the_usual_one(checkpoint: Checkpoint) -> None:

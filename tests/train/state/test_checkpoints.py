@@ -13,6 +13,7 @@ import torch
 from viscot_core.errors import CheckpointError, ViscotError
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.table import training_from_parts
+from viscot_core.tensors import open_weights
 from viscot_core.train.recipe.load import load_recipe
 from viscot_core.train.recipe.schema import ScratchSpec
 from viscot_core.train.state import checkpoints, saving
@@ -86,16 +87,26 @@ def _model(seed: int) -> Any:
     return build_model(SHAPE, tokenizer, feature_layer=-2, attention="sdpa", seed=seed)
 
 
-def test_every_weight_is_restored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", ["servers'", "the modules'", "transformers' older"])
+def test_every_weight_is_restored(tmp_path: Path, names: str) -> None:
     """transformers' own resume reads the older on-disk names, and restores no language model."""
     first, second = _model(0), _model(1)
-    first.save_pretrained(tmp_path, save_original_format=False)
+    if names == "servers'":
+        saving._save_whole(TRAINING, first, tmp_path, None)
+        starts = {name.rpartition(".layers")[0] for name in open_weights(tmp_path) if ".layers" in name}
+        assert starts == {"language_model.model", "vision_tower.vision_model.encoder"}
+    else:
+        first.save_pretrained(tmp_path, save_original_format=names != "the modules'")
     saving.load_weights(TRAINING, second, tmp_path)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
-    first.save_pretrained(tmp_path)  # the older names
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    first = _model(0)
+    first.save_pretrained(tmp_path, state_dict={"model.other.weight": torch.ones(2)})
     with pytest.raises(CheckpointError, match="does not fit this recipe"):
-        saving.load_weights(TRAINING, second, tmp_path)
+        saving.load_weights(TRAINING, first, tmp_path)
 
 
 def test_a_projector_is_written_for_both_readers(tmp_path: Path) -> None:

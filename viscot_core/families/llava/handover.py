@@ -18,6 +18,7 @@ from viscot_core.families.llava.tokenizer import (
     SENTENCEPIECE,
     keep_sentencepiece,
     load_tokenizer,
+    state_portably,
     system_errors,
 )
 from viscot_core.tensor_writer import Planned, write_file
@@ -86,6 +87,7 @@ def _write_hf_files(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
     )
     with system_errors(out):
         processor.save_pretrained(out)
+    state_portably(out)
     keep_sentencepiece(checkpoint.tokenizer_folder, out)
 
 
@@ -174,41 +176,45 @@ def _forget_merge(tokenizer: PreTrainedTokenizerBase, piece: str) -> None:
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
 
 
+# The loop is over `message['content']` by that name: vLLM and SGLang hand a template the parts of a message
+# where they find such a loop in it. Else they write the image marks themselves, as text, and the template
+# cannot put its space behind each.
 _CHAT_TEMPLATE = """\
-{%- set turns = messages %}
-{%- if messages[0]['role'] == 'system' %}
-  {%- set system = messages[0]['content'] %}
-  {%- set turns = messages[1:] %}
-{%- endif %}
-{%- if system is not string %}
-  {%- set system = system[0]['text'] %}
-{%- endif %}
-{{- system + ' ' }}
-{%- for message in turns %}
-  {%- set content = message['content'] or '' %}
-  {%- set pictures = [] %}
-  {%- set words = content %}
-  {%- if content is not string %}
-    {%- set pictures = content | rejectattr('type', 'equalto', 'text') | list %}
-    {%- set words = content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('') %}
+{%- for message in messages %}
+  {%- set said = namespace(words='', images=0) %}
+  {%- if message['content'] is string %}
+    {%- set said.words = message['content'] %}
+  {%- elif message['content'] %}
+    {%- for part in message['content'] %}
+      {%- if part['type'] == 'text' %}
+        {%- set said.words = said.words + part['text'] %}
+      {%- else %}
+        {%- set said.images = said.images + 1 %}
+      {%- endif %}
+    {%- endfor %}
+  {%- endif %}
+  {%- if loop.first %}
+    {{- (said.words if message['role'] == 'system' else system) + ' ' }}
   {%- endif %}
   {%- if message['role'] == 'user' %}
     {%- if strip %}
-      {%- set words = words.rstrip() if pictures else words.strip() %}
+      {%- set said.words = said.words.rstrip() if said.images else said.words.strip() %}
     {%- endif %}
     {{- 'USER:' }}
-    {%- if pictures or words %}
+    {%- if said.images or said.words %}
       {{- ' ' }}
-      {%- for _ in pictures %}
-        {{- picture }}
-        {%- if words or not loop.last %}
+      {%- for _ in range(said.images) %}
+        {{- image }}
+        {%- if said.words or not loop.last %}
           {{- '\\n' }}
         {%- endif %}
       {%- endfor %}
-      {{- words + ' ' }}
+      {{- said.words + ' ' }}
     {%- endif %}
-  {%- else %}
-    {{- 'ASSISTANT: ' + words + eos }}
+  {%- elif message['role'] == 'assistant' %}
+    {{- 'ASSISTANT: ' + said.words + eos }}
+  {%- elif message['role'] != 'system' or not loop.first %}
+    {{- raise_exception('A system message may come first; all others are of user or assistant.') }}
   {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
@@ -217,7 +223,7 @@ _CHAT_TEMPLATE = """\
 
 
 def chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A Jinja chat template that renders messages as ``prompts.render`` does, a message's images first.
+    """A Jinja chat template that renders messages as ``template.render`` does, a message's images first.
 
     LLaVA's own tokenization puts sentencepiece's dummy space after BOS and after every image. Where the
     tokenizer puts it before the whole text only (Metaspace), the template writes that space.
@@ -229,7 +235,7 @@ def chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) ->
     choices = {
         "system": template.system,
         "strip": template.strip,
-        "picture": IMAGE + (" " if metaspace else ""),
+        "image": IMAGE + (" " if metaspace else ""),
         "eos": EOS,
     }
     chosen = "".join(f"{{%- set {name} = {json.dumps(value)} %}}\n" for name, value in choices.items())

@@ -23,7 +23,7 @@ from viscot_core.families.base import Spans
 from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
 from viscot_core.families.llava.template import EOS, TEMPLATES, Chunk, Chunks, Template, render
-from viscot_core.families.llava.tokenizer import keep_sentencepiece, system_errors
+from viscot_core.families.llava.tokenizer import keep_sentencepiece, state_portably, system_errors
 from viscot_core.families.manifest import TurnTokens
 
 if TYPE_CHECKING:
@@ -231,6 +231,7 @@ class ChatProcessor:
         """The tokenizer's files, with the sentencepiece model of ``source``."""
         with system_errors(folder):
             self.tokens.hf.save_pretrained(folder)
+        state_portably(folder)
         if source is not None:
             keep_sentencepiece(source, folder)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from viscot_core.conversation import IMAGE
 from viscot_core.errors import CheckpointError
 from viscot_core.families.manifest import TurnTokens
+from viscot_core.files import atomic_write
 from viscot_core.tensors import require_no_pointer
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SENTENCEPIECE = "tokenizer.model"
 FAST = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
+_OF_THIS_LOAD = ("backend", "is_local", "local_files_only")
 SPACE = "\u2581"
 """sentencepiece's mark of a space."""
 
@@ -82,6 +84,24 @@ def keep_sentencepiece(source: Path, out: Path) -> bool:
         return False
     shutil.copyfile(source / SENTENCEPIECE, out / SENTENCEPIECE)
     return True
+
+
+def state_portably(folder: Path) -> None:
+    """Let ``tokenizer_config.json``, as transformers 5 writes it, be read by transformers 4.57 too.
+
+    4.57 has no class TokenizersBackend, and takes a mapping only as ``extra_special_tokens``; 5 reads the
+    older names as well. Nor does 4.57 leave out token types, which Llama refuses, where nothing says so. What
+    tells how this process loaded its files is left out.
+    """
+    kept = {name: value for name, value in _declared(folder).items() if name not in _OF_THIS_LOAD}
+    extra = kept.pop("extra_special_tokens", None)
+    if extra:
+        kept["additional_special_tokens"] = extra
+    kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+    kept["model_input_names"] = ["input_ids", "attention_mask"]
+    with atomic_write(folder / CONFIG) as file:
+        json.dump(kept, file, indent=2, ensure_ascii=False)
+        file.write("\n")
 
 
 def _read(path: Path, turn_tokens: TurnTokens) -> PreTrainedTokenizerBase:

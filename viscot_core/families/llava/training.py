@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.families.base import Family
-from viscot_core.families.checkpoint import Checkpoint
+from viscot_core.families.checkpoint import Checkpoint, Layout
 from viscot_core.families.llava import layouts, original_config, parts, shapes
 from viscot_core.families.llava.processor import ChatProcessor
 from viscot_core.families.shapes import ModelShape
@@ -97,6 +97,14 @@ class LlavaTraining:
     def tied_tensors(self, config: Any) -> frozenset[str]:
         """The head, where it is the embeddings."""
         return frozenset({layouts.HEAD} if config.tie_word_embeddings else ())
+
+    def stored_name(self, module: str) -> str:
+        """The names of an export in transformers' layout."""
+        return layouts.stored_name(module, Layout.HF)
+
+    def module_name(self, stored: str) -> str | None:
+        """From any of the names that transformers and viscot have written."""
+        return layouts.module_name(stored, Layout.HF)
 
     def save_projector(self, state: Mapping[str, torch.Tensor], folder: Path) -> None:
         """As ``projector.safetensors``, and once more as the file that the original code reads."""

@@ -26,8 +26,8 @@ def save_model(
 ) -> None:
     """The folder of a model that ``infer`` and ``bench`` take; the manifest is written last.
 
-    ``weights`` are the gathered ones under ZeRO; None takes the model's own. Module names are written, never
-    transformers' older on-disk ones: resume would silently not restore the language model.
+    ``weights`` are the gathered ones under ZeRO; None takes the model's own. A whole model has the names that
+    servers read; ``load_weights`` translates them back.
     """
     folder.mkdir(parents=True, exist_ok=True)
     projector_only = (
@@ -37,16 +37,26 @@ def save_model(
         model.save_pretrained(folder, state_dict=weights)
         _name_base(run, folder, weights if weights is not None else model.state_dict())
     elif not projector_only:
-        if weights is not None:  # gathered under ZeRO: a tied head is a second copy of the embeddings
-            tied = run.training.tied_tensors(run.model.config)
-            weights = {name: tensor for name, tensor in weights.items() if name not in tied}
-        model.save_pretrained(folder, state_dict=weights, save_original_format=False)
+        _save_whole(run.training, model, folder, weights)
     if "projector" in stage.train:
         run.training.save_projector(weights if weights is not None else model.state_dict(), folder)
     if projector_only:
         _write_projector_config(run, folder)
     run.processor.save(folder, run.base.tokenizer_folder if run.base else None)
     run.manifest().save(folder)
+
+
+def _save_whole(
+    training: Training, model: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None
+) -> None:
+    tied = training.tied_tensors(model.config)  # gathered under ZeRO, a tied head is a second copy
+    named = {
+        training.stored_name(name): tensor
+        for name, tensor in (weights if weights is not None else model.state_dict()).items()
+        if name not in tied
+    }
+    # transformers would translate names it knows a second time.
+    model.save_pretrained(folder, state_dict=named, save_original_format=False)
 
 
 def _write_projector_config(run: Run, folder: Path) -> None:
@@ -95,7 +105,8 @@ def load_weights(training: Training, model: Any, folder: Path) -> None:
         missing, unexpected = _put(model, {name: partial(_same, tensor) for name, tensor in stored.items()})
         _refuse(folder, [name for name in missing if training.parts.part_of(name) == "projector"], unexpected)
         return
-    missing, unexpected = _put(model, {name: one.read for name, one in open_weights(folder).items()})
+    named = ((training.module_name(name), one.read) for name, one in open_weights(folder).items())
+    missing, unexpected = _put(model, {name: read for name, read in named if name is not None})
     _refuse(folder, [name for name in missing if name not in training.tied_tensors(model.config)], unexpected)
 
 
