@@ -92,6 +92,7 @@ THOUGHT_MARKS = (
     ("[THINK]", "[/THINK]"),  # Mistral
 )
 """What stands before and after a reasoning model's thought."""
+_OPENING, _CLOSING = (tuple(marks) for marks in zip(*THOUGHT_MARKS, strict=True))
 
 
 class Spoken(NamedTuple):
@@ -108,17 +109,23 @@ def split_thought(said: str) -> Spoken:
     Templates often write the opening mark into the prompt: then only the closing one comes. A thought without
     an end leaves no answer. A text without marks is the answer, letter by letter.
     """
-    ends = [said.rfind(close) + len(close) for _, close in THOUGHT_MARKS if close in said]
-    rest = said[max(ends, default=0) :]
-    if rest.lstrip().startswith(tuple(begin for begin, _ in THOUGHT_MARKS)):
-        return Spoken("", _without_marks(said), ended=False)
-    return Spoken(rest.strip(), _without_marks(said[: max(ends)])) if ends else Spoken(said)
+    end = thought_end(said)
+    if not end:
+        return Spoken(said)
+    thought, ended = _without_marks(said[:end]), said[:end].rstrip().endswith(_CLOSING)
+    return Spoken(said[end:].strip(), thought, ended)
+
+
+def thought_end(said: str) -> int:
+    """How many characters of a text are its thought and marks; all where it has no end, 0 without one."""
+    end = max((said.rfind(close) + len(close) for close in _CLOSING if close in said), default=0)
+    return len(said) if said[end:].lstrip().startswith(_OPENING) else end
 
 
 def may_begin_thought(said: str) -> bool:
     """Whether a text that is still growing is, so far, the beginning of a thought's opening mark."""
     begun = said.strip()
-    return any(begin.startswith(begun) for begin, _ in THOUGHT_MARKS)
+    return any(begin.startswith(begun) for begin in _OPENING)
 
 
 def answer_so_far(said: str) -> str | None:
@@ -128,6 +135,6 @@ def answer_so_far(said: str) -> str | None:
 
 
 def _without_marks(thought: str) -> str:
-    for mark in (mark for pair in THOUGHT_MARKS for mark in pair):
+    for mark in (*_OPENING, *_CLOSING):
         thought = thought.replace(mark, "")
     return thought.strip()

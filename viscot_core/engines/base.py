@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from viscot_core.errors import UsageError
@@ -43,6 +43,13 @@ class Sampling:
     def identity(self) -> str:
         """In one word, for an engine's identity."""
         return "greedy" if self.greedy else f"t={self.temperature},p={self.top_p},s={self.seed}"
+
+    def draw(self, number: int) -> Sampling:
+        """For the ``number``-th of equal requests, counted from 0: with the seed that many further on."""
+        if self.greedy or not number:
+            return self
+        # Seeds go round within 64 bits.
+        return replace(self, seed=(self.seed + number + 2**63) % 2**64 - 2**63)
 
 
 GREEDY = Sampling()

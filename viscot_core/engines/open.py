@@ -43,7 +43,7 @@ class EngineOptions:
     def traits(self) -> Traits:
         """What the engine will be like, as far as it is known before it is opened."""
         if not self.is_server:
-            return Traits(self.batch_size or 1, shares_images=True)
+            return Traits(self.batch_size or 1, shares_images=True, logprobs=True, samples=True)
         from viscot_core.openai_api.options import ApiOptions
 
         return Traits(parallel=(self.api or ApiOptions()).concurrency, paid=True)

@@ -175,15 +175,15 @@ def test_what_must_begin_again_is_told_again(loaded: LoadedModel, monkeypatch: p
     assert engine.prefix is not None
     asked = [each for each in requests() if each.images]
     whole = engine.generate(asked)
-    choose: Callable[[torch.Tensor], torch.Tensor] = engine.prefix._choose
+    logits: Callable[[torch.Tensor], torch.Tensor] = engine.prefix._logits
     steps = iter(range(10_000))
 
     def full(hidden: torch.Tensor) -> torch.Tensor:
         if next(steps) == 3:
             raise torch.cuda.OutOfMemoryError("full")
-        return choose(hidden)
+        return logits(hidden)
 
-    monkeypatch.setattr(engine.prefix, "_choose", full)
+    monkeypatch.setattr(engine.prefix, "_logits", full)
     before, told = engine.batch_size, list[str]()
     assert engine.generate([replace(asked[-1], on_text=told.append), *asked]) == [whole[-1], *whole]
     assert engine.batch_size == before // 2

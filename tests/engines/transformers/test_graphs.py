@@ -128,8 +128,8 @@ def test_a_watched_row_is_looked_at_every_step(
 ) -> None:
     engine = static_engine(loaded)
     looks: list[int] = []
-    tell = graphs._tell
-    monkeypatch.setattr(graphs, "_tell", lambda s, tokens: (looks.append(tokens.shape[1]), tell(s, tokens)))
+    tell = graphs.tell
+    monkeypatch.setattr(graphs, "tell", lambda s, ids, p: (looks.append(ids.shape[1]), tell(s, ids, p)))
     long = replace(requests[0], max_new_tokens=20)
     alone = engine.generate([long])[0]
     assert max(looks) == 8
@@ -198,13 +198,15 @@ def test_grouped_query_attention(each: int, s: int) -> None:
     new = torch.randn(2, rows, kv, 1, dim)
     seen: list[torch.Tensor] = []
 
-    def choose(ids: torch.Tensor, _mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def advance(
+        ids: torch.Tensor, _mask: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         assert positions[:, 0].tolist() == [p + length for length in lengths]
         batch.update(new[0], new[1], 0)
         seen.append(batch.attend(query[:, :, :1], 0, 0.3))
-        return ids[:, 0] + 7
+        return ids[:, 0] + 7, None
 
-    batch.step(choose)
+    batch.step(advance)
     assert batch.said[:, s + 1].tolist() == [7] * rows
     for row, length in enumerate(lengths):
         for step, (got, last) in enumerate(((read, length - 1), (seen[0], 0))):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from viscot_core.conversation import Message, answer_turns, direct_turns
-from viscot_core.engines.base import Generation, Request, Sampling
+from viscot_core.engines.base import Generation, Request
 from viscot_core.engines.transformers import attention, prefix
 from viscot_core.engines.transformers.batches import BatchBudget
 from viscot_core.engines.transformers.decode_state import Decoding
@@ -123,10 +123,6 @@ def test_limits_hold_for_each_prompt(loaded: LoadedModel) -> None:
     together = LocalEngine(loaded).generate(asked)
     assert together == LocalEngine(loaded, batch_size=1, reuse=False).generate(asked)
     assert [g.tokens <= r.max_new_tokens for g, r in zip(together, asked, strict=True)] == [True] * 4
-
-
-def test_sampling_takes_the_plain_way(loaded: LoadedModel) -> None:
-    assert LocalEngine(loaded, sampling=Sampling(temperature=0.7)).prefix is None
 
 
 def test_a_batch_that_does_not_fit_is_halved(

@@ -6,22 +6,32 @@ cut, counted and streamed in one place, alone or in a batch.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from viscot_core.engines.base import Generation, Request
+from viscot_core.conversation import thought_end
+from viscot_core.engines.base import GREEDY, Generation, Request, Sampling
 from viscot_core.families.base import Processor
 from viscot_core.families.inputs import Prompt
 
 
 class DecodeState:
-    """The new tokens of ``request``, at most ``limit``, after ``prompt_tokens``."""
+    """The new tokens of ``request``, at most ``limit``, after ``prompt_tokens``; chosen by ``sampling``."""
 
-    def __init__(self, processor: Processor, request: Request, limit: int, prompt_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        processor: Processor,
+        request: Request,
+        limit: int,
+        prompt_tokens: int = 0,
+        sampling: Sampling = GREEDY,
+    ) -> None:
         self.limit = limit
+        self.request = request
+        self.sampling = sampling
         self._prompt_tokens = prompt_tokens
         self._processor = processor
-        self._request = request
         # Without a stop text and without a listener the ids are decoded once, at the end (`generation`).
         self._streams = bool(request.stop) or request.on_text is not None
         self.watched = self._streams or request.cancelled is not None
@@ -33,16 +43,24 @@ class DecodeState:
         self.open = True
         self._ids: list[int] = []
         self._end: tuple[int, ...] = ()
+        self._logprobs: list[float] = []
+        self._first: tuple[tuple[str, float], ...] = ()
         self._streamed = ""
 
-    def on_token(self, token: int) -> None:
+    def on_first(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """The likeliest first tokens."""
+        self._first = tuple((self._processor.text([i]), p) for i, p in zip(ids, logprobs, strict=True))
+
+    def on_token(self, token: int, logprob: float | None = None) -> None:
         """The next token; it is ignored once the text is over."""
         # Rows of a batch end at different steps, and replayed steps are read late (`graphs.READ_EVERY`).
         if not self.open:
             return
-        if self._request.cancelled is not None and self._request.cancelled():
+        if self.request.cancelled is not None and self.request.cancelled():
             self.open = False
             return
+        if logprob is not None:
+            self._logprobs.append(logprob)
         if token in self._processor.stop_ids:
             self.open, self._end = False, (token,)
             return
@@ -53,7 +71,8 @@ class DecodeState:
 
     def generation(self) -> Generation:
         """What was said so far."""
-        text, stopped = _before_stop(self._processor.text(self._ids), self._request.stop)
+        said = self._processor.text(self._ids)
+        text, stopped = _before_stop(said, self.request.stop)
         # The end token is no word, but it was generated: it counts.
         ids = (*self._ids, *self._end)
         finished = bool(self._end) or stopped
@@ -66,21 +85,36 @@ class DecodeState:
             prompt_tokens=self._prompt_tokens,
             truncated=truncated,
             ids=ids,
+            logprobs=tuple(self._logprobs) if self.request.logprobs else None,
+            thought_tokens=self._thought_tokens(said),
+            top_logprobs=self._first,
         )
+
+    def _thought_tokens(self, said: str) -> int:
+        """How many tokens it takes until the thought in ``said`` is over; 0 where there is none."""
+        end = thought_end(said)
+        if not end:
+            return 0
+
+        def length(count: int) -> int:
+            return len(self._processor.text(self._ids[:count]))
+
+        # Texts of more tokens are no shorter, so that the place can be found by halves.
+        return bisect_left(range(len(self._ids) + 1), end, key=length)
 
     def _stream(self) -> None:
         """End at a stop text; tell what can no longer change."""
-        text, stopped = _before_stop(self._processor.settled_text(self._ids), self._request.stop)
+        text, stopped = _before_stop(self._processor.settled_text(self._ids), self.request.stop)
         if stopped:
             self.open = False
         else:
             # What may be the beginning of a stop text is held back: it would have to be taken back later.
-            text = text[: len(text) - _begun_stop(text, self._request.stop)]
+            text = text[: len(text) - _begun_stop(text, self.request.stop)]
         text = text.strip()
         # A special token or the first bytes of a letter add no text: then nothing is told.
-        if self._request.on_text is not None and text != self._streamed:
+        if self.request.on_text is not None and text != self._streamed:
             self._streamed = text
-            self._request.on_text(text)
+            self.request.on_text(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ once per process.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from threading import RLock
@@ -26,8 +27,6 @@ from viscot_core.images.view import resized
 from viscot_core.models.load import LoadedModel
 
 if TYPE_CHECKING:
-    import torch
-
     from viscot_core.engines.transformers.prefix import PrefixDecoder
 
 
@@ -81,19 +80,12 @@ class LocalEngine:
         self.sampling = sampling or GREEDY
         self.name = loaded.manifest.name
         self.inputs = loaded.family.inputs(self.model, self.processor)
-        # Shared-prefix decoding takes the likeliest token only; sampling goes transformers' own way.
-        self.prefix = self._prefix_decoder() if reuse and self.sampling.temperature == 0 else None
+        self.prefix = self._prefix_decoder() if reuse else None
         self._prefix_refused = self.prefix is not None and not self._prefix_is_exact()
 
     @property
     def identity(self) -> dict[str, str]:
         """All that can change the text: weights, numbers' precision, device, kernels, tokens, sampling."""
-        chosen = self.sampling
-        greedy = (
-            "greedy"
-            if chosen.temperature == 0
-            else f"t={chosen.temperature},p={chosen.top_p},s={chosen.seed}"
-        )
         return {
             "engine": "local",
             "model": self.name,
@@ -103,7 +95,7 @@ class LocalEngine:
             "device": self.model.device.type,
             "attention": str(self.model.config._attn_implementation),
             **self.processor.identity,
-            "sampling": greedy,
+            "sampling": self.sampling.identity,
             # A model whose shared prefix did not pass the check at load says so; all others read it exactly.
             **({"prefix": "off"} if self._prefix_refused else {}),
         }
@@ -111,8 +103,13 @@ class LocalEngine:
     @property
     def traits(self) -> Traits:
         """Batches of its own size; prompts about one image cost less together."""
-        greedy = self.sampling.temperature == 0
-        return Traits(self.batch_size, shares_images=self.prefix is not None, deterministic=greedy)
+        return Traits(
+            self.batch_size,
+            shares_images=self.prefix is not None,
+            deterministic=self.sampling.greedy,
+            logprobs=True,
+            samples=True,
+        )
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The text that the model continues, images as ``<image>``."""
@@ -137,7 +134,7 @@ class LocalEngine:
             return self._generate(requests)
 
     def _generate(self, requests: Sequence[Request]) -> list[Generation]:
-        prompts = [self._prompt(request) for request in requests]
+        prompts = list(map(self._prompt, requests, self._samplings(requests)))
         todo = [prompt for prompt in prompts if isinstance(prompt, Decoding)]
         while todo:
             try:
@@ -156,7 +153,18 @@ class LocalEngine:
                     prompt.state.reset()
         return [each.state.generation() if isinstance(each, Decoding) else each for each in prompts]
 
-    def _prompt(self, request: Request) -> Decoding | Generation:
+    def _samplings(self, requests: Sequence[Request]) -> list[Sampling]:
+        """How each request draws: equal ones have seeds one after the other, so that no draw counts twice."""
+        before: Counter[Hashable] = Counter()
+        found = []
+        for request in requests:
+            sampling = request.sampling or self.sampling
+            same = (request.messages, tuple(view.key for view in request.images), sampling)
+            found.append(sampling.draw(before[same]))
+            before[same] += 1
+        return found
+
+    def _prompt(self, request: Request, sampling: Sampling) -> Decoding | Generation:
         """The request as tokens, or why it cannot run."""
         images = tuple(resized(view, self._resize) for view in request.images)
         sizes = [view.image.size for view in images]
@@ -171,7 +179,8 @@ class LocalEngine:
             context = self.processor.context
             reason = f"the prompt's {count} tokens do not fit the model's context of {context}"
             return Generation("", 0, False, reason)
-        state = DecodeState(self.processor, request, min(request.max_new_tokens, room), count)
+        limit = min(request.max_new_tokens, room)
+        state = DecodeState(self.processor, request, limit, count, sampling)
         return Decoding(Prompt(request.messages, rendered, images), state)
 
     def _decode(self, prompts: Sequence[Decoding]) -> None:
@@ -225,49 +234,37 @@ class LocalEngine:
 
     def _run(self, prompts: Sequence[Decoding]) -> None:
         """Decode prompts the plain way, each until its text is over."""
-        import torch
-        from transformers import StoppingCriteriaList
+        from transformers import LogitsProcessorList, StoppingCriteriaList
 
-        # transformers asks this after each step; a row that says True gets padding from then on, so a stop
-        # text or a client that left ends one row of the batch alone.
-        def on_tokens(ids: torch.Tensor, _: object) -> torch.Tensor:
-            for prompt, token in zip(prompts, ids[:, -1].tolist(), strict=True):
-                prompt.state.on_token(token)
-            return torch.tensor([not prompt.state.open for prompt in prompts], device=ids.device)
+        from viscot_core.engines.transformers.plain import PlainSteps
 
         with _memory_errors(len(prompts)):
             inputs = self.inputs.batch([prompt.prompt for prompt in prompts])
-            if self.sampling.temperature > 0:
-                # Before each batch, so that the same requests give the same texts in a second run.
-                torch.manual_seed(self.sampling.seed)
+            states = [prompt.state for prompt in prompts]
+            steps = PlainSteps(states, self.processor.suppress_tokens, self.model.device)
             self.model.generate(
                 **inputs,
-                generation_config=self._options(max(prompt.state.limit for prompt in prompts)),
-                stopping_criteria=StoppingCriteriaList([on_tokens]),
+                generation_config=self._options(max(state.limit for state in states)),
+                logits_processor=LogitsProcessorList([steps.choose]),
+                stopping_criteria=StoppingCriteriaList([steps.tell]),
             )
 
     def _options(self, most: int) -> Any:
-        """How transformers decodes at most ``most`` tokens.
+        """How transformers decodes at most ``most`` tokens; `PlainSteps` chooses them.
 
-        Every field that changes a greedy text is set: transformers fills what is unset from the checkpoint's
-        own ``generation_config.json``.
+        Every field that changes a text is set: transformers fills what is unset from the checkpoint's own
+        ``generation_config.json``.
         """
         from transformers import GenerationConfig
 
-        chosen = self.sampling
-        # top_k 0 switches it off: the nucleus alone decides, whatever the checkpoint's file says.
-        sampled = (
-            {"do_sample": True, "temperature": chosen.temperature, "top_p": chosen.top_p, "top_k": 0}
-            if chosen.temperature > 0
-            else {"do_sample": False}
-        )
         return GenerationConfig(
             max_new_tokens=most,
             eos_token_id=sorted(self.processor.stop_ids),
             pad_token_id=self.processor.pad_id,
-            suppress_tokens=self.processor.suppress_tokens,
+            # Empty, not unset: the steps forbid ids themselves, after they have read the probabilities.
+            suppress_tokens=[],
             repetition_penalty=1.0,
-            **sampled,
+            do_sample=False,
         )
 
 

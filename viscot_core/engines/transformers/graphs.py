@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from viscot_core.engines.transformers.attention import shared_attention
+from viscot_core.engines.transformers.choosing import Choice, Draws, choose, tell, tell_first
 from viscot_core.engines.transformers.decode_state import DecodeState
 from viscot_core.engines.transformers.static import STATIC_NAME, BatchShape, StaticBatch, static_attention
 
@@ -31,7 +32,8 @@ class StaticDecoder:
     Args:
         text: the text model.
         embed: ids ``[rows, n]`` -> embeddings.
-        choose: hidden states ``[rows, hidden]`` -> the likeliest ids ``[rows]``.
+        head: hidden states ``[rows, hidden]`` -> logits ``[rows, vocabulary]``.
+        suppressed: ids that are never said.
         graphs: capture the steps (CUDA only); switched off with a warning if that fails.
     """
 
@@ -39,7 +41,8 @@ class StaticDecoder:
         self,
         text: Any,
         embed: Callable[[torch.Tensor], torch.Tensor],
-        choose: Callable[[torch.Tensor], torch.Tensor],
+        head: Callable[[torch.Tensor], torch.Tensor],
+        suppressed: torch.Tensor,
         *,
         graphs: bool,
     ) -> None:
@@ -48,12 +51,14 @@ class StaticDecoder:
         AttentionInterface.register(STATIC_NAME, static_attention)
         self._text = text
         self._embed = embed
-        self._choose = choose
+        self._head = head
+        self._suppressed = suppressed
         self.graphs = graphs
         self.read_every = READ_EVERY
         self._memory: torch.Tensor | None = None
         self._batches: OrderedDict[BatchShape, StaticBatch] = OrderedDict()
-        self._captured: dict[BatchShape, Any] = {}
+        # What a step computes beside the likeliest tokens is part of what was captured.
+        self._captured: dict[tuple[BatchShape, Choice], Any] = {}
         self._pool: Any = None
 
     def run(
@@ -71,24 +76,29 @@ class StaticDecoder:
         most = max(state.limit for state in states)
         prefix_len = prefixes[0].shape[3]
         shape = BatchShape.around(len(prefixes), rows // len(prefixes), prefix_len, longest + most)
-        batch = self._batch(shape, prefixes[0])
+        batch, choice = self._batch(shape, prefixes[0]), Choice.of(states)
         with shared_attention(self._text.config, STATIC_NAME):
-            batch.begin(prefixes, lengths)
+            draws = Draws.of(states, embeddings.device) if choice.samples else None
+            batch.begin(prefixes, lengths, draws)
             positions = prefix_len + torch.arange(longest, device=embeddings.device)[None]
             # [rows, n, hidden]; what the padding computes is never read.
             hidden = self._forward(batch, embeddings, _no_mask(embeddings), positions)
             ends = torch.tensor(lengths).to(hidden.device) - 1
-            batch.read(self._choose(hidden[torch.arange(rows, device=ends.device), ends]))
-            del hidden
+            logits = self._head(hidden[torch.arange(rows, device=ends.device), ends])
+            tell_first(states, logits)
+            number = None if draws is None else draws.numbers[:, :1]
+            batch.read(*choose(logits, self._suppressed, choice, draws, number))
+            del hidden, logits
             every = 1 if any(state.watched for state in states) else self.read_every
             # The first token is there after the reading; then the host looks every `every` steps.
             said, wanted = 0, 1
             while wanted:
-                _tell(states, batch.said[:rows, longest + said : longest + said + wanted])
+                new = slice(longest + said, longest + said + wanted)
+                tell(states, batch.said[:rows, new], batch.logprobs[:rows, new] if choice.logprobs else None)
                 said += wanted
                 wanted = min(every, most - said) if any(state.open for state in states) else 0
                 for _ in range(wanted):
-                    self._advance(batch, worth=most - said > WORTH_CAPTURING)
+                    self._advance(batch, choice, worth=most - said > WORTH_CAPTURING)
 
     def clear(self) -> None:
         """Free buffers and graphs."""
@@ -109,24 +119,27 @@ class StaticDecoder:
         ).last_hidden_state
         return hidden
 
-    def _step(self, batch: StaticBatch) -> None:
-        batch.step(
-            lambda ids, mask, positions: self._choose(
-                self._forward(batch, self._embed(ids), mask, positions)[:, -1]
-            )
-        )
+    def _step(self, batch: StaticBatch, choice: Choice) -> None:
+        def advance(
+            ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            logits = self._head(self._forward(batch, self._embed(ids), mask, positions)[:, -1])
+            number = batch.number if choice.samples else None
+            return choose(logits, self._suppressed, choice, batch.draws, number)
 
-    def _advance(self, batch: StaticBatch, *, worth: bool) -> None:
+        batch.step(advance)
+
+    def _advance(self, batch: StaticBatch, choice: Choice, *, worth: bool) -> None:
         """One step: replayed; or run, and captured for the next time."""
-        graph = self._captured.get(batch.shape)
+        graph = self._captured.get((batch.shape, choice))
         if graph is not None:
             graph.replay()
             return
-        self._step(batch)  # the warm-up that a capture wants is a step of its own right
+        self._step(batch, choice)  # the warm-up that a capture wants is a step of its own right
         if self.graphs and worth:
-            self._capture(batch)
+            self._capture(batch, choice)
 
-    def _capture(self, batch: StaticBatch) -> None:
+    def _capture(self, batch: StaticBatch, choice: Choice) -> None:
         # Kernels are recorded here and do not run: slot and tokens stay as the step before left them.
         graph = torch.cuda.CUDAGraph()
         # One pool for all graphs: one replays at a time, and what a step leaves is in the batch's buffers.
@@ -134,7 +147,7 @@ class StaticDecoder:
         try:
             # thread_local: by default, an allocation in another thread breaks a capture.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                self._step(batch)
+                self._step(batch, choice)
         # A RuntimeError too, but no failed capture: the engine tries a smaller batch.
         except torch.cuda.OutOfMemoryError:
             raise
@@ -142,7 +155,7 @@ class StaticDecoder:
             self.graphs = False
             warnings.warn(f"Decoding runs without CUDA graphs: {error}", RuntimeWarning, stacklevel=2)
             return
-        self._captured[batch.shape] = graph
+        self._captured[batch.shape, choice] = graph
 
     def _batch(self, shape: BatchShape, prefix: torch.Tensor) -> StaticBatch:
         """The buffers of a shape, in the memory that all shapes use in turn."""
@@ -159,16 +172,10 @@ class StaticDecoder:
             self._memory = prefix.new_zeros(wanted)
         while len(self._batches) >= KEPT_SHAPES:
             dropped, _ = self._batches.popitem(last=False)
-            self._captured.pop(dropped, None)
+            for known in [key for key in self._captured if key[0] == dropped]:
+                del self._captured[known]
         batch = self._batches[shape] = StaticBatch(shape, self._memory, layers, heads, dim)
         return batch
-
-
-def _tell(states: Sequence[DecodeState], tokens: torch.Tensor) -> None:
-    """Each row's new tokens ``[rows, steps]``, step by step."""
-    for column in zip(*tokens.tolist(), strict=True):
-        for state, token in zip(states, column, strict=True):
-            state.on_token(token)
 
 
 def _no_mask(like: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 Every prompt about an image begins with the same system text and the same image tokens. Their keys and values
 are computed once per image and kept: for both turns of a chain, for all strategies, for all expressions about
 the image. Prompts about one image run together and attend to the one copy (``attention.py``), so that sixteen
-questions cost one image and sixteen short texts. Greedy, and equal to the plain way token for token (in
+questions cost one image and sixteen short texts. Equal to the plain way token for token (in
 float32; tests/engines/transformers/test_prefix.py).
 """
 
@@ -23,6 +23,7 @@ from viscot_core.engines.transformers.attention import (
     shared_attention,
 )
 from viscot_core.engines.transformers.batches import BatchBudget, by_image
+from viscot_core.engines.transformers.choosing import Choice, Draws, choose, tell, tell_first
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.engines.transformers.graphs import StaticDecoder
 from viscot_core.families.inputs import PrefixInputs, Suffix
@@ -72,7 +73,7 @@ class PrefixStore:
 
 
 class PrefixDecoder:
-    """Greedy decoding of prompts that begin with an image.
+    """Decoding of prompts that begin with an image.
 
     Args:
         model: the whole model; its embeddings and its head are used.
@@ -108,7 +109,8 @@ class PrefixDecoder:
         return StaticDecoder(
             self._text,
             lambda ids: self._model.get_input_embeddings()(ids),
-            lambda hidden: self._choose(hidden),
+            lambda hidden: self._logits(hidden),
+            self._suppressed,
             graphs=graphs,
         )
 
@@ -151,6 +153,8 @@ class PrefixDecoder:
         arguments, real, positions = suffix.arguments, suffix.real, suffix.positions
         rows, longest = real.shape
         cache = SuffixCache(longest + max(state.limit for state in states))
+        choice, said = Choice.of(states), 0
+        draws = Draws.of(states, real.device) if choice.samples else None
         causal = torch.ones(longest, longest, dtype=torch.bool, device=real.device).tril()
         mask = causal[None, None] & real[:, None, None, :]
         with shared_attention(self._text.config.get_text_config()):
@@ -163,9 +167,13 @@ class PrefixDecoder:
                     use_cache=True,
                     shared_prefix=shared,
                 ).last_hidden_state[:, -1]
-                new = self._choose(hidden)
-                for state, token in zip(states, new.tolist(), strict=True):
-                    state.on_token(token)
+                logits = self._logits(hidden)
+                if said == 0:
+                    tell_first(states, logits)
+                number = None if draws is None else draws.numbers[:, said, None]
+                new, logprobs = choose(logits, self._suppressed, choice, draws, number)
+                tell(states, new[:, None], None if logprobs is None else logprobs[:, None])
+                said += 1
                 if not any(state.open for state in states):
                     return
                 arguments = self._inputs.next(new)
@@ -174,10 +182,10 @@ class PrefixDecoder:
                 real = torch.cat([real, real.new_ones(rows, 1)], 1)
                 mask = real[:, None, None, :]
 
-    def _choose(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The likeliest id of each row: ``[rows, hidden]`` -> ``[rows]``."""
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``[rows, hidden]`` -> ``[rows, vocabulary]``."""
         logits: torch.Tensor = self._head(hidden)
-        return logits.index_fill_(1, self._suppressed, float("-inf")).argmax(-1)
+        return logits
 
     def _prefixes(self, prompts: Sequence[Decoding], prefix_len: int) -> list[torch.Tensor]:
         """Keys and values of each prompt's prefix, computed where they are not kept."""

@@ -17,6 +17,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from viscot_core.engines.transformers.attention import FOLD_UP_TO, folded
+from viscot_core.engines.transformers.choosing import Draws
 
 STATIC_NAME = "viscot_static"
 """Under which the attention below is registered with transformers."""
@@ -56,7 +57,8 @@ class StaticBatch:
 
     A row with an image of its own has prefix and own tokens in one buffer ``[rows, kv heads, all, dim]``: a
     fused kernel reads it. Where rows share an image, the prefix ``[images, kv heads, p, dim]`` is read once
-    for all of them (``attention.folded``). ``said[:, slot]`` is the token whose keys go into ``slot``.
+    for all of them (``attention.folded``). ``said[:, slot]`` is the token whose keys go into ``slot``,
+    ``logprobs`` and ``draws.numbers`` are its own.
 
     Args:
         memory: flat, at least ``layers * 2 * sum(shape.values(...))`` numbers; several shapes use it in turn.
@@ -78,14 +80,18 @@ class StaticBatch:
             self._own = memory[far : far + near].view(layers, 2, shape.rows, heads, slots, dim)
             self._mask = torch.zeros(shape.rows, 1, 1, slots, dtype=torch.bool, device=device)
         self.said = torch.zeros(shape.rows, slots, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(shape.rows, slots, device=device)
+        self.draws = Draws.empty(shape.rows, slots, device)
         self.positions = torch.zeros(shape.rows, 1, dtype=torch.long, device=device)
         # The slot is a number on the device, changed in place: a captured graph replays the same addresses
         # and must find the new value there.
         self._slot = torch.zeros(1, dtype=torch.long, device=device)
         self._reads = 0
 
-    def begin(self, prefixes: Sequence[torch.Tensor], lengths: Sequence[int]) -> None:
-        """Take prefixes ``[layers, 2, kv heads, p, dim]`` and the rows' own lengths; reading is next.
+    def begin(
+        self, prefixes: Sequence[torch.Tensor], lengths: Sequence[int], draws: Draws | None = None
+    ) -> None:
+        """Take prefixes ``[layers, 2, kv heads, p, dim]``, the rows' own lengths and draws; reading is next.
 
         What stays of other batches is zeroed: behind a mask of -inf a number must still be finite.
         """
@@ -101,6 +107,11 @@ class StaticBatch:
         # go on from that length. The slots between are masked, so the gap changes nothing.
         self.positions.copy_(shape.prefix + count[:, None])
         self._slot.fill_(longest)
+        if draws is not None:
+            # Rows that only pad draw nothing.
+            for kept, new in zip(self.draws[:2], draws[:2], strict=True):
+                kept.zero_()[:rows] = new
+            self.draws.numbers[:rows, longest : longest + draws.numbers.shape[1]] = draws.numbers
         hidden = torch.arange(shape.slots, device=count.device) >= count[:, None]
         if shape.each == 1:
             self._mask.zero_()
@@ -109,25 +120,42 @@ class StaticBatch:
             self._mask[:, 0, 0] = ~hidden
         self._reads = longest
 
-    def read(self, first: torch.Tensor) -> None:
+    def read(self, first: torch.Tensor, logprobs: torch.Tensor | None = None) -> None:
         """The rows' own tokens are read, and ``first [rows]`` said: decoding is next."""
         # `_reads` > 0 while prompts are read (tokens a row), 0 while decoding: `update` and `attend` go by
         # it.
         self.said[: len(first), self._reads] = first
+        if logprobs is not None:
+            self.logprobs[: len(first), self._reads] = logprobs
         self._reads = 0
 
-    def step(self, choose: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-        """One more token for every row: no shape and no value that the host must know."""
+    def step(
+        self,
+        advance: Callable[
+            [torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]
+        ],
+    ) -> None:
+        """One more token for every row: no shape and no value that the host must know.
+
+        ``advance(ids, mask, positions)`` gives the next ids and their logprobs, ``[rows]`` each.
+        """
         if self.shape.each == 1:
             # `said[:, _slot]` is the newest token. This step writes its keys into that slot, so the slot is
             # opened first; the token that the step gives goes one slot on.
             self._mask.index_fill_(3, self._slot + self.shape.prefix, 0.0)
         else:
             self._mask.index_fill_(3, self._slot, True)
-        new = choose(self.said.index_select(1, self._slot), self._mask, self.positions)
+        new, logprobs = advance(self.said.index_select(1, self._slot), self._mask, self.positions)
         self._slot += 1
         self.positions += 1
         self.said.index_copy_(1, self._slot, new[:, None])
+        if logprobs is not None:
+            self.logprobs.index_copy_(1, self._slot, logprobs[:, None])
+
+    @property
+    def number(self) -> torch.Tensor:
+        """``[rows, 1]``: what the rows draw with for the token that the step under way gives."""
+        return self.draws.numbers.index_select(1, self._slot + 1)
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
