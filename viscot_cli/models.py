@@ -111,7 +111,10 @@ def inspect(
         )
         console.out(f"stored as     {', '.join(f'{name} {n:,}' for name, n in report.dtypes.items())}")
         console.out(f"tower         {report.tower}")
-        console.out(f"images      {report.image_side} px, {report.image_tokens} tokens each")
+        images = "as many tokens as an image's size asks for"
+        if report.image_side is not None:
+            images = f"{report.image_side} px, {report.image_tokens} tokens each"
+        console.out(f"images        {images}")
         console.out(f"context       {report.context} tokens")
         console.out(f"vocabulary    {report.text_rows} ids in {report.embedding_rows} rows")
         console.out(f"prompts       template {report.template}, turn tokens {report.turn_tokens}")

@@ -41,7 +41,7 @@ def load(
     """
     from viscot_core.ask import VisualCoT
     from viscot_core.engines.open import EngineOptions, codec_for, open_engine
-    from viscot_core.models.load import LOADING
+    from viscot_core.families.checkpoint import LOADING
     from viscot_core.policies.wording import Wording
 
     model = None if name is None else str(name)

@@ -7,7 +7,7 @@ config. Adding one is a folder beside ``llava/`` and a line in the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -105,18 +105,25 @@ class Parts:
     projector: tuple[str, ...] = ()
     llm: tuple[str, ...] = ()
 
-    @property
-    def starts(self) -> dict[str, tuple[str, ...]]:
-        """The same by the parts' names as people read them."""
-        return {"vision tower": self.vision_tower, "projector": self.projector, "language model": self.llm}
-
     def part_of(self, name: str) -> str | None:
         """The part a parameter belongs to, as recipes name it; None outside of all.
 
-        Whatever wraps the model (heads, adapters) puts its own words before the parameter's name.
+        Whatever wraps the model (heads, adapters) puts its own words before the parameter's name. A projector
+        may lie within the tower (Qwen-VL's merger): the longest beginning counts.
         """
         marks = {"vision_tower": self.vision_tower, "projector": self.projector, "llm": self.llm}
-        return next((part for part, starts in marks.items() if any(start in name for start in starts)), None)
+        fitting = [(len(start), part) for part, starts in marks.items() for start in starts if start in name]
+        return max(fitting)[1] if fitting else None
+
+    def sizes(self, counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+        """Parameters of each part, by the words that people read; what is outside of all counts as text."""
+        sizes = dict.fromkeys(_WORDS.values(), 0)
+        for name, count in counts:
+            sizes[_WORDS[self.part_of(name) or "llm"]] += count
+        return sizes
+
+
+_WORDS = {"vision_tower": "vision tower", "projector": "projector", "llm": "language model"}
 
 
 NO_LIMITS = (

@@ -7,6 +7,7 @@ tensor is read when it is asked for.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from viscot_core.families.base import Family
 
 Shape = tuple[int, ...]
+LOADING = threading.RLock()
+"""Held while a model is loaded. transformers builds models inside process-wide contexts (default dtype, no
+initialisation): two at once leave each other's tensors uninitialised, without an error. Where several
+threads begin its first import, that fails in all but one."""
 
 
 class Layout(StrEnum):
@@ -113,6 +118,8 @@ class Checkpoint:
     missing: list[str] = field(default_factory=list)
     unexpected: list[Stored] = field(default_factory=list)
     misshaped: list[tuple[str, Source, Shape]] = field(default_factory=list)
+    part_sizes: Mapping[str, int] | None = None
+    """Parameters of each part, where the names of ``tensors`` do not tell it."""
 
     def require_whole(self) -> None:
         """Raise a ``CheckpointError`` that names the file and tensor of the first problem."""

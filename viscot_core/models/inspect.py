@@ -7,9 +7,6 @@ from pathlib import Path
 
 from viscot_core.families.checkpoint import Checkpoint
 
-LLM = "language model"
-"""The part that takes what no other part's name fits, the head among it."""
-
 
 @dataclass(frozen=True, slots=True)
 class CheckpointReport:
@@ -45,13 +42,10 @@ class CheckpointReport:
 def inspect(checkpoint: Checkpoint) -> CheckpointReport:
     """CheckpointReport on an opened checkpoint; reads no tensor."""
     dtypes: dict[str, int] = {}
-    starts = checkpoint.family.parts.starts
-    parameters = dict.fromkeys(starts, 0)
-    for name, source in checkpoint.tensors.items():
-        count = source.count
-        dtypes[source.stored.dtype] = dtypes.get(source.stored.dtype, 0) + count
-        part = next((part for part, start in starts.items() if name.startswith(start)), LLM)
-        parameters[part] += count
+    for source in checkpoint.tensors.values():
+        dtypes[source.stored.dtype] = dtypes.get(source.stored.dtype, 0) + source.count
+    counts = ((name, source.count) for name, source in checkpoint.tensors.items())
+    parameters = dict(checkpoint.part_sizes or checkpoint.family.parts.sizes(counts))
     facts = checkpoint.family.facts(checkpoint)
     return CheckpointReport(
         path=str(checkpoint.path),

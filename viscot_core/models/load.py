@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import threading
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError, EngineError, UsageError
 from viscot_core.families.base import Family, Processor
-from viscot_core.families.checkpoint import BuildOptions, Checkpoint
+from viscot_core.families.checkpoint import LOADING, BuildOptions, Checkpoint
 from viscot_core.families.manifest import Manifest
 from viscot_core.hardware import free_memory
 from viscot_core.models.checkpoint import open_checkpoint
@@ -27,10 +26,6 @@ ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 """transformers' names of what ``--attn`` takes."""
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 LOAD_IN = ("4bit", "8bit")
-LOADING = threading.RLock()
-"""Held while a model is loaded. transformers builds models inside process-wide contexts (default dtype, no
-initialisation): two at once leave each other's tensors uninitialised, without an error. Where several
-threads begin its first import, that fails in all but one."""
 
 
 class _Once(logging.Filter):

@@ -33,6 +33,7 @@ from viscot_core.families.generic.processor import (
     load_processor,
     set_limits,
 )
+from viscot_core.families.generic.whole import compare_with_model
 from viscot_core.families.manifest import Manifest
 from viscot_core.tensors import open_weights
 
@@ -114,16 +115,18 @@ class Generic:
         return module
 
     def read(self, files: Files, sibling: Sibling) -> Checkpoint:
-        """Tensors by stored name: transformers translates them, and ``build`` checks that none is missing."""
+        """Tensors by stored name: transformers translates them, and says which it misses."""
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(files.path, trust_remote_code=False, local_files_only=True)
         manifest = Manifest(name=files.path.name, template="own", image_side=None, box_format=self.box_format)
         tensors = {name: Source(stored) for name, stored in files.tensors.items()}
         rows = int(config.get_text_config().vocab_size)
-        return Checkpoint(
+        found = Checkpoint(
             self, files.path, Layout.HF, dict(files.config), config, manifest, tensors, rows, files.path
         )
+        compare_with_model(found)
+        return found
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Sizes for a report; images take as many tokens as their size asks for."""
@@ -154,7 +157,7 @@ class Generic:
         return GenericProcessor(hf, checkpoint.config, checkpoint.path)
 
     def build(self, checkpoint: Checkpoint, options: BuildOptions) -> Any:
-        """The model as transformers loads it; a tensor that would start at random is refused."""
+        """The model as transformers loads it; a (quantised) tensor that would start at random is refused."""
         from transformers import AutoModelForImageTextToText
 
         model, report = AutoModelForImageTextToText.from_pretrained(

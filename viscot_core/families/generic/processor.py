@@ -21,7 +21,8 @@ from viscot_core.families.inputs import IGNORE, Rendered
 _NO_LETTER = "\ufffd"
 """What decoding makes of bytes that are no letter, or not yet one."""
 _TEMPLATE_OPTIONS = {"enable_thinking": False}
-"""Reasoning templates think by default; other templates ignore the name."""
+"""Reasoning templates think by default. (A template that does not know the name is not told it: transformers
+would take it for the image processor's, and warn about each prompt.)"""
 
 
 def load_processor(path: Path) -> Any:
@@ -97,9 +98,12 @@ class GenericProcessor:
         # Some models read which tokens are an image's; how the input is called differs.
         named = hf(text=["x"]).keys()
         self.kinds_name = next((n for n in ("mm_token_type_ids", "token_type_ids") if n in named), None)
-        template = hashlib.sha256(str(hf.chat_template).encode()).hexdigest()[:12]
+        self._template = str(hf.chat_template)
+        template = hashlib.sha256(self._template.encode()).hexdigest()[:12]
         pixels = hashlib.sha256(hf.image_processor.to_json_string().encode()).hexdigest()[:12]
-        self.identity = {"template": f"own-{template}", "pixels": f"pil-{pixels}"}
+        # Molmo 2 has no processor for Pillow: its pixels are torchvision's.
+        by = getattr(hf.image_processor, "backend", "pil")
+        self.identity = {"template": f"own-{template}", "pixels": f"{by}-{pixels}"}
         self.typical_prompt = 2 * 1280 + 256
 
     def render(
@@ -145,7 +149,7 @@ class GenericProcessor:
             turns,
             tokenize=False,
             add_generation_prompt=generate,
-            **_TEMPLATE_OPTIONS,
+            **{name: value for name, value in _TEMPLATE_OPTIONS.items() if name in self._template},
         )
         try:
             return str(call_within(TEMPLATE_SECONDS, apply))
