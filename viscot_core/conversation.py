@@ -6,6 +6,7 @@ tokens is its own business (``families/``).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -81,6 +82,47 @@ def cot_turns(question: str, box_text: str, answer: str) -> tuple[Message, ...]:
         Message("user", IMAGE),
         Message("assistant", answer),
     )
+
+
+class ToolCall(NamedTuple):
+    """A call that a server sent apart from the text; ``arguments`` are the model's own words."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+def with_calls(text: str, calls: Sequence[ToolCall]) -> str:
+    """A reply as one text: its words, then a line for each call, which ``split_calls`` reads again."""
+    # "<" is escaped, so that no word of a call can end it.
+    lines = [json.dumps(call._asdict()).replace("<", "\\u003c") for call in calls]
+    return "\n".join([text, *(f"{_CALL}{line}{_CALL_END}" for line in lines)]).strip()
+
+
+def split_calls(said: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """The words of a reply, and the calls that ``with_calls`` wrote behind them."""
+    words: list[str] = []
+    calls: list[ToolCall] = []
+    for line in said.split("\n"):
+        call = _call_in(line)
+        if call is None:
+            words.append(line)
+        else:
+            calls.append(call)
+    return "\n".join(words) if calls else said, tuple(calls)
+
+
+_CALL, _CALL_END = "<native_call>", "</native_call>"
+
+
+def _call_in(line: str) -> ToolCall | None:
+    if not (line.startswith(_CALL) and line.endswith(_CALL_END)):
+        return None
+    try:
+        call = ToolCall(**json.loads(line[len(_CALL) : -len(_CALL_END)]))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return call if all(isinstance(part, str) for part in call) else None
 
 
 THOUGHT_MARKS = (

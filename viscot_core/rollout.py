@@ -222,7 +222,7 @@ def _is_text(step: Step) -> bool:
 def _key(step: Step) -> Hashable:
     images = tuple(view.key for view in step.images)
     # `answers` too: a region's words are not streamed, an answer's are, so they cannot share a request.
-    return (step.messages, images, step.max_new_tokens, step.stop, step.answers)
+    return (step.messages, images, step.max_new_tokens, step.stop, step.answers, step.tools)
 
 
 def _request(
@@ -233,6 +233,7 @@ def _request(
         step.images,
         step.max_new_tokens,
         step.stop,
+        tools=step.tools,
         on_text=partial(_pass_on, on_text, numbers) if on_text is not None and step.answers else None,
         cancelled=cancelled,
     )

@@ -69,6 +69,9 @@ class Request:
     tokens (a policy reads there how likely "yes" is). Neither changes the text. What an engine cannot tell
     (``Traits.logprobs``) is left out.
 
+    ``tools`` are those that a server offers to the model (JSON, as OpenAI's protocol has them); the calls
+    come back behind the text (``conversation.with_calls``). An engine on this machine refuses them.
+
     ``on_text`` is told the text so far whenever a token made it longer: always the beginning of what will be
     said, unless the engine has to begin again. An engine that cannot tell leaves it out. ``cancelled`` is
     asked before each token; where it says True nobody waits, and the rest is not made. Both are called from
@@ -86,6 +89,7 @@ class Request:
     sampling: Sampling | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    tools: str = ""
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
     cancelled: Callable[[], bool] | None = field(default=None, compare=False)
     follow_ups: int = field(default=0, compare=False)

@@ -121,7 +121,7 @@ class OpenAIEngine:
         return Generation(
             (reply.text or "").strip(),
             reply.tokens_out,
-            reply.finish == "stop",
+            reply.finish in ("stop", "tool_calls"),
             prompt_tokens=reply.tokens_in,
             truncated=reply.truncated,
             thought=reply.thought,
@@ -134,6 +134,8 @@ class OpenAIEngine:
         }
         if request.stop:
             body["stop"] = list(request.stop)
+        if request.tools:
+            body["tools"] = json.loads(request.tools)
         return body | reply_fields(self.name, request.max_new_tokens) | dict(self.options.extra_body)
 
 

@@ -287,7 +287,7 @@ class Client:
                     data = self._read(response, model, on_text, call.cancelled)
                 if error := data.get("error"):  # some servers send it with status 200
                     raise faults.of_error(200, error, self._key, model)
-                return completion(data)
+                return completion(data, tools="tools" in call.body)
             except (httpx.HTTPError, OSError) as error:
                 if late():
                     raise faults.too_late(seconds) from error

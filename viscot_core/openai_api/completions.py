@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+from viscot_core.conversation import ToolCall, with_calls
 from viscot_core.openai_api import faults, streams
 from viscot_core.openai_api.replies import CUT, Reply
 from viscot_core.openai_api.streams import CANCELLED
@@ -23,8 +25,11 @@ def limited(blocks: Iterator[bytes]) -> Iterator[bytes]:
         yield block
 
 
-def completion(data: Any) -> Reply:
-    """A completion as a server sends it; an exception of any kind where it is none."""
+def completion(data: Any, *, tools: bool = False) -> Reply:
+    """A completion as a server sends it; an exception of any kind where it is none.
+
+    Calls of ``tools`` that were offered come behind the words (``with_calls``).
+    """
     choice = data["choices"][0]
     message, finish = choice["message"], choice.get("finish_reason")
     if finish == "content_filter":
@@ -32,6 +37,8 @@ def completion(data: Any) -> Reply:
     if message.get("refusal"):
         raise faults.refused_by_model(str(message["refusal"]))
     text, thought = _words(message.get("content"))
+    if tools and (calls := _calls(message.get("tool_calls"))):
+        text = with_calls(text or "", calls)
     thought = thought or streams.thought_of(message)
     # Cut before the first word of the answer: that is a reply, and another try would be cut as well.
     if text is None and finish in CUT:
@@ -42,6 +49,18 @@ def completion(data: Any) -> Reply:
     tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     words = None if text is None else readable(text)
     return Reply(words, finish, *tokens, str(data.get("model") or ""), readable(thought))
+
+
+def _calls(sent: Any) -> list[ToolCall]:
+    """The calls of a message; an exception of any kind where they are none."""
+    calls: list[ToolCall] = []
+    for call in sent or ():
+        function = call["function"]
+        # Some servers send the arguments as an object, and no id.
+        arguments = function.get("arguments") or ""
+        words = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        calls.append(ToolCall(str(call.get("id") or f"call_{len(calls)}"), str(function["name"]), words))
+    return calls
 
 
 def _words(content: Any) -> tuple[str | None, str]:

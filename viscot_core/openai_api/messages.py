@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from viscot_core.boxes.formats import Resize
-from viscot_core.conversation import IMAGE, Message
+from viscot_core.conversation import IMAGE, Message, ToolCall, split_calls
 from viscot_core.images.view import View
 from viscot_core.openai_api.options import ImageForm
 
@@ -34,21 +34,33 @@ class Messages:
         if slots != len(views):
             raise ValueError(f"the prompt has {slots} {IMAGE} marks and {len(views)} images")
         images = iter(views)
-        return [self._message(turn, images) for turn in turns]
+        said: list[dict[str, Any]] = []
+        open_calls: list[str] = []
+        for turn in turns:
+            if turn.role == "assistant":
+                words, calls = split_calls(turn.text)
+                open_calls = [call.id for call in calls]
+                said.append({"role": "assistant", "content": words, **_sent(calls)})
+            elif turn.role == "tool":
+                if not open_calls:
+                    raise ValueError("a tool's message answers no call")
+                # In order: the protocol wants an answer for each call, under its id.
+                said.append({"role": "tool", "tool_call_id": open_calls.pop(0), "content": turn.text})
+            else:
+                said.append(self._message(turn, images))
+        return said
 
     def _message(self, turn: Message, views: Iterator[View]) -> dict[str, Any]:
         """``<image>`` becomes the next image; a line break after it goes, templates bring their own."""
-        if turn.role == "assistant":
-            return {"role": "assistant", "content": turn.text}
         first, *rest = turn.text.split(IMAGE)
         if not rest:
-            return {"role": "user", "content": first}
+            return {"role": turn.role, "content": first}
         parts: list[dict[str, Any]] = [{"type": "text", "text": first}] if first else []
         for text in rest:
             parts.append({"type": "image_url", "image_url": {"url": self._data_url(_ByKey(next(views)))}})
             if words := text.removeprefix("\n"):
                 parts.append({"type": "text", "text": words})
-        return {"role": "user", "content": parts}
+        return {"role": turn.role, "content": parts}
 
     def _encode(self, keyed: _ByKey) -> str:
         image = keyed.view.image
@@ -64,6 +76,15 @@ class Messages:
         else:
             image.convert("RGB").save(file, form.format.upper(), quality=form.quality)
         return f"data:image/{form.format};base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _sent(calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """The calls of a message as the protocol has them; nothing where there are none."""
+    sent = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in calls
+    ]
+    return {"tool_calls": sent} if sent else {}
 
 
 class _ByKey:

@@ -24,6 +24,7 @@ def join(
     """
     text, thought, refusal, finish = "", "", "", None
     last: dict[str, Any] = {}
+    calls: dict[int, dict[str, str]] = {}
     for event in _events(blocks):
         if event == b"[DONE]":
             break
@@ -37,6 +38,7 @@ def join(
             delta = choice.get("delta") or {}
             thought += thought_of(delta)
             refusal += delta.get("refusal") or ""
+            _join_calls(calls, delta.get("tool_calls"))
             if piece := delta.get("content"):
                 text += piece
                 if not "\ud800" <= text[-1] <= "\udbff":  # the other half of a pair is still to come
@@ -46,9 +48,20 @@ def join(
             break
     if finish is None:
         raise Fault(Kind.PASSING, "the reply was cut off", billed=True)
-    apart = {"reasoning_content": thought, "refusal": refusal}
+    sent = [{"id": call.pop("id"), "function": call} for _, call in sorted(calls.items())]
+    apart = {"reasoning_content": thought, "refusal": refusal, "tool_calls": sent}
     message = {"content": text, **{name: words for name, words in apart.items() if words}}
     return {"choices": [{"message": message, "finish_reason": finish}], **last}
+
+
+def _join_calls(calls: dict[int, dict[str, str]], pieces: Any) -> None:
+    """Add the pieces of tool calls, which come under the index of their call, to what came before."""
+    for piece in pieces or ():
+        call = calls.setdefault(int(piece.get("index") or 0), {"id": "", "name": "", "arguments": ""})
+        function = piece.get("function") or {}
+        call["id"] = call["id"] or str(piece.get("id") or "")
+        call["name"] = call["name"] or str(function.get("name") or "")
+        call["arguments"] += function.get("arguments") or ""
 
 
 def thought_of(message: Mapping[str, Any]) -> str:

@@ -97,7 +97,8 @@ class Step:
     """A conversation to continue, and the looks so far.
 
     ``answers`` says that the model's next words are the answer (they may be streamed), not a region.
-    ``whole``: the policy reads the model's thoughts too, which stay in the text.
+    ``whole``: the policy reads the model's thoughts too, which stay in the text. ``tools`` are those that a
+    server offers to the model (JSON, as OpenAI's protocol has them).
     """
 
     question: Question
@@ -108,6 +109,7 @@ class Step:
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
     whole: bool = False
+    tools: str = ""
     refusals: tuple[Refusal, ...] = ()
 
 

@@ -53,7 +53,7 @@ class Wording:
 
     def detection(self, question: str) -> Turns:
         """Turn 1: where to look."""
-        question = bare(question)
+        question = _bare(question)
         if self.protocol == "paper":
             return self._with_form(detection_turns(question))
         return self._with_form((Message("user", f"{IMAGE}\n{question} {BOX_REQUEST}"),))
@@ -62,7 +62,7 @@ class Wording:
         """Turn 2: the answer, with the crop as the second image."""
         if self.protocol == "paper":
             # The first turn is that of the box, without a suffix; the last turn asks for the form of answer.
-            return (*answer_turns(bare(question), box_text)[:-1], answer_turns(question, box_text)[-1])
+            return (*answer_turns(_bare(question), box_text)[:-1], answer_turns(question, box_text)[-1])
         in_training = f"{IMAGE}{suffix_of(question)}"
         last = in_training if self.codec.name == "viscot" else f"{IMAGE}\n{ANSWER_REQUEST} {question}"
         return (*self.detection(question), Message("assistant", box_text), Message("user", last))
@@ -104,6 +104,5 @@ class Wording:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def bare(question: str) -> str:
-    """A question without LLaVA's suffix."""
+def _bare(question: str) -> str:
     return question.removesuffix(suffix_of(question))

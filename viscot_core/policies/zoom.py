@@ -27,6 +27,7 @@ CROPS_FROM: tuple[CropFrom, ...] = ("original", "seen")
 
 MOST_IMAGES = 16
 MOST_REFUSALS = 3
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 NO_LOOK_LEFT = "no look is left; answer now"
 
 
@@ -57,16 +58,14 @@ class Zoom:
 
     def start(self, question: Question) -> Step:
         """The question with its images, and the tool's description."""
-        dialect = self.dialect
-        asked = Message("user", dialect.ask(question.text, len(question.images)))
-        system = (Message("system", dialect.system),) if dialect.system else ()
+        messages = self.dialect.ask(question.text, len(question.images))
         shown = tuple(self._shown(view) for view in question.images)
-        return self._step(Step(question, (*system, asked), shown))
+        return self._step(Step(question, messages, shown, tools=self.dialect.tools))
 
     def next(self, step: Step, text: str) -> Step | Answer:
         """What the calls of a turn bring to see, or the answer."""
-        thought = split_thought(text)
-        reply = self.dialect.parse(text if self.dialect.keeps_thoughts else thought.text)
+        read = text if self.dialect.keeps_thoughts else split_thought(text).text
+        reply = self.dialect.parse(read, len(step.question.images))
         messages = (*step.messages, Message("assistant", reply.said))
         turn = sum(message.role == "assistant" for message in messages)
         if reply.ignored:
@@ -177,7 +176,7 @@ class Zoom:
         size = view.image.size
         if self.most_pixels is None or size[0] * size[1] <= self.most_pixels:
             return view
-        return _resized(view, shown_size(size, self.dialect.rules, self.most_pixels))
+        return self._resized(view)
 
     def _cut(self, step: Step, number: int, image: int, window: Window) -> View:
         """The pixels of ``window`` (ORIGINAL), in the size in which they are shown."""
@@ -191,7 +190,15 @@ class Zoom:
             x0, y0 = (window[0] - place[0]) * across, (window[1] - place[1]) * down
             x1, y1 = (window[2] - place[0]) * across, (window[3] - place[1]) * down
             part = crop(source, _inside(x0, y0, x1, y1, source.image.size))
-        return _resized(part, shown_size(part.image.size, self.dialect.rules, self.most_pixels))
+        return self._resized(part)
+
+    def _resized(self, view: View) -> View:
+        rules = self.dialect.rules
+        size = shown_size(view.image.size, rules, self.most_pixels)
+        if size == view.image.size:
+            return view
+        image = view.image.resize(size, _RESAMPLING[rules.resample])
+        return View(image, f"{view.key}@{size[0]}x{size[1]}")
 
 
 def _meet(a: Window, b: Window) -> Window:
@@ -202,9 +209,3 @@ def _inside(x0: float, y0: float, x1: float, y1: float, size: Size) -> Window:
     """Whole pixels of an image of ``size``, one at least."""
     left, top = min(round(x0), size[0] - 1), min(round(y0), size[1] - 1)
     return left, top, min(max(round(x1), left + 1), size[0]), min(max(round(y1), top + 1), size[1])
-
-
-def _resized(view: View, size: Size) -> View:
-    if size == view.image.size:
-        return view
-    return View(view.image.resize(size, Image.Resampling.BICUBIC), f"{view.key}@{size[0]}x{size[1]}")

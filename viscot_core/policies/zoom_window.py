@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 from viscot_core.boxes.geometry import Box, CropPolicy, Size, Window, crop_window
+from viscot_core.boxes.numbers import Numbers
+from viscot_core.boxes.registry import smart_resize
+from viscot_core.images.reading import MAX_PIXELS
 from viscot_core.policies.dialects.base import Rules
 
 
@@ -22,46 +25,70 @@ def window_of(box: Box, source: Window, size: Size, rules: Rules) -> Window:
     """
     x0, y0, x1, y1 = box.coords
     if not (x0 < x1 and y0 < y1):
-        raise Refused("the box has no area: x0 < x1 and y0 < y1")
+        raise Refused("the box has no area: x1 < x2 and y1 < y2")
     left, top, right, bottom = source
-    if x1 <= left or y1 <= top or x0 >= right or y0 >= bottom:
-        raise Refused("the box lies outside of the image")
-    across, down = (x1 - x0) * rules.margin, (y1 - y0) * rules.margin
+    across, down = (right - left) * rules.margin, (bottom - top) * rules.margin
     x0, y0 = max(x0 - across, left), max(y0 - down, top)
     x1, y1 = min(x1 + across, right), min(y1 + down, bottom)
-    longer, shorter = max(x1 - x0, y1 - y0), min(x1 - x0, y1 - y0)
-    if longer > rules.most_aspect * shorter:
+    if not (x0 < x1 and y0 < y1):
+        raise Refused("the box lies outside of the image")
+    if max(x1 - x0, y1 - y0) > rules.most_aspect * min(x1 - x0, y1 - y0):
         raise Refused(f"the box is more than {rules.most_aspect:g} times as long as it is wide")
-    if rules.grows:
-        x0, x1 = _grown(x0, x1, left, right, rules.least_side)
-        y0, y1 = _grown(y0, y1, top, bottom, rules.least_side)
-    elif shorter < rules.least_side:
+    if rules.window == "paper":
+        return crop_window(Box(x0, y0, x1, y1, box.frame), size, CropPolicy.PAPER)
+    if rules.grows and min(x1 - x0, y1 - y0) < rules.least_side:
+        x0, y0, x1, y1 = _grown((x0, y0, x1, y1), source, rules.least_side)
+    cut = _whole((x0, y0, x1, y1), source, rules)
+    if not rules.grows and min(cut[2] - cut[0], cut[3] - cut[1]) < rules.least_side:
         raise Refused(f"the box is smaller than {rules.least_side} pixels")
-    cut = Box(x0, y0, x1, y1, box.frame)
-    return crop_window(cut, size, CropPolicy.PAPER if rules.window == "paper" else CropPolicy.TIGHT)
+    return cut
 
 
-def _grown(low: float, high: float, least: float, most: float, side: int) -> tuple[float, float]:
-    """A span of at least ``side`` about the middle of another, moved inside ``least``..``most``."""
-    if high - low >= side:
-        return low, high
-    middle = (low + high) / 2
-    low, high = middle - side / 2, middle + side / 2
-    shift = max(least - low, 0) - max(high - most, 0)
-    return max(low + shift, least), min(high + shift, most)
+def _whole(box: Numbers, source: Window, rules: Rules) -> Window:
+    """Whole pixels, at least one. Raises Refused where rounding down leaves none."""
+    if rules.rounding == "down":
+        # In pixels of the source, as its authors count.
+        x0, y0, x1, y1 = (int(corner - source[axis % 2]) for axis, corner in enumerate(box))
+        x1, y1 = min(x1, source[2] - source[0] - 1), min(y1, source[3] - source[1] - 1)
+        if x0 >= x1 or y0 >= y1:
+            raise Refused("the box has no whole pixel")
+        return x0 + source[0], y0 + source[1], x1 + source[0], y1 + source[1]
+    left, top = min(round(box[0]), source[2] - 1), min(round(box[1]), source[3] - 1)
+    return left, top, max(round(box[2]), left + 1), max(round(box[3]), top + 1)
+
+
+def _grown(box: Numbers, source: Window, side: int) -> Numbers:
+    """The box in its own shape, so that its shorter side is ``side``, cut at the border of its source.
+
+    Qwen-Agent's rule (``maybe_resize_bbox``): where that is not larger than ``side`` in both, the box stays.
+    """
+    x0, y0, x1, y1 = box
+    left, top, right, bottom = source
+    ratio = side / min(x1 - x0, y1 - y0)
+    across, down = math.ceil((x1 - x0) * ratio / 2), math.ceil((y1 - y0) * ratio / 2)
+    # Rounded in pixels of the source, as its authors count.
+    cx, cy = (x0 + x1) / 2 - left, (y0 + y1) / 2 - top
+    grown = (
+        max(left + math.floor(cx - across), left),
+        max(top + math.floor(cy - down), top),
+        min(left + math.ceil(cx + across), right),
+        min(top + math.ceil(cy + down), bottom),
+    )
+    return grown if min(grown[2] - grown[0], grown[3] - grown[1]) > side else box
 
 
 def shown_size(size: Size, rules: Rules, most_pixels: int | None) -> Size:
     """The size in which a crop of ``size`` is shown: its area within the limits, its sides whole steps."""
-    width, height = size
-    limits = [most for most in (rules.most_pixels, most_pixels) if most is not None]
-    most, step = min(limits, default=None), rules.step
-    area = width * height
+    most = min((most for most in (rules.most_pixels, most_pixels) if most is not None), default=None)
+    if rules.step > 1:
+        patch = rules.step**2
+        most_tokens = MAX_PIXELS if most is None else max(most // patch, 1)
+        least = math.ceil(rules.least_pixels / patch)
+        return smart_resize(size, max_tokens=most_tokens, min_tokens=min(least, most_tokens), step=rules.step)
+    area = size[0] * size[1]
     share = 1.0
     if most is not None and area > most:
         share = math.sqrt(most / area)
     elif area < rules.least_pixels:
         share = math.sqrt(rules.least_pixels / area)
-    # Away from the limit that was hit, or else the nearest: the result keeps both.
-    whole = math.floor if share < 1 else math.ceil if share > 1 else round
-    return tuple(max(step, whole(side * share / step) * step) for side in (width, height))  # type: ignore[return-value]
+    return max(1, int(size[0] * share)), max(1, int(size[1] * share))

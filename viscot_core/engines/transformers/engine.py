@@ -166,6 +166,8 @@ class LocalEngine:
 
     def _prompt(self, request: Request, sampling: Sampling) -> Decoding | Generation:
         """The request as tokens, or why it cannot run."""
+        if request.tools:
+            return Generation("", 0, False, "a model on this machine takes no tools of a server's protocol")
         images = tuple(resized(view, self._resize) for view in request.images)
         sizes = [view.image.size for view in images]
         try:

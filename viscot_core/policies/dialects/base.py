@@ -16,7 +16,8 @@ from typing import Literal
 
 from viscot_core.boxes.geometry import Box, BoxStatus, Frame, Size, Window
 from viscot_core.boxes.numbers import Numbers
-from viscot_core.conversation import Message
+from viscot_core.conversation import IMAGE, Message
+from viscot_core.policies.wording import suffix_of
 
 CoordinateFrame = Literal["square", "unit", "unit-or-pixels", "thousand", "pixels"]
 """What the numbers of a call count, always in the image that they are named in: 0..1 of its padded square,
@@ -83,10 +84,13 @@ class Rules:
         least_side: a smaller box is grown about its middle, or refused.
         grows: small boxes are grown, not refused.
         most_aspect: longer side by shorter side.
-        margin: share of the box's own sides that is added on each side.
-        window: ``box`` cuts the box in whole pixels, ``paper`` the square of Visual CoT about it.
-        step: sides of what is shown are multiples of it (1: as they are).
+        margin: share of the source's sides that is added on each side of the box.
+        window: ``box`` cuts the box, ``paper`` the square of Visual CoT about it.
+        rounding: how corners become whole pixels: to the nearest, or ``down``, and then at most at the last
+            pixel, which leaves out the last column and row.
+        step: sides of what is shown are multiples of it (1: any).
         least_pixels, most_pixels: area of what is shown; smaller or larger crops are resized.
+        resample: how they are.
     """
 
     looks: int = 6
@@ -95,32 +99,55 @@ class Rules:
     most_aspect: float = 200.0
     margin: float = 0.0
     window: Literal["box", "paper"] = "box"
+    rounding: Literal["nearest", "down"] = "nearest"
     step: int = 1
     least_pixels: int = 1
     most_pixels: int | None = None
+    resample: Literal["bicubic", "lanczos"] = "bicubic"
 
 
 @dataclass(frozen=True)
 class Dialect:
     """One way to call the zoom tool, with the words of its authors.
 
-    ``ask`` makes the first user's text of a question and its number of images. ``call`` writes a call of a
-    region of the image ``source``: what a model says in training data.
+    Attributes:
+        frame: what the numbers of a call count.
+        parse: reads a turn; it is given the number of the question's images.
+        observe: what the user says after the calls of a turn.
+        call: writes a call of a region (numbers of the frame) in the image ``source``, and answer writes an
+            answer, as a model says them in training data; both are given the number of the question's images.
+        suffix: what stands behind the question, whose images stand before it.
+        system: the system prompt, "" where there is none.
+        tools: the tools as a server of OpenAI's protocol takes them (JSON), "" where the prompt has them.
+        stop: texts that end a turn.
+        sources: in which image of the talk a call can name a region.
+        bare: the first message has no suffix of LLaVA's that asks for a form of answer.
+        keeps_thoughts: thoughts stay in the conversation, as the model was trained.
+        origin: where these words and rules were read.
     """
 
     name: str
     frame: CoordinateFrame
-    ask: Callable[[str, int], str]
-    parse: Callable[[str], Reading]
+    parse: Callable[[str, int], Reading]
     observe: Callable[[Sequence[Result], Situation], tuple[Message, ...]]
-    call: Callable[[Numbers, int], str]
+    call: Callable[[Numbers, int, int], str]
+    origin: str
+    answer: Callable[[str], str] = str
+    suffix: str = ""
     system: str = ""
+    tools: str = ""
     stop: tuple[str, ...] = ()
+    sources: Literal["any", "first", "last"] = "any"
     rules: Rules = field(default_factory=Rules)
+    bare: bool = False
     keeps_thoughts: bool = True
-    """Thoughts stay in the conversation, as the model was trained."""
-    source: str = ""
-    """Where these words and rules were read."""
+
+    def ask(self, question: str, images: int) -> tuple[Message, ...]:
+        """The first messages: the tool, the images, the question."""
+        if self.bare:
+            question = question.removesuffix(suffix_of(question))
+        system = (Message("system", self.system),) if self.system else ()
+        return (*system, Message("user", f"{IMAGE}\n" * images + question + self.suffix))
 
     def shares(self, numbers: Numbers, size: Size) -> Numbers:
         """The numbers of a call as shares of the sides of the image they are named in, of ``size``."""
@@ -149,13 +176,14 @@ class Dialect:
         across, down = (1000, 1000) if self.frame == "thousand" else (width, height)
         return (x0 * across, y0 * down, x1 * across, y1 * down)
 
-    def write_call(self, box: Box, window: Window, shown: Size, source: int) -> str:
-        """What a model says to see ``box`` (ORIGINAL pixels) in the image ``source``.
+    def write_call(self, box: Box, window: Window, shown: Size, source: int, images: int = 1) -> str:
+        """What a model says to see ``box`` (ORIGINAL pixels) in the image ``source`` of the talk.
 
-        ``window`` is the part of the original that this image shows, ``shown`` its size as shown.
+        ``window`` is the part of the original that this image shows, ``shown`` its size as shown; ``images``
+        is the number of the question's.
         """
         left, top, right, bottom = window
         width, height = right - left, bottom - top
         x0, y0, x1, y1 = box.coords
         shares = ((x0 - left) / width, (y0 - top) / height, (x1 - left) / width, (y1 - top) / height)
-        return self.call(self.numbers(shares, shown), source)
+        return self.call(self.numbers(shares, shown), source, images)

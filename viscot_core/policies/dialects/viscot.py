@@ -32,16 +32,12 @@ from viscot_core.boxes.geometry import BoxStatus, parse_box
 from viscot_core.boxes.numbers import Numbers
 from viscot_core.conversation import ANSWER_REQUEST, BOX_REQUEST, IMAGE, Message
 from viscot_core.policies.dialects.base import Call, Dialect, Reading, Result, Rules, Situation
-from viscot_core.policies.wording import bare, suffix_of
+from viscot_core.policies.wording import suffix_of
 
 REFUSED = "This region cannot be shown: {reason}."
 
 
-def _ask(question: str, images: int) -> str:
-    return f"{IMAGE}\n" * images + f"{bare(question)} {BOX_REQUEST}"
-
-
-def _parse(text: str) -> Reading:
+def _parse(text: str, images: int) -> Reading:
     if not text.startswith("["):
         return Reading(text, answer=text)
     parsed = parse_box(text)
@@ -60,17 +56,20 @@ def _observe(results: Sequence[Result], situation: Situation) -> tuple[Message, 
     return (Message("user", f"{seen}{suffix_of(situation.question)}"),)
 
 
-def _call(numbers: Numbers, source: int) -> str:
+def _call(numbers: Numbers, source: int, images: int) -> str:
     return "[{:.3f}, {:.3f}, {:.3f}, {:.3f}]".format(*numbers)
 
 
 VISCOT = Dialect(
     name="viscot",
     frame="square",
-    ask=_ask,
     parse=_parse,
     observe=_observe,
     call=_call,
+    suffix=f" {BOX_REQUEST}",
+    sources="last",
+    bare=True,
+    keeps_thoughts=False,
     rules=Rules(looks=3, window="paper"),
-    source="arXiv 2403.16999, section 3",
+    origin="arXiv 2403.16999, section 3",
 )
