@@ -43,6 +43,7 @@ GROUND = {
     "deadline",
     "errors",
     "files",
+    "gpus",
     "hardware",
     "lines",
     "processes",

@@ -59,6 +59,8 @@ def report(out: Path, info: RunInfo, tally: Tally, then: str, max_truncated: flo
     counts = info.counts
     total = sum(counts.values())
     speed = f", {tally.finished / tally.seconds:.1f} a second" if tally.finished and tally.seconds else ""
+    if tally.least_seconds is not None:
+        speed += f", {tally.least_seconds / tally.seconds:.0%} of what this GPU could do at best"
     cut = counts.get("truncated", 0)
     answered = counts["done"] + cut
     console.out(f"{out}: {answered} of {total} done ({tally.finished} now{speed})")

@@ -153,6 +153,15 @@ class Traits:
 
 
 @runtime_checkable
+class Counting(Protocol):
+    """An engine that counts what its answers cost to compute."""
+
+    def least_seconds(self) -> float | None:
+        """What the answers so far would have taken at the device's peak; None where that is not known."""
+        ...
+
+
+@runtime_checkable
 class Engine(Protocol):
     """Anything that continues conversations.
 

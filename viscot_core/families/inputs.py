@@ -49,6 +49,11 @@ class ModelInputs(Protocol):
         """Left-padded keyword arguments of ``generate`` for these prompts, ``[rows, tokens, ...]``."""
         ...
 
+    @property
+    def encoded(self) -> int:
+        """How many images were encoded so far, where each is encoded once."""
+        ...
+
     def clear(self) -> None:
         """Forget what depends on the weights."""
         ...

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from viscot_core.addresses import without_password
+from viscot_core.engines.base import Counting, Engine
 from viscot_core.engines.open import EngineOptions, codec_for, known_codec, open_engine, weights_hash
 from viscot_core.runs.answering import answer_queries
 from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
@@ -52,14 +53,18 @@ def evaluate(
         check_gpus(gpus, engine.device)
         return run_sharded(plan, pickle.dumps((task, engine, out)), gpus)
 
+    engines: list[Engine] = []
+
     def build() -> Built:
         opened = open_engine(replace(engine, device=device_of(shard, engine.device)), codec=codec)
+        engines.append(opened)
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         turns = Turns(out) if opened.traits.paid else None
         ask = partial(answer_queries, type(task), settings, opened, turns=turns)
         return Built(ask, known, opened.traits.batch)  # the batch that fits is known once it is loaded
 
     info, tally = run(plan, build, progress=progress)
+    tally.least_seconds = sum(e.least_seconds() or 0.0 for e in engines if isinstance(e, Counting)) or None
     if shard.is_alone and not info.counts["pending"] and not info.counts["failed"]:
         (out / TURNS_FILE).unlink(missing_ok=True)
     return info, tally

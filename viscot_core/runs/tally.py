@@ -23,6 +23,8 @@ class Tally:
     open: Counter[str] = field(default_factory=Counter)
     """Why items are left for the next call."""
     seconds: float = 0.0
+    least_seconds: float | None = None
+    """What the call would have taken at the peak of its GPU, where that can be counted."""
 
 
 def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:

@@ -1,10 +1,6 @@
-"""Counted limits: what a LLaVA-type model must compute and read, and how long a card takes for that at best.
+"""Counted limits of what the measurements do: an item, a decoding step, a training step. No torch.
 
-Everything is counted from shapes: matrix products at 2 FLOP a weight and token, attention's two products
-(``QK`` and ``weights V``), and nothing else (norms, activations and softmax are under 1 %). No torch.
-
-A *shape* is anything with ``llm`` (``width layers mlp vocab kv_width``) and ``tower`` (``width layers mlp
-patch tokens feature_layer``), as ``train/shapes.py`` has them.
+What one pass costs is counted in ``families/limits.py``; here it is put together.
 
     work = two_turn_item(shape, before=35, question=40, box=29, request=60, answer=6)
     items_per_second(work.total, tflops=800)
@@ -14,97 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
 
-
-class LlmShape(Protocol):
-    """A Llama's widths, layers and ids."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def layers(self) -> int: ...
-    @property
-    def mlp(self) -> int: ...
-    @property
-    def vocab(self) -> int: ...
-    @property
-    def kv_width(self) -> int: ...
-
-
-class TowerShape(Protocol):
-    """A CLIP tower's widths and layers; ``tokens`` patches an image, ``feature_layer`` is read."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def layers(self) -> int: ...
-    @property
-    def mlp(self) -> int: ...
-    @property
-    def patch(self) -> int: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def feature_layer(self) -> int: ...
-
-
-class Shape(Protocol):
-    """A whole model."""
-
-    @property
-    def llm(self) -> LlmShape: ...
-    @property
-    def tower(self) -> TowerShape: ...
-
-
-# -- one pass over tokens --------------------------------------------------------------------------------
-
-
-def layer_weights(llm: LlmShape) -> int:
-    """Weights of one decoder layer that take part in matrix products."""
-    return 2 * llm.width * (llm.width + llm.kv_width) + 3 * llm.width * llm.mlp
-
-
-def llm_flop(llm: LlmShape, new: int, before: int = 0, heads: int = 1) -> float:
-    """A forward pass over ``new`` tokens behind ``before`` kept ones; ``heads`` positions get logits.
-
-    Token ``i`` attends to ``before + i`` keys, so causal attention costs half of the full square.
-    """
-    products = 2.0 * llm.layers * layer_weights(llm) * new
-    pairs = new * before + new * (new + 1) / 2
-    attention = 4.0 * llm.layers * llm.width * pairs
-    return products + attention + 2.0 * llm.vocab * llm.width * heads
-
-
-def decode_flop(llm: LlmShape, steps: int, before: int) -> float:
-    """``steps`` tokens said one by one behind ``before``: the same products, logits for each."""
-    return llm_flop(llm, steps, before, heads=steps)
-
-
-def read_layers(tower: TowerShape) -> int:
-    """Layers of the tower whose output is used (-2: all but the last)."""
-    last = tower.feature_layer
-    return last if last >= 0 else tower.layers + 1 + last
-
-
-def tower_layer_weights(tower: TowerShape) -> int:
-    """Weights of one layer of the tower that take part in matrix products."""
-    return 4 * tower.width**2 + 2 * tower.width * tower.mlp
-
-
-def tower_flop(tower: TowerShape, images: float = 1) -> float:
-    """A forward pass of the tower over ``images``: patches and the class token, attention not causal."""
-    n = tower.tokens + 1
-    layer = 2.0 * tower_layer_weights(tower) * n + 4.0 * tower.width * n * n
-    return images * (read_layers(tower) * layer + 2.0 * 3 * tower.patch**2 * tower.width * tower.tokens)
-
-
-def projector_flop(shape: Shape, images: float = 1) -> float:
-    """A forward pass of the two-layer projector."""
-    weights = shape.tower.width * shape.llm.width + shape.llm.width**2
-    return 2.0 * weights * shape.tower.tokens * images
-
+from viscot_core.families.limits import decode_flop, layer_weights, llm_flop, projector_flop, tower_flop
+from viscot_core.families.shapes import LlmShape, ModelShape
 
 # -- an item of the benchmark ----------------------------------------------------------------------------
 
@@ -127,7 +35,7 @@ class Work:
 
 
 def two_turn_item(
-    shape: Shape, *, before: int, question: int, box: int, request: int, answer: int, reuse: bool = True
+    shape: ModelShape, *, before: int, question: int, box: int, request: int, answer: int, reuse: bool = True
 ) -> Work:
     """A two-turn question: where to look, then the answer from the image and the crop.
 
@@ -149,7 +57,9 @@ def two_turn_item(
     return Work(tower_flop(shape.tower, 2) + projector_flop(shape, 2), prefill, decode)
 
 
-def referring_expression(shape: Shape, *, before: int, question: int, box: int, per_image: float = 1) -> Work:
+def referring_expression(
+    shape: ModelShape, *, before: int, question: int, box: int, per_image: float = 1
+) -> Work:
     """One referring expression where ``per_image`` of them share the image's keys and values."""
     llm, prefix = shape.llm, before + shape.tower.tokens
     prefill = llm_flop(llm, prefix, heads=0) / per_image + llm_flop(llm, question, prefix)
@@ -222,7 +132,7 @@ def lora_weights(llm: LlmShape, rank: int) -> int:
 
 
 def training_flop(
-    shape: Shape, tokens: int, images: float, learns: Learns, supervised: int | None = None
+    shape: ModelShape, tokens: int, images: float, learns: Learns, supervised: int | None = None
 ) -> float:
     """Useful FLOP of one sample, forward and backward; what is recomputed in the backward is not counted.
 
@@ -244,7 +154,7 @@ def training_flop(
 
 
 def training_flop_per_token(
-    shape: Shape, samples: Sequence[tuple[int, float]], learns: Learns, supervised: int | None = None
+    shape: ModelShape, samples: Sequence[tuple[int, float]], learns: Learns, supervised: int | None = None
 ) -> float:
     """Useful FLOP a real token over ``samples`` of ``(tokens, images)``: MFU is this, times real tokens a
     second, over the card's dense peak.

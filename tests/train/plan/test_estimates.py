@@ -11,9 +11,9 @@ import torch
 from viscot_core.errors import RecipeError
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.table import training_from_parts
+from viscot_core.gpus import PEAK_TFLOPS, peak_tflops
 from viscot_core.train.loop.throughput import Meter
 from viscot_core.train.plan import estimates
-from viscot_core.train.plan.gpus import PEAK_TFLOPS, peak_tflops
 from viscot_core.train.plan.make_plan import make_plan
 from viscot_core.train.plan.padding import filled_share
 from viscot_core.train.plan.plan_types import Machine, Split

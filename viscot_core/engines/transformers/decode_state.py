@@ -69,6 +69,11 @@ class DecodeState:
         if self._streams:
             self._stream()
 
+    @property
+    def said(self) -> int:
+        """How many tokens were said, the end token included."""
+        return len(self._ids) + len(self._end)
+
     def generation(self) -> Generation:
         """What was said so far."""
         said = self._processor.text(self._ids)

@@ -21,6 +21,7 @@ from viscot_core.conversation import Message
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits
 from viscot_core.engines.transformers.batches import MOST_ROWS, MOST_ROWS_GPU, BatchBudget, fitting_batch
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
+from viscot_core.engines.transformers.work import Work
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.families.inputs import PrefixInputs, Prompt
 from viscot_core.images.view import resized
@@ -80,6 +81,8 @@ class LocalEngine:
         self.sampling = sampling or GREEDY
         self.name = loaded.manifest.name
         self.inputs = loaded.family.inputs(self.model, self.processor)
+        training = loaded.family.training
+        self._work = Work(training.shape_of_config(self.model.config) if training is not None else None)
         self.prefix = self._prefix_decoder() if reuse else None
         self._prefix_refused = self.prefix is not None and not self._prefix_is_exact()
 
@@ -121,6 +124,13 @@ class LocalEngine:
             self.inputs.clear()
             if self.prefix is not None:
                 self.prefix.clear()
+
+    def least_seconds(self) -> float | None:
+        """What the answers so far would have taken at this GPU's peak; None on a CPU, or if not known."""
+        import torch
+
+        on_gpu = self.model.device.type == "cuda"
+        return self._work.least_seconds(torch.cuda.get_device_name(self.model.device)) if on_gpu else None
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation per request, in order; a prompt that does not fit the context fails alone.
@@ -192,12 +202,15 @@ class LocalEngine:
         shared = [prompt for prompt in prompts if self.prefix is not None and self.prefix.fits(prompt)]
         plain = [prompt for prompt in prompts if self.prefix is None or not self.prefix.fits(prompt)]
         plain.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the largest first: it fails first
+        encoded = self.inputs.encoded
         with torch.inference_mode():
             if self.prefix is not None:
                 with _memory_errors(self.batch_size):
-                    self.prefix.generate(shared, self._budget())
+                    self.prefix.generate(shared, self._budget(), self._work)
             for start in range(0, len(plain), self.batch_size):
                 self._run(plain[start : start + self.batch_size])
+        self._work.add_images(self.inputs.encoded - encoded)
+        self._work.add_prompts(plain)
 
     def _prefix_decoder(self) -> PrefixDecoder | None:
         """What shares the image between prompts, where the family allows it for this model."""

@@ -26,6 +26,7 @@ from viscot_core.engines.transformers.batches import BatchBudget, by_image
 from viscot_core.engines.transformers.choosing import Choice, Draws, choose, tell, tell_first
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.engines.transformers.graphs import StaticDecoder
+from viscot_core.engines.transformers.work import Work
 from viscot_core.families.inputs import PrefixInputs, Suffix
 
 KEPT_BYTES = 128 << 20
@@ -124,15 +125,15 @@ class PrefixDecoder:
         """Whether the prompt has an image and words after it."""
         return 0 < self._inputs.prefix_len(one.prompt) < len(one.ids)
 
-    def generate(self, prompts: Sequence[Decoding], budget: BatchBudget) -> None:
-        """Decode every prompt to its end; ``budget`` bounds a batch."""
+    def generate(self, prompts: Sequence[Decoding], budget: BatchBudget, work: Work) -> None:
+        """Decode every prompt to its end; ``budget`` bounds a batch, ``work`` counts what is computed."""
         measured = [(self._inputs.prefix_len(one.prompt), one) for one in prompts]
         for pieces in by_image(measured, budget):
-            self._run([one for piece in pieces for one in piece], images=len(pieces))
+            self._run([one for piece in pieces for one in piece], len(pieces), work)
 
-    def _run(self, prompts: Sequence[Decoding], images: int) -> None:
+    def _run(self, prompts: Sequence[Decoding], images: int, work: Work) -> None:
         """Decode prompts that stand image by image, the same number for each of ``images``."""
-        prefix_len = self._inputs.prefix_len(prompts[0].prompt)
+        prefix_len, computed = self._inputs.prefix_len(prompts[0].prompt), self.store.computed
         # The first prompt of each image stands for the image.
         prefixes = self._prefixes(prompts[:: len(prompts) // images], prefix_len)
         states = [one.state for one in prompts]
@@ -143,6 +144,8 @@ class PrefixDecoder:
         else:
             lengths = [len(one.ids) - prefix_len for one in prompts]
             self.static.run(states, prefixes, suffix.arguments["inputs_embeds"], lengths)
+        work.add_prefixes(self.store.computed - computed, prefix_len)
+        work.add_prompts(prompts, prefix_len)
 
     def _grow(self, states: Sequence[DecodeState], prefixes: Sequence[torch.Tensor], suffix: Suffix) -> None:
         """Decode rows with a cache that grows by a token a step.

@@ -79,6 +79,11 @@ class GenericInputs:
         """One more token for each row, ``ids [rows]``."""
         return {"input_ids": ids[:, None]}
 
+    @property
+    def encoded(self) -> int:
+        """How many images were encoded so far."""
+        return self.features.encoded
+
     def clear(self) -> None:
         """Forget features: the weights have changed."""
         self.features.clear()

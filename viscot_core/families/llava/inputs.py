@@ -82,6 +82,11 @@ class LlavaInputs:
         """The embedding of one more token a row, ``ids [rows]``."""
         return {"inputs_embeds": self._model.get_input_embeddings()(ids[:, None])}
 
+    @property
+    def encoded(self) -> int:
+        """How many images were encoded so far."""
+        return self.features.encoded
+
     def clear(self) -> None:
         """Forget features: the weights have changed."""
         self.features.clear()

@@ -12,8 +12,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from viscot_core.families.shapes import ModelShape
+from viscot_core.gpus import peak_tflops
 from viscot_core.train.plan.estimates import flops_per_sample
-from viscot_core.train.plan.gpus import peak_tflops
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 

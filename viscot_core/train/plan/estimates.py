@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from viscot_core.families.shapes import ModelShape
-from viscot_core.train.plan.gpus import peak_tflops
+from viscot_core.gpus import peak_tflops
 from viscot_core.train.recipe.schema import StageSpec
 
 GIB = 2**30
