@@ -14,7 +14,9 @@ SERVER = "http://127.0.0.1:9/v1#m"
 
 
 def test_a_servers_traits_are_known_before_it_is_reached() -> None:
-    assert EngineOptions(SERVER).traits == Traits(parallel=ApiOptions().concurrency, paid=True)
+    assert EngineOptions(SERVER).traits == Traits(
+        parallel=ApiOptions().concurrency, logprobs=True, samples=True, paid=True
+    )
     api = ApiOptions(concurrency=3)
     engine = OpenAIEngine("http://127.0.0.1:9/v1", "m", options=api)
     assert EngineOptions(SERVER, api=api).traits == engine.traits

@@ -8,7 +8,8 @@ policies. One runs transformers' models on this machine (``transformers/``), one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -53,6 +54,18 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+def draws(requests: Sequence[Request], default: Sampling) -> list[Sampling]:
+    """How each request's tokens are chosen; equal requests draw one after the other (``Request``)."""
+    before: Counter[Hashable] = Counter()
+    found = []
+    for request in requests:
+        sampling = request.sampling or default
+        same = (request.messages, tuple(view.key for view in request.images), sampling)
+        found.append(sampling.draw(before[same]))
+        before[same] += 1
+    return found
 
 
 @dataclass(frozen=True)
@@ -105,10 +118,11 @@ class Generation:
     between marks: ``rollout`` takes it out).
 
     ``ids`` are the new tokens, the one that ended the turn included; an engine that has none (a server)
-    leaves them out. ``logprobs`` has one number per new token: the natural logarithm of its probability under
-    the model's own distribution (no temperature, no nucleus, no forbidden ids); None where they were not
-    asked for, or the engine has none. The first ``thought_tokens`` of them are the thought and its marks.
-    ``top_logprobs`` are the likeliest first tokens, each as text with its logarithm, the likeliest first.
+    leaves them out. ``logprobs`` has one number per new token (servers leave out the one of the end): the
+    natural logarithm of its probability under the model's own distribution (no temperature, no nucleus, no
+    forbidden ids); None where they were not asked for, or the engine has none. The first ``thought_tokens``
+    of them are the thought and its marks. ``top_logprobs`` are the likeliest first tokens, each as text with
+    its logarithm, the likeliest first.
 
     ``error`` is set when this request failed while others of the batch may have worked; ``text`` is then "".
     ``transient`` errors (a server that is busy, a budget that is spent) may be gone on another try.

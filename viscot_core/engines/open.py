@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscot_core.boxes.formats import Codec
-from viscot_core.engines.base import Engine, Sampling, Traits
+from viscot_core.engines.base import GREEDY, Engine, Sampling, Traits
 from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class EngineOptions:
             return Traits(self.batch_size or 1, shares_images=True, logprobs=True, samples=True)
         from viscot_core.openai_api.options import ApiOptions
 
-        return Traits(parallel=(self.api or ApiOptions()).concurrency, paid=True)
+        parallel = (self.api or ApiOptions()).concurrency
+        return Traits(parallel=parallel, logprobs=True, samples=True, paid=True)
 
     def address(self) -> tuple[str, str]:
         """``http://HOST:PORT/v1#NAME`` -> address and the model's name there.
@@ -168,8 +169,6 @@ def open_engine(
 
         if options.min_pixels is not None or options.max_pixels is not None:
             raise UsageError("A server resizes images itself; leave out --min-pixels and --max-pixels.")
-        if sampling is not None and sampling.temperature > 0:
-            raise UsageError("A server decides how tokens are chosen; leave out --temperature.")
         url, name = options.address()
         pixels = codec is not None and codec.scale is None
         if pixels and options.api is not None and options.api.images.max_side is not None:
@@ -177,7 +176,7 @@ def open_engine(
                 "This box format counts pixels of the image as it is sent: --max-image-side would change "
                 "what its numbers mean; leave it out."
             )
-        return OpenAIEngine(url, name, options=options.api, resize=resize)
+        return OpenAIEngine(url, name, options=options.api, resize=resize, sampling=sampling or GREEDY)
     if options.api is not None and options.api.is_special:
         raise UsageError("--extra-body and --image-format are for a server; --model is one of this machine.")
     from viscot_core.engines.transformers.engine import LocalEngine

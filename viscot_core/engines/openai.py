@@ -16,16 +16,17 @@ from typing import Any
 from viscot_core.addresses import without_password
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
-from viscot_core.engines.base import Generation, Request, Traits
+from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws
 from viscot_core.errors import BudgetSpent
 from viscot_core.families.table import text_template
 from viscot_core.openai_api.budget import Usage
 from viscot_core.openai_api.client import Client
 from viscot_core.openai_api.faults import Fault, Kind
 from viscot_core.openai_api.keys import openai_key
-from viscot_core.openai_api.limits import reply_fields
+from viscot_core.openai_api.limits import probability_fields, reply_fields, sampling_fields
 from viscot_core.openai_api.messages import Messages
 from viscot_core.openai_api.options import ApiOptions
+from viscot_core.openai_api.replies import Reply
 
 
 class OpenAIEngine:
@@ -38,9 +39,15 @@ class OpenAIEngine:
     """
 
     def __init__(
-        self, url: str, model: str, *, options: ApiOptions | None = None, resize: Resize | None = None
+        self,
+        url: str,
+        model: str,
+        *,
+        options: ApiOptions | None = None,
+        resize: Resize | None = None,
+        sampling: Sampling = GREEDY,
     ) -> None:
-        self.options = options or ApiOptions()
+        self.options, self.sampling = options or ApiOptions(), sampling
         self.url, self.name, self.resize = url.rstrip("/"), model, resize
         self._client = Client(self.url, openai_key(url), self.options)
         self._messages = Messages(resize, 4 * self.options.concurrency, self.options.images)
@@ -60,7 +67,7 @@ class OpenAIEngine:
             "url": without_password(self.url),
             "model": self.name,
             "template": "vicuna_v1",
-            "sampling": "greedy",
+            "sampling": self.sampling.identity,
             "resize": getattr(self.resize, "__name__", "none"),
             **self.options.images.identity,
             **({"extra_body": json.dumps(extra, sort_keys=True)} if extra else {}),
@@ -69,7 +76,13 @@ class OpenAIEngine:
     @property
     def traits(self) -> Traits:
         """Every request is a batch of its own, so that each is kept as it comes."""
-        return Traits(parallel=self.options.concurrency, paid=True)
+        return Traits(
+            parallel=self.options.concurrency,
+            deterministic=self.sampling.greedy,
+            logprobs=True,
+            samples=True,
+            paid=True,
+        )
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """For the record only: the server has a template of its own."""
@@ -89,7 +102,8 @@ class OpenAIEngine:
             EngineError: the server can answer none: no credit, a refused key, an unknown model, no reply to
                 many in a row.
         """
-        said = dict(self._client.each(self._one, requests))
+        asked = list(zip(requests, draws(requests, self.sampling), strict=True))
+        said = dict(self._client.each(self._one, asked))
         unpaid = [one for one in said.values() if isinstance(one, BudgetSpent)]
         if unpaid and len(unpaid) == len(said):
             raise unpaid[0]
@@ -99,10 +113,11 @@ class OpenAIEngine:
         """Let go of threads and connections."""
         self._client.close()
 
-    def _one(self, request: Request) -> Generation | BudgetSpent:
+    def _one(self, asked: tuple[Request, Sampling]) -> Generation | BudgetSpent:
+        request, sampling = asked
         on_text = request.on_text
         try:
-            body = self._body(request)
+            body = self._body(request, sampling)
         except (ValueError, OSError) as error:  # of this request alone: its marks, or an image no codec takes
             return Generation("", 0, False, str(error))
         try:
@@ -125,9 +140,10 @@ class OpenAIEngine:
             prompt_tokens=reply.tokens_in,
             truncated=reply.truncated,
             thought=reply.thought,
+            **_probabilities(request, reply),
         )
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.name,
             "messages": self._messages.of(request.messages, request.images),
@@ -136,7 +152,24 @@ class OpenAIEngine:
             body["stop"] = list(request.stop)
         if request.tools:
             body["tools"] = json.loads(request.tools)
-        return body | reply_fields(self.name, request.max_new_tokens) | dict(self.options.extra_body)
+        body |= reply_fields(self.name, request.max_new_tokens, sampling.temperature)
+        if not sampling.greedy:
+            body |= sampling_fields(sampling.top_p, sampling.seed)
+        if request.logprobs or request.top_logprobs:
+            body |= probability_fields(self.name, request.top_logprobs)
+        return body | dict(self.options.extra_body)
+
+
+def _probabilities(request: Request, reply: Reply) -> dict[str, Any]:
+    """What the request wants of those that the server told."""
+    told = reply.logprobs
+    if told is None:
+        return {}
+    return {
+        "logprobs": told.values if request.logprobs else None,
+        "thought_tokens": told.thought_tokens(reply.thought),
+        "top_logprobs": told.first if request.top_logprobs else (),
+    }
 
 
 def _generation(one: Generation | BudgetSpent) -> Generation:

@@ -22,6 +22,8 @@ class Lesson(Enum):
     NO_TEMPERATURE = "takes no temperature: replies may differ from call to call"
     NO_STREAM_OPTIONS = "takes no stream_options: tokens of streams are not counted"
     STREAM = "only streams"
+    NO_SEED = "takes no seed: samples differ from call to call"
+    NO_LOGPROBS = "tells no logprobs: how sure a reply is stays unknown"
     NO_RESPONSE_FORMAT = "takes no response_format: JSON is asked for in words only"
 
 
@@ -32,6 +34,16 @@ _REFUSES = re.compile(
 )
 """A refusal of a field as such. "max_tokens is too large" is about its value, and stays an error."""
 
+_LEFT_OUT = (
+    ("temperature", Lesson.NO_TEMPERATURE),
+    ("stream_options", Lesson.NO_STREAM_OPTIONS),
+    ("response_format", Lesson.NO_RESPONSE_FORMAT),
+    ("seed", Lesson.NO_SEED),
+    ("top_logprobs", Lesson.NO_LOGPROBS),
+    ("logprobs", Lesson.NO_LOGPROBS),
+)
+"""Fields without which a request still gets its reply."""
+
 
 def lesson(words: str, body: dict[str, Any]) -> Lesson | None:
     """What a refusal (HTTP 400 or 422) of ``body`` teaches; None where it is about something else."""
@@ -41,11 +53,7 @@ def lesson(words: str, body: dict[str, Any]) -> Lesson | None:
         return Lesson.COMPLETION_TOKENS
     if "max_completion_tokens" in body and "max_completion_tokens" in words:
         return Lesson.MAX_TOKENS
-    for field, found in (
-        ("temperature", Lesson.NO_TEMPERATURE),
-        ("stream_options", Lesson.NO_STREAM_OPTIONS),
-        ("response_format", Lesson.NO_RESPONSE_FORMAT),
-    ):
+    for field, found in _LEFT_OUT:
         if field in body and field in words:
             return found
     return Lesson.STREAM if not body.get("stream") and re.search(r"\bstream", words, re.I) else None
@@ -60,11 +68,7 @@ def adapted(body: dict[str, Any], learnt: Collection[Lesson]) -> dict[str, Any]:
         body["max_tokens"] = body.pop("max_completion_tokens")
     elif Lesson.COMPLETION_TOKENS in learnt and "max_tokens" in body:
         body["max_completion_tokens"] = THOUGHTS * body.pop("max_tokens")
-    for field, found in (
-        ("temperature", Lesson.NO_TEMPERATURE),
-        ("stream_options", Lesson.NO_STREAM_OPTIONS),
-        ("response_format", Lesson.NO_RESPONSE_FORMAT),
-    ):
+    for field, found in _LEFT_OUT:
         if found in learnt:
             body.pop(field, None)
     return body

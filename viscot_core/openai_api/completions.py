@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from viscot_core.conversation import ToolCall, with_calls
 from viscot_core.openai_api import faults, streams
-from viscot_core.openai_api.replies import CUT, Reply
+from viscot_core.openai_api.replies import CUT, Reply, TokenLogprobs
 from viscot_core.openai_api.streams import CANCELLED
 
 MAX_REPLY = 32 * 2**20
@@ -48,7 +49,8 @@ def completion(data: Any, *, tools: bool = False) -> Reply:
     usage = data.get("usage") or {}
     tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     words = None if text is None else readable(text)
-    return Reply(words, finish, *tokens, str(data.get("model") or ""), readable(thought))
+    model, logprobs = str(data.get("model") or ""), _token_logprobs(choice.get("logprobs"))
+    return Reply(words, finish, *tokens, model, readable(thought), logprobs)
 
 
 def _calls(sent: Any) -> list[ToolCall]:
@@ -76,3 +78,26 @@ def _words(content: Any) -> tuple[str | None, str]:
 def readable(text: str) -> str:
     """Surrogates, which JSON spells and no file holds: a pair becomes its character, half a one U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _token_logprobs(said: Any) -> TokenLogprobs | None:
+    """``logprobs`` of a choice; None where there are none, or in a form that nobody knows.
+
+    A reply is not lost for them: they only say how sure it is.
+    """
+    content = said.get("content") if isinstance(said, Mapping) else None
+    if not isinstance(content, list) or not content:
+        return None
+    try:
+        pairs = [_pair(token) for token in content]
+        first = [_pair(token) for token in content[0].get("top_logprobs") or ()]
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return None
+    return TokenLogprobs(tuple(t for t, _ in pairs), tuple(p for _, p in pairs), tuple(first))
+
+
+def _pair(token: Mapping[str, Any]) -> tuple[str, float]:
+    value = float(token["logprob"])
+    if math.isnan(value):
+        raise ValueError("no number")
+    return str(token["token"]), value

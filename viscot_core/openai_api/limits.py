@@ -24,6 +24,18 @@ def reply_fields(model: str, tokens: int, temperature: float = 0) -> dict[str, A
     return {"max_tokens": tokens, "temperature": temperature}
 
 
+def sampling_fields(top_p: float, seed: int) -> dict[str, Any]:
+    """The fields of a request whose reply is drawn; the seed also tells its kept reply from others."""
+    return {"seed": seed} | ({"top_p": top_p} if top_p < 1 else {})
+
+
+def probability_fields(model: str, first: int) -> dict[str, Any]:
+    """The fields that ask for tokens' probabilities, with ``first`` likeliest ones for each place."""
+    if reasons(model):
+        return {}  # OpenAI's reasoning models refuse them
+    return {"logprobs": True} | ({"top_logprobs": first} if first else {})
+
+
 def longest_reply(body: dict[str, Any]) -> int:
     """The tokens ``reply_fields`` allowed."""
     return int(body.get("max_tokens") or body.get("max_completion_tokens") or 0)

@@ -10,10 +10,38 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from viscot_core.conversation import thought_end
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """``tokens`` as text, ``values`` the natural logarithm of each one's probability.
+
+    ``first`` are the likeliest tokens at the first place, where they were asked for.
+    """
+
+    tokens: tuple[str, ...]
+    values: tuple[float, ...]
+    first: tuple[tuple[str, float], ...] = ()
+
+    def thought_tokens(self, thought: str) -> int:
+        """How many of them come before the answer; ``thought`` is what the server sent apart from it."""
+        said = "".join(self.tokens)
+        end = thought_end(said)
+        # Without marks, as where the server cut them out: the thought's words come first.
+        if not end and thought and said.lstrip().startswith(thought[:40].strip()):
+            end = said.find(thought) + len(thought)
+        reached = 0
+        for count, token in enumerate(self.tokens):
+            if reached >= end:
+                return count
+            reached += len(token)
+        return len(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -22,6 +50,7 @@ class Reply:
 
     Attributes:
         text: what was said; None where the server gave no text at all.
+        logprobs: probabilities of its tokens, where they were asked for and the server tells them.
         thought: what a reasoning model thought before, where the server sends it apart.
         finish: why it ended: ``stop``, ``length``, ...; ``cancelled`` where nobody waited for the rest.
         tokens_in, tokens_out: the server's count of tokens read and written; 0 where it counts none.
@@ -34,6 +63,7 @@ class Reply:
     tokens_out: int = 0
     model: str = ""
     thought: str = ""
+    logprobs: TokenLogprobs | None = None
 
     @property
     def truncated(self) -> bool:
@@ -82,6 +112,7 @@ class ReplyCache:
             "prompt_tokens": reply.tokens_in,
             "model": reply.model,
             **({"thought": reply.thought} if reply.thought else {}),
+            **({"logprobs": _to_keep(reply.logprobs)} if reply.logprobs else {}),
         }
         path = self._path(key)
         # Named by process and thread: several may keep the same request at once.
@@ -106,4 +137,24 @@ def _reply_of(entry: dict[str, Any]) -> Reply:
         raise ValueError("an entry without a text")
     finish = entry.get("finish") or ("stop" if entry.get("finished", True) else "length")
     tokens = int(entry.get("prompt_tokens", 0)), int(entry.get("tokens", 0))
-    return Reply(text, str(finish), *tokens, str(entry.get("model", "")), str(entry.get("thought", "")))
+    return Reply(
+        text,
+        str(finish),
+        *tokens,
+        str(entry.get("model", "")),
+        str(entry.get("thought", "")),
+        _kept_logprobs(entry.get("logprobs")),
+    )
+
+
+def _kept_logprobs(entry: Any) -> TokenLogprobs | None:
+    """What ``_to_keep`` made."""
+    if entry is None:
+        return None
+    first = tuple((str(token), float(value)) for token, value in entry["first"])
+    return TokenLogprobs(tuple(map(str, entry["tokens"])), tuple(map(float, entry["values"])), first)
+
+
+def _to_keep(found: TokenLogprobs) -> dict[str, Sequence[Any]]:
+    """As JSON."""
+    return {"tokens": found.tokens, "values": found.values, "first": found.first}

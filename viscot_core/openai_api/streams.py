@@ -25,6 +25,7 @@ def join(
     text, thought, refusal, finish = "", "", "", None
     last: dict[str, Any] = {}
     calls: dict[int, dict[str, str]] = {}
+    logprobs: list[Any] = []
     for event in _events(blocks):
         if event == b"[DONE]":
             break
@@ -36,6 +37,7 @@ def join(
         for choice in chunk["choices"]:
             finish = choice.get("finish_reason") or finish
             delta = choice.get("delta") or {}
+            logprobs += (choice.get("logprobs") or {}).get("content") or ()
             thought += thought_of(delta)
             refusal += delta.get("refusal") or ""
             _join_calls(calls, delta.get("tool_calls"))
@@ -51,7 +53,8 @@ def join(
     sent = [{"id": call.pop("id"), "function": call} for _, call in sorted(calls.items())]
     apart = {"reasoning_content": thought, "refusal": refusal, "tool_calls": sent}
     message = {"content": text, **{name: words for name, words in apart.items() if words}}
-    return {"choices": [{"message": message, "finish_reason": finish}], **last}
+    told = {"logprobs": {"content": logprobs}} if logprobs else {}
+    return {"choices": [{"message": message, "finish_reason": finish, **told}], **last}
 
 
 def _join_calls(calls: dict[int, dict[str, str]], pieces: Any) -> None:

@@ -8,8 +8,7 @@ once per process.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from threading import RLock
@@ -18,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
-from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits
+from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws
 from viscot_core.engines.transformers.batches import MOST_ROWS, MOST_ROWS_GPU, BatchBudget, fitting_batch
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.engines.transformers.work import Work
@@ -144,7 +143,7 @@ class LocalEngine:
             return self._generate(requests)
 
     def _generate(self, requests: Sequence[Request]) -> list[Generation]:
-        prompts = list(map(self._prompt, requests, self._samplings(requests)))
+        prompts = list(map(self._prompt, requests, draws(requests, self.sampling)))
         todo = [prompt for prompt in prompts if isinstance(prompt, Decoding)]
         while todo:
             try:
@@ -162,17 +161,6 @@ class LocalEngine:
                 for prompt in todo:
                     prompt.state.reset()
         return [each.state.generation() if isinstance(each, Decoding) else each for each in prompts]
-
-    def _samplings(self, requests: Sequence[Request]) -> list[Sampling]:
-        """How each request draws: equal ones have seeds one after the other, so that no draw counts twice."""
-        before: Counter[Hashable] = Counter()
-        found = []
-        for request in requests:
-            sampling = request.sampling or self.sampling
-            same = (request.messages, tuple(view.key for view in request.images), sampling)
-            found.append(sampling.draw(before[same]))
-            before[same] += 1
-        return found
 
     def _prompt(self, request: Request, sampling: Sampling) -> Decoding | Generation:
         """The request as tokens, or why it cannot run."""
