@@ -6,7 +6,7 @@ images; ``tests/golden_differences.md`` lists each difference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from viscot_core.boxes.geometry import crop_window
+from viscot_core.boxes.formats import Codec
+from viscot_core.boxes.geometry import BoxStatus, Size, crop_window, parse_box
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.data.annotations import Conversation, split_crop
+from viscot_core.data.faults import asks_for_box, says_box
 from viscot_core.data.mixture import Mixture, Progress
 from viscot_core.errors import DataError
 from viscot_core.families.inputs import IGNORE, Rendered
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
 Batch = dict[str, "torch.Tensor"]
+VISCOT = "viscot"
+"""The convention of rows on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +63,26 @@ def with_images_first(text: str) -> str:
     return (f"{IMAGE}\n" * count + words).strip()
 
 
-def encode(row: Conversation, processor: TrainingProcessor, *, max_length: int) -> Sample:
+def encode(
+    row: Conversation, processor: TrainingProcessor, *, max_length: int, sizes: Sequence[Size] | None = None
+) -> Sample:
     """Render and tokenize one row, at most ``max_length`` tokens of it; ids and images always agree.
+
+    ``sizes`` of the row's views in pixels; None where they make no difference (``processor.image_side``).
 
     Raises:
         DataError: as many ``<image>`` as images are not there, or nothing is left to learn.
     """
     turns = training_turns(row.turns)
+    marks = sum(turn.text.count(IMAGE) for turn in turns if turn.role == "user")
+    if marks != len(row.image):
+        raise DataError(f"row {row.id}: {marks} {IMAGE} marks for {len(row.image)} images; make them agree.")
+    if sizes:
+        turns = with_boxes(turns, processor.boxes, sizes[0])
     try:
-        rendered = only_learned(processor.render(turns, None), turns)
-    except ValueError as error:  # a role that the family has no words for
-        raise DataError(f"row {row.id}: {error}") from error
-    if rendered.n_images != len(row.image):
-        raise DataError(
-            f"row {row.id}: {rendered.n_images} {IMAGE} marks for {len(row.image)} images; make them agree."
-        )
-    encoded = processor.cut(rendered, max_length)
+        encoded = processor.cut(only_learned(processor.render(turns, sizes), turns), max_length)
+    except ValueError as error:  # a role or words that the template drops, an image that cannot be taken
+        raise DataError(f"row {row.id}: {error}.") from error
     if not encoded.n_supervised:
         raise DataError(
             f"row {row.id}: no supervised token in {max_length} tokens; shorten the row or raise max_length."
@@ -103,6 +111,41 @@ def only_learned(rendered: Rendered, turns: Sequence[Message]) -> Rendered:
         if not turn.learned:
             labels[start:end] = IGNORE
     return replace(rendered, labels=labels.tolist())
+
+
+def with_boxes(turns: Sequence[Message], boxes: Codec, size: Size) -> tuple[Message, ...]:
+    """Turns as a model of another convention says them: boxes, and the request for one.
+
+    ``size`` is that of the image that the boxes are of, the first of the row; rows say them in 0..1 of its
+    padded square. The request asks for the convention's form, in the words that asking uses too.
+    """
+    if boxes.name == VISCOT:
+        return tuple(turns)
+    found, asked = list(turns), ""
+    for number, turn in enumerate(turns):
+        if turn.role == "user":
+            asked = turn.text
+            if boxes.form and asks_for_box(asked):
+                found[number] = replace(turn, text=f"{asked} {boxes.form}")
+        elif says_box(turn, asked) and (parsed := parse_box(turn.text)).status is not BoxStatus.UNPARSABLE:
+            found[number] = replace(turn, text=boxes.encode(parsed.box, size))
+    return tuple(found)
+
+
+def read_row(
+    row: Conversation, root: Path, processor: TrainingProcessor, *, max_length: int
+) -> tuple[Sample, list[View]]:
+    """`encode` of a row, and its images from ``root``; raises as `encode` and `load_views` do.
+
+    Where an image's tokens depend on its size, all are opened first.
+    """
+    if processor.image_side is not None:
+        sample = encode(row, processor, max_length=max_length)
+        return sample, load_views(root, sample.images)
+    views = load_views(root, row.image)
+    sizes = [view.image.size for view in views]
+    sample = encode(row, processor, max_length=max_length, sizes=sizes)
+    return sample, views[: len(sample.images)]
 
 
 def token_lengths(
@@ -145,15 +188,44 @@ def load_views(root: Path, names: Sequence[str]) -> list[View]:
     return views
 
 
-def collate(samples: Sequence[Sample], images: Batch, *, pad_id: int, multiple: int = 1) -> Batch:
+def collate(
+    samples: Sequence[Sample],
+    images: Batch,
+    *,
+    pad_id: int,
+    multiple: int = 1,
+    tokens: Sequence[Mapping[str, torch.Tensor]] = (),
+) -> Batch:
     """``input_ids, attention_mask, labels`` as ``int64[B, T]`` padded at the right, beside ``images``.
 
-    ``images`` are the model's inputs of all images of the batch, in the order of their slots.
+    ``images`` are the model's inputs of all images of the batch, in the order of their slots; ``tokens`` are
+    other values of each sample's tokens (``RowInputs.tokens``).
     """
     ids = pad([s.encoded.ids for s in samples], pad_id, multiple=multiple)
     labels = pad([s.encoded.labels for s in samples], IGNORE, multiple=multiple)
     mask = pad([[1] * len(s.encoded.ids) for s in samples], 0, multiple=multiple)
-    return {"input_ids": _tensor(ids), "attention_mask": _tensor(mask), "labels": _tensor(labels), **images}
+    known = {"input_ids": _tensor(ids), "attention_mask": _tensor(mask), "labels": _tensor(labels)}
+    rows = [[number] for number in range(len(samples))]
+    return known | laid_out(tokens, rows, len(ids[0])) | images
+
+
+def laid_out(
+    tokens: Sequence[Mapping[str, torch.Tensor]], rows: Sequence[Sequence[int]], length: int
+) -> Batch:
+    """Values ``[..., tokens]`` of samples as ``[..., rows, length]``, ``rows`` naming the samples of each.
+
+    What no sample fills is 0: the kind of text, and a position that nothing reads.
+    """
+    import torch
+
+    found: Batch = {}
+    for name in tokens[0] if tokens else ():
+        like = tokens[0][name]
+        found[name] = like.new_zeros((*like.shape[:-1], len(rows), length))
+        for number, row in enumerate(rows):
+            joined = torch.cat([tokens[index][name] for index in row], -1)
+            found[name][..., number, : joined.shape[-1]] = joined
+    return found
 
 
 def _tensor(rows: list[list[int]]) -> torch.Tensor:

@@ -53,8 +53,12 @@ def has_box(row: Conversation) -> bool:
 
 def says_box(turn: Message, asked: str) -> bool:
     """Whether an assistant's turn is meant to be a box: it was asked for one, or writes nothing else."""
-    wanted = BOX_REQUEST in asked or asked.rstrip().endswith(REFCOCO_AFTER.strip())
-    return wanted or bool(_BOX.fullmatch(turn.text.strip()) or _ANY_FORMAT.search(turn.text))
+    return asks_for_box(asked) or bool(_BOX.fullmatch(turn.text.strip()) or _ANY_FORMAT.search(turn.text))
+
+
+def asks_for_box(asked: str) -> bool:
+    """Whether a user's message asks for a box in the protocol's words."""
+    return BOX_REQUEST in asked or asked.rstrip().endswith(REFCOCO_AFTER.strip())
 
 
 def _box_faults(text: str) -> list[RowFault]:

@@ -8,11 +8,12 @@ an unpacked row. The loss sums over all tokens, so it does not matter in which r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import torch
 
-from viscot_core.data.encode import Batch, Sample
+from viscot_core.data.encode import Batch, Sample, laid_out
 from viscot_core.families.inputs import IGNORE
 
 STEP = 16
@@ -56,15 +57,58 @@ def _best_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> tuple[
 
 
 def collate_packed(
-    samples: Sequence[Sample], *, pad_id: int, capacity: int, multiple: int = 1
+    samples: Sequence[Sample],
+    *,
+    pad_id: int,
+    capacity: int,
+    multiple: int = 1,
+    tokens: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> tuple[Batch, list[int]]:
     """``input_ids, position_ids, labels int64[rows, T]``, and the samples' order, in which images must come.
+
+    ``tokens`` are other values of each sample's tokens (``RowInputs.tokens``). Positions on several axes
+    among them stand behind those of the text, ``[1 + axes, rows, T]``: by the first the samples are told
+    apart.
 
     The first label of every sample is masked: it would be predicted from the last token of the sample before.
     Rows are padded to the longest, rounded up to ``multiple``; padding counts positions from 0 too: it
     is a sample of its own, which no other attends to.
     """
     rows = pack([len(s.encoded.ids) for s in samples], capacity)
+    return _packed(samples, rows, pad_id, multiple, tokens), [index for row in rows for index in row]
+
+
+def collate_one_row(
+    samples: Sequence[Sample],
+    *,
+    pad_id: int,
+    multiple: int = 1,
+    tokens: Sequence[Mapping[str, torch.Tensor]] = (),
+) -> Batch:
+    """As `collate_packed`, all samples in one row and in their order, for attention that reads their ends.
+
+    ``cu_seq_lens_q, cu_seq_lens_k int32[samples + 1]`` are the samples' borders, ``max_length_q`` and
+    ``max_length_k`` the longest. Padding at the end is a sample of its own.
+    """
+    batch = _packed(samples, [range(len(samples))], pad_id, multiple, tokens)
+    lengths = [len(sample.encoded.ids) for sample in samples]
+    if rest := batch["input_ids"].shape[1] - sum(lengths):
+        lengths.append(rest)
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    # Rounded up: a compiled step is not compiled anew for every longest sample.
+    longest = torch.tensor(-(-max(lengths) // multiple) * multiple)
+    return batch | {
+        "cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest,
+    }  # fmt: skip
+
+
+def _packed(
+    samples: Sequence[Sample],
+    rows: Sequence[Sequence[int]],
+    pad_id: int,
+    multiple: int,
+    tokens: Sequence[Mapping[str, torch.Tensor]],
+) -> Batch:
     longest = max(sum(len(samples[i].encoded.ids) for i in row) for row in rows)
     longest = -(-longest // multiple) * multiple
     ids = torch.full((len(rows), longest), pad_id)
@@ -80,5 +124,7 @@ def collate_packed(
             positions[number, start:end] = torch.arange(end - start)
             start = end
         positions[number, start:] = torch.arange(longest - start)
-    order = [index for row in rows for index in row]
-    return {"input_ids": ids, "position_ids": positions, "labels": labels}, order
+    other = laid_out(tokens, rows, longest)
+    if (axes := other.pop("position_ids", None)) is not None:
+        positions = torch.cat([positions[None], axes])
+    return {"input_ids": ids, "position_ids": positions, "labels": labels, **other}

@@ -21,12 +21,14 @@ IGNORE = -100
 class Rendered:
     """A conversation as the model reads it: ``ids`` and ``labels`` of one length, image slots expanded.
 
-    A label is the token's id where the model learns to say it, else ``IGNORE``.
+    A label is the token's id where the model learns to say it, else ``IGNORE``. ``images`` are the places of
+    each image's tokens (first, behind the last), where an image's number of tokens varies.
     """
 
     ids: list[int]
     labels: list[int]
     n_images: int
+    images: tuple[tuple[int, int], ...] = ()
 
     @property
     def n_supervised(self) -> int:

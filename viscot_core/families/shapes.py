@@ -16,16 +16,23 @@ class LlmShape:
     vocab: int
     kv_heads: int = 0
     tied: bool = False
+    head_dim: int = 0
+    """Width of a head where the heads together are not as wide as the model (Qwen3)."""
+
+    @property
+    def q_width(self) -> int:
+        """Width of queries, and of the attention's result."""
+        return self.heads * self.head_dim or self.width
 
     @property
     def kv_width(self) -> int:
         """Width of keys and of values."""
-        return self.width * (self.kv_heads or self.heads) // self.heads
+        return self.q_width * (self.kv_heads or self.heads) // self.heads
 
     @property
     def layer_parameters(self) -> int:
         """Parameters of one decoder layer: q, o and k, v; gate, up and down; two norms."""
-        attention = 2 * self.width * (self.width + self.kv_width)
+        attention = 2 * self.width * (self.q_width + self.kv_width)
         return attention + 3 * self.width * self.mlp + 2 * self.width
 
     @property
@@ -37,13 +44,22 @@ class LlmShape:
     def adapter_parameters(self, rank: int) -> int:
         """Parameters of LoRA adapters of ``rank`` on the seven linear layers of every decoder layer."""
         # Rank r on a matrix [out, in] takes r * (in + out): q and o; k and v; gate, up and down.
-        sides = 2 * (self.width + self.width) + 2 * (self.width + self.kv_width) + 3 * (self.width + self.mlp)
+        attention = 2 * (self.width + self.q_width) + 2 * (self.width + self.kv_width)
+        sides = attention + 3 * (self.width + self.mlp)
         return self.layers * rank * sides
 
 
 @dataclass(frozen=True, slots=True)
 class TowerShape:
-    """A CLIP vision tower; ``feature_layer`` is the hidden state that is read (0 goes into layer 0)."""
+    """A vision tower; ``feature_layer`` is the hidden state that is read (0 goes into layer 0).
+
+    Attributes:
+        side: of the square that it reads; of a usual image where sizes vary, with as many pixels.
+        merge: patches along the side of the square that becomes one token.
+        gated: its MLPs have three matrices, not two.
+        tiles: squares that a usual image is cut into, the whole one among them.
+        most_tokens: of an image at most, where sizes vary.
+    """
 
     width: int
     layers: int
@@ -51,24 +67,34 @@ class TowerShape:
     side: int
     patch: int
     feature_layer: int = -2
+    merge: int = 1
+    gated: bool = False
+    tiles: int = 1
+    most_tokens: int = 0
 
     @property
     def tokens(self) -> int:
-        """Patches of one image: what the language model reads."""
-        return (self.side // self.patch) ** 2
+        """What the language model reads of one image."""
+        return self.tiles * (self.side // self.patch // self.merge) ** 2
+
+    @property
+    def most_patches(self) -> int:
+        """Patches of the largest image, with a class token for each square."""
+        return max(self.most_tokens, self.tokens) * self.merge**2 + self.tiles
 
     @property
     def layer_parameters(self) -> int:
         """Parameters of one layer: four projections, the MLP, two norms, all with biases."""
-        width = self.width
-        return 4 * (width * width + width) + 2 * width * self.mlp + self.mlp + width + 4 * width
+        width, matrices = self.width, 3 if self.gated else 2
+        return 4 * (width * width + width) + matrices * width * self.mlp + self.mlp + width + 4 * width
 
     @property
     def parameters(self) -> int:
         """All parameters, those of the layers that are not read included."""
         width = self.width
         # Patch convolution (no bias), class token, positions, and the norms before and after the layers.
-        embeddings = 3 * self.patch**2 * width + width + (self.tokens + 1) * width + 4 * width
+        patches = (self.side // self.patch) ** 2
+        embeddings = 3 * self.patch**2 * width + width + (patches + 1) * width + 4 * width
         return embeddings + self.layers * self.layer_parameters
 
     @property
@@ -81,10 +107,14 @@ class TowerShape:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A whole model: a language model, a tower, and two linear layers between them."""
+    """A whole model: a language model, a tower, and what stands between them.
+
+    ``projector`` is the number of its parameters; 0: two linear layers with biases, as LLaVA has them.
+    """
 
     llm: LlmShape
     tower: TowerShape
+    projector: int = 0
 
     def parameters(self, part: str) -> int:
         """Parameters of one part (``llm``, ``vision_tower`` or ``projector``)."""
@@ -92,8 +122,9 @@ class ModelShape:
             return self.llm.parameters
         if part == "vision_tower":
             return self.tower.parameters
-        # The projector: two linear layers with biases.
-        return (self.tower.width + 1) * self.llm.width + (self.llm.width + 1) * self.llm.width
+        return (
+            self.projector or (self.tower.width + 1) * self.llm.width + (self.llm.width + 1) * self.llm.width
+        )
 
     @property
     def total(self) -> int:

@@ -9,10 +9,12 @@ from typing import Any
 from viscot_core.errors import CheckpointError, UsageError, nearest
 from viscot_core.families.base import Family, TextTemplate
 from viscot_core.families.checkpoint import Checkpoint
-from viscot_core.families.training import Training
+from viscot_core.families.shapes import ModelShape
+from viscot_core.families.training import ModelChoice, Training
 
 FAMILIES = ("llava", "generic")
-"""The rooms, asked in this order; each has a module ``family`` with ``family_for(config)`` and ``FAMILY``."""
+"""The rooms, asked in this order; each has a module ``family`` with ``family_for(config)``, ``FAMILY`` and
+the names of what is ``TRAINABLE``, and a module ``shapes`` with ``shape_of(choice)``."""
 _FROM_PARTS = "llava"
 """What a language model under a vision tower becomes: no other family is put together from parts yet."""
 
@@ -62,9 +64,20 @@ def training_of(checkpoint: Checkpoint, name: str) -> Training:
         kinds = checkpoint.raw_config.get("architectures") or [checkpoint.raw_config.get("model_type")]
         raise UsageError(
             f"{name} is of the family '{family.name}' ({kinds[0]}), which viscot cannot train yet; give a "
-            f"model of another family ({', '.join(n for n in FAMILIES if _module(n).FAMILY.training)})."
+            f"model of another family ({', '.join(trainable())})."
         )
     return family.training
+
+
+def trainable() -> list[str]:
+    """Names of the families that can be trained."""
+    return [name for module in FAMILIES for name in _module(module).TRAINABLE]
+
+
+def published_shape(choice: ModelChoice) -> ModelShape | None:
+    """The shape of the model that a recipe names, by the family that knows it; None where none does."""
+    found = (import_module(f"viscot_core.families.{name}.shapes").shape_of(choice) for name in FAMILIES)
+    return next((shape for shape in found if shape is not None), None)
 
 
 def training_from_parts() -> Training:

@@ -7,9 +7,11 @@ A family that hands out a ``Training`` can be trained; one that hands out None c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import Message
 from viscot_core.families.base import Parts, Processor, Spans
@@ -17,17 +19,38 @@ from viscot_core.families.inputs import Rendered
 from viscot_core.families.manifest import TurnTokens
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
     from PIL import Image
 
     from viscot_core.families.checkpoint import Checkpoint
     from viscot_core.families.shapes import ModelShape
 
 
+@dataclass(frozen=True, slots=True)
+class RowInputs:
+    """What a model reads of one row beside its ids.
+
+    Attributes:
+        tokens: a value for each token, ``[..., tokens]``: their kinds, their positions by images' grids.
+        images: what the processor keeps of the row's images until a batch is made of rows.
+    """
+
+    tokens: Mapping[str, torch.Tensor]
+    images: Any
+
+
 class TrainingProcessor(Processor, Protocol):
     """A processor that also makes rows to learn from."""
+
+    @property
+    def wording(self) -> str:
+        """The name of the wording, as a manifest's ``template`` has it."""
+        ...
+
+    @property
+    def boxes(self) -> Codec:
+        """How the model is to write boxes: rows say theirs in 0..1 of the padded square."""
+        ...
 
     @property
     def image_side(self) -> int | None:
@@ -62,12 +85,12 @@ class TrainingProcessor(Processor, Protocol):
         """What the ids say, split where supervision starts and ends; an image is ``<image>``."""
         ...
 
-    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """What a loader's worker keeps of an image until its batch is made."""
+    def row_inputs(self, rendered: Rendered, images: Sequence[Image.Image]) -> RowInputs:
+        """Of a row and the images of its slots."""
         ...
 
-    def image_inputs(self, kept: Sequence[NDArray[np.uint8]]) -> dict[str, torch.Tensor]:
-        """The model's inputs made of `pixels` of images in the order of their slots; {} without any."""
+    def image_inputs(self, rows: Sequence[RowInputs]) -> dict[str, torch.Tensor]:
+        """The model's inputs made of the images of ``rows``, in that order; {} without any image."""
         ...
 
     def save(self, folder: Path, source: Path | None) -> None:
@@ -131,6 +154,12 @@ class ModelChoice(Protocol):
     @property
     def template(self) -> str: ...
     @property
+    def box_format(self) -> str | None: ...
+    @property
+    def min_pixels(self) -> int | None: ...
+    @property
+    def max_pixels(self) -> int | None: ...
+    @property
     def turn_tokens(self) -> TurnTokens: ...
 
 
@@ -151,12 +180,16 @@ class Training(Protocol):
         ...
 
     @property
-    def lora_trained_whole(self) -> Mapping[str, str]:
-        """Modules that learn whole beside adapters, by part."""
+    def packs(self) -> bool:
+        """Whether samples of one row can be kept from seeing each other; each model has to prove it."""
         ...
 
-    def processor(self, checkpoint: Checkpoint) -> TrainingProcessor:
-        """As ``Family.processor``."""
+    def trained_whole(self, part: str, model: Any) -> list[str]:
+        """Names of the modules of a part that learn whole beside adapters."""
+        ...
+
+    def processor(self, checkpoint: Checkpoint, choice: ModelChoice | None = None) -> TrainingProcessor:
+        """As ``Family.processor``, with what the recipe says of boxes and of images' sizes."""
         ...
 
     def shape(self, choice: ModelChoice) -> ModelShape | None:
@@ -193,7 +226,7 @@ class Training(Protocol):
         """A model of this config, its parameters read from no file (ZeRO-3 fills them, share by share)."""
         ...
 
-    def allow_text_only_batches(self, model: Any) -> None:
+    def allow_text_only_batches(self, model: Any, processor: TrainingProcessor) -> None:
         """Let training batches lack images on some processes; the weights stay."""
         ...
 

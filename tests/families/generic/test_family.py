@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from viscot_core.engines.base import Request
 from viscot_core.engines.open import EngineOptions, codec_for
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import CheckpointError, UsageError
+from viscot_core.families.generic.backbones import BACKBONES
 from viscot_core.images.view import view_of
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import LoadedModel, load_model
@@ -166,9 +168,10 @@ def test_infer_asks_it(cli: Any, folder: Path, tmp_path: Path) -> None:
 
 
 def test_it_says_before_any_weight_is_read_that_it_cannot_be_trained(
-    folder: Path, cli: Any, tmp_path: Path
+    folder: Path, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a recipe and for lengths of rows; the runs are in ``train/plan/test_problems.py``."""
+    monkeypatch.setitem(BACKBONES, "idefics3", replace(BACKBONES["idefics3"], trains=False))  # type: ignore[index]
     model = load_recipe("tiny").model.model_copy(update={"scratch": None, "checkpoint": str(folder)})
     told = "is of the family 'idefics3' (Idefics3ForConditionalGeneration), which viscot cannot train yet"
     with pytest.raises(UsageError, match=re.escape(told)):

@@ -134,7 +134,7 @@ def prepare_training(model: Any, stage: Any) -> Any:
     from viscot_core.train.loop.stage import add_adapters, freeze_for
 
     training = training_from_parts()
-    training.allow_text_only_batches(model)
+    training.allow_text_only_batches(model, None)  # type: ignore[arg-type]
     freeze_for(training, model, stage)
     return add_adapters(training, model, stage.lora, stage) if stage.lora else model
 

@@ -79,7 +79,7 @@ def test_packed_images_stand_in_the_order_of_their_tokens(tmp_path: Path, proces
     items = [rows[0], rows[1]]
     batch = rows.collate(items)
     longest_first = [item for item in reversed(items) if isinstance(item, EncodedRow)]
-    brightness = [float(item.pixels[0].mean()) for item in longest_first]
+    brightness = [float(item.inputs.images[0].mean()) for item in longest_first]
     found = [float(pixels.mean()) for pixels in batch["pixel_values"]]
     assert (found[0] > found[1]) == (brightness[0] > brightness[1])
 

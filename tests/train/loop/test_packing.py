@@ -27,7 +27,7 @@ IMAGE = 3
 def model(request: pytest.FixtureRequest) -> Any:
     tokenizer = train_tokenizer(["x"], vocab_size=300, max_positions=256)
     found = build_model(SHAPE, tokenizer, feature_layer=-2, attention=request.param, seed=0)
-    training_from_parts().allow_text_only_batches(found)
+    training_from_parts().allow_text_only_batches(found, None)  # type: ignore[arg-type]
     return found
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from viscot_core.data.mix import build
 from viscot_core.data.mixture import MixtureSource
 from viscot_core.data.synth import write_dataset
 from viscot_core.errors import DataError
+from viscot_core.families.generic.backbones import BACKBONES
 from viscot_core.train.job import launch
 from viscot_core.train.plan.make_plan import make_plan
 from viscot_core.train.plan.plan_types import Machine
@@ -62,9 +64,10 @@ def rows(tmp_path: Path) -> Path:
 
 
 def test_dry_run_slurm_and_run_refuse_with_one_sentence(
-    cli: Callable[..., Any], other_family: Path, rows: Path, tmp_path: Path
+    cli: Callable[..., Any], other_family: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model of another family: the plan was printed with exit 0, and the run refused."""
+    """A model that cannot be trained: the plan was printed with exit 0, and the run refused."""
+    monkeypatch.setitem(BACKBONES, "idefics3", replace(BACKBONES["idefics3"], trains=False))  # type: ignore[arg-type]
     sets = {
         "model.checkpoint": other_family, "model.base_llm": "null", "model.vision_tower": "null",
         "model.projector": "null", "stages.finetune.zero_stage": 0, "stages.finetune.global_batch_size": 4,

@@ -8,7 +8,7 @@ believed only after the check at load (``engines/transformers/self_check.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from viscot_core.families.base import Parts
@@ -26,6 +26,10 @@ class Backbone:
         grid_positions: positions have three axes and follow the images' grids (M-RoPE).
         step: side in pixels of a token's square, where images keep their shape between limits of tokens.
         parts: how the names of its parts begin in the model in memory.
+        trains: viscot can train it.
+        packs: samples in one row can be kept from seeing each other, by positions that start again.
+        end_of_turn: the token that ends a turn where templates write none after the last one.
+        unread: how names of parameters begin that no output depends on.
     """
 
     name: str
@@ -35,27 +39,45 @@ class Backbone:
     grid_positions: bool = False
     step: int | None = None
     parts: Parts = field(default_factory=Parts)
+    trains: bool = False
+    packs: bool = False
+    end_of_turn: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 QWEN_PARTS = Parts(("model.visual.",), ("model.visual.merger.",), ("model.language_model.", "lm_head."))
+DEEPSTACK_PARTS = replace(
+    QWEN_PARTS, projector=(*QWEN_PARTS.projector, "model.visual.deepstack_merger_list.")
+)
 TOWER_PARTS = Parts(
     ("model.vision_tower.",), ("model.multi_modal_projector.",), ("model.language_model.", "lm_head.")
 )
 IDEFICS_PARTS = Parts(("model.vision_model.",), ("model.connector.",), ("model.text_model.", "lm_head."))
 
-_QWEN2 = Backbone("qwen2-vl", "qwen2-vl", True, grid_positions=True, step=28, parts=QWEN_PARTS)
-_QWEN25 = Backbone("qwen2.5-vl", "qwen2.5-vl", True, grid_positions=True, step=28, parts=QWEN_PARTS)
-_QWEN3 = Backbone("qwen3-vl", "qwen3-vl", True, grid_positions=True, step=32, parts=QWEN_PARTS)
-# Gated delta layers keep a state and no keys: there is nothing to share, and no cache to cut.
-_QWEN35 = Backbone("qwen3.5", "qwen3-vl", grid_positions=True, step=32, parts=QWEN_PARTS)
-_GLM = Backbone("glm-4v", "glm-4v", True, grid_positions=True, parts=QWEN_PARTS)
-_INTERNVL = Backbone("internvl", "internvl", True, parts=TOWER_PARTS)
-# One image in a prompt is read in tiles, several as one tile each.
-_ONEVISION = Backbone("llava-onevision", keeps_features=False, parts=TOWER_PARTS)
-_IDEFICS3 = Backbone("idefics3", shares_prefix=True, parts=IDEFICS_PARTS)
-_SMOLVLM = Backbone("smolvlm", shares_prefix=True, parts=IDEFICS_PARTS)
-# Sliding layers see a window only: a prefix that every token may read is another model.
-_GEMMA3 = Backbone("gemma3", parts=TOWER_PARTS)
+_LEARNS: dict[str, Any] = {"trains": True, "packs": True}
+_GRID: dict[str, Any] = {"grid_positions": True, "parts": QWEN_PARTS, **_LEARNS}
+_QWEN2 = Backbone("qwen2-vl", "qwen2-vl", True, step=28, **_GRID)
+_QWEN25 = Backbone("qwen2.5-vl", "qwen2.5-vl", True, step=28, **_GRID)
+_QWEN3 = Backbone("qwen3-vl", "qwen3-vl", True, step=32, **_GRID | {"parts": DEEPSTACK_PARTS})
+# Gated delta layers keep a state and no keys: there is nothing to share, and no cache to cut. What one sample
+# leaves in it the next one of a row would read.
+_QWEN35 = Backbone("qwen3.5", "qwen3-vl", grid_positions=True, step=32, parts=QWEN_PARTS, trains=True)
+_GLM = Backbone("glm-4v", "glm-4v", True, end_of_turn="<|user|>", **_GRID)
+_INTERNVL = Backbone("internvl", "internvl", True, parts=TOWER_PARTS, **_LEARNS)
+# One image in a prompt is read in tiles, several as one tile each. The hidden state before the tower's last
+# norm is read.
+_ONEVISION = Backbone(
+    "llava-onevision",
+    keeps_features=False,
+    parts=replace(TOWER_PARTS, projector=(*TOWER_PARTS.projector, "model.image_newline")),
+    unread=("model.vision_tower.post_layernorm.", "model.vision_tower.head."),
+    **_LEARNS,
+)
+_IDEFICS3 = Backbone("idefics3", shares_prefix=True, parts=IDEFICS_PARTS, **_LEARNS)
+_SMOLVLM = Backbone("smolvlm", shares_prefix=True, parts=IDEFICS_PARTS, **_LEARNS)
+# Sliding layers see a window only: a prefix that every token may read is another model. An image's tokens see
+# each other, by a mask that leaves the samples of a row together.
+_GEMMA3 = Backbone("gemma3", parts=TOWER_PARTS, trains=True)
 _GEMMA4 = Backbone(
     "gemma4",
     parts=Parts(("model.vision_tower.",), ("model.embed_vision.",), ("model.language_model.", "lm_head.")),

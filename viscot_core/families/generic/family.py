@@ -24,7 +24,7 @@ from viscot_core.families.base import (
     TextTemplate,
 )
 from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source
-from viscot_core.families.generic.backbones import Backbone, backbone_of
+from viscot_core.families.generic.backbones import BACKBONES, Backbone, backbone_of
 from viscot_core.families.generic.inputs import GenericInputs
 from viscot_core.families.generic.processor import (
     GenericProcessor,
@@ -33,6 +33,7 @@ from viscot_core.families.generic.processor import (
     load_processor,
     set_limits,
 )
+from viscot_core.families.generic.training import GenericTraining
 from viscot_core.families.generic.whole import compare_with_model
 from viscot_core.families.manifest import Manifest
 from viscot_core.tensors import open_weights
@@ -77,7 +78,6 @@ class Generic:
     prefix_proven = False
     templates = ("own",)
     text_templates: Mapping[str, TextTemplate] = {}  # a model's own chat template comes with its files
-    training = None
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -89,6 +89,11 @@ class Generic:
     @property
     def parts(self) -> Parts:
         return self.backbone.parts
+
+    @property
+    def training(self) -> GenericTraining | None:
+        """What training asks; None for a kind of which viscot does not know enough."""
+        return GenericTraining(self, self.backbone) if self.backbone.trains else None
 
     @property
     def box_format(self) -> str | None:
@@ -198,3 +203,4 @@ class Generic:
 
 FAMILY = Generic(Backbone("generic"))
 """What is true of all of them."""
+TRAINABLE = tuple(dict.fromkeys(kind.name for kind in BACKBONES.values() if kind.trains))

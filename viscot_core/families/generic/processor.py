@@ -116,7 +116,7 @@ class GenericProcessor:
         slots = sum(message.text.count(IMAGE) for message in messages if message.role == "user")
         if slots != len(sizes):
             raise ValueError(f"the prompt has {slots} <image> marks for {len(sizes)} images")
-        images = [_blank(size) for size in sizes]
+        images = [blank(size) for size in sizes]
         out = self.hf(text=[self._text(messages, generate)], images=[images] if images else None)
         ids = [int(i) for i in out["input_ids"][0]]
         return Rendered(ids, [IGNORE] * len(ids), len(sizes))
@@ -174,7 +174,8 @@ def _parts(message: Message) -> list[dict[str, str]]:
 
 
 @lru_cache(maxsize=64)
-def _blank(size: Size) -> Image.Image:
+def blank(size: Size) -> Image.Image:
+    """A black image of that size, which stands in for another where its pixels do not matter."""
     return Image.new("RGB", size)
 
 

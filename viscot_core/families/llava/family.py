@@ -216,6 +216,7 @@ class Llava:
 
 
 FAMILY = Llava()
+TRAINABLE = ("llava",)
 
 
 def load_tokens(checkpoint: Checkpoint) -> ChatTokenizer:

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Size
+from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.families.base import Spans
 from viscot_core.families.inputs import IGNORE, Rendered
@@ -25,6 +27,7 @@ from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
 from viscot_core.families.llava.template import EOS, TEMPLATES, Chunk, Chunks, Template, render
 from viscot_core.families.llava.tokenizer import keep_sentencepiece, state_portably, system_errors
 from viscot_core.families.manifest import TurnTokens
+from viscot_core.families.training import RowInputs
 
 if TYPE_CHECKING:
     import torch
@@ -180,6 +183,16 @@ class ChatProcessor:
     # -- for training -------------------------------------------------------------------------------------
 
     @property
+    def wording(self) -> str:
+        """The template's name."""
+        return self.template.name
+
+    @property
+    def boxes(self) -> Codec:
+        """Visual CoT's own."""
+        return codec("viscot")
+
+    @property
     def key(self) -> str:
         """What lengths depend on: the vocabulary, tokens of an image, turn starts, the template."""
         vocabulary = hashlib.sha256(self.tokens.hf.backend_tokenizer.to_str().encode()).hexdigest()
@@ -217,14 +230,15 @@ class ChatProcessor:
                 found.append((str(self.tokens.hf.decode(ids)), supervised))
         return tuple(found)
 
-    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """``uint8[side, side, 3]``, as `quick_square_pixels` makes them."""
-        return quick_square_pixels(image, self.image_side)
+    def row_inputs(self, rendered: Rendered, images: Sequence[Image.Image]) -> RowInputs:
+        """Images as ``uint8[side, side, 3]``, as `quick_square_pixels` makes them."""
+        return RowInputs({}, tuple(quick_square_pixels(image, self.image_side) for image in images))
 
-    def image_inputs(self, kept: Sequence[NDArray[np.uint8]]) -> dict[str, torch.Tensor]:
+    def image_inputs(self, rows: Sequence[RowInputs]) -> dict[str, torch.Tensor]:
         """``pixel_values float[images, 3, side, side]``."""
         import torch
 
+        kept: list[NDArray[np.uint8]] = [pixels for row in rows for pixels in row.images]
         return {"pixel_values": torch.from_numpy(normalise_all(kept))} if kept else {}
 
     def save(self, folder: Path, source: Path | None) -> None:

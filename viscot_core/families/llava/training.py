@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from viscot_core.families.base import Family
+from viscot_core.errors import UsageError
+from viscot_core.families.base import NO_LIMITS, Family
 from viscot_core.families.checkpoint import Checkpoint, Layout
 from viscot_core.families.llava import layouts, original_config, parts, shapes
 from viscot_core.families.llava.processor import ChatProcessor
 from viscot_core.families.shapes import ModelShape
-from viscot_core.families.training import ModelChoice
+from viscot_core.families.training import ModelChoice, TrainingProcessor
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +29,24 @@ class LlavaTraining:
     model_inputs = ("input_ids", "attention_mask", "position_ids", "pixel_values")
     # All linear layers of the language model, none of the tower's: as LLaVA-1.5's LoRA recipe.
     lora_targets = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
-    lora_trained_whole: Mapping[str, str] = MappingProxyType({"projector": "multi_modal_projector"})
+    packs = True
 
     def __init__(self, family: Family) -> None:
         self._family = family
 
-    def processor(self, checkpoint: Checkpoint) -> ChatProcessor:
+    def trained_whole(self, part: str, model: Any) -> list[str]:
+        """The projector; the other parts have adapters, or stay."""
+        return ["multi_modal_projector"] if part == "projector" else []
+
+    def processor(self, checkpoint: Checkpoint, choice: ModelChoice | None = None) -> ChatProcessor:
         """The tokenizer with viscot's rules, under the manifest's template."""
+        if choice and (choice.min_pixels is not None or choice.max_pixels is not None):
+            raise UsageError(NO_LIMITS)
+        if choice and choice.box_format not in (None, "viscot"):
+            raise UsageError(
+                f"model.box_format: {choice.box_format} - this model writes boxes in 0..1 of the padded "
+                "square (viscot); leave it out."
+            )
         found = self._family.processor(checkpoint)
         assert isinstance(found, ChatProcessor)
         return found
@@ -76,7 +87,7 @@ class LlavaTraining:
 
         return LlavaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)
 
-    def allow_text_only_batches(self, model: Any) -> None:
+    def allow_text_only_batches(self, model: Any, processor: TrainingProcessor) -> None:
         """`TextOnlyLlavaModel` says how."""
         from viscot_core.families.llava.inputs import TextOnlyLlavaModel
 

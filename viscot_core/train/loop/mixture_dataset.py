@@ -17,13 +17,13 @@ from torch.utils.data import Dataset
 from viscot_core.boxes.geometry import MIN_CROP_SIDE, Box, Size
 from viscot_core.conversation import IMAGE
 from viscot_core.data.annotations import split_crop
-from viscot_core.data.encode import Batch, Sample, collate, encode, load_views
+from viscot_core.data.encode import Batch, Sample, collate, read_row
 from viscot_core.data.mixture import Mixture
 from viscot_core.data.packing import collate_packed
 from viscot_core.data.sampler import filled, length_order, modality_length_order
 from viscot_core.errors import DataError
 from viscot_core.families.inputs import IGNORE
-from viscot_core.families.training import TrainingProcessor
+from viscot_core.families.training import RowInputs, TrainingProcessor
 from viscot_core.images.reading import open_image
 from viscot_core.paths import inside
 from viscot_core.train.plan.plan_types import Split
@@ -39,11 +39,11 @@ Lengths measured by `viscot data` are not used: a machine without them would hav
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """One row, ready to collate: its sample and what the processor keeps of each of its images."""
+    """One row, ready to collate: its sample and what the model reads beside it."""
 
     row: int
     sample: Sample
-    pixels: tuple[NDArray[np.uint8], ...]
+    inputs: RowInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,12 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
             row = mixture[index - (self._ends[number - 1] if number else 0)]
             if self._legacy_crop and any(reference_drops(self._images, name) for name in row.image):
                 return DroppedRow(index)
-            sample = encode(row, self._processor, max_length=self._stage.max_length)
-            views = load_views(self._images, sample.images)
+            length = self._stage.max_length
+            sample, views = read_row(row, self._images, self._processor, max_length=length)
         except DataError as error:  # an ImageError among them
             return BadRow(index, f"{mixture.path.name}: {error}")
-        return EncodedRow(index, sample, tuple(self._processor.pixels(view.image) for view in views))
+        images = [view.image for view in views]
+        return EncodedRow(index, sample, self._processor.row_inputs(sample.encoded, images))
 
     def lengths(self) -> NDArray[np.int64]:
         """Estimated tokens of each row with its images, ``int64[rows]``; negative for rows without images."""
@@ -142,19 +143,19 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         return batch
 
     def _batch(self, good: list[EncodedRow]) -> Batch:
-        samples, made = [item.sample for item in good], self._processor.image_inputs
+        samples, inputs = [item.sample for item in good], [item.inputs for item in good]
+        made, tokens = self._processor.image_inputs, [one.tokens for one in inputs]
         stage, pad_id = self._stage, self._processor.pad_id
         # Each length is compiled anew, so there are few; none is beyond max_length.
         multiple = math.gcd(COMPILED, stage.max_length) if stage.compile else 1
         if stage.packing:
             batch, order = collate_packed(
-                samples, pad_id=pad_id, capacity=stage.max_length, multiple=multiple
+                samples, pad_id=pad_id, capacity=stage.max_length, multiple=multiple, tokens=tokens
             )
             # Packing reorders samples; the images of a batch are flat, and follow.
-            batch |= made([pixels for index in order for pixels in good[index].pixels])
+            batch |= made([inputs[index] for index in order])
         else:
-            images = made([pixels for item in good for pixels in item.pixels])
-            batch = collate(samples, images, pad_id=pad_id, multiple=multiple)
+            batch = collate(samples, made(inputs), pad_id=pad_id, multiple=multiple, tokens=tokens)
         batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
         return batch
 

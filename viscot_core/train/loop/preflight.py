@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from viscot_core.data.annotations import Conversation
-from viscot_core.data.encode import encode, load_views, training_turns
+from viscot_core.data.encode import read_row
 from viscot_core.data.faults import BOX_FORMAT, faults, has_box
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, UsageError
-from viscot_core.families.inputs import IGNORE, Rendered
+from viscot_core.families.inputs import Rendered
 from viscot_core.families.training import TrainingProcessor
 from viscot_core.images.reading import image_size
 from viscot_core.paths import inside
@@ -28,6 +28,8 @@ from viscot_core.train.state.initial import Run
 
 log = logging.getLogger(__name__)
 
+_WHOLE = 1 << 30
+"""A length that cuts nothing."""
 OPEN, CLOSE = "\u27e6", "\u27e7"
 """Marks of the supervised text in the sample that is shown."""
 
@@ -148,14 +150,14 @@ def _spread(rows: int, count: int) -> list[int]:
 
 def _check(row: Conversation, images: Path, processor: TrainingProcessor, max_length: int) -> str:
     """The row as `marked` shows it; `DataError` says why it cannot be learned from."""
-    sample = encode(row, processor, max_length=max_length)
-    whole = processor.render(training_turns(row.turns), None)
-    # Compared without the cut: only a supervised token behind max_length makes the row bad.
-    if len(whole.ids) > max_length and whole.labels[max_length:].count(IGNORE) < len(whole.ids) - max_length:
-        raise DataError(
-            f"row {row.id}: {len(whole.ids)} tokens, its answer is cut at {max_length}; shorten it."
-        )
-    load_views(images, sample.images)
+    sample, _ = read_row(row, images, processor, max_length=max_length)
+    if len(sample.encoded.ids) == max_length or len(sample.images) < len(row.image):
+        whole = read_row(row, images, processor, max_length=_WHOLE)[0].encoded
+        # Compared without the cut: only a supervised token behind max_length makes the row bad.
+        if whole.n_supervised > sample.encoded.n_supervised:
+            raise DataError(
+                f"row {row.id}: {len(whole.ids)} tokens, its answer is cut at {max_length}; shorten it."
+            )
     return marked(sample.encoded, processor)
 
 

@@ -292,7 +292,7 @@ def add_adapters(training: Training, model: Any, lora: LoraSpec, stage: StageSpe
             use_gradient_checkpointing=stage.gradient_checkpointing,
             gradient_checkpointing_kwargs=checkpointing,
         )
-    whole = [name for part, name in training.lora_trained_whole.items() if part in stage.train]
+    whole = [name for part in stage.train for name in training.trained_whole(part, model)]
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,

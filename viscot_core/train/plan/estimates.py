@@ -106,7 +106,7 @@ def _sample_bytes(shape: ModelShape, stage: StageSpec) -> float:
     per_token += number * 5 * llm.width  # the embeddings and the last norm
     if "vision_tower" not in stage.train:
         per_patch = tower_layer  # runs without gradients: one layer at a time
-    return stage.max_length * (per_token + logits) + IMAGES * (tower.tokens + 1) * per_patch
+    return stage.max_length * (per_token + logits) + IMAGES * tower.most_patches * per_patch
 
 
 def flops_per_sample(shape: ModelShape, stage: StageSpec, tokens: float, images: float) -> float:
@@ -119,7 +119,9 @@ def flops_per_sample(shape: ModelShape, stage: StageSpec, tokens: float, images:
     backward = 2.0 if "llm" in stage.train and not stage.lora else 1.0
     learning = shape.tower.learnable if "vision_tower" in stage.train else 0
     # The whole tower runs forward (2 per weight); 4 more only where it learns. tokens + 1: the class token.
-    seeing = (2 * shape.tower.parameters + 4 * learning) * (shape.tower.tokens + 1) * images
+    seeing = (
+        (2 * shape.tower.parameters + 4 * learning) * (shape.tower.tokens * shape.tower.merge**2 + 1) * images
+    )
     return forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * shape.tower.tokens * images
 
 

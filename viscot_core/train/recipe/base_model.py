@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from viscot_core.errors import CheckpointError
 from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.shapes import ModelShape
-from viscot_core.families.table import family_of, training_from_parts, training_of
+from viscot_core.families.table import family_of, published_shape, training_from_parts, training_of
 from viscot_core.files import expanded
 from viscot_core.models import zoo
 from viscot_core.models.checkpoint import open_checkpoint
@@ -32,14 +34,16 @@ def open_base(model: ModelSpec) -> Checkpoint:
 
 def shape_of(model: ModelSpec) -> ModelShape | None:
     """The shape of the model that a recipe names; None where it is neither published nor on this machine."""
-    training = training_from_parts()
-    if model.checkpoint:
-        config = expanded(model.checkpoint) / "config.json"
-        try:
-            found = family_of(read_json(config)).training if config.is_file() else None
-        except CheckpointError:  # the list of problems says it
-            found = None
-        if found is None:
-            return None
-        training = found
-    return training.shape(model)
+    if not model.checkpoint:
+        return training_from_parts().shape(model)
+    config = expanded(model.checkpoint) / "config.json"
+    if not config.is_file():
+        with suppress(CheckpointError):  # pulled or not: the list of problems says it
+            config = zoo.resolve(model.checkpoint) / "config.json"
+    if not config.is_file():
+        return published_shape(model)
+    try:
+        found = family_of(read_json(config)).training
+    except CheckpointError:
+        return None
+    return found.shape(model.model_copy(update={"checkpoint": str(config.parent)})) if found else None

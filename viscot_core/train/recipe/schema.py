@@ -145,6 +145,15 @@ class ModelSpec(Strict):
     image_aspect_ratio: Literal["pad"] = _field(
         "pad", "images are padded to a square, never stretched or cut", source="script"
     )
+    box_format: str | None = _field(
+        None, "how the model is to write boxes; null: as its family does, else in viscot's own 0..1"
+    )
+    min_pixels: int | None = _field(
+        None, "least pixels of an image, for models that read any size", unit="px", gt=0
+    )
+    max_pixels: int | None = _field(
+        None, "most pixels of an image, for models that read any size; null: 1280 tokens", unit="px", gt=0
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = _field("sdpa", "attention implementation")
 
 

@@ -51,9 +51,10 @@ class Run:
         turn_tokens = self.base.manifest.turn_tokens if self.base else model.turn_tokens
         return Manifest(
             name=self.recipe.name,
-            template=model.template,
+            template=self.processor.under(model.template).wording,
             turn_tokens=turn_tokens,
             image_side=self.processor.image_side,
+            box_format=self.processor.boxes.name.partition("@")[0],
         )
 
 
@@ -75,7 +76,7 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
         return Run(folder, recipe, root, images, training_from_parts(), processor, None)
     base = open_base(recipe.model)
     training = training_of(base, recipe.name)
-    return Run(folder, recipe, root, images, training, training.processor(base), base)
+    return Run(folder, recipe, root, images, training, training.processor(base, recipe.model), base)
 
 
 def load(run: Run, stage: StageSpec) -> None:
@@ -94,7 +95,7 @@ def load(run: Run, stage: StageSpec) -> None:
     else:
         run.model = build(base, _device(load_in), weights_dtype(stage), load_in, recipe.model.attention)
     # A batch without images on one rank only would hang DDP and abort ZeRO: the tower must run on every rank.
-    run.training.allow_text_only_batches(run.model)
+    run.training.allow_text_only_batches(run.model, run.processor)
     disable_progress_bar()
 
 

@@ -16,6 +16,7 @@ from viscot_core.data.scenes import Scene
 from viscot_core.families.inputs import IGNORE
 from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.training import patches_along
+from viscot_core.families.training import RowInputs
 from viscot_core.train.objectives.base import StageRows, TrainStep
 from viscot_core.train.objectives.sft import Sft, share_of, token_losses
 from viscot_core.train.plan.plan_types import Split
@@ -122,7 +123,7 @@ class ChainDataset(Dataset[Sample]):
 
     def collate(self, samples: list[Sample]) -> Batch:
         pixels = [self._pixels[name] for sample in samples for name in sample.images]
-        images = self._processor.image_inputs(pixels)
+        images = self._processor.image_inputs([RowInputs({}, pixels)])
         batch = collate(samples, images, pad_id=self._processor.pad_id, multiple=PAD_MULTIPLE)
         length = batch["input_ids"].shape[1]
         if self._stage.token_weights:

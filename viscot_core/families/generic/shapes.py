@@ -1,0 +1,116 @@
+"""The shapes of chat models: published ones, and those that a config says. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from viscot_core.families.shapes import LlmShape, ModelShape, TowerShape
+from viscot_core.families.training import ModelChoice
+from viscot_core.tensors import read_json
+
+USUAL_SIDE = 560
+"""Of a square with as many pixels as a photo of 640 x 480, where images keep their size."""
+MOST_TOKENS = 1280
+"""Of an image at most, where a recipe names no limit."""
+
+# The published configs, so that a plan needs no download: language model, tower, projector.
+PUBLISHED: dict[str, ModelShape] = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": ModelShape(
+        LlmShape(2048, 36, 16, 11008, 151936, 2, tied=True),
+        TowerShape(1280, 32, 3420, USUAL_SIDE, 14, -1, 2, gated=True, most_tokens=MOST_TOKENS),
+        5120 * 5120 + 5120 * 2048,
+    ),
+    "Qwen/Qwen2.5-VL-7B-Instruct": ModelShape(
+        LlmShape(3584, 28, 28, 18944, 152064, 4),
+        TowerShape(1280, 32, 3420, USUAL_SIDE, 14, -1, 2, gated=True, most_tokens=MOST_TOKENS),
+        5120 * 5120 + 5120 * 3584,
+    ),
+    # Qwen3-VL's deepstack: the tower's merger and three more of the kind.
+    "Qwen/Qwen3-VL-4B-Instruct": ModelShape(
+        LlmShape(2560, 36, 32, 9728, 151936, 8, tied=True, head_dim=128),
+        TowerShape(1024, 24, 4096, USUAL_SIDE, 16, -1, 2, most_tokens=MOST_TOKENS),
+        4 * (4096 * 4096 + 4096 * 2560),
+    ),
+    "Qwen/Qwen3-VL-8B-Instruct": ModelShape(
+        LlmShape(4096, 36, 32, 12288, 151936, 8, head_dim=128),
+        TowerShape(1152, 27, 4304, USUAL_SIDE, 16, -1, 2, most_tokens=MOST_TOKENS),
+        4 * (4608 * 4608 + 4608 * 4096),
+    ),
+    # A photo of 640 x 480 is cut into 4 x 3 tiles and shown once more as a whole.
+    "OpenGVLab/InternVL3_5-8B-HF": ModelShape(
+        LlmShape(4096, 36, 32, 12288, 151936, 8, head_dim=128),
+        TowerShape(1024, 24, 4096, 448, 14, -1, 2, tiles=13),
+        4096 * 4096 + 4096 * 4096,
+    ),
+    "HuggingFaceTB/SmolVLM-500M-Instruct": ModelShape(
+        LlmShape(960, 32, 15, 2560, 49280, 5),
+        TowerShape(768, 12, 3072, 512, 16, -1, 4, tiles=13),
+        12288 * 960,
+    ),
+}
+
+
+def shape_of(choice: ModelChoice) -> ModelShape | None:
+    """The shape of the checkpoint that a recipe names; None where it is neither published nor a folder."""
+    name = choice.checkpoint or ""
+    config = Path(name) / "config.json"
+    if name and config.is_file():
+        return _shape(read_json(config))
+    return PUBLISHED.get(name)
+
+
+def shape_of_config(config: Any) -> ModelShape:
+    """The shape of a model in memory, from its config."""
+    found = _shape(config.to_dict())
+    assert found is not None, "a chat model has a config of its text and one of its tower"
+    return found
+
+
+def _shape(config: dict[str, Any]) -> ModelShape | None:
+    # Qwen2-VL's first configs hold the language model's fields themselves.
+    text, vision = config.get("text_config") or config, config.get("vision_config")
+    if not vision or "hidden_size" not in text:
+        return None
+    llm = _llm(text, config)
+    tower = _tower(vision, config)
+    inner = tower.width * tower.merge**2
+    return ModelShape(llm, tower, inner * inner + inner * llm.width)
+
+
+def _llm(text: dict[str, Any], config: dict[str, Any]) -> LlmShape:
+    heads = text.get("num_attention_heads", 32)
+    return LlmShape(
+        text["hidden_size"],
+        text.get("num_hidden_layers", 32),
+        heads,
+        text.get("intermediate_size") or 4 * text["hidden_size"],
+        text.get("vocab_size") or config.get("vocab_size", 32000),
+        text.get("num_key_value_heads") or heads,
+        bool(text.get("tie_word_embeddings") or config.get("tie_word_embeddings")),
+        text.get("head_dim") or 0,
+    )
+
+
+def _tower(vision: dict[str, Any], config: dict[str, Any]) -> TowerShape:
+    width = _number(vision.get("embed_dim") or vision.get("hidden_size"), 1024)
+    merge = vision.get("spatial_merge_size") or config.get("scale_factor") or 1
+    if config.get("downsample_ratio"):
+        merge = round(1 / config["downsample_ratio"])
+    keeps_shape = "spatial_merge_size" in vision
+    return TowerShape(
+        width,
+        vision.get("depth") or vision.get("num_hidden_layers") or 24,
+        vision.get("intermediate_size") or int(width * vision.get("mlp_ratio", 4)),
+        USUAL_SIDE if keeps_shape else _number(vision.get("image_size"), 448),
+        _number(vision.get("patch_size"), 14),
+        -1,
+        int(merge),
+        gated=vision.get("model_type", "").startswith(("qwen2_5", "glm4v")),
+        most_tokens=MOST_TOKENS if keeps_shape else 0,
+    )
+
+
+def _number(value: Any, default: int) -> int:
+    """A side that some configs give twice, for height and width."""
+    return int(value[0] if isinstance(value, list | tuple) else value or default)
