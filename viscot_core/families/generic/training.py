@@ -139,7 +139,7 @@ class GenericTraining:
 
     def tied_tensors(self, config: Any) -> frozenset[str]:
         """The head, where it is the embeddings."""
-        tied = getattr(config, "tie_word_embeddings", False) or config.get_text_config().tie_word_embeddings
+        tied = any(getattr(one, "tie_word_embeddings", False) for one in (config, config.get_text_config()))
         return frozenset({"lm_head.weight"} if tied else ())
 
     def stored_name(self, module: str) -> str:
