@@ -187,6 +187,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot stats results/synth --out report.html",
         "viscot stats results/VisCoT-7b-336-cot --compare paper",
     ),
+    "paper": (
+        "viscot paper 3",
+        "viscot paper 9 --sbatch --gpus 4",
+    ),
     "doctor": (
         "viscot doctor",
         "viscot doctor --json",
