@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from scripted_engine import ScriptedEngine
 from viscot_core.boxes.geometry import WHOLE, Box, BoxStatus
 from viscot_core.boxes.registry import codec
 from viscot_core.conversation import Message
-from viscot_core.engines.base import Engine, Generation, Request
+from viscot_core.engines.base import Engine, Generation, Request, Sampling
 from viscot_core.errors import EngineError
 from viscot_core.images.view import View
 from viscot_core.policies.base import Answer, Look, Question, Step
@@ -390,3 +391,46 @@ def test_words_that_are_no_text_fail_their_question_alone() -> None:
     (answer,) = run(COT, ScriptedEngine(f"\udce9 {BOX}"), [question()])
     assert answer.error == NO_TEXT
     assert run(DIRECT, ScriptedEngine(), [question("\ud83d")])[0].error == NO_TEXT
+
+
+def sure(text: str, *probabilities: float, thought: int = 0) -> Generation:
+    logprobs = tuple(math.log(p) for p in probabilities)
+    return Generation(text, len(logprobs), True, logprobs=logprobs, thought_tokens=thought)
+
+
+def test_an_answer_tells_how_sure_its_words_are() -> None:
+    """Geometric means: of the box's words, and of the answer's, without the thought before them."""
+    thinks = sure("<think>hm</think>66", 0.01, 0.01, 0.9, 0.4, thought=2)
+    engine = ScriptedEngine(sure(BOX, 0.5, 0.5, 0.5), thinks)
+    (answer,) = run(COT, engine, [question()], logprobs=True)
+    assert (answer.text, answer.thoughts) == ("66", ("", "hm"))
+    assert answer.box_probability == pytest.approx(0.5) and answer.answer_probability == pytest.approx(0.6)
+    assert answer.to_dict() | {"box_probability": 0.5, "answer_probability": 0.6} == answer.to_dict()
+    assert all(request.logprobs for request in engine.requests)
+    given = question(box=Box(0.1, 0.1, 0.5, 0.5))
+    (answer,) = run(GIVEN, ScriptedEngine(sure("66", 0.25, 1.0)), [given])
+    assert (answer.box_probability, answer.answer_probability) == (None, pytest.approx(0.5))
+    (answer,) = run(COT, ScriptedEngine(sure(BOX, 0.5), "66"), [question()])
+    assert (answer.box_probability, answer.answer_probability) == (pytest.approx(0.5), None)
+    assert "answer_probability" not in answer.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "paid", "asked"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_probabilities_are_asked_for_where_they_cost_nothing(logprobs: bool, paid: bool, asked: bool) -> None:
+    engine = ScriptedEngine(BOX, "66", BOX, "66")
+    engine.traits = replace(engine.traits, logprobs=logprobs, paid=paid)
+    run(COT, engine, [question()])
+    assert [request.logprobs for request in engine.requests] == [asked] * 2
+    run(COT, engine, [question()], logprobs=not asked, sampling=Sampling(0.7))
+    assert [request.logprobs for request in engine.requests[2:]] == [not asked] * 2
+    assert {request.sampling for request in engine.requests[2:]} == {Sampling(0.7)}
+
+
+def test_draws_of_one_question_are_asked_one_by_one() -> None:
+    engine = ScriptedEngine("one", "two", "three")
+    answers = run(DIRECT, engine, [question()] * 3, sampling=Sampling(1.0))
+    assert [answer.text for answer in answers] == ["one", "two", "three"]
+    engine = ScriptedEngine("one", deterministic=False)
+    assert [a.text for a in run(DIRECT, engine, [question()] * 3, sampling=Sampling())] == ["one"] * 3

@@ -109,6 +109,8 @@ class _Asking:
             strategy=self.strategy,
             max_new_tokens=self.options.max_new_tokens,
             box=self.box,
+            # A server is asked where it is shown: words for people do not tell it.
+            logprobs=True if self.json or file is not None else None,
         ):
             record = result.record(cot.engine.name)
             if file is not None:

@@ -90,11 +90,13 @@ class VisualCoT:
         on_text: OnText | None = None,
         on_look: OnLook | None = None,
         cancelled: Callable[[], bool] | None = None,
+        logprobs: bool | None = None,
     ) -> list[Answer]:
         """One answer per pair of image and question, in order, asked together; ``box`` is for all of them.
 
         All images and questions are checked first, and a wrong one raises as in ``ask``. A question that the
-        engine cannot answer has ``error`` set; the others have their answers.
+        engine cannot answer has ``error`` set; the others have their answers. ``logprobs`` asks a server too
+        how likely the words are (``Answer.answer_probability``); a model on this machine tells it anyway.
         """
         policy = policy_for(strategy, self.wording, self.crop_policy, box_tokens=max_new_tokens)
         if box is not None:
@@ -104,7 +106,15 @@ class VisualCoT:
         asked = [
             prepare_question(image, text, box=box, max_new_tokens=max_new_tokens) for image, text in questions
         ]
-        answers = run(policy, self.engine, asked, on_text=on_text, on_look=on_look, cancelled=cancelled)
+        answers = run(
+            policy,
+            self.engine,
+            asked,
+            on_text=on_text,
+            on_look=on_look,
+            cancelled=cancelled,
+            logprobs=logprobs,
+        )
         return [
             replace(answer, question=question.text, source=_to_keep(image, question))
             for answer, question, (image, _) in zip(answers, asked, questions, strict=True)

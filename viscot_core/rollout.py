@@ -7,13 +7,14 @@ asked once where equal requests get equal texts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from viscot_core.conversation import answer_so_far, split_thought
-from viscot_core.engines.base import Engine, Generation, Request
+from viscot_core.engines.base import Engine, Generation, Request, Sampling
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
 
 OnText = Callable[[int, str], None]
@@ -30,7 +31,8 @@ NO_TEXT = "the prompt has a damaged character (no valid Unicode)"
 class Turn:
     """What the model said in one step: ``text`` is what the policy reads, a thought stands apart.
 
-    ``truncated``: the token limit cut it, or its thought did not come to an end.
+    ``truncated``: the token limit cut it, or its thought did not come to an end. ``probability`` is the mean
+    one of its words' tokens (`mean_probability`), None where it is not known.
     """
 
     text: str
@@ -38,6 +40,7 @@ class Turn:
     tokens: int = 0
     seconds: float = 0.0
     truncated: bool = False
+    probability: float | None = None
 
 
 OnTurn = Callable[[int, Turn], None]
@@ -54,6 +57,8 @@ def run(
     cancelled: Callable[[], bool] | None = None,
     said: Mapping[int, Sequence[Turn]] | None = None,
     on_turn: OnTurn | None = None,
+    sampling: Sampling | None = None,
+    logprobs: bool | None = None,
 ) -> list[Answer]:
     """One answer per question, in order; ``policy`` is one for all, or one for each.
 
@@ -62,6 +67,9 @@ def run(
     asked. An answer that was under way keeps its text so far (``finished`` is False); every other open
     question ends with the error ``CANCELLED``. ``said`` are the first turns of questions that were begun
     earlier, as ``on_turn`` was told them: they are not asked again.
+
+    ``sampling`` is how tokens are chosen, instead of the engine's own way. ``logprobs`` asks how likely the
+    words were; without it they are asked for where that costs nothing (an engine that is not paid).
 
     Raises:
         EngineError: nothing can be generated at all; what was asked in this call is lost.
@@ -72,6 +80,8 @@ def run(
     for number, (each, question) in enumerate(zip(policies, questions, strict=True)):
         steps[number], turns[number] = _begin(each, question, (said or {}).get(number, ()))
         _report_looks(on_look, number, (), steps[number].looks)
+    wanted = logprobs if logprobs is not None else engine.traits.logprobs and not engine.traits.paid
+    ways = _Ways(sampling, wanted, on_text, cancelled)
     begun = {number for number in steps if turns[number]}
     answers: dict[int, Answer] = {}
     while steps:
@@ -80,7 +90,7 @@ def run(
             break
         start = time.perf_counter()
         asked = {number for number in steps if turns[number] and number not in begun}
-        generations = _generate(engine, steps, asked, on_text, cancelled)
+        generations = _generate(engine, steps, asked, ways)
         begun.clear()
         share = (time.perf_counter() - start) / len(steps)
         # Read once for all: a text that came back after it turned True may have been cut off.
@@ -127,7 +137,17 @@ def _turn(generation: Generation, seconds: float, *, whole: bool = False) -> Tur
         generation.tokens,
         seconds,
         truncated=generation.truncated or not spoken.ended,
+        probability=mean_probability(generation),
     )
+
+
+def mean_probability(generation: Generation) -> float | None:
+    """How sure the model was of its words, 0..1: the geometric mean of their tokens' probabilities.
+
+    Its thought does not count; None where the engine told nothing, or no words were said.
+    """
+    words = (generation.logprobs or ())[generation.thought_tokens :]
+    return math.exp(sum(words) / len(words)) if words else None
 
 
 def _whole(answer: Answer, turns: Sequence[Turn]) -> Answer:
@@ -139,6 +159,7 @@ def _whole(answer: Answer, turns: Sequence[Turn]) -> Answer:
         thoughts=thoughts if any(thoughts) else (),
         tokens=sum(turn.tokens for turn in turns),
         seconds=sum(turn.seconds for turn in turns),
+        probabilities=tuple(turn.probability for turn in turns),
         costs=tuple((turn.tokens, turn.seconds) for turn in turns),
     )
 
@@ -173,13 +194,36 @@ def _report_looks(on_look: OnLook | None, number: int, before: Sequence[Look], n
             on_look(number, look)
 
 
-def _generate(
-    engine: Engine,
-    steps: dict[int, Step],
-    asked: set[int],
-    on_text: OnText | None,
-    cancelled: Callable[[], bool] | None,
-) -> dict[int, Generation]:
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """How every step of a call is asked."""
+
+    sampling: Sampling | None
+    logprobs: bool
+    on_text: OnText | None
+    cancelled: Callable[[], bool] | None
+
+    def repeat(self, engine: Engine) -> bool:
+        """Whether equal requests get equal texts."""
+        return engine.traits.deterministic if self.sampling is None else self.sampling.greedy
+
+    def request(self, step: Step, numbers: Sequence[int]) -> Request:
+        """A step of the questions with these numbers."""
+        told = self.on_text if step.answers else None
+        return Request(
+            step.messages,
+            step.images,
+            step.max_new_tokens,
+            step.stop,
+            self.sampling,
+            self.logprobs,
+            tools=step.tools,
+            on_text=None if told is None else partial(_pass_on, told, numbers),
+            cancelled=self.cancelled,
+        )
+
+
+def _generate(engine: Engine, steps: dict[int, Step], asked: set[int], ways: _Ways) -> dict[int, Generation]:
     """A generation for each open step; equal steps are asked once, and all their questions get the text.
 
     ``asked`` are the questions whose step before was asked too, and which announced this one.
@@ -190,10 +234,10 @@ def _generate(
         if number in done:
             continue
         # Texts that depend on chance are asked for each question: one draw must not count as several.
-        sharing.setdefault(_key(step) if engine.traits.deterministic else number, []).append(number)
+        sharing.setdefault(_key(step) if ways.repeat(engine) else number, []).append(number)
     requests = [
         replace(
-            _request(steps[numbers[0]], numbers, on_text, cancelled),
+            ways.request(steps[numbers[0]], numbers),
             # A region's words are never the last: at least the answer follows.
             follow_ups=sum(not steps[number].answers for number in numbers),
             reserved=len(asked.intersection(numbers)),
@@ -223,20 +267,6 @@ def _key(step: Step) -> Hashable:
     images = tuple(view.key for view in step.images)
     # `answers` too: a region's words are not streamed, an answer's are, so they cannot share a request.
     return (step.messages, images, step.max_new_tokens, step.stop, step.answers, step.tools)
-
-
-def _request(
-    step: Step, numbers: Sequence[int], on_text: OnText | None, cancelled: Callable[[], bool] | None
-) -> Request:
-    return Request(
-        step.messages,
-        step.images,
-        step.max_new_tokens,
-        step.stop,
-        tools=step.tools,
-        on_text=partial(_pass_on, on_text, numbers) if on_text is not None and step.answers else None,
-        cancelled=cancelled,
-    )
 
 
 def _pass_on(on_text: OnText, numbers: Sequence[int], text: str) -> None:

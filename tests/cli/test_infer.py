@@ -43,6 +43,7 @@ def test_json_has_both_frames(cli: Run, golden: Path, tiny: tuple[str, str]) -> 
     assert (row["status"], row["strategy"], row["model"]) == ("done", "cot", "tiny_llava")
     assert (row["width"], row["height"], row["crop"]) == (640, 427, [0, 0, 230, 230])
     assert row["seconds"] > 0
+    assert 0 < row["box_probability"] <= 1 and 0 < row["answer_probability"] <= 1
 
 
 def test_direct(cli: Run, golden: Path, tiny: tuple[str, str]) -> None:

@@ -21,6 +21,7 @@ BATCH_PIXELS = 100_000_000
 
 _OURS = frozenset(
     {"image", "question", "model", "page", "given_box", "strategy", "status", "error"}
+    | {"truncated", "thoughts", "looks", "box_probability", "answer_probability"}
     | Answer("", (0, 0)).to_dict().keys()
 )
 """The keys of a record; a row's own ``answer`` must not look like the model's."""
@@ -70,15 +71,16 @@ def ask_items(
     strategy: Strategy = "cot",
     max_new_tokens: int = 128,
     box: tuple[float, ...] | None = None,
+    logprobs: bool | None = None,
 ) -> Iterator[InferResult]:
     """Results in the items' order, a batch at a time; a bad image or question fails its own item only.
 
     Without a ``batch_size`` a batch has at most ``BATCH`` items and ``BATCH_PIXELS`` pixels, or one larger
-    image. ``box`` (pixels of each image) is where to look.
+    image. ``box`` (pixels of each image) is where to look; ``logprobs`` as in ``VisualCoT.ask_many``.
     """
     for batch in _batches(items, batch_size):
         # A function of its own: its images are freed before those of the next batch are opened.
-        yield from _ask_batch(cot, batch, strategy, max_new_tokens, box)
+        yield from _ask_batch(cot, batch, strategy, max_new_tokens, box, logprobs)
 
 
 def _ask_batch(
@@ -87,6 +89,7 @@ def _ask_batch(
     strategy: Strategy,
     max_new_tokens: int,
     box: tuple[float, ...] | None,
+    logprobs: bool | None,
 ) -> list[InferResult]:
     results: dict[int, InferResult] = {}
     images: dict[int, Image.Image] = {}
@@ -96,7 +99,9 @@ def _ask_batch(
         except (ImageError, UsageError) as error:
             results[number] = InferResult(item, strategy, None, str(error), box)
     pairs = [(image, batch[number].question) for number, image in images.items()]
-    answers = cot.ask_many(pairs, strategy=strategy, max_new_tokens=max_new_tokens, box=box)
+    answers = cot.ask_many(
+        pairs, strategy=strategy, max_new_tokens=max_new_tokens, box=box, logprobs=logprobs
+    )
     for number, answer in zip(images, answers, strict=True):
         results[number] = _result(batch[number], strategy, answer, box)
     return [results[number] for number in range(len(batch))]

@@ -124,7 +124,8 @@ class Answer:
 
     Of a policy that may look often: ``messages`` are the whole talk, the answer included, ``refusals`` the
     calls that were not made, and ``stop`` says why it ended (``answer``, ``looks``, ``refusals``); it is ""
-    elsewhere. ``costs`` are the new tokens and the seconds of each turn.
+    elsewhere. ``costs`` are the new tokens and the seconds of each turn, ``probabilities`` how sure the model
+    was of its words there (`rollout.mean_probability`), where the engine tells.
 
     ``question``, ``source`` and ``page`` say what was asked about which image (as it was given, opened again
     where it is needed); ``ask`` sets them, a policy does not.
@@ -145,6 +146,7 @@ class Answer:
     refusals: tuple[Refusal, ...] = ()
     stop: str = ""
     costs: tuple[tuple[int, float], ...] = field(default=(), repr=False, compare=False)
+    probabilities: tuple[float | None, ...] = field(default=(), repr=False, compare=False)
     question: str = ""
     source: ImageSource | None = field(default=None, repr=False, compare=False)
     page: int | None = None
@@ -179,6 +181,19 @@ class Answer:
     def box_pixels(self) -> Box | None:
         """The last box in pixels of the image, cut at its border; None where there is none."""
         return self.looks[-1].box_pixels if self.looks else None
+
+    @property
+    def answer_probability(self) -> float | None:
+        """How sure the model was of the answer's words, 0..1; None where the engine does not tell."""
+        return self.probabilities[-1] if self.probabilities else None
+
+    @property
+    def box_probability(self) -> float | None:
+        """The same for the words that named the last box; None where the model named none."""
+        look = self.look
+        if look is None or look.named_by == "given" or look.turn > len(self.probabilities):
+            return None
+        return self.probabilities[look.turn - 1]
 
     @property
     def image(self) -> Image.Image:
@@ -235,10 +250,17 @@ class Answer:
             "width": self.size[0],
             "height": self.size[1],
             "seconds": round(self.seconds, 4),
-            # Named where they say something; most answers have neither.
+            # Named where they say something; most answers have neither of the first two.
             **({"truncated": True} if self.truncated else {}),
             **({"thoughts": list(self.thoughts)} if self.thoughts else {}),
+            **self.probability_facts,
         }
+
+    @property
+    def probability_facts(self) -> dict[str, float]:
+        """``box_probability`` and ``answer_probability`` where they are known, to four places."""
+        known = {"box_probability": self.box_probability, "answer_probability": self.answer_probability}
+        return {name: round(value, 4) for name, value in known.items() if value is not None}
 
 
 def answer_step(

@@ -61,6 +61,7 @@ def _outcome(
         facts = task.metrics(item, answer, settings)
         status = "truncated" if answer.truncated else "done"
         thoughts = answer.thoughts or None
+        facts |= answer.probability_facts
         return record(item, query.strategy, status=status, seconds=answer.seconds, thoughts=thoughts, **facts)
     if answer.transient:  # another try may help
         return Pending(query.key, answer.error)

@@ -56,6 +56,10 @@ class Prediction(BaseModel):
     """A reasoning model's thoughts, one for each turn; they are no part of ``box_text`` and ``answer``."""
     boxes: int | None = None
     """How many different boxes the reply named, where these were several; ``box`` is the first."""
+    box_probability: float | None = None
+    answer_probability: float | None = None
+    """How sure the model was of the words of the box and of the answer, 0..1, where the engine tells: the
+    geometric mean of their tokens' probabilities."""
 
     @property
     def key(self) -> Key:
@@ -69,8 +73,8 @@ class Prediction(BaseModel):
     def to_line(self) -> bytes:
         """The line of ``predictions.jsonl``, newline included."""
         row = self.model_dump()
-        for name in ("thoughts", "boxes"):  # few models have any: absent is none
-            if row[name] is None:
+        for name in ("thoughts", "boxes", "box_probability", "answer_probability"):
+            if row[name] is None:  # few models have any: absent is none
                 del row[name]
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
