@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -317,16 +318,50 @@ def _shared_table(shared: Sequence[Shared]) -> None:
     )
 
 
+class SynthKind(StrEnum):
+    """What the scenes of `synth` are."""
+
+    cards = "cards"
+    search = "search"
+
+
 def synth(
     out: Annotated[Path, typer.Option(help="The data root to create.")],
     train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 2000,
     val: Annotated[int, typer.Option(min=0, help="Held-out scenes, with one benchmark question each.")] = 300,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    kind: Annotated[
+        SynthKind, typer.Option(help="cards: one look is enough; search: large images, two or three looks.")
+    ] = SynthKind.cards,
+    train_images: Annotated[
+        bool,
+        typer.Option(
+            "--train-images/--no-train-images",
+            help="For search: write the training images too (about 1 MB each). Without them, only the recipe "
+            "tiny-zoom can train: it draws what it needs.",
+        ),
+    ] = True,
     workers: Workers = 1,
 ) -> None:
     """Make an offline data set: drawn scenes, training rows and a benchmark in the real data's layout."""
-    from viscot_core.data.synth import write_dataset
+    if kind is SynthKind.cards and not train_images:
+        raise UsageError("--no-train-images is only for --kind search; remove it.")
+    images = val + (train if train_images else 0)
+    with _counted("images", images) as progress:
+        if kind is SynthKind.search:
+            from viscot_core.data.search import write_search
 
-    with _counted("images", train + val) as progress:
-        counts = write_dataset(out, train=train, val=val, seed=seed, workers=workers, progress=progress)
+            counts = write_search(
+                out,
+                train=train,
+                val=val,
+                seed=seed,
+                workers=workers,
+                train_images=train_images,
+                progress=progress,
+            )
+        else:
+            from viscot_core.data.synth import write_dataset
+
+            counts = write_dataset(out, train=train, val=val, seed=seed, workers=workers, progress=progress)
     console.table(["file", "rows"], counts.items(), right=["rows"])

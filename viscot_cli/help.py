@@ -81,7 +81,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "data synth": (
         "viscot data synth --out data/synth --train 40 --val 12 --seed 7",
-        "viscot data synth --out data/held-out --train 0 --val 500",
+        "viscot data synth --kind search --out data/search --train 0 --val 500",
     ),
     "models": (
         "viscot models list",

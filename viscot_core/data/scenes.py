@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -80,7 +81,7 @@ def make_scene(seed: int) -> Scene:
         if box is None:
             continue
         text = str(rng.randint(10, 99))
-        things.append(Thing(rng.choice(NOUNS), color, text, box, _text_box(rng, text, font_size, box)))
+        things.append(Thing(rng.choice(NOUNS), color, text, box, place_text(rng, text, font_size, box)))
     return Scene(seed, size, font_size, tuple(things))
 
 
@@ -106,18 +107,20 @@ def _free_place(
     return None
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+@lru_cache(maxsize=256)  # Pillow unpacks the font's file anew at every call
+def font_of(size: float) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, ``size`` pixels high."""
     font = ImageFont.load_default(size=size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise RuntimeError("this build of Pillow has no FreeType; install the Pillow wheel from PyPI")
     return font
 
 
-def _text_box(
+def place_text(
     rng: random.Random, text: str, font_size: int, box: tuple[int, int, int, int]
 ) -> tuple[int, int, int, int]:
     """The position of the text: near the object's centre, with a random offset."""
-    left, top, right, bottom = _font(font_size).getbbox(text, stroke_width=1)
+    left, top, right, bottom = font_of(font_size).getbbox(text, stroke_width=1)
     width, height = round(right - left), round(bottom - top)
     jitter_x = max(0, (box[2] - box[0] - width) // 5)
     jitter_y = max(0, (box[3] - box[1] - height) // 5)
@@ -138,24 +141,34 @@ def draw_scene(scene: Scene) -> Image.Image:
     return image
 
 
-def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, fill: tuple[int, int, int], font_size: int) -> None:
-    """Draw one object with its number in a contrasting colour."""
+def draw_thing(
+    pen: ImageDraw.ImageDraw,
+    thing: Thing,
+    fill: tuple[int, int, int],
+    font_size: float,
+    *,
+    line: int = 2,
+    stroke: float = 1,
+) -> None:
+    """Draw one object, outlined by ``line`` pixels, with its number in a contrasting colour."""
     x0, y0, x1, y1 = thing.box
     edge = tuple(c * 2 // 3 for c in fill)
     if thing.noun == "disc":
-        pen.ellipse(thing.box, fill=fill, outline=edge, width=2)
+        pen.ellipse(thing.box, fill=fill, outline=edge, width=line)
     elif thing.noun == "tag":
         cut = (x1 - x0) // 5
         corners = [(x0 + cut, y0), (x1 - cut, y0), (x1, (y0 + y1) // 2), (x1 - cut, y1), (x0 + cut, y1)]
-        pen.polygon([*corners, (x0, (y0 + y1) // 2)], fill=fill, outline=edge, width=2)
+        pen.polygon([*corners, (x0, (y0 + y1) // 2)], fill=fill, outline=edge, width=line)
     else:
-        pen.rounded_rectangle(thing.box, radius=(x1 - x0) // 10, fill=fill, outline=edge, width=2)
+        pen.rounded_rectangle(thing.box, radius=(x1 - x0) // 10, fill=fill, outline=edge, width=line)
+    if not thing.text:
+        return
     # About half of 3 x 255: dark ink on light colours, light ink on dark ones.
     ink = (15, 15, 15) if sum(fill) > 390 else (250, 250, 250)
-    font = _font(font_size)
-    left, top, *_ = font.getbbox(thing.text, stroke_width=1)
+    font = font_of(font_size)
+    left, top, *_ = font.getbbox(thing.text, stroke_width=stroke)
     at = (thing.text_box[0] - left, thing.text_box[1] - top)
-    pen.text(at, thing.text, fill=ink, font=font, stroke_width=1, stroke_fill=ink)
+    pen.text(at, thing.text, fill=ink, font=font, stroke_width=stroke, stroke_fill=ink)
 
 
 def jitter_color(rng: random.Random, color: tuple[int, int, int], by: int = 14) -> tuple[int, int, int]:

@@ -7,9 +7,9 @@ disjoint seeds. The same arguments give the same bytes.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from viscot_core.conversation import (
     to_disk,
 )
 from viscot_core.data.scenes import Scene, Thing, draw_scene, make_scene
+from viscot_core.data.synth_files import HELD_OUT_SEED, Job, write_images, write_json, write_jsonl
 from viscot_core.files import atomic_folder
-from viscot_core.processes import worker_pool
 
 DATASET = "synth"
 QUESTIONS = (
@@ -38,8 +38,6 @@ QUESTIONS = (
     "Tell me the number of the {color} {noun}.",
     "What does the {color} {noun} say?",
 )
-HELD_OUT_SEED = 2**62
-"""Validation scenes use seeds from here on; training scenes of any 32-bit ``--seed`` stay below."""
 
 
 def write_dataset(
@@ -70,37 +68,37 @@ def _write(
         "train": _scenes(seed * 10_000_000, train),
         "val": _scenes(HELD_OUT_SEED + seed * 10_000_000, val),
     }
-    jobs: list[tuple[Scene, Path]] = []
+    jobs: list[Job] = []
     for split, members in scenes.items():
         folder = out / "cot" / DATASET / split
         folder.mkdir(parents=True, exist_ok=True)
-        jobs += [(scene, out / image_path(split, i)) for i, scene in enumerate(members)]
-    _write_images(jobs, workers, progress)
+        jobs += [(partial(draw_scene, scene), out / image_path(split, i)) for i, scene in enumerate(members)]
+    write_images(jobs, workers, progress)
 
     counts = {
-        "train.json": _write_json(out / "train.json", list(_train_rows(scenes["train"]))),
-        "direct.json": _write_json(out / "direct.json", list(_direct_rows(scenes["train"]))),
-        "pretrain.json": _write_json(out / "pretrain.json", list(_caption_rows(scenes["train"]))),
+        "train.json": write_json(out / "train.json", list(_train_rows(scenes["train"]))),
+        "direct.json": write_json(out / "direct.json", list(_direct_rows(scenes["train"]))),
+        "pretrain.json": write_json(out / "pretrain.json", list(_caption_rows(scenes["train"]))),
     }
     for split, members in scenes.items():
         items = list(_items(members, split))
         if split == "train":
             name = f"metadata/{DATASET}_cot_train.jsonl"
-            counts[name] = _write_jsonl(out / name, [i.metadata() for i in items])
+            counts[name] = write_jsonl(out / name, [i.metadata() for i in items])
         else:
-            counts[f"benchmark/{DATASET}.json"] = _write_json(
+            counts[f"benchmark/{DATASET}.json"] = write_json(
                 out / "benchmark" / f"{DATASET}.json", [i.conversation() for i in items]
             )
             name = f"benchmark_det/{DATASET}.jsonl"
-            counts[name] = _write_jsonl(out / name, [i.detection() for i in items])
+            counts[name] = write_jsonl(out / name, [i.detection() for i in items])
             name = f"refcoco/REC_refcoco_{DATASET}_val.jsonl"
-            counts[name] = _write_jsonl(out / name, list(_refcoco_rows(members)))
+            counts[name] = write_jsonl(out / name, list(_refcoco_rows(members)))
     rows = [
         {"image": image_path(split, i), **scene.to_json()}
         for split, members in scenes.items()
         for i, scene in enumerate(members)
     ]
-    counts["scenes.jsonl"] = _write_jsonl(out / "scenes.jsonl", rows)
+    counts["scenes.jsonl"] = write_jsonl(out / "scenes.jsonl", rows)
     return counts
 
 
@@ -111,28 +109,6 @@ def image_path(split: str, index: int) -> str:
 
 def _scenes(first_seed: int, count: int) -> list[Scene]:
     return [make_scene(first_seed + i) for i in range(count)]
-
-
-def _write_images(
-    jobs: list[tuple[Scene, Path]], workers: int, progress: Callable[[int, int], None] | None
-) -> None:
-    def report(done: int) -> None:
-        if progress and (done % 100 == 0 or done == len(jobs)):
-            progress(done, len(jobs))
-
-    if workers <= 1:
-        for done, job in enumerate(jobs, 1):
-            _write_image(job)
-            report(done)
-        return
-    with worker_pool(workers) as pool:
-        for done, _ in enumerate(pool.map(_write_image, jobs, chunksize=32), 1):
-            report(done)
-
-
-def _write_image(job: tuple[Scene, Path]) -> None:
-    scene, path = job
-    draw_scene(scene).save(path, "JPEG", quality=90)
 
 
 class _Item:
@@ -288,16 +264,3 @@ def _refcoco_rows(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
                 "split": "val",
             }
             sent_id += 1
-
-
-def _write_json(path: Path, rows: list[dict[str, Any]]) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    return len(rows)
-
-
-def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return len(rows)

@@ -17,7 +17,7 @@ SIZES = ("7b-224", "7b-336", "13b-224", "13b-336")
 
 
 def test_every_shipped_recipe_is_right() -> None:
-    assert list(resources.recipes()) == ["tiny", *SIZES]
+    assert list(resources.recipes()) == ["tiny", *SIZES, "tiny-zoom"]
     for name in resources.recipes():
         recipe = load_recipe(name)
         assert validate(yaml.safe_load(dump_recipe(recipe))) == recipe

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from viscot_core.data.encode import load_views
+from viscot_core.data.search import searches_of
+from viscot_core.data.search_scenes import draw_search_scene, make_search_scene
 from viscot_core.families.llava.pixels import square_pixels
 from viscot_core.train.tiny.own_data import cached_pixels
 
@@ -37,3 +39,14 @@ def test_a_cache_cut_short_is_built_again(root: Path) -> None:
     (folder / "index.json").unlink()
     (folder / "pixels.u8").write_bytes(b"cut")
     assert cached_pixels(root, ["a.png"], 56, root / "cache")["a.png"].any()
+
+
+def test_views_of_a_scene_without_a_file_are_drawn(tmp_path: Path) -> None:
+    scene = make_search_scene(5)
+    mark = searches_of(scene)[0].chain[-1]
+    names = ["scene.jpg", f"scene.jpg###{list(mark.box)}"]
+    cache = cached_pixels(tmp_path, names, 112, tmp_path / "cache", drawn={"scene.jpg": scene})
+    draw_search_scene(scene).save(tmp_path / "scene.png")
+    for name in names:
+        file = load_views(tmp_path, [name.replace(".jpg", ".png")])[0].image
+        assert np.abs(cache[name].astype(int) - square_pixels(file, 112)).mean() < 3

@@ -130,7 +130,8 @@ def _stage_and_model(stage: StageSpec, model: ModelSpec) -> list[str]:
     if not reads_whole_files(stage, model):
         tiny = [field for field in ("token_weights", "guide_attention") if getattr(stage, field)]
         problems += [
-            f"{field}: given - needs model.scratch, packing false and group_by none" for field in tiny
+            f"{field}: given - needs model.scratch (or template tiny), packing false and group_by none"
+            for field in tiny
         ]
     if stage.precision == "fp16" and model.scratch:
         problems.append("precision: fp16 - a model from scratch needs bf16 or fp32")

@@ -302,8 +302,9 @@ class Recipe(Strict):
 
 
 def reads_whole_files(stage: StageSpec, model: ModelSpec) -> bool:
-    """Whether a stage reads all its rows and pixels into memory, as the bundled tiny model's stages do.
+    """Whether a stage reads all its rows and pixels into memory, as the bundled tiny models' stages do.
 
     The rows of full-size models are read from memory-mapped files, one at a time.
     """
-    return model.scratch is not None and not stage.packing and stage.group_by == "none"
+    tiny = model.scratch is not None or (model.template == "tiny" and stage.token_weights is not None)
+    return tiny and not stage.packing and stage.group_by == "none"

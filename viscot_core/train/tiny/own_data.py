@@ -8,7 +8,7 @@ import logging
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viscot_core.boxes.geometry import crop_window
 from viscot_core.data.annotations import Conversation, Rows, split_crop
 from viscot_core.data.encode import load_views, training_turns
 from viscot_core.data.scenes import Scene
+from viscot_core.data.search_scenes import SearchScene, draw_window
 from viscot_core.families.llava.pixels import square_pixels
 from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.scratch import build_model, scratch_config, train_tokenizer
@@ -33,6 +35,10 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_ROWS = 4000
 """Rows of each file whose words the tokenizer is trained on."""
+
+
+DRAWN_SIDE = 448
+"""Longer side in which a view without a file is drawn, before it is resized as a file's would be."""
 
 
 def random_model(recipe: Recipe, processor: TrainingProcessor) -> Any:
@@ -88,12 +94,28 @@ def read_scenes(path: Path) -> dict[str, Scene]:
     return {row["image"]: Scene.from_json(row) for row in rows}
 
 
+def read_search_scenes(path: Path) -> dict[str, SearchScene]:
+    """The same of `viscot data synth --kind search`; empty for another kind."""
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return {row["image"]: SearchScene.from_json(row) for row in rows if "cards" in row}
+
+
 def pixels_of(recipe: Recipe, root: Path, images: Path, side: int) -> PixelCache:
     """The views of all stages in one cache beside the data, made by the first rank."""
     files = dict.fromkeys(root / name for stage in recipe.stages for name in stage.data_files)
     names = {name for path in files for row in read_conversations([path]) for name in row.image}
     with ranks.first_alone():
-        return cached_pixels(images, names, side, root / ".cache", workers=os.cpu_count() or 1)
+        return cached_pixels(
+            images,
+            names,
+            side,
+            root / ".cache",
+            workers=os.cpu_count() or 1,
+            drawn=read_search_scenes(root / "scenes.jsonl"),
+        )
 
 
 def bucketed_order(buckets: Sequence[Hashable], batch: int, seed: int) -> NDArray[np.int64]:
@@ -137,6 +159,14 @@ class PixelCache:
     def __getitem__(self, name: str) -> NDArray[np.uint8]:
         return np.asarray(self._pixels[self._row[name]])
 
+    def row(self, name: str) -> int:
+        """Where the view of this name lies in `all`."""
+        return self._row[name]
+
+    def all(self) -> NDArray[np.uint8]:
+        """Every view, ``uint8[N, side, side, 3]``, read into memory."""
+        return np.array(self._pixels)
+
 
 def cached_pixels(
     root: Path,
@@ -146,18 +176,20 @@ def cached_pixels(
     *,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    drawn: Mapping[str, SearchScene] | None = None,
 ) -> PixelCache:
     """Open the cache of these views under ``folder``, building it first where it is not complete.
 
-    The folder's name carries a digest of the names and the side, and the index is written last, so a cache
-    cut short is built again and another list of views never meets it.
+    Images that have no file are those of ``drawn``: each view is drawn by itself. The folder's name carries a
+    digest of the names and the side, and the index is written last, so a cache cut short is built again and
+    another list of views never meets it.
     """
     # An image and its crops become neighbours, so that `_build` opens each image once.
     ordered = sorted(set(names), key=lambda name: (split_crop(name)[0], name))
     digest = hashlib.sha256(f"{root}\n{side}\n{json.dumps(ordered)}".encode()).hexdigest()[:16]
     target = folder / f"pixels-{side}-{digest}"
     if not (target / "index.json").exists():
-        _build(root, ordered, side, target, workers, progress)
+        _build(root, ordered, side, target, workers, progress, drawn or {})
     return PixelCache(target)
 
 
@@ -168,11 +200,15 @@ def _build(
     target: Path,
     workers: int,
     progress: Callable[[int, int], None] | None,
+    drawn: Mapping[str, SearchScene],
 ) -> None:
     target.mkdir(parents=True, exist_ok=True)
     shape = (len(names), side, side, 3)
     pixels = np.memmap(target / "pixels.u8", np.uint8, "w+", shape=shape)
-    groups = [list(group) for _, group in groupby(names, key=lambda name: split_crop(name)[0])]
+    groups: list[tuple[list[str], SearchScene | None]] = []
+    for path, of_path in groupby(names, key=lambda name: split_crop(name)[0]):
+        scene = None if (root / path).exists() else drawn.get(path)
+        groups.append((list(of_path), scene))
     done = 0
 
     def store(views: list[NDArray[np.uint8]]) -> None:
@@ -196,5 +232,10 @@ def _build(
     os.replace(temporary, target / "index.json")
 
 
-def _resized(root: Path, side: int, names: list[str]) -> list[NDArray[np.uint8]]:
-    return [square_pixels(view.image, side) for view in load_views(root, names)]
+def _resized(root: Path, side: int, group: tuple[list[str], SearchScene | None]) -> list[NDArray[np.uint8]]:
+    names, scene = group
+    if scene is None:
+        return [square_pixels(view.image, side) for view in load_views(root, names)]
+    boxes = [split_crop(name)[1] for name in names]
+    windows = [(0, 0, *scene.size) if box is None else crop_window(box, scene.size) for box in boxes]
+    return [square_pixels(draw_window(scene, window, DRAWN_SIDE), side) for window in windows]
