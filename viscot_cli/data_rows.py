@@ -349,7 +349,7 @@ def synth(
     images = val + (train if train_images else 0)
     with _counted("images", images) as progress:
         if kind is SynthKind.search:
-            from viscot_core.data.search import write_search
+            from viscot_core.data.search.rows import write_search
 
             counts = write_search(
                 out,

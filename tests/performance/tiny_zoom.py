@@ -1,6 +1,6 @@
 """Trains viscot-tiny-zoom on one GPU within a time limit: `viscot train --recipe tiny-zoom`, in minutes.
 
-    python tests/performance/tiny_zoom.py --out DIR [--minutes 4] [--scenes 16000] [--work DIR]
+    python tests/performance/tiny_zoom.py --out DIR [--minutes 4] [--scenes 12000] [--work DIR]
 
 ``--minutes`` counts from the start: scenes, rows and views by all processes, then the recipe's stage with its
 own code until the time is up. Three things differ from the command: the learning rate follows the recipe's
@@ -41,8 +41,8 @@ from transformers import TrainerCallback  # noqa: E402
 from viscot_core.boxes.geometry import iou, parse_box  # noqa: E402
 from viscot_core.data.annotations import Conversation  # noqa: E402
 from viscot_core.data.encode import Batch, Sample, collate, encode  # noqa: E402
-from viscot_core.data.search import held_out_rows, write_search  # noqa: E402
-from viscot_core.data.synth_files import HELD_OUT_SEED  # noqa: E402
+from viscot_core.data.search.rows import held_out_rows, write_search  # noqa: E402
+from viscot_core.data.synth import HELD_OUT_SEED  # noqa: E402
 from viscot_core.families.checkpoint import Layout  # noqa: E402
 from viscot_core.families.inputs import IGNORE  # noqa: E402
 from viscot_core.families.llava.pixels import CLIP_MEAN, CLIP_STD  # noqa: E402
@@ -255,7 +255,7 @@ def main() -> None:
         "--work", type=Path, help="scratch space (20 GB for 16,000 scenes); default: a temporary one"
     )
     parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--scenes", type=int, default=16_000)
+    parser.add_argument("--scenes", type=int, default=12_000)
     parser.add_argument("--held-out", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

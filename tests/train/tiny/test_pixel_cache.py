@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from viscot_core.data.encode import load_views
-from viscot_core.data.search import searches_of
-from viscot_core.data.search_scenes import draw_search_scene, make_search_scene
+from viscot_core.data.search.rows import searches_of
+from viscot_core.data.search.scenes import draw_search_scene, make_search_scene
 from viscot_core.families.llava.pixels import square_pixels
 from viscot_core.train.tiny.own_data import cached_pixels
 

@@ -21,7 +21,7 @@ from viscot_core.boxes.geometry import crop_window
 from viscot_core.data.annotations import Conversation, Rows, split_crop
 from viscot_core.data.encode import load_views, training_turns
 from viscot_core.data.scenes import Scene
-from viscot_core.data.search_scenes import SearchScene, draw_window
+from viscot_core.data.search.scenes import SearchScene, draw_window
 from viscot_core.families.llava.pixels import square_pixels
 from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.scratch import build_model, scratch_config, train_tokenizer

@@ -41,7 +41,7 @@ LINE_SHARE = 0.012
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SearchThing:
     """An object of a search scene and what lies on it. ``text`` is empty where it has no number."""
 
     noun: str
@@ -52,7 +52,7 @@ class Part:
     font_size: int = 0
     bar: str = ""
     """The colour of its bar, that of one of its parts."""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SearchThing, ...] = ()
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class SearchScene:
     seed: int
     size: Size
     deep: bool
-    cards: tuple[Part, ...]
+    cards: tuple[SearchThing, ...]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,9 +77,9 @@ class SearchScene:
         return cls(row["seed"], (row["size"][0], row["size"][1]), row["deep"], cards)
 
 
-def _part(row: dict[str, Any]) -> Part:
+def _part(row: dict[str, Any]) -> SearchThing:
     boxes = {name: tuple(row[name]) for name in ("box", "text_box")}
-    return Part(**{**row, **boxes, "parts": tuple(_part(part) for part in row["parts"])})
+    return SearchThing(**{**row, **boxes, "parts": tuple(_part(part) for part in row["parts"])})
 
 
 DEEP_SHARE = 0.4
@@ -107,7 +107,7 @@ def make_search_scene(seed: int) -> SearchScene:
     return SearchScene(seed, size, deep, tuple(cards))
 
 
-def _with_marks(rng: random.Random, part: Part, inner: Sequence[str], count: int) -> Part:
+def _with_marks(rng: random.Random, part: SearchThing, inner: Sequence[str], count: int) -> SearchThing:
     """``part`` with up to ``count`` marks, each with another number."""
     side = _side(part.box)
     font_size = round(side * TEXT_SHARES[0 if part.bar else 1] * rng.uniform(0.97, 1.08))
@@ -121,8 +121,8 @@ def _with_marks(rng: random.Random, part: Part, inner: Sequence[str], count: int
 
 
 def _filled(
-    rng: random.Random, part: Part, shares: tuple[float, float], colors: Sequence[str], count: int
-) -> list[Part]:
+    rng: random.Random, part: SearchThing, shares: tuple[float, float], colors: Sequence[str], count: int
+) -> list[SearchThing]:
     """Things of up to ``count`` of the ``colors`` on ``part``, clear of its bar."""
     chosen = rng.sample([color for color in colors if color != part.color], count)
     return _placed(rng, part.box, _side(part.box), shares, chosen, [bar_box(part)] if part.bar else [])
@@ -135,14 +135,14 @@ def _placed(
     shares: tuple[float, float],
     colors: Sequence[str],
     taken: Sequence[Window],
-) -> list[Part]:
+) -> list[SearchThing]:
     """A thing of each colour, as long as there is room; at least two."""
     while True:
-        found: list[Part] = []
+        found: list[SearchThing] = []
         for color in colors:
             box = _free_place(rng, inside, side, shares, [*taken, *(one.box for one in found)])
             if box is not None:
-                found.append(Part("card", color, box))
+                found.append(SearchThing("card", color, box))
         # Two always fit; an unlucky first one is placed again.
         if len(found) > 1:
             return found
@@ -152,7 +152,7 @@ def _side(box: Window) -> int:
     return max(box[2] - box[0], box[3] - box[1])
 
 
-def bar_box(card: Part) -> Window:
+def bar_box(card: SearchThing) -> Window:
     """Where the bar of a card lies, in pixels of the scene."""
     x0, y0, x1, y1 = card.box
     width, height = x1 - x0, y1 - y0
@@ -212,7 +212,9 @@ def draw_window(scene: SearchScene, window: Window, longest: int | None = None) 
     return image
 
 
-def _draw(pen: ImageDraw.ImageDraw, rng: random.Random, part: Part, window: Window, scale: float) -> None:
+def _draw(
+    pen: ImageDraw.ImageDraw, rng: random.Random, part: SearchThing, window: Window, scale: float
+) -> None:
     # Colours are drawn before a part is left out: every window shows the same ones.
     fill = jitter_color(rng, COLORS[part.color])
     bar = jitter_color(rng, COLORS[part.bar]) if part.bar else None

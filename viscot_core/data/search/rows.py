@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from viscot_core.boxes.geometry import Box, Frame, Size, Window, crop_window, format_box
 from viscot_core.conversation import ANSWER_REQUEST, BOX_REQUEST, IMAGE, Message, cot_turns, to_disk
-from viscot_core.data.search_scenes import Part, SearchScene, draw_search_scene, make_search_scene
-from viscot_core.data.synth_files import HELD_OUT_SEED, Job, write_images, write_json, write_jsonl
+from viscot_core.data.search.scenes import SearchScene, SearchThing, draw_search_scene, make_search_scene
+from viscot_core.data.synth import HELD_OUT_SEED, Job, write_images, write_json, write_jsonl
 from viscot_core.files import atomic_folder
 from viscot_core.processes import worker_pool
 
@@ -43,7 +43,7 @@ class Search:
 
     kind: Kind
     question: str
-    chain: tuple[Part, ...]
+    chain: tuple[SearchThing, ...]
 
     @property
     def answer(self) -> str:

@@ -12,11 +12,11 @@ import pytest
 from viscot_core.boxes.geometry import Box, Frame, crop_window, iou, parse_box
 from viscot_core.data.annotations import Conversation, DetectionRow, Rows, split_crop
 from viscot_core.data.encode import load_views
-from viscot_core.data.search import searches_of, trace_turns, training_rows, write_search
-from viscot_core.data.search_scenes import (
+from viscot_core.data.search.rows import searches_of, trace_turns, training_rows, write_search
+from viscot_core.data.search.scenes import (
     LARGEST_MARK,
-    Part,
     SearchScene,
+    SearchThing,
     draw_search_scene,
     draw_window,
     make_search_scene,
@@ -33,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _windows(scene: SearchScene, chain: tuple[Part, ...]) -> list[tuple[int, int, int, int]]:
+def _windows(scene: SearchScene, chain: tuple[SearchThing, ...]) -> list[tuple[int, int, int, int]]:
     boxes = [Box(*part.box, frame=Frame.ORIGINAL) for part in chain]
     return [(0, 0, *scene.size), *(crop_window(box, scene.size) for box in boxes)]
 

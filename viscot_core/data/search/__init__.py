@@ -1,0 +1,1 @@
+"""Large synthetic images whose questions take two or three looks."""
