@@ -176,7 +176,9 @@ def wait_for(done: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 @contextmanager
-def running(engine: Any, *, fetcher: Any = None, **options: Any) -> Iterator[Running]:
+def running(
+    engine: Any, *, fetcher: Any = None, wording: Wording = WORDING, **options: Any
+) -> Iterator[Running]:
     """Serve ``engine`` in a thread on a free port; ``options`` are those of ``Limits``, ``ServeOptions``."""
     from viscot_core.serve.listen import listen, url_of, uvicorn_server
     from viscot_core.serve.server import Server
@@ -184,7 +186,7 @@ def running(engine: Any, *, fetcher: Any = None, **options: Any) -> Iterator[Run
 
     own = {name: options.pop(name) for name in ("api_key", "allow_urls") if name in options}
     chosen = ServeOptions(limits=Limits(**options), **own)
-    server = Server(engine, WORDING, chosen, fetcher)
+    server = Server(engine, wording, chosen, fetcher)
     server_loop = uvicorn_server(server)
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server_loop.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -30,9 +30,23 @@ def family_of(config: Mapping[str, Any]) -> Family:
         family: Family | None = _module(name).family_for(config)
         if family is not None:
             return family
-    kinds = config.get("architectures") or [config.get("model_type", "of an unknown kind")]
-    raise CheckpointError(
-        f"viscot reads models that answer about images, and this is {kinds[0]}; give another model."
+    raise CheckpointError(_why_not(config))
+
+
+def _why_not(config: Mapping[str, Any]) -> str:
+    """Why no family reads such a config, and what to do."""
+    from transformers import CONFIG_MAPPING, __version__
+
+    kind = config.get("model_type")
+    kinds = config.get("architectures") or [kind]
+    if not kind:
+        return "its config.json has no model_type, so its kind is not known; pull or copy it again."
+    if kind in CONFIG_MAPPING:
+        return f"viscot reads models that answer about images, and this is {kinds[0]}; give another model."
+    own = ", and viscot does not run code that comes with a model" if config.get("auto_map") else ""
+    return (
+        f"transformers {__version__} does not know models of the kind '{kind}' ({kinds[0]}){own}; a newer "
+        "transformers may: pip install -U transformers."
     )
 
 

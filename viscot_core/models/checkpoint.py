@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from viscot_core.errors import CheckpointError, UsageError
-from viscot_core.families.base import Files, ImageLimits
+from viscot_core.families.base import Family, Files, ImageLimits
 from viscot_core.families.checkpoint import Checkpoint, Delta, Source
 from viscot_core.families.manifest import MANIFEST_NAME, Manifest
 from viscot_core.families.table import family_of
@@ -32,12 +32,8 @@ def open_checkpoint(path: Path, base: str | Path | None = None) -> Checkpoint:
     """
     if base is not None and not adapters.is_adapter(path):
         raise UsageError(f"{path} is no adapter and needs no base; leave out --base.")
-    try:
+    with _named_in_errors(path):
         return _open(path, base)
-    except CheckpointError as error:
-        if str(path) in str(error):
-            raise
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def own_box_format(path: Path, base: str | Path | None = None) -> str | None:
@@ -47,14 +43,31 @@ def own_box_format(path: Path, base: str | Path | None = None) -> str | None:
         return manifest.box_format
     if adapters.is_adapter(path):
         return own_box_format(_base_of(path, base))
-    return family_of(read_json(path / "config.json")).box_format
+    return _family_in(path).box_format
 
 
 def image_limits(path: Path, base: str | Path | None = None) -> ImageLimits | None:
     """What its processor resizes images to; None where they get one size, or as many tiles as they need."""
     if adapters.is_adapter(path):
         return image_limits(_base_of(path, base))
-    return family_of(read_json(path / "config.json")).image_limits(path)
+    return _family_in(path).image_limits(path)
+
+
+def _family_in(path: Path) -> Family:
+    """The family of the model in a folder."""
+    with _named_in_errors(path):
+        return family_of(read_json(path / "config.json"))
+
+
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    """What is wrong with a checkpoint, as a sentence that names its folder."""
+    try:
+        yield
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _base_of(path: Path, given: str | Path | None) -> Path:

@@ -8,58 +8,25 @@ from typing import Any
 
 import pytest
 import torch
+from family_checks import asked
 from made_families import FAMILIES, make
 from made_tile_families import make_gemma3
-from PIL import Image
 
-from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.boxes.registry import codec
-from viscot_core.conversation import Message
-from viscot_core.engines.base import Request
 from viscot_core.engines.open import EngineOptions, codec_for, open_engine
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.engines.transformers.prefix import uses_static
 from viscot_core.errors import UsageError
 from viscot_core.families.generic.backbones import BACKBONES
-from viscot_core.images.view import view_of
 from viscot_core.models.load import LoadedModel, load_model
 
 pytest.importorskip("torchvision", reason="most processors have a video part; make test installs it")
-
-IMAGES = [Image.effect_noise(size, 60).convert("RGB") for size in ((90, 60), (120, 200), (300, 100))]
-SHARING = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm-4v", "internvl", "idefics3", "smolvlm")
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = make(request.param, tmp_path_factory.mktemp(request.param))
     return load_model(folder, device="cpu", dtype="fp32")
-
-
-def asked() -> list[Request]:
-    """One image, the same image again, a chain about two others, and text alone."""
-    wide, tall, long = IMAGES
-    chain = (
-        Message("user", "<image>\nwhere is the blue card, please?"),
-        Message("assistant", "box"),
-        Message("user", "<image>\nwhich number"),
-    )
-    return [
-        Request((Message("user", "<image>\nwhere is the red card?"),), (view_of(wide),), 12),
-        Request((Message("user", "<image>\nand where, where is the green card?"),), (view_of(wide),), 9),
-        Request(chain, (view_of(tall), view_of(long)), 12),
-        Request((Message("user", "how many?"),), (), 12),
-    ]
-
-
-def test_batch_single_fast_and_plain_agree(loaded: LoadedModel) -> None:
-    fast, plain = LocalEngine(loaded, batch_size=4), LocalEngine(loaded, batch_size=4, reuse=False)
-    together = fast.generate(asked())
-    assert all(one.error is None for one in together) and any(one.text for one in together)
-    assert together == plain.generate(asked())
-    assert together == [LocalEngine(loaded, batch_size=1).generate([each])[0] for each in asked()]
-    assert (fast.prefix is not None) == (loaded.family.name in SHARING)
-    assert "prefix" not in fast.identity
 
 
 def test_it_is_transformers_own_answer(loaded: LoadedModel) -> None:
@@ -138,25 +105,6 @@ def test_reset_forgets_the_old_weights(loaded: LoadedModel) -> None:
     finally:
         with torch.no_grad():
             embeddings.copy_(kept)
-
-
-def test_boxes_come_back_from_the_size_the_model_saw(loaded: LoadedModel) -> None:
-    """A box said in the model's own pixels is the box of the stored image, to a pixel of the seen one."""
-    if loaded.family.box_format is None:
-        pytest.skip("its box format is not certain: --box-format or bench calibrate says it")
-    size = (517, 333)
-    own = codec_for(EngineOptions(str(loaded.path)))
-    if own.resize is not None:
-        grids = loaded.processor.hf.image_processor(  # type: ignore[attr-defined]
-            images=[Image.new("RGB", size)], return_tensors="pt"
-        )["image_grid_thw"]
-        seen = own.resize(size)
-        assert seen == (int(grids[0][2]) * 14, int(grids[0][1]) * 14)
-        assert own.name == "qwen2.5-vl@4-16" and codec(own.name) == own
-    box = Box(100, 50, 300, 200, Frame.ORIGINAL)
-    parsed = own.parse(own.encode(box, size), size)
-    found = parsed.box.to_original(size)
-    assert found.coords == pytest.approx(box.coords, abs=517 / 84)
 
 
 def test_every_entry_names_modules_that_are_there(loaded: LoadedModel) -> None:

@@ -115,15 +115,6 @@ def test_a_missing_tensor_is_named(folder: Path, tmp_path: Path) -> None:
         load_model(copy, device="cpu", dtype="fp32")
 
 
-def test_no_chat_template_is_refused(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
-    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    (copy / "chat_template.jinja").unlink()
-    with pytest.raises(CheckpointError, match="has no chat template"):
-        load_model(copy, device="cpu", dtype="fp32")
-
-
 def test_a_chat_template_without_end_is_stopped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

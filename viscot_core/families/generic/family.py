@@ -159,7 +159,9 @@ class Generic:
                 raise UsageError(NO_LIMITS)
             own = limits_of(hf.image_processor, self.backbone.step)
             set_limits(hf.image_processor, own.within(min_pixels, max_pixels))
-        return GenericProcessor(hf, checkpoint.config, checkpoint.path)
+        processor = GenericProcessor(hf, checkpoint.config, checkpoint.path)
+        processor.require_slots()
+        return processor
 
     def build(self, checkpoint: Checkpoint, options: BuildOptions) -> Any:
         """The model as transformers loads it; a (quantised) tensor that would start at random is refused."""

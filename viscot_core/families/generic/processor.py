@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from PIL import Image
 
 from viscot_core.boxes.geometry import Size
@@ -18,6 +20,16 @@ from viscot_core.errors import CheckpointError, EngineError
 from viscot_core.families.base import ImageLimits
 from viscot_core.families.inputs import IGNORE, Rendered
 
+_FAULTS = (ImportError, RuntimeError, OSError, ValueError, KeyError, AttributeError, TypeError)
+"""What transformers raises over a processor's files."""
+_PACKAGES = ("torchvision", "num2words")
+"""What some processors need, by the names that transformers' messages use."""
+_FILES = {
+    "image processor": ("preprocessor_config.json", "processor_config.json"),
+    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"),
+}
+"""One of each is there in every folder that a processor can be made of."""
+_TEMPLATE_CURE = "copy chat_template.jinja from the model's own folder on the hub"
 _NO_LETTER = "\ufffd"
 """What decoding makes of bytes that are no letter, or not yet one."""
 _TEMPLATE_OPTIONS = {"enable_thinking": False}
@@ -37,8 +49,12 @@ def load_processor(path: Path) -> Any:
     with _readable(path):
         processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     processor.image_processor = load_image_processor(path)
-    if not getattr(processor, "chat_template", None):
-        raise CheckpointError(f"{path} has no chat template, so viscot cannot speak to its model.")
+    # Some folders have it among the tokenizer's files only.
+    processor.chat_template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
+    if not processor.chat_template:
+        raise CheckpointError(
+            f"{path} has no chat template, so viscot cannot speak to its model; {_TEMPLATE_CURE}."
+        )
     processor.tokenizer.padding_side = "left"
     return processor
 
@@ -59,14 +75,24 @@ def _readable(path: Path) -> Iterator[None]:
     """What goes wrong while a processor's files are read, as a sentence."""
     try:
         yield
-    except (ImportError, RuntimeError) as error:  # (torchvision that does not fit torch: a RuntimeError)
-        reason = str(error).strip().splitlines()[0]
-        raise EngineError(
-            f"The processor of {path} needs a package that is not here ({reason}); install it with: "
-            "pip install 'viscot[models]'."
-        ) from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except _FAULTS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        named = next((name for name in _PACKAGES if name in str(error).lower()), None)
+        if named is not None and find_spec(named) is None:
+            raise EngineError(
+                f"The processor of {path} needs the package {named}, which is not here; install it with: "
+                "pip install 'viscot[models]'."
+            ) from error
+        if isinstance(error, ImportError | RuntimeError):  # torchvision that does not fit torch
+            raise EngineError(
+                f"The processor of {path} needs a package that cannot be used here ({reason}); install the "
+                "build that fits your torch: pip install 'viscot[models]'."
+            ) from error
+        for what, files in _FILES.items():
+            if not any((path / file).exists() for file in files):
+                raise CheckpointError(
+                    f"{path} lacks the file of its {what} ({' or '.join(files[:2])}); pull it again."
+                ) from error
         raise CheckpointError(f"{path} has no readable processor ({reason}); pull it again.") from error
 
 
@@ -106,6 +132,22 @@ class GenericProcessor:
         self.identity = {"template": f"own-{template}", "pixels": f"{by}-{pixels}"}
         self.typical_prompt = 2 * 1280 + 256
 
+    def require_slots(self) -> None:
+        """Raise a CheckpointError where the chat template has no place for an image, or cannot be used."""
+        asked = [Message("user", f"{IMAGE}\nWhat?")]
+        try:
+            self._text(asked, True)
+        except ValueError as error:
+            raise CheckpointError(f"{self._path}: {error}; {_TEMPLATE_CURE}.") from error
+        try:
+            ids = self.render(asked, [(64, 64)], generate=True).ids
+        except ValueError:  # the processor counts the marks of images
+            ids = []
+        if self.image_id not in ids and (self.image_id != -1 or not ids):
+            raise CheckpointError(
+                f"{self._path}: its chat template has no place for an image; {_TEMPLATE_CURE}."
+            )
+
     def render(
         self, messages: Sequence[Message], sizes: Sequence[Size], *, generate: bool = False
     ) -> Rendered:
@@ -123,7 +165,10 @@ class GenericProcessor:
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The chat template's text that the model continues, with the template's own image marks."""
-        return self._text(messages, True)
+        try:
+            return self._text(messages, True)
+        except ValueError as error:
+            raise CheckpointError(f"{self._path}: {error}.") from error
 
     def batch(
         self, conversations: Sequence[Sequence[Message]], images: Sequence[Sequence[Image.Image]]
@@ -157,6 +202,10 @@ class GenericProcessor:
             raise CheckpointError(
                 f"{self._path}: its chat template took over {TEMPLATE_SECONDS:g} s; give another checkpoint."
             ) from error
+        except (TemplateError, TypeError, LookupError, AttributeError) as error:
+            # Some refuse an order of turns, some are written for messages without parts.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ValueError(f"its chat template cannot write this conversation: {reason}") from error
 
 
 def _parts(message: Message) -> list[dict[str, str]]:

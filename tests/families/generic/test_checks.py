@@ -1,0 +1,35 @@
+"""Every family times every check of ``support/family_checks.py``; the fast suite asks for all of two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from family_checks import CHECKS, Made
+from made_families import FAMILIES
+
+pytest.importorskip("torchvision", reason="most processors have a video part; make test installs it")
+
+ALWAYS = {"batch = single, 0-2 images", "fast = plain", "boxes come back"}
+"""What the fast suite asks of every family."""
+WHOLE = {"qwen2.5-vl": set(CHECKS) - {"pull"}, "smolvlm": {"bench cot", "bench refcoco", "serve streams"}}
+"""What else it asks: of a family of grids, and of one of tiles whose box format is not certain."""
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(request.param, tmp_path_factory.mktemp(request.param), viscot=None)  # type: ignore[arg-type]
+
+
+def cells() -> list[Any]:
+    return [
+        pytest.param(name, check, marks=() if check in ALWAYS | WHOLE.get(name, set()) else pytest.mark.slow)
+        for name in sorted(FAMILIES)
+        for check in CHECKS
+    ]
+
+
+@pytest.mark.parametrize(("made", "check"), cells(), indirect=["made"])
+def test_every_family_does_it(made: Made, check: str, cli: Any) -> None:
+    made.viscot = cli
+    CHECKS[check](made)
