@@ -10,7 +10,7 @@ import typer
 from viscot_cli import console
 
 if TYPE_CHECKING:
-    from viscot_core.report.paper import Recipe
+    from viscot_core.report.paper import PaperTable
 
 GPUS = (("A100", 8), ("H100", 1))
 """The cards that hours are told for: the paper's, and the one that was measured."""
@@ -40,35 +40,35 @@ def paper(
         console.table(columns, rows, right=columns[2:])
         console.say("next: viscot paper TABLE shows the commands")
         return
-    recipe = paper_table(table)
+    steps = paper_table(table)
     if sbatch:
-        console.out(script(recipe, gpus=gpus).rstrip())
+        console.out(script(steps, gpus=gpus).rstrip())
         return
-    *hours, dollars = _costs(recipe)
+    *hours, dollars = _costs(steps)
     told = [f"{cost} h on {count} x {gpu}" for cost, (gpu, count) in zip(hours, GPUS, strict=True)]
-    console.out(f"Table {table}: {recipe.title}")
-    if recipe.tflop:
-        console.out(f"estimated: {', '.join(told)}" + (f"; judge {dollars}" if recipe.judged else ""))
-    for command in recipe.commands:
+    console.out(f"Table {table}: {steps.title}")
+    if steps.tflop:
+        console.out(f"estimated: {', '.join(told)}" + (f"; judge {dollars}" if steps.judged else ""))
+    for command in steps.commands:
         console.out(f"  {command}")
-    _show_figures(recipe)
+    _show_figures(steps)
 
 
-def _costs(recipe: Recipe) -> list[str]:
+def _costs(steps: PaperTable) -> list[str]:
     """Hours on each of ``GPUS``, and the judge's price; "-" where it is not known."""
-    hours = [recipe.hours(gpu, count) for gpu, count in GPUS]
-    dollars = "-" if recipe.dollars is None else f"~${recipe.dollars:.2f}"
+    hours = [steps.hours(gpu, count) for gpu, count in GPUS]
+    dollars = "-" if steps.dollars is None else f"~${steps.dollars:.2f}"
     return [*("-" if found is None else f"~{found:.1f}" for found in hours), dollars]
 
 
-def _show_figures(recipe: Recipe) -> None:
+def _show_figures(steps: PaperTable) -> None:
     """The figures of the runs that are here, beside the paper's."""
     from viscot_core.report.choices import Format
     from viscot_core.report.report_data import ReportOptions, build_report
     from viscot_core.report.scored_run import read_scored_run
     from viscot_core.runs.records import RUN_FILE
 
-    for run in recipe.runs:
+    for run in steps.runs:
         if (Path(run) / RUN_FILE).exists():
             report = build_report([read_scored_run(Path(run), None)], ReportOptions(compare="paper"))
             console.out("\n" + report.to_text(Format.TABLE))

@@ -80,7 +80,7 @@ def stats(
 
     found = [run for path in runs for run in _read(path, judge)]
     if legacy_average:
-        from viscot_core.report.reference_tables import reference_tables
+        from viscot_core.report.reference.printed_tables import reference_tables
 
         console.out("\n\n".join(reference_tables(run) for run in found))
         return
@@ -109,7 +109,7 @@ def _read(path: Path, judge: str | None) -> list[ScoredRun]:
     from viscot_core.runs.records import RUN_FILE
 
     if not (path / RUN_FILE).exists():
-        from viscot_core.report.reference_results import is_reference_results, read_reference_results
+        from viscot_core.report.reference.results import is_reference_results, read_reference_results
 
         if is_reference_results(path):
             return read_reference_results(path)

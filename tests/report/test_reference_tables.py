@@ -10,8 +10,8 @@ import pytest
 from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.errors import DataError, UsageError
 from viscot_core.report.analysis import analyse
-from viscot_core.report.reference_results import is_reference_results, read_reference_results
-from viscot_core.report.reference_tables import reference_hit, reference_tables
+from viscot_core.report.reference.printed_tables import reference_hit, reference_tables
+from viscot_core.report.reference.results import is_reference_results, read_reference_results
 
 
 @pytest.fixture(scope="module")

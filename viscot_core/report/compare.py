@@ -171,7 +171,7 @@ def _crop(run: ScoredRun) -> str:
 
 def _as_the_reference_reads(stats: Stats, found: list[Comparison]) -> list[str]:
     """The accuracy of boxes under the reference's reading, where repaired boxes make ours higher."""
-    from viscot_core.report.reference_tables import reference_hit
+    from viscot_core.report.reference.printed_tables import reference_hit
 
     notes = []
     for strategy in dict.fromkeys(c.strategy for c in found if c.metric == "acc50"):

@@ -23,7 +23,7 @@ PAIR_CHARACTERS = 130
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PaperTable:
     """How one table is made: ``commands`` in order; ``runs`` are the folders whose figures fill it."""
 
     table: int
@@ -56,13 +56,13 @@ class Recipe:
 
 
 @cache
-def paper_tables() -> dict[int, Recipe]:
+def paper_tables() -> dict[int, PaperTable]:
     """Every table that can be made again, by number."""
     text = files("viscot_core.report").joinpath("paper_steps.yaml").read_text(encoding="utf-8")
-    return {number: _recipe(number, entry) for number, entry in yaml.safe_load(text)["tables"].items()}
+    return {number: _steps(number, entry) for number, entry in yaml.safe_load(text)["tables"].items()}
 
 
-def paper_table(number: int) -> Recipe:
+def paper_table(number: int) -> PaperTable:
     """How table ``number`` is made.
 
     Raises:
@@ -74,7 +74,7 @@ def paper_table(number: int) -> Recipe:
     return tables[number]
 
 
-def _recipe(number: int, entry: dict[str, Any]) -> Recipe:
+def _steps(number: int, entry: dict[str, Any]) -> PaperTable:
     commands = [f"viscot data fetch --for {','.join(entry['fetch'])} --data data"] if "fetch" in entry else []
     commands += [f"viscot models pull {name}" for name in entry.get("models", ())]
     commands += entry["steps"]
@@ -84,10 +84,10 @@ def _recipe(number: int, entry: dict[str, Any]) -> Recipe:
     commands += [f"viscot stats {run} --compare paper" for run in runs]
     tflop = sum(part["items"] * part["tflop"] for part in entry.get("work", ()))
     share = entry.get("share", 0.0)
-    return Recipe(number, entry["title"], tuple(commands), runs, tflop, share, entry.get("judged", 0))
+    return PaperTable(number, entry["title"], tuple(commands), runs, tflop, share, entry.get("judged", 0))
 
 
-def sbatch(recipe: Recipe, *, gpus: int = 1) -> str:
+def sbatch(steps: PaperTable, *, gpus: int = 1) -> str:
     """A job script that runs the commands of a table one after the other; it can be submitted again.
 
     Every command continues what an earlier job left, and one that is only partly done (exit code 3) does not
@@ -95,12 +95,12 @@ def sbatch(recipe: Recipe, *, gpus: int = 1) -> str:
     """
     lines = [
         "#!/bin/bash",
-        f"#SBATCH --job-name=viscot-table-{recipe.table}",
+        f"#SBATCH --job-name=viscot-table-{steps.table}",
         f"#SBATCH --gpus-per-node={gpus}",
         "#SBATCH --nodes=1",
         "set -uo pipefail",
     ]
-    for command in recipe.commands:
+    for command in steps.commands:
         many = gpus > 1 and command.startswith(("viscot bench cot", "viscot bench refcoco"))
         whole = command + (f" --gpus {gpus}" if many else "")
         whole += " --yes" if command.startswith("viscot data fetch") else ""

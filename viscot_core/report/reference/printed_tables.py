@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from viscot_core.boxes.geometry import Box, iou
-from viscot_core.report.reference_results import REFCOCO, STRATEGIES
+from viscot_core.report.reference.results import REFCOCO, STRATEGIES
 from viscot_core.report.scored_run import ScoredItem, ScoredRun
 
 STYLES = {

@@ -1,0 +1,1 @@
+"""The reference implementation: its result files read, its tables printed digit for digit."""
