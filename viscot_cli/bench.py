@@ -18,11 +18,13 @@ from viscot_cli.bench_options import (
     SkipMissing,
     default_out,
     policy_of,
+    strategies_of,
 )
 from viscot_cli.bench_report import counted, export_if_asked, report, show_figures
 from viscot_cli.grouped import Names, grouped, names_of
 from viscot_cli.help import Commands
 from viscot_cli.model_options import MAX_TRUNCATED, MaxNew, MaxTruncated, WhoAnswers
+from viscot_cli.zoom_options import ZoomOptions
 
 app = typer.Typer(
     cls=Commands,
@@ -40,9 +42,7 @@ def cot(
     who: WhoAnswers,
     strategy: Annotated[
         Names,
-        typer.Option(
-            help="One or more of cot,direct,gt-box,random-box,center-box,no-image, comma-separated [cot]."
-        ),
+        typer.Option(help="One or more of cot,direct,gt-box,random-box,center-box,no-image,zoom [cot]."),
     ] = None,
     tasks: Annotated[Names, typer.Option(help="Data sets, comma-separated [those of --suite].")] = None,
     suite: Annotated[str | None, typer.Option(help="paper (12 data sets), scripts (11) or all (13).")] = None,
@@ -50,6 +50,7 @@ def cot(
     protocol: Annotated[
         str, typer.Option(help="paper: the reference's exact prompts; native: viscot's own.")
     ] = "paper",
+    zoom: ZoomOptions,
     running: Running,
     server: ServerOptions,
 ) -> None:
@@ -58,17 +59,20 @@ def cot(
     from viscot_core.tasks.visual_cot.task import VisualCot
 
     running.check()
+    engine = running.engine(who, server)
+    strategies, loop = strategies_of(names_of(strategy), zoom, engine, "cot")
     task = VisualCot(
         running.data,
-        names_of(strategy) or ("cot",),
+        strategies,
         suite=suite,
         tasks=names_of(tasks),
         select=running.selection(),
         crop_policy=policy_of(crop_policy),
         protocol=protocol,
         max_new_tokens=running.max_new_tokens,
+        zoom=loop,
     )
-    out, engine = running.folder(who, "cot"), running.engine(who, server)
+    out = running.folder(who, "cot")
     with counted("bench cot") as progress:
         info, tally = evaluate(task, engine, out, gpus=running.gpus, progress=progress)
     report(out, info, tally, f"viscot score {out} --judge exact; viscot stats {out}", running.max_truncated)
@@ -170,7 +174,8 @@ def vqa(
     style: Annotated[
         str, typer.Option(help="The form of the answer and how it is scored: short, letter, yes-no or free.")
     ] = "short",
-    strategy: Annotated[Names, typer.Option(help="direct, cot or both [direct].")] = None,
+    strategy: Annotated[Names, typer.Option(help="One or more of direct,cot,zoom [direct].")] = None,
+    zoom: ZoomOptions,
     skip_missing: SkipMissing = False,
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNew = 128,
@@ -186,10 +191,12 @@ def vqa(
     from viscot_core.score.vqa import score_vqa
     from viscot_core.tasks.vqa_file import STYLES, VqaFile
 
-    task = VqaFile(questions, images, style, names_of(strategy) or ("direct",), skip_missing, max_new_tokens)
+    engine = who.options(batch_size, server.options())
+    strategies, loop = strategies_of(names_of(strategy), zoom, engine, "direct")
+    task = VqaFile(questions, images, style, strategies, skip_missing, max_new_tokens, loop)
     out = out or default_out(who.model, questions.stem)
     with counted("bench vqa") as progress:
-        info, tally = evaluate(task, who.options(batch_size, server.options()), out, progress=progress)
+        info, tally = evaluate(task, engine, out, progress=progress)
     judge = STYLES[style].judge
     if judge is not None:
         info = score_vqa(out, judge)

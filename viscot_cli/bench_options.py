@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,12 +21,14 @@ from viscot_cli.model_options import (
     WhoAnswers,
     image_form,
 )
+from viscot_cli.zoom_options import ZoomOptions
 
 if TYPE_CHECKING:
     from viscot_core.boxes.geometry import CropPolicy
     from viscot_core.engines.open import EngineOptions
     from viscot_core.openai_api.budget import Price
     from viscot_core.openai_api.options import ApiOptions
+    from viscot_core.policies.zoom_settings import ZoomSettings
     from viscot_core.tasks.loading import Selection
 
 Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_det/, refcoco/ and images.")]
@@ -163,6 +165,27 @@ def policy_of(name: str) -> CropPolicy:
     from viscot_core.errors import check_choice
 
     return CropPolicy(check_choice("--crop-policy", name, [policy.value for policy in CropPolicy]))
+
+
+def strategies_of(
+    given: tuple[str, ...], zoom: ZoomOptions, engine: EngineOptions, default: str
+) -> tuple[tuple[str, ...], ZoomSettings]:
+    """The strategies of a run, and its zoom loop; ``--policy zoom`` is the strategy zoom.
+
+    Raises:
+        UsageError: as ``ZoomOptions``; ``--policy`` names another strategy than ``--strategy``.
+    """
+    from viscot_core.errors import UsageError
+    from viscot_core.policies.zoom_settings import ZoomSettings
+
+    named = {"two-turn": "cot"}.get(str(zoom.policy), zoom.policy)
+    # The loop's options are for the strategy as they are for the policy of that name.
+    zoom = replace(zoom, policy="zoom") if "zoom" in given else zoom
+    zooms = zoom.zooms
+    if named is not None and given and named not in given:
+        raise UsageError(f"--policy {named} is the strategy {named}, and --strategy leaves it out.")
+    strategies = given or (named or default,)
+    return strategies, zoom.settings(engine) if zooms else ZoomSettings()
 
 
 def default_out(model: str | None, kind: str) -> Path:

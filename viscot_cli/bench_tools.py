@@ -95,6 +95,8 @@ def show(
     save: Annotated[Path | None, typer.Option(help="Draw image, box and crop into FILE.png.")] = None,
 ) -> None:
     """One item of a run: image, box, crop, the exact prompts, answer."""
+    from viscot_core.data.traces.showing import look_lines
+    from viscot_core.data.traces.trace import trace_in
     from viscot_core.runs.replay import replay_item
 
     shown = replay_item(run, item, strategy=strategy)
@@ -108,6 +110,9 @@ def show(
             console.out(f"  box        {box}  ({p.box_status or 'given'}: {p.box_text!r}){overlap}")
         if p.crop is not None:
             console.out(f"  crop       {', '.join(map(str, p.crop))} of {p.width} x {p.height}")
+        if p.trace is not None:
+            for line in look_lines(trace_in(p.trace)):
+                console.out(f"  {line}")
         if p.status == "failed":
             console.out(f"  failed     {p.error}")
         if p.answer is not None:

@@ -28,6 +28,12 @@ def _models() -> Iterable[str]:
     return ZOO
 
 
+def _dialects() -> Iterable[str]:
+    from viscot_core.policies.dialects.known import DIALECTS
+
+    return DIALECTS
+
+
 def _strategies() -> Iterable[str]:
     from viscot_core.tasks.visual_cot.strategies import STRATEGIES
 
@@ -91,6 +97,7 @@ OFFERS: dict[tuple[str, str], Names] = {
     ("bench show", "strategy"): _strategies,
     ("bench vqa", "strategy"): _two_strategies,
     ("bench general", "strategy"): _two_strategies,
+    ("", "dialect"): _dialects,
     ("bench cot", "tasks"): _data_sets,
     ("bench cot", "suite"): _suites,
     ("bench general", "tasks"): _general_tasks,

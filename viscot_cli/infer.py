@@ -12,6 +12,7 @@ import typer
 from viscot_cli import console
 from viscot_cli.grouped import grouped
 from viscot_cli.model_options import ModelOptions, print_answer
+from viscot_cli.zoom_options import ZoomOptions
 from viscot_core.errors import PartlyDone, UsageError, ViscotError
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ def infer(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Questions that run together (8, fewer of large images).")
     ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="zoom: append every talk with its looks to this JSONL.")
+    ] = None,
+    zoom: ZoomOptions,
     model_options: ModelOptions,
 ) -> None:
     """Ask a question about an image: the box the model looks at, the crop, and the answer."""
@@ -55,7 +60,10 @@ def infer(
     from viscot_core.infer.items import collect
     from viscot_core.infer.saving import places_to_save
 
-    where = None if box is None else _corners(box, direct)
+    strategy = _strategy(zoom, direct)
+    if trace is not None and strategy != "zoom":
+        raise UsageError("--trace writes the talks of the zoom loop; add --policy zoom.")
+    where = None if box is None else _corners(box, strategy)
     found = collect(image, question, recursive=recursive)
     items = found.items
     if found.note:
@@ -63,13 +71,13 @@ def infer(
     places = dict(zip(items, places_to_save(items, save), strict=True)) if save is not None else {}
     if len(items) == 1 and not json and out is None and items[0].error is None:
         open_item(items[0])  # a bad path is reported before a model is loaded
-    strategy: Strategy = "direct" if direct else "cot"
-    asking = _Asking(model_options, strategy, batch_size, where, json, many=len(items) > 1)
+    asking = _Asking(model_options, strategy, batch_size, where, json, len(items) > 1, trace)
+    boxes = strategy == "cot"
     if out is None:
-        asking.ask(model_options.open(batch_size or BATCH, boxes=not direct), items, places)
+        asking.ask(model_options.open(batch_size or BATCH, boxes=boxes, zoom=zoom), items, places)
         return
     with AnswerFile(expanded(out)) as file:
-        cot = model_options.open(batch_size or BATCH, boxes=not direct)
+        cot = model_options.open(batch_size or BATCH, boxes=boxes, zoom=zoom)
         keys = [record_key(item, strategy, cot.engine.name, where) for item in items]
         items = file.remaining(items, keys)
         if len(items) < len(keys):
@@ -87,6 +95,7 @@ class _Asking:
     box: tuple[float, ...] | None
     json: bool
     many: bool
+    trace: Path | None = None
 
     def ask(
         self,
@@ -97,6 +106,8 @@ class _Asking:
         before: int = 0,
     ) -> None:
         """Ask and show; ``before`` items were answered earlier. Raises the error that gives the exit code."""
+        from viscot_core.data.traces.trace import append_trace
+        from viscot_core.files import expanded
         from viscot_core.infer.asking import ask_items
         from viscot_core.infer.saving import save_drawing
 
@@ -113,6 +124,8 @@ class _Asking:
             logprobs=True if self.json or file is not None else None,
         ):
             record = result.record(cot.engine.name)
+            if self.trace is not None and result.answer is not None:
+                append_trace(expanded(self.trace), result.trace(cot.zoom))
             if file is not None:
                 file.write(record)
             if self.json:
@@ -132,11 +145,24 @@ class _Asking:
         _report(errors, before + len(items))
 
 
-def _corners(text: str, direct: bool) -> tuple[float, ...]:
+def _strategy(zoom: ZoomOptions, direct: bool) -> Strategy:
+    """How to look. Raises UsageError where two options say different things."""
+    if zoom.zooms:
+        if direct:
+            raise UsageError("--policy zoom looks often, --direct never; give one of them.")
+        return "zoom"
+    if direct and zoom.policy == "two-turn":
+        raise UsageError("--policy two-turn looks once, --direct never; give one of them.")
+    return "direct" if direct or zoom.policy == "direct" else "cot"
+
+
+def _corners(text: str, strategy: Strategy) -> tuple[float, ...]:
     from viscot_core.ask import check_corners
 
-    if direct:
+    if strategy == "direct":
         raise UsageError("--box shows the model its crop, --direct shows none; give one of them.")
+    if strategy == "zoom":
+        raise UsageError("--box says where to look, --policy zoom lets the model say it; give one of them.")
     try:
         corners = tuple(float(part) for part in text.strip("[]() ").split(","))
     except ValueError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viscot_cli import console
+from viscot_cli.zoom_options import ZoomOptions
 
 if TYPE_CHECKING:
     from viscot_core.ask import VisualCoT
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from viscot_core.engines.open import EngineOptions
     from viscot_core.infer.asking import InferResult
     from viscot_core.openai_api.options import ApiOptions, ImageForm
+    from viscot_core.policies.base import Answer
 
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, a hub id, http://HOST/v1#NAME.")
@@ -87,7 +89,7 @@ class ModelOptions(WhoAnswers):
     image_quality: ImageQuality = 90
     max_image_side: MaxImageSide = None
 
-    def open(self, batch_size: int = 8, *, boxes: bool = True) -> VisualCoT:
+    def open(self, batch_size: int = 8, *, boxes: bool = True, zoom: ZoomOptions | None = None) -> VisualCoT:
         """The model, ready to be asked; see ``open_model``."""
         from viscot_core.engines.base import Sampling
         from viscot_core.hardware import return_large_blocks
@@ -99,7 +101,7 @@ class ModelOptions(WhoAnswers):
             images=image_form(self.image_format, self.image_quality, self.max_image_side),
         )
         sampling = Sampling(self.temperature, self.top_p, self.seed)
-        return open_model(self.options(batch_size, api), sampling, boxes=boxes)
+        return open_model(self.options(batch_size, api), sampling, boxes=boxes, zoom=zoom)
 
 
 def image_form(format: str, quality: int, max_side: int | None) -> ImageForm:
@@ -109,8 +111,16 @@ def image_form(format: str, quality: int, max_side: int | None) -> ImageForm:
     return ImageForm(format, quality, max_side)  # type: ignore[arg-type]  # checked there
 
 
-def open_model(options: EngineOptions, sampling: Sampling | None = None, *, boxes: bool = True) -> VisualCoT:
+def open_model(
+    options: EngineOptions,
+    sampling: Sampling | None = None,
+    *,
+    boxes: bool = True,
+    zoom: ZoomOptions | None = None,
+) -> VisualCoT:
     """Load a model, or reach its server; without a name the bundled one, with a line that says what it knows.
+
+    With ``zoom`` the loop shows the model images of its own sizes, so the engine changes none.
 
     Raises:
         UsageError: also where nothing says how the model writes boxes (``--box-format`` does), and it will be
@@ -125,14 +135,15 @@ def open_model(options: EngineOptions, sampling: Sampling | None = None, *, boxe
     from viscot_core.engines.open import codec_for, known_codec, open_engine
     from viscot_core.policies.wording import Wording
 
-    codec = codec_for(options) if boxes else known_codec(options)
+    loop = zoom.settings(options) if zoom is not None and zoom.zooms else None
+    codec = codec_for(options) if boxes and loop is None else known_codec(options)
     if options.model is None:
         console.say(
             f"No --model: using the bundled {BUNDLED}, which only knows viscot's synthetic images; "
             f"for real ones: --model {RECOMMENDED}"
         )
-    engine = open_engine(options, sampling, codec=codec)
-    return VisualCoT(engine, wording=Wording(codec) if codec else None)
+    engine = open_engine(options, sampling, codec=None if loop else codec)
+    return VisualCoT(engine, wording=Wording(codec) if codec else None, zoom=loop)
 
 
 def print_answer(result: InferResult, *, with_name: bool) -> None:
@@ -143,9 +154,24 @@ def print_answer(result: InferResult, *, with_name: bool) -> None:
     if with_name:
         console.out(f"{result.item.name}: {result.item.question}")
     console.out(f"answer  {answer.text}{'  (cut off: see --max-new-tokens)' if answer.truncated else ''}")
-    if (look := answer.look) is not None:
+    if answer.messages:
+        _print_looks(answer)
+    elif (look := answer.look) is not None:
         pixels = ", ".join(f"{c:.0f}" for c in look.box_pixels.coords)
         told = look.named_by == "given" or look.status == "ok"
         status = "" if told else f"  ({look.status}: the model said {look.text!r})"
         console.out(f"box     {pixels}  (pixels: left, top, right, bottom){status}")
         console.out(f"crop    {', '.join(map(str, answer.crop))}  of {answer.size[0]} x {answer.size[1]}")
+
+
+def _print_looks(answer: Answer) -> None:
+    """The looks of a policy that may look often, numbered, and what was refused."""
+    for number, look in enumerate(answer.looks, 1):
+        box = ", ".join(f"{c:.0f}" for c in look.box_pixels.coords)
+        crop = ", ".join(map(str, look.crop or ()))
+        across, down = look.shown or (0, 0)
+        console.out(f"look {number}  box {box}  crop {crop}  shown as {across} x {down}")
+    for refusal in answer.refusals:
+        console.out(f"refused {refusal.reason}  (turn {refusal.turn})")
+    if answer.stop not in ("", "answer"):
+        console.out(f"ended   without an answer ({answer.stop})")

@@ -23,24 +23,33 @@ from viscot_core.policies.direct import Direct
 from viscot_core.policies.given_box import GivenBox
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
+from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.rollout import OnLook, OnText, run
 
-Strategy = Literal["cot", "direct"]
-"""The public names of the policies ``two_turn`` and ``direct``."""
+Strategy = Literal["cot", "direct", "zoom"]
+"""The public names of the policies ``two_turn``, ``direct`` and ``zoom``."""
 
 
 class VisualCoT:
-    """An engine that is asked about images in two turns (``cot``), or in one (``direct``).
+    """An engine that is asked about images in two turns (``cot``), in one (``direct``), or in as many as the
+    model takes (``zoom``).
 
-    ``wording`` says how the model is spoken to and how it writes boxes; without it, as viscot's models do.
+    ``wording`` says how the model is spoken to and how it writes boxes, ``zoom`` how it calls the zoom tool;
+    without them, as viscot's models do.
     """
 
     def __init__(
-        self, engine: Engine, crop_policy: CropPolicy = CropPolicy.PAPER, *, wording: Wording | None = None
+        self,
+        engine: Engine,
+        crop_policy: CropPolicy = CropPolicy.PAPER,
+        *,
+        wording: Wording | None = None,
+        zoom: ZoomSettings | None = None,
     ) -> None:
         self.engine = engine
         self.crop_policy = crop_policy
         self.wording = wording or Wording(codec("viscot"))
+        self.zoom = zoom or ZoomSettings()
 
     def ask(
         self,
@@ -98,10 +107,12 @@ class VisualCoT:
         engine cannot answer has ``error`` set; the others have their answers. ``logprobs`` asks a server too
         how likely the words are (``Answer.answer_probability``); a model on this machine tells it anyway.
         """
-        policy = policy_for(strategy, self.wording, self.crop_policy, box_tokens=max_new_tokens)
+        policy = policy_for(
+            strategy, self.wording, self.crop_policy, box_tokens=max_new_tokens, zoom=self.zoom
+        )
         if box is not None:
             if strategy != "cot":
-                raise UsageError("A box is looked at in two turns; leave the strategy 'direct' out.")
+                raise UsageError(f"A box is looked at in two turns; leave the strategy '{strategy}' out.")
             policy = GivenBox(self.wording, self.crop_policy)
         asked = [
             prepare_question(image, text, box=box, max_new_tokens=max_new_tokens) for image, text in questions
@@ -127,6 +138,7 @@ def policy_for(
     crop_policy: CropPolicy = CropPolicy.PAPER,
     *,
     box_tokens: int = 128,
+    zoom: ZoomSettings | None = None,
 ) -> Policy:
     """The policy behind a strategy's public name.
 
@@ -137,7 +149,9 @@ def policy_for(
         return TwoTurn(wording, crop_policy, box_tokens=box_tokens)
     if strategy == "direct":
         return Direct(wording)
-    raise UsageError(f"There is no strategy '{strategy}'; choose cot or direct.")
+    if strategy == "zoom":
+        return (zoom or ZoomSettings()).policy(box_tokens)
+    raise UsageError(f"There is no strategy '{strategy}'; choose cot, direct or zoom.")
 
 
 def prepare_question(

@@ -50,6 +50,34 @@ def draw_answer(
     return sheet
 
 
+def draw_steps(
+    image: Image.Image,
+    steps: Sequence[tuple[Image.Image, Box, Window | None, str]],
+    lines: Sequence[str],
+    *,
+    height: int = 420,
+) -> Image.Image:
+    """For each step its image with the box, the crop and its words, one below the other; then ``lines``.
+
+    Without a step ``image`` stands alone.
+    """
+    sheets = [draw_answer(of, box, window, [words], height=height) for of, box, window, words in steps]
+    if not sheets:
+        return draw_answer(image, None, None, lines, height=height)
+    width = max(sheet.width for sheet in sheets)
+    words = [part for line in lines for part in _wrapped(line, width - 2 * _GAP)]
+    top = sum(sheet.height for sheet in sheets)
+    whole = Image.new("RGB", (width, top + 2 * _GAP + _LINE * len(words)), _PAPER)
+    y = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, y))
+        y += sheet.height
+    pen = ImageDraw.Draw(whole)
+    for number, part in enumerate(words):
+        write(pen, (_GAP, top + _GAP + number * _LINE), part, _FONT_SIZE, _INK)
+    return whole
+
+
 def save_image(image: Image.Image, target: Path) -> None:
     """Write ``image`` whole or not at all; the folder is made where it is missing.
 

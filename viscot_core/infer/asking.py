@@ -9,10 +9,12 @@ from typing import Any
 from PIL import Image
 
 from viscot_core.ask import Strategy, VisualCoT, box_in
+from viscot_core.data.traces.trace import Trace, trace_of
 from viscot_core.errors import ImageError, UsageError
 from viscot_core.images.reading import file_of, image_size, open_image
 from viscot_core.infer.items import InferItem
 from viscot_core.policies.base import Answer
+from viscot_core.policies.zoom_settings import ZoomSettings
 
 BATCH = 8
 BATCH_PIXELS = 100_000_000
@@ -46,9 +48,23 @@ class InferResult:
         else:
             status = "truncated" if self.answer.truncated else "done"
             about |= {"status": status, "error": None, **self.answer.to_dict()}
-        own = {key: value for key, value in self.item.row.items() if key not in _OURS}
-        kept = {f"input_{key}": value for key, value in self.item.row.items() if key in _OURS}
+        ours = _OURS | about.keys()
+        own = {key: value for key, value in self.item.row.items() if key not in ours}
+        kept = {f"input_{key}": value for key, value in self.item.row.items() if key in ours}
         return {**own, **about, **kept}
+
+    def trace(self, zoom: ZoomSettings) -> Trace:
+        """The talk of an answer of the zoom loop."""
+        assert self.answer is not None
+        item = self.item
+        return trace_of(
+            self.answer,
+            images=(str(item.image),),
+            question=item.question,
+            dialect=zoom.dialect,
+            crop_from=zoom.crop_from,
+            id=item.name if item.page is None else f"{item.name}#{item.page}",
+        )
 
 
 def record_key(

@@ -16,7 +16,7 @@ from PIL import Image
 from viscot_core.boxes.geometry import WHOLE, Box, BoxStatus, Size, Window
 from viscot_core.conversation import Message
 from viscot_core.errors import ImageError, UsageError
-from viscot_core.images.drawing import draw_answer
+from viscot_core.images.drawing import draw_answer, draw_steps
 from viscot_core.images.reading import ImageSource, open_image
 from viscot_core.images.view import View
 
@@ -221,6 +221,14 @@ class Answer:
         A box is drawn only where one could be read. Raises as ``image``.
         """
         lines = [self.question, self.text]
+        if self.messages:
+            image = self.image
+            steps = [
+                (image, look.box, look.crop, f"{number}. {look.text}")
+                for number, look in enumerate(self.looks, 1)
+                if look.image == 0
+            ]
+            return draw_steps(image, steps, lines, height=height)
         if (look := self.look) is None:
             return draw_answer(self.image, None, None, lines, height=height)
         lines.append(f"box {look.text} ({look.status or look.named_by})")
@@ -239,7 +247,7 @@ class Answer:
         """Plain data: the last box in both frames (0..1 of the padded square, pixels), status, crop."""
         look = self.look
         return {
-            "strategy": "direct" if look is None else "cot",
+            "strategy": "zoom" if self.messages else "direct" if look is None else "cot",
             "answer": self.text,
             "box": None if look is None else [round(c, 4) for c in look.box.coords],
             "box_pixels": None if look is None else [round(c, 1) for c in look.box_pixels.coords],
@@ -254,6 +262,7 @@ class Answer:
             **({"truncated": True} if self.truncated else {}),
             **({"thoughts": list(self.thoughts)} if self.thoughts else {}),
             **self.probability_facts,
+            **(self._talk() if self.messages else {}),
         }
 
     @property
@@ -261,6 +270,21 @@ class Answer:
         """``box_probability`` and ``answer_probability`` where they are known, to four places."""
         known = {"box_probability": self.box_probability, "answer_probability": self.answer_probability}
         return {name: round(value, 4) for name, value in known.items() if value is not None}
+
+    def _talk(self) -> dict[str, Any]:
+        """What a policy that may look often adds: every look, the refused calls, why it ended."""
+        looks = [
+            {
+                "box_pixels": [round(c, 1) for c in look.box_pixels.coords],
+                "crop": list(look.crop or ()),
+                "image": look.image,
+                "source": look.source,
+                "shown": list(look.shown or ()),
+            }
+            for look in self.looks
+        ]
+        refused = [f"turn {refusal.turn}: {refusal.reason}" for refusal in self.refusals]
+        return {"looks": looks, "refused": refused, "stop": self.stop}
 
 
 def answer_step(

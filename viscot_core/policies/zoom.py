@@ -15,7 +15,7 @@ from typing import Literal
 from PIL import Image
 
 from viscot_core.boxes.geometry import Box, Frame, Size, Window
-from viscot_core.conversation import Message, split_thought
+from viscot_core.conversation import IMAGE, Message, split_thought
 from viscot_core.errors import UsageError
 from viscot_core.images.view import View, crop, view_of
 from viscot_core.policies.base import Answer, Look, Question, Refusal, Step
@@ -87,8 +87,7 @@ class Zoom:
         """Every turn may be an answer or a call, so none is streamed; all words of it are read."""
         question = step.question
         stop = (*self.dialect.stop, *question.stop)
-        most = max(self.turn_tokens, question.max_new_tokens)
-        return replace(step, answers=False, whole=True, max_new_tokens=most, stop=stop)
+        return replace(step, answers=False, whole=True, max_new_tokens=self.turn_tokens, stop=stop)
 
     def _answer(self, step: Step, messages: tuple[Message, ...], stop: str, text: str) -> Answer:
         return Answer(
@@ -110,8 +109,10 @@ class Zoom:
             try:
                 look, view = self._look(step, call, turn)
             except Refused as refused:
-                step = replace(step, refusals=(*step.refusals, Refusal(turn, str(refused), call.text)))
-                results.append(Result(call, refused=str(refused)))
+                # A reason quotes the model, and its words must not become an image slot.
+                reason = str(refused).replace(IMAGE, "image")
+                step = replace(step, refusals=(*step.refusals, Refusal(turn, reason, call.text)))
+                results.append(Result(call, refused=reason))
                 continue
             results.append(Result(call, len(step.images), view.image.size))
             step = replace(step, looks=(*step.looks, look), images=(*step.images, view))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from viscot_core import rollout
+from viscot_core.data.traces.trace import trace_of
 from viscot_core.engines.base import Engine
 from viscot_core.policies.base import Answer
+from viscot_core.policies.zoom_settings import settings_of
 from viscot_core.runs.opening import Query
 from viscot_core.runs.records import Key, Prediction
 from viscot_core.runs.turns import Turns
@@ -61,11 +63,28 @@ def _outcome(
         facts = task.metrics(item, answer, settings)
         status = "truncated" if answer.truncated else "done"
         thoughts = answer.thoughts or None
-        facts |= answer.probability_facts
-        return record(item, query.strategy, status=status, seconds=answer.seconds, thoughts=thoughts, **facts)
+        facts |= {"seconds": answer.seconds, "thoughts": thoughts, **answer.probability_facts}
+        return record(item, query.strategy, status=status, trace=_trace(item, answer, settings), **facts)
     if answer.transient:  # another try may help
         return Pending(query.key, answer.error)
-    return record(item, query.strategy, status="failed", error=answer.error)
+    trace = _trace(item, answer, settings)
+    return record(item, query.strategy, status="failed", error=answer.error, trace=trace)
+
+
+def _trace(item: Item, answer: Answer, settings: Settings) -> dict[str, Any] | None:
+    """The talk of a policy that may look often; None of all others."""
+    if not answer.messages:
+        return None
+    zoom = settings_of(settings.get("zoom") or {})
+    return trace_of(
+        answer,
+        images=(item.image,),
+        question=item.question,
+        dialect=zoom.dialect,
+        crop_from=zoom.crop_from,
+        id=item.name,
+        reference=item.reference,
+    ).to_row()
 
 
 def record(item: Item, strategy: str, **facts: Any) -> Prediction:

@@ -16,7 +16,7 @@ from viscot_core.runs.records import RunInfo
 from viscot_core.runs.shards import check_gpus, device_of, shard_of
 from viscot_core.runs.tally import Tally
 from viscot_core.runs.turns import TURNS_FILE, Turns
-from viscot_core.tasks.base import Task, needs_boxes, wording_of
+from viscot_core.tasks.base import Task, engine_codec, needs_boxes, wording_of
 
 
 def evaluate(
@@ -33,6 +33,7 @@ def evaluate(
     benchmark = task.load()
     codec = codec_for(engine) if needs_boxes(task) else known_codec(engine)
     settings = task.settings(codec)
+    sizes = engine_codec(task, codec)
     shard, traits = shard_of(), engine.traits
     plan = RunPlan(
         folder=out,
@@ -56,7 +57,7 @@ def evaluate(
     engines: list[Engine] = []
 
     def build() -> Built:
-        opened = open_engine(replace(engine, device=device_of(shard, engine.device)), codec=codec)
+        opened = open_engine(replace(engine, device=device_of(shard, engine.device)), codec=sizes)
         engines.append(opened)
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         turns = Turns(out) if opened.traits.paid else None

@@ -60,6 +60,9 @@ class Prediction(BaseModel):
     answer_probability: float | None = None
     """How sure the model was of the words of the box and of the answer, 0..1, where the engine tells: the
     geometric mean of their tokens' probabilities."""
+    trace: dict[str, Any] | None = None
+    """The whole talk of a strategy that may look often (a row of ``data.traces``); ``box`` and ``crop`` are
+    its last look."""
 
     @property
     def key(self) -> Key:
@@ -73,7 +76,7 @@ class Prediction(BaseModel):
     def to_line(self) -> bytes:
         """The line of ``predictions.jsonl``, newline included."""
         row = self.model_dump()
-        for name in ("thoughts", "boxes", "box_probability", "answer_probability"):
+        for name in ("thoughts", "boxes", "box_probability", "answer_probability", "trace"):
             if row[name] is None:  # few models have any: absent is none
                 del row[name]
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)

@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from viscot_core.boxes.geometry import Box
+from viscot_core.data.traces.showing import draw_trace
+from viscot_core.data.traces.trace import trace_in
 from viscot_core.engines.open import recorded_prompt
 from viscot_core.errors import UsageError, nearest
 from viscot_core.images.drawing import check_ending, draw_answer, save_image
@@ -36,6 +38,8 @@ class Replay:
         p = self.prediction
         image = open_image(self.image)
         box = Box(*p.box) if p.box else None
+        if p.trace is not None:
+            return draw_trace(trace_in(p.trace), [image])
         lines = (
             p.question,
             f"{p.strategy}: {p.answer or p.box_text or p.error}",
@@ -79,9 +83,12 @@ def prompts(info: RunInfo, prediction: Prediction) -> tuple[str, ...]:
     strategy = task.all_strategies.get(prediction.strategy) if task else None
     if strategy is None or (strategy.region is not None and prediction.box is None):
         return ()
+    prompt = recorded_prompt(info.settings.get("engine", {}))
+    if prediction.trace is not None:
+        turns = trace_in(prediction.trace).turns
+        return tuple(prompt(turns[:n]) for n, turn in enumerate(turns) if turn.role == "assistant")
     said = strategy.said(prediction.box_text, prediction.answer)
     steps, _ = replay(strategy.policy(info.settings), _question(prediction), said)
-    prompt = recorded_prompt(info.settings.get("engine", {}))
     return tuple(prompt(step.messages) for step in steps)
 
 

@@ -85,7 +85,7 @@ class Strategy:
     """A policy under the name that ``--strategy`` and the records have.
 
     ``region`` gives the box of an item where the policy is shown one; ``asks_for_box`` says that the model
-    names the box.
+    names the box. ``own_sizes``: the policy shows images in sizes of its own, and an engine must change none.
     """
 
     name: str
@@ -93,6 +93,7 @@ class Strategy:
     policy: Callable[[Settings], Policy]
     asks_for_box: bool = False
     region: Callable[[Item, Settings], Region] | None = None
+    own_sizes: bool = False
 
     def question(self, item: Item, view: View, settings: Settings) -> Question:
         """The question of ``item`` as the policy takes it."""
@@ -154,6 +155,24 @@ def needs_boxes(task: Task) -> bool:
     """Whether a strategy of the task as it was asked for has the model read or write a box."""
     chosen = [task.all_strategies[name] for name in task.strategies]
     return any(strategy.asks_for_box or strategy.region is not None for strategy in chosen)
+
+
+def engine_codec(task: Task, codec: Codec | None) -> Codec | None:
+    """The box format whose sizes an engine gives to images; None where the policies have their own.
+
+    Raises:
+        UsageError: the task's strategies need both.
+    """
+    chosen = [task.all_strategies[name] for name in task.strategies]
+    own = [strategy.name for strategy in chosen if strategy.own_sizes]
+    if not own or codec is None or codec.resize is None:
+        return codec
+    if len(own) < len(chosen):
+        raise UsageError(
+            f"The strategy {own[0]} shows images in other sizes than --box-format {codec.name} does; "
+            "run it into a folder of its own."
+        )
+    return None
 
 
 def max_new_tokens(settings: Settings) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from viscot_core.policies.base import Answer
 from viscot_core.policies.direct import Direct
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import LETTER, SHORT
+from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.tasks.base import (
     MAX_NEW_TOKENS,
     Benchmark,
@@ -37,6 +38,7 @@ from viscot_core.tasks.base import (
     wording_of,
 )
 from viscot_core.tasks.loading import digest_of
+from viscot_core.tasks.zoom_strategy import ZOOM
 
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
@@ -52,6 +54,7 @@ STRATEGIES: dict[str, Strategy] = {
             lambda settings: TwoTurn(wording_of(settings), box_tokens=max_new_tokens(settings)),
             asks_for_box=True,
         ),
+        ZOOM,
     )
 }
 
@@ -119,6 +122,7 @@ class VqaFile:
     strategies: tuple[str, ...] = ("direct",)
     skip_missing: bool = False
     max_new_tokens: int = MAX_NEW_TOKENS
+    zoom: ZoomSettings = field(default_factory=ZoomSettings)
 
     def __post_init__(self) -> None:
         check_choice("--style", self.style, STYLES)
@@ -134,6 +138,7 @@ class VqaFile:
             "style": self.style,
             "box_format": codec.name if codec else None,
             "max_new_tokens": self.max_new_tokens,
+            **({"zoom": self.zoom.record()} if "zoom" in self.strategies else {}),
         }
 
     @staticmethod

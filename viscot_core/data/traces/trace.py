@@ -8,17 +8,18 @@ is cut again, and its hash says whether it is the same one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from viscot_core.boxes.geometry import Box, Frame, Window
 from viscot_core.conversation import IMAGE, Message
-from viscot_core.data.annotations import Row, Rows
-from viscot_core.files import atomic_write
+from viscot_core.data.annotations import Row, Rows, describe
+from viscot_core.errors import DataError
+from viscot_core.files import atomic_write, folder_for, naming
 from viscot_core.policies.base import Answer, Look
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -89,6 +90,8 @@ class Trace(Row):
 
     @model_validator(mode="after")
     def _images_fit(self) -> Trace:
+        if self.stop == "error":  # the talk may have ended for this very reason
+            return self
         slots = sum(message.content.count(IMAGE) for message in self.messages if message.role != "assistant")
         if slots != len(self.images) + len(self.looks):
             raise ValueError(
@@ -168,6 +171,14 @@ def box_of(look: TraceLook) -> Box:
     return Box(*look.box, frame=Frame.ORIGINAL)
 
 
+def trace_in(row: Mapping[str, Any]) -> Trace:
+    """The trace of a row that a run folder keeps. Raises DataError where it is none."""
+    try:
+        return Trace.model_validate(row)
+    except ValidationError as error:
+        raise DataError(f"a trace is damaged ({describe(error)})") from error
+
+
 def read_traces(path: Path | str) -> Iterator[Trace]:
     """The traces of a JSONL file (or a JSON list), one in memory.
 
@@ -185,6 +196,12 @@ def write_traces(path: Path, traces: Iterable[Trace]) -> int:
             file.write(trace_line(trace).decode())
             written += 1
     return written
+
+
+def append_trace(path: Path, trace: Trace) -> None:
+    """Add a line to a file of traces; the file is made where it is missing."""
+    with folder_for(path), naming(path), path.open("ab") as file:
+        file.write(trace_line(trace))
 
 
 def trace_line(trace: Trace) -> bytes:

@@ -91,6 +91,7 @@ class Rules:
         step: sides of what is shown are multiples of it (1: any).
         least_pixels, most_pixels: area of what is shown; smaller or larger crops are resized.
         resample: how they are.
+        turn_tokens: how many tokens a turn needs at most.
     """
 
     looks: int = 6
@@ -104,6 +105,7 @@ class Rules:
     least_pixels: int = 1
     most_pixels: int | None = None
     resample: Literal["bicubic", "lanczos"] = "bicubic"
+    turn_tokens: int = 2048
 
 
 @dataclass(frozen=True)

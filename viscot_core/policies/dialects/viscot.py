@@ -70,6 +70,6 @@ VISCOT = Dialect(
     sources="last",
     bare=True,
     keeps_thoughts=False,
-    rules=Rules(looks=3, window="paper"),
+    rules=Rules(looks=3, window="paper", turn_tokens=128),
     origin="arXiv 2403.16999, section 3",
 )

@@ -1,4 +1,4 @@
-"""The six conditions of the benchmark: where the box comes from, and what the model sees when it answers."""
+"""The conditions of the benchmark: where the box comes from, and what the model sees when it answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from viscot_core.policies.direct import Direct
 from viscot_core.policies.given_box import GivenBox
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.tasks.base import Item, Region, Settings, Strategy, max_new_tokens, wording_of
+from viscot_core.tasks.zoom_strategy import ZOOM
 
 
 def _crop_policy(settings: Settings) -> CropPolicy:
@@ -84,6 +85,7 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy(
             "no-image", "the model names the region, its crop is not shown", _no_image, asks_for_box=True
         ),
+        ZOOM,
     )
 }
-"""Paper Table 6."""
+"""Paper Table 6, and the loop."""

@@ -14,6 +14,7 @@ from viscot_core.data.annotations import Conversation, DetectionRow, Rows, split
 from viscot_core.errors import DataError, check_choice
 from viscot_core.policies.base import Answer
 from viscot_core.policies.wording import PROTOCOLS
+from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.tasks.base import (
     MAX_NEW_TOKENS,
     Benchmark,
@@ -32,7 +33,7 @@ from viscot_core.tasks.visual_cot.strategies import STRATEGIES
 
 @dataclass(frozen=True)
 class VisualCot:
-    """Questions of a data root under any of the six strategies; ``suite`` and ``tasks`` name data sets.
+    """Questions of a data root under any of the strategies; ``suite`` and ``tasks`` name data sets.
 
     Raises:
         UsageError: an unknown strategy or protocol.
@@ -49,6 +50,7 @@ class VisualCot:
     crop_policy: CropPolicy = CropPolicy.PAPER
     protocol: str = "paper"
     max_new_tokens: int = MAX_NEW_TOKENS
+    zoom: ZoomSettings = field(default_factory=ZoomSettings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strategies", check_strategies(self.strategies, STRATEGIES))
@@ -66,6 +68,7 @@ class VisualCot:
             "box_format": codec.name if codec else None,
             "seed": self.select.seed,
             "max_new_tokens": self.max_new_tokens,
+            **({"zoom": self.zoom.record()} if "zoom" in self.strategies else {}),
         }
 
     @staticmethod

@@ -1,0 +1,57 @@
+"""A trace for people: its looks as numbered lines, and drawn as numbered steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from viscot_core.data.traces.trace import Trace, TraceLook, box_of
+from viscot_core.images.drawing import draw_steps
+
+
+def look_lines(trace: Trace) -> list[str]:
+    """One line for each look and each refused call, and how the talk ended."""
+    lines = [
+        f"look {number}     {_look(look, len(trace.images))}" for number, look in enumerate(trace.looks, 1)
+    ]
+    lines += [f"refused    turn {error.turn}: {error.reason}" for error in trace.errors]
+    if trace.stop != "answer":
+        lines.append(f"ended      {ENDINGS.get(trace.stop, trace.stop)}")
+    return lines
+
+
+ENDINGS = {
+    "looks": "without an answer: it went on calling when no look was left",
+    "refusals": "without an answer: too many of its calls were refused",
+    "length": "the token limit cut it",
+    "error": "the model could not be asked to the end",
+}
+"""What the stop reasons of a trace mean."""
+
+
+def _look(look: TraceLook, images: int) -> str:
+    box = ", ".join(f"{number:.0f}" for number in look.box)
+    crop = ", ".join(map(str, look.crop))
+    where = f"image {look.image}" if look.source < images else f"crop {look.source - images + 1}"
+    shown = f", shown as {look.shown[0]} x {look.shown[1]}" if look.shown else ""
+    cost = "" if look.tokens is None else f", {look.tokens} tokens, {look.seconds or 0:.2f} s"
+    return f"in {where}: box {box}, crop {crop}{shown}{cost}"
+
+
+def draw_trace(trace: Trace, images: Sequence[Image.Image], *, height: int = 420) -> Image.Image:
+    """Each look as a step, its box and crop on the image it is of; question and answer below."""
+    said = [message.content for message in trace.messages if message.role == "assistant"]
+    steps = [
+        (
+            images[look.image],
+            box_of(look).to_square(images[look.image].size),
+            look.crop,
+            f"{number}. {said[look.turn - 1] if look.turn <= len(said) else ''}",
+        )
+        for number, look in enumerate(trace.looks, 1)
+    ]
+    lines = [trace.question, trace.answer or f"({ENDINGS.get(trace.stop, trace.stop)})"]
+    if trace.reference is not None:
+        lines.append(f"reference: {trace.reference}")
+    return draw_steps(images[0], steps, lines, height=height)
