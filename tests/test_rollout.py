@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -313,6 +314,11 @@ def test_a_record_that_ends_early_gives_the_steps_so_far() -> None:
         (f"<think>maybe [0.5, 0.5, 0.9, 0.9]</think>\n{BOX}", "maybe [0.5, 0.5, 0.9, 0.9]"),
         (f"maybe [0.5, 0.5, 0.9, 0.9]</think>{BOX}", "maybe [0.5, 0.5, 0.9, 0.9]"),
         (f"◁think▷hm◁/think▷{BOX}", "hm"),
+        # GLM-4.1V-Thinking and GLM-4.5V write marks around the answer, too.
+        (f"<think>hm</think><answer>{BOX}</answer>", "hm"),
+        (f"<|channel>thought\nhm<channel|>{BOX}", "hm"),  # Gemma 4
+        # InternVL3.5 under its prompt for thinking.
+        (f"<think>\nThe user asks about the sign.\n</think>\n\n{BOX}", "The user asks about the sign."),
         (BOX, ""),
     ],
 )
@@ -434,3 +440,35 @@ def test_draws_of_one_question_are_asked_one_by_one() -> None:
     assert [answer.text for answer in answers] == ["one", "two", "three"]
     engine = ScriptedEngine("one", deterministic=False)
     assert [a.text for a in run(DIRECT, engine, [question()] * 3, sampling=Sampling())] == ["one"] * 3
+
+
+GLM = "<think>The sign says 66.</think><answer>It is <|begin_of_box|>66<|end_of_box|>.</answer>"
+"""A reply of GLM-4.1V-Thinking, as its model card shows the form."""
+
+
+def test_marks_around_what_counts_are_no_part_of_the_answer() -> None:
+    """Said apart or between marks, whole or token by token; each told text begins the next."""
+    apart = Generation(
+        "<answer>It is <|begin_of_box|>66<|end_of_box|>.</answer>", 9, True, thought="The sign says 66."
+    )
+    for said in (Generation(GLM, 9, True), apart):
+        (answer,) = run(DIRECT, ScriptedEngine(said), [question()])
+        assert (answer.text, answer.thoughts) == ("It is 66.", ("The sign says 66.",))
+
+    class Streams(ScriptedEngine):
+        def generate(self, requests: Sequence[Request]) -> list[Generation]:
+            assert requests[0].on_text is not None
+            for end in range(1, len(GLM) + 1):
+                requests[0].on_text(GLM[:end])
+            return [Generation(GLM, 9, True)]
+
+    told: list[str] = []
+    (answer,) = run(DIRECT, Streams(), [question()], on_text=lambda _, text: told.append(text))
+    assert all(later.startswith(text) for text, later in itertools.pairwise(told))
+    assert told[-1] == answer.text and not any("<" in text for text in told)
+
+
+def test_an_answer_without_a_thought_is_kept_letter_by_letter() -> None:
+    said = "<answer> if a < b </answer>"
+    (answer,) = run(DIRECT, ScriptedEngine(said), [question()])
+    assert answer.text == said

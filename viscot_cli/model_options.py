@@ -35,6 +35,10 @@ MinPixels = Annotated[
 MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="Most pixels an image is resized to (models of any image size).")
 ]
+Thinking = Annotated[
+    bool | None,
+    typer.Option("--thinking/--no-thinking", help="Let the model think first (a server decides itself)."),
+]
 MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
 
 ExtraBody = Annotated[
@@ -67,6 +71,7 @@ class WhoAnswers:
     attn: Attn = "sdpa"
     min_pixels: MinPixels = None
     max_pixels: MaxPixels = None
+    thinking: Thinking = None
 
     def options(self, batch_size: int = 8, api: ApiOptions | None = None) -> EngineOptions:
         """``batch_size`` 0 finds what fits."""

@@ -132,9 +132,17 @@ THOUGHT_MARKS = (
     ("<seed:think>", "</seed:think>"),
     ("◁think▷", "◁/think▷"),  # Kimi
     ("[THINK]", "[/THINK]"),  # Mistral
+    ("<|channel>thought", "<channel|>"),  # Gemma 4
 )
 """What stands before and after a reasoning model's thought."""
-_OPENING, _CLOSING = (tuple(marks) for marks in zip(*THOUGHT_MARKS, strict=True))
+OPENING, CLOSING = (tuple(marks) for marks in zip(*THOUGHT_MARKS, strict=True))
+"""The marks before and those after."""
+THOUGHTS = 16
+"""A thought counts as reply: where one may come, so many times the tokens of an answer are allowed."""
+_ANSWER = ("<answer>", "</answer>")
+"""What GLM's thinking models write around their answers (THUDM/GLM-4.1V-9B-Thinking)."""
+_FINAL = ("<|begin_of_box|>", "<|end_of_box|>")
+"""What GLM writes around the part of an answer that counts, and around boxes."""
 
 
 class Spoken(NamedTuple):
@@ -154,29 +162,54 @@ def split_thought(said: str) -> Spoken:
     end = thought_end(said)
     if not end:
         return Spoken(said)
-    thought, ended = _without_marks(said[:end]), said[:end].rstrip().endswith(_CLOSING)
-    return Spoken(said[end:].strip(), thought, ended)
+    thought, ended = _without_marks(said[:end]), said[:end].rstrip().endswith(CLOSING)
+    return Spoken(unwrapped(said[end:].strip()), thought, ended)
+
+
+def opened_thought(prompt: str) -> str:
+    """The mark that a prompt ends in, so that what the model says begins inside a thought; else nothing."""
+    return next((mark for mark in OPENING if prompt.rstrip().endswith(mark)), "")
+
+
+def final_words(answer: str) -> str:
+    """An answer without the marks that some models write around what counts; other texts are unchanged."""
+    if not any(mark in answer for mark in _FINAL):
+        return answer
+    for mark in _FINAL:
+        answer = answer.replace(mark, "")
+    return answer.strip()
+
+
+def unwrapped(answer: str) -> str:
+    """What a thinking model wrote between the marks of its answer; the closing one may be cut off."""
+    begin, end = _ANSWER
+    return answer.removeprefix(begin).removesuffix(end).strip() if answer.startswith(begin) else answer
 
 
 def thought_end(said: str) -> int:
     """How many characters of a text are its thought and marks; all where it has no end, 0 without one."""
-    end = max((said.rfind(close) + len(close) for close in _CLOSING if close in said), default=0)
-    return len(said) if said[end:].lstrip().startswith(_OPENING) else end
+    end = max((said.rfind(close) + len(close) for close in CLOSING if close in said), default=0)
+    return len(said) if said[end:].lstrip().startswith(OPENING) else end
 
 
 def may_begin_thought(said: str) -> bool:
     """Whether a text that is still growing is, so far, the beginning of a thought's opening mark."""
     begun = said.strip()
-    return any(begin.startswith(begun) for begin in _OPENING)
+    return any(begin.startswith(begun) for begin in OPENING)
 
 
 def answer_so_far(said: str) -> str | None:
     """The answer in a text that is still growing; None while a thought goes on, or its mark may begin."""
     spoken = split_thought(said)
-    return spoken.text if spoken.ended and not may_begin_thought(spoken.text) else None
+    if not spoken.ended or may_begin_thought(spoken.text):
+        return None
+    # Half a mark may become a whole one, which is no part of the answer.
+    marks = (*_ANSWER, *_FINAL)
+    begun = (size for mark in marks for size in range(1, len(mark)) if spoken.text.endswith(mark[:size]))
+    return spoken.text[: len(spoken.text) - max(begun, default=0)].rstrip()
 
 
 def _without_marks(thought: str) -> str:
-    for mark in (*_OPENING, *_CLOSING):
+    for mark in (*OPENING, *CLOSING):
         thought = thought.replace(mark, "")
     return thought.strip()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from viscot_core.conversation import answer_so_far, split_thought
+from viscot_core.conversation import answer_so_far, final_words, split_thought, unwrapped
 from viscot_core.engines.base import Engine, Generation, Request, Sampling
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
 
@@ -131,8 +131,9 @@ def _turn(generation: Generation, seconds: float, *, whole: bool = False) -> Tur
     A policy that reads the ``whole`` text finds the thought in it too.
     """
     spoken = split_thought(generation.text)
+    text = unwrapped(spoken.text) if generation.thought else spoken.text
     return Turn(
-        generation.text if whole else spoken.text,
+        generation.text if whole else text,
         "\n".join(part for part in (generation.thought, spoken.thought) if part),
         generation.tokens,
         seconds,
@@ -273,7 +274,7 @@ def _pass_on(on_text: OnText, numbers: Sequence[int], text: str) -> None:
     if (answer := answer_so_far(text)) is None:
         return
     for number in numbers:
-        on_text(number, answer)
+        on_text(number, final_words(answer))
 
 
 def replay(policy: Policy, question: Question, texts: Sequence[str]) -> tuple[list[Step], Answer | None]:

@@ -475,3 +475,17 @@ def test_a_sampled_reply_is_never_answered_from_a_greedy_one(start: Start, tmp_p
     assert own.generate([request()]) == draws[:1] and not own.traits.deterministic
     assert own.identity["sampling"] == "t=0.8,p=0.9,s=7" and engine.identity["sampling"] == "greedy"
     own.close()
+
+
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_a_server_s_template_is_told_to_think_or_not(start: Start, thinking: bool | None) -> None:
+    """Without a word nothing is sent: servers differ, and kept replies are found again."""
+    engine, server = start(lambda *_: completion("x"))
+    own = OpenAIEngine(server.url, "made-up", options=engine.options, thinking=thinking)
+    own.generate([request(limit=20)])
+    body = server.requests[0]
+    kwargs = None if thinking is None else {"enable_thinking": thinking}
+    assert body.get("chat_template_kwargs") == kwargs
+    assert body["max_tokens"] == (320 if thinking else 20)
+    assert own.identity.get("thinking") == {None: None, True: "on", False: "off"}[thinking]
+    own.close()

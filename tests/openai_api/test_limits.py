@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from viscot_core.openai_api.limits import THOUGHTS, longest_reply, reasons, reply_fields
+from viscot_core.conversation import THOUGHTS
+from viscot_core.openai_api.limits import longest_reply, reasons, reply_fields
 
 
 @pytest.mark.parametrize("model", ["o1", "o3-mini", "gpt-5", "gpt-5-nano-2025-08-07"])

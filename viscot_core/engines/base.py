@@ -56,6 +56,11 @@ class Sampling:
 GREEDY = Sampling()
 
 
+def thinking_identity(thinking: bool | None) -> dict[str, str]:
+    """For an engine's identity: nothing where nobody said whether the model is to think."""
+    return {} if thinking is None else {"thinking": "on" if thinking else "off"}
+
+
 def draws(requests: Sequence[Request], default: Sampling) -> list[Sampling]:
     """How each request's tokens are chosen; equal requests draw one after the other (``Request``)."""
     before: Counter[Hashable] = Counter()

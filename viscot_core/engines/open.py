@@ -34,6 +34,8 @@ class EngineOptions:
     api: ApiOptions | None = None
     base: str | None = None
     """An adapter's base, instead of the one that its config names."""
+    thinking: bool | None = None
+    """Whether the model is to think before it answers; None: a local model is not, a server decides."""
 
     @property
     def is_server(self) -> bool:
@@ -176,7 +178,14 @@ def open_engine(
                 "This box format counts pixels of the image as it is sent: --max-image-side would change "
                 "what its numbers mean; leave it out."
             )
-        return OpenAIEngine(url, name, options=options.api, resize=resize, sampling=sampling or GREEDY)
+        return OpenAIEngine(
+            url,
+            name,
+            options=options.api,
+            resize=resize,
+            sampling=sampling or GREEDY,
+            thinking=options.thinking,
+        )
     if options.api is not None and options.api.is_special:
         raise UsageError("--extra-body and --image-format are for a server; --model is one of this machine.")
     from viscot_core.engines.transformers.engine import LocalEngine
@@ -191,5 +200,6 @@ def open_engine(
         base=options.base,
         min_pixels=options.min_pixels,
         max_pixels=options.max_pixels,
+        thinking=bool(options.thinking),
     )
     return LocalEngine(loaded, batch_size=options.batch_size, sampling=sampling, resize=resize)

@@ -16,7 +16,7 @@ from typing import Any
 from viscot_core.addresses import without_password
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
-from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws
+from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws, thinking_identity
 from viscot_core.errors import BudgetSpent
 from viscot_core.families.table import text_template
 from viscot_core.openai_api.budget import Usage
@@ -32,7 +32,8 @@ from viscot_core.openai_api.replies import Reply
 class OpenAIEngine:
     """An ``Engine`` behind ``url`` (``http://HOST:PORT/v1``). Safe to call from several threads.
 
-    ``resize`` gives the size an image of another size is to be sent in (see ``Codec.resize``).
+    ``resize`` gives the size an image of another size is to be sent in (see ``Codec.resize``). ``thinking``
+    tells its chat template to think or not; None leaves that to the server.
 
     Raises:
         UsageError: no key where the host needs one, or one that no key can be.
@@ -46,8 +47,9 @@ class OpenAIEngine:
         options: ApiOptions | None = None,
         resize: Resize | None = None,
         sampling: Sampling = GREEDY,
+        thinking: bool | None = None,
     ) -> None:
-        self.options, self.sampling = options or ApiOptions(), sampling
+        self.options, self.sampling, self.thinking = options or ApiOptions(), sampling, thinking
         self.url, self.name, self.resize = url.rstrip("/"), model, resize
         self._client = Client(self.url, openai_key(url), self.options)
         self._messages = Messages(resize, 4 * self.options.concurrency, self.options.images)
@@ -70,6 +72,7 @@ class OpenAIEngine:
             "sampling": self.sampling.identity,
             "resize": getattr(self.resize, "__name__", "none"),
             **self.options.images.identity,
+            **thinking_identity(self.thinking),
             **({"extra_body": json.dumps(extra, sort_keys=True)} if extra else {}),
         }
 
@@ -152,7 +155,12 @@ class OpenAIEngine:
             body["stop"] = list(request.stop)
         if request.tools:
             body["tools"] = json.loads(request.tools)
-        body |= reply_fields(self.name, request.max_new_tokens, sampling.temperature)
+        body |= reply_fields(
+            self.name, request.max_new_tokens, sampling.temperature, thinks=bool(self.thinking)
+        )
+        if self.thinking is not None:
+            # vLLM, SGLang and llama.cpp hand these on to the chat template.
+            body["chat_template_kwargs"] = {"enable_thinking": self.thinking}
         if not sampling.greedy:
             body |= sampling_fields(sampling.top_p, sampling.seed)
         if request.logprobs or request.top_logprobs:

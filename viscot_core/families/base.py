@@ -76,6 +76,11 @@ class Processor(Protocol):
         """Tokens of a long prompt with two images, to guess how many fit together."""
         ...
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the model was told to think before it answers."""
+        ...
+
     def render(self, messages: Sequence[Message], sizes: Sequence[Size], *, generate: bool) -> Rendered:
         """Ids of a conversation about images of these sizes; ``generate``: it ends where the model speaks.
 
@@ -130,6 +135,9 @@ NO_LIMITS = (
     "This model's images get a size of its own choice; leave out --min-pixels and --max-pixels, which are "
     "for models that read images of any size (Qwen-VL)."
 )
+
+
+NO_THOUGHTS = "This model's chat template has no switch for thinking (enable_thinking); leave out --thinking."
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +255,20 @@ class Family(Protocol):
         ...
 
     def processor(
-        self, checkpoint: Checkpoint, min_pixels: int | None = None, max_pixels: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        *,
+        thinking: bool = False,
     ) -> Processor:
         """Its way with conversations, and with images where their limits are given.
 
+        ``thinking`` lets it think before it answers.
+
         Raises:
             CheckpointError: a damaged tokenizer.
-            UsageError: limits where images get a size of the model's own.
+            UsageError: limits where images get a size of the model's own; a model that cannot think.
         """
         ...
 

@@ -67,6 +67,7 @@ def load_model(
     base: str | Path | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    thinking: bool = False,
 ) -> LoadedModel:
     """Load a checkpoint of either layout; without a name, the bundled viscot-tiny.
 
@@ -77,6 +78,7 @@ def load_model(
         attn: ``sdpa``, ``flash`` (needs flash-attn) or ``eager``.
         base: an adapter's base, instead of the one that its config names.
         min_pixels, max_pixels: limits of what an image is resized to, where a model reads any size.
+        thinking: whether the model is to think before it answers, where its chat template leaves the choice.
 
     Raises:
         CheckpointError: unknown, damaged or of another kind; names the file and the tensor.
@@ -89,7 +91,7 @@ def load_model(
     with LOADING:
         checkpoint = open_checkpoint(resolve_answering(name_or_path), base)
         checkpoint.require_whole()
-        processor = checkpoint.family.processor(checkpoint, min_pixels, max_pixels)
+        processor = checkpoint.family.processor(checkpoint, min_pixels, max_pixels, thinking=thinking)
         place = choose_device(device)
         kind = choose_dtype(dtype, place, checkpoint)
         if attn == "flash":

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
-from viscot_core.openai_api.limits import THOUGHTS
+from viscot_core.conversation import THOUGHTS
 
 
 class Lesson(Enum):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-THOUGHTS = 16
-"""A reasoning model's thoughts count as reply: it is allowed so many times the tokens of an answer."""
+from viscot_core.conversation import THOUGHTS
 
 
 def reasons(model: str) -> bool:
@@ -17,11 +16,14 @@ def reasons(model: str) -> bool:
     return re.search(r"(?:^|/)o\d(?![a-z\d])|(?<![a-z\d])gpt-5(?!\d)", model.lower()) is not None
 
 
-def reply_fields(model: str, tokens: int, temperature: float = 0) -> dict[str, Any]:
-    """The fields of a request that limit the reply to ``tokens``; reasoning models refuse a temperature."""
+def reply_fields(model: str, tokens: int, temperature: float = 0, *, thinks: bool = False) -> dict[str, Any]:
+    """The fields of a request that limit the reply to ``tokens``, and its thought where it ``thinks``.
+
+    OpenAI's reasoning models refuse a temperature.
+    """
     if reasons(model):
         return {"max_completion_tokens": THOUGHTS * tokens}
-    return {"max_tokens": tokens, "temperature": temperature}
+    return {"max_tokens": tokens * (THOUGHTS if thinks else 1), "temperature": temperature}
 
 
 def sampling_fields(top_p: float, seed: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from viscot_core.conversation import IMAGE, Message
+from viscot_core.conversation import IMAGE, Message, final_words
 from viscot_core.policies.base import Answer, Question, Step, answer_step
 from viscot_core.policies.wording import Wording
 
@@ -26,4 +26,4 @@ class Direct:
 
     def next(self, step: Step, text: str) -> Answer:
         """The answer."""
-        return Answer(text, step.question.size, policy=self.name)
+        return Answer(final_words(text), step.question.size, policy=self.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from viscot_core.boxes.geometry import CropPolicy, crop_window
+from viscot_core.conversation import final_words
 from viscot_core.images.view import crop
 from viscot_core.policies.base import Answer, Look, Question, Step, answer_step
 from viscot_core.policies.wording import Wording
@@ -33,7 +34,7 @@ class TwoTurn:
     def next(self, step: Step, text: str) -> Step | Answer:
         """Turn 2 after turn 1, the answer after turn 2."""
         if step.answers:
-            return Answer(text, step.question.size, step.looks, self.name)
+            return Answer(final_words(text), step.question.size, step.looks, self.name)
         size = step.question.size
         parsed = self.wording.codec.parse(text, size)
         return self.look_again(step.question, Look(parsed.box, text, size, parsed.status, boxes=parsed.count))

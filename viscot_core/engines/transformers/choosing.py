@@ -88,7 +88,7 @@ def choose(
     ``suppressed`` ids are never chosen (``logits`` are changed in place). ``number [rows, 1]`` is the rows'
     next one of ``draws``. A logprob is that of the model's own distribution, with all ids, at temperature 1.
     """
-    # log_softmax makes a whole table of which one number a row is read, and is ten times as fast as logsumexp.
+    # log_softmax makes a whole table to read one number a row, and is ten times as fast as logsumexp.
     table = logits.float().log_softmax(-1) if choice.logprobs else None
     logits.index_fill_(1, suppressed, float("-inf"))
     ids = logits.argmax(-1)

@@ -17,7 +17,10 @@ from viscot_core.families.inputs import Prompt
 
 
 class DecodeState:
-    """The new tokens of ``request``, at most ``limit``, after ``prompt_tokens``; chosen by ``sampling``."""
+    """The new tokens of ``request``, at most ``limit``, after ``prompt_tokens``; chosen by ``sampling``.
+
+    ``opened`` is what the prompt ended in of a thought: the text begins with it.
+    """
 
     def __init__(
         self,
@@ -26,10 +29,12 @@ class DecodeState:
         limit: int,
         prompt_tokens: int = 0,
         sampling: Sampling = GREEDY,
+        opened: str = "",
     ) -> None:
         self.limit = limit
         self.request = request
         self.sampling = sampling
+        self._opened = opened
         self._prompt_tokens = prompt_tokens
         self._processor = processor
         # Without a stop text and without a listener the ids are decoded once, at the end (`generation`).
@@ -76,7 +81,7 @@ class DecodeState:
 
     def generation(self) -> Generation:
         """What was said so far."""
-        said = self._processor.text(self._ids)
+        said = self._opened + self._processor.text(self._ids)
         text, stopped = _before_stop(said, self.request.stop)
         # The end token is no word, but it was generated: it counts.
         ids = (*self._ids, *self._end)
@@ -102,14 +107,16 @@ class DecodeState:
             return 0
 
         def length(count: int) -> int:
-            return len(self._processor.text(self._ids[:count]))
+            return len(self._opened + self._processor.text(self._ids[:count]))
 
         # Texts of more tokens are no shorter, so that the place can be found by halves.
         return bisect_left(range(len(self._ids) + 1), end, key=length)
 
     def _stream(self) -> None:
         """End at a stop text; tell what can no longer change."""
-        text, stopped = _before_stop(self._processor.settled_text(self._ids), self.request.stop)
+        text, stopped = _before_stop(
+            self._opened + self._processor.settled_text(self._ids), self.request.stop
+        )
         if stopped:
             self.open = False
         else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from viscot_core.boxes.formats import Resize
-from viscot_core.conversation import Message
+from viscot_core.conversation import THOUGHTS, Message, opened_thought
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws
 from viscot_core.engines.transformers.batches import MOST_ROWS, MOST_ROWS_GPU, BatchBudget, fitting_batch
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from viscot_core.engines.transformers.prefix import PrefixDecoder
 
 
+TAIL = 16
+"""So many tokens at a prompt's end hold the mark that opens a thought, if there is one."""
 # While a model decodes, its layers use another attention, and its caches are not made for two at once:
 # whoever asks it waits for the one before.
 _LOCKS: WeakKeyDictionary[Any, RLock] = WeakKeyDictionary()
@@ -179,8 +181,10 @@ class LocalEngine:
             context = self.processor.context
             reason = f"the prompt's {count} tokens do not fit the model's context of {context}"
             return Generation("", 0, False, reason)
-        limit = min(request.max_new_tokens, room)
-        state = DecodeState(self.processor, request, limit, count, sampling)
+        # A template may write the mark that opens a thought: the text then begins with it.
+        opened = opened_thought(self.processor.text(rendered.ids[-TAIL:]))
+        wanted = request.max_new_tokens * (THOUGHTS if opened or self.processor.thinks else 1)
+        state = DecodeState(self.processor, request, min(wanted, room), count, sampling, opened)
         return Decoding(Prompt(request.messages, rendered, images), state)
 
     def _decode(self, prompts: Sequence[Decoding]) -> None:

@@ -150,7 +150,12 @@ class Generic:
         return None if step is None else limits_of(load_image_processor(path), step)
 
     def processor(
-        self, checkpoint: Checkpoint, min_pixels: int | None = None, max_pixels: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        *,
+        thinking: bool = False,
     ) -> Processor:
         """transformers' own processor, left-padding."""
         hf = load_processor(checkpoint.path)
@@ -159,7 +164,7 @@ class Generic:
                 raise UsageError(NO_LIMITS)
             own = limits_of(hf.image_processor, self.backbone.step)
             set_limits(hf.image_processor, own.within(min_pixels, max_pixels))
-        processor = GenericProcessor(hf, checkpoint.config, checkpoint.path)
+        processor = GenericProcessor(hf, checkpoint.config, checkpoint.path, thinking=thinking)
         processor.require_slots()
         return processor
 

@@ -14,10 +14,10 @@ from jinja2 import TemplateError
 from PIL import Image
 
 from viscot_core.boxes.geometry import Size
-from viscot_core.conversation import IMAGE, Message
+from viscot_core.conversation import CLOSING, IMAGE, OPENING, Message
 from viscot_core.deadline import TEMPLATE_SECONDS, call_within
-from viscot_core.errors import CheckpointError, EngineError
-from viscot_core.families.base import ImageLimits
+from viscot_core.errors import CheckpointError, EngineError, UsageError
+from viscot_core.families.base import NO_THOUGHTS, ImageLimits
 from viscot_core.families.inputs import IGNORE, Rendered
 
 _FAULTS = (ImportError, RuntimeError, OSError, ValueError, KeyError, AttributeError, TypeError)
@@ -32,9 +32,8 @@ _FILES = {
 _TEMPLATE_CURE = "copy chat_template.jinja from the model's own folder on the hub"
 _NO_LETTER = "\ufffd"
 """What decoding makes of bytes that are no letter, or not yet one."""
-_TEMPLATE_OPTIONS = {"enable_thinking": False}
-"""Reasoning templates think by default. (A template that does not know the name is not told it: transformers
-would take it for the image processor's, and warn about each prompt.)"""
+_SWITCH = "enable_thinking"
+"""What a chat template calls the choice to think; without a word, many of them let the model think."""
 
 
 def load_processor(path: Path) -> Any:
@@ -111,7 +110,7 @@ def set_limits(image_processor: Any, limits: ImageLimits) -> None:
 class GenericProcessor:
     """A transformers processor of any model, as the engine wants it."""
 
-    def __init__(self, hf: Any, config: Any, path: Path) -> None:
+    def __init__(self, hf: Any, config: Any, path: Path, *, thinking: bool = False) -> None:
         self.hf = hf
         self._path = path
         text = config.get_text_config()
@@ -131,6 +130,15 @@ class GenericProcessor:
         by = getattr(hf.image_processor, "backend", "pil")
         self.identity = {"template": f"own-{template}", "pixels": f"{by}-{pixels}"}
         self.typical_prompt = 2 * 1280 + 256
+        self.thinks = thinking
+        # A template without the switch may still have thoughts: then its model always thinks.
+        if thinking and not any(word in self._template for word in (_SWITCH, *OPENING)):
+            raise UsageError(NO_THOUGHTS)
+        if thinking:
+            self.identity["thinking"] = "on"
+        # Marks that are special tokens would be left out with the others, and a thought read as the answer.
+        special = dict(zip(hf.tokenizer.all_special_tokens, hf.tokenizer.all_special_ids, strict=True))
+        self._marks = {int(special[mark]): mark for mark in (*OPENING, *CLOSING) if mark in special}
 
     def require_slots(self) -> None:
         """Raise a CheckpointError where the chat template has no place for an image, or cannot be used."""
@@ -180,8 +188,14 @@ class GenericProcessor:
         return dict(out)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Words of generated ids, special tokens left out."""
-        return str(self.hf.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """Words of generated ids, special tokens left out, but for the marks of thoughts."""
+        decode = partial(self.hf.tokenizer.decode, skip_special_tokens=True)
+        pieces, start = list[str](), 0
+        for place, token in enumerate(ids):
+            if token in self._marks:
+                pieces += [str(decode(list(ids[start:place]))), self._marks[token]]
+                start = place + 1
+        return "".join([*pieces, str(decode(list(ids[start:])))])
 
     def settled_text(self, ids: Sequence[int]) -> str:
         """The beginning of ``text(ids)`` that stays: without the half of a letter at its end."""
@@ -194,7 +208,7 @@ class GenericProcessor:
             turns,
             tokenize=False,
             add_generation_prompt=generate,
-            **{name: value for name, value in _TEMPLATE_OPTIONS.items() if name in self._template},
+            **({_SWITCH: self.thinks} if _SWITCH in self._template else {}),
         )
         try:
             return str(call_within(TEMPLATE_SECONDS, apply))

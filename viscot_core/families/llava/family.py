@@ -11,6 +11,7 @@ from typing import Any
 from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.families.base import (
     NO_LIMITS,
+    NO_THOUGHTS,
     Facts,
     Family,
     Files,
@@ -164,11 +165,18 @@ class Llava:
         return None
 
     def processor(
-        self, checkpoint: Checkpoint, min_pixels: int | None = None, max_pixels: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        *,
+        thinking: bool = False,
     ) -> Processor:
         """The tokenizer with viscot's rules, under the manifest's template."""
         if min_pixels is not None or max_pixels is not None:
             raise UsageError(NO_LIMITS)
+        if thinking:
+            raise UsageError(NO_THOUGHTS)
         template = TEMPLATES[checkpoint.manifest.template]
         return ChatProcessor(load_tokens(checkpoint), template, checkpoint.config, checkpoint.text_rows)
 

@@ -157,6 +157,7 @@ class ChatProcessor:
         self.suppress_tokens = sorted({tokens.image_id, *range(text_rows, rows)})
         self.identity = {"turn_tokens": tokens.turn_tokens, "template": template.name}
         self.image_tokens = tokens.image_tokens
+        self.thinks = False
         self.typical_prompt = 2 * tokens.image_tokens + 256
 
     def render(
