@@ -18,7 +18,7 @@ class ImageFeatures:
     Attributes:
         kind: the class of that output.
         listed: whether it gives images one by one, and not as one tensor of all.
-        pooled: what takes the image's slots, ``[tokens, hidden]``.
+        pooled: what takes the image's slots, ``[tokens, hidden]`` or ``[tiles, tokens, hidden]``.
         deepstack: what is added to the first text layers, a tensor like ``pooled`` each (Qwen3-VL).
         grid: ``[1, 3]``, where the model counts positions by it.
     """
@@ -28,6 +28,11 @@ class ImageFeatures:
     pooled: torch.Tensor
     deepstack: tuple[torch.Tensor, ...] = ()
     grid: torch.Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Slots that it takes in a prompt."""
+        return self.pooled.shape[:-1].numel()
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +77,10 @@ def joined_features(features: Sequence[ImageFeatures]) -> Any:
 
 
 def _joined(pieces: Any) -> torch.Tensor:
-    """``[tokens, hidden]`` of one image, which some towers give in one piece and some in a list of one."""
+    """One image's features as the tower shapes them (SmolVLM before transformers 5.20 counts its tiles).
+
+    Some give them in one piece and some in a list of one, ``[tokens, hidden]``.
+    """
     if isinstance(pieces, torch.Tensor):
-        return pieces.flatten(0, -2)
+        return pieces
     return torch.cat([piece.flatten(0, -2) for piece in pieces])

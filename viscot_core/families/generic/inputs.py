@@ -42,7 +42,7 @@ class GenericInputs:
         (first,) = self.features.features(prompt.images[:1])
         # Its slots need not stand side by side: tiles have marks between them.
         slots = (at for at, token in enumerate(prompt.rendered.ids) if token == self._processor.image_id)
-        return next(islice(slots, len(first.pooled) - 1, None)) + 1
+        return next(islice(slots, first.tokens - 1, None)) + 1
 
     def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, Any]:
         """The first ``prefix_len`` ids of prompts about an image each; no padding."""
