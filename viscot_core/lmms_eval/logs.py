@@ -108,11 +108,11 @@ def _sample(
 ) -> LoggedSample:
     metrics = {name: data[name] for name in figures if name in data}
     row = next((m for m in metrics.values() if isinstance(m, dict) and "box_gt" in m), {})
-    answer = _text(data.get("filtered_resps", data.get("resps", "")))
+    answer = _text(data.get("filtered_resps", data.get("resps", ""))).strip()
     # This task answers with both turns as one JSON text (``utils.chain_to_text``).
     if task == CHAIN:
         said = json.loads(answer)
-        answer, look = said["answer"], {**look, "box_text": said["box_text"], **metrics.get("acc50", {})}
+        answer, look = said["answer"].strip(), {**look, "box_text": said["box_text"], **metrics.get("acc50", {})}
     return LoggedSample(
         strategy=strategy,
         task=task,

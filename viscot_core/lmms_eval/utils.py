@@ -85,7 +85,8 @@ def chain_to_text(
     texts go back as one JSON answer, which ``score.lmms.chain_results`` takes apart.
     """
     wording = Wording(codec((lmms_eval_specific_kwargs or {}).get("box_format", "viscot")))
-    policy, said = TwoTurn(wording), list(previous_output or ())
+    # Stripped as an engine's text is: vLLM keeps the blank that stands before the first word.
+    policy, said = TwoTurn(wording), [text.strip() for text in previous_output or ()]
     if not round_idx:
         return _flat(policy.start(Question(str(doc["question"]), ())))
     # The first turn's words give the box, and with it the crop to show now.
