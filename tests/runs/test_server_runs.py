@@ -94,6 +94,26 @@ def test_a_key_in_an_old_record_is_not_shown(tmp_path: Path) -> None:
     assert RunInfo(model="VisCoT-7b-336").model == "VisCoT-7b-336"
 
 
+def test_a_server_s_version_is_on_record_and_its_template_is_not_claimed(
+    cli: Cli, root: Path, tmp_path: Path
+) -> None:
+    """run.json said `vicuna_v1` of a served `tiny`; folders that say so go on."""
+    out = tmp_path / "run"
+    command = ("bench", "cot", "--box-format", "viscot", "--data", root, "--out", out, "--concurrency", "1")
+    said = [completion("[0.1, 0.1, 0.5, 0.5]", fingerprint=f"vllm-0.32.{n}-ab") for n in (0, 1)]
+    with JudgeServer(lambda number, _: said[number > 1]) as server:
+        command += ("--model", f"{server.url}#m")
+        assert cli(*command, "--max-requests", "2").code == 3
+        info = read_run(out)
+        assert info.settings["engine"]["template"] == "server"
+        assert info.environment["server"] == "vllm-0.32.0-ab"
+        info.settings["engine"]["template"] = "vicuna_v1"
+        info.save(out)
+        assert cli(*command).code == 0
+        assert cli(*command).code == 0, "nothing is left to ask"
+    assert read_run(out).environment["server"] == "vllm-0.32.0-ab, vllm-0.32.1-ab"
+
+
 def test_the_same_server_under_another_address(cli: Cli, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ("bench", "cot", "--box-format", "viscot", "--data", root, "--out", out, "--concurrency", "1")

@@ -36,12 +36,14 @@ def completion(
     finish: str = "stop",
     tokens: tuple[int, int] = (120, 6),
     model: str = "made-up-1",
+    fingerprint: str | None = None,
     **more: Any,
 ) -> Action:
     """A reply of the judge."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
     body = {"object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
+    body |= {} if fingerprint is None else {"system_fingerprint": fingerprint}
     return Action(body=json.dumps(body).encode(), **more)
 
 

@@ -172,6 +172,16 @@ class Traits:
 
 
 @runtime_checkable
+class Served(Protocol):
+    """An engine on another machine, which says with its replies what it is."""
+
+    @property
+    def versions(self) -> frozenset[str]:
+        """What the server has said of itself so far (``system_fingerprint``)."""
+        ...
+
+
+@runtime_checkable
 class Counting(Protocol):
     """An engine that counts what its answers cost to compute."""
 

@@ -60,6 +60,11 @@ class OpenAIEngine:
         return self._client.usage
 
     @property
+    def versions(self) -> frozenset[str]:
+        """What the server has said of itself so far."""
+        return frozenset(self._client.usage.versions)
+
+    @property
     def identity(self) -> dict[str, str]:
         """Where, who, and in which sizes: what can change the text as far as a client can know."""
         extra = dict(self.options.extra_body)
@@ -68,7 +73,7 @@ class OpenAIEngine:
             # A password or a key is no part of who answers.
             "url": without_password(self.url),
             "model": self.name,
-            "template": "vicuna_v1",
+            "template": "server",  # its own, which no client can see
             "sampling": self.sampling.identity,
             "resize": getattr(self.resize, "__name__", "none"),
             **self.options.images.identity,

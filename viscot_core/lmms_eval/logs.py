@@ -112,7 +112,10 @@ def _sample(
     # This task answers with both turns as one JSON text (``utils.chain_to_text``).
     if task == CHAIN:
         said = json.loads(answer)
-        answer, look = said["answer"].strip(), {**look, "box_text": said["box_text"], **metrics.get("acc50", {})}
+        answer, look = (
+            said["answer"].strip(),
+            {**look, "box_text": said["box_text"], **metrics.get("acc50", {})},
+        )
     return LoggedSample(
         strategy=strategy,
         task=task,

@@ -43,6 +43,7 @@ class Usage:
         tokens_in, tokens_out: as the server counts them.
         cost: US dollars; None where the price is unknown.
         models: what the server calls its model.
+        versions: what the server says of itself.
         capped: a limit on requests or dollars left something out.
     """
 
@@ -54,6 +55,7 @@ class Usage:
     tokens_out: int = 0
     cost: float | None = None
     models: set[str] = field(default_factory=set)
+    versions: set[str] = field(default_factory=set)
     capped: bool = False
 
 

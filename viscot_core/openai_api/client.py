@@ -269,6 +269,7 @@ class Client:
                 self.usage.tokens_in += reply.tokens_in
                 self.usage.tokens_out += reply.tokens_out
                 self.usage.models |= {reply.model} - {""}
+                self.usage.versions |= {reply.version} - {""}
             if budget:
                 budget.count(bill, reply.tokens_in, reply.tokens_out)
             if call.needs_text and reply.text is None:

@@ -14,6 +14,8 @@ from viscot_core.openai_api.streams import CANCELLED
 
 MAX_REPLY = 32 * 2**20
 """Bytes of the largest reply that is read, unpacked; a long one with its thoughts has less than one MB."""
+MAX_VERSION = 100
+"""Characters that are kept of what a server says of itself."""
 
 
 def limited(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -50,7 +52,8 @@ def completion(data: Any, *, tools: bool = False) -> Reply:
     tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     words = None if text is None else readable(text)
     model, logprobs = str(data.get("model") or ""), _token_logprobs(choice.get("logprobs"))
-    return Reply(words, finish, *tokens, model, readable(thought), logprobs)
+    version = readable(str(data.get("system_fingerprint") or ""))[:MAX_VERSION]
+    return Reply(words, finish, *tokens, model, readable(thought), logprobs, version)
 
 
 def _calls(sent: Any) -> list[ToolCall]:

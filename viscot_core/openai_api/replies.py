@@ -55,6 +55,7 @@ class Reply:
         finish: why it ended: ``stop``, ``length``, ...; ``cancelled`` where nobody waited for the rest.
         tokens_in, tokens_out: the server's count of tokens read and written; 0 where it counts none.
         model: what the server calls its model.
+        version: what the server says of itself (``system_fingerprint``); not kept on disk.
     """
 
     text: str | None
@@ -64,6 +65,7 @@ class Reply:
     model: str = ""
     thought: str = ""
     logprobs: TokenLogprobs | None = None
+    version: str = ""
 
     @property
     def truncated(self) -> bool:

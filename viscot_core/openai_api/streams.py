@@ -33,7 +33,7 @@ def join(
         if chunk.get("error"):
             return {"error": chunk["error"]}
         # The usage comes in a chunk of its own without choices, after the finish reason (``include_usage``).
-        last |= {name: chunk[name] for name in ("usage", "model") if chunk.get(name)}
+        last |= {name: chunk[name] for name in ("usage", "model", "system_fingerprint") if chunk.get(name)}
         for choice in chunk["choices"]:
             finish = choice.get("finish_reason") or finish
             delta = choice.get("delta") or {}

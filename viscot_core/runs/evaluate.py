@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from viscot_core.addresses import without_password
-from viscot_core.engines.base import Counting, Engine
+from viscot_core.engines.base import Counting, Engine, Served
 from viscot_core.engines.open import EngineOptions, codec_for, known_codec, open_engine, weights_hash
 from viscot_core.runs.answering import answer_queries
 from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
@@ -62,7 +62,9 @@ def evaluate(
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         turns = Turns(out) if opened.traits.paid else None
         ask = partial(answer_queries, type(task), settings, opened, turns=turns)
-        return Built(ask, known, opened.traits.batch)  # the batch that fits is known once it is loaded
+        # The batch that fits is known once the model is loaded, a server's version once it has replied.
+        versions = partial(getattr, opened, "versions") if isinstance(opened, Served) else frozenset
+        return Built(ask, known, opened.traits.batch, versions)
 
     info, tally = run(plan, build, progress=progress)
     tally.least_seconds = sum(e.least_seconds() or 0.0 for e in engines if isinstance(e, Counting)) or None

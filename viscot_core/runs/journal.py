@@ -20,6 +20,7 @@ from viscot_core.runs.records import (
     PARTS,
     PREDICTIONS_FILE,
     RUN_FILE,
+    SERVER,
     Key,
     Planned,
     Prediction,
@@ -136,6 +137,8 @@ class Journal:
             # What was missing before and is asked for now counts afresh: its images may have been fetched
             # since.
             asked = {name for sets in info.planned.values() for name in sets}
+            # A server's version is told with its replies, and none may be left to ask for.
+            said = {name: self.info.environment[name] for name in (SERVER,) if name in self.info.environment}
             missing = {**self.info.missing, **dict.fromkeys(asked, 0), **info.missing}
             info = info.model_copy(
                 update={
@@ -143,6 +146,7 @@ class Journal:
                     "hashes": {**self.info.hashes, **info.hashes},
                     "missing": {name: n for name, n in missing.items() if n},
                     "created": self.info.created,
+                    "environment": {**said, **info.environment},
                     "seconds": self.info.seconds,
                     "figures": {**self.info.figures, **info.figures},
                 }
@@ -188,6 +192,9 @@ def _take_lock(folder: Path, *, shared: bool = False, name: str = LOCK_FILE) -> 
 def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
     """Raise UsageError showing every setting in which ``new`` differs from the one that ``folder`` has."""
     before, after = _flat({"kind": old.kind, **old.settings}), _flat({"kind": new.kind, **new.settings})
+    # Once on record of every server, whose template nobody can know.
+    if before.get("engine.engine") == "api" and before.get("engine.template") == "vicuna_v1":
+        before["engine.template"] = "server"
     for name in old.hashes.keys() & new.hashes.keys():
         before[f"data of {name}"], after[f"data of {name}"] = old.hashes[name], new.hashes[name]
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]

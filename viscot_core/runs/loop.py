@@ -22,7 +22,7 @@ from viscot_core.runs.journal import Journal
 from viscot_core.runs.opening import Query, Work, opened_ahead
 from viscot_core.runs.records import Prediction, RunInfo
 from viscot_core.runs.shards import Shard, launch
-from viscot_core.runs.tally import Tally, conclude, environment
+from viscot_core.runs.tally import Tally, conclude, environment, with_versions
 from viscot_core.tasks.base import Benchmark
 
 Progress = Callable[[int, int], None]
@@ -82,6 +82,8 @@ class Built:
     settings: dict[str, Any]
     batch: int | None = None
     """How many items are asked together; None: as planned."""
+    versions: Callable[[], frozenset[str]] = frozenset
+    """What servers have said of themselves so far."""
 
 
 def run(
@@ -112,7 +114,7 @@ def run(
             _loop(replace(plan, batch=built.batch or plan.batch), built.ask, work, journal, tally, progress)
         finally:
             tally.seconds = time.perf_counter() - start
-            info = conclude(journal, info, tally)
+            info = conclude(journal, with_versions(info, built.versions()), tally)
     return info, tally
 
 

@@ -86,6 +86,10 @@ Planned = dict[str, dict[str, int]]
 """How many items each strategy has in each data set: the N of every "n of N"."""
 
 
+SERVER = "server"
+"""The key of a run's environment under which servers' versions stand."""
+
+
 class RunInfo(BaseModel):
     """``run.json``. ``settings`` is everything that can change an answer; the rest informs."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from viscot_core.runs.journal import Journal
-from viscot_core.runs.records import RunInfo
+from viscot_core.runs.records import SERVER, RunInfo
 
 
 @dataclass
@@ -50,6 +50,15 @@ def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
     seconds = tally.seconds if journal.session is None else 0.0  # the parent of the ranks has the wall time
     update = {"counts": counts, "pending": dict(tally.open), "seconds": info.seconds + seconds}
     return journal.save(info.model_copy(update=update))
+
+
+def with_versions(info: RunInfo, versions: frozenset[str]) -> RunInfo:
+    """``info`` with what servers said of themselves, beside what is on record from earlier calls."""
+    known = {name for name in info.environment.get(SERVER, "").split(", ") if name} | versions
+    if not known:
+        return info
+    told = {**info.environment, SERVER: ", ".join(sorted(known))}
+    return info.model_copy(update={"environment": told})
 
 
 def environment() -> dict[str, str]:
