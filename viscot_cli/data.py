@@ -258,6 +258,10 @@ def organize(
 
 @app.command()
 def check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A training file of any format, not a root."),
+    ] = None,
     to: Root = Path("data"),
     wanted: Files = None,
     decode: Annotated[
@@ -267,8 +271,18 @@ def check(
     out: Annotated[
         Path | None, typer.Option(help="File for the list of problems; default: DATA/report.jsonl.")
     ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="With FILE: folder of the image paths; default: FILE's.")
+    ] = None,
+    boxes: data_rows.Boxes = None,
+    shown: Annotated[int, typer.Option(min=0, help="With FILE: how many faults are shown one by one.")] = 20,
 ) -> None:
-    """Check every annotated image: it exists, is readable, has the annotated size and boxes inside it."""
+    """Check every annotated image of a root (there, readable, boxes inside it), or the rows of one FILE."""
+    if file is not None:
+        data_rows.check_rows(file, images, boxes, shown)
+        return
+    if images or boxes:
+        raise UsageError("--images and --boxes only go with a FILE; a root has its own.")
     from viscot_core.sources.catalog import load_catalog
     from viscot_core.sources.check import FATAL, ODD, OUTSIDE
     from viscot_core.sources.check import check as run

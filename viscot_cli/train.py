@@ -22,7 +22,7 @@ Recipe_ = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; by default runs/NAME.")]
 Data = Annotated[
-    str | None, typer.Option("--data", help="Data root, or one JSON/JSONL file of your own rows.")
+    str | None, typer.Option("--data", help="Data root, or one file of your own rows (docs/data-formats.md).")
 ]
 Images = Annotated[str | None, typer.Option("--images", help="Folder the rows' image paths are relative to.")]
 Set = Annotated[
@@ -71,8 +71,18 @@ AllowBad = Annotated[
     int | None, typer.Option("--allow-bad", min=0, help="Bad samples allowed: in the preflight, in a stage.")
 ]
 Report = Annotated[
-    Literal["tensorboard", "wandb"] | None, typer.Option("--report", help="Where the curves go.")
+    Literal["tensorboard", "wandb", "trackio"] | None, typer.Option("--report", help="Where the curves go.")
 ]
+Boxes = Annotated[
+    str | None, typer.Option(help="How the rows of --data write boxes, e.g. qwen2.5-vl; default: viscot.")
+]
+EvalData = Annotated[
+    str | None, typer.Option("--eval-data", help="Held-out rows: their loss and answers go into the log.")
+]
+EvalSplit = Annotated[
+    float | None, typer.Option("--eval-split", help="Hold this share of the images out, e.g. 0.01.")
+]
+EvalSteps = Annotated[int | None, typer.Option("--eval-steps", min=1, help="Evaluate every so many steps.")]
 
 
 def _command(want: Want, text: str) -> Callable[..., None]:
@@ -86,12 +96,16 @@ def _command(want: Want, text: str) -> Callable[..., None]:
         local_addr: LocalAddr = None, slurm: Slurm = None, lora: Lora = None, load_in: LoadIn = None,
         allow_bad: AllowBad = None, report: Report = None, partition: Partition = None,
         account: Account = None, time: Time = None, memory: Memory = None, cpus: Cpus = None,
-        sbatch: Sbatch = None,
+        sbatch: Sbatch = None, eval_data: EvalData = None, eval_split: EvalSplit = None,
+        eval_steps: EvalSteps = None, boxes: Boxes = None,
     ) -> None:  # fmt: skip
+        from viscot_core.train.evaluation.split import with_split
         from viscot_core.train.job import launch
+        from viscot_core.train.job.own_rows import own_rows
         from viscot_core.train.plan.make_plan import make_plan
         from viscot_core.train.plan.plan_types import Rendezvous
         from viscot_core.train.recipe import options
+        from viscot_core.train.recipe.load import load_recipe
 
         if nnodes > 1 and not (rdzv or slurm):
             raise UsageError(f"--nnodes {nnodes} needs --rdzv HOST:PORT, the address of the first machine.")
@@ -103,16 +117,23 @@ def _command(want: Want, text: str) -> Callable[..., None]:
         if not slurm:
             _goes_with("--slurm print or submit", [*given, "--sbatch"], [*given.values(), sbatch])
         only_looks = dry_run or slurm is not None
+        kept_in = out or Path("runs") / load_recipe(recipe, set_ or ()).name
+        rows = own_rows(data, images, eval_data, boxes, None if only_looks else kept_in)
         chosen, place, notes = options.resolve(
-            recipe, set_ or (), want, data or ("DATA" if dry_run else None), images,
+            recipe, set_ or (), want, rows.data or ("DATA" if dry_run else None), rows.images,
             lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report,
+            evaluation=options.EvalChoice(rows.eval_data, eval_split, eval_steps),
         )  # fmt: skip
         machine = launch.this_machine(
             gpus, gpu_memory, gpu, nodes=nnodes, processes=processes, must_exist=not only_looks
         )
         job = tuple(rdzv_conf or ())
         meeting = Rendezvous(rdzv, "c10d", node_rank, rdzv_id or "viscot", job, local_addr) if rdzv else None
+        notes += rows.notes
         run = out or Path("runs") / chosen.name
+        if not only_looks:
+            chosen, more = with_split(chosen, place.root, run)
+            notes += more
         # `prepare` raises on the plan's errors; --dry-run and --slurm show them with the plan.
         look = make_plan if only_looks else launch.prepare
         plan = look(

@@ -4,7 +4,8 @@
 mode is ``ddp``, ``zero1`` .. ``zero3``; ``mixed-`` before it trains on rows of which some have no image,
 packed, in random order, so that one rank's batch has images and the other's has none; ``base-`` trains the
 golden Vicuna and CLIP of the folder ``VISCOT_TEST_GOLDEN`` instead; ``tune-`` runs its last stage only, in
-bf16 where ``bf16-`` follows, on adapters with ``lora-``, with a frozen projector with ``frozen-``.
+bf16 where ``bf16-`` follows, on adapters with ``lora-``, with a frozen projector with ``frozen-``; ``eval-``
+continues the bundled model on ``chain.jsonl`` and evaluates it on ``held_out.jsonl``, every second step.
 ``VISCOT_TEST_STEPS`` is the number of steps of each stage.
 """
 
@@ -19,9 +20,12 @@ from typing import Any
 
 from made_training import golden_recipe
 
+from viscot_core.data.convert import convert
+from viscot_core.data.synth import write_dataset
+from viscot_core.models.zoo import resolve
 from viscot_core.processes import die_with_parent
 from viscot_core.train import ranks, worker
-from viscot_core.train.recipe.load import load_recipe
+from viscot_core.train.recipe.load import load_recipe, validate
 from viscot_core.train.recipe.schema import LoraSpec, Recipe
 
 SHAPE = [
@@ -35,6 +39,8 @@ STEPS = int(os.environ.get("VISCOT_TEST_STEPS", "4"))
 def recipe_of(mode: str, data: Path) -> Recipe:
     """The tiny recipe's alignment and fine-tuning stages in a smaller shape."""
     zero = int(mode[-1]) if mode[-1].isdigit() else 0
+    if mode.startswith("eval-"):
+        return evaluated(data, zero)
     if mode.startswith(("base-", "tune-")):
         return _golden(zero, set(mode.split("-")))
     fields = {"max_steps": STEPS, "save_steps": 2, "global_batch_size": 4, "log_steps": 1, "workers": 0}
@@ -62,6 +68,34 @@ def _golden(zero: int, words: set[str]) -> Recipe:
     change |= {"precision": "bf16" if "bf16" in words else "fp32", "train": tuple(parts)}
     change |= {"lora": LoraSpec(rank=4, alpha=8.0, dropout=0.0)} if lora else {}
     return recipe.model_copy(update={"stages": (recipe.stages[-1].model_copy(update=change),)})
+
+
+def evaluated(data: Path, zero: int = 0, **change: Any) -> Recipe:
+    """The bundled model goes on learning, with figures of held-out rows while it does."""
+    stage: dict[str, Any] = {
+        "kind": "finetune", "files": ["chain.jsonl"], "train": ["projector", "llm"], "max_steps": STEPS,
+        "global_batch_size": 4, "learning_rate": 2e-3, "precision": "fp32", "max_length": 512, "workers": 0,
+        "save_steps": 2, "zero_stage": zero,
+        "eval": {"file": "held_out.jsonl", "steps": 2, "questions": 6, "best": "iou", "max_new_tokens": 32},
+    }  # fmt: skip
+    raw = {
+        "name": "evaluated",
+        "model": {"checkpoint": str(resolve(None)), "template": "tiny"},
+        "data": {"root": str(data), "images": str(data), "preflight": 4},
+        "report_to": [],
+        "stages": [{**stage, **change}],
+    }
+    return validate(raw)
+
+
+def held_out_data(root: Path, *, train: int = 12, held_out: int = 7) -> Path:
+    """A made data root whose chains are divided into ``chain.jsonl`` and ``held_out.jsonl``."""
+    write_dataset(root, train=train + held_out, val=1, seed=9)
+    convert([root / "metadata/synth_cot_train.jsonl"], root / "all.jsonl")
+    rows = (root / "all.jsonl").read_text().splitlines(keepends=True)
+    (root / "held_out.jsonl").write_text("".join(rows[:held_out]))
+    (root / "chain.jsonl").write_text("".join(rows[held_out:]))
+    return root
 
 
 def losses(run: Path, stage: str) -> list[float]:

@@ -24,29 +24,46 @@ from pydantic import (
 )
 from pydantic_core import core_schema as schema
 
-from viscot_core.boxes.geometry import Box, Frame, Size
+from viscot_core.boxes.geometry import Box, Frame, Size, Window
 from viscot_core.conversation import IMAGE, ROLES, Message, to_disk
 from viscot_core.data.rows import RawRow, raw_rows
 from viscot_core.errors import DataError
 
 REFCOCO_FOLDER = "coco/train2014"
 """Folder of RefCOCO's images under a data root."""
+_FRAGMENT = re.compile(r"#xywh=(\d+),(\d+),(\d+),(\d+)$")
 _SUFFIX = re.compile(r"\s*\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]\s*")
 
 
 def split_crop(path: str) -> tuple[str, Box | None]:
     """``"a.jpg###[x0, y0, x1, y1]"`` -> ``("a.jpg", Box)``; without a suffix the box is None.
 
-    Negative and fractional pixels are kept (the reference shows the whole image instead). Raises DataError if
-    the suffix is not four numbers.
+    Negative and fractional pixels are kept (the reference shows the whole image instead). An exact window
+    (``exact_window``) is a box too. Raises DataError if the suffix is not four numbers.
     """
     name, mark, suffix = path.partition("###")
     if not mark:
-        return path, None
+        if (window := exact_window(path)) is None:
+            return path, None
+        x0, y0, x1, y1 = map(float, window)
+        return path.rpartition("#")[0], Box(x0, y0, x1, y1, Frame.ORIGINAL)
     if not (match := _SUFFIX.fullmatch(suffix)):
         raise DataError(f"the crop of image '{path}' is not [x0, y0, x1, y1]; correct the text after ###.")
     x0, y0, x1, y1 = (float(number) for number in match.groups())
     return name, Box(x0, y0, x1, y1, Frame.ORIGINAL)
+
+
+def exact_window(path: str) -> Window | None:
+    """``"a.jpg#xywh=10,20,30,40"`` -> the pixels ``(10, 20, 40, 60)`` that are shown, no more and no less.
+
+    A crop of ``###[...]`` is a region, which is shown in the paper's window around it. The notation is the
+    W3C's (Media Fragments URI 1.0, 4.2.2). None for any other name.
+    """
+    # Nearly all names have no mark: one search tells.
+    if "#xywh=" not in path or (match := _FRAGMENT.search(path)) is None:
+        return None
+    x, y, width, height = (int(number) for number in match.groups())
+    return (x, y, x + width, y + height)
 
 
 def _several(value: Any) -> Any:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import BoxStatus, Size, crop_window, parse_box
 from viscot_core.conversation import IMAGE, Message
-from viscot_core.data.annotations import Conversation, split_crop
+from viscot_core.data.annotations import Conversation, exact_window, split_crop
 from viscot_core.data.faults import asks_for_box, says_box
 from viscot_core.data.mixture import Mixture, Progress
 from viscot_core.errors import DataError
@@ -184,7 +184,10 @@ def load_views(root: Path, names: Sequence[str]) -> list[View]:
         whole = View(open_image(inside(root, path)), path)
         for name in group:
             box = split_crop(name)[1]
-            views.append(whole if box is None else crop(whole, crop_window(box, whole.image.size)))
+            if box is None:
+                views.append(whole)
+                continue
+            views.append(crop(whole, exact_window(name) or crop_window(box, whole.image.size)))
     return views
 
 

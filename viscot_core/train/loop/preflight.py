@@ -21,6 +21,7 @@ from viscot_core.families.training import TrainingProcessor
 from viscot_core.images.reading import image_size
 from viscot_core.paths import inside
 from viscot_core.train import ranks
+from viscot_core.train.evaluation import held_out
 from viscot_core.train.objectives.base import objective_class
 from viscot_core.train.recipe.schema import StageSpec
 from viscot_core.train.state import checkpoints
@@ -45,6 +46,7 @@ def check_rows(run: Run, stage: StageSpec, out: Path) -> None:
             checkpoints.require_same_rows(checkpoints.last_checkpoint(out), row_counts(run, stage))
             if objective_class(stage, run.recipe.model).reads_text and run.recipe.data.preflight:
                 _preflight(run, stage, out)
+            held_out.check(run, stage)
         except Exception:
             # Before raising: the other ranks wait for this broadcast.
             ranks.agree("the rows did not pass the first rank's check")
@@ -109,7 +111,7 @@ def preflight(
         kinds: dict[str, list[str]] = {}
         boxes = 0
         rows = Mixture.open(path)
-        for index in (s.first + n for s in rows.sources for n in _spread(s.rows, count)):
+        for index in (s.first + n for s in rows.sources for n in held_out.spread(s.rows, count)):
             looked += 1
             try:
                 row = rows[index]
@@ -141,11 +143,6 @@ def require(report: Report, allowed: int) -> None:
         f"{len(report.bad)} of {report.looked_at} samples cannot be learned from; correct them or give "
         f"--allow-bad {len(report.bad)}:\n  {named}{more}"
     )
-
-
-def _spread(rows: int, count: int) -> list[int]:
-    count = min(rows, count)
-    return [round(i * (rows - 1) / max(1, count - 1)) for i in range(count)]
 
 
 def _check(row: Conversation, images: Path, processor: TrainingProcessor, max_length: int) -> str:

@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         allow_bad=recipe.data.allow_bad,
         start=other.step if other else 0,
     )
+    if stage.eval is not None:
+        from viscot_core.train.evaluation.callback import Evaluate
+
+        trainer.add_callback(Evaluate(trainer, run, stage, out, partial(_write_model, objective, trainer)))
     try:
         trainer.train(resume_from_checkpoint=None if resume is None or other else str(resume))
     except pickle.UnpicklingError as error:  # the Trainer reads its files with weights_only
@@ -144,16 +149,20 @@ def _prepared(objective: Objective, model: Any) -> Any:
 def _keep_model(objective: Objective, trainer: StageTrainer, out: Path) -> None:
     """Write the stage's model to ``out/model``, which appears only when it is complete."""
     partial_folder = out / "model.partial"
-    with checkpoints.naming_a_full_disk(out):
-        if trainer.is_deepspeed_enabled:
-            trainer.save_model(str(partial_folder))
-        elif ranks.rank() == 0:
-            model = objective.detach(trainer.model)
-            save_model(objective.run, objective.stage, model, partial_folder)
-    ranks.wait()
+    _write_model(objective, trainer, partial_folder)
     if ranks.rank() == 0:
         sync_folder(partial_folder)
         os.replace(partial_folder, out / "model")
+    ranks.wait()
+
+
+def _write_model(objective: Objective, trainer: StageTrainer, folder: Path) -> None:
+    """Write the model as it is now; called on every process, which all return when it is written."""
+    with checkpoints.naming_a_full_disk(folder.parent):
+        if trainer.is_deepspeed_enabled:
+            trainer.save_model(str(folder))
+        elif ranks.rank() == 0:
+            save_model(objective.run, objective.stage, objective.detach(trainer.model), folder)
     ranks.wait()
 
 

@@ -44,6 +44,11 @@ class Meter:
         """Start counting at this step."""
         self._since = (step, time.monotonic())
 
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not spent training."""
+        step, then = self._since
+        self._since = (step, then + seconds)
+
     def read(self, step: int) -> dict[str, float]:
         """Figures since the last reading; the count then starts again."""
         (before, then), now = self._since, time.monotonic()

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from viscot_core.train.recipe.schema import ModelSpec, Recipe, ScratchSpec, StageSpec, reads_whole_files
+from viscot_core.train.recipe.schema import (
+    EvalSpec,
+    ModelSpec,
+    Recipe,
+    ScratchSpec,
+    StageSpec,
+    reads_whole_files,
+)
 
 
 def contradictions(recipe: Recipe) -> list[str]:
@@ -107,6 +114,22 @@ def _stage(stage: StageSpec) -> list[str]:
         problems.append(f"offload: all - zero_stage {stage.zero_stage} keeps whole weights; use 'optimizer'")
     if stage.kind != "foundation" and stage.foundation:
         problems.append(f"foundation: given - is only for stages of kind foundation, not {stage.kind}")
+    return problems + (_eval(stage.kind, stage.eval) if stage.eval else [])
+
+
+def _eval(kind: str, spec: EvalSpec) -> list[str]:
+    problems = []
+    if kind == "foundation":
+        problems.append("eval: given - a foundation stage has no words to evaluate; remove it")
+    if spec.file is not None and spec.split is not None:
+        problems.append(f"eval.split: {spec.split:g} - eval.file names the held-out rows; give one of them")
+    has_rows = spec.file is not None or spec.split is not None
+    if not has_rows and (spec.bench is None or not spec.questions):
+        problems.append("eval: no rows - give eval.file (--eval-data) or eval.split (--eval-split)")
+    if spec.best == "loss" and not has_rows:
+        problems.append("eval.best: loss - needs held-out rows; choose answers, box or iou")
+    if spec.best != "loss" and not spec.questions:
+        problems.append(f"eval.best: {spec.best} - needs eval.questions above 0")
     return problems
 
 

@@ -19,6 +19,25 @@ LORA_RATES = {"learning_rate": "2e-4", "projector_lr": "2e-5"}
 
 
 @dataclass(frozen=True, slots=True)
+class EvalChoice:
+    """What ``--eval-data``, ``--eval-split`` and ``--eval-steps`` say; None where they are not given."""
+
+    data: str | Path | None = None
+    split: float | None = None
+    steps: int | None = None
+
+    def overrides(self, stage: str) -> list[str]:
+        """As settings of the stage of that kind."""
+        found: dict[str, object] = {"split": self.split, "steps": self.steps}
+        if self.data is not None:
+            path = expanded(self.data).absolute()
+            if not path.exists():
+                raise UsageError(f"There is no file {path}; --eval-data is one of held-out rows.")
+            found["file"] = json.dumps(str(path))
+        return [f"stages.{stage}.eval.{name}={value}" for name, value in found.items() if value is not None]
+
+
+@dataclass(frozen=True, slots=True)
 class DataChoice:
     """Where rows and images are: a data root, or one file of rows and the folder of its images."""
 
@@ -52,6 +71,7 @@ def overrides(
     load_in: str | None = None,
     allow_bad: int | None = None,
     report_to: str | None = None,
+    evaluation: EvalChoice | None = None,
 ) -> list[str]:
     """The command line's options as ``a.b=c`` overrides, so that all settings are validated in one place."""
     kinds = [stage.kind for stage in recipe.stages]
@@ -71,6 +91,10 @@ def overrides(
         if load_in:
             # Quantised weights cannot be divided, so ZeRO-3 is out (`checks.py`).
             found += [f"stages.finetune.lora.load_in={load_in}", "stages.finetune.zero_stage=2"]
+    if evaluation is not None and (asked := evaluation.overrides(own)):
+        if own not in kinds:
+            raise UsageError(f"The recipe has no {own} stage to evaluate; leave the --eval options out.")
+        found += asked
     if allow_bad is not None:
         found.append(f"data.allow_bad={allow_bad}")
     if report_to is not None:
@@ -116,13 +140,15 @@ def resolve(
     load_in: str | None = None,
     allow_bad: int | None = None,
     report_to: str | None = None,
+    evaluation: EvalChoice | None = None,
 ) -> tuple[Recipe, DataChoice, list[str]]:
     """The recipe that will run, where its data is, and notes on what the options changed."""
     recipe = load_recipe(name, sets)
     place = choose_data(recipe, data, images)
     extra = overrides(
-        recipe, want, place, lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report_to
-    )
+        recipe, want, place, lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report_to,
+        evaluation=evaluation,
+    )  # fmt: skip
     # --set stands last and so wins over what the other options set.
     recipe = load_recipe(name, [*extra, *sets]) if extra else recipe
     given_projector = any(text.partition("=")[0].strip() == "model.projector" for text in sets)

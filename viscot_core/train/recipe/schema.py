@@ -34,6 +34,7 @@ def _field(
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
+    lt: float | None = None,
     min_length: int | None = None,
     pattern: str | None = None,
 ) -> Any:
@@ -46,6 +47,7 @@ def _field(
         ge=ge,
         gt=gt,
         le=le,
+        lt=lt,
         min_length=min_length,
         pattern=pattern,
     )
@@ -187,6 +189,35 @@ class LoraSpec(Strict):
     load_in: Literal["4bit", "8bit"] | None = _field(None, "quantise the frozen base weights (QLoRA)")
 
 
+class EvalSpec(Strict):
+    """What is measured of a stage while it trains, on rows and questions that it does not learn."""
+
+    file: str | None = _field(None, "held-out rows, relative to the data root; `--eval-data` names them")
+    split: float | None = _field(
+        None,
+        "share of the training images whose rows are held out, where no file is given",
+        unit="share", gt=0, lt=1,
+    )  # fmt: skip
+    steps: int = _field(200, "an evaluation every so many steps, before the first and after the last", gt=0)
+    rows: int = _field(512, "held-out rows whose loss is measured, evenly spread", unit="rows", gt=0)
+    questions: int = _field(200, "questions asked as `viscot bench` asks them; 0: only the loss", ge=0)
+    bench: Literal["cot", "refcoco"] | None = _field(
+        None, "questions of this benchmark in the data root; null: questions made of the held-out rows"
+    )
+    judge: Literal["exact", "vqa", "anls", "contains", "relaxed"] = _field(
+        "exact", "how an answer is compared with the right one, as in `viscot score --judge`"
+    )
+    batch: int = _field(8, "questions a process asks at once", unit="questions", gt=0)
+    max_new_tokens: int = _field(64, "longest answer, and longest box", unit="tokens", gt=0)
+    best: Literal["loss", "answers", "box", "iou"] = _field(
+        "loss", "the figure by which STAGE/best, the best model so far, is kept"
+    )
+    patience: int | None = _field(
+        None, "the stage ends after so many evaluations without a better figure", unit="evaluations", gt=0
+    )
+    allow_overlap: bool = _field(False, "evaluate also on rows that are trained on")
+
+
 class StageSpec(Strict):
     """One stage. The global batch is the invariant: per-device batch and accumulation follow from it."""
 
@@ -272,6 +303,7 @@ class StageSpec(Strict):
     log_steps: int = _field(1, "a line in the log every so many steps", unit="steps", source="script", gt=0)
     workers: int = _field(4, "loader processes per rank", unit="processes", source="script", ge=0, le=1024)
     seed: int | None = _field(None, "this stage's own seed; null takes the recipe's", ge=0)
+    eval: EvalSpec | None = _field(None, "figures on held-out rows while the stage trains; null: none")
 
     @property
     def data_files(self) -> tuple[str, ...]:
@@ -290,7 +322,9 @@ class Recipe(Strict):
     data: DataSpec = _field(DataSpec(), "where the rows and the images are")
     stages: tuple[StageSpec, ...] = _field(..., "the stages, in order", min_length=1)
     seed: int = _field(42, "seed of weights, order and dropout", source="script (default)", ge=0)
-    report_to: tuple[Literal["tensorboard", "wandb"], ...] = _field(("tensorboard",), "where the curves go")
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = _field(
+        ("tensorboard",), "where the curves go"
+    )
 
     def stage(self, kind: StageKind) -> StageSpec:
         """The stage of that kind; `RecipeError` lists the kinds there are."""

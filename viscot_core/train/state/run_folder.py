@@ -23,6 +23,8 @@ from viscot_core.train.recipe.schema import Recipe
 log = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
+ROWS = "rows"
+"""Rows made for the run before it starts: split off, or read from another format."""
 
 # Settings that may differ when a run is resumed, because they do not change what is learned.
 FREE = frozenset(
@@ -103,7 +105,7 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, shared: bool = False) -> N
     # Listed before `holds_run` looks: another machine may start the run in between.
     names = [path.name for path in run.iterdir()] if run.is_dir() else []
     if not holds_run(run):
-        strangers = [name for name in names if not name.startswith(_STARTING)]
+        strangers = [name for name in names if name != ROWS and not name.startswith(_STARTING)]
         if strangers:
             raise UsageError(f"{run} holds other files ({', '.join(strangers[:3])}); give a new --out.")
         if resume:
@@ -132,7 +134,8 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     found = []
     for path in dict.fromkeys([*before, *after]):
-        if path in FREE or path.split(".")[-1] in FREE:
+        # What is measured while it trains does not change what is learned.
+        if path in FREE or path.split(".")[-1] in FREE or "eval" in path.split("."):
             continue
         if before.get(path) != after.get(path):
             found.append(f"{path}: {before.get(path)} -> {after.get(path)}")

@@ -1,0 +1,255 @@
+"""Every documented format is read; converters lose nothing; what is wrong is said with its row."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from viscot_core.boxes.registry import codec
+from viscot_core.data.annotations import Conversation, split_crop
+from viscot_core.data.encode import load_views
+from viscot_core.data.formats.check import check_file
+from viscot_core.data.formats.layouts import Layout, layout_of
+from viscot_core.data.formats.prepare import prepare
+from viscot_core.data.formats.read import Finding, Reader, is_plain
+from viscot_core.data.formats.write import convert_rows
+from viscot_core.data.mixture import Mixture
+from viscot_core.errors import DataError, UsageError
+
+PAGE = Path(__file__).parents[3] / "docs/data-formats.md"
+EXAMPLES = {
+    name: (options, json.loads(text))
+    for name, options, text in re.findall(r"```json (\S+) ?(.*?)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+}
+BOX = "[0.125, 0.312, 0.375, 0.469]"
+"""Of [40, 60, 120, 110] in an image of 320 x 240."""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    Image.effect_noise((320, 240), 60).convert("RGB").save(tmp_path / "card.png")
+    return tmp_path
+
+
+def _file(folder: Path, *rows: Any, name: str = "rows.jsonl") -> Path:
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / name
+
+
+def _read(folder: Path, *rows: Any, boxes: str | None = None) -> list[Any]:
+    reader = Reader(_file(folder, *rows), folder, codec(boxes) if boxes else None)
+    return list(reader.rows())
+
+
+def _one(folder: Path, row: Any, boxes: str | None = None) -> Conversation:
+    (found,) = _read(folder, row, boxes=boxes)
+    assert not isinstance(found, Finding), found
+    return found[1]
+
+
+def _wrong(folder: Path, row: Any, boxes: str | None = None) -> str:
+    (found,) = _read(folder, row, boxes=boxes)
+    assert isinstance(found, Finding), found
+    return str(found)
+
+
+def test_the_page_shows_every_layout() -> None:
+    assert set(EXAMPLES) == {layout.value for layout in Layout}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_of_the_page_is_read_and_can_be_trained_on(name: str, images: Path) -> None:
+    options, row = EXAMPLES[name]
+    boxes = codec(options.split()[1]) if options else None
+    assert layout_of(row) is Layout(name)
+    reader = Reader(_file(images, row), images, boxes)
+    report = check_file(reader)
+    assert (report.rows, report.findings) == (1, [])
+    prepared = prepare(reader.path, images, images / "made", boxes)
+    (read,) = Mixture.open(prepared.file)
+    views = load_views(prepared.images, read.image)
+    assert len(views) == len(read.image) > 0
+    assert read.turns[-1].text in ("42", BOX)
+
+
+def test_swift_s_boxes_are_those_that_it_declares(images: Path) -> None:
+    _, row = EXAMPLES["ms-swift"]
+    assert _one(images, row).turns[1].text == BOX
+    shares = {"ref": ["card"], "bbox": [[0.125, 0.25, 0.375, 0.458333]], "bbox_type": "norm1"}
+    assert _one(images, {**row, "objects": shares}).turns[1].text == BOX
+    assert "of 320 x 240 pixels" in _wrong(
+        images, {**row, "objects": {"bbox": [[0, 0, 400, 100]], "ref": ["x"]}}
+    )
+    assert "1 boxes have no <bbox> mark" in _wrong(
+        images, {**row, "objects": {"bbox": [[1, 2, 3, 4], [1, 2, 3, 4]], "ref": ["x"]}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "boxes"),
+    [
+        ("[40, 60, 120, 110]", "pixels"),
+        ("<box>[[125, 250, 375, 458]]</box>", "internvl"),
+        ('[{"bbox_2d": [125, 250, 375, 458], "label": "card"}]', "qwen3-vl"),
+    ],
+)
+def test_boxes_of_the_declared_convention_become_viscot_s(said: str, boxes: str, images: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": said}]}
+    row["images"] = ["card.png"]  # type: ignore[assignment]
+    read = [float(n) for n in re.findall(r"[\d.]+", _one(images, row, boxes).turns[1].text)]
+    assert read == pytest.approx([0.125, 0.312, 0.375, 0.469], abs=2e-3)
+    assert "names another convention" in _wrong(images, row), "without a declaration nothing is guessed"
+
+
+def test_a_box_among_words_is_rewritten_and_the_words_stay(images: Path) -> None:
+    said = "The card <box>[[125, 250, 375, 458]]</box> says 42."
+    row = {"messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": said}]}
+    text = _one(images, {**row, "images": ["card.png"]}, "internvl").turns[1].text
+    assert re.fullmatch(r"The card \[0\.125, 0\.31\d, 0\.375, 0\.46\d\] says 42\.", text)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"images": []}, r"row 0, images: 1 <image> marks for 0 images"),
+        ({"images": ["gone.png"]}, r"row 0, images: .*gone\.png"),
+        ({"messages": [{"role": "user", "content": "<image>?"}]}, "no assistant's message is there"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, r"row 0, messages\.0\.role: field"),
+        ({"images": ["https://host/x.png"]}, "is a URL; download the image"),
+        ({"images": ["../x.png"]}, "leads outside of"),
+    ],
+)
+def test_what_is_wrong_is_said_with_row_and_field(change: dict[str, Any], says: str, images: Path) -> None:
+    row = {
+        "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "yes"}],
+        "images": ["card.png"],
+        **change,
+    }
+    report = check_file(Reader(_file(images, row), images))
+    assert [finding for finding in report.findings if re.search(says, str(finding))], report.findings
+
+
+def test_an_empty_answer_is_a_fault_and_a_repeated_row_a_note(images: Path) -> None:
+    _, row = EXAMPLES["messages"]
+    empty = {**row, "messages": [row["messages"][0], {"role": "assistant", "content": " "}]}
+    report = check_file(Reader(_file(images, row, row, empty), images))
+    assert dict(report.wrong) == {"empty answer": 1} and report.notes["repeated row"] == 1
+
+
+def test_a_broken_line_is_a_finding_and_the_rest_is_read(images: Path) -> None:
+    path = _file(images, EXAMPLES["messages"][1])
+    path.write_text(path.read_text() + '{"messages": [\n' + path.read_text())
+    report = check_file(Reader(path, images))
+    assert report.rows == 3 and [finding.row for finding in report.findings] == [1]
+
+
+def test_rows_of_no_known_layout_are_named(images: Path) -> None:
+    with pytest.raises(DataError, match=r"neither conversations nor messages \(they have: q, a\)"):
+        check_file(Reader(_file(images, {"q": 1, "a": 2}), images))
+
+
+def _converted(source: Path, out: Path, target: str, images: Path) -> list[Any]:
+    convert_rows(Reader(source, images, None, out.parent), out, Layout(target))
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("way", ["messages", "trace"])
+def test_llava_rows_come_back_as_they_were(way: str, images: Path) -> None:
+    start = _file(images, EXAMPLES["llava"][1])
+    _converted(start, images / "there.jsonl", way, images)
+    back = _converted(images / "there.jsonl", images / "back.jsonl", "llava", images)
+    again = Conversation.model_validate(back[0])
+    first = Conversation.model_validate(EXAMPLES["llava"][1])
+    assert again.turns == first.turns
+    shown = [[view.image.tobytes() for view in load_views(images, row.image)] for row in (again, first)]
+    assert shown[0] == shown[1], "the same pixels are shown"
+    if way == "messages":
+        assert again == first
+
+
+def test_messages_keep_what_is_not_learned_through_a_trace(images: Path) -> None:
+    start = _file(images, EXAMPLES["messages"][1])
+    (trace,) = _converted(start, images / "t.jsonl", "trace", images)
+    assert trace["messages"][1]["learn"] is False
+    (back,) = _converted(images / "t.jsonl", images / "m.jsonl", "messages", images)
+    assert back["messages"] == EXAMPLES["messages"][1]["messages"]
+
+
+def test_a_trace_is_written_back_as_it_was_and_counted_where_it_cannot(images: Path) -> None:
+    from viscot_core.data.traces.trace import Trace
+
+    start = _file(images, EXAMPLES["trace"][1])
+    (same,) = _converted(start, images / "t.jsonl", "trace", images)
+    assert Trace.model_validate(same) == Trace.model_validate(EXAMPLES["trace"][1])
+    done = convert_rows(Reader(start, images), images / "l.json", Layout.LLAVA)
+    assert sum(done.lost.values()) == 1
+    assert [split_crop(name)[0] for name in json.loads((images / "l.json").read_text())[0]["image"]] == [
+        "card.png"
+    ] * 3
+
+
+def test_a_trace_s_crops_are_exactly_its_windows(images: Path) -> None:
+    row = _one(images, EXAMPLES["trace"][1])
+    sizes = [view.image.size for view in load_views(images, row.image)]
+    assert sizes == [(320, 240), (120, 80), (80, 50)]
+
+
+def _columns(folder: Path) -> Any:
+    pyarrow = pytest.importorskip("pyarrow")
+    data = (folder / "card.png").read_bytes()
+    rows = [
+        {
+            "id": str(number),
+            "images": [{"bytes": data, "path": None}],
+            "messages": [
+                {"role": "user", "content": "<image>\nWhat is it?"},
+                {"role": "assistant", "content": f"answer {number}"},
+            ],
+        }
+        for number in range(3)
+    ]
+    return pyarrow.Table.from_pylist(rows)
+
+
+def test_parquet_and_a_data_set_on_disk_are_read_with_their_images(images: Path) -> None:
+    table = _columns(images)
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(table, images / "rows.parquet")
+    folder = images / "on_disk"
+    folder.mkdir()
+    with pyarrow.ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as out:
+        out.write_table(table)
+    (folder / "state.json").write_text("{}")
+    for source in (images / "rows.parquet", folder):
+        assert not is_plain(source)
+        prepared = prepare(source, images, images / "made" / source.name)
+        rows = list(Mixture.open(prepared.file))
+        assert [row.turns[1].text for row in rows] == ["answer 0", "answer 1", "answer 2"]
+        (view,) = load_views(prepared.images, rows[0].image)
+        assert view.image.size == (320, 240) and len(list((prepared.file.parent / "images").iterdir())) == 1
+    again = prepare(folder, images, images / "made" / "on_disk", started=True)
+    assert again.file == prepared.file, "a resumed run reads the same rows"
+
+
+def test_several_splits_are_named(images: Path) -> None:
+    pytest.importorskip("pyarrow")
+    for name in ("test", "train"):
+        (images / "both" / name).mkdir(parents=True)
+    (images / "both/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(UsageError, match="has the splits test, train; give one of them"):
+        list(Reader(images / "both", images).rows())
+
+
+def test_a_run_that_began_refuses_other_rows(images: Path) -> None:
+    path = _file(images, EXAMPLES["ms-swift"][1])
+    prepare(path, images, images / "made")
+    _file(images, EXAMPLES["ms-swift"][1], EXAMPLES["ms-swift"][1])
+    with pytest.raises(DataError, match=r"are not those that .* was made from"):
+        prepare(path, images, images / "made", started=True)

@@ -1,0 +1,1 @@
+"""Row formats that people train on: read as one kind of row, checked, converted."""
