@@ -89,14 +89,14 @@ def convert(
 def _convert_to(
     files: Sequence[Path], out: Path, to: str, images: Path | None, boxes: str | None, skip_bad: int
 ) -> None:
-    from viscot_core.data.formats.layouts import Layout
+    from viscot_core.data.formats.layouts import RowLayout
     from viscot_core.data.formats.write import convert_rows
 
     if len(files) != 1:
         raise UsageError("--to takes one training file; call it for each.")
     reader = _reader(files[0], images, boxes, out.parent)
     with console.progress("rows") as advance:
-        done = convert_rows(reader, out, Layout(to), skip_bad=skip_bad, progress=advance)
+        done = convert_rows(reader, out, RowLayout(to), skip_bad=skip_bad, progress=advance)
     for finding in done.bad:
         console.say(f"skipped: {finding}")
     for what, count in done.lost.items():

@@ -61,11 +61,11 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "data check": (
         "viscot data check --data data",
-        "viscot data check --for bench:docvqa --decode --workers 8",
+        "viscot data check my_rows.jsonl --images my_images --boxes qwen2.5-vl",
     ),
     "data convert": (
         "viscot data convert data/metadata/gqa_cot_train.jsonl --out gqa.json",
-        "viscot data convert a.jsonl b.jsonl --with-reasoning --out both.jsonl",
+        "viscot data convert my_rows.parquet --to llava --out my_rows.json",
     ),
     "data mix": (
         "viscot data mix first.json second.json --out mixture",
@@ -136,7 +136,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot pretrain --recipe 7b-336 --data my_data.json --images my_images",
     ),
     "finetune": (
-        "viscot finetune --recipe 7b-336 --lora 128 --data my_data.json",
+        "viscot finetune --recipe 7b-336 --data my_data.json --eval-split 0.01",
         "viscot finetune --recipe 7b-336 --data data --gpus 8 --resume",
     ),
     "bench": (

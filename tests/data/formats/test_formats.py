@@ -14,9 +14,9 @@ from viscot_core.boxes.registry import codec
 from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.encode import load_views
 from viscot_core.data.formats.check import check_file
-from viscot_core.data.formats.layouts import Layout, layout_of
+from viscot_core.data.formats.layouts import RowLayout, layout_of
 from viscot_core.data.formats.prepare import prepare
-from viscot_core.data.formats.read import Finding, Reader, is_plain
+from viscot_core.data.formats.read import Reader, RowFinding, is_plain
 from viscot_core.data.formats.write import convert_rows
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, UsageError
@@ -48,25 +48,25 @@ def _read(folder: Path, *rows: Any, boxes: str | None = None) -> list[Any]:
 
 def _one(folder: Path, row: Any, boxes: str | None = None) -> Conversation:
     (found,) = _read(folder, row, boxes=boxes)
-    assert not isinstance(found, Finding), found
+    assert not isinstance(found, RowFinding), found
     return found[1]
 
 
 def _wrong(folder: Path, row: Any, boxes: str | None = None) -> str:
     (found,) = _read(folder, row, boxes=boxes)
-    assert isinstance(found, Finding), found
+    assert isinstance(found, RowFinding), found
     return str(found)
 
 
 def test_the_page_shows_every_layout() -> None:
-    assert set(EXAMPLES) == {layout.value for layout in Layout}
+    assert set(EXAMPLES) == {layout.value for layout in RowLayout}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_of_the_page_is_read_and_can_be_trained_on(name: str, images: Path) -> None:
     options, row = EXAMPLES[name]
     boxes = codec(options.split()[1]) if options else None
-    assert layout_of(row) is Layout(name)
+    assert layout_of(row) is RowLayout(name)
     reader = Reader(_file(images, row), images, boxes)
     report = check_file(reader)
     assert (report.rows, report.findings) == (1, [])
@@ -154,7 +154,7 @@ def test_rows_of_no_known_layout_are_named(images: Path) -> None:
 
 
 def _converted(source: Path, out: Path, target: str, images: Path) -> list[Any]:
-    convert_rows(Reader(source, images, None, out.parent), out, Layout(target))
+    convert_rows(Reader(source, images, None, out.parent), out, RowLayout(target))
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -186,7 +186,7 @@ def test_a_trace_is_written_back_as_it_was_and_counted_where_it_cannot(images: P
     start = _file(images, EXAMPLES["trace"][1])
     (same,) = _converted(start, images / "t.jsonl", "trace", images)
     assert Trace.model_validate(same) == Trace.model_validate(EXAMPLES["trace"][1])
-    done = convert_rows(Reader(start, images), images / "l.json", Layout.LLAVA)
+    done = convert_rows(Reader(start, images), images / "l.json", RowLayout.LLAVA)
     assert sum(done.lost.values()) == 1
     assert [split_crop(name)[0] for name in json.loads((images / "l.json").read_text())[0]["image"]] == [
         "card.png"

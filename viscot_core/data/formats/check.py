@@ -10,8 +10,8 @@ from pathlib import Path
 
 from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.faults import faults
-from viscot_core.data.formats.layouts import Layout
-from viscot_core.data.formats.read import Finding, Reader, layout
+from viscot_core.data.formats.layouts import RowLayout
+from viscot_core.data.formats.read import Reader, RowFinding, layout
 from viscot_core.errors import DataError
 
 TWICE = "repeated row"
@@ -21,14 +21,14 @@ TWICE = "repeated row"
 class FileReport:
     """What a file holds and what is wrong with it; ``notes`` are odd and can be trained on."""
 
-    layout: Layout
+    layout: RowLayout
     rows: int = 0
     images: int = 0
     answers: int = 0
     learned: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[RowFinding] = field(default_factory=list)
     """The first of each kind, and at most ``MOST`` in all."""
 
 
@@ -45,7 +45,7 @@ def check_file(reader: Reader, progress: Callable[[int], None] | None = None) ->
     seen: set[bytes] = set()
     for found in reader.rows():
         report.rows += 1
-        if isinstance(found, Finding):
+        if isinstance(found, RowFinding):
             _add(report, found)
         else:
             number, row, _ = found
@@ -63,26 +63,26 @@ def check_file(reader: Reader, progress: Callable[[int], None] | None = None) ->
     return report
 
 
-def _add(report: FileReport, finding: Finding) -> None:
+def _add(report: FileReport, finding: RowFinding) -> None:
     report.wrong[finding.kind] += 1
     if len(report.findings) < MOST:
         report.findings.append(finding)
 
 
-def _findings(number: int, row: Conversation, reader: Reader) -> Iterator[Finding]:
+def _findings(number: int, row: Conversation, reader: Reader) -> Iterator[RowFinding]:
     learned = [turn for turn in row.turns if turn.role == "assistant" and turn.learned]
     if not learned:
-        yield Finding(number, "answer", "messages", "no assistant's message is there to be learned")
+        yield RowFinding(number, "answer", "messages", "no assistant's message is there to be learned")
     unreadable = False
     for name in dict.fromkeys(split_crop(entry)[0] for entry in row.image):
         try:
             reader.size_of(name)
         except DataError as error:
             unreadable = True
-            yield Finding(number, "image", "images", str(error))
+            yield RowFinding(number, "image", "images", str(error))
     # Crops are compared with their images, where these can be read.
     for fault in faults(row, None if unreadable else reader.size_of):
-        yield Finding(number, fault.kind, "messages", fault.detail)
+        yield RowFinding(number, fault.kind, "messages", fault.detail)
 
 
 def require_images(folder: Path) -> None:

@@ -24,7 +24,7 @@ from viscot_core.data.traces.trace import Trace
 from viscot_core.errors import DataError
 
 
-class Layout(StrEnum):
+class RowLayout(StrEnum):
     """What a file's rows are written like."""
 
     LLAVA = "llava"
@@ -68,19 +68,19 @@ StoreImage = Callable[[bytes], str]
 """Keeps an image that is in the row itself; its name under the folder of images."""
 
 
-def layout_of(row: Any) -> Layout:
+def layout_of(row: Any) -> RowLayout:
     """The layout by the row's keys. Raises DataError where none of them is there."""
     keys = row.keys() if isinstance(row, dict) else ()
     if "looks" in keys:
-        return Layout.TRACE
+        return RowLayout.TRACE
     if row and "objects" in keys and row["objects"]:
-        return Layout.SWIFT
+        return RowLayout.SWIFT
     if "prompt" in keys and "completion" in keys:
-        return Layout.TRL
+        return RowLayout.TRL
     if "conversations" in keys or "turns" in keys:
-        return Layout.LLAVA
+        return RowLayout.LLAVA
     if "messages" in keys:
-        return Layout.MESSAGES
+        return RowLayout.MESSAGES
     found = ", ".join(map(str, keys)) or type(row).__name__
     raise DataError(
         f"its rows have neither conversations nor messages (they have: {found}); see docs/data-formats.md."
@@ -98,14 +98,14 @@ def read_row(raw: Any, store: StoreImage) -> ReadRow:
     except DataError as error:
         raise RowError("layout", "", str(error)) from error
     try:
-        if layout is Layout.TRACE:
+        if layout is RowLayout.TRACE:
             trace = Trace.model_validate(raw)
             return ReadRow(row_of_trace(trace), trace=trace)
         whole = _normal(raw, store)
         row = Conversation.model_validate(whole)
     except ValidationError as error:
         raise RowError("field", ".".join(map(str, error.errors()[0]["loc"])), describe(error)) from error
-    if layout is not Layout.SWIFT:
+    if layout is not RowLayout.SWIFT:
         return ReadRow(row)
     return ReadRow(row, objects=_objects(raw["objects"]))
 

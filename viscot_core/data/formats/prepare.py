@@ -13,7 +13,7 @@ from pathlib import Path
 
 from viscot_core.boxes.formats import Codec
 from viscot_core.data.formats.containers import is_json, table_files
-from viscot_core.data.formats.layouts import Layout
+from viscot_core.data.formats.layouts import RowLayout
 from viscot_core.data.formats.read import Reader, is_plain
 from viscot_core.data.formats.write import convert_rows
 from viscot_core.errors import DataError
@@ -54,7 +54,7 @@ def prepare(
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(place, replace=True) as folder:
             reader = Reader(file, images, boxes, folder, prefix=f"{place.name}/")
-            done = convert_rows(reader, folder / ROWS_FILE, Layout.MESSAGES)
+            done = convert_rows(reader, folder / ROWS_FILE, RowLayout.MESSAGES)
             known = {"source": source, "rows": done.rows, "stored_images": len(reader.stored)}
             with atomic_write(folder / ABOUT) as out:
                 json.dump(known, out, indent=1)

@@ -14,7 +14,7 @@ from viscot_core.boxes.geometry import Size
 from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.formats.boxes import own_boxes, with_objects
 from viscot_core.data.formats.containers import first_objects, is_json, raw_objects
-from viscot_core.data.formats.layouts import Layout, ReadRow, RowError, layout_of, marks, read_row
+from viscot_core.data.formats.layouts import ReadRow, RowError, RowLayout, layout_of, marks, read_row
 from viscot_core.data.traces.trace import Trace
 from viscot_core.errors import DataError, ImageError
 from viscot_core.images.reading import image_size
@@ -25,7 +25,7 @@ STORED = "images"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RowFinding:
     """What is wrong with a row: its number from 0, a kind to count by, the field, and a sentence."""
 
     row: int
@@ -59,7 +59,7 @@ class Reader:
     """How many images are paths under ``images``."""
     _sizes: dict[str, Size] = field(default_factory=dict)
 
-    def rows(self) -> Iterator[tuple[int, Conversation, Trace | None] | Finding]:
+    def rows(self) -> Iterator[tuple[int, Conversation, Trace | None] | RowFinding]:
         """Each row in order, or what is wrong with it. Raises DataError where the file itself is damaged."""
         for number, raw in raw_objects(self.path):
             try:
@@ -68,7 +68,7 @@ class Reader:
                 read = read_row(raw, self._keep)
                 yield number, self._finished(read), read.trace
             except RowError as error:
-                yield Finding(number, error.kind, error.field, error.says)
+                yield RowFinding(number, error.kind, error.field, error.says)
 
     def _finished(self, read: ReadRow) -> Conversation:
         row = read.row
@@ -116,7 +116,7 @@ def _ending(data: bytes) -> str:
     return next((ending for start, ending in _STARTS.items() if data.startswith(start)), "img")
 
 
-def layout(path: Path) -> Layout:
+def layout(path: Path) -> RowLayout:
     """The layout of a file, by its first row. Raises DataError where it has none."""
     first = first_objects(path)
     if not first:
@@ -143,7 +143,7 @@ def is_plain(path: Path) -> bool:
     row = first[0]
     images = row.get("images") or row.get("image") or []
     plain = all(isinstance(image, str) for image in ([images] if isinstance(images, str) else images))
-    return found in (Layout.LLAVA, Layout.MESSAGES) and plain and bool(images or not _shows(row))
+    return found in (RowLayout.LLAVA, RowLayout.MESSAGES) and plain and bool(images or not _shows(row))
 
 
 def _shows(row: dict[str, object]) -> bool:

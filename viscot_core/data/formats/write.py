@@ -13,13 +13,13 @@ from typing import Any, TextIO
 from viscot_core.boxes.geometry import Box, crop_window
 from viscot_core.conversation import IMAGE
 from viscot_core.data.annotations import Conversation, exact_window, split_crop
-from viscot_core.data.formats.layouts import Layout, RowError
-from viscot_core.data.formats.read import Finding, Reader
+from viscot_core.data.formats.layouts import RowError, RowLayout
+from viscot_core.data.formats.read import Reader, RowFinding
 from viscot_core.data.traces.trace import Trace
 from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
 
-TARGETS = (Layout.LLAVA, Layout.MESSAGES, Layout.TRACE)
+TARGETS = (RowLayout.LLAVA, RowLayout.MESSAGES, RowLayout.TRACE)
 LOST_LOSS = "messages without loss, which LLaVA's layout cannot mark"
 LOST_TRACE = "traces' looks, scores and costs; crops stay"
 
@@ -29,14 +29,14 @@ class Written:
     """Rows written, rows left out with what is wrong, and what the target's layout could not hold."""
 
     rows: int = 0
-    bad: list[Finding] = field(default_factory=list)
+    bad: list[RowFinding] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
 
 
 def convert_rows(
     reader: Reader,
     out: Path,
-    target: Layout,
+    target: RowLayout,
     *,
     skip_bad: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -50,10 +50,10 @@ def convert_rows(
     with atomic_write(out) as file, _list_or_lines(file, out) as put:
         for found in reader.rows():
             try:
-                line = found if isinstance(found, Finding) else _line(found, target, reader, done)
+                line = found if isinstance(found, RowFinding) else _line(found, target, reader, done)
             except RowError as error:
-                line = Finding(done.rows + len(done.bad), error.kind, error.field, error.says)
-            if isinstance(line, Finding):
+                line = RowFinding(done.rows + len(done.bad), error.kind, error.field, error.says)
+            if isinstance(line, RowFinding):
                 done.bad.append(line)
                 if len(done.bad) > skip_bad:
                     raise DataError(f"{reader.path}: {line}; correct it, or skip such rows with --skip-bad.")
@@ -71,14 +71,14 @@ def convert_rows(
 
 
 def _line(
-    found: tuple[int, Conversation, Trace | None], target: Layout, reader: Reader, done: Written
+    found: tuple[int, Conversation, Trace | None], target: RowLayout, reader: Reader, done: Written
 ) -> dict[str, Any]:
     _, row, trace = found
-    if target is Layout.TRACE:
+    if target is RowLayout.TRACE:
         return (trace or trace_of_row(row, reader)).to_row()
     if trace is not None:
         done.lost[LOST_TRACE] += 1
-    if target is Layout.MESSAGES:
+    if target is RowLayout.MESSAGES:
         return messages_row(row)
     done.lost[LOST_LOSS] += sum(turn.role == "assistant" and not turn.learned for turn in row.turns)
     return row.to_disk()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from viscot_core.boxes.registry import codec
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import DataError
 from viscot_core.families.table import family_of
@@ -36,7 +35,7 @@ OVERLAPS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Asked:
     """What became of one question; None where there is nothing to compare. ``failed``: no answer at all."""
 
     number: int
@@ -53,12 +52,13 @@ class TrainingBench:
 
     def __init__(self, run: Run, stage: StageSpec) -> None:
         assert stage.eval is not None
-        self._run, self._stage, self._spec = run, stage, stage.eval
+        self._run, self._spec = run, stage.eval
+        self._processor = run.processor_for(stage)
         self._task, asked = _questions(run, stage.eval)
         self.questions = [asked[number] for number in spread(len(asked), stage.eval.questions)]
         self._measure = MEASURES[stage.eval.judge]
 
-    def ask(self, rank: int, processes: int) -> list[Outcome]:
+    def ask(self, rank: int, processes: int) -> list[Asked]:
         """The outcomes of this process's questions.
 
         Raises:
@@ -66,7 +66,7 @@ class TrainingBench:
         """
         own = range(len(self.questions))[rank::processes]
         engine = self._engine()
-        settings = self._settings(engine)
+        settings = self._settings()
         loaded = open_items([self.questions[number][0] for number in own])
         queries = [Query(each, self.questions[n][1]) for n, each in zip(own, loaded, strict=True)]
         with torch.compiler.set_stance("force_eager"):  # a compiled model would be compiled for every length
@@ -75,23 +75,22 @@ class TrainingBench:
 
     def _engine(self) -> LocalEngine:
         # A new one each time: buffers, graphs and prefixes of the weights as they were do not survive.
-        run, processor = self._run, self._run.processor_for(self._stage)
+        run, processor = self._run, self._processor
         family = run.base.family if run.base else family_of(run.model.config.to_dict())
         loaded = LoadedModel(run.model, family, processor, run.manifest(), run.folder, "in training")
-        return LocalEngine(loaded, batch_size=self._spec.batch)
+        return LocalEngine(loaded, batch_size=self._spec.batch, resize=processor.boxes.resize)
 
-    def _settings(self, engine: LocalEngine) -> dict[str, Any]:
-        boxes = getattr(engine.processor, "boxes", None) or codec("viscot")
-        return {"box_format": boxes.name, "max_new_tokens": self._spec.max_new_tokens}
+    def _settings(self) -> dict[str, Any]:
+        return {"box_format": self._processor.boxes.name, "max_new_tokens": self._spec.max_new_tokens}
 
-    def _outcome(self, number: int, record: Prediction | Pending) -> Outcome:
+    def _outcome(self, number: int, record: Prediction | Pending) -> Asked:
         item = self.questions[number][0]
         if isinstance(record, Pending) or record.status == "failed":
-            return Outcome(number, item.image, None, None, failed=True, unread=False)
+            return Asked(number, item.image, None, None, failed=True, unread=False)
         compared = item.reference is not None and record.answer is not None
         answer = self._measure(item.reference or "", record.answer or "") if compared else None
         unread = record.box_status == "unparsable"
-        return Outcome(number, item.image, answer, record.iou, failed=False, unread=unread)
+        return Asked(number, item.image, answer, record.iou, failed=False, unread=unread)
 
 
 def _questions(run: Run, spec: EvalSpec) -> tuple[type[Task], list[tuple[Item, str]]]:
@@ -104,7 +103,7 @@ def _questions(run: Run, spec: EvalSpec) -> tuple[type[Task], list[tuple[Item, s
     return type(task), [(item, task.strategies[0]) for item in items]
 
 
-def bench_figures(outcomes: Iterable[Outcome]) -> dict[str, float]:
+def bench_figures(outcomes: Iterable[Asked]) -> dict[str, float]:
     """The log's names of the outcomes of all processes: means with 95 % intervals over images, and counts."""
     found = sorted(outcomes, key=lambda one: one.number)
     figures: dict[str, float] = {"eval_questions": len(found)}

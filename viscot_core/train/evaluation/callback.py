@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from viscot_core.errors import EngineError
 from viscot_core.train import ranks
 from viscot_core.train.evaluation import record
-from viscot_core.train.evaluation.bench import Outcome, TrainingBench, bench_figures, require_questions
+from viscot_core.train.evaluation.bench import Asked, TrainingBench, bench_figures, require_questions
 from viscot_core.train.evaluation.loss import HeldOutLoss, loss_figures
 from viscot_core.train.evaluation.whole_weights import whole_weights
 from viscot_core.train.recipe.schema import EvalSpec, StageSpec
@@ -109,7 +109,7 @@ class Evaluate(TrainerCallback):
         return loss_figures(trainer.accelerator.reduce(own.to(device), reduction="sum").cpu())
 
     def _of_bench(self, bench: TrainingBench) -> dict[str, float]:
-        trainer, outcomes, problem = self._trainer, list[Outcome](), None
+        trainer, outcomes, problem = self._trainer, list[Asked](), None
         with whole_weights(trainer.model_wrapped), trainer.compute_loss_context_manager(), torch.no_grad():
             try:
                 outcomes = bench.ask(ranks.rank(), ranks.count())
@@ -138,7 +138,7 @@ class Evaluate(TrainerCallback):
         ranks.wait()
 
 
-def _gathered(own: tuple[list[Outcome], str | None]) -> list[tuple[list[Outcome], str | None]]:
+def _gathered(own: tuple[list[Asked], str | None]) -> list[tuple[list[Asked], str | None]]:
     """What every process found, in the order of the processes, on all of them."""
     if ranks.count() == 1:
         return [own]
