@@ -152,7 +152,9 @@ def test_every_optional_package_names_an_extra_that_has_it(repo: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extras", ["train,wandb,quant,models,demo,serve,formats,pdf,general", "flash"])
+@pytest.mark.parametrize(
+    "extras", ["train,wandb,trackio,quant,models,demo,serve,formats,pdf,parquet,general", "flash"]
+)
 def test_every_extra_resolves_with_the_constraints(repo: Path, extras: str) -> None:
     """The resolver's dry run: nothing is installed. All that go together are resolved together."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq", "install", "--dry-run"]

@@ -19,10 +19,12 @@ EXTRAS = {
     "peft": "train",
     "pi_heif": "formats",
     "prometheus_client": "serve",
+    "pyarrow": "parquet",
     "pypdfium2": "pdf",
     "starlette": "serve",
     "tensorboard": "train",
     "torchvision": "models",
+    "trackio": "trackio",
     "uvicorn": "serve",
     "wandb": "wandb",
 }

@@ -10,6 +10,7 @@ import orjson
 
 from viscot_core.data.rows import raw_rows
 from viscot_core.errors import DataError, UsageError
+from viscot_core.resources import install_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -64,7 +65,7 @@ def _batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise UsageError(
-            f"{path} is read with pyarrow, which is not installed: pip install 'viscot[parquet]'."
+            f"{path} is read with pyarrow, which is not installed: {install_line(['pyarrow'])}."
         ) from error
     for file in files:
         try:
