@@ -17,7 +17,8 @@ from viscot_cli.bench_options import (
     Timeout,
     check_export,
 )
-from viscot_cli.grouped import Names, names_of
+from viscot_cli.grouped import Names, grouped, names_of
+from viscot_cli.model_options import WhoAnswers
 
 
 def import_(
@@ -126,8 +127,9 @@ def show(
         console.say(f"saved {save} ({shown[0].prediction.strategy})")
 
 
+@grouped
 def calibrate(
-    model: Annotated[str, typer.Option(help="http://HOST:PORT/v1#NAME, or a model of this machine.")],
+    who: WhoAnswers,
     formats: Annotated[Names, typer.Option("--formats", help="Box formats to try [all].")] = None,
     count: Annotated[int, typer.Option(min=4, help="Drawn images that each format is tried on.")] = 8,
     concurrency: Concurrency = 8,
@@ -136,15 +138,20 @@ def calibrate(
 ) -> None:
     """Find out how a model writes boxes: every format is tried on the same drawn images with known boxes."""
     from viscot_core.boxes.registry import CODECS, codec
-    from viscot_core.engines.open import EngineOptions, open_engine
-    from viscot_core.errors import PartlyDone
+    from viscot_core.engines.open import as_seen, open_engine
+    from viscot_core.errors import PartlyDone, UsageError
     from viscot_core.tasks.calibrate import FITS
     from viscot_core.tasks.calibrate import calibrate as measure
 
-    chosen = [codec(name) for name in names_of(formats)] or list(CODECS.values())
-    api = ServerOptions(concurrency, timeout, max_requests).options()
+    if who.model is None:
+        raise UsageError("Whose boxes? Name the model with --model.")
+    if who.box_format is not None:
+        raise UsageError("To try some formats only, name them with --formats; leave out --box-format.")
+    options = who.options(api=ServerOptions(concurrency, timeout, max_requests).options())
+    named = [codec(name) for name in names_of(formats)] or list(CODECS.values())
+    chosen = [as_seen(each, options) for each in named]
     # Calibration shows each format its own size of image: the engine sends them as they are.
-    engine = open_engine(EngineOptions(model, api=api))
+    engine = open_engine(options)
     fits = measure(engine, chosen, count=count)
     rows = [
         (

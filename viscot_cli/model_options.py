@@ -29,12 +29,11 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
 LoadIn = Annotated[str | None, typer.Option(help="4bit or 8bit (needs viscot[quant]).")]
 Attn = Annotated[str, typer.Option(help="sdpa, flash (needs viscot[flash]) or eager.")]
-MinPixels = Annotated[
-    int | None, typer.Option(min=1, help="Least pixels an image is resized to (models of any image size).")
-]
-MaxPixels = Annotated[
-    int | None, typer.Option(min=1, help="Most pixels an image is resized to (models of any image size).")
-]
+_LEAST = "Least pixels an image is resized to (models of any image size)."
+_MOST = "Most pixels an image is resized to (models of any image size)."
+# `serve --max-pixels` limits what clients send: the names with "image" mean the same in every command.
+MinPixels = Annotated[int | None, typer.Option("--min-pixels", "--image-min-pixels", min=1, help=_LEAST)]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", "--image-max-pixels", min=1, help=_MOST)]
 Thinking = Annotated[
     bool | None,
     typer.Option("--thinking/--no-thinking", help="Let the model think first (a server decides itself)."),
@@ -79,6 +78,14 @@ class WhoAnswers:
 
         loaded = {each.name: getattr(self, each.name) for each in fields(WhoAnswers)}
         return EngineOptions(batch_size=batch_size, api=api, **loaded)
+
+
+@dataclass(frozen=True)
+class WhoServes(WhoAnswers):
+    """The same for a server, whose ``--max-pixels`` is another limit."""
+
+    min_pixels: Annotated[int | None, typer.Option("--image-min-pixels", min=1, help=_LEAST)] = None
+    max_pixels: Annotated[int | None, typer.Option("--image-max-pixels", min=1, help=_MOST)] = None
 
 
 @dataclass(frozen=True)

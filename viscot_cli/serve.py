@@ -7,14 +7,13 @@ from typing import Annotated
 import typer
 
 from viscot_cli import console
-from viscot_cli.grouped import Names, names_of
-from viscot_cli.model_options import Attn, Base, BoxFormat, Device, Dtype, LoadIn, open_model
+from viscot_cli.grouped import Names, grouped, names_of
+from viscot_cli.model_options import WhoServes, open_model
 
 
+@grouped
 def serve(
-    model: Annotated[
-        str | None, typer.Option(help="A folder, a hub id or a name of 'viscot models list'.")
-    ] = None,
+    who: WhoServes,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
     api_key_env: Annotated[
@@ -28,14 +27,11 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Requests in work or waiting; more get 429.")] = 64,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds a request may take.")] = 120.0,
     max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, MB.")] = 20.0,
-    max_pixels: Annotated[float, typer.Option(min=0.01, help="Largest image, million pixels.")] = 40.0,
+    upload_pixels: Annotated[
+        float,
+        typer.Option("--max-pixels", min=0.01, help="Largest image that is sent, million pixels."),
+    ] = 40.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer a client may ask for.")] = 512,
-    base: Base = None,
-    box_format: BoxFormat = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    load_in: LoadIn = None,
-    attn: Attn = "sdpa",
 ) -> None:
     """Serve a model over HTTP as OpenAI does: /v1/chat/completions and /v1/models, with /health and /metrics.
 
@@ -44,7 +40,6 @@ def serve(
     """
     import os
 
-    from viscot_core.engines.open import EngineOptions
     from viscot_core.serve.settings import Limits, ServeOptions, api_key_from
 
     options = ServeOptions(
@@ -54,7 +49,7 @@ def serve(
         allow_urls=names_of(allow_urls),
         limits=Limits(
             body_bytes=int(max_body * 1_000_000),
-            pixels=int(max_pixels * 1_000_000),
+            pixels=int(upload_pixels * 1_000_000),
             new_tokens=max_new_tokens,
             seconds=timeout,
             queue=queue,
@@ -68,9 +63,7 @@ def serve(
 
     return_large_blocks()
     with listen(host, port) as listening:  # a port in use is reported before a model is loaded
-        cot = open_model(
-            EngineOptions(model, device, dtype, load_in, attn, batch_size, box_format, base=base)
-        )
+        cot = open_model(who.options(batch_size))
 
         def on_ready() -> None:
             console.say(f"{cot.engine.name} is served at {url_of(listening)}/v1 (stop with Ctrl-C)")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import answer_so_far, final_words, split_thought, unwrapped
 from viscot_core.engines.base import Engine, Generation, Request, Sampling
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
@@ -32,7 +33,8 @@ class Turn:
     """What the model said in one step: ``text`` is what the policy reads, a thought stands apart.
 
     ``truncated``: the token limit cut it, or its thought did not come to an end. ``probability`` is the mean
-    one of its words' tokens (`mean_probability`), None where it is not known.
+    one of its words' tokens (`mean_probability`), None where it is not known; ``seen`` is the size in which
+    the model saw the first image, likewise.
     """
 
     text: str
@@ -41,6 +43,7 @@ class Turn:
     seconds: float = 0.0
     truncated: bool = False
     probability: float | None = None
+    seen: Size | None = None
 
 
 OnTurn = Callable[[int, Turn], None]
@@ -139,6 +142,7 @@ def _turn(generation: Generation, seconds: float, *, whole: bool = False) -> Tur
         seconds,
         truncated=generation.truncated or not spoken.ended,
         probability=mean_probability(generation),
+        seen=generation.seen,
     )
 
 
@@ -162,6 +166,7 @@ def _whole(answer: Answer, turns: Sequence[Turn]) -> Answer:
         seconds=sum(turn.seconds for turn in turns),
         probabilities=tuple(turn.probability for turn in turns),
         costs=tuple((turn.tokens, turn.seconds) for turn in turns),
+        seen=next((turn.seen for turn in turns), None),
     )
 
 

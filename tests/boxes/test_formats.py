@@ -155,6 +155,21 @@ def test_sent_sizes_are_fixed_points(width: int, height: int) -> None:
     assert sent[0] <= width and sent[1] <= height
 
 
+@given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from([1, 2, 4, 9, 256]), st.integers(0, 1300))
+def test_a_size_within_close_limits_is_left_alone_by_the_models_own_processor(
+    width: int, height: int, least: int, more: int
+) -> None:
+    """Boxes are read as pixels of this size: another resize behind it would move them."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as theirs
+
+    most = least + more
+    across, down = smart_resize((width, height), min_tokens=least, max_tokens=most)
+    assert least <= across * down / 28**2 <= most
+    if max(across, down) <= 200 * min(across, down):
+        limits = {"min_pixels": least * 28**2, "max_pixels": most * 28**2}
+        assert theirs(down, across, factor=28, **limits) == (down, across)
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 
 from viscot_core.boxes.formats import FOUR, NUMBER, Codec, GridCodec, PointCodec, Resize, SquareCodec
 from viscot_core.boxes.geometry import Size
@@ -28,7 +28,9 @@ def smart_resize(
 ) -> Size:
     """Qwen2-VL's resize: sides to multiples of ``step``, area between the limits of tokens.
 
-    Its results are fixed points.
+    Its results are fixed points: a processor with these limits, or wider ones, leaves them alone. Where the
+    limits are so close that rounding the sides misses them (Qwen's own goes to and fro there), it is the size
+    within them whose shape comes nearest.
     """
     width, height = size
     patch = step**2
@@ -40,7 +42,21 @@ def smart_resize(
     elif across * down < min_tokens * patch:
         grow = math.sqrt(min_tokens * patch / (width * height))
         across, down = (math.ceil(side * grow / step) * step for side in (width, height))
+    if not min_tokens * patch <= across * down <= max_tokens * patch:
+        return _nearest_shape(width / height, min_tokens, max_tokens, step)
     return across, down
+
+
+@lru_cache(maxsize=1024)
+def _nearest_shape(shape: float, least: int, most: int, step: int) -> Size:
+    """Of the sizes of ``least`` to ``most`` squares the one whose sides' ratio is nearest to ``shape``."""
+    sizes: list[tuple[float, Size]] = []
+    for across in range(1, most + 1):
+        lowest, highest = -(-least // across), most // across
+        if lowest <= highest:
+            down = min(max(round(across / shape), lowest), highest)
+            sizes.append((abs(math.log(across / down / shape)), (across * step, down * step)))
+    return min(sizes)[1]
 
 
 def claude_resize(size: Size) -> Size:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from viscot_core.boxes.geometry import Size
     from viscot_core.conversation import Message
     from viscot_core.images.view import View
 
@@ -129,6 +130,9 @@ class Generation:
     of them are the thought and its marks. ``top_logprobs`` are the likeliest first tokens, each as text with
     its logarithm, the likeliest first.
 
+    ``seen`` is the size in which the model saw the first image, where the engine resizes it and keeps its
+    shape.
+
     ``error`` is set when this request failed while others of the batch may have worked; ``text`` is then "".
     ``transient`` errors (a server that is busy, a budget that is spent) may be gone on another try.
     """
@@ -145,6 +149,7 @@ class Generation:
     logprobs: tuple[float, ...] | None = None
     thought_tokens: int = 0
     top_logprobs: tuple[tuple[str, float], ...] = ()
+    seen: Size | None = None
 
 
 @dataclass(frozen=True)

@@ -76,23 +76,23 @@ def codec_for(options: EngineOptions) -> Codec:
     from viscot_core.models.zoo import resolve_answering
 
     if options.box_format is not None:
-        found = codec(options.box_format)
-        return found if options.is_server else _as_seen(found, resolve_answering(options.model), options)
+        return as_seen(codec(options.box_format), options)
     if options.is_server:
         return codec_of_model(options.address()[1])
-    path = resolve_answering(options.model)
-    return _as_seen(codec(_own_format(path, options.base)), path, options)
+    return as_seen(codec(_own_format(resolve_answering(options.model), options.base)), options)
 
 
-def _as_seen(found: Codec, path: Path, options: EngineOptions) -> Codec:
-    """``found`` for pixels of the size that this checkpoint's processor resizes an image to."""
+def as_seen(found: Codec, options: EngineOptions) -> Codec:
+    """``found`` for pixels of the size that the checkpoint's processor resizes an image to; as it is for a
+    server's model."""
     from viscot_core.boxes.registry import QWEN_MAX_TOKENS, QWEN_MIN_TOKENS, limited
     from viscot_core.families.base import ImageLimits
     from viscot_core.models.checkpoint import image_limits
+    from viscot_core.models.zoo import resolve_answering
 
-    if found.resize is None or "@" in found.name:
+    if options.is_server or found.resize is None or "@" in found.name:
         return found
-    own = image_limits(path, options.base)
+    own = image_limits(resolve_answering(options.model), options.base)
     if own is None:
         return found
     # What a processor allows is more than most machines can read, so without a word it is the registry's.

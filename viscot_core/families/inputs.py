@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import Message
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ class Rendered:
     """A conversation as the model reads it: ``ids`` and ``labels`` of one length, image slots expanded.
 
     A label is the token's id where the model learns to say it, else ``IGNORE``. ``images`` are the places of
-    each image's tokens (first, behind the last), where an image's number of tokens varies.
+    each image's tokens (first, behind the last), where an image's number of tokens varies. ``seen`` are the
+    sizes that the model sees the images in, where they keep their shape.
     """
 
     ids: list[int]
     labels: list[int]
     n_images: int
     images: tuple[tuple[int, int], ...] = ()
+    seen: tuple[Size, ...] = ()
 
     @property
     def n_supervised(self) -> int:

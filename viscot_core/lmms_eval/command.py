@@ -85,6 +85,8 @@ class GeneralOptions:
             "--strategy cot": "cot" in self.strategies,
             "--load-in": self.engine.load_in is not None,
             "--box-format": self.engine.box_format is not None,
+            "--min-pixels": self.engine.min_pixels is not None,
+            "--max-pixels": self.engine.max_pixels is not None,
         }
         return [name for name, given in asked.items() if given]
 
@@ -147,5 +149,5 @@ def _ours(
         "attn": engine.attn,
         "looks": str(folder / LOOKS_FILE),
     }
-    optional = {"load_in": engine.load_in, "box_format": engine.box_format}
+    optional = {name: getattr(engine, name) for name in ("load_in", "box_format", "min_pixels", "max_pixels")}
     return given | {name: value for name, value in optional.items() if value}

@@ -77,6 +77,8 @@ class Viscot(lmms):
         load_in: str | None = None,
         attn: str = "sdpa",
         box_format: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         batch_size: int | str = 8,
         max_batch_size: int | str | None = None,
     ) -> None:
@@ -86,7 +88,17 @@ class Viscot(lmms):
         self.crop_policy = CropPolicy(check_choice("--model_args crop_policy", crop_policy, policies))
         self.box_tokens = int(box_tokens)
         self.batch_size = int(batch_size)
-        options = EngineOptions(pretrained, device, dtype, load_in, attn, self.batch_size, box_format)
+        options = EngineOptions(
+            pretrained,
+            device,
+            dtype,
+            load_in,
+            attn,
+            self.batch_size,
+            box_format,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+        )
         check_choice("--model_args protocol", protocol, PROTOCOLS)
         codec = known_codec(options) if self.strategy == "direct" else codec_for(options)
         self.wording = wording_of({"protocol": protocol, "box_format": codec.name if codec else None})

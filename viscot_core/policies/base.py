@@ -125,7 +125,8 @@ class Answer:
     Of a policy that may look often: ``messages`` are the whole talk, the answer included, ``refusals`` the
     calls that were not made, and ``stop`` says why it ended (``answer``, ``looks``, ``refusals``); it is ""
     elsewhere. ``costs`` are the new tokens and the seconds of each turn, ``probabilities`` how sure the model
-    was of its words there (`rollout.mean_probability`), where the engine tells.
+    was of its words there (`rollout.mean_probability`), where the engine tells; likewise ``seen``, the size
+    in which the model saw the first image.
 
     ``question``, ``source`` and ``page`` say what was asked about which image (as it was given, opened again
     where it is needed); ``ask`` sets them, a policy does not.
@@ -147,6 +148,7 @@ class Answer:
     stop: str = ""
     costs: tuple[tuple[int, float], ...] = field(default=(), repr=False, compare=False)
     probabilities: tuple[float | None, ...] = field(default=(), repr=False, compare=False)
+    seen: Size | None = field(default=None, repr=False, compare=False)
     question: str = ""
     source: ImageSource | None = field(default=None, repr=False, compare=False)
     page: int | None = None
@@ -261,6 +263,7 @@ class Answer:
             # Named where they say something; most answers have neither of the first two.
             **({"truncated": True} if self.truncated else {}),
             **({"thoughts": list(self.thoughts)} if self.thoughts else {}),
+            **({"seen": list(self.seen)} if self.seen else {}),
             **self.probability_facts,
             **(self._talk() if self.messages else {}),
         }

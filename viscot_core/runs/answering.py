@@ -63,7 +63,12 @@ def _outcome(
         facts = task.metrics(item, answer, settings)
         status = "truncated" if answer.truncated else "done"
         thoughts = answer.thoughts or None
-        facts |= {"seconds": answer.seconds, "thoughts": thoughts, **answer.probability_facts}
+        facts |= {
+            "seconds": answer.seconds,
+            "thoughts": thoughts,
+            "seen": answer.seen,
+            **answer.probability_facts,
+        }
         return record(item, query.strategy, status=status, trace=_trace(item, answer, settings), **facts)
     if answer.transient:  # another try may help
         return Pending(query.key, answer.error)

@@ -63,6 +63,8 @@ class Prediction(BaseModel):
     trace: dict[str, Any] | None = None
     """The whole talk of a strategy that may look often (a row of ``data.traces``); ``box`` and ``crop`` are
     its last look."""
+    seen: tuple[int, int] | None = None
+    """Width and height in which the model saw the image, where it reads images of any size."""
 
     @property
     def key(self) -> Key:
@@ -76,7 +78,7 @@ class Prediction(BaseModel):
     def to_line(self) -> bytes:
         """The line of ``predictions.jsonl``, newline included."""
         row = self.model_dump()
-        for name in ("thoughts", "boxes", "box_probability", "answer_probability", "trace"):
+        for name in ("thoughts", "boxes", "box_probability", "answer_probability", "trace", "seen"):
             if row[name] is None:  # few models have any: absent is none
                 del row[name]
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import thought_end
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling
 from viscot_core.families.base import Processor
@@ -30,12 +31,14 @@ class DecodeState:
         prompt_tokens: int = 0,
         sampling: Sampling = GREEDY,
         opened: str = "",
+        seen: Size | None = None,
     ) -> None:
         self.limit = limit
         self.request = request
         self.sampling = sampling
         self._opened = opened
         self._prompt_tokens = prompt_tokens
+        self._seen = seen
         self._processor = processor
         # Without a stop text and without a listener the ids are decoded once, at the end (`generation`).
         self._streams = bool(request.stop) or request.on_text is not None
@@ -98,6 +101,7 @@ class DecodeState:
             logprobs=tuple(self._logprobs) if self.request.logprobs else None,
             thought_tokens=self._thought_tokens(said),
             top_logprobs=self._first,
+            seen=self._seen,
         )
 
     def _thought_tokens(self, said: str) -> int:

@@ -184,7 +184,8 @@ class LocalEngine:
         # A template may write the mark that opens a thought: the text then begins with it.
         opened = opened_thought(self.processor.text(rendered.ids[-TAIL:]))
         wanted = request.max_new_tokens * (THOUGHTS if opened or self.processor.thinks else 1)
-        state = DecodeState(self.processor, request, min(wanted, room), count, sampling, opened)
+        limit, seen = min(wanted, room), rendered.seen[0] if rendered.seen else None
+        state = DecodeState(self.processor, request, limit, count, sampling, opened, seen)
         return Decoding(Prompt(request.messages, rendered, images), state)
 
     def _decode(self, prompts: Sequence[Decoding]) -> None:

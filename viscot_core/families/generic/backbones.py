@@ -25,6 +25,7 @@ class Backbone:
         keeps_features: an image's features do not depend on the other images of the prompt.
         grid_positions: positions have three axes and follow the images' grids (M-RoPE).
         step: side in pixels of a token's square, where images keep their shape between limits of tokens.
+        frames: as how many frames of a video an image counts in its processor's limits of pixels.
         parts: how the names of its parts begin in the model in memory.
         trains: viscot can train it.
         packs: samples in one row can be kept from seeing each other, by positions that start again.
@@ -38,6 +39,7 @@ class Backbone:
     keeps_features: bool = True
     grid_positions: bool = False
     step: int | None = None
+    frames: int = 1
     parts: Parts = field(default_factory=Parts)
     trains: bool = False
     packs: bool = False
@@ -62,7 +64,8 @@ _QWEN3 = Backbone("qwen3-vl", "qwen3-vl", True, step=32, **_GRID | {"parts": DEE
 # Gated delta layers keep a state and no keys: there is nothing to share, and no cache to cut. What one sample
 # leaves in it the next one of a row would read.
 _QWEN35 = Backbone("qwen3.5", "qwen3-vl", grid_positions=True, step=32, parts=QWEN_PARTS, trains=True)
-_GLM = Backbone("glm-4v", "glm-4v", True, end_of_turn="<|user|>", **_GRID)
+# Its `smart_resize` counts time too: an image is as long as a patch, two frames.
+_GLM = Backbone("glm-4v", "glm-4v", True, step=28, frames=2, end_of_turn="<|user|>", **_GRID)
 _INTERNVL = Backbone("internvl", "internvl", True, parts=TOWER_PARTS, **_LEARNS)
 # One image in a prompt is read in tiles, several as one tile each. The hidden state before the tower's last
 # norm is read.

@@ -146,8 +146,7 @@ class Generic:
 
     def image_limits(self, path: Path) -> ImageLimits | None:
         """As the image processor's file says; the family's defaults where it says nothing."""
-        step = self.backbone.step
-        return None if step is None else limits_of(load_image_processor(path), step)
+        return None if self.backbone.step is None else limits_of(load_image_processor(path), self.backbone)
 
     def processor(
         self,
@@ -159,12 +158,15 @@ class Generic:
     ) -> Processor:
         """transformers' own processor, left-padding."""
         hf = load_processor(checkpoint.path)
+        limits = None
+        if self.backbone.step is not None:
+            limits = limits_of(hf.image_processor, self.backbone).within(min_pixels, max_pixels)
+        elif min_pixels is not None or max_pixels is not None:
+            raise UsageError(NO_LIMITS)
         if min_pixels is not None or max_pixels is not None:
-            if self.backbone.step is None:
-                raise UsageError(NO_LIMITS)
-            own = limits_of(hf.image_processor, self.backbone.step)
-            set_limits(hf.image_processor, own.within(min_pixels, max_pixels))
-        processor = GenericProcessor(hf, checkpoint.config, checkpoint.path, thinking=thinking)
+            assert limits is not None
+            set_limits(hf.image_processor, limits, self.backbone)
+        processor = GenericProcessor(hf, checkpoint.config, checkpoint.path, limits, thinking=thinking)
         processor.require_slots()
         return processor
 

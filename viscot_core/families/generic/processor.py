@@ -18,6 +18,7 @@ from viscot_core.conversation import CLOSING, IMAGE, OPENING, Message
 from viscot_core.deadline import TEMPLATE_SECONDS, call_within
 from viscot_core.errors import CheckpointError, EngineError, UsageError
 from viscot_core.families.base import NO_THOUGHTS, ImageLimits
+from viscot_core.families.generic.backbones import Backbone
 from viscot_core.families.inputs import IGNORE, Rendered
 
 _FAULTS = (ImportError, RuntimeError, OSError, ValueError, KeyError, AttributeError, TypeError)
@@ -95,22 +96,25 @@ def _readable(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} has no readable processor ({reason}); pull it again.") from error
 
 
-def limits_of(image_processor: Any, step: int) -> ImageLimits:
-    """Between how many tokens an image processor resizes to."""
-    size, area = image_processor.size, step**2
+def limits_of(image_processor: Any, backbone: Backbone) -> ImageLimits:
+    """Between how many tokens the image processor of a backbone with a ``step`` resizes to."""
+    step = backbone.step or 1
+    size, area = image_processor.size, step**2 * backbone.frames
     return ImageLimits(max(1, size["shortest_edge"] // area), max(1, size["longest_edge"] // area), step)
 
 
-def set_limits(image_processor: Any, limits: ImageLimits) -> None:
+def set_limits(image_processor: Any, limits: ImageLimits, backbone: Backbone) -> None:
     """Let an image processor resize to other limits."""
-    area = limits.step**2
+    area = limits.step**2 * backbone.frames
     image_processor.size = {"shortest_edge": limits.least * area, "longest_edge": limits.most * area}
 
 
 class GenericProcessor:
-    """A transformers processor of any model, as the engine wants it."""
+    """A transformers processor of any model, as the engine wants it; ``limits`` are those it resizes to."""
 
-    def __init__(self, hf: Any, config: Any, path: Path, *, thinking: bool = False) -> None:
+    def __init__(
+        self, hf: Any, config: Any, path: Path, limits: ImageLimits | None = None, *, thinking: bool = False
+    ) -> None:
         self.hf = hf
         self._path = path
         text = config.get_text_config()
@@ -129,6 +133,8 @@ class GenericProcessor:
         # Molmo 2 has no processor for Pillow: its pixels are torchvision's.
         by = getattr(hf.image_processor, "backend", "pil")
         self.identity = {"template": f"own-{template}", "pixels": f"{by}-{pixels}"}
+        if limits is not None:
+            self.identity["image_tokens"] = f"{limits.least}-{limits.most} of {limits.step} x {limits.step}"
         self.typical_prompt = 2 * 1280 + 256
         self.thinks = thinking
         # A template without the switch may still have thoughts: then its model always thinks.
@@ -169,7 +175,14 @@ class GenericProcessor:
         images = [blank(size) for size in sizes]
         out = self.hf(text=[self._text(messages, generate)], images=[images] if images else None)
         ids = [int(i) for i in out["input_ids"][0]]
-        return Rendered(ids, [IGNORE] * len(ids), len(sizes))
+        return Rendered(ids, [IGNORE] * len(ids), len(sizes), seen=self._seen(out))
+
+    def _seen(self, inputs: Any) -> tuple[Size, ...]:
+        """The size of each image as its grid of patches says it; () where images are cut into tiles."""
+        grids, side = inputs.get("image_grid_thw"), getattr(self.hf.image_processor, "patch_size", None)
+        if grids is None or side is None:
+            return ()
+        return tuple((int(across) * side, int(down) * side) for _, down, across in grids)
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The chat template's text that the model continues, with the template's own image marks."""

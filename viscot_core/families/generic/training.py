@@ -63,10 +63,10 @@ class GenericTraining:
             if least is not None or most is not None:
                 raise UsageError(NO_LIMITS)
         else:
-            own = limits_of(hf.image_processor, step)
+            own = limits_of(hf.image_processor, self._backbone)
             usual = ImageLimits(own.least, max(own.least, min(own.most, QWEN_MAX_TOKENS)), step)
             wanted = (own if most is not None else usual).within(least, most)
-            set_limits(hf.image_processor, wanted)
+            set_limits(hf.image_processor, wanted, self._backbone)
             boxes = limited(boxes, wanted.least, wanted.most)
         return GenericTrainingProcessor(hf, checkpoint.config, checkpoint.path, self._backbone, boxes)
 
