@@ -87,6 +87,7 @@ class GeneralOptions:
             "--box-format": self.engine.box_format is not None,
             "--min-pixels": self.engine.min_pixels is not None,
             "--max-pixels": self.engine.max_pixels is not None,
+            "--thinking": self.engine.thinking is not None,
         }
         return [name for name, given in asked.items() if given]
 
@@ -149,5 +150,6 @@ def _ours(
         "attn": engine.attn,
         "looks": str(folder / LOOKS_FILE),
     }
-    optional = {name: getattr(engine, name) for name in ("load_in", "box_format", "min_pixels", "max_pixels")}
+    names = ("load_in", "box_format", "min_pixels", "max_pixels", "thinking")
+    optional = {name: getattr(engine, name) for name in names}
     return given | {name: value for name, value in optional.items() if value}

@@ -114,8 +114,8 @@ def _env(options: GeneralOptions) -> dict[str, str]:
 def _info(options: GeneralOptions, backend: str, weights: str, installed: dict[str, str]) -> RunInfo:
     engine = options.engine
     # Named where they are given, so that runs of before go on.
-    given = {"min_pixels": engine.min_pixels, "max_pixels": engine.max_pixels}
-    limits = {name: value for name, value in given.items() if value is not None}
+    names = ("min_pixels", "max_pixels", "thinking")
+    given = {name: value for name in names if (value := getattr(engine, name)) is not None}
     return RunInfo(
         kind="general",
         model=engine.model or "viscot-tiny",
@@ -129,7 +129,7 @@ def _info(options: GeneralOptions, backend: str, weights: str, installed: dict[s
             "box_format": engine.box_format or "viscot",
             "limit": options.limit,
             "lmms-eval": installed["lmms-eval"],
-            **limits,
+            **given,
         },
         environment={**environment(), **installed},
         created=datetime.now(UTC).isoformat(timespec="seconds"),

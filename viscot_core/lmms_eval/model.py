@@ -79,6 +79,7 @@ class Viscot(lmms):
         box_format: str | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        thinking: bool | None = None,
         batch_size: int | str = 8,
         max_batch_size: int | str | None = None,
     ) -> None:
@@ -98,6 +99,7 @@ class Viscot(lmms):
             box_format,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
+            thinking=thinking,
         )
         check_choice("--model_args protocol", protocol, PROTOCOLS)
         codec = known_codec(options) if self.strategy == "direct" else codec_for(options)
