@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 
@@ -95,8 +96,9 @@ def collate_one_row(
     if rest := batch["input_ids"].shape[1] - sum(lengths):
         lengths.append(rest)
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-    # Rounded up: a compiled step is not compiled anew for every longest sample.
-    longest = torch.tensor(-(-max(lengths) // multiple) * multiple)
+    # Rounded up: a compiled step is not compiled anew for every longest sample. A number, not a tensor: the
+    # kernel wants to know it before the device has caught up.
+    longest: Any = -(-max(lengths) // multiple) * multiple
     return batch | {
         "cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest,
     }  # fmt: skip

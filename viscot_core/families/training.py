@@ -230,6 +230,10 @@ class Training(Protocol):
         """Let training batches lack images on some processes; the weights stay."""
         ...
 
+    def use_attention(self, model: Any, name: str) -> None:
+        """Let the language model of ``model`` (no adapters around it) use an attention of transformers."""
+        ...
+
     def compile_parts(self, model: Any, *, language_model: bool) -> None:
         """``torch.compile`` of the tower and, where it runs, of the language model."""
         ...

@@ -13,6 +13,7 @@ from viscot_core.families.inputs import IGNORE
 from viscot_core.families.table import training_from_parts
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.sft import Sft, share_of, token_losses
+from viscot_core.train.objectives.token_loss import summed_loss, with_targets
 
 ROWS, LENGTH, IDS, TEXT_IDS = 8, 12, 20, 17
 
@@ -55,8 +56,10 @@ def test_shares_add_up_to_the_mean(
     step = TrainStep(torch.tensor(loss_tokens), processes, batches, 0, 1)
 
     def model(**batch: torch.Tensor) -> Any:
-        assert set(batch) == {"input_ids", "attention_mask", "use_cache"}, "labels are not the model's"
-        return SimpleNamespace(logits=batch["input_ids"])
+        asked = {"input_ids", "attention_mask", "use_cache", "logits_to_keep"}
+        assert set(batch) == asked, "labels are not the model's"
+        kept = batch["logits_to_keep"]
+        return SimpleNamespace(logits=batch["input_ids"][kept if kept.ndim == 2 else (slice(None), kept)])
 
     pieces = []
     for own_logits, own_labels in zip(
@@ -77,3 +80,42 @@ def test_shares_add_up_to_the_mean(
 def test_a_share_needs_the_count_of_the_step() -> None:
     with pytest.raises(AssertionError):
         share_of(torch.tensor(1.0), TrainStep(None, 1, 1, 0, 1))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_head_runs_where_tokens_are_learned(
+    rows: int, logits: torch.Tensor, labels: torch.Tensor
+) -> None:
+    batch = with_targets({"labels": labels[:rows]})
+    said = batch["said"]
+    kept = logits[:rows][said] if said.ndim == 2 else logits[0, said]
+    assert len(kept) == len(batch["targets"]) == int((labels[:rows, 1:] != IGNORE).sum())
+    wanted = token_losses(logits[:rows], labels[:rows]).sum()
+    assert summed_loss(kept, batch["targets"]) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_a_batch_without_labels_has_a_loss_of_nothing() -> None:
+    batch = with_targets({"labels": torch.full((1, 2), IGNORE)})
+    logits = torch.randn(1, 5, requires_grad=True)
+    loss = summed_loss(logits[batch["said"]], batch["targets"])
+    loss.backward()
+    assert loss.item() == 0 and logits.grad is not None and not logits.grad.any()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_loss_and_gradient_of_chunks_are_those_of_the_whole(
+    kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viscot_core.train.objectives.token_loss.CHUNK", 3 * IDS)
+    generator = torch.Generator().manual_seed(2)
+    own = torch.randn(10, IDS, generator=generator).to(kind).requires_grad_()
+    targets = torch.randint(0, IDS, (10,), generator=generator)
+    targets[4] = IGNORE
+    other = own.detach().clone().requires_grad_()
+    found = summed_loss(own, targets)
+    wanted = F.cross_entropy(other.float(), targets, ignore_index=IGNORE, reduction="sum")
+    (3 * found).backward()
+    (3 * wanted).backward()
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert own.grad is not None and other.grad is not None and own.grad.dtype == kind
+    assert torch.allclose(own.grad, other.grad, atol=1e-6 if kind == torch.float32 else 2e-2)

@@ -57,7 +57,7 @@ def test_activations_are_those_that_autograd_keeps(precision: str, dtype: torch.
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     stage = stage_of(max_length=LENGTH, precision=precision, zero_stage=2)
     shape = training.shape_of_config(model.config)
-    logits = LENGTH * shape.llm.vocab * ((2 if precision == "bf16" else 4) + 8)
+    logits = LENGTH * estimates.logits_bytes(shape, stage)
     assert estimates._sample_bytes(shape, stage) - logits == pytest.approx(measured, rel=0.08)
 
 
@@ -96,10 +96,10 @@ def test_a_card_that_is_not_known_has_no_mfu_and_no_hours() -> None:
 
 def test_packing_saves_planned_hours() -> None:
     machine = Machine(gpus=8, gpu_memory_gib=80)
-    ungrouped = "stages.finetune.group_by=none"
+    ungrouped, rows = "stages.finetune.group_by=none", "stages.finetune.packing=false"
     padded, grouped, packed = (
         make_plan(load_recipe("7b-336", sets), machine, run="r", data="nowhere").stage("finetune").hours
-        for sets in ([ungrouped], [], [ungrouped, "stages.finetune.packing=true"])
+        for sets in ([ungrouped, rows], [rows], [ungrouped])
     )
     assert padded and grouped and packed
     assert packed < 0.9 * padded and grouped < padded
@@ -107,11 +107,12 @@ def test_packing_saves_planned_hours() -> None:
 
 def test_the_share_of_padding() -> None:
     split, rows = Split(4, 1, 2), [100.0] * 50 + [300.0] * 50
-    alone = filled_share(rows, stage_of(max_length=512), Split(1, 8, 1))
+    alone = filled_share(rows, stage_of(max_length=512, packing=False), Split(1, 8, 1))
     assert alone == 1.0
-    padded = filled_share(rows, stage_of(max_length=512, group_by="none"), split)
+    assert filled_share(rows, stage_of(max_length=512, group_by="none"), split) == 1.0, "packed"
+    padded = filled_share(rows, stage_of(max_length=512, group_by="none", packing=False), split)
     assert 0.6 < padded < 0.8
-    assert filled_share([100.0], stage_of(max_length=512, group_by="none"), split) == 1.0
+    assert filled_share([100.0], stage_of(max_length=512, group_by="none", packing=False), split) == 1.0
 
 
 def test_remedies_are_tried_and_named_with_their_figures(tmp_path: Path) -> None:

@@ -126,13 +126,16 @@ class GenericTraining:
         assert isinstance(processor, GenericTrainingProcessor)
         seeing_always(model.model, processor.black_image())
 
+    def use_attention(self, model: Any, name: str) -> None:
+        """Of the language model; the tower's sees whole images."""
+        _text_model(model).config._attn_implementation = name
+
     def compile_parts(self, model: Any, *, language_model: bool) -> None:
         """``torch.compile`` of the language model's layers: towers read images of any size."""
         import torch
 
         torch._dynamo.config.recompile_limit = 64
-        text = getattr(model.model, "language_model", None) or model.model.text_model
-        for layer in text.layers if language_model else ():
+        for layer in _text_model(model).layers if language_model else ():
             layer.compile(dynamic=False)
 
     # -- what is saved ------------------------------------------------------------------------------------
@@ -160,3 +163,9 @@ class GenericTraining:
     def projector_config(self, config: Any, text_rows: int, base: str) -> dict[str, Any]:
         """Not written: only a model from named parts has a projector apart."""
         raise CheckpointError("a projector of this kind of model is not kept apart; train more of it.")
+
+
+def _text_model(model: Any) -> Any:
+    """The language model below the head, by either of its names."""
+    inner = model.model
+    return inner.language_model if hasattr(inner, "language_model") else inner.text_model

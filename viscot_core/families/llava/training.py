@@ -26,7 +26,10 @@ class LlavaTraining:
     """The ``Training`` of ``LlavaForConditionalGeneration``."""
 
     parts = parts.PARTS
-    model_inputs = ("input_ids", "attention_mask", "position_ids", "pixel_values")
+    model_inputs = (
+        "input_ids", "attention_mask", "position_ids", "pixel_values",
+        "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
+    )  # fmt: skip
     # All linear layers of the language model, none of the tower's: as LLaVA-1.5's LoRA recipe.
     lora_targets = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
     packs = True
@@ -92,6 +95,10 @@ class LlavaTraining:
         from viscot_core.families.llava.inputs import TextOnlyLlavaModel
 
         model.model.__class__ = TextOnlyLlavaModel
+
+    def use_attention(self, model: Any, name: str) -> None:
+        """Of the language model; the tower's sees whole images."""
+        model.model.language_model.config._attn_implementation = name
 
     def compile_parts(self, model: Any, *, language_model: bool) -> None:
         """``torch.compile`` of the tower and, where it runs, of the language model."""

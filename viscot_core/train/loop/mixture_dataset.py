@@ -19,13 +19,15 @@ from viscot_core.conversation import IMAGE
 from viscot_core.data.annotations import split_crop
 from viscot_core.data.encode import Batch, Sample, collate, read_row
 from viscot_core.data.mixture import Mixture
-from viscot_core.data.packing import collate_packed
+from viscot_core.data.packing import collate_one_row, collate_packed
 from viscot_core.data.sampler import filled, length_order, modality_length_order
 from viscot_core.errors import DataError
-from viscot_core.families.inputs import IGNORE
+from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.training import RowInputs, TrainingProcessor
 from viscot_core.images.reading import open_image
 from viscot_core.paths import inside
+from viscot_core.train.loop.layout import Layout
+from viscot_core.train.objectives.token_loss import with_targets
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
@@ -72,10 +74,13 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         stage: StageSpec,
         *,
         legacy_crop: bool = False,
+        layout: Layout | None = None,
     ) -> None:
+        """``layout`` may change until the loader's workers start; None: packed if the stage says so."""
         self._mixtures = [Mixture.open(path) for path in files]
         self._ends = list(accumulate(len(mixture) for mixture in self._mixtures))
-        self._images, self._processor, self._stage = images, processor, stage
+        self._images, self._processor, self.stage = images, processor, stage
+        self.layout: Layout = layout or ("packed" if stage.packing else "padded")
         self._legacy_crop = legacy_crop
 
     def __len__(self) -> int:
@@ -94,7 +99,7 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
             row = mixture[index - (self._ends[number - 1] if number else 0)]
             if self._legacy_crop and any(reference_drops(self._images, name) for name in row.image):
                 return DroppedRow(index)
-            length = self._stage.max_length
+            length = self.stage.max_length
             sample, views = read_row(row, self._images, self._processor, max_length=length)
         except DataError as error:  # an ImageError among them
             return BadRow(index, f"{mixture.path.name}: {error}")
@@ -121,7 +126,7 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         Grouping works on one step's rows at a time: the same rows share a step on any number of processes.
         """
         generator = torch.Generator().manual_seed(seed)
-        grouping, chunks = self._stage.group_by, split.accumulation * split.processes
+        grouping, chunks = self.stage.group_by, split.accumulation * split.processes
         rows = self.epoch(seed)
         if grouping == "none":
             order = torch.randperm(len(rows), generator=generator).numpy()
@@ -137,18 +142,21 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
     def collate(self, items: list[EncodedRow | BadRow | DroppedRow]) -> Batch:
         """Inputs and labels, ``rows`` (numbers), ``bad`` (a count) and ``tokens`` (those without padding)."""
         good = [item for item in items if isinstance(item, EncodedRow)]
-        batch = self._batch(good) if good else self._nothing()
+        batch = self.batch(good) if good else self._nothing()
         batch["rows"] = torch.tensor([item.row for item in items])
         batch["bad"] = torch.tensor(sum(isinstance(item, BadRow) for item in items))
         return batch
 
-    def _batch(self, good: list[EncodedRow]) -> Batch:
+    def batch(self, good: list[EncodedRow]) -> Batch:
+        """Inputs and labels of good rows, as ``layout`` says."""
         samples, inputs = [item.sample for item in good], [item.inputs for item in good]
         made, tokens = self._processor.image_inputs, [one.tokens for one in inputs]
-        stage, pad_id = self._stage, self._processor.pad_id
+        stage, pad_id = self.stage, self._processor.pad_id
         # Each length is compiled anew, so there are few; none is beyond max_length.
         multiple = math.gcd(COMPILED, stage.max_length) if stage.compile else 1
-        if stage.packing:
+        if self.layout == "one row":
+            batch = collate_one_row(samples, pad_id=pad_id, multiple=multiple, tokens=tokens) | made(inputs)
+        elif self.layout == "packed":
             batch, order = collate_packed(
                 samples, pad_id=pad_id, capacity=stage.max_length, multiple=multiple, tokens=tokens
             )
@@ -157,14 +165,13 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         else:
             batch = collate(samples, made(inputs), pad_id=pad_id, multiple=multiple, tokens=tokens)
         batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
-        return batch
+        return with_targets(batch)
 
     def _nothing(self) -> Batch:
         """A batch without any label, so that every rank still takes part in the step."""
-        ids = torch.tensor([[self._processor.pad_id, self._processor.pad_id]])
-        empty = {"input_ids": ids, "labels": torch.full_like(ids, IGNORE), "tokens": torch.tensor(0)}
-        key = "position_ids" if self._stage.packing else "attention_mask"
-        return {**empty, key: torch.arange(2)[None] if self._stage.packing else torch.ones_like(ids)}
+        encoded = Rendered([self._processor.pad_id] * 2, [IGNORE] * 2, 0)
+        row = EncodedRow(-1, Sample(encoded, ()), self._processor.row_inputs(encoded, []))
+        return {**self.batch([row]), "tokens": torch.tensor(0)}
 
 
 def reference_drops(images: Path, name: str) -> bool:

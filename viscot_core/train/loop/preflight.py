@@ -22,6 +22,7 @@ from viscot_core.images.reading import image_size
 from viscot_core.paths import inside
 from viscot_core.train import ranks
 from viscot_core.train.evaluation import held_out
+from viscot_core.train.loop.layout import packing_fault
 from viscot_core.train.objectives.base import objective_class
 from viscot_core.train.recipe.schema import StageSpec
 from viscot_core.train.state import checkpoints
@@ -40,6 +41,8 @@ def check_rows(run: Run, stage: StageSpec, out: Path) -> None:
 
     The first rank checks for all; where it fails, all stop.
     """
+    if fault := packing_fault(run.training, stage, run.recipe.name):
+        raise UsageError(fault)
     if ranks.rank() == 0:
         try:
             checkpoints.set_aside_nonfinite(out)

@@ -21,11 +21,21 @@ from viscot_core.errors import CheckpointError, DataError, PartlyDone
 from viscot_core.families.training import Training
 from viscot_core.files import atomic_write, sync_folder
 from viscot_core.train import ranks
+from viscot_core.train.loop.mixture_dataset import MixtureDataset
+from viscot_core.train.loop.packing_proof import ProvePacking
 from viscot_core.train.loop.preflight import row_counts
 from viscot_core.train.loop.throughput import meter_for
 from viscot_core.train.loop.trainer import StageTrainer
+from viscot_core.train.objectives import varlen
 from viscot_core.train.objectives.base import Objective, StageRows, objective_class
-from viscot_core.train.plan.plan_types import PLAN_FILE, Split, read_plan, split_batch, steps_of
+from viscot_core.train.plan.plan_types import (
+    PLAN_FILE,
+    Split,
+    read_plan,
+    split_batch,
+    steps_of,
+    with_recompute,
+)
 from viscot_core.train.recipe.schema import PARTS, LoraSpec, StageSpec
 from viscot_core.train.state import checkpoints
 from viscot_core.train.state.initial import Run
@@ -42,7 +52,7 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
 
     `PartlyDone`: the run was told to stop, and has saved.
     """
-    recipe, split = run.recipe, split_of(run.folder, stage)
+    recipe, split, stage = run.recipe, split_of(run.folder, stage), planned(run.folder, stage)
     freeze_for(run.training, run.model, stage)
     out.mkdir(parents=True, exist_ok=True)
     objective = objective_class(stage, recipe.model)(run, stage)
@@ -77,6 +87,9 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         load(model, other.checkpoint)
         # The Trainer is not told of this checkpoint and skips no rows: those read are cut off here.
         order = order[other.step * split.total :]
+    if packed := isinstance(rows, MixtureDataset) and rows.layout == "one row":
+        varlen.register()
+        run.training.use_attention(run.model, varlen.VARLEN)
     trainer = StageTrainer(
         model=model,
         objective=objective,
@@ -92,6 +105,9 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         allow_bad=recipe.data.allow_bad,
         start=other.step if other else 0,
     )
+    if isinstance(rows, MixtureDataset) and rows.layout != "padded":
+        usual = partial(run.training.use_attention, run.model, recipe.model.attention)
+        trainer.add_callback(ProvePacking(trainer, rows, bool(stage.packing), usual if packed else int))
     if stage.eval is not None:
         from viscot_core.train.evaluation.callback import Evaluate
 
@@ -133,11 +149,21 @@ def split_of(folder: Path, stage: StageSpec) -> Split:
     return split_batch(stage, processes, lambda _: True)
 
 
+def planned(folder: Path, stage: StageSpec) -> StageSpec:
+    """``stage`` with what the plan chose where the recipe leaves it open: which layers are recomputed."""
+    if stage.gradient_checkpointing is not None:
+        return stage
+    stages = read_plan(folder).stages if (folder / PLAN_FILE).exists() else ()
+    found = [one.recompute for one in stages if one.kind == stage.kind and one.recompute is not None]
+    # Without a plan: a GPU's memory is what is short.
+    return with_recompute(stage, found[0] if found else int(torch.cuda.is_available()))
+
+
 def _prepared(objective: Objective, model: Any) -> Any:
     """``model`` with gradient checkpointing, adapters and compilation as the recipe wants them."""
     stage, own, training = objective.stage, objective.run.model, objective.run.training
     if stage.gradient_checkpointing:
-        own.gradient_checkpointing_enable({"use_reentrant": False})
+        own.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=stage.recompute_every)
         own.enable_input_require_grads()  # frozen embeddings would cut the recomputed graph off
     if stage.lora:
         model = add_adapters(training, own, stage.lora, stage)
@@ -298,7 +324,7 @@ def add_adapters(training: Training, model: Any, lora: LoraSpec, stage: StageSpe
         checkpointing = {"use_reentrant": False}
         model = prepare_model_for_kbit_training(
             model,
-            use_gradient_checkpointing=stage.gradient_checkpointing,
+            use_gradient_checkpointing=bool(stage.gradient_checkpointing),
             gradient_checkpointing_kwargs=checkpointing,
         )
     whole = [name for part in stage.train for name in training.trained_whole(part, model)]

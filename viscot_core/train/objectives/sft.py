@@ -9,8 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from viscot_core.families.inputs import IGNORE
+from viscot_core.train.loop.layout import wanted_layout
 from viscot_core.train.loop.mixture_dataset import MixtureDataset
 from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
+from viscot_core.train.objectives.token_loss import summed_loss, with_targets
+from viscot_core.train.objectives.varlen import one_row
 from viscot_core.train.recipe.schema import StageSpec
 from viscot_core.train.state.initial import Run
 
@@ -30,6 +33,7 @@ class Sft(Objective):
             run.processor_for(stage),
             stage,
             legacy_crop=run.recipe.data.legacy_crop,
+            layout=wanted_layout(run.training, stage, run.recipe.model),
         )
 
     def loss_tokens(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -45,14 +49,17 @@ class Sft(Objective):
     def loss(
         self, model: Any, batch: dict[str, torch.Tensor], step: TrainStep
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        logits = self.text_logits(self.forward(model, batch))
-        return share_of(token_losses(logits, batch["labels"]).sum(), step), {}
+        if "said" not in batch:
+            batch = with_targets(batch)
+        logits = self.text_logits(self.forward(model, batch, logits_to_keep=batch["said"]))
+        return share_of(summed_loss(logits.flatten(0, -2), batch["targets"]), step), {}
 
     def forward(self, model: Any, batch: dict[str, torch.Tensor], **asked: Any) -> Any:
         """The model's output for a batch; the batch also has entries that are not for the model."""
         known = {key: batch[key] for key in self.run.training.model_inputs if key in batch}
         # With a cache, the samples of a packed row would see each other, and nothing would say so.
-        return model(**known, use_cache=False, **asked)
+        with one_row(batch):
+            return model(**known, use_cache=False, **asked)
 
     def text_logits(self, out: Any) -> torch.Tensor:
         """``[B, T, text rows]`` of an output's ``[B, T, V]``.

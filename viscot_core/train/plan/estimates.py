@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from viscot_core.families.shapes import ModelShape
 from viscot_core.gpus import peak_tflops
+from viscot_core.train.plan.plan_types import recompute_of
 from viscot_core.train.recipe.schema import StageSpec
 
 GIB = 2**30
+SUPERVISED = 0.25  # of a sample's tokens, at most of most samples
 IMAGES = 2  # in a CoT sample: the whole image and the crop
 UTILISATION = (
     0.40  # share of the GPU's peak in a run that never waits for data; the reference's 60 h are 0.12
@@ -96,17 +98,24 @@ def _sample_bytes(shape: ModelShape, stage: StageSpec) -> float:
     widths, inner = (18, 5) if stage.lora else (12, 4)
     llm_layer = number * (widths * llm.width + inner * llm.mlp)
     tower_layer = number * (8 * tower.width + 3 * tower.mlp)
-    logits = llm.vocab * (number + 8)  # logits, their fp32 copy and its gradient
-    if stage.gradient_checkpointing:  # the input of every layer, and one layer in full
-        per_token = number * llm.width * llm.layers + llm_layer
-        per_patch = number * tower.width * tower.layers + tower_layer
-    else:
-        per_token = llm_layer * llm.layers
-        per_patch = tower_layer * tower.layers
+    # Of a recomputed layer its input is kept; and one layer in full, while it is recomputed.
+    every = recompute_of(stage)
+    again = 1 / every if every else 0.0
+    per_token = llm.layers * (again * number * llm.width + (1 - again) * llm_layer) + bool(every) * llm_layer
+    per_patch = tower.layers * (again * number * tower.width + (1 - again) * tower_layer)
+    per_patch += bool(every) * tower_layer
     per_token += number * 5 * llm.width  # the embeddings and the last norm
     if "vision_tower" not in stage.train:
         per_patch = tower_layer  # runs without gradients: one layer at a time
-    return stage.max_length * (per_token + logits) + IMAGES * tower.most_patches * per_patch
+    return (
+        stage.max_length * (per_token + logits_bytes(shape, stage)) + IMAGES * tower.most_patches * per_patch
+    )
+
+
+def logits_bytes(shape: ModelShape, stage: StageSpec) -> float:
+    """Of the logits and their gradient, bytes a token: the head runs where tokens are learned only."""
+    number = 4 if stage.precision == "fp32" else 2
+    return SUPERVISED * shape.llm.vocab * 2 * number
 
 
 def flops_per_sample(shape: ModelShape, stage: StageSpec, tokens: float, images: float) -> float:
@@ -137,7 +146,8 @@ def hours(
         return None
     work = samples * flops_per_sample(shape, stage, tokens, images)
     # Forward and backward cost 1 + 2; the second forward makes it 4.
-    work *= 4 / 3 if stage.gradient_checkpointing else 1
+    every = recompute_of(stage)
+    work *= 1 + 1 / (3 * every) if every else 1
     return work / (gpus * peak * 1e12 * UTILISATION) / 3600
 
 

@@ -25,9 +25,12 @@ from viscot_core.train.plan.plan_types import (
     Plan,
     Problem,
     Rendezvous,
+    Split,
     StagePlan,
+    recompute_of,
     split_batch,
     steps_of,
+    with_recompute,
 )
 from viscot_core.train.plan.problems import find_problems
 from viscot_core.train.plan.remedies import advice
@@ -36,6 +39,9 @@ from viscot_core.train.recipe.schema import Recipe, StageSpec
 
 CHARACTERS_PER_TOKEN = 3.6  # Llama's tokenizer on English with boxes
 LOOKED_AT = 500  # rows of a file that are read for the mean length
+ENOUGH = 4
+"""Samples of a forward pass from which a GPU is busy: on one H100 more of them, bought by recomputation, cost
+more than they gave (tests/performance/README.md)."""
 FILLED = 0.92
 """Share of a GPU's memory that the estimate may take when a batch size is chosen."""
 
@@ -89,16 +95,7 @@ def make_plan(
 def _stage(stage: StageSpec, shape: ModelShape | None, machine: Machine, size: DataSize) -> StagePlan:
     """One stage's figures; those that need an unknown shape or unknown data are None."""
 
-    def memory(per_device: int) -> float:
-        return estimates.memory_gib(shape, stage, per_device, machine.processes) if shape else 0.0
-
-    room = FILLED * machine.memory_gib
-    try:
-        split = split_batch(stage, machine.processes, lambda batch: memory(batch) <= room)
-    except DoesNotFitError as error:
-        if shape is None:
-            raise
-        raise RecipeError(advice(shape, stage, machine, room)) from error
+    stage, split = _fitted(stage, shape, machine)
     steps = stage.max_steps if size.rows is None else steps_of(stage, size.rows)
     seen = steps * stage.global_batch_size if steps is not None else None
     patches = shape.tower.tokens if shape else 0
@@ -126,11 +123,38 @@ def _stage(stage: StageSpec, shape: ModelShape | None, machine: Machine, size: D
         trained=trained,
         frozen=estimates.frozen_parameters(shape, stage) if shape else None,
         tokens=seen * tokens if seen is not None and tokens is not None else None,
-        memory_gib=memory(split.per_device) if shape else None,
+        memory_gib=estimates.memory_gib(shape, stage, split.per_device, machine.processes) if shape else None,
+        recompute=recompute_of(stage),
         hours=hours,
         checkpoint_gib=estimates.checkpoint_gib(shape, stage) if shape else None,
         loading_gib=loading(shape, stage, machine.local_processes, machine.processes) if shape else None,
     )
+
+
+def _fitted(stage: StageSpec, shape: ModelShape | None, machine: Machine) -> tuple[StageSpec, Split]:
+    """The stage and the split of its batch; where the recipe leaves it open, as few layers are recomputed as
+    memory allows with `ENOUGH` samples together.
+    """
+    room, processes = FILLED * machine.memory_gib, machine.processes
+    tried = (0, 2, 1) if stage.gradient_checkpointing is None else (recompute_of(stage),)
+    for every in tried if shape else tried[-1:]:
+        own = with_recompute(stage, every)
+
+        def fits(batch: int, own: StageSpec = own) -> bool:
+            return shape is None or estimates.memory_gib(shape, own, batch, processes) <= room
+
+        try:
+            split = split_batch(own, processes, fits)
+        except DoesNotFitError as error:
+            if every == tried[-1]:
+                if shape is None:
+                    raise
+                raise RecipeError(advice(shape, own, machine, room)) from error
+            continue
+        enough = split.per_device >= min(ENOUGH, split.per_device * split.accumulation)
+        if every == tried[-1] or (enough and fits(split.per_device)):
+            return own, split
+    raise AssertionError("the last one returns or raises")
 
 
 def _disk(recipe: Recipe, stages: Sequence[StagePlan], shape: ModelShape | None) -> float | None:

@@ -15,10 +15,10 @@ _BATCHES = 64
 def filled_share(lengths: Sequence[float], stage: StageSpec, split: Split) -> float:
     """Share of the computed cells that hold a token, for rows with ``lengths`` tokens (0..1].
 
-    Some batches are made of rows that are drawn at random, grouped and packed as the stage will do it.
+    Some batches are made of rows that are drawn at random and grouped as the stage will do it.
     """
-    from viscot_core.data.packing import pack
-
+    if stage.packing is not False:  # all in one row
+        return 1.0
     known = np.clip(np.asarray(lengths, np.float64).round().astype(np.int64), 1, stage.max_length)
     size, rows = split.per_device, max(split.total, split.per_device)
     random, tokens, cells = np.random.default_rng(0), 0, 0
@@ -27,7 +27,5 @@ def filled_share(lengths: Sequence[float], stage: StageSpec, split: Split) -> fl
         if stage.group_by != "none":  # within one optimizer step, longest first
             drawn = np.sort(drawn)[::-1]
         for batch in drawn[: rows // size * size].reshape(-1, size)[:_BATCHES].tolist():
-            packed = pack(batch, stage.max_length) if stage.packing else [[index] for index in range(size)]
-            longest = max(sum(batch[index] for index in row) for row in packed)
-            tokens, cells = tokens + sum(batch), cells + len(packed) * longest
+            tokens, cells = tokens + sum(batch), cells + size * max(batch)
     return tokens / cells

@@ -23,6 +23,7 @@ def summary(plan: Plan) -> list[list[str]]:
         ("frozen", lambda s: _count(s.frozen)),
         ("global batch", lambda s: str(s.global_batch_size)),
         ("  per device x accumulation x processes", _split),
+        ("layers recomputed", _recomputed),
         ("steps", lambda s: _count(s.steps)),
         ("  of them warm-up", lambda s: _count(s.warmup_steps)),
         ("checkpoints to expect", lambda s: _count(s.checkpoints)),
@@ -49,6 +50,12 @@ def _trained(stage: StagePlan) -> str:
 
 def _split(stage: StagePlan) -> str:
     return f"{stage.per_device_batch_size} x {stage.accumulation} x {stage.processes}"
+
+
+def _recomputed(stage: StagePlan) -> str:
+    if not stage.recompute:
+        return "unknown" if stage.recompute is None else "none"
+    return "all" if stage.recompute == 1 else f"1 of {stage.recompute}"
 
 
 def _count(value: int | None) -> str:

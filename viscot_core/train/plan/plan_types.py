@@ -77,6 +77,8 @@ class StagePlan:
     hours: float | None = None
     checkpoint_gib: float | None = None
     loading_gib: float | None = None
+    recompute: int | None = None
+    """Of how many layers one is recomputed in the backward pass; 0: none."""
 
     @property
     def global_batch_size(self) -> int:
@@ -138,6 +140,16 @@ def read_plan(run: str | Path) -> Plan:
     if plan.format != FORMAT:
         raise CheckpointError(f"{path} is of format {plan.format}, not {FORMAT}; start the run again.")
     return plan
+
+
+def with_recompute(stage: StageSpec, every: int) -> StageSpec:
+    """``stage`` with one of ``every`` layers recomputed in the backward pass; 0: none."""
+    return stage.model_copy(update={"gradient_checkpointing": every > 0, "recompute_every": max(every, 1)})
+
+
+def recompute_of(stage: StageSpec) -> int:
+    """Of how many layers ``stage`` recomputes one; 0: none."""
+    return stage.recompute_every if stage.gradient_checkpointing else 0
 
 
 # -- how a global batch is split ----------------------------------------------------------------------------

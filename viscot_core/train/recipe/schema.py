@@ -278,13 +278,19 @@ class StageSpec(Strict):
     tf32: bool = _field(True, "TF32 matrix products on GPUs that have them", source="script")
     zero_stage: Literal[0, 1, 2, 3] = _field(0, "DeepSpeed ZeRO stage; 0 is plain data parallelism")
     offload: Literal["none", "optimizer", "all"] = _field("none", "what ZeRO keeps in host memory")
-    gradient_checkpointing: bool = _field(
-        False, "recompute activations in the backward pass; the script says true"
+    gradient_checkpointing: bool | None = _field(
+        None,
+        "recompute activations in the backward pass; the script says true; null: where memory asks for it",
+    )
+    recompute_every: int = _field(
+        1, "with gradient_checkpointing, of every so many layers one is recomputed", unit="layers", gt=0
     )
     group_by: Literal["modality_length", "length", "none"] = _field(
         "modality_length", "which samples share a batch", source="script"
     )
-    packing: bool = _field(False, "several samples per sequence that do not see each other")
+    packing: bool | None = _field(
+        None, "several samples per sequence that do not see each other; null: where that is exact"
+    )
     token_weights: TokenWeights | None = _field(None, "loss weights of single tokens (tiny only)")
     guide_attention: AttentionLossSpec | None = _field(None, "auxiliary attention loss (tiny only)")
     foundation: FoundationSpec | None = _field(None, "settings of a foundation stage (tiny only)")

@@ -44,6 +44,8 @@ FREE = frozenset(
         "zero_stage",
         "offload",
         "gradient_checkpointing",
+        "recompute_every",
+        "packing",
     }
 )
 RATES = frozenset({"learning_rate", "projector_lr", "vision_tower_lr"})

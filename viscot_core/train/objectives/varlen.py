@@ -1,0 +1,132 @@
+"""Attention over one row of many samples, each of which sees itself only: no padding, no mask.
+
+torch's own kernel for samples of different lengths where there is one (FlashAttention, on a GPU in 16 bit);
+elsewhere one call of its usual attention a sample. transformers finds it by the name `VARLEN`; the samples'
+borders come with the batch (``cu_seq_lens_q``), through the model's own keyword arguments. Without borders
+(answering, evaluation) it is transformers' ``sdpa``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+VARLEN = "viscot_varlen"
+_packed = False
+"""Whether the forward pass that runs is of one row of samples: then no mask is made."""
+
+
+@contextmanager
+def one_row(batch: dict[str, Any]) -> Iterator[None]:
+    """Around the forward pass of a batch: its mask is left out where the batch says the samples' borders."""
+    global _packed
+    before, _packed = _packed, "cu_seq_lens_q" in batch
+    try:
+        yield
+    finally:
+        _packed = before
+
+
+def register() -> None:
+    """Make `VARLEN` known to transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(VARLEN, attention)
+    AttentionMaskInterface.register(VARLEN, _mask)
+
+
+def _mask(*arguments: Any, **named: Any) -> Any:
+    from transformers.masking_utils import sdpa_mask
+
+    return None if _packed else sdpa_mask(*arguments, **named)
+
+
+def attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    dropout: float = 0.0,
+    **named: Any,
+) -> tuple[torch.Tensor, None]:
+    """``[1, heads, tokens, dim]`` (fewer key heads may be) -> ``[1, tokens, heads, dim]``."""
+    if cu_seq_lens_q is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **named
+        )
+    if query.is_cuda and (query.dtype.itemsize == 2 or torch.is_autocast_enabled("cuda")):
+        return _on_gpu(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
+    parts = [
+        F.scaled_dot_product_attention(
+            query[:, :, a:z], key[:, :, a:z], value[:, :, a:z], is_causal=True, scale=scaling
+        )
+        for a, z in pairwise(cu_seq_lens_q.tolist())
+    ]
+    return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def _on_gpu(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    ends: torch.Tensor,
+    longest: int,
+) -> torch.Tensor:
+    # Under autocast the rotary positions may have made q and k fp32 again.
+    kind = query.dtype if query.dtype.itemsize == 2 else torch.get_autocast_dtype("cuda")
+    options = _options()
+    if query.shape[1] != key.shape[1] and "enable_gqa" not in options:
+        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
+    q, k, v = (t[0].transpose(0, 1).to(kind) for t in (query, key, value))
+    # Some versions take no scale: q then carries it, beside the kernel's own 1 / sqrt(dim).
+    if scaling is not None and "scale" not in options:
+        q = q * (scaling * q.shape[-1] ** 0.5)
+    wanted = {name: value for name, value in options.items() if name != "scale"}
+    if scaling is not None and "scale" in options:
+        wanted["scale"] = scaling
+    out: torch.Tensor = _kernel()(q, k, v, ends, ends, longest, longest, **wanted)
+    return out[None]
+
+
+@cache
+def _kernel() -> Any:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
+
+
+@cache
+def _options() -> dict[str, Any]:
+    """What this torch's kernel calls "causal" and "fewer key heads"; its names change between versions."""
+    known = inspect.signature(_kernel()).parameters
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    more = {name: True for name in ("enable_gqa", "scale") if name in known}
+    return causal | more
+
+
+def runs_here() -> bool:
+    """Whether this machine's device has attention over samples of different lengths: the CPU always has."""
+    if not torch.cuda.is_available():
+        return True
+    try:
+        _kernel()
+    except ImportError:
+        return False
+    return torch.cuda.get_device_capability()[0] >= 8  # FlashAttention needs Ampere
