@@ -9,7 +9,7 @@ from typing import Any
 from on_gpu.bench import Bench
 from on_gpu.made import WORDS
 from on_gpu.variants import Variant
-from on_gpu.viscot_side import BOX, packed_batch, padded_batch
+from on_gpu.viscot_side import BOX, one_row_batch, packed_batch, padded_batch
 
 
 def training_rows(count: int) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def micro_batches(
             batch, order = packed_batch(chosen, pad, 2048)
             some = [some[n] for n in order]
         else:
-            batch = _one_row(torch, chosen, pad, variant.multiple)
+            batch = one_row_batch(chosen, pad, variant.multiple)
         noise = [
             torch.randn(len(samples[n].images), 3, side, side, generator=torch.Generator().manual_seed(n))
             for n in some
@@ -60,22 +60,3 @@ def micro_batches(
             {k: v.pin_memory() if b.cuda and hasattr(v, "pin_memory") else v for k, v in batch.items()}
         )
     return made
-
-
-def _one_row(torch: Any, samples: Sequence[Any], pad: int, multiple: int) -> dict[str, Any]:
-    lengths = [len(s.encoded.ids) for s in samples]
-    extra = -sum(lengths) % multiple
-    ids = [i for s in samples for i in s.encoded.ids] + [pad] * extra
-    labels = [x for s in samples for x in (-100, *s.encoded.labels[1:])] + [-100] * extra
-    if extra:
-        lengths.append(extra)
-    ends = [0]
-    for length in lengths:
-        ends.append(ends[-1] + length)
-    return {
-        "input_ids": torch.tensor([ids]),
-        "labels": torch.tensor([labels]),
-        "position_ids": torch.cat([torch.arange(n) for n in lengths])[None],
-        "cu_seq_lens_q": torch.tensor(ends, dtype=torch.int32),
-        "max_length_q": -(-max(lengths) // multiple) * multiple,
-    }

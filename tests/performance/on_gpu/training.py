@@ -11,7 +11,7 @@ from on_gpu import limits
 from on_gpu.batches import micro_batches, training_rows
 from on_gpu.bench import Bench, OutOfTime, short
 from on_gpu.made import cast, make_model
-from on_gpu.variants import BETTER, COMPILED, SHIPPED, Masters, Variant, use_varlen
+from on_gpu.variants import COMPILED, OLD, SHIPPED, Masters, Variant
 from on_gpu.viscot_side import (
     encode_rows,
     loaded_model,
@@ -20,6 +20,8 @@ from on_gpu.viscot_side import (
     shape_of,
     stage_two,
     token_losses,
+    trainers_loss,
+    use_attention,
 )
 
 
@@ -27,7 +29,6 @@ class Trained:
     """A model in training, the steps of one kind of fine-tuning on it, and their figures."""
 
     def __init__(self, b: Bench, layers: int, lora: int) -> None:
-        kernel = use_varlen()
         self.b, self.lora = b, lora
         b.forget_peak()
         base = make_model(b.size, b.tokenizer, b.device, b.dtype, layers)
@@ -36,8 +37,9 @@ class Trained:
         self.base = base
         self.samples = encode_rows(training_rows(b.size.samples), loaded)
         self.longest = max(len(s.encoded.ids) for s in self.samples)
-        self.stage = stage_two(lora, True, self.longest)
+        self.stage = stage_two(lora, 1, self.longest)
         self.model = prepare_training(base, self.stage)
+        self.trainers = trainers_loss(self.text_rows, self.stage)
         cast(self.model, b.dtype)
         self.model.train()
         base.enable_input_require_grads()
@@ -56,7 +58,7 @@ class Trained:
         facts = {
             "layers": layers, "lora_rank": lora, "learning": sum(p.numel() for p in learning),
             "samples": len(self.samples), "tokens": self.tokens, "longest": self.longest,
-            "tflop_a_step": round(flop / 1e12, 2), "state_gib": b.peak(), "varlen": kernel,
+            "tflop_a_step": round(flop / 1e12, 2), "state_gib": b.peak(),
         }  # fmt: skip
         b.note("e", self.kind, facts)
 
@@ -68,14 +70,10 @@ class Trained:
         """Recomputation and attention as the variant wants them."""
         base = self.base
         if variant.recompute:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
-            for part in (base.model.language_model.layers, base.model.vision_tower.encoder.layers):
-                for number, layer in enumerate(part):
-                    layer.gradient_checkpointing = number % variant.recompute == 0
+            base.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=variant.recompute)
         else:
-            base.gradient_checkpointing_disable()
-        kind = "gpu_varlen" if variant.attention == "varlen" else "sdpa"
-        base.model.language_model.config._attn_implementation = kind
+            base.activation_checkpointing_disable()
+        use_attention(base, variant.rows == "one")
         if variant.compiled:
             self.b.torch._dynamo.config.recompile_limit = 64
             backend = "inductor" if self.b.cuda else "eager"
@@ -83,17 +81,13 @@ class Trained:
                 layer.compile(dynamic=False, backend=backend)
 
     def loss(self, batch: dict[str, Any], variant: Variant, words: float) -> Any:
-        torch, b = self.b.torch, self.b
+        b = self.b
         moved = {k: v.to(b.device, non_blocking=True) if hasattr(v, "to") else v for k, v in batch.items()}
+        if variant.rows == "one":
+            return self.trainers(self.model, moved, words)
         labels = moved.pop("labels")
-        if variant.head == "all":
-            logits = self.model(**moved, use_cache=False).logits[..., : self.text_rows]
-            return token_losses(logits, labels).sum() / words
-        hidden = self.base.model(**moved, use_cache=False).last_hidden_state
-        targets = labels[:, 1:]
-        said = targets != -100
-        logits = self.base.lm_head(hidden[:, :-1][said])[..., : self.text_rows]
-        return torch.nn.functional.cross_entropy(logits.float(), targets[said], reduction="sum") / words
+        logits = self.model(**moved, use_cache=False).logits[..., : self.text_rows]
+        return token_losses(logits, labels).sum() / words
 
     def step(self, batches: Sequence[dict[str, Any]], variant: Variant) -> Any:
         words = sum(int((batch["labels"] != -100).sum()) for batch in batches)
@@ -138,10 +132,7 @@ class Trained:
         seconds = sorted(times)[len(times) // 2]
         places = sum(int(batch["labels"].numel()) for batch in batches)
         # The plan divides state over processes and counts activations of ``max_length`` tokens a sample.
-        stage = self.stage.model_copy(update={
-            "gradient_checkpointing": bool(variant.recompute),
-            "max_length": max(1, places // len(self.samples)),
-        })  # fmt: skip
+        stage = stage_two(self.lora, variant.recompute, max(1, places // len(self.samples)))
         peak, rate = b.peak(), self.flop / seconds / 1e12
         estimate = memory_estimate(self.base.config, stage, per_device)
         return {
@@ -161,9 +152,9 @@ def section_e(b: Bench) -> None:
     if b.cuda:
         with contextlib.suppress(Exception):
             b.torch.cuda.memory._set_allocator_settings("expandable_segments:True")
-    lora = (*SHIPPED[:2], *(Variant("one", n, "varlen", "supervised") for n in (1, 2, 0)))
+    lora = (*SHIPPED, OLD[0])
     few = b.size.train_layers
-    groups = ((few, 0, (*SHIPPED, *BETTER)), (b.size.layers, b.size.lora, lora), (few, 0, COMPILED))
+    groups = ((few, 0, (*SHIPPED, *OLD)), (b.size.layers, b.size.lora, lora), (few, 0, COMPILED))
     for number, (layers, rank, variants) in enumerate(groups):
         # The step under LoRA is worth more than the last variants of the other kind.
         reserve = 40 if b.cuda and number == 0 and b.size.name == "7b" else 0

@@ -1,12 +1,9 @@
-"""How a training step is done: kinds of batches, attention over one row of many samples, the optimizer."""
+"""How a training step is done: kinds of batches, what is recomputed, the optimizer."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 
@@ -14,7 +11,7 @@ from typing import Any
 class Variant:
     """How one training step is done."""
 
-    rows: str  # padded, packed, one
+    rows: str  # padded, packed, one (as the trainer does it)
     recompute: int = 0  # every n-th layer; 0 none
     attention: str = "sdpa"  # or varlen
     head: str = "all"  # logits of all positions, or of the supervised
@@ -30,74 +27,11 @@ class Variant:
         return ", ".join(parts)
 
 
-SHIPPED = (Variant("padded", 1), Variant("packed", 1), Variant("packed"))
-BETTER = (
-    Variant("one", attention="varlen"),
-    Variant("one", attention="varlen", head="supervised"),
-    Variant("one", 2, attention="varlen", head="supervised"),
-    Variant("one", 1, attention="varlen", head="supervised"),
-)
+OLD = (Variant("padded", 1), Variant("packed"))
+"""As 0.1.0 trained, for comparison."""
+SHIPPED = tuple(Variant("one", every, "varlen", "supervised") for every in (0, 2, 1))
+"""What the trainer does now; the plan chooses which layers are recomputed."""
 COMPILED = (Variant("one", attention="varlen", head="supervised", compiled=True, multiple=256),)
-
-
-def varlen_kernel() -> tuple[str, Callable[..., Any]]:
-    """torch's own attention over samples of different lengths, causal, and its name."""
-    import torch
-
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-
-        def older(q: Any, k: Any, v: Any, ends: Any, ends_k: Any, most: int, most_k: int) -> Any:
-            flash = torch.ops.aten._flash_attention_forward
-            return flash(q, k, v, ends, ends_k, most, most_k, 0.0, True, False)[0]
-
-        return "aten._flash_attention_forward", older
-    known = inspect.signature(varlen_attn).parameters
-    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    return "torch.nn.attention.varlen", functools.partial(varlen_attn, **causal)
-
-
-_VARLEN: list[Callable[..., Any]] = []  # set by use_varlen
-
-
-def use_varlen() -> str:
-    """Register ``gpu_varlen`` with transformers; the kernel's name."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register("gpu_varlen", varlen_attention)
-    name, kernel = varlen_kernel()
-    _VARLEN[:] = [kernel]
-    return name
-
-
-def varlen_attention(
-    module: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    attention_mask: Any,
-    scaling: float | None = None,
-    cu_seq_lens_q: Any = None,
-    max_length_q: int = 0,
-    **_: Any,
-) -> tuple[Any, None]:
-    """Attention of one row of many samples, ``[1, heads, tokens, dim]``, each seeing itself only."""
-    import torch
-
-    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    if query.is_cuda:
-        out = _VARLEN[0](q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
-    else:
-        ends = cu_seq_lens_q.tolist()
-        parts = [
-            torch.nn.functional.scaled_dot_product_attention(
-                *(t[:, :, a:z] for t in (query, key, value)), is_causal=True, scale=scaling
-            )
-            for a, z in pairwise(ends)
-        ]
-        out = torch.cat(parts, 2)[0].transpose(0, 1)
-    return out[None], None
 
 
 class Masters:

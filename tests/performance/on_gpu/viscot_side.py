@@ -116,16 +116,18 @@ def pixels_of(image: Any, side: int) -> Any:
     return preprocess(image, side)
 
 
-def stage_two(lora: int, recompute: bool, max_length: int) -> Any:
+def stage_two(lora: int, recompute: int, max_length: int) -> Any:
     """Stage 2 of the recipe ``7b-336``, with LoRA of that rank on the language model."""
     from viscot_core.train.recipe.load import load_recipe
     from viscot_core.train.recipe.schema import LoraSpec
 
     stage = load_recipe("7b-336").stage("finetune")
-    changes: dict[str, Any] = {"gradient_checkpointing": recompute, "max_length": max_length}
+    changes: dict[str, Any] = {"max_length": max_length}
     if lora:
         changes |= {"lora": LoraSpec(rank=lora), "train": ("projector", "llm")}
-    return stage.model_copy(update=changes)
+    from viscot_core.train.plan.plan_types import with_recompute
+
+    return with_recompute(stage.model_copy(update=changes), recompute)
 
 
 def prepare_training(model: Any, stage: Any) -> Any:
@@ -166,6 +168,40 @@ def token_losses(logits: Any, labels: Any) -> Any:
     from viscot_core.train.objectives.sft import token_losses as losses
 
     return losses(logits, labels)
+
+
+def one_row_batch(samples: Sequence[Any], pad_id: int, multiple: int) -> dict[str, Any]:
+    """As the trainer's loader makes it, without the images."""
+    from viscot_core.data.packing import collate_one_row
+    from viscot_core.train.objectives.token_loss import with_targets
+
+    return dict(with_targets(collate_one_row(samples, pad_id=pad_id, multiple=multiple)))
+
+
+def trainers_loss(text_rows: int, stage: Any) -> Callable[[Any, dict[str, Any], float], Any]:
+    """The trainer's own loss: ``loss(model, batch, learned tokens of the step)``."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from viscot_core.families.table import training_from_parts
+    from viscot_core.train.objectives.base import TrainStep
+    from viscot_core.train.objectives.sft import Sft
+
+    run: Any = SimpleNamespace(text_rows=text_rows, training=training_from_parts())
+    objective = Sft(run, stage)
+    return lambda model, batch, words: objective.loss(
+        model, batch, TrainStep(torch.tensor(words), 1, 1, 0, 1)
+    )[0]
+
+
+def use_attention(base: Any, one_row: bool) -> None:
+    """The trainer's attention over one row of samples, or the usual one."""
+    from viscot_core.families.table import training_from_parts
+    from viscot_core.train.objectives import varlen
+
+    varlen.register()
+    training_from_parts().use_attention(base, varlen.VARLEN if one_row else "sdpa")
 
 
 def memory_estimate(config: Any, stage: Any, per_device: int) -> float:
