@@ -52,7 +52,7 @@ class HeldOutLoss:
         batch = self.rows.collate([self.rows[row] for row in rows])
         counts = self.objective.counts(batch)
         assert counts is not None
-        placed = {key: value.to(device) for key, value in batch.items()}
+        placed = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         # A step of one token on one process: the share of the loss is then its sum.
         step = TrainStep(torch.tensor(1.0, device=device), 1, 1, 0, 1)
         loss, _ = self.objective.loss(model, placed, step)
