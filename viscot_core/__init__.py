@@ -30,13 +30,17 @@ def load(
     max_pixels: int | None = None,
     base: str | Path | None = None,
     thinking: bool | None = None,
+    engine: str = "transformers",
+    tensor_parallel: int = 1,
+    python: str | None = None,
 ) -> VisualCoT:
     """A model ready to be asked: a name of the zoo, a checkpoint folder, or (without a name) the bundled one.
 
     ``box_format`` says how a model of another family writes boxes, where its kind does not make that certain;
     ``min_pixels`` and ``max_pixels`` limit what an image is resized to, where a model reads any size.
     ``base`` is an adapter's base, where its config does not name the right one. ``thinking`` lets a model
-    think before it answers, where its chat template leaves the choice.
+    think before it answers, where its chat template leaves the choice. ``engine="vllm"`` runs the model in a
+    vLLM process of the Python ``python`` (this one), over ``tensor_parallel`` GPUs.
 
     Nothing heavy is imported before this is called. Raises ``CheckpointError`` where the model is unknown or
     damaged.
@@ -58,6 +62,9 @@ def load(
         max_pixels=max_pixels,
         base=None if base is None else str(base),
         thinking=thinking,
+        engine=engine,
+        tensor_parallel=tensor_parallel,
+        python=python,
     )
     with LOADING:
         codec = codec_for(options)

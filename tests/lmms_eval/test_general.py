@@ -13,15 +13,15 @@ from made_lmms import make_python
 
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import DataError, EngineError, UsageError
-from viscot_core.families.manifest import Manifest
 from viscot_core.files import cache_folder
 from viscot_core.lmms_eval.command import GeneralOptions
-from viscot_core.lmms_eval.exports import exported, without_bos
+from viscot_core.lmms_eval.exports import without_bos
 from viscot_core.lmms_eval.general import bench_general
 from viscot_core.lmms_eval.launch import run_child, versions, warnings, why
 from viscot_core.lmms_eval.logs import read_logs
 from viscot_core.lmms_eval.utils import chain_to_text
 from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.models.exported import exported
 from viscot_core.models.zoo import BUNDLED_FOLDER
 from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import read_scored_run
@@ -140,15 +140,8 @@ def test_other_classes_get_an_export_made_once(
     assert len(list((tmp_path / "cache" / "exports").iterdir())) == 2  # the export, and its view without BOS
 
 
-def test_an_export_is_reused_and_a_complete_folder_is_its_own(golden: Path, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(golden / "tiny_llava")
-    made = exported(checkpoint, "sha256:" + "a" * 40, tmp_path)
-    stamp = (made / "model.safetensors").stat().st_mtime_ns
-    assert exported(checkpoint, "sha256:" + "a" * 40, tmp_path) == made
-    assert (made / "model.safetensors").stat().st_mtime_ns == stamp
-    checkpoint.manifest = Manifest(name="tiny", turn_tokens="legacy", image_side=56)
-    assert exported(checkpoint, "sha256:" + "a" * 40, tmp_path) != made  # the same weights, other words
-    assert exported(open_checkpoint(made), "other", tmp_path) == made
+def test_a_view_without_bos_is_made_once_and_only_where_it_is_needed(golden: Path, tmp_path: Path) -> None:
+    made = exported(open_checkpoint(golden / "tiny_llava"), "sha256:" + "a" * 40, tmp_path)
     view = without_bos(made, tmp_path)
     assert without_bos(made, tmp_path) == view
     assert without_bos(view, tmp_path) == view

@@ -81,6 +81,8 @@ class JudgeServer:
 
     def __init__(self, script: Script, port: int = 0) -> None:
         self.script, self._port = script, port
+        self.models: list[dict[str, Any]] | None = None
+        """What ``GET /models`` tells; it counts as no request."""
         self.requests: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.open_now = self.most_open = self.connections = 0
@@ -126,6 +128,12 @@ class JudgeServer:
         """Serve one request; whether the connection goes on."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         lines = head.lower().splitlines()
+        if lines[0].startswith("get "):
+            self.connections -= 1
+            told = json.dumps({"data": self.models or []}).encode()
+            writer.write(f"HTTP/1.1 200 X\r\nContent-Length: {len(told)}\r\n\r\n".encode() + told)
+            await writer.drain()
+            return False
         length = next(int(line.split(":")[1]) for line in lines if line.startswith("content-length"))
         body = json.loads(await reader.readexactly(length))
         number = len(self.requests)

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from viscot_core.boxes.formats import Codec
 from viscot_core.engines.base import GREEDY, Engine, Sampling, Traits
-from viscot_core.errors import UsageError
+from viscot_core.errors import UsageError, check_choice
 
 if TYPE_CHECKING:
     from viscot_core.conversation import Message
     from viscot_core.openai_api.options import ApiOptions
+
+
+ENGINES = ("transformers", "vllm")
+"""What runs a model of this machine."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class EngineOptions:
     """An adapter's base, instead of the one that its config names."""
     thinking: bool | None = None
     """Whether the model is to think before it answers; None: a local model is not, a server decides."""
+    engine: str = "transformers"
+    """What runs a model of this machine: one of `ENGINES`."""
+    tensor_parallel: int = 1
+    """GPUs that a model is cut over (vllm)."""
+    python: str | None = None
+    """The Python that has vLLM, if it is not this one."""
 
     @property
     def is_server(self) -> bool:
@@ -44,12 +54,24 @@ class EngineOptions:
     @property
     def traits(self) -> Traits:
         """What the engine will be like, as far as it is known before it is opened."""
+        if not self.is_server and self.engine == "vllm":
+            from viscot_core.engines.vllm.traits import traits
+
+            return traits(self.batch_size)
         if not self.is_server:
             return Traits(self.batch_size or 1, shares_images=True, logprobs=True, samples=True)
         from viscot_core.openai_api.options import ApiOptions
 
         parallel = (self.api or ApiOptions()).concurrency
         return Traits(parallel=parallel, logprobs=True, samples=True, paid=True)
+
+    def check(self) -> None:
+        """Raise UsageError for an engine that is not there, or what is for vLLM beside another one."""
+        check_choice("--engine", self.engine, ENGINES)
+        if self.is_server and self.engine != "transformers":
+            raise UsageError("A server runs its model itself; leave out --engine.")
+        if self.engine != "vllm" and self.tensor_parallel != 1:
+            raise UsageError("--tensor-parallel is for --engine vllm; give both.")
 
     def address(self) -> tuple[str, str]:
         """``http://HOST:PORT/v1#NAME`` -> address and the model's name there.
@@ -166,7 +188,9 @@ def open_engine(
         CheckpointError, EngineError, UsageError: as ``load_model`` and ``OpenAIEngine`` say.
     """
     resize = codec.resize if codec else None
+    options.check()
     if options.is_server:
+        from viscot_core.engines.canary import check_template
         from viscot_core.engines.openai import OpenAIEngine
 
         if options.min_pixels is not None or options.max_pixels is not None:
@@ -178,7 +202,7 @@ def open_engine(
                 "This box format counts pixels of the image as it is sent: --max-image-side would change "
                 "what its numbers mean; leave it out."
             )
-        return OpenAIEngine(
+        engine = OpenAIEngine(
             url,
             name,
             options=options.api,
@@ -186,6 +210,12 @@ def open_engine(
             sampling=sampling or GREEDY,
             thinking=options.thinking,
         )
+        check_template(engine.url, name, engine.options)
+        return engine
+    if options.engine == "vllm":
+        from viscot_core.engines.vllm.engine import open_vllm
+
+        return open_vllm(options, sampling, resize)
     if options.api is not None and options.api.is_special:
         raise UsageError("--extra-body and --image-format are for a server; --model is one of this machine.")
     from viscot_core.engines.transformers.engine import LocalEngine

@@ -19,6 +19,8 @@ from viscot_core.families.inputs import ModelInputs, Rendered
 from viscot_core.tensors import Stored
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout
     from viscot_core.families.training import Training
 
@@ -87,6 +89,14 @@ class Processor(Protocol):
         Raises:
             ValueError: the images do not fit the slots, or one of them cannot be taken; says why.
         """
+        ...
+
+    def slot_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation that the model is to continue, images not expanded: what vLLM is given."""
+        ...
+
+    def shown(self, image: Image.Image) -> Image.Image:
+        """What transformers' own image processor must be given to make this one's pixels of ``image``."""
         ...
 
     def prompt(self, messages: Sequence[Message]) -> str:

@@ -7,15 +7,10 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from viscot_core import __version__
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import UsageError
 from viscot_core.files import cache_folder
-
-if TYPE_CHECKING:
-    from viscot_core.families.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,7 @@ def model_for_lmms(engine: EngineOptions, backend: str) -> ModelForLmms:
     if engine.is_server:
         return ModelForLmms(str(engine.model), "a server's", engine.device, engine.dtype)
     from viscot_core.models.checkpoint import open_checkpoint
+    from viscot_core.models.exported import exported
     from viscot_core.models.load import choose_device, choose_dtype
     from viscot_core.models.zoo import resolve
     from viscot_core.tensors import hash_files
@@ -55,23 +51,6 @@ def model_for_lmms(engine: EngineOptions, backend: str) -> ModelForLmms:
             f"lmms-eval cannot read a path with a comma or '=' ({path}); move or link the model."
         )
     return ModelForLmms(str(path), weights, device, dtype)
-
-
-def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) -> Path:
-    """The checkpoint as other software reads it: itself if it is complete, else an export in ``cache``.
-
-    An export stays for the next time; its folder is named by a digest of all it is made of.
-    """
-    from viscot_core.families.checkpoint import Layout
-    from viscot_core.models.export import export
-
-    wanted = ("chat_template.jinja", "processor_config.json", "tokenizer_config.json")
-    if checkpoint.layout is Layout.HF and all((checkpoint.path / name).exists() for name in wanted):
-        return checkpoint.path
-    made_of = f"{weights} {checkpoint.manifest.model_dump_json()} {__version__}"
-    digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    out = (cache or cache_folder("exports")) / f"{checkpoint.manifest.name}-{digest}"
-    return out if (out / "config.json").exists() else export(checkpoint, out, Layout.HF)
 
 
 def without_bos(model: Path, cache: Path | None = None) -> Path:

@@ -184,6 +184,14 @@ class GenericProcessor:
             return ()
         return tuple((int(across) * side, int(down) * side) for _, down, across in grids)
 
+    def slot_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The chat template's own ids, its image marks as they stand."""
+        return [int(i) for i in self.hf.tokenizer(self._text(messages, True))["input_ids"]]
+
+    def shown(self, image: Image.Image) -> Image.Image:
+        """The image itself: vLLM has the same processor."""
+        return image
+
     def prompt(self, messages: Sequence[Message]) -> str:
         """The chat template's text that the model continues, with the template's own image marks."""
         try:

@@ -23,7 +23,7 @@ from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.families.base import Spans
 from viscot_core.families.inputs import IGNORE, Rendered
-from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels
+from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels, square_pixels
 from viscot_core.families.llava.template import EOS, TEMPLATES, Chunk, Chunks, Template, render
 from viscot_core.families.llava.tokenizer import keep_sentencepiece, state_portably, system_errors
 from viscot_core.families.manifest import TurnTokens
@@ -67,14 +67,18 @@ class ChatTokenizer:
         # sentencepiece puts a space before every text, even one that begins with a space; Metaspace does not.
         self._doubles_space = type(self._backend.pre_tokenizer).__name__ == "Metaspace"
 
-    def encode(self, rendered: Chunks) -> Rendered:
-        """Ids and labels of a whole conversation, beginning with BOS where the vocabulary has one."""
+    def encode(self, rendered: Chunks, image_tokens: int | None = None) -> Rendered:
+        """Ids and labels of a whole conversation, beginning with BOS where the vocabulary has one.
+
+        ``image_tokens`` stand for each image, without a word as many as the tower gives features.
+        """
+        of_image = self.image_tokens if image_tokens is None else image_tokens
         ids: list[int] = [] if self.bos_id is None else [self.bos_id]
         labels: list[int] = [IGNORE] * len(ids)
         for number, chunk in enumerate(rendered.chunks):
             if number:
-                ids += [self.image_id] * self.image_tokens
-                labels += [IGNORE] * self.image_tokens
+                ids += [self.image_id] * of_image
+                labels += [IGNORE] * of_image
             chunk_ids, spoken = self._encode_chunk(chunk)
             ids += chunk_ids
             labels += [i if said else IGNORE for i, said in zip(chunk_ids, spoken, strict=True)]
@@ -168,6 +172,14 @@ class ChatProcessor:
         if sizes is not None and chunks.n_images != len(sizes):
             raise ValueError(f"the prompt has {chunks.n_images} <image> marks for {len(sizes)} images")
         return self.tokens.encode(chunks)
+
+    def slot_ids(self, messages: Sequence[Message]) -> list[int]:
+        """One id an image."""
+        return self.tokens.encode(render(messages, self.template, generate=True), image_tokens=1).ids
+
+    def shown(self, image: Image.Image) -> Image.Image:
+        """The square in the tower's size: nothing is left to do but to normalise it."""
+        return Image.fromarray(square_pixels(image, self.image_side))
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The template's text, images as ``<image>``."""

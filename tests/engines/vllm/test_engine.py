@@ -1,0 +1,183 @@
+"""The engine between viscot and a vLLM process: prompts, texts, streams, ends and failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from viscot_core.conversation import Message
+from viscot_core.engines.base import Request
+from viscot_core.engines.open import EngineOptions, open_engine
+from viscot_core.engines.vllm.engine import VllmEngine
+from viscot_core.engines.vllm.process import why
+from viscot_core.errors import EngineError, UsageError
+from viscot_core.images.view import View, view_of
+
+Open = Callable[..., VllmEngine]
+
+
+def _view(colour: str = "red") -> View:
+    return view_of(Image.new("RGB", (120, 80), colour))
+
+
+def _ask(words: str = "What?", view: View | None = None, **more: object) -> Request:
+    return Request((Message("user", f"<image>\n{words}"),), (view or _view(),), **more)  # type: ignore[arg-type]
+
+
+def test_it_says_what_vllm_says_and_knows_itself(stub: Open) -> None:
+    engine = stub("[0.1, 0.2]")
+    heard: list[str] = []
+    plain = Request((Message("user", "Hello?"),), ())
+    first, second, third = engine.generate([_ask(on_text=heard.append), plain, _ask("Where?")])
+    assert first.text == second.text == third.text == "[0.1, 0.2]"
+    assert first.finished and not first.truncated
+    assert first.prompt_tokens > second.prompt_tokens
+    assert heard[-1] == "[0.1, 0.2]" and all("[0.1, 0.2]".startswith(text) for text in heard)
+    identity = engine.identity
+    assert {identity["engine"], identity["vllm"], identity["dtype"]} == {"vllm", "0.32.0", "float32"}
+    assert engine.traits == EngineOptions(engine="vllm").traits
+    # What was cut off here is not left running there.
+    assert engine.counters()["open"] == 0
+
+
+def test_a_limit_a_stop_text_and_a_client_that_left_end_one_prompt(stub: Open) -> None:
+    engine = stub("abcdefgh", end=False)
+    left = threading.Event()
+
+    def leave(text: str) -> None:
+        if len(text) > 3:
+            left.set()
+
+    cut, stopped, gone = engine.generate(
+        [
+            _ask(max_new_tokens=3),
+            _ask("b", max_new_tokens=60, stop=("de",)),
+            _ask("c", max_new_tokens=60, on_text=leave, cancelled=left.is_set),
+        ]
+    )
+    assert cut.truncated and cut.tokens == 3
+    assert stopped.finished and stopped.text == "abc"
+    assert gone.text and not gone.finished and not gone.truncated
+    assert engine.counters()["stopped"] == 2
+
+
+def test_a_prompt_that_vllm_reads_otherwise_fails(stub: Open) -> None:
+    engine = stub(reads="otherwise")
+    (one,) = engine.generate([_ask()])
+    assert one.error is not None and "vLLM reads" in one.error
+
+
+def test_prompts_that_cannot_run_fail_alone(stub: Open) -> None:
+    engine = stub()
+    two_marks = Request((Message("user", "<image>\n<image>\nWhat?"),), (_view(),))
+    long = _ask("a " * 600)
+    bad, too_long, good = engine.generate([two_marks, long, _ask()])
+    assert bad.error is not None and "2 <image> marks" in bad.error
+    assert too_long.error is not None and "do not fit the model's context of 512" in too_long.error
+    assert good.text == "99"
+
+
+def test_many_threads_ask_and_an_image_is_encoded_once(stub: Open) -> None:
+    engine = stub()
+    views = [_view(colour) for colour in ("red", "green", "blue")]
+    requests = [_ask(f"What is {n}?", views[n % 3]) for n in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        said = list(threads.map(lambda request: engine.generate([request])[0], requests))
+    assert {each.text for each in said} == {"99"}
+    together = engine.generate(requests)
+    assert [each.text for each in together] == ["99"] * 24
+    assert engine.counters()["most"] == 1
+
+
+def test_a_vllm_that_dies_is_told_to_all_and_started_again(
+    stub: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = stub("abcdefgh", end=False, dies_at=3)
+    with pytest.raises(EngineError, match=r"vLLM has failed \(RuntimeError: the engine core died\)"):
+        engine.generate([_ask(), _ask("Where?")])
+    with pytest.raises(EngineError, match="its log is"):
+        engine.generate([_ask()])
+    monkeypatch.setenv("STUB_VLLM", '{"says": [5]}')
+    engine.reset()
+    assert engine.generate([_ask(max_new_tokens=2)])[0].tokens == 2
+    engine.reset()  # of one that lives: it forgets images
+    assert engine.generate([_ask(max_new_tokens=2)])[0].tokens == 2
+
+
+def test_ctrl_c_stops_what_was_asked(stub: Open) -> None:
+    engine = stub("abcdefgh", end=False)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate([_ask(max_new_tokens=300)])
+    assert engine.counters()["open"] == 0
+
+
+def test_the_process_ends_with_its_engine(stub: Open) -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    engine = stub()
+    (child,) = (one for one in psutil.Process().children() if one.pid not in before)
+    log = engine._process.log
+    engine.close()
+    assert not child.is_running() and not log.exists()
+    with pytest.raises(EngineError):
+        engine.generate([_ask()])
+
+
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        (
+            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
+            "too little mem",
+        ),
+        ("Model architectures ['Odd'] are not supported for now.", "vLLM does not serve viscot-tiny"),
+        ("Something odd", r"vLLM has failed \(ValueError: Something odd\); its log is"),
+    ],
+)
+def test_what_vllm_says_at_its_start_is_a_sentence(stub: Open, fails: str, says: str) -> None:
+    with pytest.raises(EngineError, match=says):
+        stub(fails=fails)
+
+
+def test_a_cause_that_only_the_log_has_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "(EngineCore pid=7) ERROR 11-27 [core.py:1] ValueError: To serve at least one request with the "
+        "model's max seq len (4096), (9.1 GiB KV cache is needed\n"
+    )
+    told = why("RuntimeError: Engine core initialization failed. See root cause above.", log, "m")
+    assert "too little memory for m and its KV cache" in str(told)
+
+
+@pytest.mark.parametrize("version", ["", "dev", "0.20.1"])
+def test_a_vllm_that_is_absent_unreadable_or_old_is_a_sentence(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if version:
+        (tmp_path / "vllm-1.dist-info").mkdir()
+        (tmp_path / "vllm-1.dist-info" / "METADATA").write_text(f"Name: vllm\nVersion: {version}\n")
+    says = {"": "has no vLLM; install it", "dev": "gives 'dev' as its version", "0.20.1": "needs 0.32"}
+    with pytest.raises(EngineError, match=says[version]):
+        open_engine(EngineOptions(engine="vllm"))
+
+
+def test_what_is_not_for_vllm_is_refused(stub_python: Path) -> None:
+    with pytest.raises(UsageError, match="--load-in cannot be used with --engine vllm"):
+        open_engine(EngineOptions(engine="vllm", load_in="4bit"))
+    with pytest.raises(UsageError, match="--engine is one of transformers, vllm"):
+        open_engine(EngineOptions(engine="sglang"))
+    with pytest.raises(UsageError, match="leave out --engine"):
+        open_engine(EngineOptions("http://127.0.0.1:9/v1#m", engine="vllm"))
+    with pytest.raises(UsageError, match="--tensor-parallel is for --engine vllm"):
+        open_engine(EngineOptions(tensor_parallel=2))
+    with pytest.raises(UsageError, match="does not run"):
+        open_engine(EngineOptions(engine="vllm", python="/nowhere/python"))

@@ -1,0 +1,36 @@
+"""A checkpoint as vLLM and lmms-eval load it: as it is where they can, else exported once into a cache."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from viscot_core.families.checkpoint import Checkpoint, Layout
+from viscot_core.files import cache_folder
+from viscot_core.lines import locked_file
+from viscot_core.models.export import export
+
+_READ_BY_OTHERS = ("chat_template.jinja", "processor_config.json", "tokenizer_config.json")
+_FORM = 2
+"""Counted up when exports are written otherwise, so that no older one is taken."""
+
+
+def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) -> Path:
+    """The checkpoint as other software reads it: itself if it is complete, else an export in ``cache``.
+
+    An export stays for the next time; its folder is named by a digest of all it is made of. Of two processes
+    that want it at the same time, one writes it and the other waits.
+    """
+    if checkpoint.layout is Layout.HF and all((checkpoint.path / name).exists() for name in _READ_BY_OTHERS):
+        return checkpoint.path
+    made_of = f"{weights} {checkpoint.manifest.model_dump_json()} {_FORM}"
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    folder = cache or cache_folder("exports")
+    out = folder / f"{checkpoint.manifest.name}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = folder / f".{out.name}.wanted"
+    with locked_file(wanted, wait=True):
+        try:
+            return out if (out / "config.json").exists() else export(checkpoint, out, Layout.HF)
+        finally:
+            wanted.unlink(missing_ok=True)
