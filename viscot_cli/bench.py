@@ -23,7 +23,7 @@ from viscot_cli.bench_options import (
 from viscot_cli.bench_report import counted, export_if_asked, report, show_figures
 from viscot_cli.grouped import Names, grouped, names_of
 from viscot_cli.help import Commands
-from viscot_cli.model_options import MAX_TRUNCATED, MaxNew, MaxTruncated, WhoAnswers
+from viscot_cli.model_options import MAX_TRUNCATED, MaxNew, MaxTruncated, Protocol, WhoAnswers
 from viscot_cli.zoom_options import ZoomOptions
 
 app = typer.Typer(
@@ -47,9 +47,7 @@ def cot(
     tasks: Annotated[Names, typer.Option(help="Data sets, comma-separated [those of --suite].")] = None,
     suite: Annotated[str | None, typer.Option(help="paper (12 data sets), scripts (11) or all (13).")] = None,
     crop_policy: Annotated[str, typer.Option(help="paper, tight, expanded or centered (Table 5).")] = "paper",
-    protocol: Annotated[
-        str, typer.Option(help="paper: the reference's exact prompts; native: viscot's own.")
-    ] = "paper",
+    protocol: Protocol = "paper",
     zoom: ZoomOptions,
     running: Running,
     server: ServerOptions,
@@ -87,6 +85,7 @@ def refcoco(
     splits: Annotated[
         Names, typer.Option(help="Comma-separated, like refcoco:testA,refcoco+:val [all in --data].")
     ] = None,
+    protocol: Protocol = "paper",
     running: Running,
     server: ServerOptions,
 ) -> None:
@@ -95,7 +94,9 @@ def refcoco(
     from viscot_core.tasks.refcoco import RefCoco
 
     running.check()
-    task = RefCoco(running.data, names_of(splits), running.selection(), running.max_new_tokens)
+    task = RefCoco(
+        running.data, names_of(splits), running.selection(), running.max_new_tokens, protocol=protocol
+    )
     out, engine = running.folder(who, "refcoco"), running.engine(who, server)
     with counted("bench refcoco") as progress:
         info, tally = evaluate(task, engine, out, gpus=running.gpus, progress=progress)

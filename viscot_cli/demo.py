@@ -8,7 +8,7 @@ import typer
 
 from viscot_cli import console
 from viscot_cli.grouped import grouped
-from viscot_cli.model_options import WhoAnswers, open_model
+from viscot_cli.model_options import Protocol, WhoAnswers, open_model
 
 
 @grouped
@@ -16,6 +16,7 @@ def demo(
     who: WhoAnswers,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
+    protocol: Protocol = "paper",
 ) -> None:
     """A web page: drop an image, ask, see the box, the crop and the answer as they come.
 
@@ -32,7 +33,7 @@ def demo(
 
     return_large_blocks()
     listen(host, port).close()  # a port in use is reported before a model is loaded
-    cot = open_model(who.options())
+    cot = open_model(who.options(), protocol=protocol)
     batcher = Batcher(cot.engine, batch=8)
     try:
         shown = f"[{host}]" if ":" in host else host

@@ -48,6 +48,9 @@ Python = Annotated[
     str | None,
     typer.Option(help="The Python that has vLLM (bench general: lmms-eval), if it is not this one."),
 ]
+Protocol = Annotated[
+    str, typer.Option(help="Words of the prompts: paper (the reference's) or native (the model's own).")
+]
 MaxNew = Annotated[int, typer.Option(min=1, help="Longest box and answer, in tokens.")]
 
 ExtraBody = Annotated[
@@ -113,6 +116,7 @@ class ModelOptions(WhoAnswers):
     image_format: ImageFormat = "png"
     image_quality: ImageQuality = 90
     max_image_side: MaxImageSide = None
+    protocol: Protocol = "paper"
 
     def open(self, batch_size: int = 8, *, boxes: bool = True, zoom: ZoomOptions | None = None) -> VisualCoT:
         """The model, ready to be asked; see ``open_model``."""
@@ -126,7 +130,8 @@ class ModelOptions(WhoAnswers):
             images=image_form(self.image_format, self.image_quality, self.max_image_side),
         )
         sampling = Sampling(self.temperature, self.top_p, self.seed)
-        return open_model(self.options(batch_size, api), sampling, boxes=boxes, zoom=zoom)
+        options = self.options(batch_size, api)
+        return open_model(options, sampling, boxes=boxes, zoom=zoom, protocol=self.protocol)
 
 
 def image_form(format: str, quality: int, max_side: int | None) -> ImageForm:
@@ -142,6 +147,7 @@ def open_model(
     *,
     boxes: bool = True,
     zoom: ZoomOptions | None = None,
+    protocol: str = "paper",
 ) -> VisualCoT:
     """Load a model, or reach its server; without a name the bundled one, with a line that says what it knows.
 
@@ -158,8 +164,9 @@ def open_model(
         resolve_answering(options.model)  # a wrong name is reported before torch is imported
     from viscot_core.ask import VisualCoT
     from viscot_core.engines.open import codec_for, known_codec, open_engine
-    from viscot_core.policies.wording import Wording
+    from viscot_core.policies.wording import Wording, protocol_of
 
+    words = protocol_of(protocol)
     loop = zoom.settings(options) if zoom is not None and zoom.zooms else None
     codec = codec_for(options) if boxes and loop is None else known_codec(options)
     if options.model is None:
@@ -168,7 +175,7 @@ def open_model(
             f"for real ones: --model {RECOMMENDED}"
         )
     engine = open_engine(options, sampling, codec=None if loop else codec)
-    return VisualCoT(engine, wording=Wording(codec) if codec else None, zoom=loop)
+    return VisualCoT(engine, wording=Wording(codec, words) if codec else None, zoom=loop)
 
 
 def print_answer(result: InferResult, *, with_name: bool) -> None:
@@ -181,6 +188,10 @@ def print_answer(result: InferResult, *, with_name: bool) -> None:
     console.out(f"answer  {answer.text}{'  (cut off: see --max-new-tokens)' if answer.truncated else ''}")
     if answer.messages:
         _print_looks(answer)
+    elif len(answer.looks) > 1:
+        for number, each in enumerate(answer.looks, 1):
+            pixels = ", ".join(f"{c:.0f}" for c in each.box_pixels.coords)
+            console.out(f"look {number}  box {pixels}  crop {', '.join(map(str, each.crop or ()))}")
     elif (look := answer.look) is not None:
         pixels = ", ".join(f"{c:.0f}" for c in look.box_pixels.coords)
         told = look.named_by == "given" or look.status == "ok"

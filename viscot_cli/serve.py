@@ -8,7 +8,7 @@ import typer
 
 from viscot_cli import console
 from viscot_cli.grouped import Names, grouped, names_of
-from viscot_cli.model_options import WhoServes, open_model
+from viscot_cli.model_options import Protocol, WhoServes, open_model
 
 
 @grouped
@@ -32,6 +32,7 @@ def serve(
         typer.Option("--max-pixels", min=0.01, help="Largest image that is sent, million pixels."),
     ] = 40.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer a client may ask for.")] = 512,
+    protocol: Protocol = "paper",
 ) -> None:
     """Serve a model over HTTP as OpenAI does: /v1/chat/completions and /v1/models, with /health and /metrics.
 
@@ -63,7 +64,7 @@ def serve(
 
     return_large_blocks()
     with listen(host, port) as listening:  # a port in use is reported before a model is loaded
-        cot = open_model(who.options(batch_size))
+        cot = open_model(who.options(batch_size), protocol=protocol)
 
         def on_ready() -> None:
             console.say(f"{cot.engine.name} is served at {url_of(listening)}/v1 (stop with Ctrl-C)")

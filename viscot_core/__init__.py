@@ -33,6 +33,7 @@ def load(
     engine: str = "transformers",
     tensor_parallel: int = 1,
     python: str | None = None,
+    protocol: str = "paper",
 ) -> VisualCoT:
     """A model ready to be asked: a name of the zoo, a checkpoint folder, or (without a name) the bundled one.
 
@@ -40,7 +41,8 @@ def load(
     ``min_pixels`` and ``max_pixels`` limit what an image is resized to, where a model reads any size.
     ``base`` is an adapter's base, where its config does not name the right one. ``thinking`` lets a model
     think before it answers, where its chat template leaves the choice. ``engine="vllm"`` runs the model in a
-    vLLM process of the Python ``python`` (this one), over ``tensor_parallel`` GPUs.
+    vLLM process of the Python ``python`` (this one), over ``tensor_parallel`` GPUs. ``protocol`` is ``paper``
+    (the reference's prompts) or ``native`` (the family's own).
 
     Nothing heavy is imported before this is called. Raises ``CheckpointError`` where the model is unknown or
     damaged.
@@ -48,7 +50,7 @@ def load(
     from viscot_core.ask import VisualCoT
     from viscot_core.engines.open import EngineOptions, codec_for, open_engine
     from viscot_core.families.checkpoint import LOADING
-    from viscot_core.policies.wording import Wording
+    from viscot_core.policies.wording import Wording, protocol_of
 
     model = None if name is None else str(name)
     options = EngineOptions(
@@ -66,6 +68,7 @@ def load(
         tensor_parallel=tensor_parallel,
         python=python,
     )
+    words = protocol_of(protocol)
     with LOADING:
         codec = codec_for(options)
-        return VisualCoT(open_engine(options, codec=codec), wording=Wording(codec))
+        return VisualCoT(open_engine(options, codec=codec), wording=Wording(codec, words))

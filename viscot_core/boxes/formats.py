@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +37,8 @@ class Codec:
     """Expression of a whole clean reply; ``%s`` stands for ``find``. Empty: ``find`` is the whole reply."""
     form: str = ""
     """The sentence after the request that asks for this form."""
+    own_request: str = ""
+    """How the family's own documents ask for the box of ``{what}``; empty where that is not certain."""
     scale: float | None = 1000.0
     """What one side of the image counts; None: pixels of the image after ``resize``."""
     order: Literal["xyxy", "yxyx", "xywh"] = "xyxy"
@@ -75,22 +77,30 @@ class Codec:
         if not found:
             return failed
         # The first: to take the one that reads better would be to guess.
-        numbers = found[0]
-        sx, sy = self._scales(size)
-        # Four numbers in 0..1 come from a model that answers in shares: in a larger scale they would be a
-        # tiny box in the corner, and no error.
-        if min(sx, sy) > 1 and all(0 <= number <= 1 for number in numbers):
-            return failed
-        x0, y0, x1, y1 = self._from_family(*numbers)
-        half = 0.5 if self.middle else 0.0
-        shares = ((x0 + half) / sx, (y0 + half) / sy, (x1 + half) / sx, (y1 + half) / sy)
-        inside = in_order(shares, allow_point=self.points)
+        shares, *others = (self._shares(numbers, size) for numbers in found)
+        inside = None if shares is None else in_order(shares, allow_point=self.points)
         if inside is None:
             return failed
         # Clean: one box, nothing was swapped or cut, and no words stand around it.
         own = len(found) == 1 and re.fullmatch((self.whole or "%s") % self.find, text.strip())
         status = BoxStatus.OK if own and inside == shares else BoxStatus.REPAIRED
-        return ParsedBox(from_shares(inside, size), status, text, len(found))
+        return ParsedBox(from_shares(inside, size), status, text, len(found), self._readable(others, size))
+
+    def _shares(self, numbers: Numbers, size: Size) -> Numbers | None:
+        """A reply's numbers as shares of the image's sides; None where they are in another scale."""
+        sx, sy = self._scales(size)
+        # Four numbers in 0..1 come from a model that answers in shares: in a larger scale they would be a
+        # tiny box in the corner, and no error.
+        if min(sx, sy) > 1 and all(0 <= number <= 1 for number in numbers):
+            return None
+        x0, y0, x1, y1 = self._from_family(*numbers)
+        half = 0.5 if self.middle else 0.0
+        return ((x0 + half) / sx, (y0 + half) / sy, (x1 + half) / sx, (y1 + half) / sy)
+
+    def _readable(self, others: Iterable[Numbers | None], size: Size) -> tuple[Box, ...]:
+        """The boxes after the first that lie in the image."""
+        inside = (in_order(shares, allow_point=self.points) for shares in others if shares is not None)
+        return tuple(from_shares(shares, size) for shares in inside if shares is not None)
 
     def _scales(self, size: Size) -> tuple[float, float]:
         if self.scale is not None:
@@ -228,7 +238,8 @@ class PointCodec(Codec):
         """A box without extent at the point."""
         failed = ParsedBox(WHOLE, BoxStatus.UNPARSABLE, text)
         places = [*re.finditer(self.find, text)] or [*_POINT.finditer(text)]
-        found = list(dict.fromkeys(tuple(float(g) / 100 for g in m.groups() if g) for m in places))
+        pairs = (tuple(float(g) / 100 for g in m.groups() if g) for m in places)
+        found = list(dict.fromkeys((x, y) for x, y in pairs))
         if not found:
             return failed
         x, y = found[0]
@@ -239,7 +250,8 @@ class PointCodec(Codec):
             return failed
         own = len(found) == 1 and re.fullmatch((self.whole or "%s") % self.find, text.strip())
         status = BoxStatus.OK if own else BoxStatus.REPAIRED
-        return ParsedBox(from_shares(inside, size), status, text, len(found))
+        others = self._readable(((a, b, a, b) for a, b in found[1:]), size)
+        return ParsedBox(from_shares(inside, size), status, text, len(found), others)
 
 
 def shares_of(box: Box, size: Size) -> Numbers:

@@ -109,13 +109,15 @@ class BoxStatus(StrEnum):
 class ParsedBox:
     """A box read from a model's words (SQUARE frame); ``box`` is the whole image where unparsable.
 
-    ``count`` is how many different boxes the words name: ``box`` is the first of them.
+    ``count`` is how many different boxes the words name: ``box`` is the first of them, ``others`` are those
+    after it that could be read.
     """
 
     box: Box
     status: BoxStatus
     text: str
     count: int = 1
+    others: tuple[Box, ...] = ()
 
 
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"

@@ -113,6 +113,8 @@ CODECS: dict[str, Codec] = {
             _BBOX_2D,
             _BBOX_2D_WHOLE,
             form=_JSON_FORM.format(key="bbox_2d", names="x1, y1, x2, y2", scale="pixels of the image"),
+            # QwenLM/Qwen2.5-VL, cookbooks/spatial_understanding.ipynb
+            own_request="Locate {what}, output its bbox coordinates using JSON format.",
             scale=None,
             resize=smart_resize,
         ),
@@ -126,6 +128,8 @@ CODECS: dict[str, Codec] = {
                 names="x1, y1, x2, y2",
                 scale="whole numbers from 0 to 1000 of the image's sides",
             ),
+            # QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb, with one thing in the place of its categories
+            own_request="Locate {what}. Report bbox coordinates in JSON format.",
         ),
         Codec(
             "internvl",
@@ -133,6 +137,9 @@ CODECS: dict[str, Codec] = {
             _DOUBLE,
             _REF + r"(?:<box>)?%s(?:</box>)?",
             form="Answer in the form <ref>region</ref><box>[[x1, y1, x2, y2]]</box>.",
+            # OpenGVLab's model cards of InternVL: the prompt of their grounding figures
+            own_request="Please provide the bounding box coordinate of the region this sentence describes: "
+            "<ref>{what}</ref>",
         ),
         Codec(
             "cogvlm",

@@ -155,34 +155,39 @@ class Answer:
 
     @property
     def look(self) -> Look | None:
-        """The last look, the one the answer was given after."""
-        return self.looks[-1] if self.looks else None
+        """The look the answer was given after: of several that the same words named, the first."""
+        if not self.looks:
+            return None
+        last = self.looks[-1]
+        return next(look for look in self.looks if (look.turn, look.text) == (last.turn, last.text))
 
     @property
     def box(self) -> Box:
         """The last box, 0..1 of the padded square; the whole image where there is none."""
-        return self.looks[-1].box if self.looks else WHOLE
+        return self.look.box if self.look else WHOLE
 
     @property
     def crop(self) -> Window:
-        """The last crop that was shown, in pixels of the original image; without one, the whole image."""
+        """The crop of ``look`` in pixels of the original image; without one, the last shown, or all of it."""
+        if (look := self.look) and look.crop is not None:
+            return look.crop
         shown = [look.crop for look in self.looks if look.crop is not None]
         return shown[-1] if shown else (0, 0, *self.size)
 
     @property
     def status(self) -> BoxStatus | None:
         """How the last box was read; None where none was asked for."""
-        return self.looks[-1].status if self.looks else None
+        return self.look.status if self.look else None
 
     @property
     def box_text(self) -> str:
         """The words of the last box; empty where there is none."""
-        return self.looks[-1].text if self.looks else ""
+        return self.look.text if self.look else ""
 
     @property
     def box_pixels(self) -> Box | None:
         """The last box in pixels of the image, cut at its border; None where there is none."""
-        return self.looks[-1].box_pixels if self.looks else None
+        return self.look.box_pixels if self.look else None
 
     @property
     def answer_probability(self) -> float | None:
@@ -223,10 +228,10 @@ class Answer:
         A box is drawn only where one could be read. Raises as ``image``.
         """
         lines = [self.question, self.text]
-        if self.messages:
+        if self.messages or len(self.looks) > 1:
             image = self.image
             steps = [
-                (image, look.box, look.crop, f"{number}. {look.text}")
+                (image, look.box, look.crop, f"{number}. {look.text if self.messages else _corners(look)}")
                 for number, look in enumerate(self.looks, 1)
                 if look.image == 0
             ]
@@ -265,6 +270,7 @@ class Answer:
             **({"thoughts": list(self.thoughts)} if self.thoughts else {}),
             **({"seen": list(self.seen)} if self.seen else {}),
             **self.probability_facts,
+            **({"looks": self._looks} if self.messages or len(self.looks) > 1 else {}),
             **(self._talk() if self.messages else {}),
         }
 
@@ -274,20 +280,31 @@ class Answer:
         known = {"box_probability": self.box_probability, "answer_probability": self.answer_probability}
         return {name: round(value, 4) for name, value in known.items() if value is not None}
 
-    def _talk(self) -> dict[str, Any]:
-        """What a policy that may look often adds: every look, the refused calls, why it ended."""
-        looks = [
+    @property
+    def _looks(self) -> list[dict[str, Any]]:
+        """Every look; ``image``, ``source`` and ``shown`` are those of a policy that may look often."""
+        return [
             {
                 "box_pixels": [round(c, 1) for c in look.box_pixels.coords],
                 "crop": list(look.crop or ()),
-                "image": look.image,
-                "source": look.source,
-                "shown": list(look.shown or ()),
+                **(
+                    {"image": look.image, "source": look.source, "shown": list(look.shown or ())}
+                    if self.messages
+                    else {"box": [round(c, 4) for c in look.box.coords]}
+                ),
             }
             for look in self.looks
         ]
+
+    def _talk(self) -> dict[str, Any]:
+        """What a policy that may look often adds: the refused calls, why it ended."""
         refused = [f"turn {refusal.turn}: {refusal.reason}" for refusal in self.refusals]
-        return {"looks": looks, "refused": refused, "stop": self.stop}
+        return {"refused": refused, "stop": self.stop}
+
+
+def _corners(look: Look) -> str:
+    """Left, top, right, bottom in whole pixels."""
+    return "box " + ", ".join(f"{c:.0f}" for c in look.box_pixels.coords)
 
 
 def answer_step(

@@ -21,8 +21,9 @@ class Locate:
         return answer_step(question, messages, question.images[:1])
 
     def next(self, step: Step, text: str) -> Answer:
-        """The box in words, and as a look."""
+        """The box in words, and as a look; each of several boxes is one."""
         size = step.question.size
         parsed = self.wording.codec.parse(text, size)
-        look = Look(parsed.box, text, size, parsed.status, boxes=parsed.count)
-        return Answer(text, size, (look,), self.name)
+        boxes = (parsed.box, *parsed.others)
+        looks = tuple(Look(box, text, size, parsed.status, boxes=parsed.count) for box in boxes)
+        return Answer(text, size, looks, self.name)

@@ -10,10 +10,16 @@ from viscot_core.images.view import crop
 from viscot_core.policies.base import Answer, Look, Question, Step, answer_step
 from viscot_core.policies.wording import Wording
 
+MOST_LOOKS = 4
+"""So many of the boxes that one reply names are looked at: each crop costs as much as an image."""
+
 
 @dataclass(frozen=True)
 class TwoTurn:
-    """Two steps and one look, at the question's first image.
+    """Two steps and one look at the question's first image, or several where the reply names several boxes.
+
+    viscot's own format names one (the paper's figures depend on it); of others the first ``MOST_LOOKS`` are
+    shown, in the reply's order.
 
     Without ``shows_crop`` the second step repeats the region in words only (paper Table 6). If the region
     cannot be read, the crop is the whole image, and the look's status says so. ``box_tokens`` limits the
@@ -37,14 +43,19 @@ class TwoTurn:
             return Answer(final_words(text), step.question.size, step.looks, self.name)
         size = step.question.size
         parsed = self.wording.codec.parse(text, size)
-        return self.look_again(step.question, Look(parsed.box, text, size, parsed.status, boxes=parsed.count))
+        boxes = (parsed.box, *parsed.others)[:MOST_LOOKS]
+        looks = [Look(box, text, size, parsed.status, boxes=parsed.count) for box in boxes]
+        return self.look_again(step.question, *looks)
 
-    def look_again(self, question: Question, look: Look) -> Step:
-        """Turn 2: the question once more, with the crop of ``look``."""
-        view = question.images[0]
+    def look_again(self, question: Question, *looks: Look) -> Step:
+        """Turn 2: the question once more, with the crop of each look; the same words named them all."""
+        view, words = question.images[0], looks[0].text
         if not self.shows_crop:
-            messages = self.wording.without_crop(question.text, look.text)
-            return answer_step(question, messages, (view,), (look,))
-        window = crop_window(look.box, look.size, self.crop_policy)
-        messages = self.wording.answer(question.text, look.text)
-        return answer_step(question, messages, (view, crop(view, window)), (replace(look, crop=window),))
+            messages = self.wording.without_crop(question.text, words)
+            return answer_step(question, messages, (view,), looks)
+        shown = tuple(
+            replace(look, crop=crop_window(look.box, look.size, self.crop_policy)) for look in looks
+        )
+        crops = tuple(crop(view, look.crop) for look in shown if look.crop is not None)
+        messages = self.wording.answer(question.text, words, len(crops))
+        return answer_step(question, messages, (view, *crops), shown)

@@ -1,8 +1,9 @@
 """The words of every prompt: the reference's exact prompts, or viscot's cleaner wording.
 
-``paper`` sends the reference's prompts letter by letter, so that results compare. ``native`` is the
-conversation that the model was trained on (question and request, box, image alone); for models of other
-families it spells the request out. One more sentence asks for a family's own format of a box.
+``paper`` sends the reference's prompts letter by letter, so that results compare, and one more sentence asks
+for a family's own format of a box. ``native`` is the conversation that the model was trained on (question and
+request, box, image alone); models of other families are asked for a box as their own documents ask, where
+that is certain (``Codec.own_request``), else in the paper's words.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from viscot_core.conversation import (
     refcoco_turns,
     text_only_turns,
 )
+from viscot_core.errors import check_choice
 
 Protocol = Literal["paper", "native"]
 PROTOCOLS: tuple[Protocol, ...] = ("paper", "native")
@@ -33,6 +35,16 @@ Turns = tuple[Message, ...]
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 """LLaVA's suffixes (its evaluation scripts, and lmms-eval's tasks), which ask for a form of answer."""
+
+
+REGION = "the region of the image that helps to answer the question"
+"""What a family's own request names, where a question is to be answered."""
+
+
+def protocol_of(name: str) -> Protocol:
+    """The protocol called ``name``. Raises UsageError where there is none."""
+    check_choice("--protocol", name, PROTOCOLS)
+    return next(protocol for protocol in PROTOCOLS if protocol == name)
 
 
 def suffix_of(question: str) -> str:
@@ -56,10 +68,16 @@ class Wording:
         question = _bare(question)
         if self.protocol == "paper":
             return self._with_form(detection_turns(question))
+        if self.codec.own_request:
+            return (Message("user", f"{IMAGE}\n{question} {self.codec.own_request.format(what=REGION)}"),)
         return self._with_form((Message("user", f"{IMAGE}\n{question} {BOX_REQUEST}"),))
 
-    def answer(self, question: str, box_text: str) -> Turns:
-        """Turn 2: the answer, with the crop as the second image."""
+    def answer(self, question: str, box_text: str, crops: int = 1) -> Turns:
+        """Turn 2: the answer, with the crops after the first image."""
+        *before, last = self._answer(question, box_text)
+        return (*before, Message(last.role, last.text.replace(IMAGE, "\n".join([IMAGE] * crops), 1)))
+
+    def _answer(self, question: str, box_text: str) -> Turns:
         if self.protocol == "paper":
             # The first turn is that of the box, without a suffix; the last turn asks for the form of answer.
             return (*answer_turns(_bare(question), box_text)[:-1], answer_turns(question, box_text)[-1])
@@ -81,6 +99,8 @@ class Wording:
 
     def refcoco(self, expression: str) -> Turns:
         """A referring expression: its box."""
+        if self.protocol == "native" and self.codec.own_request:
+            return (Message("user", f"{IMAGE}\n{self.codec.own_request.format(what=expression)}"),)
         return self._with_form(refcoco_turns(expression))
 
     def _with_form(self, turns: Turns) -> Turns:

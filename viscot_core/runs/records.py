@@ -56,6 +56,8 @@ class Prediction(BaseModel):
     """A reasoning model's thoughts, one for each turn; they are no part of ``box_text`` and ``answer``."""
     boxes: int | None = None
     """How many different boxes the reply named, where these were several; ``box`` is the first."""
+    looks: tuple[dict[str, Any], ...] | None = None
+    """All boxes that were looked at, where a reply named several: ``box`` and ``crop`` of each, in order."""
     box_probability: float | None = None
     answer_probability: float | None = None
     """How sure the model was of the words of the box and of the answer, 0..1, where the engine tells: the
@@ -78,7 +80,8 @@ class Prediction(BaseModel):
     def to_line(self) -> bytes:
         """The line of ``predictions.jsonl``, newline included."""
         row = self.model_dump()
-        for name in ("thoughts", "boxes", "box_probability", "answer_probability", "trace", "seen"):
+        optional = ("thoughts", "boxes", "looks", "box_probability", "answer_probability", "trace", "seen")
+        for name in optional:
             if row[name] is None:  # few models have any: absent is none
                 del row[name]
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)

@@ -198,8 +198,16 @@ def box_facts(item: Item, answer: Answer, settings: Settings) -> Facts:
         "box": look.box.coords,
         "crop": look.crop,
         "boxes": look.boxes if look.boxes > 1 else None,
+        "looks": _several(answer),
         "iou": overlap(look, item, points=wording_of(settings).codec.points),
     }
+
+
+def _several(answer: Answer) -> tuple[Facts, ...] | None:
+    """Every box that one reply named, with its crop; None for one box, or a talk that is kept as a trace."""
+    if answer.messages or len(answer.looks) < 2:
+        return None
+    return tuple({"box": look.box.coords, "crop": look.crop} for look in answer.looks)
 
 
 def overlap(look: Look, item: Item, *, points: bool) -> float | None:

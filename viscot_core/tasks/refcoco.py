@@ -12,6 +12,7 @@ from viscot_core.data.annotations import DetectionRow, Rows
 from viscot_core.errors import UsageError
 from viscot_core.policies.base import Answer
 from viscot_core.policies.locate import Locate
+from viscot_core.policies.wording import protocol_of
 from viscot_core.tasks.base import (
     MAX_NEW_TOKENS,
     Benchmark,
@@ -39,7 +40,11 @@ _LOCATE = Strategy(
 
 @dataclass(frozen=True)
 class RefCoco:
-    """Expressions of a data root; ``splits`` like ``refcoco+/testA``, or all that are there."""
+    """Expressions of a data root; ``splits`` like ``refcoco+/testA``, or all that are there.
+
+    Raises:
+        UsageError: an unknown protocol.
+    """
 
     kind: ClassVar[str] = "refcoco"
     all_strategies: ClassVar[Mapping[str, Strategy]] = {REFCOCO_STRATEGY: _LOCATE}
@@ -49,6 +54,10 @@ class RefCoco:
     select: Selection = field(default_factory=Selection)
     max_new_tokens: int = MAX_NEW_TOKENS
     strategies: tuple[str, ...] = (REFCOCO_STRATEGY,)
+    protocol: str = "paper"
+
+    def __post_init__(self) -> None:
+        protocol_of(self.protocol)
 
     def load(self) -> Benchmark:
         """As ``load_refcoco``."""
@@ -57,7 +66,7 @@ class RefCoco:
     def settings(self, codec: Codec | None) -> dict[str, Any]:
         """Everything that changes an answer and is known before a model is loaded."""
         return {
-            "protocol": "paper",
+            "protocol": self.protocol,
             "box_format": codec.name if codec else None,
             "seed": self.select.seed,
             "max_new_tokens": self.max_new_tokens,

@@ -13,6 +13,7 @@ from viscot_core.conversation import BOX_REQUEST, IMAGE
 from viscot_core.data.annotations import Conversation, DetectionRow, Rows, split_crop
 from viscot_core.errors import DataError, check_choice
 from viscot_core.policies.base import Answer
+from viscot_core.policies.two_turn import MOST_LOOKS
 from viscot_core.policies.wording import PROTOCOLS
 from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.tasks.base import (
@@ -66,6 +67,8 @@ class VisualCot:
             "crop_policy": self.crop_policy.value,
             "protocol": self.protocol,
             "box_format": codec.name if codec else None,
+            # Absent for viscot's own models, whose words name one box.
+            **({"most_looks": MOST_LOOKS} if codec and codec.name != "viscot" else {}),
             "seed": self.select.seed,
             "max_new_tokens": self.max_new_tokens,
             **({"zoom": self.zoom.record()} if "zoom" in self.strategies else {}),
