@@ -38,6 +38,8 @@ COMMANDS: dict[str, Entry] = {
     "demo": Entry("demo:demo", "Ask", "Try a model on a web page."),
     "serve": Entry("serve:serve", "Ask", "An OpenAI-compatible server for the two-turn chain."),
     "data": Entry("data:app", "Prepare", "Fetch, organise, check, convert and make data."),
+    "traces": Entry("traces:app", "Prepare", "Talks of the zoom loop: show them, convert them for training."),
+    "mcp": Entry("mcp:mcp", "Ask", "An MCP server with the zoom tool, for agents."),
     "models": Entry("models:app", "Prepare", "List, pull, inspect and export checkpoints."),
     "recipes": Entry("recipes:app", "Train", "List, show, copy and check training recipes."),
     "train": Entry("train:train", "Train", "Train all stages of a recipe, on one machine or many."),

@@ -31,6 +31,22 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         'viscot infer photo.jpg "What is the total?" --save answer.png',
         'viscot infer photos/ "Which brand?" --model VisCoT-7b-336 --out a.jsonl',
     ),
+    "traces": (
+        "viscot traces show trace.jsonl 3 --save steps.png",
+        "viscot traces convert trace.jsonl --to ms-swift --out sft.jsonl",
+    ),
+    "traces show": (
+        "viscot traces show trace.jsonl 3",
+        "viscot traces show results/zoom 3 --save steps.png",
+    ),
+    "traces convert": (
+        "viscot traces convert trace.jsonl --to deepeyes --out sft.jsonl",
+        "viscot traces convert sft.jsonl --to trace --out trace.jsonl --images images/",
+    ),
+    "mcp": (
+        "viscot mcp --root images/",
+        "viscot mcp --root images/ --max-pixels 1000000",
+    ),
     "chat": (
         "viscot chat photo.jpg --model VisCoT-7b-336",
         "viscot chat photo.jpg --model http://localhost:8000/v1#NAME",

@@ -27,7 +27,7 @@ CROPS_FROM: tuple[CropFrom, ...] = ("original", "seen")
 
 MOST_IMAGES = 16
 MOST_REFUSALS = 3
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 NO_LOOK_LEFT = "no look is left; answer now"
 
 
@@ -134,7 +134,7 @@ class Zoom:
             raise Refused(f"there is no image {number}; the images are 0 to {len(step.images) - 1}")
         if not all(map(math.isfinite, call.numbers)):
             raise Refused("the numbers of the box are not finite")
-        image, window = self._place(step, number)
+        image, window = self.place(step, number)
         shown = step.images[number].image.size
         shares = self.dialect.shares(call.numbers, shown)
         left, top, right, bottom = window
@@ -161,7 +161,7 @@ class Zoom:
         )
         return look, view
 
-    def _place(self, step: Step, number: int) -> tuple[int, Window]:
+    def place(self, step: Step, number: int) -> tuple[int, Window]:
         """Which of the question's images an image of the talk shows, and which part of it."""
         own = len(step.question.images)
         if number < own:
@@ -185,7 +185,7 @@ class Zoom:
             part = crop(step.question.images[image], window)
         else:
             source = step.images[number]
-            _, place = self._place(step, number)
+            _, place = self.place(step, number)
             across = source.image.width / (place[2] - place[0])
             down = source.image.height / (place[3] - place[1])
             x0, y0 = (window[0] - place[0]) * across, (window[1] - place[1]) * down
@@ -198,7 +198,7 @@ class Zoom:
         size = shown_size(view.image.size, rules, self.most_pixels)
         if size == view.image.size:
             return view
-        image = view.image.resize(size, _RESAMPLING[rules.resample])
+        image = view.image.resize(size, RESAMPLING[rules.resample])
         return View(image, f"{view.key}@{size[0]}x{size[1]}")
 
 

@@ -9,6 +9,30 @@ from PIL import Image
 from viscot_core.data.traces.trace import Trace, TraceLook, box_of
 from viscot_core.images.drawing import draw_steps
 
+LONGEST = 600
+"""Letters of a turn that are printed: a thought can be pages long."""
+
+
+def talk_lines(trace: Trace) -> list[str]:
+    """The whole talk: the question, what was said in each turn and what came of it, the answer."""
+    images = len(trace.images)
+    lines = [f"image      {path}" for path in trace.images]
+    lines += [f"question   {trace.question}", f"dialect    {trace.dialect}, crops from {trace.crop_from}"]
+    said = [message.content for message in trace.messages if message.role == "assistant"]
+    number = 0
+    for turn, words in enumerate(said, 1):
+        text = " ".join(words.split())
+        lines.append(f"turn {turn}     {text if len(text) <= LONGEST else text[:LONGEST] + '...'}")
+        for look in trace.looks:
+            if look.turn == turn:
+                number += 1
+                lines.append(f"  look {number}   {_look(look, images)}")
+        lines += [f"  refused  {error.reason}" for error in trace.errors if error.turn == turn]
+    lines.append(f"answer     {trace.answer}" if trace.stop == "answer" else f"ended      {_ending(trace)}")
+    if trace.reference is not None:
+        lines.append(f"reference  {trace.reference}")
+    return lines
+
 
 def look_lines(trace: Trace) -> list[str]:
     """One line for each look and each refused call, and how the talk ended."""
@@ -17,7 +41,7 @@ def look_lines(trace: Trace) -> list[str]:
     ]
     lines += [f"refused    turn {error.turn}: {error.reason}" for error in trace.errors]
     if trace.stop != "answer":
-        lines.append(f"ended      {ENDINGS.get(trace.stop, trace.stop)}")
+        lines.append(f"ended      {_ending(trace)}")
     return lines
 
 
@@ -28,6 +52,10 @@ ENDINGS = {
     "error": "the model could not be asked to the end",
 }
 """What the stop reasons of a trace mean."""
+
+
+def _ending(trace: Trace) -> str:
+    return ENDINGS.get(trace.stop, trace.stop)
 
 
 def _look(look: TraceLook, images: int) -> str:
@@ -51,7 +79,7 @@ def draw_trace(trace: Trace, images: Sequence[Image.Image], *, height: int = 420
         )
         for number, look in enumerate(trace.looks, 1)
     ]
-    lines = [trace.question, trace.answer or f"({ENDINGS.get(trace.stop, trace.stop)})"]
+    lines = [trace.question, trace.answer or f"({_ending(trace)})"]
     if trace.reference is not None:
         lines.append(f"reference: {trace.reference}")
     return draw_steps(images[0], steps, lines, height=height)

@@ -1,0 +1,123 @@
+"""``viscot traces``: talks of the zoom loop, shown as numbered steps and converted for training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from viscot_cli import console
+from viscot_cli.help import Commands
+
+if TYPE_CHECKING:
+    from viscot_core.data.traces.trace import Trace
+
+app = typer.Typer(
+    cls=Commands,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Talks of the zoom loop: show one as numbered steps, convert them for training.",
+)
+
+File = Annotated[Path, typer.Argument(help="A file of traces or of training rows, or a run folder.")]
+Images = Annotated[
+    Path | None, typer.Option(help="The folder that image paths are relative to [the file's own].")
+]
+
+
+@app.command("show")
+def show(
+    file: File,
+    number: Annotated[int, typer.Argument(metavar="N", min=1, help="Which talk, from 1.")],
+    images: Images = None,
+    save: Annotated[Path | None, typer.Option(help="Draw the steps into FILE.png.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="How its calls are written, if unknown.")] = None,
+) -> None:
+    """One talk: the looks as numbered steps, the box on the original, the crop, what was said."""
+    from itertools import islice
+
+    from viscot_core.data.traces.showing import draw_trace, talk_lines
+    from viscot_core.errors import DataError, UsageError
+    from viscot_core.images.drawing import check_ending, save_image
+    from viscot_core.images.reading import open_image
+    from viscot_core.paths import inside
+
+    if save is not None:
+        check_ending(save)
+    root = images or _root(file)
+    trace = next(islice(_traces(file, root, dialect), number - 1, None), None)
+    if trace is None:
+        raise UsageError(f"{file} has no talk {number}; the first is 1.")
+    if isinstance(trace, str):
+        raise DataError(f"{file}: {trace}.")
+    for line in talk_lines(trace):
+        console.out(line)
+    if save is not None:
+        save_image(draw_trace(trace, [open_image(inside(root, path)) for path in trace.images]), save)
+        console.say(f"saved {save}")
+
+
+@app.command("convert")
+def convert(
+    file: File,
+    to: Annotated[
+        str, typer.Option("--to", help="trace, viscot, deepeyes, mini-o3, ms-swift or llamafactory.")
+    ],
+    out: Annotated[Path, typer.Option(help="The JSONL to write; crops go to OUT_crops/ beside it.")],
+    images: Images = None,
+    dialect: Annotated[
+        str | None, typer.Option(help="The dialect to write [that of --to, else the trace's own].")
+    ] = None,
+    source_dialect: Annotated[
+        str | None, typer.Option("--from", help="The dialect of FILE, where nothing in it says so.")
+    ] = None,
+) -> None:
+    """Write talks as another project's training rows, or such rows as traces.
+
+    Talks without an answer, and looks that the other dialect has no words for, are left out and named.
+    """
+    from viscot_core.data.traces.carriers import FORMATS
+    from viscot_core.data.traces.conversion import convert as write
+    from viscot_core.errors import PartlyDone, UsageError, check_choice
+    from viscot_core.policies.dialects.known import DIALECTS
+
+    check_choice("--to", to, FORMATS)
+    for option, name in (("--dialect", dialect), ("--from", source_dialect)):
+        if name is not None:
+            check_choice(option, name, DIALECTS)
+    if out.resolve() == file.resolve():
+        raise UsageError(f"{out} is the file that is read; choose another --out.")
+    root = images or _root(file)
+    with console.progress("talks") as advance:
+        talks = _traces(file, root, source_dialect)
+        done = write(talks, to, out, root, name=dialect, progress=lambda _: advance(1))
+    crops = f", {done.crops} crops" if done.crops else ""
+    console.out(f"{out}: {done.rows} talks as {to}{crops}")
+    for reason in done.left_out[:5]:
+        console.say(f"left out: {reason}")
+    if done.left_out:
+        raise PartlyDone(f"{len(done.left_out)} of {done.rows + len(done.left_out)} talks were left out.")
+
+
+def _root(file: Path) -> Path:
+    """What image paths of a file are relative to: its folder, or the data root of a run."""
+    from viscot_core.runs.records import read_run
+
+    return Path(read_run(file).data) if file.is_dir() else file.parent
+
+
+def _traces(file: Path, root: Path, dialect: str | None) -> Iterator[Trace | str]:
+    """The talks of a file or a run folder, or why a row is none."""
+    from viscot_core.data.traces.conversion import read_any
+    from viscot_core.data.traces.trace import trace_in
+    from viscot_core.runs.records import read_predictions
+
+    if not file.is_dir():
+        yield from read_any(file, root, dialect)
+        return
+    for prediction in read_predictions(file):
+        if prediction.trace is not None:
+            yield trace_in(prediction.trace)
