@@ -41,7 +41,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "traces convert": (
         "viscot traces convert trace.jsonl --to deepeyes --out sft.jsonl",
-        "viscot traces convert sft.jsonl --to trace --out trace.jsonl --images images/",
+        "viscot traces convert sft.jsonl --to trace --out trace.jsonl",
     ),
     "mcp": (
         "viscot mcp --root images/",
