@@ -10,7 +10,7 @@ import pytest
 from viscot_core import doctor, hardware
 from viscot_core.doctor import Finding
 from viscot_core.hardware import GIB, CpuSpeed, Gpu
-from viscot_core.models import zoo
+from viscot_core.models import known, zoo
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_laptop_runs_the_bundled_model_and_is_told_what_is_too_large(machine) 
 def test_eight_large_gpus_fit_every_recipe_and_checkpoint(machine) -> None:
     found = machine(gpus=(Gpu("NVIDIA A100-SXM4-80GB", 79.2, 78.0),) * 8)
     assert found["gpu 7"].state == "ok"
-    fitting = [f for f in found.values() if f.group in ("models", "recipes") and f.name != zoo.BUNDLED]
+    fitting = [f for f in found.values() if f.group in ("models", "recipes") and f.name != known.BUNDLED]
     assert len(fitting) >= 11
     assert all(finding.state == "ok" for finding in fitting), fitting
 

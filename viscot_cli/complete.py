@@ -23,9 +23,21 @@ def _recipes() -> Iterable[str]:
 
 
 def _models() -> Iterable[str]:
-    from viscot_core.models.zoo import ZOO
+    from viscot_core.models.zoo import answering
+
+    return answering()
+
+
+def _models_and_towers() -> Iterable[str]:
+    from viscot_core.models.known import ZOO
 
     return ZOO
+
+
+def _families() -> Iterable[str]:
+    from viscot_core.models.zoo import families
+
+    return families()
 
 
 def _dialects() -> Iterable[str]:
@@ -90,7 +102,9 @@ OFFERS: dict[tuple[str, str], Names] = {
     ("recipes copy", "name"): _recipes,
     ("recipes check", "name"): _recipes,
     ("", "model"): _models,
-    ("models pull", "name"): _models,
+    ("models pull", "name"): _models_and_towers,
+    ("models list", "family"): _families,
+    ("models serve-command", "model"): _models,
     ("", "box_format"): _box_formats,
     ("bench calibrate", "formats"): _box_formats,
     ("bench cot", "strategy"): _strategies,

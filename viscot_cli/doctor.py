@@ -8,6 +8,8 @@ import typer
 
 from viscot_cli import console
 
+WIDTHS = {"models": 32}
+"""Columns of the names in a group, where it is not the usual width."""
 COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
 
 
@@ -31,8 +33,9 @@ def doctor(
             group = finding.group
             console.out(("\n" if finding.name != "python" else "") + group)
         state = console.styled(finding.state.ljust(8), fg=COLOURS[finding.state])
-        console.out("  ", state, f"{finding.name.ljust(16)} {finding.text}")
+        width = WIDTHS.get(finding.group, 16)
+        console.out("  ", state, f"{finding.name.ljust(width)} {finding.text}")
         if finding.fix:
-            console.out(f"{' ' * 10}{' ' * 16} -> {finding.fix}")
+            console.out(f"{' ' * 10}{' ' * width} -> {finding.fix}")
     if unusable:
         raise typer.Exit(1)

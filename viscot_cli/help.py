@@ -104,7 +104,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot models pull VisCoT-7b-336",
     ),
     "models list": (
-        "viscot models list",
+        "viscot models list --family qwen3-vl",
         "viscot models list --json",
     ),
     "models pull": (

@@ -158,7 +158,8 @@ def open_model(
             asked for ``boxes``.
         CheckpointError, EngineError: the model cannot be loaded, or its server cannot be used.
     """
-    from viscot_core.models.zoo import BUNDLED, RECOMMENDED, resolve_answering
+    from viscot_core.models.known import BUNDLED
+    from viscot_core.models.zoo import RECOMMENDED, resolve_answering
 
     if not options.is_server:
         resolve_answering(options.model)  # a wrong name is reported before torch is imported

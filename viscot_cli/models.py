@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from viscot_cli import console
 from viscot_cli.help import Commands
 from viscot_cli.model_options import Base
+
+if TYPE_CHECKING:
+    from viscot_core.models.known import ZooModel
 
 app = typer.Typer(
     cls=Commands,
@@ -21,60 +26,75 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_models(json: Annotated[bool, typer.Option("--json", help="One object per line.")] = False) -> None:
-    """List the known models: size, resolution, licence, disk, GPU memory, and whether they are here."""
-    from viscot_core.models.zoo import ZOO, location
+def list_models(
+    family: Annotated[str | None, typer.Option(help="Only models of this family, like qwen3-vl.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One object per line.")] = False,
+) -> None:
+    """List the known models by family: size, disk, memory, licence, and whether they are here."""
+    from viscot_core.errors import check_choice
+    from viscot_core.models.known import ZOO
+    from viscot_core.models.zoo import families, location
 
-    rows = []
-    for model in ZOO.values():
-        where = location(model)
-        if json:
-            console.emit(
-                {
-                    "name": model.name,
-                    "hub": model.hub,
-                    "kind": model.kind,
-                    "parameters": round(model.parameters * 1e9),
-                    "side": model.side,
-                    "license": model.license,
-                    "disk_gb": model.disk_gb,
-                    "gpu_gb": {str(bits): model.gpu_gb(bits) for bits in (16, 8, 4)},
-                    "path": None if where is None else str(where),
-                }
-            )
-        memory = (
-            "-" if model.kind == "tower" else " / ".join(f"{model.gpu_gb(bits):g}" for bits in (16, 8, 4))
-        )
-        size = f"{model.parameters:.2f} B" if model.parameters >= 0.1 else f"{model.parameters * 1e3:.1f} M"
-        here = "no" if where is None else "bundled" if model.hub is None else "yes"
-        rows.append(
-            (
-                model.name,
-                model.kind,
-                size,
-                f"{model.side} px",
-                f"{model.disk_gb:g} GB",
-                memory,
-                here,
-                model.license,
-            )
-        )
-    if not json:
-        columns = (
-            "name",
-            "kind",
-            "size",
-            "image",
-            "disk",
-            "GPU GB",
-            "here",
-            "licence",
-        )
-        console.table(columns, rows)
-        console.say(
-            "GPU GB: in bf16 / 8-bit / 4-bit, estimated from the number of parameters.\n"
-            "Download one: viscot models pull NAME"
-        )
+    if family is not None:
+        check_choice("--family", family, families())
+    shown = [model for model in ZOO.values() if family in (None, model.family)]
+    if json:
+        for model in shown:
+            console.emit(_facts(model, location(model)))
+        return
+    rows: list[tuple[str, ...]] = []
+    for name, group in groupby(shown, key=lambda model: model.family):
+        models = list(group)
+        rows.append((f"{name}{_about(models)}", "", "", "", ""))
+        rows += [_row(model, location(model)) for model in models]
+    console.table(("model", "size", "disk", "memory", "licence"), rows)
+    console.say(
+        "disk and memory in GB; memory: an estimate for 16 / 8 / 4 bits a weight. * is on this machine.\n"
+        "Download one: viscot models pull NAME. What fits this machine: viscot doctor"
+    )
+
+
+def _about(models: Sequence[ZooModel]) -> str:
+    """What the models of a family share, behind its name."""
+    said = ["can think"] * all(model.thinks for model in models)
+    said += ["gated"] * all(model.gated for model in models)
+    said += ["no answers"] * all(model.kind == "tower" for model in models)
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _row(model: ZooModel, where: Path | None) -> tuple[str, ...]:
+    parameters = model.parameters
+    memory = [gigabytes for bits in (16, 8, 4) if (gigabytes := model.gpu_gb(bits)) is not None]
+    return (
+        f"{' ' if where is None else '*'} {model.name}",
+        # Three digits are more than most pages say.
+        "-" if parameters is None else f"{parameters:g}B" if parameters >= 0.1 else f"{parameters * 1e3:g}M",
+        "-" if model.disk_gb is None else f"{model.disk_gb:g}",
+        "/".join(f"{each:.0f}" if each >= 10 else f"{each:g}" for each in memory)
+        if memory and model.kind != "tower"
+        else "-",
+        # The name of the licence alone fits a terminal; --json has all of it.
+        (model.license or "-").partition(" Community")[0],
+    )
+
+
+def _facts(model: ZooModel, where: Path | None) -> dict[str, object]:
+    parameters = None if model.parameters is None else round(model.parameters * 1e9)
+    return {
+        "name": model.name,
+        "hub": model.hub,
+        "kind": model.kind,
+        "family": model.family,
+        "parameters": parameters,
+        "side": model.side,
+        "license": model.license,
+        "thinks": model.thinks,
+        "gated": model.gated,
+        "disk_gb": model.disk_gb,
+        "gpu_gb": {str(bits): model.gpu_gb(bits) for bits in (32, 16, 8, 4)},
+        "path": None if where is None else str(where),
+        "source": model.source,
+    }
 
 
 @app.command()

@@ -17,7 +17,8 @@ def tour(
 ) -> None:
     """Three images (question, box, answer, drawing), then cot, direct and gt-box side by side."""
     from viscot_core import load
-    from viscot_core.models.zoo import BUNDLED, RECOMMENDED
+    from viscot_core.models.known import BUNDLED
+    from viscot_core.models.zoo import RECOMMENDED
     from viscot_core.report.choices import Format
     from viscot_core.tour import MORE, ask_examples, small_bench
 

@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from viscot_core import hardware
 from viscot_core.hardware import GIB
+
+if TYPE_CHECKING:
+    from viscot_core.models.known import ZooModel
 
 LITTLE_DISK_GIB = 20.0  # a 7B checkpoint is 14 GB
 LITTLE_MEMORY_GIB = 4.0
@@ -196,29 +199,45 @@ def _hub() -> Iterator[Finding]:
 
 
 def _checkpoints() -> Iterator[Finding]:
-    from viscot_core.models import zoo
+    """Each known model: the most bits a weight at which it fits, by the estimate of ``ZooModel.gpu_gb``:
+
+    (parameters x bits / 8, tower and head in 16 bits at least) x 1.1 + 1 GB <= the memory of all GPUs,
+    or RAM where there is none. 16 is bf16; 8 and 4 are ``--load-in``.
+    """
+    from viscot_core.models import known, zoo
 
     memory = sum(gpu.total for gpu in hardware.gpus()) or hardware.ram_gib()
     where = f"{len(hardware.gpus())} GPU(s)" if hardware.gpus() else "the CPU"
-    for model in zoo.ZOO.values():
-        if model.kind == "tower":
-            continue
-        if model.name == zoo.BUNDLED and not (zoo.BUNDLED_FOLDER / "config.json").exists():
+    for model in zoo.answering().values():
+        if model.name == known.BUNDLED and not (zoo.BUNDLED_FOLDER / "config.json").exists():
             yield Finding("models", model.name, "missing", "not in this installation", "reinstall viscot")
-            continue
-        cached = model.hub is None or zoo.cached(model.hub) is not None
-        have = "on this machine" if cached else "not pulled"
-        fits = next((bits for bits in (16, 8, 4) if model.gpu_gb(bits) * 1e9 / GIB <= memory), None)
-        need = f"{model.gpu_gb(fits or 4):g} GB"
-        if fits is None:
-            text = f"too large for {where}: {need} even in 4 bit"
-            yield Finding("models", model.name, "warn", text, "run it elsewhere: --model http://HOST/v1#NAME")
-        elif fits < 16:
-            fix = f"--load-in {fits}bit" + ("" if version_of("bitsandbytes") else ", with viscot[quant]")
-            yield Finding("models", model.name, "warn", f"{have}; fits {where} in {fits} bit ({need})", fix)
         else:
-            fix = "" if cached else f"viscot models pull {model.name}"
-            yield Finding("models", model.name, "ok", f"{have}; fits {where} in 16 bit ({need})", fix)
+            yield _checkpoint(model, memory, where)
+
+
+def _checkpoint(model: ZooModel, memory: float, where: str) -> Finding:
+    from viscot_core.models import zoo
+
+    cached = model.hub is None or zoo.cached(model.hub) is not None
+    have = "on this machine" if cached else "not pulled"
+    # How to pull them is said once, by `models list`; what is special is said here.
+    pull = f"viscot models pull {model.name}" if model.kind != "chat" else ""
+    if model.gated:
+        pull = f"accept its licence at {model.source} and set HF_TOKEN before it is pulled"
+    need = {bits: gigabytes for bits in (16, 8, 4) if (gigabytes := model.gpu_gb(bits)) is not None}
+    if not need:
+        return Finding("models", model.name, "ok", f"{have}; its size is not known", "" if cached else pull)
+    fits = next((bits for bits, gigabytes in need.items() if gigabytes * 1e9 / GIB <= memory), None)
+    if fits is None:
+        text = f"too large for {where}: {need[4]:g} GB even in 4 bit"
+        return Finding("models", model.name, "warn", text, "run it elsewhere: --model http://HOST/v1#NAME")
+    if fits == 16:
+        text = f"{have}; fits {where} in 16 bit ({need[16]:g} GB)"
+        return Finding("models", model.name, "ok", text, "" if cached else pull)
+    fix = f"--load-in {fits}bit" + ("" if version_of("bitsandbytes") else ", with viscot[quant]")
+    return Finding(
+        "models", model.name, "warn", f"{have}; fits {where} in {fits} bit ({need[fits]:g} GB)", fix
+    )
 
 
 def _recipes() -> Iterator[Finding]:

@@ -18,7 +18,9 @@ def test_list(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ran = cli("models", "list")
     assert ran.code == 0
     line = next(line for line in ran.out.splitlines() if "VisCoT-13b-336" in line)
-    assert "336 px" in line and "26.7 GB" in line and " no " in line and "Llama 2" in line
+    assert line.split() == ["VisCoT-13b-336", "13.35B", "26.7", "30/16/9.1", "Llama", "2"]
+    assert next(line for line in ran.out.splitlines() if "viscot-tiny" in line).startswith("* viscot-tiny")
+    assert max(map(len, ran.out.splitlines())) <= 80
     rows = [json.loads(line) for line in cli("models", "list", "--json").out.splitlines()]
     assert {"VisCoT-7b-224", "VisCoT-7b-336", "VisCoT-13b-224", "VisCoT-13b-336", "viscot-tiny"} <= {
         row["name"] for row in rows
@@ -26,6 +28,22 @@ def test_list(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     seven = next(row for row in rows if row["name"] == "VisCoT-7b-336")
     assert seven["gpu_gb"]["16"] > seven["gpu_gb"]["8"] > seven["gpu_gb"]["4"] > 4
     assert seven["path"] is None
+
+
+def test_list_of_a_family(cli: Run) -> None:
+    ran = cli("models", "list", "--family", "qwen3-vl")
+    assert [line.split()[0] for line in ran.out.splitlines()[2:]] == [
+        "Qwen3-VL-2B-Instruct",
+        "Qwen3-VL-4B-Instruct",
+        "Qwen3-VL-8B-Instruct",
+        "Qwen3-VL-30B-A3B-Instruct",
+    ]
+    rows = [
+        json.loads(line) for line in cli("models", "list", "--family", "gemma3", "--json").out.splitlines()
+    ]
+    assert all(row["gated"] and row["hub"].startswith("google/") and row["source"] for row in rows)
+    wrong = cli("models", "list", "--family", "qwen3vl")
+    assert wrong.code == 2 and "Did you mean 'qwen3-vl'" in wrong.err
 
 
 def test_a_pulled_model_is_listed_and_found(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_families import make
 from made_hub import Hub, pull, serving
 
 from viscot_core.errors import CheckpointError, DataError
@@ -211,6 +212,40 @@ def test_what_cannot_be_read_is_refused_before_its_weights(hub: Hub, tmp_path: P
     for line, (name, said) in zip(told, wanted.items(), strict=True):
         assert line.startswith(name) and said in line
     assert not [path for _, path, _ in hub.asked if path.endswith((".safetensors", ".gguf", ".model"))]
+
+
+def test_small_files_come_before_the_weights_and_no_file_twice(
+    hub: Hub, tmp_path: Path, golden: Path
+) -> None:
+    """A model of another family, in a repository with everything that hubs have beside one."""
+    folder = make("idefics3", tmp_path / "made")
+    hub.files.clear()
+    hub.files |= {file.name: file.read_bytes() for file in folder.iterdir()}
+    wanted = set(hub.files)
+    weights = hub.files["model.safetensors"]
+    others = ("pytorch_model.bin", "consolidated.safetensors", "original/model.safetensors", "onnx/a.onnx")
+    hub.files |= dict.fromkeys(others, weights)
+    ran = pull(hub, tmp_path / "cache", golden)
+    assert ran.returncode == 0, ran.stderr
+    here = Path(ran.stdout.strip())
+    assert {str(file.relative_to(here)) for file in here.rglob("*") if file.is_file()} == wanted
+    taken = [
+        path.rpartition("/")[2] for method, path, _ in hub.asked if method == "GET" and "resolve" in path
+    ]
+    assert taken[0] == "config.json" and taken[-1] == "model.safetensors"
+    assert {"tokenizer.json", "preprocessor_config.json"} & set(taken[1:-1])
+    assert len(taken) == len(set(taken)), "none twice"
+
+
+def test_a_gated_model_is_refused_before_anything_else_is_asked_for(
+    hub: Hub, tmp_path: Path, golden: Path
+) -> None:
+    hub.gated = True
+    ran = pull(hub, tmp_path, golden)
+    assert ran.returncode == 1, ran.stdout
+    assert f"https://huggingface.co/{hub.repo} and set HF_TOKEN" in ran.stderr
+    resolved = {path.rpartition("/")[2] for _, path, _ in hub.asked if "resolve" in path}
+    assert resolved == {"config.json"}
 
 
 def test_a_complete_model_needs_no_network(hub: Hub, tmp_path: Path, golden: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from viscot_core.errors import CheckpointError
-from viscot_core.models import zoo
+from viscot_core.families.generic.backbones import BACKBONES
+from viscot_core.models import known, zoo
 from viscot_core.models.checkpoint import open_checkpoint
 
 
@@ -68,6 +69,22 @@ def test_a_pulled_model_has_its_name(golden: Path, tmp_path: Path, folder: str, 
     manifest = open_checkpoint(place).manifest
     assert manifest.name == name
     assert manifest.turn_tokens == ("v4.31" if hub == "deepcs233/VisCoT-7b-336" else "plain")
+
+
+def test_every_model_says_where_its_facts_come_from() -> None:
+    others = [model for model in known.ZOO.values() if model.kind == "chat"]
+    assert len(others) >= 20
+    assert all(model.hub and model.source.startswith("https://huggingface.co/") for model in others)
+    assert {model.family for model in others} == {backbone.name for backbone in BACKBONES.values()}
+    assert zoo.find("qwen/qwen3-vl-8b-instruct") is zoo.find("Qwen3-VL-8B-Instruct") is not None
+
+
+def test_memory_is_estimated_from_the_parameters() -> None:
+    """(parameters x bits / 8, tower and head in 16 bits at least) x 1.1 + 1 GB."""
+    model = known.ZOO["Qwen3-VL-4B-Instruct"]
+    assert [model.gpu_gb(bits) for bits in (32, 16, 8, 4)] == [18.6, 9.8, 5.9, 3.9]
+    unknown = known.ZOO["llava-onevision-qwen2-7b-ov-hf"]
+    assert unknown.gpu_gb(16) is None and unknown.disk_gb is None
 
 
 def test_a_tower_cannot_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

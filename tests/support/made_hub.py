@@ -33,6 +33,8 @@ class Hub:
     drop_after: dict[str, int] = field(default_factory=dict)
     """Bytes after which the connection is cut, once per file."""
     spoil: set[str] = field(default_factory=set)
+    gated: bool = False
+    """Whether it gives no file before its licence is accepted."""
     etag: str = ""
     """Sent for every file, instead of its sha256."""
 
@@ -46,6 +48,8 @@ class Hub:
         """What the hub's listing says of them."""
         rows: list[dict[str, Any]] = []
         for name, content in files.items():
+            if "/" in name:  # the hub lists one level
+                continue
             row: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
             if name.endswith((".safetensors", ".bin")):
                 digest = hashlib.sha256(content).hexdigest()
@@ -72,8 +76,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(data)))
-            if status == 404:
-                self.send_header("x-error-code", "RepoNotFound")
+            code = {404: "RepoNotFound", 403: "GatedRepo"}.get(status)
+            if code is not None:
+                self.send_header("x-error-code", code)
             self.end_headers()
             if body:
                 self.wfile.write(data)
@@ -88,6 +93,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self._json(hub.tree(files) if "/tree/" in path else about, body)
             if files is None or name not in files:
                 return self._json({"error": "Repository not found"}, body, status=404)
+            if hub.gated:
+                return self._json({"error": "Access to the model is restricted"}, body, status=403)
             return self._file(name, files[name], body)
 
         def _file(self, name: str, content: bytes, body: bool) -> None:

@@ -15,10 +15,17 @@ from viscot_core.families.table import family_of
 from viscot_core.files import atomic_write, sha256_of
 from viscot_core.models import adapters
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.zoo import BUNDLED, ZOO, cached, find, hub_cache, resolve, sibling
+from viscot_core.models.known import BUNDLED, ZOO
+from viscot_core.models.zoo import cached, find, hub_cache, resolve, sibling
 from viscot_core.tensors import read_json
 
-_OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "tf_*", "flax_*", "*.onnx", "*.gguf", "*.ot", "*.tflite")
+_OTHER_FRAMEWORKS = (
+    *("*.h5", "*.msgpack", "tf_*", "flax_*", "*.onnx", "*.onnx_data", "*.gguf", "*.ot", "*.tflite"),
+    # What authors put beside a model: the same weights in their own or another form, training runs, examples.
+    *("original/*", "onnx/*", "openvino/*", "coreml/*", "mlx/*", "gguf/*", "runs/*", "examples/*"),
+    *("consolidated*", "*.pth", "*.pt", "*.fp16.*", "*.fp32.*"),
+)
+_WEIGHTS = ("*.safetensors", "*.bin")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
@@ -27,6 +34,9 @@ def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
 
     A vision tower (CLIP's) that is not inside is pulled too. What training puts together, a language model
     or a projector alone, is taken as well.
+
+    First comes the config (what cannot be read or is not allowed is refused by it), then the files of the
+    processor and the tokenizer, then the weights, each once: no ``.bin`` beside safetensors.
 
     Files go to ``VISCOT_CACHE``, else to Hugging Face's own cache; ``HF_ENDPOINT`` and ``HF_TOKEN`` are
     honoured. Every large file is checked against the hub's sha256, and the model against its own index.
@@ -108,20 +118,23 @@ def _download(hub: str, name: str) -> Path:
         tree = HfApi().list_repo_tree(hub, revision=revision)
         files = [entry for entry in tree if hasattr(entry, "size")]  # not folders
         _require_readable(hub, revision, [file.path for file in files])
-        skip = list(_OTHER_FRAMEWORKS)
-        if any(file.path.endswith(".safetensors") for file in files):
-            skip.append("pytorch_model*")
+        skip = [*_OTHER_FRAMEWORKS, *_second_copies({file.path for file in files})]
         for file in files:
             if file.lfs is not None and not _SHA256.match(file.lfs.sha256):
                 raise CheckpointError(
                     f"{hub}: the hub lists no sha256 for {file.path}; use another HF_ENDPOINT."
                 )
+        # The small files first: whatever is wrong with them shows before gigabytes have come.
+        where = {"revision": revision, "cache_dir": hub_cache()}
+        snapshot_download(hub, ignore_patterns=[*skip, *_WEIGHTS], **where)
+        for file in files:
             if file.lfs is not None and not any(fnmatch(file.path, pattern) for pattern in skip):
                 _fetch_large(hub, revision, file.path, file.lfs.sha256, file.size)
-        return Path(snapshot_download(hub, revision=revision, cache_dir=hub_cache(), ignore_patterns=skip))
+        return Path(snapshot_download(hub, ignore_patterns=skip, **where))
     except GatedRepoError as error:
         raise CheckpointError(
-            f"{hub} asks for its licence to be accepted; do so there and set HF_TOKEN."
+            f"{hub} asks for its licence to be accepted; do so at https://huggingface.co/{hub} and "
+            "set HF_TOKEN."
         ) from error
     except Unknown as error:
         hint = nearest(hub, [model.hub for model in ZOO.values() if model.hub])
@@ -132,6 +145,13 @@ def _download(hub: str, name: str) -> Path:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # the console tells a full disk
         raise _unreachable(name, error) from error
+
+
+def _second_copies(files: set[str]) -> list[str]:
+    """Weights of a repository that say again what others there say, as ``open_weights`` chooses."""
+    if "model.safetensors.index.json" in files:
+        return ["pytorch_model*", "model.safetensors"]
+    return ["pytorch_model*"] if any(name.endswith(".safetensors") for name in files) else []
 
 
 def _refuse_paths_in_headers() -> None:

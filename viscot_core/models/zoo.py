@@ -3,89 +3,30 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from viscot_core.errors import CheckpointError, nearest
-from viscot_core.families.manifest import TurnTokens
 from viscot_core.files import expanded
+from viscot_core.models.known import BUNDLED, ZOO, ZooModel
 
-BUNDLED = "viscot-tiny"
 BUNDLED_FOLDER = Path(__file__).resolve().parent / "viscot_tiny"
 RECOMMENDED = "VisCoT-7b-336"
-
-LLAMA2 = "Llama 2 Community License (Vicuna v1.5)"
-
-
-@dataclass(frozen=True, slots=True)
-class ZooModel:
-    """One known model. ``parameters`` in billions; ``turn_tokens`` as its training tokenized turn starts."""
-
-    name: str
-    hub: str | None
-    parameters: float
-    side: int
-    license: str
-    turn_tokens: TurnTokens
-    kind: Literal["viscot", "llava", "tower"]
-    disk_gb: float
-
-    def gpu_gb(self, bits: int) -> float:
-        """GPU memory to answer one question, GB: the weights, a tenth of them, and 1 GB of activations.
-
-        An estimate from the parameter count; quantised models keep the tower and the head in 16 bit.
-        """
-        kept = 0.45 if bits < 16 else 0.0
-        body = max(self.parameters - kept, 0.0) * bits / 8 + min(kept, self.parameters) * 2
-        return round(body * 1.1 + (1.0 if self.parameters > 1 else 0.1), 1)
-
-
-def _released(size: str, parameters: float, side: int) -> ZooModel:
-    name = f"VisCoT-{size}-{side}"
-    disk = round(parameters * 2, 1)
-    return ZooModel(name, f"deepcs233/{name}", parameters, side, LLAMA2, "v4.31", "viscot", disk)
-
-
-ZOO: dict[str, ZooModel] = {
-    model.name: model
-    for model in (
-        ZooModel(BUNDLED, None, 0.0043, 112, "Apache-2.0", "plain", "viscot", 0.009),
-        _released("7b", 7.06, 224),
-        _released("7b", 7.06, 336),
-        _released("13b", 13.35, 224),
-        _released("13b", 13.35, 336),
-        ZooModel("llava-v1.5-7b", "liuhaotian/llava-v1.5-7b", 6.76, 336, LLAMA2, "v4.31", "llava", 13.5),
-        ZooModel("llava-v1.5-13b", "liuhaotian/llava-v1.5-13b", 13.05, 336, LLAMA2, "v4.31", "llava", 26.1),
-        ZooModel(
-            "clip-vit-large-patch14",
-            "openai/clip-vit-large-patch14",
-            0.304,
-            224,
-            "MIT",
-            "plain",
-            "tower",
-            1.7,
-        ),
-        ZooModel(
-            "clip-vit-large-patch14-336",
-            "openai/clip-vit-large-patch14-336",
-            0.304,
-            336,
-            "MIT",
-            "plain",
-            "tower",
-            1.7,
-        ),
-    )
-}
-"""Everything with a short name. Sizes of the released models are computed from their shapes."""
 
 
 def find(name: str) -> ZooModel | None:
     """The zoo's model of this short name or hub id, whatever the case."""
     wanted = name.lower()
     return next((m for m in ZOO.values() if wanted in (m.name.lower(), (m.hub or "").lower())), None)
+
+
+def answering() -> dict[str, ZooModel]:
+    """The known models that can answer: all but the towers."""
+    return {name: model for name, model in ZOO.items() if model.kind != "tower"}
+
+
+def families() -> list[str]:
+    """Families of the known models, in the order of the list."""
+    return list(dict.fromkeys(model.family for model in answering().values()))
 
 
 def hub_cache() -> Path | None:
@@ -111,7 +52,7 @@ def absent(name: str) -> str | None:
     if hub is None or expanded(name).exists() or cached(hub) is not None:
         return None
     if known := find(name):
-        name, size = known.name, f" ({known.disk_gb:g} GB)."
+        name, size = known.name, "" if known.disk_gb is None else f" ({known.disk_gb:g} GB)."
     elif Path(name).parent.is_dir() or nearest(name.rpartition("/")[2], _same_owner(name)):
         return None
     else:

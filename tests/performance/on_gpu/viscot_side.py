@@ -213,7 +213,7 @@ def memory_estimate(config: Any, stage: Any, per_device: int) -> float:
 
 def answering_estimate(parameters: float) -> float:
     """What ``viscot doctor`` takes a model of so many parameters to need in 16 bit, GiB."""
-    from viscot_core.models.zoo import ZOO
+    from viscot_core.models.known import ZOO
 
     known = min(ZOO.values(), key=lambda model: abs(model.parameters - parameters / 1e9))
     return replace(known, parameters=parameters / 1e9).gpu_gb(16) * 1e9 / GIB
