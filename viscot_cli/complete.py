@@ -104,7 +104,6 @@ OFFERS: dict[tuple[str, str], Names] = {
     ("", "model"): _models,
     ("models pull", "name"): _models_and_towers,
     ("models list", "family"): _families,
-    ("models serve-command", "model"): _models,
     ("", "box_format"): _box_formats,
     ("bench calibrate", "formats"): _box_formats,
     ("bench cot", "strategy"): _strategies,

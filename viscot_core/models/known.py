@@ -1,7 +1,7 @@
 """What viscot knows of public models: names, families, sizes, licences, each with the page that says it.
 
-An empty field is not known. Sizes are those that the hub states or the files have (bf16: two bytes a parameter),
-not those in the names.
+An empty field is not known. Sizes are those that the hub states or the files have (two bytes a parameter in
+bf16), not those in the names.
 """
 
 from __future__ import annotations
