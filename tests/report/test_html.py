@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import prediction, write_run
+from made_runs import prediction, talk, write_run
 from PIL import Image
 
 from viscot_core.boxes.geometry import Box, Frame, crop_window
@@ -324,3 +324,21 @@ def test_a_report_embeds_no_file_outside_of_the_data_root(tmp_path: Path) -> Non
         report = build_report([read_scored_run(run)], ReportOptions())
         write_report(tmp_path / "report.html", report, data=tmp_path / "data", images=images)
         assert '"source"' not in (tmp_path / "report.html").read_text()
+
+
+@browser
+def test_a_talk_is_drawn_as_numbered_steps(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "cot" / "synth" / "val"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (640, 480), "teal").save(folder / "2.jpg")
+    run = write_run(tmp_path / "run", [talk(2, 2, refused=3)])
+    page = tmp_path / "report.html"
+    report = build_report([read_scored_run(run)], ReportOptions())
+    write_report(page, report, data=tmp_path / "data", images=Images.EMBED)
+    script = """
+      result.steps = [...document.querySelectorAll(".step")].map(step => step.textContent);
+      result.crops = document.querySelectorAll(".crop").length;
+      result.text = document.querySelector("article").textContent;"""
+    found = browse(page, script)
+    assert found["steps"] == ["1. [0.100, 0.100, 0.900, 0.900]", "2. [0.200, 0.100, 0.900, 0.900]"]
+    assert found["crops"] == 2 and "3 of its calls" in found["text"] and not found["faults"]

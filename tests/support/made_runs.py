@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from viscot_core.runs.records import Prediction, RunInfo
 
@@ -33,6 +34,25 @@ def prediction(**changes: object) -> Prediction:
     }
     fields["image"] = f"cot/synth/val/{changes.get('question_id', 1)}.jpg"
     return Prediction.model_validate(fields | changes)
+
+
+def talk(number: int, looks: int, *, refused: int = 0, stop: str = "answer") -> Prediction:
+    """An item of the zoom loop: so many looks, and calls that were refused."""
+    image = f"cot/synth/val/{number}.jpg"
+    said = [f"[0.{n}00, 0.100, 0.900, 0.900]" for n in range(1, looks + 1)]
+    row: dict[str, Any] = {
+        "images": [image],
+        "messages": [{"role": "assistant", "content": words} for words in [*said, "42"]],
+        "looks": [
+            {"box": [10 * n, 20, 300, 400], "crop": [10 * n, 20, 300, 400], "turn": n, "image": 0}
+            for n in range(1, looks + 1)
+        ],
+        "errors": [{"turn": 1, "reason": "no area"}] * refused,
+        "stop": stop,
+        "tokens": 10 * (looks + 1),
+        "seconds": 0.5,
+    }
+    return prediction(strategy="zoom", question_id=number, trace=row)
 
 
 def write_run(

@@ -114,10 +114,27 @@ def _item_json(item: ScoredItem, run: ScoredRun, placer: _ImagePlacer) -> dict[s
         "box": None if p.box_status == "unparsable" else _pixels(p.box, size),
         "truth": _pixels(p.box_gt, size),
         "crop": p.crop,
+        "steps": _steps(p.trace, p.image) if p.trace else None,
+        "refused": len(p.trace.get("errors", ())) or None if p.trace else None,
         "image": p.image,
         "source": placer.place(run, p.image),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _steps(trace: dict[str, Any], image: str) -> list[dict[str, Any]]:
+    """The looks of a talk at the card's image, with what was said in their turns."""
+    said = [m.get("content", "") for m in trace.get("messages", ()) if m.get("role") == "assistant"]
+    images = trace.get("images", [image])
+    return [
+        {
+            "box": look["box"],
+            "crop": look["crop"],
+            "said": said[look["turn"] - 1] if 0 < look.get("turn", 0) <= len(said) else "",
+        }
+        for look in trace.get("looks", ())
+        if {"box", "crop"} <= look.keys() and images[look.get("image", 0) :][:1] == [image]
+    ]
 
 
 def _pixels(coords: tuple[float, float, float, float] | None, size: tuple[int, int]) -> list[float] | None:

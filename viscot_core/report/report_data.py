@@ -25,6 +25,7 @@ from viscot_core.report.json_csv import (
     to_csv,
     to_json,
 )
+from viscot_core.report.looks import looks_by_strategy, looks_json, looks_tables
 from viscot_core.report.names import title
 from viscot_core.report.scored_run import ScoredRun, check_same_judge
 from viscot_core.report.stats_types import Stats, StatsOptions
@@ -74,6 +75,7 @@ class ReportData:
         tables = _overview_tables(self.runs)
         for part in self.runs:
             tables += stats_tables(part.stats, detection=self.options.detection)
+            tables += looks_tables(part.stats.run.name, looks_by_strategy(part.stats.run.items))
             tables += _figure_tables(part.stats.run)
             tables += _paper_tables(part)
             tables += _baseline_tables(part, self.options.baseline)
@@ -226,6 +228,8 @@ def _overview_tables(parts: Sequence[RunReport]) -> list[Table]:
 
 def _part_json(part: RunReport) -> dict[str, Any]:
     data = to_json(part.stats)
+    if looks := looks_by_strategy(part.stats.run.items):
+        data["looks"] = {strategy: looks_json(each) for strategy, each in looks.items()}
     if part.paper_notes:
         data["paper"] = {
             "figures": [comparison_json(one) for one in part.paper],
