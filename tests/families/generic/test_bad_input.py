@@ -153,6 +153,36 @@ def test_turns_that_a_template_refuses_fail_alone(models: Path) -> None:
         engine.prompt(twice)
 
 
+def test_an_image_that_the_model_does_not_take_fails_alone(
+    cli: Any, image: Path, models: Path, tmp_path: Path
+) -> None:
+    """Qwen-VL takes no image over 200 times as long as wide: of a folder, a run, and a server's clients."""
+    from serve_help import data_url, question, running
+
+    from viscot_core.boxes.registry import codec
+    from viscot_core.policies.wording import Wording
+
+    narrow = Image.new("RGB", (2030, 10))
+    narrow.save(tmp_path / "long.png")
+    asked = ["--model", models / "qwen2.5-vl", "--device", "cpu", "--box-format", "thousand"]
+    asked += ["--max-new-tokens", "4"]
+    ran = cli("infer", tmp_path, "What?", "--json", *asked)
+    states = {Path(row["image"]).name: row["error"] for row in map(json.loads, ran.out.splitlines())}
+    assert ran.code == 3 and states["card.png"] is None
+    assert "aspect ratio must be smaller than 200" in states["long.png"]
+    rows = [{"question_id": n, "image": n, "text": "What?", "answer": "it"} for n in ("card.png", "long.png")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    words = ["--questions", tmp_path / "rows.json", "--images", tmp_path, "--out", tmp_path / "run"]
+    assert cli("bench", "vqa", *words, "--max-truncated", "1", *asked).code == 3
+    counts = json.loads((tmp_path / "run/run.json").read_text())["counts"]
+    assert (counts["failed"], counts["pending"]) == (1, 0)
+    engine = LocalEngine(load_model(models / "qwen2.5-vl", device="cpu", dtype="fp32"))
+    with running(engine, wording=Wording(codec("thousand"))) as here:
+        refused = [here.post(question("What?", data_url(narrow), max_tokens=4)) for _ in range(4)]
+        assert {reply.status_code for reply in refused} == {400}
+        assert here.post(question("What?", max_tokens=4)).status_code == 200
+
+
 @pytest.mark.slow
 def test_packages_that_a_processor_needs_are_named(image: Path, tmp_path: Path) -> None:
     """A process that does not see torchvision; one that sees it, and no num2words."""

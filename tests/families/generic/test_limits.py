@@ -60,7 +60,13 @@ def test_a_row_of_its_own_is_not_taken_for_the_models(qwen: Made, cli: Any) -> N
     assert (record["input_seen"], record["input_thoughts"]) == (1, 2)
 
 
-@pytest.mark.parametrize("command", ["infer", "chat", "demo", "serve", "cot", "refcoco", "vqa", "calibrate"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("infer", "chat", "serve", "cot", "refcoco", "vqa", "calibrate"),
+        pytest.param("demo", marks=pytest.mark.slow),  # gradio takes seconds to import
+    ],
+)
 def test_every_command_that_asks_a_model_takes_the_limits(qwen: Made, cli: Any, command: str) -> None:
     questions = qwen.work / "questions.jsonl"
     questions.write_text(json.dumps({"question_id": 1, "image": "160x120.png", "text": "What?"}) + "\n")
