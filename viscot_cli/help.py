@@ -111,6 +111,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot models pull VisCoT-7b-336",
         "viscot models pull deepcs233/VisCoT-13b-336",
     ),
+    "models push": (
+        "viscot models push me/my-model runs/my-model",
+        "viscot models push me/my-model runs/my-model --public",
+    ),
     "models inspect": (
         "viscot models inspect VisCoT-7b-336",
         "viscot models inspect runs/7b-336/model",

@@ -1,4 +1,4 @@
-"""``viscot models``: list, pull, inspect and export checkpoints."""
+"""``viscot models``: list, pull, push, inspect and export checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
-    help="List, pull, inspect and export models.",
+    help="List, pull, push, inspect and export models.",
 )
 
 
@@ -104,6 +104,20 @@ def pull(name: Annotated[str, typer.Argument(help="A name of 'viscot models list
 
     folder = fetch(name, say=console.say)
     console.out(str(folder))
+
+
+@app.command()
+def push(
+    name: Annotated[str, typer.Argument(help="The name on the hub, ORG/NAME.")],
+    folder: Annotated[Path, typer.Argument(help="A checkpoint: a finished run, an adapter, an export.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Make the repository public, where it is new.")
+    ] = False,
+) -> None:
+    """Upload a checkpoint to the hub with a model card; the token is HF_TOKEN."""
+    from viscot_core.models.push import push as upload
+
+    console.out(upload(name, folder, public=public, say=console.say))
 
 
 @app.command()

@@ -76,6 +76,9 @@ Report = Annotated[
 Boxes = Annotated[
     str | None, typer.Option(help="How the rows of --data write boxes, e.g. qwen2.5-vl; default: viscot.")
 ]
+PushToHub = Annotated[
+    str | None, typer.Option("--push-to-hub", metavar="ORG/NAME", help="Upload the trained model (HF_TOKEN).")
+]
 EvalData = Annotated[
     str | None, typer.Option("--eval-data", help="Held-out rows: their loss and answers go into the log.")
 ]
@@ -97,7 +100,7 @@ def _command(want: Want, text: str) -> Callable[..., None]:
         allow_bad: AllowBad = None, report: Report = None, partition: Partition = None,
         account: Account = None, time: Time = None, memory: Memory = None, cpus: Cpus = None,
         sbatch: Sbatch = None, eval_data: EvalData = None, eval_split: EvalSplit = None,
-        eval_steps: EvalSteps = None, boxes: Boxes = None,
+        eval_steps: EvalSteps = None, boxes: Boxes = None, push_to_hub: PushToHub = None,
     ) -> None:  # fmt: skip
         from viscot_core.train.evaluation.split import with_split
         from viscot_core.train.job import launch
@@ -148,12 +151,29 @@ def _command(want: Want, text: str) -> Callable[..., None]:
             return
         for line in (*plan.notes, *plan.warnings):
             console.say(f"Note: {line}")
+        if push_to_hub:
+            from viscot_core.models.push import require_pushable
+
+            require_pushable(push_to_hub)
         node = "" if node_rank is None else str(node_rank)
         launch.start(chosen, plan, resume=_continues(run, resume, nnodes), node=node)
         console.out(f"The trained model is {run}; try it: viscot infer IMAGE QUESTION --model {run}")
+        if push_to_hub and not node_rank:
+            _push(push_to_hub, run)
 
     command.__doc__ = text
     return command
+
+
+def _push(name: str, run: Path) -> None:
+    """Upload what was trained; where that fails, the model is here and the command to try again is said."""
+    from viscot_core.errors import PartlyDone, ViscotError
+    from viscot_core.models.push import push
+
+    try:
+        console.out(push(name, run, say=console.say))
+    except ViscotError as error:
+        raise PartlyDone(f"{error} The model is whole here: viscot models push {name} {run}") from error
 
 
 train = _command("all", "Train every stage of a recipe; pretrain is skipped where a projector is given.")

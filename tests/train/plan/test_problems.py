@@ -99,6 +99,15 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, shared: Pat
         launch.prepare(recipe, Machine(), run=tmp_path / "run", data=golden, images=golden)
 
 
+def test_a_tracker_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, shared: Path, tmp_path: Path
+) -> None:
+    recipe = golden_recipe(shared / "golden").model_copy(update={"report_to": ("trackio", "tensorboard")})
+    monkeypatch.setattr("viscot_core.train.plan.problems.find_spec", lambda name: name != "trackio" or None)
+    plan = make_plan(recipe, Machine(), run=tmp_path / "run", data=shared / "golden")
+    assert plan.refusals == ("trackio missing; get it with: pip install 'viscot[trackio]'",)
+
+
 def test_files_without_rows_train_nothing(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text("[]")
     (tmp_path / "pretrain.json").write_text("[]")

@@ -201,6 +201,7 @@ def training_arguments(run: Run, stage: StageSpec, out: Path, split: Split, step
     return TrainingArguments(
         output_dir=str(out),
         run_name=f"{run.recipe.name}-{stage.kind}",
+        project=run.recipe.name,  # trackio's word; it writes to this machine
         max_steps=steps,
         per_device_train_batch_size=split.per_device,
         gradient_accumulation_steps=split.accumulation,
