@@ -132,9 +132,10 @@ def test_training_pushes_what_it_made(hub: PushHub, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     spec = {"file": "held_out.jsonl", "questions": 2}
     recipe.write_text(dump_recipe(evaluated(data, max_steps=1, eval=spec)))
+    argv = ["finetune", "--recipe", str(recipe), "--data", str(data), "--gpus", "0"]
+    argv += ["--out", str(tmp_path / "run"), "--push-to-hub", "me/model"]
     ran = subprocess.run(
-        [sys.executable, "-m", "viscot_cli.app", "finetune", "--recipe", str(recipe), "--data", str(data)]
-        + ["--gpus", "0", "--out", str(tmp_path / "run"), "--push-to-hub", "me/model"],
+        [sys.executable, "-m", "viscot_cli.app", *argv],
         env=hub.environment | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

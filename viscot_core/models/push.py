@@ -17,7 +17,7 @@ _KEPT = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "viscot.json",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "spiece.model",
     "*preprocessor_config.json", "processor_config.json", "chat_template.*", "adapter_config.json",
-    "mm_projector.bin", "non_lora_trainables.bin",
+    "*projector.bin", "non_lora_trainables.bin",
 )  # fmt: skip
 """A checkpoint's own files. A run folder also holds recipes, plans, logs and checkpoints: they stay here."""
 
