@@ -81,8 +81,11 @@ def calibration(made: Any) -> str:
         return f"{row} not certain: --box-format | |"
     every = [as_seen(each, options) for each in CODECS.values()]
     found = calibrate(Seer(as_seen(codec(own), options)), every)
-    best = [fit.codec.name for fit in found if fit.mean_iou > found[0].mean_iou - 0.01]
-    return f"{row} {', '.join(best)} | {found[0].mean_iou:.3f} |"
+    # Formats that write the same numbers in other brackets are all read.
+    best = [fit.codec for fit in found if fit.mean_iou > found[0].mean_iou - 0.01]
+    mine = next(each.name for each in best if each.name.partition("@")[0] == own)
+    others = f" and {len(best) - 1} of its scale" if len(best) > 1 else ""
+    return f"{row} {mine}{others} | {found[0].mean_iou:.3f} |"
 
 
 def lines_about(file: Path, *names: str) -> int:

@@ -62,10 +62,10 @@ def images(count: int, seed: int = 0) -> Iterator[tuple[View, str, Box]]:
 def calibrate(engine: Engine, codecs: Sequence[Codec], *, count: int = 8, seed: int = 0) -> list[Fit]:
     """Every convention over the same images, the best first. Families of points are left out.
 
-    Questions that the server could not answer are not counted.
+    Questions that the model could not answer are not counted.
 
     Raises:
-        EngineError: the server is gone, refuses the key, or answered nothing in one of the conventions.
+        EngineError: the model is gone, its server refuses the key, or it answered nothing in one of them.
     """
     drawn = list(images(count, seed))
     fits = [_fit(engine, codec, drawn) for codec in codecs if not codec.points]
@@ -79,7 +79,7 @@ def _fit(engine: Engine, codec: Codec, drawn: Sequence[tuple[View, str, Box]]) -
     replies = [(view, box, one) for (view, _, box), one in zip(drawn, answers, strict=True) if not one.error]
     if not replies:
         raise EngineError(
-            f"The server answered none of {len(drawn)} questions ({answers[0].error}); try again later."
+            f"The model answered none of {len(drawn)} questions ({answers[0].error}); try again later."
         )
     overlaps, read = [], 0
     for view, box, one in replies:
