@@ -19,6 +19,7 @@ from viscot_cli.model_options import (
     MaxTruncated,
     SameEngine,
     WhoAnswers,
+    WholeImages,
     image_form,
 )
 from viscot_cli.zoom_options import ZoomOptions
@@ -60,6 +61,7 @@ class ServerOptions:
     image_format: ImageFormat = "png"
     image_quality: ImageQuality = 90
     max_image_side: MaxImageSide = None
+    whole_images: WholeImages = False
     same_engine: SameEngine = False
 
     def options(self) -> ApiOptions:
@@ -74,7 +76,7 @@ class ServerOptions:
             price=None if self.price is None else price_of(self.price),
             cache=self.cache,
             extra_body=extra_body_of(self.extra_body),
-            images=image_form(self.image_format, self.image_quality, self.max_image_side),
+            images=image_form(self.image_format, self.image_quality, self.max_image_side, self.whole_images),
             same_engine=self.same_engine,
         )
 

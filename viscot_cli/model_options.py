@@ -61,6 +61,10 @@ ImageQuality = Annotated[int, typer.Option(min=1, max=100, help="Server: quality
 MaxImageSide = Annotated[
     int | None, typer.Option(min=28, help="Server: larger images are sent with this longer side, in pixels.")
 ]
+WholeImages = Annotated[
+    bool,
+    typer.Option("--whole-images", help="Server: send images whole, also to models known to read a square."),
+]
 SameEngine = Annotated[
     bool, typer.Option("--same-engine", help="Continue although the same server has another address now.")
 ]
@@ -116,6 +120,7 @@ class ModelOptions(WhoAnswers):
     image_format: ImageFormat = "png"
     image_quality: ImageQuality = 90
     max_image_side: MaxImageSide = None
+    whole_images: WholeImages = False
     protocol: Protocol = "paper"
 
     def open(self, batch_size: int = 8, *, boxes: bool = True, zoom: ZoomOptions | None = None) -> VisualCoT:
@@ -127,18 +132,18 @@ class ModelOptions(WhoAnswers):
         return_large_blocks()
         api = ApiOptions(
             extra_body=extra_body_of(self.extra_body),
-            images=image_form(self.image_format, self.image_quality, self.max_image_side),
+            images=image_form(self.image_format, self.image_quality, self.max_image_side, self.whole_images),
         )
         sampling = Sampling(self.temperature, self.top_p, self.seed)
         options = self.options(batch_size, api)
         return open_model(options, sampling, boxes=boxes, zoom=zoom, protocol=self.protocol)
 
 
-def image_form(format: str, quality: int, max_side: int | None) -> ImageForm:
+def image_form(format: str, quality: int, max_side: int | None, whole: bool) -> ImageForm:
     """How images are sent to a server. Raises UsageError for an unknown format."""
     from viscot_core.openai_api.options import ImageForm
 
-    return ImageForm(format, quality, max_side)  # type: ignore[arg-type]  # checked there
+    return ImageForm(format, quality, max_side, whole)  # type: ignore[arg-type]  # checked there
 
 
 def open_model(

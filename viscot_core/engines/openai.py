@@ -18,7 +18,7 @@ from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws, thinking_identity
 from viscot_core.errors import BudgetSpent
-from viscot_core.families.table import text_template
+from viscot_core.families.table import square_of, text_template
 from viscot_core.openai_api.budget import Usage
 from viscot_core.openai_api.client import Client
 from viscot_core.openai_api.faults import Fault, Kind
@@ -52,7 +52,11 @@ class OpenAIEngine:
         self.options, self.sampling, self.thinking = options or ApiOptions(), sampling, thinking
         self.url, self.name, self.resize = url.rstrip("/"), model, resize
         self._client = Client(self.url, openai_key(url), self.options)
-        self._messages = Messages(resize, 4 * self.options.concurrency, self.options.images)
+        form = self.options.images
+        # Another size would mean other pixels, and boxes in pixels of it other places.
+        seen = None if form.whole or form.max_side or resize else square_of(model)
+        self._square = seen
+        self._messages = Messages(resize, 4 * self.options.concurrency, form, seen)
 
     @property
     def usage(self) -> Usage:
@@ -77,6 +81,7 @@ class OpenAIEngine:
             "sampling": self.sampling.identity,
             "resize": getattr(self.resize, "__name__", "none"),
             **self.options.images.identity,
+            **({"image_square": str(self._square.side)} if self._square else {}),
             **thinking_identity(self.thinking),
             **({"extra_body": json.dumps(extra, sort_keys=True)} if extra else {}),
         }

@@ -176,6 +176,14 @@ class ImageLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Square:
+    """What models of a family see of any image: a square of ``side`` pixels that ``of`` makes of it."""
+
+    side: int
+    of: Callable[[Image.Image], Image.Image]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a person wants to know of a checkpoint's shape; None where it varies with the image."""
 
@@ -226,6 +234,10 @@ class Family(Protocol):
     @property
     def box_format(self) -> str | None:
         """How its models write boxes where nothing else says so; None where that is not certain."""
+        ...
+
+    def square(self, served: str) -> Square | None:
+        """The square that a model which a server calls ``served`` reads; None where that is not certain."""
         ...
 
     def gather(self, path: Path, config: dict[str, Any], sibling: Sibling) -> Files:

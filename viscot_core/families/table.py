@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from viscot_core.errors import CheckpointError, UsageError, nearest
-from viscot_core.families.base import Family, TextTemplate
+from viscot_core.families.base import Family, Square, TextTemplate
 from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.shapes import ModelShape
 from viscot_core.families.training import ModelChoice, Training
@@ -65,6 +65,12 @@ def text_template(name: str) -> TextTemplate:
         hint = nearest(name, known) or f" They are {', '.join(known)}."
         raise UsageError(f"There is no template '{name}'.{hint}")
     return known[name]
+
+
+def square_of(served: str) -> Square | None:
+    """The square that a model which a server calls ``served`` reads, where a family is certain of it."""
+    found = (_module(family).FAMILY.square(served) for family in FAMILIES)
+    return next((square for square in found if square is not None), None)
 
 
 def training_of(checkpoint: Checkpoint, name: str) -> Training:

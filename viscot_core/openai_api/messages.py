@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from PIL import Image
 
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import IMAGE, Message, ToolCall, split_calls
+from viscot_core.families.base import Square
 from viscot_core.images.view import View
 from viscot_core.openai_api.options import ImageForm
 
 
 class Messages:
-    """Makes messages; the last ``kept`` images stay encoded, for the next turn about them."""
+    """Makes messages; the last ``kept`` images stay encoded, for the next turn about them.
 
-    def __init__(self, resize: Resize | None, kept: int, form: ImageForm | None = None) -> None:
-        self._resize = resize
+    ``square`` is what the model sees of every image: of a larger one, that is sent.
+    """
+
+    def __init__(
+        self,
+        resize: Resize | None,
+        kept: int,
+        form: ImageForm | None = None,
+        square: Square | None = None,
+    ) -> None:
+        self._resize, self._square = resize, square
         self._form = form or ImageForm()
-        self._data_url = lru_cache(maxsize=kept)(self._encode)
+        self._encoded = _Kept(self._encode, kept)
 
     def of(self, turns: Sequence[Message], views: Sequence[View]) -> list[dict[str, Any]]:
         """One message per turn; ``views`` are the images of the ``<image>`` marks in reading order.
@@ -57,13 +69,15 @@ class Messages:
             return {"role": turn.role, "content": first}
         parts: list[dict[str, Any]] = [{"type": "text", "text": first}] if first else []
         for text in rest:
-            parts.append({"type": "image_url", "image_url": {"url": self._data_url(_ByKey(next(views)))}})
+            parts.append({"type": "image_url", "image_url": {"url": self._encoded.of(next(views))}})
             if words := text.removeprefix("\n"):
                 parts.append({"type": "text", "text": words})
         return {"role": turn.role, "content": parts}
 
-    def _encode(self, keyed: _ByKey) -> str:
-        image = keyed.view.image
+    def _encode(self, view: View) -> str:
+        image = view.image
+        if self._square is not None and image.width * image.height > self._square.side**2:
+            image = self._square.of(image)
         if self._resize is not None and (size := self._resize(image.size)) != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         form = self._form
@@ -87,14 +101,30 @@ def _sent(calls: Sequence[ToolCall]) -> dict[str, Any]:
     return {"tool_calls": sent} if sent else {}
 
 
-class _ByKey:
-    """A view that is equal to every view of the same content."""
+class _Kept:
+    """The last ``most`` views that were encoded; calls that want one at the same time share one encoding."""
 
-    def __init__(self, view: View) -> None:
-        self.view = view
+    def __init__(self, encode: Callable[[View], str], most: int) -> None:
+        self._encode, self._most = encode, most
+        self._found: OrderedDict[str, Future[str]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def __hash__(self) -> int:
-        return hash(self.view.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByKey) and other.view.key == self.view.key
+    def of(self, view: View) -> str:
+        """The data URL of ``view``; raises what encoding it raises."""
+        with self._lock:
+            found = self._found.get(view.key)
+            if mine := found is None:
+                found = self._found[view.key] = Future()
+                if len(self._found) > self._most:
+                    self._found.popitem(last=False)  # whoever waits for it still gets it
+            self._found.move_to_end(view.key)
+        assert found is not None
+        if mine:
+            try:
+                found.set_result(self._encode(view))
+            except BaseException as error:  # noqa: BLE001 - raised again for all who wait
+                with self._lock:  # what failed is tried anew by the next call
+                    if self._found.get(view.key) is found:
+                        del self._found[view.key]
+                found.set_exception(error)
+        return found.result()

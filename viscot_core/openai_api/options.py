@@ -15,12 +15,14 @@ from viscot_core.openai_api.budget import Price
 @dataclass(frozen=True)
 class ImageForm:
     """How images are sent: ``png`` (lossless), ``jpeg`` or ``webp`` of ``quality``, their longer side at most
-    ``max_side`` pixels (None: as large as they are).
+    ``max_side`` pixels (None: as large as they are). Without ``whole``, a model that is known to read a
+    smaller square is sent that.
     """
 
     format: Literal["png", "jpeg", "webp"] = "png"
     quality: int = 90
     max_side: int | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         check_choice("--image-format", self.format, ("png", "jpeg", "webp"))

@@ -21,6 +21,7 @@ from viscot_core.families.base import (
     Parts,
     Processor,
     Sibling,
+    Square,
     TextTemplate,
 )
 from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source
@@ -98,6 +99,10 @@ class Generic:
     @property
     def box_format(self) -> str | None:
         return self.backbone.box_format
+
+    def square(self, served: str) -> Square | None:
+        """Images keep their shape, or are read in tiles."""
+        return None
 
     def gather(self, path: Path, config: dict[str, Any], sibling: Sibling) -> Files:
         """The folder itself holds everything."""

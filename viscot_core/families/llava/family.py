@@ -18,12 +18,14 @@ from viscot_core.families.base import (
     ImageLimits,
     Processor,
     Sibling,
+    Square,
     TextTemplate,
 )
 from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source, compare
 from viscot_core.families.inputs import ModelInputs
 from viscot_core.families.llava import gather, handover, layouts
 from viscot_core.families.llava.parts import PARTS, add_image_row, expected_shapes
+from viscot_core.families.llava.pixels import released_side, square_image
 from viscot_core.families.llava.processor import ChatProcessor, ChatTokenizer
 from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.families.llava.tokenizer import declared_turn_tokens, load_tokenizer, token_count
@@ -86,6 +88,11 @@ class Llava:
 
     def __init__(self) -> None:
         self.training = LlavaTraining(self)
+
+    def square(self, served: str) -> Square | None:
+        """Of the released models, whose names say it."""
+        side = released_side(served)
+        return None if side is None else Square(side, partial(square_image, side=side))
 
     def gather(self, path: Path, config: dict[str, Any], sibling: Sibling) -> Files:
         """As ``gather.gather``: the base under a projector, a projector beside a base."""

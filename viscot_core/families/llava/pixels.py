@@ -6,6 +6,7 @@ tower's side, rescale and normalise in float32.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -38,6 +39,17 @@ def square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     if square.size != (side, side):
         square = square.resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(square)
+
+
+def square_image(image: Image.Image, side: int) -> Image.Image:
+    """``square_pixels`` as an image: a processor that pads and resizes it to ``side`` changes no pixel."""
+    return Image.fromarray(square_pixels(image.convert("RGB"), side))
+
+
+def released_side(name: str) -> int | None:
+    """The side in pixels that a released model reads, by its name (deepcs233/VisCoT-7b-336 and siblings)."""
+    match = re.search(r"(?:^|/)viscot-\d+b-(224|336)$", name.lower())
+    return int(match[1]) if match else None
 
 
 def _shortened(image: Image.Image, side: int) -> Image.Image:
