@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -17,13 +17,15 @@ from viscot_core.conversation import Message
 from viscot_core.engines.base import Engine, Generation, Request, Sampling
 from viscot_core.errors import EngineError
 from viscot_core.images.view import View
-from viscot_core.policies.base import Answer, Look, Question, Step
+from viscot_core.policies.base import Answer, Look, Policy, Question, Step
+from viscot_core.policies.dialects.known import dialect
 from viscot_core.policies.direct import Direct
 from viscot_core.policies.given_box import GivenBox
 from viscot_core.policies.locate import Locate
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
-from viscot_core.rollout import CANCELLED, NO_TEXT, Turn, replay, run
+from viscot_core.policies.zoom import Zoom as ZoomLoop
+from viscot_core.rollout import CANCELLED, NO_TEXT, Turn, replay, run, stream
 
 WORDING = Wording(codec("viscot"))
 COT, DIRECT, GIVEN = TwoTurn(WORDING), Direct(WORDING), GivenBox(WORDING)
@@ -472,3 +474,41 @@ def test_an_answer_without_a_thought_is_kept_letter_by_letter() -> None:
     said = "<answer> if a < b </answer>"
     (answer,) = run(DIRECT, ScriptedEngine(said), [question()])
     assert answer.text == said
+
+
+# -- a full batch ------------------------------------------------------------------------------------
+
+
+def test_a_finished_question_makes_room_for_the_next_one() -> None:
+    """Three at a time: one looks six times, the others answer at once, and no call is half empty."""
+    zoom = ZoomLoop(dialect("viscot"), looks=6)
+
+    class Looker(ScriptedEngine):
+        """Looks six times at the first question; the others have their answer."""
+
+        def _answer(self, request: Request) -> Generation:
+            long = "long" in request.messages[0].text and len(request.images) <= 6
+            return Generation("[0.100, 0.100, 0.900, 0.900]" if long else "done", 1, True)
+
+    engine = Looker()
+    taken: list[str] = []
+
+    def asked() -> Iterator[tuple[Policy, Question]]:
+        for text in ("long?", *(f"{n}?" for n in range(12))):
+            taken.append(text)
+            yield zoom, question(text, key=text)
+
+    finished = []
+    for number, answer in stream(asked(), engine, width=3):
+        finished.append(number)
+        assert answer.text == "done" and len(taken) <= len(finished) + 3
+    assert [len(call) for call in engine.calls] == [3] * 6 + [1], "7 turns and 12 answers: 19 requests"
+    assert finished == [*range(1, 13), 0]
+
+
+def test_a_stream_and_a_run_say_the_same() -> None:
+    replies = (BOX, OTHER_BOX, "one", "two")
+    whole = run(COT, ScriptedEngine(*replies), [question("a?"), question("b?")])
+    streamed = dict(stream([(COT, question("a?")), (COT, question("b?"))], ScriptedEngine(*replies)))
+    for number, answer in enumerate(whole):
+        assert replace(streamed[number], seconds=0) == replace(answer, seconds=0)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import answer_so_far, final_words, split_thought, unwrapped
@@ -78,40 +79,82 @@ def run(
         EngineError: nothing can be generated at all; what was asked in this call is lost.
     """
     policies = list(policy) if isinstance(policy, Sequence) else [policy] * len(questions)
+    answers = dict(
+        stream(
+            zip(policies, questions, strict=True),
+            engine,
+            on_text=on_text,
+            on_look=on_look,
+            cancelled=cancelled,
+            said=said,
+            on_turn=on_turn,
+            sampling=sampling,
+            logprobs=logprobs,
+        )
+    )
+    return [answers[number] for number in range(len(questions))]
+
+
+def stream(
+    asked: Iterable[tuple[Policy, Question]],
+    engine: Engine,
+    *,
+    width: int | None = None,
+    on_text: OnText | None = None,
+    on_look: OnLook | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    said: Mapping[int, Sequence[Turn]] | None = None,
+    on_turn: OnTurn | None = None,
+    sampling: Sampling | None = None,
+    logprobs: bool | None = None,
+) -> Iterator[tuple[int, Answer]]:
+    """``(number, answer)`` of each question as it is finished; all else as ``run`` says.
+
+    At most ``width`` questions are open at a time (None: all): whenever one is finished the next one is taken
+    from ``asked``, so that the engine has a full batch although some questions look once and some six times.
+    """
+    waiting = enumerate(asked)
+    policies: dict[int, Policy] = {}
     turns: dict[int, list[Turn]] = {}
     steps: dict[int, Step] = {}
-    for number, (each, question) in enumerate(zip(policies, questions, strict=True)):
-        steps[number], turns[number] = _begin(each, question, (said or {}).get(number, ()))
-        _report_looks(on_look, number, (), steps[number].looks)
+    begun: set[int] = set()
     wanted = logprobs if logprobs is not None else engine.traits.logprobs and not engine.traits.paid
     ways = _Ways(sampling, wanted, on_text, cancelled)
-    begun = {number for number in steps if turns[number]}
-    answers: dict[int, Answer] = {}
-    while steps:
+    while True:
+        for number, (policy, question) in islice(waiting, None if width is None else width - len(steps)):
+            policies[number] = policy
+            steps[number], turns[number] = _begin(policy, question, (said or {}).get(number, ()))
+            _report_looks(on_look, number, (), steps[number].looks)
+            if turns[number]:
+                begun.add(number)
+        if not steps:
+            return
         if cancelled is not None and cancelled():
-            answers |= {n: _failed(policies[n], step, CANCELLED, transient=True) for n, step in steps.items()}
-            break
+            for number, step in steps.items():
+                failed = _failed(policies[number], step, CANCELLED, transient=True)
+                yield number, _whole(failed, turns[number])
+            return
         start = time.perf_counter()
-        asked = {number for number in steps if turns[number] and number not in begun}
-        generations = _generate(engine, steps, asked, ways)
+        announced = {number for number in steps if turns[number] and number not in begun}
+        generations = _generate(engine, steps, announced, ways)
         begun.clear()
         share = (time.perf_counter() - start) / len(steps)
         # Read once for all: a text that came back after it turned True may have been cut off.
         stopped = cancelled is not None and cancelled()
-        following: dict[int, Step] = {}
-        for number, step in steps.items():
+        finished: list[tuple[int, Answer]] = []
+        for number, step in list(steps.items()):
             turn = _turn(generations[number], share, whole=step.whole)
             turns[number].append(turn)
             outcome = _after(policies[number], step, generations[number], turn, stopped=stopped)
             _report_looks(on_look, number, step.looks, outcome.looks)
             if isinstance(outcome, Step):
-                following[number] = outcome
+                steps[number] = outcome
                 if on_turn is not None:
                     on_turn(number, turn)
             else:
-                answers[number] = outcome
-        steps = following
-    return [_whole(answers[number], turns[number]) for number in range(len(questions))]
+                del steps[number], policies[number]
+                finished.append((number, _whole(outcome, turns.pop(number))))
+        yield from finished
 
 
 def _begin(policy: Policy, question: Question, said: Sequence[Turn]) -> tuple[Step, list[Turn]]:

@@ -12,7 +12,8 @@ from viscot_core.boxes.geometry import WHOLE
 from viscot_core.boxes.registry import codec
 from viscot_core.engines.base import Generation
 from viscot_core.policies.wording import Wording
-from viscot_core.runs.answering import Pending
+from viscot_core.runs.answering import Pending, answer_stream
+from viscot_core.runs.opening import Query, open_items
 from viscot_core.runs.records import Prediction
 from viscot_core.tasks.refcoco import RefCoco, load_refcoco
 from viscot_core.tasks.visual_cot.strategies import STRATEGIES
@@ -159,3 +160,21 @@ def test_refcoco_asks_once_and_measures(root: Path) -> None:
     assert first.answer is None and first.reference is None
     assert first.dataset == "refcoco_made/val"
     assert first.iou is not None and 0 <= first.iou <= 1
+
+
+def test_questions_that_end_at_different_steps_come_as_they_are_finished(root: Path) -> None:
+    """An image that cannot be read fails its question alone; all others are answered, each once."""
+    (root / "cot" / "made" / "1.png").write_bytes(b"no image")
+    items = load_visual_cot(root).items
+    batches = [[Query(loaded, "zoom") for loaded in open_items(items[at : at + 5])] for at in (0, 5, 10)]
+    outcomes = [
+        outcome
+        for part in answer_stream(VisualCot, {"zoom": {"looks": 2}}, FakeEngine(), batches, width=4)
+        for outcome in part
+    ]
+    assert sorted(o.question_id for o in outcomes if isinstance(o, Prediction)) == sorted(
+        item.question_id for item in items
+    )
+    failed = [o for o in outcomes if isinstance(o, Prediction) and not o.done]
+    assert failed and all("1.png" in str(o.error) for o in failed)
+    assert all(o.trace for o in outcomes if isinstance(o, Prediction) and o.done)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from viscot_core import rollout
 from viscot_core.data.traces.trace import trace_of
 from viscot_core.engines.base import Engine
-from viscot_core.policies.base import Answer
+from viscot_core.policies.base import Answer, Policy, Question
 from viscot_core.policies.zoom_settings import settings_of
 from viscot_core.runs.opening import Query
 from viscot_core.runs.records import Key, Prediction
@@ -51,6 +52,51 @@ def answer_queries(
     )
     answered = {query.key: answer for (query, _), answer in zip(ready, answers, strict=True)}
     return [_outcome(task, settings, query, answered.get(query.key)) for query in queries]
+
+
+def answer_stream(
+    task: type[Task], settings: Settings, engine: Engine, batches: Iterable[Sequence[Query]], *, width: int
+) -> Iterator[list[Prediction | Pending]]:
+    """What became of the queries, as they are finished, with ``width`` of them open at a time.
+
+    For strategies whose questions end at different steps: a batch that waited for its longest question would
+    be nearly empty at the end.
+
+    Raises:
+        EngineError: the engine is gone; a failure of one query is its record.
+    """
+    policies: dict[str, Policy] = {}
+    open_queries: dict[int, Query] = {}
+    unread: list[Prediction | Pending] = []
+
+    def asked() -> Iterator[tuple[Policy, Question]]:
+        for number, query in enumerate(_readable(batches, unread, task, settings)):
+            open_queries[number] = query
+            strategy = task.all_strategies[query.strategy]
+            policy = policies.setdefault(query.strategy, strategy.policy(settings))
+            assert query.loaded.view is not None
+            yield policy, strategy.question(query.loaded.item, query.loaded.view, settings)
+
+    for number, answer in rollout.stream(asked(), engine, width=width):
+        outcome = _outcome(task, settings, open_queries.pop(number), answer)
+        yield [*unread, outcome]
+        unread.clear()
+    if unread:
+        yield unread
+
+
+def _readable(
+    batches: Iterable[Sequence[Query]],
+    unread: list[Prediction | Pending],
+    task: type[Task],
+    settings: Settings,
+) -> Iterator[Query]:
+    """Queries with an image; the records of the others go to ``unread``."""
+    for query in chain.from_iterable(batches):
+        if query.loaded.view is None:
+            unread.append(_outcome(task, settings, query, None))
+        else:
+            yield query
 
 
 def _outcome(

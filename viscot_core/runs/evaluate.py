@@ -10,7 +10,7 @@ from pathlib import Path
 from viscot_core.addresses import without_password
 from viscot_core.engines.base import Counting, Engine, Served
 from viscot_core.engines.open import EngineOptions, codec_for, known_codec, open_engine, weights_hash
-from viscot_core.runs.answering import answer_queries
+from viscot_core.runs.answering import answer_queries, answer_stream
 from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
 from viscot_core.runs.records import RunInfo
 from viscot_core.runs.shards import check_gpus, device_of, shard_of
@@ -62,9 +62,16 @@ def evaluate(
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         turns = Turns(out) if opened.traits.paid else None
         ask = partial(answer_queries, type(task), settings, opened, turns=turns)
+        loops = any(task.all_strategies[name].loops for name in task.strategies)
+        # An engine that is asked from several threads has a full batch anyway: each question has a thread.
+        flows = (
+            partial(answer_stream, type(task), settings, opened, width=opened.traits.batch)
+            if loops and opened.traits.parallel == 1
+            else None
+        )
         # The batch that fits is known once the model is loaded, a server's version once it has replied.
         versions = partial(getattr, opened, "versions") if isinstance(opened, Served) else frozenset
-        return Built(ask, known, opened.traits.batch, versions)
+        return Built(ask, known, opened.traits.batch, versions, flows)
 
     info, tally = run(plan, build, progress=progress)
     tally.least_seconds = sum(e.least_seconds() or 0.0 for e in engines if isinstance(e, Counting)) or None

@@ -29,6 +29,8 @@ Progress = Callable[[int, int], None]
 """``(finished, total)`` queries, called after every batch."""
 Ask = Callable[[Sequence[Query]], list[Prediction | Pending]]
 """What became of each query, in order; raises EngineError when nothing more can be asked."""
+Stream = Callable[[Iterable[list[Query]]], Iterator[list[Prediction | Pending]]]
+"""What became of queries that are opened meanwhile, as they are finished."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Built:
     """How many items are asked together; None: as planned."""
     versions: Callable[[], frozenset[str]] = frozenset
     """What servers have said of themselves so far."""
+    stream: Stream | None = None
+    """Where questions end at different steps: asks instead of ``ask``, and keeps its batch full."""
 
 
 def run(
@@ -111,7 +115,7 @@ def run(
         info = journal.begin(info.model_copy(update={"settings": settings}))
         start = time.perf_counter()
         try:
-            _loop(replace(plan, batch=built.batch or plan.batch), built.ask, work, journal, tally, progress)
+            _loop(replace(plan, batch=built.batch or plan.batch), built, work, journal, tally, progress)
         finally:
             tally.seconds = time.perf_counter() - start
             info = conclude(journal, with_versions(info, built.versions()), tally)
@@ -167,14 +171,15 @@ def left(plan: RunPlan, journal: Journal) -> list[Work]:
 
 
 def _loop(
-    plan: RunPlan, ask: Ask, work: list[Work], journal: Journal, tally: Tally, progress: Progress | None
+    plan: RunPlan, built: Built, work: list[Work], journal: Journal, tally: Tally, progress: Progress | None
 ) -> None:
     total = sum(len(names) for _, names in work)
     if progress:
         progress(0, total)
     seen = 0
     try:
-        for outcomes in _asked(ask, opened_ahead(_batches(work, plan.batch, plan.by_image)), plan.parallel):
+        opened = opened_ahead(_batches(work, plan.batch, plan.by_image))
+        for outcomes in built.stream(opened) if built.stream else _asked(built.ask, opened, plan.parallel):
             finished = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
             journal.add(finished)
             tally.finished += sum(p.done for p in finished)

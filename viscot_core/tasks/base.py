@@ -85,7 +85,8 @@ class Strategy:
     """A policy under the name that ``--strategy`` and the records have.
 
     ``region`` gives the box of an item where the policy is shown one; ``asks_for_box`` says that the model
-    names the box. ``own_sizes``: the policy shows images in sizes of its own, and an engine must change none.
+    names the box. ``loops``: the policy looks as often as the model wants. It shows images in sizes of its
+    own, and an engine must change none.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Strategy:
     policy: Callable[[Settings], Policy]
     asks_for_box: bool = False
     region: Callable[[Item, Settings], Region] | None = None
-    own_sizes: bool = False
+    loops: bool = False
 
     def question(self, item: Item, view: View, settings: Settings) -> Question:
         """The question of ``item`` as the policy takes it."""
@@ -164,7 +165,7 @@ def engine_codec(task: Task, codec: Codec | None) -> Codec | None:
         UsageError: the task's strategies need both.
     """
     chosen = [task.all_strategies[name] for name in task.strategies]
-    own = [strategy.name for strategy in chosen if strategy.own_sizes]
+    own = [strategy.name for strategy in chosen if strategy.loops]
     if not own or codec is None or codec.resize is None:
         return codec
     if len(own) < len(chosen):

@@ -11,4 +11,4 @@ def _zoom(settings: Settings) -> Policy:
     return settings_of(settings.get("zoom") or {}).policy(max_new_tokens(settings))
 
 
-ZOOM = Strategy("zoom", "the model calls a zoom tool as often as it takes", _zoom, own_sizes=True)
+ZOOM = Strategy("zoom", "the model calls a zoom tool as often as it takes", _zoom, loops=True)

@@ -40,7 +40,7 @@ _MOST_LOOKS = 64
 
 
 @dataclass
-class Converted:
+class ConvertedTraces:
     """How many rows were written, how many crops, and why rows were left out."""
 
     rows: int = 0
@@ -74,7 +74,7 @@ def convert(
     *,
     name: str | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Converted:
+) -> ConvertedTraces:
     """Write traces to ``out`` (JSONL) as ``form``; the crops they show go to ``OUT_crops/`` beside it.
 
     ``name`` is the dialect to write; without it the format's own, or the trace's.
@@ -84,7 +84,7 @@ def convert(
     """
     if form in OWN_DIALECT and name not in (None, OWN_DIALECT[form]):
         raise UsageError(f"The format {form} is written in its own dialect, not in {name}.")
-    done = Converted()
+    done = ConvertedTraces()
     wanted = name or OWN_DIALECT.get(form)
     if form in ("trace", "viscot"):
         with atomic_write(out) as file:
@@ -103,7 +103,7 @@ def _write(
     images: Path,
     crops: tuple[Path, Path] | None,
     write: Callable[[str], object],
-    done: Converted,
+    done: ConvertedTraces,
     progress: Callable[[int], None] | None,
 ) -> None:
     for number, trace in enumerate(traces, 1):
@@ -129,7 +129,7 @@ def _line(
     images: Path,
     crops: tuple[Path, Path] | None,
     number: int,
-    done: Converted,
+    done: ConvertedTraces,
 ) -> str:
     if form == "trace" and wanted in (None, trace.dialect):
         return trace_line(trace).decode()
