@@ -121,6 +121,11 @@ class Checkpoint:
     part_sizes: Mapping[str, int] | None = None
     """Parameters of each part, where the names of ``tensors`` do not tell it."""
 
+    by_module: bool = True
+    """Whether ``tensors`` are named as in memory; else transformers translates the stored names."""
+    changes: dict[str, tuple[Delta | Stored, ...]] = field(default_factory=dict)
+    """What adapters do to parameters in memory, in their order, where tensors have stored names."""
+
     def require_whole(self) -> None:
         """Raise a ``CheckpointError`` that names the file and tensor of the first problem."""
         found = [*self._describe_problems()]
@@ -148,7 +153,14 @@ class Checkpoint:
     @property
     def files(self) -> list[Path]:
         """Every file a tensor comes from, an adapter's among them, sorted."""
-        return sorted({stored.file for source in self.tensors.values() for stored in source.parts})
+        changed = (
+            stored
+            for several in self.changes.values()
+            for change in several
+            for stored in ((change.a, change.b) if isinstance(change, Delta) else (change,))
+        )
+        parts = (stored for source in self.tensors.values() for stored in source.parts)
+        return sorted({stored.file for stored in (*parts, *changed)})
 
     @property
     def dtype(self) -> str:

@@ -138,6 +138,9 @@ def _blamed_on(file: Path) -> Iterator[None]:
 def _with_adapter(found: Checkpoint, path: Path, base: Path) -> Checkpoint:
     """``found``, read from ``base``, with the adapter in ``path`` merged while its tensors are read."""
     for name, change in adapters.changes(path, found.family).items():
+        if not found.by_module:  # applied to the model in memory, which knows its parameters' shapes
+            found.changes[name] = (*found.changes.get(name, ()), change)
+            continue
         if name not in found.tensors:
             raise CheckpointError(f"the adapter in {path} changes '{name}', which its base {base} lacks.")
         source = found.tensors[name]

@@ -25,6 +25,7 @@ from viscot_core.families.base import (
     TextTemplate,
 )
 from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source
+from viscot_core.families.generic.adapted import apply_changes, processor_folder
 from viscot_core.families.generic.backbones import BACKBONES, Backbone, backbone_of
 from viscot_core.families.generic.inputs import GenericInputs
 from viscot_core.families.generic.processor import (
@@ -117,8 +118,8 @@ class Generic:
         return None
 
     def adapted_module(self, name: str) -> str:
-        """Not known: adapters on such a model are merged with peft first."""
-        raise CheckpointError(f"viscot does not merge adapters on this kind of model ('{name}'); use peft.")
+        """peft names modules as they are in memory."""
+        return name
 
     def stored_name(self, module: str, layout: Layout) -> str:
         """transformers' own names are kept."""
@@ -133,7 +134,16 @@ class Generic:
         tensors = {name: Source(stored) for name, stored in files.tensors.items()}
         rows = int(config.get_text_config().vocab_size)
         found = Checkpoint(
-            self, files.path, Layout.HF, dict(files.config), config, manifest, tensors, rows, files.path
+            self,
+            files.path,
+            Layout.HF,
+            dict(files.config),
+            config,
+            manifest,
+            tensors,
+            rows,
+            files.path,
+            by_module=False,
         )
         compare_with_model(found)
         return found
@@ -162,7 +172,7 @@ class Generic:
         thinking: bool = False,
     ) -> Processor:
         """transformers' own processor, left-padding."""
-        hf = load_processor(checkpoint.path)
+        hf = load_processor(processor_folder(checkpoint))
         limits = None
         if self.backbone.step is not None:
             limits = limits_of(hf.image_processor, self.backbone).within(min_pixels, max_pixels)
@@ -180,7 +190,7 @@ class Generic:
         from transformers import AutoModelForImageTextToText
 
         model, report = AutoModelForImageTextToText.from_pretrained(
-            checkpoint.path,
+            checkpoint.tokenizer_folder,  # an adapter's folder names its base
             dtype=options.dtype,
             attn_implementation=options.attention,
             quantization_config=options.quantization(["lm_head"]),
@@ -193,6 +203,7 @@ class Generic:
             raise CheckpointError(
                 f"{checkpoint.path} lacks {len(missing)} tensors, the first '{missing[0]}'; pull it again."
             )
+        apply_changes(model, checkpoint)
         return model
 
     def inputs(self, model: Any, processor: Processor) -> GenericInputs:
@@ -212,6 +223,11 @@ class Generic:
         self, checkpoint: Checkpoint, out: Path, layout: Layout, *, dtype: str, vision_tower: str | None
     ) -> None:
         """Not written: the folder is in transformers' layout already."""
+        if checkpoint.changes:
+            raise CheckpointError(
+                f"{checkpoint.path} is merged each time it is loaded; write it merged with peft "
+                "(merge_and_unload, save_pretrained)."
+            )
         raise CheckpointError(f"{checkpoint.path} is in transformers' layout already; copy the folder.")
 
 

@@ -13,6 +13,7 @@ from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.families.base import NO_LIMITS, Family, ImageLimits, Parts
 from viscot_core.families.checkpoint import Checkpoint
 from viscot_core.families.generic import shapes
+from viscot_core.families.generic.adapted import processor_folder
 from viscot_core.families.generic.backbones import Backbone
 from viscot_core.families.generic.processor import limits_of, load_processor, set_limits
 from viscot_core.families.generic.training_processor import GenericTrainingProcessor
@@ -55,7 +56,7 @@ class GenericTraining:
         self, checkpoint: Checkpoint, choice: ModelChoice | None = None
     ) -> GenericTrainingProcessor:
         """transformers' own processor; images have at most 1280 tokens where the recipe says nothing."""
-        hf = load_processor(checkpoint.path)
+        hf = load_processor(processor_folder(checkpoint))
         boxes = self._boxes(checkpoint, choice)
         step = self._backbone.step
         least, most = (choice.min_pixels, choice.max_pixels) if choice else (None, None)
