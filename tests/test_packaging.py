@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-RECIPES = ("tiny", "7b-224", "7b-336", "13b-224", "13b-336")
+RECIPES = (
+    "tiny", "7b-224", "7b-336", "13b-224", "13b-336", "tiny-zoom", "qwen3-vl-4b", "qwen3-vl-8b",
+    "smolvlm-500m", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "internvl3.5-8b",
+)  # fmt: skip
 
 
 def _pip(*words: str | Path) -> None:

@@ -18,21 +18,28 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="a.b=value, as in v
 
 @app.command("list")
 def list_(json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False) -> None:
-    """The shipped recipes, one a line."""
+    """The shipped recipes, one a line, with about how many GiB of a GPU fine-tuning takes, full / LoRA 64."""
     from viscot_core import resources
+    from viscot_core.train.plan.fits import MACHINES, memory_of
     from viscot_core.train.recipe.load import load_recipe
 
     rows = []
     for name, path in resources.recipes().items():
         recipe = load_recipe(path)
-        stages = [stage.kind for stage in recipe.stages]
+        stages, memory = [stage.kind for stage in recipe.stages], memory_of(recipe)
         if json:
-            console.emit(
-                {"name": name, "stages": stages, "description": recipe.description, "path": str(path)}
-            )
-        rows.append([name, " > ".join(stages), recipe.description])
+            console.emit({
+                "name": name, "stages": stages, "description": recipe.description, "path": str(path),
+                "memory_gib": memory,
+            })  # fmt: skip
+        cells = [" / ".join(_gib(gib) for gib in kinds.values()) for kinds in memory.values()]
+        rows.append([name, " > ".join(stages), *cells, recipe.description])
     if not json:
-        console.table(["recipe", "stages", ""], rows)
+        console.table(["recipe", "stages", *MACHINES, ""], rows)
+
+
+def _gib(gib: float | None) -> str:
+    return "-" if gib is None else f"~{gib:.0f}"
 
 
 @app.command()

@@ -16,6 +16,11 @@ def test_list(cli: Cli) -> None:
         assert name in ran.out
     rows = [json.loads(line) for line in cli("recipes", "list", "--json").out.splitlines()]
     assert rows[0]["name"] == "tiny" and rows[1]["stages"] == ["pretrain", "finetune"]
+    memory = {row["name"]: row["memory_gib"] for row in rows}
+    assert memory["qwen2.5-vl-7b"]["1 x 24 GB"] == {"full": None, "lora": None}
+    assert memory["qwen2.5-vl-3b"]["1 x 24 GB"]["full"] is None
+    assert 5 < memory["qwen2.5-vl-3b"]["1 x 24 GB"]["lora"] < 20
+    assert all(row["8 x 80 GB"]["full"] < 80 for row in memory.values())
 
 
 def test_show(cli: Cli) -> None:

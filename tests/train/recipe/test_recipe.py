@@ -14,10 +14,13 @@ from viscot_core.train.recipe.explain import explained
 from viscot_core.train.recipe.load import dump_recipe, load_recipe, recipe_path, validate
 
 SIZES = ("7b-224", "7b-336", "13b-224", "13b-336")
+CHAT = (
+    "qwen3-vl-4b", "qwen3-vl-8b", "smolvlm-500m", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "internvl3.5-8b",
+)  # fmt: skip
 
 
 def test_every_shipped_recipe_is_right() -> None:
-    assert list(resources.recipes()) == ["tiny", *SIZES, "tiny-zoom"]
+    assert list(resources.recipes()) == ["tiny", *SIZES, "tiny-zoom", *CHAT]
     for name in resources.recipes():
         recipe = load_recipe(name)
         assert validate(yaml.safe_load(dump_recipe(recipe))) == recipe
