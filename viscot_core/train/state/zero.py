@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from viscot_core.errors import CheckpointError
-from viscot_core.families.checkpoint import Checkpoint
+from viscot_core.errors import CheckpointError, UsageError
+from viscot_core.families.checkpoint import BuildOptions, Checkpoint
 from viscot_core.families.training import Training
 from viscot_core.tensors import load_pickle
 from viscot_core.train import ranks
@@ -117,6 +117,15 @@ def build_divided(
     width = training.text_width(base.config)
     config = deepspeed_config(stage, Split(1, 1, ranks.count()), width, gpu=gpu)
     active = HfDeepSpeedConfig(config)  # transformers divides what it builds as long as this lives
+    if not base.by_module:  # transformers knows the names on disk, and divides what it reads
+        if base.changes:
+            raise UsageError(
+                f"{base.path} is an adapter, which ZeRO-3 cannot merge; merge it with peft first, or give "
+                "zero_stage 2."
+            )
+        built = base.family.build(base, BuildOptions(dtype, model.attention))
+        del active
+        return built
     built = training.without_weights(base.config, dtype, model.attention)
     del active
     fill(built, {name: source.read for name, source in base.tensors.items()})
