@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from viscot_core.boxes.geometry import BoxStatus, parse_box
+from viscot_core.boxes.registry import codec
 from viscot_core.conversation import BOX_REQUEST
 from viscot_core.data.annotations import Conversation
-from viscot_core.data.faults import faults
+from viscot_core.data.encode import with_boxes
+from viscot_core.data.faults import faults, has_box
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError
 
@@ -123,3 +125,34 @@ def test_a_damaged_row_is_named_with_its_field_and_the_format(
     with pytest.raises(DataError, match=told) as refused:
         Mixture.open(write(root, row))[0]
     assert '"conversations": [{"from", "value"}]' in str(refused.value)
+
+
+def test_a_call_of_a_zoom_tool_is_no_box_of_the_row() -> None:
+    """Its numbers are its dialect's: they are neither faults, nor rewritten for another family."""
+    arguments = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [100, 200, 900, 950]}}'
+    call = f"<tool_call>\n{arguments}\n</tool_call>"
+    ground = '<grounding>{"bbox_2d": [0.1, 0.2, 0.3, 0.4], "source": "original_image"}</grounding>'
+    messages = [
+        {"role": "system", "content": 'Answer with {"bbox_2d": [x0, y0, x1, y1]}.'},
+        {"role": "user", "content": "<image>\nWhat is it?"},
+        {"role": "assistant", "content": call},
+        {"role": "tool", "content": "<image>"},
+        {"role": "assistant", "content": ground},
+        {"role": "user", "content": "<image>"},
+        {"role": "assistant", "content": "a cup"},
+    ]
+    row = Conversation.model_validate({"id": 1, "images": ["a.png"] * 3, "messages": messages})
+    assert faults(row) == [] and not has_box(row)
+    assert with_boxes(row.turns, codec("qwen3-vl"), [(320, 240)] * 3) == row.turns
+
+
+def test_a_second_look_s_box_is_of_the_crop_that_was_shown() -> None:
+    turns = [
+        {"role": "user", "content": f"<image>\nWhat is it? {BOX_REQUEST}"},
+        {"role": "assistant", "content": "[0.000, 0.250, 1.000, 0.750]"},
+        {"role": "user", "content": "<image>"},
+        {"role": "assistant", "content": "[0.000, 0.250, 1.000, 0.750]"},
+    ]
+    row = Conversation.model_validate({"images": ["a.png", "a.png###[0, 0, 9, 9]"], "messages": turns})
+    first, second = [t.text for t in with_boxes(row.turns, codec("pixels"), [(200, 100), (300, 300)])][1::2]
+    assert (first, second) == ("[0, 0, 200, 100]", "[0, 75, 300, 225]")

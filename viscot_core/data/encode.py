@@ -78,7 +78,7 @@ def encode(
     if marks != len(row.image):
         raise DataError(f"row {row.id}: {marks} {IMAGE} marks for {len(row.image)} images; make them agree.")
     if sizes:
-        turns = with_boxes(turns, processor.boxes, sizes[0])
+        turns = with_boxes(turns, processor.boxes, sizes)
     try:
         encoded = processor.cut(only_learned(processor.render(turns, sizes), turns), max_length)
     except ValueError as error:  # a role or words that the template drops, an image that cannot be taken
@@ -113,22 +113,27 @@ def only_learned(rendered: Rendered, turns: Sequence[Message]) -> Rendered:
     return replace(rendered, labels=labels.tolist())
 
 
-def with_boxes(turns: Sequence[Message], boxes: Codec, size: Size) -> tuple[Message, ...]:
+def with_boxes(turns: Sequence[Message], boxes: Codec, sizes: Sequence[Size]) -> tuple[Message, ...]:
     """Turns as a model of another convention says them: boxes, and the request for one.
 
-    ``size`` is that of the image that the boxes are of, the first of the row; rows say them in 0..1 of its
-    padded square. The request asks for the convention's form, in the words that asking uses too.
+    ``sizes`` are those of the row's images, in order. A box is of the first image, and after a message that
+    shows another one (a second look) of that; rows say it in 0..1 of its padded square. The request asks for
+    the convention's form, in the words that asking uses too.
     """
     if boxes.name == VISCOT:
         return tuple(turns)
     found, asked = list(turns), ""
+    shown, looked_at = 0, 0
     for number, turn in enumerate(turns):
+        if turn.role != "assistant" and (marks := turn.text.count(IMAGE)):
+            looked_at = shown + marks - 1 if shown else 0
+            shown += marks
         if turn.role == "user":
             asked = turn.text
             if boxes.form and asks_for_box(asked):
                 found[number] = replace(turn, text=f"{asked} {boxes.form}")
         elif says_box(turn, asked) and (parsed := parse_box(turn.text)).status is not BoxStatus.UNPARSABLE:
-            found[number] = replace(turn, text=boxes.encode(parsed.box, size))
+            found[number] = replace(turn, text=boxes.encode(parsed.box, sizes[looked_at]))
     return tuple(found)
 
 

@@ -16,6 +16,8 @@ _NUMBER = r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*"
 _BOX = re.compile(r"[\[(]" + ",".join([_NUMBER] * 4) + r"[\])]")
 _ANY_FORMAT = re.compile(r"\"?(?:bbox_2d|box_2d|bbox)\"?\s*:|<box>|<\|box_start\|>|<loc\d+>")
 """Marks of boxes in other models' words."""
+_CALL = re.compile(r"<tool_call>|<grounding>|<\|tool_call|<function=")
+"""Marks of a call of a zoom tool: its numbers are the dialect's, and are learned as they were said."""
 _SHOWN = 60
 
 
@@ -34,6 +36,8 @@ def faults(row: Conversation, size_of: Callable[[str], Size] | None = None) -> l
     for turn in row.turns:
         if turn.role == "user":
             asked = turn.text
+        elif turn.role != "assistant":
+            continue
         elif not turn.text.strip():
             found.append(RowFault(EMPTY, "an assistant's turn is empty; write an answer or remove the row"))
         elif says_box(turn, asked):
@@ -53,6 +57,8 @@ def has_box(row: Conversation) -> bool:
 
 def says_box(turn: Message, asked: str) -> bool:
     """Whether an assistant's turn is meant to be a box: it was asked for one, or writes nothing else."""
+    if turn.role != "assistant" or _CALL.search(turn.text):
+        return False
     return asks_for_box(asked) or bool(_BOX.fullmatch(turn.text.strip()) or _ANY_FORMAT.search(turn.text))
 
 

@@ -106,7 +106,7 @@ def test_boxes_of_rows_are_said_in_the_familys_words(format_: str, said: str, as
     box = "[0.250, 0.375, 0.500, 0.625]"
     turns = (Message("user", f"<image>\nwhich? {BOX_REQUEST}"), Message("assistant", box),
              Message("user", "<image>"), Message("assistant", "blue"))  # fmt: skip
-    found = with_boxes(turns, codec(format_), size)
+    found = with_boxes(turns, codec(format_), [size, (30, 20)])
     assert found[1].text == said and found[2:] == turns[2:]
     assert (found[0] == turns[0]) if asked is None else (asked in found[0].text)
     assert codec(format_).parse(found[1].text, size).box.coords == pytest.approx((0.25, 0.375, 0.5, 0.625))
