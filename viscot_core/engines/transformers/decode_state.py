@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from viscot_core.boxes.geometry import Size
-from viscot_core.conversation import thought_end
+from viscot_core.conversation import THOUGHTS, opened_thought, thought_end
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling
 from viscot_core.families.base import Processor
-from viscot_core.families.inputs import Prompt
+from viscot_core.families.inputs import Prompt, Rendered
+
+_TAIL = 16
+"""So many tokens at a prompt's end hold the mark that opens a thought, if there is one."""
 
 
 class DecodeState:
@@ -131,6 +134,23 @@ class DecodeState:
         if self.request.on_text is not None and text != self._streamed:
             self._streamed = text
             self.request.on_text(text)
+
+
+def begun(
+    processor: Processor, request: Request, rendered: Rendered, context: int, sampling: Sampling
+) -> DecodeState | Generation:
+    """What is to be said after a prompt, or why it cannot be asked; ``context`` tokens hold both."""
+    count = len(rendered.ids)
+    room = context - count
+    # Refused, not cut: the reference cut such prompts at 2048 tokens and answered half a question.
+    if room < 1:
+        reason = f"the prompt's {count} tokens do not fit the model's context of {context}"
+        return Generation("", 0, False, reason)
+    # A template may write the mark that opens a thought: the text then begins with it.
+    opened = opened_thought(processor.text(rendered.ids[-_TAIL:]))
+    wanted = request.max_new_tokens * (THOUGHTS if opened or processor.thinks else 1)
+    seen = rendered.seen[0] if rendered.seen else None
+    return DecodeState(processor, request, min(wanted, room), count, sampling, opened, seen)
 
 
 @dataclass(frozen=True, slots=True)

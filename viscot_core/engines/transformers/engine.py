@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from viscot_core.boxes.formats import Resize
-from viscot_core.conversation import THOUGHTS, Message, opened_thought
+from viscot_core.conversation import Message
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws
 from viscot_core.engines.transformers.batches import MOST_ROWS, MOST_ROWS_GPU, BatchBudget, fitting_batch
-from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
+from viscot_core.engines.transformers.decode_state import Decoding, begun
 from viscot_core.engines.transformers.work import Work
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.families.inputs import PrefixInputs, Prompt
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from viscot_core.engines.transformers.prefix import PrefixDecoder
 
 
-TAIL = 16
-"""So many tokens at a prompt's end hold the mark that opens a thought, if there is one."""
 # While a model decodes, its layers use another attention, and its caches are not made for two at once:
 # whoever asks it waits for the one before.
 _LOCKS: WeakKeyDictionary[Any, RLock] = WeakKeyDictionary()
@@ -174,18 +172,9 @@ class LocalEngine:
             rendered = self.processor.render(request.messages, sizes, generate=True)
         except ValueError as error:
             return Generation("", 0, False, str(error))
-        count = len(rendered.ids)
-        room = self.processor.context - count
-        # Refused, not cut: the reference cut such prompts at 2048 tokens and answered half a question.
-        if room < 1:
-            context = self.processor.context
-            reason = f"the prompt's {count} tokens do not fit the model's context of {context}"
-            return Generation("", 0, False, reason)
-        # A template may write the mark that opens a thought: the text then begins with it.
-        opened = opened_thought(self.processor.text(rendered.ids[-TAIL:]))
-        wanted = request.max_new_tokens * (THOUGHTS if opened or self.processor.thinks else 1)
-        limit, seen = min(wanted, room), rendered.seen[0] if rendered.seen else None
-        state = DecodeState(self.processor, request, limit, count, sampling, opened, seen)
+        state = begun(self.processor, request, rendered, self.processor.context, sampling)
+        if isinstance(state, Generation):
+            return state
         return Decoding(Prompt(request.messages, rendered, images), state)
 
     def _decode(self, prompts: Sequence[Decoding]) -> None:

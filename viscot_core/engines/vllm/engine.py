@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws
-from viscot_core.engines.transformers.decode_state import DecodeState
+from viscot_core.engines.transformers.decode_state import DecodeState, begun
 from viscot_core.engines.vllm.order import ImageOrder
 from viscot_core.engines.vllm.process import VllmProcess, version_of
 from viscot_core.engines.vllm.traits import TOGETHER, traits
@@ -169,19 +169,16 @@ class VllmEngine:
         views = tuple(resized(view, self._resize) for view in request.images)
         sizes = [view.image.size for view in views]
         try:
-            rendered = self.processor.render(request.messages, sizes, generate=True).ids
+            rendered = self.processor.render(request.messages, sizes, generate=True)
             ids = self.processor.slot_ids(request.messages)
         except ValueError as error:
             return Generation("", 0, False, str(error))
         context = min(self.processor.context, int(self._process.about["context"]))
-        room = context - len(rendered)
-        if room < 1:
-            reason = f"the prompt's {len(rendered)} tokens do not fit the model's context of {context}"
-            return Generation("", 0, False, reason)
-        limit = min(request.max_new_tokens, room)
-        state = DecodeState(self.processor, request, limit, len(rendered), sampling)
+        state = begun(self.processor, request, rendered, context, sampling)
+        if isinstance(state, Generation):
+            return state
         shown = tuple(View(self.processor.shown(view.image), view.key) for view in views)
-        return _Prompt(next(self._numbers), state, ids, rendered, shown)
+        return _Prompt(next(self._numbers), state, ids, rendered.ids, shown)
 
     def _add(self, prompt: _Prompt) -> None:
         with self._lock:
