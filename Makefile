@@ -1,4 +1,4 @@
-# make help | demo | test | lint | bench | general | vllm | audit. The first call makes .venv and installs the versions of constraints.txt.
+# make help | demo | test | lint | bench | general | vllm | docs | audit. The first call makes .venv and installs the versions of constraints.txt.
 # PYTHON=python3.12 picks another interpreter; TORCH_INDEX=URL another index for torch (README); PYTEST_ARGS="-k boxes" narrows `make test`.
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ LMMS_EVAL := lmms-eval decord
 LMMS_NEEDS := accelerate datasets evaluate loguru openpyxl pytablewriter python-dotenv requests sacrebleu tenacity
 FAST := not slow and not gpu and not network
 
-.PHONY: help demo test lint bench general vllm audit
+.PHONY: help demo test lint bench general vllm docs audit
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -50,6 +50,9 @@ vllm: .vllm/.installed  ## vLLM for the CPU in .vllm, for --engine vllm --python
 	@echo "Installing vLLM for the CPU into .vllm (about three minutes) ..."
 	@.ci/vllm $(PYTHON) .vllm $(TORCH_INDEX)
 	@touch $@
+
+docs: $(DEV)  ## the documentation site in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f .mkdocs.yml
 
 audit: $(RUNTIME)  ## known faults of the pinned and of the lowest versions, where the advisories can be read
 	$(BIN)/python .ci/audit

@@ -1,4 +1,4 @@
-"""Every command block of README.md is run, in order, in one folder; blocks that cannot run here are parsed.
+"""Every command block of README.md and of docs/ is run, a page in order in one folder; others are parsed.
 
 A block is parsed only where an HTML comment before it says why: ``<!-- parse: needs the hub -->``.
 """
@@ -11,7 +11,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from command_lines import commands, parse_viscot
 
 from viscot_core.report.intervals import ClusterSample, mean_interval
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = r"^```(?P<kind>\w+)\n(?P<text>.*?)^```"
 BLOCK = re.compile(rf"(?:<!-- parse: (?P<why>[^\n]+?) -->\n)?{FENCE}", re.MULTILINE | re.DOTALL)
 
@@ -29,25 +33,27 @@ BLOCK = re.compile(rf"(?:<!-- parse: (?P<why>[^\n]+?) -->\n)?{FENCE}", re.MULTIL
 class Block:
     """A fenced block: its language, its text and, where it is not run, why."""
 
+    page: str
     line: int
     kind: str
     text: str
     why: str | None
 
     def __str__(self) -> str:
-        return f"line-{self.line}"
+        return f"{self.page}-line-{self.line}"
 
 
-def read_blocks(text: str) -> list[Block]:
-    """The bash and python blocks of a Markdown text, in order."""
+def read_blocks(page: Path) -> list[Block]:
+    """The bash and python blocks of a Markdown page, in order."""
+    text = page.read_text(encoding="utf-8")
     found = [
-        Block(text.count("\n", 0, match.start()) + 1, match["kind"], match["text"], match["why"])
+        Block(page.stem, text.count("\n", 0, match.start()) + 1, match["kind"], match["text"], match["why"])
         for match in BLOCK.finditer(text)
     ]
     return [block for block in found if block.kind in ("bash", "python")]
 
 
-BLOCKS = read_blocks(README.read_text(encoding="utf-8"))
+BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 
 
 def test_the_first_screen_is_the_two_commands_and_an_image() -> None:
@@ -59,9 +65,40 @@ def test_the_first_screen_is_the_two_commands_and_an_image() -> None:
     assert (README.parent / images[0]).is_file()
 
 
-def test_links_into_the_repository_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8"))
-    assert not [link for link in links if not (README.parent / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_into_the_repository_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:\s]+)\)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_program() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8").split("Not errors")[0]
+    told = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("viscot_c*/**/*.py")]
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # (a sentence may go over several lines)
+    assert len(told) >= 6
+    assert not [words for words in told if words not in re.sub(r"\{[^}]*\}", "", code) and words not in code]
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs viscot[docs]")
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "-f",
+        str(ROOT / ".mkdocs.yml"),
+    ]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    ran = subprocess.run(
+        [*command, "-d", str(tmp_path / "site")], env=env, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "site/reproduce/index.html").is_file()
 
 
 @pytest.mark.parametrize("file", ["README.md", "viscot_core/models/viscot_tiny/README.md"])
@@ -96,30 +133,37 @@ def test_python_blocks_parse(block: Block) -> None:
 
 
 @pytest.fixture(scope="module")
-def workplace(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder that sees the repository's images and recipes under their names."""
-    folder = tmp_path_factory.mktemp("readme")
-    for name in ("viscot_core", "recipes"):
-        (folder / name).symlink_to(repo / name)
-    return folder
+def workplaces(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder for each page, which sees the repository's images and recipes under their names."""
+
+    @cache
+    def place(page: str) -> Path:
+        folder = tmp_path_factory.mktemp(page)
+        for name in ("viscot_core", "recipes"):
+            (folder / name).symlink_to(repo / name)
+        return folder
+
+    return place
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.why is None], ids=str)
-def test_the_blocks_run_in_order(block: Block, workplace: Path) -> None:
+def test_the_blocks_run_in_order(block: Block, workplaces: Callable[[str], Path]) -> None:
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     if shutil.which("viscot", path=env["PATH"]) is None:
         pytest.skip("viscot is not installed as a command")
     program = ["bash", "-euo", "pipefail", "-c"] if block.kind == "bash" else [sys.executable, "-c"]
     argv = [*program, block.text]
-    ran = subprocess.run(argv, cwd=workplace, env=env, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        argv, cwd=workplaces(block.page), env=env, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, f"{block.text}\n{ran.stdout}\n{ran.stderr}"
 
 
 @pytest.mark.slow
 def test_the_training_lines_train(tmp_path: Path) -> None:
     """README's own data and its lines for the bundled recipe, each stage cut to two steps."""
-    lines = [words for block in BLOCKS if block.kind == "bash" for words in commands(block.text)]
+    lines = [words for block in read_blocks(README) if block.kind == "bash" for words in commands(block.text)]
     (synth,) = (words for words in lines if words[:3] == ["viscot", "data", "synth"])
     train = [words for words in lines if words[:4] == ["viscot", "train", "--recipe", "tiny"]]
     train = [words for words in train if "--dry-run" not in words]

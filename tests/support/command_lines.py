@@ -17,7 +17,9 @@ def commands(text: str) -> list[list[str]]:
     found = []
     for line in lines:
         for part in re.split(r"\s[;|]\s|&&", line):
-            words = shlex.split(re.sub(r"\s>{1,2}\s*\S+", "", part), comments=True)
+            # A comment begins a word, as in bash: http://HOST/v1#NAME is one word.
+            bare = re.sub(r"(?:^|(?<=\s))#.*", "", re.sub(r"\s>{1,2}\s*\S+", "", part))
+            words = shlex.split(bare)
             if words:
                 found.append(words)
     return found
