@@ -199,3 +199,28 @@ def test_floors_have_no_known_fault(repo: Path) -> None:
     for requirement in map(Requirement, asked):
         if requirement.name.lower() in known:
             assert not requirement.specifier.contains(known[requirement.name.lower()]), requirement
+
+
+def test_the_container_gets_what_it_copies(repo: Path) -> None:
+    """Every COPY source exists and passes .dockerignore; the options of its command are those of `serve`."""
+    from command_lines import parse_viscot
+
+    text = (repo / "Dockerfile").read_text(encoding="utf-8")
+    allowed = {line[1:] for line in (repo / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    sources = [word for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for word in line.split()[:-1]]
+    assert sources and set(sources) <= allowed
+    assert all((repo / source).exists() for source in sources)
+    (entry,) = re.findall(r"^ENTRYPOINT (\[.+\])$", text, re.MULTILINE)
+    parse_viscot(ast.literal_eval(entry))
+    extras = re.findall(r'"\.\[(.+?)\]"', text)[0].split(",")
+    offered = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras) <= set(offered)
+
+
+def test_forms_citation_and_workflows_can_be_read(repo: Path) -> None:
+    import yaml
+
+    files = [*repo.glob(".github/ISSUE_TEMPLATE/*.yml"), *repo.glob(".github/workflows/*.yml")]
+    assert len(files) >= 5
+    for path in [*files, repo / "CITATION.cff"]:
+        assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
