@@ -2,7 +2,8 @@
 
 Each request runs ``rollout.run`` in its own thread, with a ``Session`` as its engine. The sessions send
 their prompts to the ``Batcher``, whose single thread owns the real engine. First turns, second turns, direct
-and raw prompts share batches, so that no request waits for the second turn of another.
+and raw prompts share batches, so that no request waits for the second turn of another. An engine that takes
+several calls at the same time batches by itself: there each prompt is a call, and none waits for another.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class _Job:
 
 
 class Batcher:
-    """Runs prompts on ``engine`` in one thread, at most ``batch`` of them together.
+    """Runs prompts on ``engine``, at most ``batch`` of them together, or as many calls as it takes at a time.
 
     A single request starts at once; while other sessions are open, a batch waits up to ``gather_seconds`` for
     their prompts. An engine that cannot answer (a server that refuses the account) is asked in earnest again
@@ -49,7 +50,8 @@ class Batcher:
         on_batch: OnBatch | None = None,
     ) -> None:
         self.engine = engine
-        self._batch = batch
+        calls = engine.traits.parallel
+        self._batch = batch if calls == 1 else 1
         self._gather = gather_seconds
         self._on_batch = on_batch
         self._retry_seconds = retry_seconds
@@ -60,13 +62,17 @@ class Batcher:
         self._sessions = 0
         self._lock = threading.Lock()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="viscot-engine", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"viscot-engine-{number}", daemon=True)
+            for number in range(calls)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def alive(self) -> bool:
         """Whether prompts are still being run."""
-        return self._thread.is_alive() and not self._closed
+        return all(thread.is_alive() for thread in self._threads) and not self._closed
 
     @property
     def is_failing(self) -> bool:
@@ -94,8 +100,10 @@ class Batcher:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._jobs.put(None)
-        self._thread.join()
+                for _ in self._threads:
+                    self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def count_session(self, change: int) -> None:
         """Note that a session began (1) or ended (-1)."""
@@ -141,8 +149,7 @@ class Batcher:
         return jobs, False
 
     def _run(self, jobs: Sequence[_Job]) -> None:
-        if self.failures and time.monotonic() >= self._retry_at:
-            self._retry_at = time.monotonic() + self._retry_seconds
+        if self._is_time_to_retry():
             self.engine.reset()
         try:
             generations = self.engine.generate([job.request for job in jobs])
@@ -165,11 +172,20 @@ class Batcher:
                 if not job.done.done():
                     job.done.set_exception(EngineError(f"The engine failed ({type(error).__name__})."))
 
+    def _is_time_to_retry(self) -> bool:
+        """Whether the engine failed long enough ago; True for one thread alone, until the next time."""
+        with self._lock:
+            due = bool(self.failures) and time.monotonic() >= self._retry_at
+            if due:
+                self._retry_at = time.monotonic() + self._retry_seconds
+            return due
+
     def _note_failure(self, error: Exception) -> None:
-        if not self.failures:
-            self._retry_at = time.monotonic() + self._retry_seconds
-            log.warning("The engine cannot answer: %s", error)
-        self.failures += 1
+        with self._lock:
+            if not self.failures:
+                self._retry_at = time.monotonic() + self._retry_seconds
+                log.warning("The engine cannot answer: %s", error)
+            self.failures += 1
 
 
 class Session:
