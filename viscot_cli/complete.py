@@ -86,6 +86,10 @@ def _groups() -> Iterable[str]:
     return ("bench", "refcoco", "finetune", "pretrain", "metadata", "all")
 
 
+def _servers() -> Iterable[str]:
+    return ("vllm", "sglang", "transformers")
+
+
 def _box_formats() -> Iterable[str]:
     from viscot_core.boxes.registry import CODECS
 
@@ -104,6 +108,8 @@ OFFERS: dict[tuple[str, str], Names] = {
     ("", "model"): _models,
     ("models pull", "name"): _models_and_towers,
     ("models list", "family"): _families,
+    ("models serve-command", "model"): _models,
+    ("models serve-command", "server"): _servers,
     ("", "box_format"): _box_formats,
     ("bench calibrate", "formats"): _box_formats,
     ("bench cot", "strategy"): _strategies,

@@ -115,6 +115,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot models push me/my-model runs/my-model",
         "viscot models push me/my-model runs/my-model --public",
     ),
+    "models serve-command": (
+        "viscot models serve-command VisCoT-7b-336 --for vllm",
+        "viscot models serve-command Qwen/Qwen3-VL-8B-Instruct --for sglang",
+    ),
     "models inspect": (
         "viscot models inspect VisCoT-7b-336",
         "viscot models inspect runs/7b-336/model",

@@ -200,6 +200,24 @@ def export(
     console.out(f"{folder}: {layout} layout, {size}")
 
 
+@app.command("serve-command")
+def serve_command(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id or a name.")],
+    server: Annotated[str, typer.Option("--for", help="vllm, sglang or transformers.")] = "vllm",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda: where it is to be served.")] = "auto",
+    images: Annotated[
+        int, typer.Option(min=1, help="Most images in a prompt: 2 for two turns, more for --policy zoom.")
+    ] = 2,
+) -> None:
+    """Print the command that serves a model so that viscot gets its own answers from it."""
+    from viscot_core.models.serve_command import commands
+
+    lines, address = commands(model, server, device=device, images=images)
+    for line in lines:
+        console.out(line)
+    console.say(f"Then: viscot infer photo.jpg QUESTION --model {address}")
+
+
 @app.command("merge-lora")
 def merge_lora(
     adapter: Annotated[Path, typer.Argument(help="A folder written by viscot finetune --lora or peft.")],

@@ -13,6 +13,8 @@ from viscot_core.files import atomic_write
 
 MANIFEST_NAME = "viscot.json"
 
+OWN_TEMPLATE = "own"
+"""A manifest's ``template`` of a model that brings a chat template with its files."""
 TurnTokens = Literal["plain", "legacy", "v4.31"]
 
 

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from viscot_core.families.checkpoint import Checkpoint, Layout
+from viscot_core.families.manifest import OWN_TEMPLATE
 from viscot_core.files import cache_folder
 from viscot_core.lines import locked_file
 from viscot_core.models.export import export
@@ -15,13 +16,23 @@ _FORM = 2
 """Counted up when exports are written otherwise, so that no older one is taken."""
 
 
+def is_read_by_others(checkpoint: Checkpoint) -> bool:
+    """Whether servers and plain transformers read the folder as it is.
+
+    A model with a chat template of its own comes with all they need, under names that changed over the years.
+    """
+    own = checkpoint.manifest.template == OWN_TEMPLATE
+    complete = own or all((checkpoint.path / name).exists() for name in _READ_BY_OTHERS)
+    return checkpoint.layout is Layout.HF and complete
+
+
 def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) -> Path:
     """The checkpoint as other software reads it: itself if it is complete, else an export in ``cache``.
 
     An export stays for the next time; its folder is named by a digest of all it is made of. Of two processes
     that want it at the same time, one writes it and the other waits.
     """
-    if checkpoint.layout is Layout.HF and all((checkpoint.path / name).exists() for name in _READ_BY_OTHERS):
+    if is_read_by_others(checkpoint):
         return checkpoint.path
     made_of = f"{weights} {checkpoint.manifest.model_dump_json()} {_FORM}"
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]

@@ -106,11 +106,16 @@ def hint_about(name: str | Path | None) -> str:
     return f"{BUNDLED} only knows viscot's synthetic images: about any other image its answer means nothing."
 
 
-def resolve_answering(name: str | Path | None = None) -> Path:
-    """``resolve`` for a model that is to answer: a vision tower is refused before it is looked for."""
+def require_answering(name: str | Path | None) -> None:
+    """Raise a ``CheckpointError`` for the name of a vision tower."""
     known = None if name is None else find(str(name))
     if known is not None and known.kind == "tower":
         raise CheckpointError(f"{known.name} is a vision tower and cannot answer; try --model {RECOMMENDED}.")
+
+
+def resolve_answering(name: str | Path | None = None) -> Path:
+    """``resolve`` for a model that is to answer: a vision tower is refused before it is looked for."""
+    require_answering(name)
     return resolve(name)
 
 

@@ -37,7 +37,7 @@ from viscot_core.families.generic.processor import (
 )
 from viscot_core.families.generic.training import GenericTraining
 from viscot_core.families.generic.whole import compare_with_model
-from viscot_core.families.manifest import Manifest
+from viscot_core.families.manifest import OWN_TEMPLATE, Manifest
 from viscot_core.tensors import open_weights
 
 _QUANTISED_BY = {
@@ -78,7 +78,7 @@ class Generic:
     """The family of whatever has no room of its own; ``backbone`` says what is known of the kind."""
 
     prefix_proven = False
-    templates = ("own",)
+    templates = (OWN_TEMPLATE,)
     text_templates: Mapping[str, TextTemplate] = {}  # a model's own chat template comes with its files
 
     def __init__(self, backbone: Backbone) -> None:
@@ -130,7 +130,9 @@ class Generic:
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(files.path, trust_remote_code=False, local_files_only=True)
-        manifest = Manifest(name=files.path.name, template="own", image_side=None, box_format=self.box_format)
+        manifest = Manifest(
+            name=files.path.name, template=OWN_TEMPLATE, image_side=None, box_format=self.box_format
+        )
         tensors = {name: Source(stored) for name, stored in files.tensors.items()}
         rows = int(config.get_text_config().vocab_size)
         found = Checkpoint(
