@@ -36,17 +36,18 @@ def test_it_is_transformers_own_answer(loaded: LoadedModel) -> None:
         sizes = [view.image.size for view in request.images]
         rendered = loaded.processor.render(request.messages, sizes, generate=True)
         assert rendered.ids == inputs["input_ids"][0].tolist()
-        ids = greedy(loaded, inputs, request.max_new_tokens)
-        (ours,) = LocalEngine(loaded).generate([request])
-        assert ours.tokens == len(ids)
+        ids, logprobs = greedy(loaded, inputs, request.max_new_tokens)
+        (ours,) = LocalEngine(loaded).generate([replace(request, logprobs=True)])
+        assert ours.tokens == len(ids) and ours.logprobs == pytest.approx(logprobs, abs=1e-5)
         assert (
             ours.text == loaded.processor.text([i for i in ids if i not in loaded.processor.stop_ids]).strip()
         )
 
 
-def greedy(loaded: LoadedModel, inputs: dict[str, Any], limit: int) -> list[int]:
-    """The likeliest token after token, everything computed anew each time."""
+def greedy(loaded: LoadedModel, inputs: dict[str, Any], limit: int) -> tuple[list[int], list[float]]:
+    """The likeliest token after token with its logprob, everything computed anew each time."""
     ids: list[int] = []
+    logprobs: list[float] = []
     with torch.inference_mode():
         for _ in range(limit):
             if hasattr(loaded.model.model, "rope_deltas"):
@@ -58,11 +59,13 @@ def greedy(loaded: LoadedModel, inputs: dict[str, Any], limit: int) -> list[int]
                 if name in inputs:
                     grown[name] = torch.cat([inputs[name], torch.zeros_like(said)], 1)
             logits = loaded.model(**{**inputs, **grown}, use_cache=False).logits[0, -1]
+            table = logits.log_softmax(-1)
             logits[loaded.processor.suppress_tokens] = float("-inf")
             ids.append(int(logits.argmax()))
+            logprobs.append(float(table[ids[-1]]))
             if ids[-1] in loaded.processor.stop_ids:
                 break
-    return ids
+    return ids, logprobs
 
 
 def test_an_image_is_encoded_once(loaded: LoadedModel) -> None:
