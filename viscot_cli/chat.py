@@ -17,6 +17,7 @@ import typer
 from viscot_cli import console
 from viscot_cli.grouped import grouped
 from viscot_cli.model_options import ModelOptions, print_answer
+from viscot_cli.zoom_options import ZoomOptions, strategy_of
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.files import expanded
 from viscot_core.terminal import visible
@@ -37,6 +38,7 @@ HELP = """Ask about the image, or:
 def chat(
     image: Annotated[Path, typer.Argument(help="The image to ask about.")],
     *,
+    zoom: ZoomOptions,
     model_options: ModelOptions,
 ) -> None:
     """Ask several questions about one image; /help lists the other commands."""
@@ -44,13 +46,14 @@ def chat(
 
     image = expanded(image)
     open_image(image, as_seen=True)  # a bad path is reported before a model is loaded
-    cot = model_options.open()
+    strategy = strategy_of(zoom)
+    cot = model_options.open(boxes=strategy == "cot", zoom=zoom)
     console.say(HELP)
     with suppress(ImportError):  # arrow keys and a history, where Python was built with them
         import readline  # noqa: F401
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no text spoils its line only
-    session = ChatSession(cot, image, model_options.max_new_tokens)
+    session = ChatSession(cot, image, model_options.max_new_tokens, strategy)
     while True:
         try:
             line = input(visible(f"{session.image.name}> ") if sys.stdin.isatty() else "").strip()
@@ -68,10 +71,13 @@ def chat(
 class ChatSession:
     """One conversation: the image, the last answer, and what each line of input does."""
 
-    def __init__(self, cot: VisualCoT, image: Path, max_new_tokens: int = 128) -> None:
+    def __init__(
+        self, cot: VisualCoT, image: Path, max_new_tokens: int = 128, strategy: Strategy = "cot"
+    ) -> None:
         self.cot = cot
         self.image = image
         self.max_new_tokens = max_new_tokens
+        self.strategy: Strategy = strategy
         self.last: InferResult | None = None
 
     def run_line(self, line: str) -> None:
@@ -87,7 +93,7 @@ class ChatSession:
             elif line.startswith("/"):
                 console.say(HELP)
             else:
-                self._ask(line, "cot")
+                self._ask(line, self.strategy)
         except KeyboardInterrupt:
             console.say("Stopped.")
         except Exception as error:  # noqa: BLE001 - shown; one line never ends the conversation
@@ -126,7 +132,7 @@ class ChatSession:
     def _save(self, what: str) -> None:
         from viscot_core.infer.saving import save_crop, save_drawing
 
-        if self.last is None or self.last.strategy == "direct":
+        if self.last is None or self.last.answer is None or self.last.answer.look is None:
             raise UsageError(f"There is no {what} yet; ask a question first.")
         names = (Path(f"{self.image.stem}-{what}-{number}.png") for number in itertools.count(1))
         target = next(path for path in names if not path.exists())

@@ -9,6 +9,7 @@ import typer
 from viscot_cli import console
 from viscot_cli.grouped import grouped
 from viscot_cli.model_options import Protocol, WhoAnswers, open_model
+from viscot_cli.zoom_options import ZoomOptions, loop_beside_cot
 
 
 @grouped
@@ -17,6 +18,8 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
     protocol: Protocol = "paper",
+    *,
+    zoom: ZoomOptions,
 ) -> None:
     """A web page: drop an image, ask, see the box, the crop and the answer as they come.
 
@@ -33,7 +36,8 @@ def demo(
 
     return_large_blocks()
     listen(host, port).close()  # a port in use is reported before a model is loaded
-    cot = open_model(who.options(), protocol=protocol)
+    cot = open_model(who.options(), protocol=protocol, zoom=zoom)
+    loop = loop_beside_cot(zoom, cot)
     batcher = Batcher(cot.engine, batch=8)
     try:
         shown = f"[{host}]" if ":" in host else host
@@ -41,6 +45,7 @@ def demo(
         console.say(
             who_can_connect(host in LOOPBACK, False, host).replace(" (--api-key-env asks for one)", "")
         )
-        launch(build(DemoBackend(batcher, cot.wording), cot.engine.name, hint_about(who.model)), host, port)
+        backend = DemoBackend(batcher, cot.wording, zoom=loop)
+        launch(build(backend, cot.engine.name, hint_about(who.model)), host, port)
     finally:
         batcher.close()

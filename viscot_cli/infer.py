@@ -12,7 +12,7 @@ import typer
 from viscot_cli import console
 from viscot_cli.grouped import grouped
 from viscot_cli.model_options import ModelOptions, print_answer
-from viscot_cli.zoom_options import ZoomOptions
+from viscot_cli.zoom_options import ZoomOptions, strategy_of
 from viscot_core.errors import PartlyDone, UsageError, ViscotError
 
 if TYPE_CHECKING:
@@ -147,13 +147,10 @@ class _Asking:
 
 def _strategy(zoom: ZoomOptions, direct: bool) -> Strategy:
     """How to look. Raises UsageError where two options say different things."""
-    if zoom.zooms:
-        if direct:
-            raise UsageError("--policy zoom looks often, --direct never; give one of them.")
-        return "zoom"
-    if direct and zoom.policy == "two-turn":
-        raise UsageError("--policy two-turn looks once, --direct never; give one of them.")
-    return "direct" if direct or zoom.policy == "direct" else "cot"
+    strategy = strategy_of(zoom)
+    if direct and zoom.policy not in (None, "direct"):
+        raise UsageError(f"--policy {zoom.policy} looks, --direct never; give one of them.")
+    return "direct" if direct else strategy
 
 
 def _corners(text: str, strategy: Strategy) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ import typer
 from viscot_cli import console
 from viscot_cli.grouped import Names, grouped, names_of
 from viscot_cli.model_options import Protocol, WhoServes, open_model
+from viscot_cli.zoom_options import ZoomOptions, loop_beside_cot
 
 
 @grouped
@@ -33,13 +34,17 @@ def serve(
     ] = 40.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer a client may ask for.")] = 512,
     protocol: Protocol = "paper",
+    *,
+    zoom: ZoomOptions,
 ) -> None:
     """Serve a model over HTTP as OpenAI does: /v1/chat/completions and /v1/models, with /health and /metrics.
 
     A question with an image is answered in two turns; the reply's extra field "viscot" has box, crop and
     status. Change this in the request with "viscot": {"strategy": "direct"} or {"box": [x0, y0, x1, y1]}.
+    With --policy zoom questions are answered by the zoom loop.
     """
     import os
+    from dataclasses import replace
 
     from viscot_core.serve.settings import Limits, ServeOptions, api_key_from
 
@@ -64,7 +69,8 @@ def serve(
 
     return_large_blocks()
     with listen(host, port) as listening:  # a port in use is reported before a model is loaded
-        cot = open_model(who.options(batch_size), protocol=protocol)
+        cot = open_model(who.options(batch_size), protocol=protocol, zoom=zoom)
+        options = replace(options, zoom=loop_beside_cot(zoom, cot))
 
         def on_ready() -> None:
             console.say(f"{cot.engine.name} is served at {url_of(listening)}/v1 (stop with Ctrl-C)")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from viscot_core.ask import Strategy, VisualCoT
     from viscot_core.engines.open import EngineOptions
     from viscot_core.policies.zoom_settings import ZoomSettings
 
@@ -83,3 +84,28 @@ class ZoomOptions:
             self.crop_from,  # type: ignore[arg-type]  # checked there
             most_pixels=self.zoom_pixels,
         )
+
+
+def strategy_of(zoom: ZoomOptions) -> Strategy:
+    """The strategy behind ``--policy``. Raises UsageError as ``ZoomOptions.zooms``."""
+    if zoom.zooms:
+        return "zoom"
+    return "direct" if zoom.policy == "direct" else "cot"
+
+
+def loop_beside_cot(zoom: ZoomOptions, cot: VisualCoT) -> ZoomSettings | None:
+    """The loop of a server that answers in two turns as well; None where it was not asked for.
+
+    Raises:
+        UsageError: boxes of two turns count pixels of a size that the loop does not show.
+    """
+    from viscot_core.errors import UsageError
+
+    if not zoom.zooms:
+        return None
+    if cot.wording.codec.resize is not None:
+        raise UsageError(
+            f"The box format {cot.wording.codec.name} counts pixels of resized images, which the zoom loop "
+            "does not show; use --policy zoom with infer, chat or bench."
+        )
+    return cot.zoom

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -148,3 +149,11 @@ def test_wrong_options_are_a_sentence(cli: Cli, image: Path, options: tuple[str,
 def test_a_server_whose_name_tells_nothing_needs_a_dialect(cli: Cli, image: Path) -> None:
     ran = cli("infer", image, "What?", "--model", "http://127.0.0.1:9/v1#made", "--policy", "zoom")
     assert ran.code == 2 and "name it with --dialect: viscot, qwen3-vl" in ran.err
+
+
+def test_chat_zooms(cli: Cli, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n"))
+    with JudgeServer(plays("viscot")) as server:
+        model = f"{server.url}#made"
+        ran = cli("chat", image, "--model", model, "--policy", "zoom", "--dialect", "viscot")
+    assert "answer  a fox" in ran.out and "look 2  box" in ran.out

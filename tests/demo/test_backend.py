@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,7 +15,9 @@ from serve_help import WORDING, Looker, Slow
 from viscot_core.boxes.geometry import Box
 from viscot_core.demo.backend import Card, DemoBackend, box_of
 from viscot_core.demo.queue import VisitorQueue
+from viscot_core.engines.base import Generation, Request
 from viscot_core.errors import EngineError, UsageError
+from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.serve.batching import Batcher
 
 
@@ -23,7 +26,7 @@ def open_image() -> Image.Image:
 
 
 @contextmanager
-def backend(engine: Looker, **options: int) -> Iterator[DemoBackend]:
+def backend(engine: Looker, **options: Any) -> Iterator[DemoBackend]:
     batcher = Batcher(engine)
     try:
         yield DemoBackend(batcher, WORDING, **options)
@@ -50,6 +53,22 @@ def test_a_card_looks_then_reads_then_grows_word_by_word() -> None:
     region = cards[-1].region
     assert region is not None and region.box == (200, 0, 300, 100) and region.crop == (138, 0, 362, 200)
     assert cards[-1].seconds is not None and cards[0].region is None
+
+
+class Twice(Looker):
+    """Looks at a crop of the crop before it answers."""
+
+    def _say(self, request: Request) -> Generation:
+        return Generation(self.box if len(request.images) < 3 else "a fox", 4, True)
+
+
+def test_every_look_of_the_zoom_loop_is_on_the_card() -> None:
+    with backend(Twice(), zoom=ZoomSettings()) as here:
+        *_, last = here.ask(open_image, "What?", ["cot"])
+    (card,) = last
+    assert (card.state, card.text) == ("done", "a fox")
+    assert [look.crop for look in card.looks] == [(138, 0, 362, 200), (166, 0, 390, 200)]
+    assert card.region == card.looks[-1] and len(card.plain()["looks"]) == 2
 
 
 def test_each_word_is_on_the_page_before_the_next_is_made() -> None:

@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 from serve_help import Looker, Running, as_data_url, data_url, question
 
+from viscot_core.engines.base import Generation, Request
+from viscot_core.policies.zoom_settings import ZoomSettings
+
 Serve = Callable[..., Running]
 
 
@@ -34,6 +37,36 @@ def test_a_question_is_answered_in_two_turns_with_box_and_crop(serve: Serve) -> 
     first, second = here.engine.prompts
     assert "what is it?. Please provide the bounding box" in first
     assert "ASSISTANT: [0.500, 0.250, 0.750, 0.500]</s>USER: <image>\nPlease answer" in second
+
+
+class Once(Looker):
+    """Looks once, whatever it is asked, and answers."""
+
+    def _say(self, request: Request) -> Generation:
+        if len(request.images) < 2:
+            return Generation(self.box, 12, True)
+        width, height = request.images[-1].image.size
+        return Generation(f"seen {width} x {height}", 4, True)
+
+
+def test_a_server_with_a_zoom_loop_looks_as_often_as_it_takes(serve: Serve) -> None:
+    here = serve(Once(), zoom=ZoomSettings())
+    reply = here.post(question("What is it?")).json()
+    field = reply["viscot"]
+    assert (field["strategy"], field["stop"]) == ("zoom", "answer")
+    assert [look["crop"] for look in field["looks"]] == [[138, 0, 362, 200]]
+    assert reply["choices"][0]["message"]["content"] == "seen 224 x 200"
+    streamed = here.post(question("What is it?", stream=True)).text
+    assert "seen 224 x 200" in streamed
+    # What a request names still holds: two turns, and a box of the client's.
+    assert here.post(question("What?", viscot={"strategy": "cot"})).json()["viscot"]["strategy"] == "cot"
+    boxed = here.post(question("What?", viscot={"box": [0.1, 0.3, 0.5, 0.5]})).json()
+    assert boxed["viscot"]["strategy"] == "cot"
+
+
+def test_a_server_without_a_loop_says_so(serve: Serve) -> None:
+    reply = serve().post(question("What?", viscot={"strategy": "zoom"}))
+    assert reply.status_code == 400 and "no zoom loop" in reply.json()["error"]["message"]
 
 
 def test_direct_and_an_own_box_by_request(serve: Serve) -> None:

@@ -46,7 +46,14 @@ const draw = () => {
     if (turn.hint) make("p", "vs-hint", item, turn.hint);
     for (const card of turn.cards) {
       const box = make("section", `vs-card vs-way-${card.way} vs-${card.state}`, cards);
-      if (card.region) box.append(cropOf(`${turn.number}/${card.way}`, card.region));
+      const looks = card.looks && card.looks.length ? card.looks : card.region ? [card.region] : [];
+      for (const [at, region] of looks.entries()) {
+        const crop = cropOf(`${turn.number}/${card.way}/${at}`, region);
+        if (looks.length === 1) { box.append(crop); continue; }
+        const step = make("figure", "vs-step", box); // several looks are numbered steps
+        step.append(crop);
+        make("figcaption", "vs-detail", step, `${at + 1}. ${region.text.slice(0, 120)}`);
+      }
       const words = make("div", "vs-words", box);
       make("h4", "vs-title", words, card.title);
       const busy = !["done", "failed"].includes(card.state);

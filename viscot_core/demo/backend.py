@@ -17,6 +17,7 @@ from viscot_core.errors import ViscotError
 from viscot_core.policies.base import Look, Policy, Question
 from viscot_core.policies.given_box import GivenBox
 from viscot_core.policies.wording import Wording
+from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.rollout import run
 from viscot_core.serve.batching import Batcher, Session
 
@@ -47,6 +48,8 @@ class Card:
     text: str = ""
     note: str = ""
     region: Region | None = None
+    looks: tuple[Region, ...] = ()
+    """All regions in their order; ``region`` is the last."""
     seconds: float | None = None
 
     def plain(self) -> dict[str, Any]:
@@ -57,9 +60,18 @@ class Card:
 class DemoBackend:
     """Answers the questions of all visitors over one batcher, ``places`` of them at the same time."""
 
-    def __init__(self, batcher: Batcher, wording: Wording, *, places: int = 8, length: int = 56) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        wording: Wording,
+        *,
+        places: int = 8,
+        length: int = 56,
+        zoom: ZoomSettings | None = None,
+    ) -> None:
         self._batcher = batcher
         self._wording = wording
+        self._zoom = zoom
         self._queue = VisitorQueue(places, length)
 
     def ask(
@@ -102,7 +114,11 @@ class DemoBackend:
                 session.stop()
 
     def _policy(self, way: Way) -> Policy:
-        return GivenBox(self._wording) if way == "box" else policy_for(way, self._wording)
+        if way == "box":
+            return GivenBox(self._wording)
+        if way == "cot" and self._zoom is not None:
+            return self._zoom.policy()
+        return policy_for(way, self._wording)
 
 
 def _answer(
@@ -112,7 +128,9 @@ def _answer(
 
     def on_look(_: int, look: Look) -> None:
         nonlocal card
-        card = replace(card, state="reading", note="reads the crop", region=_region(look))
+        region = _region(look)
+        note = "reads the crop" if not card.looks else f"reads crop {len(card.looks) + 1}"
+        card = replace(card, state="reading", note=note, region=region, looks=(*card.looks, region))
         changes.put(card)
 
     def on_text(_: int, text: str) -> None:

@@ -69,7 +69,7 @@ def answer_request(
 def _policy(request: CheckedRequest, wording: Wording, options: ServeOptions) -> Policy:
     if request.box is not None:
         return GivenBox(wording, options.crop_policy)
-    return policy_for(request.strategy, wording, options.crop_policy)
+    return policy_for(request.strategy, wording, options.crop_policy, zoom=options.zoom)
 
 
 def _continue(session: Session, prompt: Request) -> Completion:

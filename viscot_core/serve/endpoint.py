@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -79,7 +80,8 @@ class ChatEndpoint:
 
     async def _read(self, body: bytes, strategy: str | None) -> CheckedRequest:
         server = self.server
-        return await server.start(read_request, body, strategy, server.names, server.limits)
+        read = partial(read_request, zooms=server.options.zoom is not None)
+        return await server.start(read, body, strategy, server.names, server.limits)
 
     async def _images(self, urls: Sequence[str], held: HeldBytes) -> list[bytes]:
         out = []

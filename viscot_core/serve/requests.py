@@ -23,7 +23,7 @@ from viscot_core.serve.settings import Limits
 STRATEGY_HEADER = "x-viscot-strategy"
 ALIAS = "viscot"
 """The name that every viscot server accepts, beside the name of its model."""
-ServedStrategy = Literal["cot", "direct", "raw"]
+ServedStrategy = Literal["cot", "direct", "zoom", "raw"]
 UNSUPPORTED = ("tools", "functions", "audio", "logprobs", "logit_bias")
 """Fields that would change the answer's meaning; refused rather than ignored."""
 IGNORED = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "reasoning_effort")
@@ -105,9 +105,14 @@ class CheckedRequest:
 
 
 def read_request(
-    body: bytes, strategy_header: str | None, names: tuple[str, ...], limits: Limits
+    body: bytes,
+    strategy_header: str | None,
+    names: tuple[str, ...],
+    limits: Limits,
+    *,
+    zooms: bool = False,
 ) -> CheckedRequest:
-    """Check a body.
+    """Check a body; ``zooms`` says that the server has a zoom loop.
 
     Raises:
         ApiError: 400 with the field that is wrong; 404 for a model that is not served.
@@ -126,7 +131,13 @@ def read_request(
     if sum(len(part.text) for message in request.messages for part in message.parts()) > limits.characters:
         raise bad_request(f"There are more than {limits.characters:,} characters of text.", "messages")
     extras = request.viscot or ChatExtras()
-    strategy = extras.strategy or header or "cot"
+    # A box is looked at in two turns, whatever the server does else.
+    usual: ServedStrategy = "zoom" if zooms and extras.box is None else "cot"
+    strategy = extras.strategy or header or usual
+    if strategy == "zoom" and not zooms:
+        raise bad_request(
+            "This server has no zoom loop; 'viscot serve --policy zoom' has.", "viscot.strategy"
+        )
     if extras.box is not None and strategy != "cot":
         raise bad_request("A box can only be given with the strategy cot.", "viscot.box")
     question, messages, urls = _raw(request) if strategy == "raw" else _question(request)

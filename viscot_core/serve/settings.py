@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from viscot_core.boxes.geometry import CropPolicy
 from viscot_core.errors import UsageError
 from viscot_core.openai_api.keys import key_in
+from viscot_core.policies.zoom_settings import ZoomSettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -75,6 +76,8 @@ class ServeOptions:
     allow_urls: tuple[str, ...] = ()
     crop_policy: CropPolicy = CropPolicy.PAPER
     limits: Limits = field(default_factory=Limits)
+    zoom: ZoomSettings | None = None
+    """The zoom loop, where the server has one: it then answers what names no other strategy."""
 
     def __post_init__(self) -> None:
         checked_hosts(self.allow_urls)
