@@ -23,7 +23,7 @@ from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.families.base import Spans
 from viscot_core.families.inputs import IGNORE, Rendered
-from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels, square_pixels
+from viscot_core.families.llava.pixels import normalise_all, quick_square_pixels, square_image
 from viscot_core.families.llava.template import EOS, TEMPLATES, Chunk, Chunks, Template, render
 from viscot_core.families.llava.tokenizer import keep_sentencepiece, state_portably, system_errors
 from viscot_core.families.manifest import TurnTokens
@@ -179,7 +179,7 @@ class ChatProcessor:
 
     def shown(self, image: Image.Image) -> Image.Image:
         """The square in the tower's size: nothing is left to do but to normalise it."""
-        return Image.fromarray(square_pixels(image, self.image_side))
+        return square_image(image, self.image_side)
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The template's text, images as ``<image>``."""
