@@ -86,6 +86,21 @@ def test_an_answer_that_cannot_be_compared_is_not_asked(data: Path, tmp_path: Pa
     assert (item.question_id, strategy, item.reference) == (1, "direct", "a card")
 
 
+def test_a_row_that_teaches_only_a_box_is_asked_for_it(data: Path, tmp_path: Path) -> None:
+    row = json.loads((data / "held_out.jsonl").read_text().splitlines()[0])
+    row |= {"image": row["image"][0], "conversations": row["conversations"][:2]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    ((item, strategy),) = questions_of(tmp_path / "rows.jsonl", data)
+    assert (strategy, item.reference) == ("cot", None) and item.box is not None
+
+
+def test_images_that_stood_in_rows_overlap_by_their_content(tmp_path: Path) -> None:
+    for folder in ("training", "held-out"):
+        row = {"images": [f"{folder}/images/{'a' * 64}.png"], "messages": [{"role": "user", "content": "x"}]}
+        (tmp_path / f"{folder}.jsonl").write_text(json.dumps(row) + "\n")
+    assert overlap(tmp_path / "held-out.jsonl", [tmp_path / "training.jsonl"]).rows == 1
+
+
 def test_figures_leave_failures_out_and_count_them() -> None:
     asked = [Asked(n, f"{n}.png", 1.0, 0.7, failed=False, unread=False) for n in range(3)]
     asked += [

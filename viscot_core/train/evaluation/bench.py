@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from viscot_core.engines.transformers.engine import LocalEngine
-from viscot_core.errors import DataError
 from viscot_core.families.table import family_of
 from viscot_core.models.load import LoadedModel
 from viscot_core.report.intervals import ClusterSample, mean_interval
@@ -126,12 +125,3 @@ def _mean(name: str, values: Sequence[tuple[float, str]]) -> dict[str, float]:
     figures = {name: float(numbers.mean()), f"{name}_of": float(len(values))}
     interval = mean_interval([ClusterSample(numbers, tuple(image for _, image in values))])
     return figures | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})
-
-
-def require_questions(bench: TrainingBench, spec: EvalSpec) -> None:
-    """`DataError` where there is nothing to ask, although figures of answers are wanted."""
-    if not bench.questions:
-        raise DataError(
-            f"{spec.file}: no held-out row can be asked (that needs an image, words and a short answer); "
-            "name a benchmark of the data root with eval.bench, or set eval.questions to 0 (--set)."
-        )

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from viscot_core.errors import EngineError
 from viscot_core.train import ranks
 from viscot_core.train.evaluation import record
-from viscot_core.train.evaluation.bench import Asked, TrainingBench, bench_figures, require_questions
+from viscot_core.train.evaluation.bench import Asked, TrainingBench, bench_figures
 from viscot_core.train.evaluation.loss import HeldOutLoss, loss_figures
 from viscot_core.train.evaluation.whole_weights import whole_weights
 from viscot_core.train.recipe.schema import EvalSpec, StageSpec
@@ -48,9 +48,8 @@ class Evaluate(TrainerCallback):
         self._loss = (
             None if stage.eval.file is None else HeldOutLoss(run, stage, trainer.args.train_batch_size)
         )
-        self._bench = TrainingBench(run, stage) if stage.eval.questions else None
-        if self._bench is not None:
-            require_questions(self._bench, stage.eval)
+        bench = TrainingBench(run, stage) if stage.eval.questions else None
+        self._bench = bench if bench and bench.questions else None  # captions, say: only their loss
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from pathlib import Path
 from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError
+from viscot_core.train.evaluation.questions import questions_of
 from viscot_core.train.recipe.schema import StageSpec
 from viscot_core.train.state.initial import Run
 
 log = logging.getLogger(__name__)
+_STORED = re.compile(r"[0-9a-f]{64}\.\w+$")
+"""The name of a stored image (``data.formats``): its sha256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ def check(run: Run, stage: StageSpec) -> None:
             f"its figures would mean nothing; give other rows (--eval-data), or keep them with --set "
             f"stages.{stage.kind}.eval.allow_overlap=true."
         )
+    _check_questions(run, stage)
     if found.images:
         log.warning(
             "%s: the image of %d of %d held-out rows is in the training files too, with other words",
@@ -63,18 +68,34 @@ def check(run: Run, stage: StageSpec) -> None:
         )  # fmt: skip
 
 
+def _check_questions(run: Run, stage: StageSpec) -> None:
+    spec = stage.eval
+    if spec is None or spec.file is None or spec.bench or not spec.questions:
+        return
+    if questions_of(run.root / spec.file, run.images):
+        return
+    says = (
+        f"{spec.file}: no held-out row can be asked (that needs an image, words and a short answer or a box)"
+    )
+    if spec.best != "loss":
+        raise DataError(
+            f"{says}; set eval.best to loss, or name a benchmark of the data root with eval.bench."
+        )
+    log.warning("%s; only their loss is measured", says)
+
+
 def overlap(held_out: Path, files: Sequence[Path]) -> Overlap:
     """Count the held-out rows that training reads too; ids do not matter. `DataError`: a damaged row."""
     keys, names = [], []
     for row in Mixture.open(held_out):
         keys.append(_key(row))
-        names.append({split_crop(path)[0] for path in row.image})
+        names.append(set(_image_names(row)))
     wanted, known = set(keys), set().union(*names)
     seen: set[bytes] = set()
     seen_images: set[str] = set()
     for path in files:
         for row in _readable(Mixture.open(path)):
-            seen_images |= known.intersection(split_crop(name)[0] for name in row.image)
+            seen_images |= known.intersection(_image_names(row))
             if (key := _key(row)) in wanted:
                 seen.add(key)
     same = sum(key in seen for key in keys)
@@ -84,8 +105,14 @@ def overlap(held_out: Path, files: Sequence[Path]) -> Overlap:
 
 def _key(row: Conversation) -> bytes:
     """A digest of images and words."""
-    content = json.dumps([row.image, [(turn.role, turn.text) for turn in row.turns]])
+    content = json.dumps([_image_names(row), [(turn.role, turn.text) for turn in row.turns]])
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+
+def _image_names(row: Conversation) -> list[str]:
+    """Its images; one that stood in the row itself is named by its content, wherever it was stored."""
+    names = (split_crop(path)[0] for path in row.image)
+    return [match[0] if (match := _STORED.search(name)) else name for name in names]
 
 
 def _readable(rows: Mixture) -> Iterator[Conversation]:

@@ -38,12 +38,13 @@ def _question(row: Conversation, number: int, name: str, images: Path) -> tuple[
     """The first question of a row, or None where it has none that can be measured."""
     roles = [turn.role for turn in row.turns]
     looks = BOX_REQUEST in row.turns[0].text
-    wanted = ["user", "assistant"] * (2 if looks else 1)
+    answers = looks and len(row.turns) > 2  # without an answer only the box is measured
+    wanted = ["user", "assistant"] * (2 if answers else 1)
     if not row.image or roles[: len(wanted)] != wanted or row.turns[0].text.count(IMAGE) != 1:
         return None
-    reference = row.turns[len(wanted) - 1].text.strip()
+    reference = row.turns[len(wanted) - 1].text.strip() if answers or not looks else None
     question = row.turns[0].text.replace(IMAGE, "").replace(BOX_REQUEST, "").strip()
-    if not question or not reference or len(reference.split()) > LONGEST:
+    if not question or (reference is not None and not 0 < len(reference.split()) <= LONGEST):
         return None
     path = split_crop(row.image[0])[0]
     place = inside(images, path)

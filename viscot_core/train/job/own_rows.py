@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,7 @@ def own_rows(
             continue
         # Held-out rows have their images where the training rows have them.
         folder = expanded(shown).absolute() if shown else path.parent
-        temporary = temporary or (None if run else tempfile.mkdtemp(prefix="viscot-rows-"))
+        temporary = temporary or (None if run else _until_exit())
         home = (run / ROWS).absolute() if run else Path(str(temporary))
         made = prepare(path, folder, home / name, declared, started=run is not None and holds_run(run))
         notes += [made.note] if made.note else []
@@ -60,6 +62,12 @@ def own_rows(
                 )
             eval_data = str(made.file)
     return OwnRows(data, images if shown == data else shown, eval_data, tuple(notes))
+
+
+def _until_exit() -> str:
+    folder = tempfile.mkdtemp(prefix="viscot-rows-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _is_rows(path: Path) -> bool:
