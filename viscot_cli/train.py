@@ -120,7 +120,7 @@ def _command(want: Want, text: str) -> Callable[..., None]:
         if not slurm:
             _goes_with("--slurm print or submit", [*given, "--sbatch"], [*given.values(), sbatch])
         only_looks = dry_run or slurm is not None
-        kept_in = out or Path("runs") / load_recipe(recipe, set_ or ()).name
+        kept_in = out or Path("runs") / load_recipe(recipe, options.before_evaluation(set_ or ())).name
         rows = own_rows(data, images, eval_data, boxes, None if only_looks else kept_in)
         chosen, place, notes = options.resolve(
             recipe, set_ or (), want, rows.data or ("DATA" if dry_run else None), rows.images,

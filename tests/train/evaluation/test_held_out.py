@@ -152,6 +152,18 @@ def test_contradictions_are_named(sets: list[str], says: str) -> None:
         load_recipe("7b-336", [f"stages.finetune.{one}" for one in sets])
 
 
+def test_set_goes_with_the_options_of_the_command(data: Path, tmp_path: Path) -> None:
+    from viscot_core.train.recipe.options import resolve
+
+    sets = ["stages.finetune.eval.best=box", "stages.finetune.eval.questions=9"]
+    held = EvalChoice(str(data / "held_out.jsonl"))
+    recipe, _, _ = resolve("7b-336", [*sets, "seed=3"], "finetune", str(data), None, evaluation=held)
+    spec = recipe.stages[-1].eval
+    assert spec is not None and (spec.best, spec.questions, recipe.seed) == ("box", 9, 3)
+    with pytest.raises(RecipeError, match="eval: no rows"):
+        resolve("7b-336", sets, "finetune", str(data), None)
+
+
 def test_the_options_are_settings_of_the_stage(tmp_path: Path) -> None:
     held = tmp_path / "held.jsonl"
     held.write_text("{}\n")

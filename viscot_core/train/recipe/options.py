@@ -129,6 +129,11 @@ def choose_stages(recipe: Recipe, want: Want, *, keep_projector: bool = False) -
     return recipe, []
 
 
+def before_evaluation(sets: Sequence[str]) -> list[str]:
+    """``--set`` without settings of ``eval``, which only make sense with what ``--eval-data`` says."""
+    return [text for text in sets if ".eval." not in text.partition("=")[0]]
+
+
 def resolve(
     name: str | Path,
     sets: Sequence[str],
@@ -143,14 +148,14 @@ def resolve(
     evaluation: EvalChoice | None = None,
 ) -> tuple[Recipe, DataChoice, list[str]]:
     """The recipe that will run, where its data is, and notes on what the options changed."""
-    recipe = load_recipe(name, sets)
+    recipe = load_recipe(name, before_evaluation(sets))
     place = choose_data(recipe, data, images)
     extra = overrides(
         recipe, want, place, lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report_to,
         evaluation=evaluation,
     )  # fmt: skip
     # --set stands last and so wins over what the other options set.
-    recipe = load_recipe(name, [*extra, *sets]) if extra else recipe
+    recipe = load_recipe(name, [*extra, *sets]) if extra or sets else recipe
     given_projector = any(text.partition("=")[0].strip() == "model.projector" for text in sets)
     recipe, notes = choose_stages(recipe, want, keep_projector=given_projector)
     if (lora or load_in) and "finetune" not in [stage.kind for stage in recipe.stages]:
