@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,10 +133,10 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert engine.batch_size == 16 and engine.prefix is not None
     run = engine.prefix.generate
 
-    def small(prompts: list[Decoding], budget: BatchBudget) -> None:
+    def small(prompts: list[Decoding], budget: BatchBudget, *more: Any) -> None:
         if budget.rows > 4:
             raise torch.cuda.OutOfMemoryError("full")
-        run(prompts, budget)
+        run(prompts, budget, *more)
 
     monkeypatch.setattr(engine.prefix, "generate", small)
     assert engine.generate(requests[:12]) == plain[:12]
