@@ -180,6 +180,7 @@ def strategies_of(
     from viscot_core.errors import UsageError
     from viscot_core.policies.zoom_settings import ZoomSettings
 
+    zoom = zoom if given else zoom.for_model(engine)
     named = {"two-turn": "cot"}.get(str(zoom.policy), zoom.policy)
     # The loop's options are for the strategy as they are for the policy of that name.
     zoom = replace(zoom, policy="zoom") if "zoom" in given else zoom

@@ -60,6 +60,8 @@ def infer(
     from viscot_core.infer.items import collect
     from viscot_core.infer.saving import places_to_save
 
+    if not direct and box is None:
+        zoom = zoom.for_model(model_options.options())
     strategy = _strategy(zoom, direct)
     if trace is not None and strategy != "zoom":
         raise UsageError("--trace writes the talks of the zoom loop; add --policy zoom.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +21,9 @@ class ZoomOptions:
 
     policy: Annotated[
         str | None,
-        typer.Option(help="How to look: two-turn, direct, or zoom (as often as it takes) [two-turn]."),
+        typer.Option(
+            help="How to look: two-turn, direct, or zoom (as often as it takes) [as the model does]."
+        ),
     ] = None
     dialect: Annotated[
         str | None,
@@ -39,6 +41,14 @@ class ZoomOptions:
     zoom_pixels: Annotated[
         int | None, typer.Option(min=1024, help="zoom: most pixels of an image or crop as it is shown.")
     ] = None
+
+    def for_model(self, engine: EngineOptions) -> ZoomOptions:
+        """With the policy that the model was made for, where the user names none."""
+        if self.policy is not None:
+            return self
+        from viscot_core.engines.open import own_policy
+
+        return replace(self, policy=own_policy(engine))
 
     @property
     def zooms(self) -> bool:

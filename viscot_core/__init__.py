@@ -48,9 +48,10 @@ def load(
     damaged.
     """
     from viscot_core.ask import VisualCoT
-    from viscot_core.engines.open import EngineOptions, codec_for, open_engine
+    from viscot_core.engines.open import EngineOptions, codec_for, open_engine, own_policy
     from viscot_core.families.checkpoint import LOADING
     from viscot_core.policies.wording import Wording, protocol_of
+    from viscot_core.policies.zoom_settings import ZoomSettings, dialect_for
 
     model = None if name is None else str(name)
     options = EngineOptions(
@@ -71,4 +72,10 @@ def load(
     words = protocol_of(protocol)
     with LOADING:
         codec = codec_for(options)
-        return VisualCoT(open_engine(options, codec=codec), wording=Wording(codec, words))
+        cot = VisualCoT(open_engine(options, codec=codec), wording=Wording(codec, words))
+    own = own_policy(options)
+    if own == "zoom":
+        cot.strategy, cot.zoom = "zoom", ZoomSettings(dialect_for(model, codec))
+    elif own == "direct":
+        cot.strategy = "direct"
+    return cot

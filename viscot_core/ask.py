@@ -35,7 +35,7 @@ class VisualCoT:
     model takes (``zoom``).
 
     ``wording`` says how the model is spoken to and how it writes boxes, ``zoom`` how it calls the zoom tool;
-    without them, as viscot's models do.
+    without them, as viscot's models do. ``strategy`` is for questions that name none.
     """
 
     def __init__(
@@ -45,8 +45,10 @@ class VisualCoT:
         *,
         wording: Wording | None = None,
         zoom: ZoomSettings | None = None,
+        strategy: Strategy = "cot",
     ) -> None:
         self.engine = engine
+        self.strategy: Strategy = strategy
         self.crop_policy = crop_policy
         self.wording = wording or Wording(codec("viscot"))
         self.zoom = zoom or ZoomSettings()
@@ -56,7 +58,7 @@ class VisualCoT:
         image: ImageSource,
         question: str,
         *,
-        strategy: Strategy = "cot",
+        strategy: Strategy | None = None,
         max_new_tokens: int = 128,
         box: Sequence[float] | None = None,
         page: int | None = None,
@@ -93,7 +95,7 @@ class VisualCoT:
         self,
         questions: Sequence[tuple[ImageSource, str]],
         *,
-        strategy: Strategy = "cot",
+        strategy: Strategy | None = None,
         max_new_tokens: int = 128,
         box: Sequence[float] | None = None,
         on_text: OnText | None = None,
@@ -107,6 +109,7 @@ class VisualCoT:
         engine cannot answer has ``error`` set; the others have their answers. ``logprobs`` asks a server too
         how likely the words are (``Answer.answer_probability``); a model on this machine tells it anyway.
         """
+        strategy = strategy or ("cot" if box is not None else self.strategy)
         policy = policy_for(
             strategy, self.wording, self.crop_policy, box_tokens=max_new_tokens, zoom=self.zoom
         )

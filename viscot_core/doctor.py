@@ -204,12 +204,12 @@ def _checkpoints() -> Iterator[Finding]:
     (parameters x bits / 8, tower and head in 16 bits at least) x 1.1 + 1 GB <= the memory of all GPUs,
     or RAM where there is none. 16 is bf16; 8 and 4 are ``--load-in``.
     """
-    from viscot_core.models import known, zoo
+    from viscot_core.models import zoo
 
     memory = sum(gpu.total for gpu in hardware.gpus()) or hardware.ram_gib()
     where = f"{len(hardware.gpus())} GPU(s)" if hardware.gpus() else "the CPU"
     for model in zoo.answering().values():
-        if model.name == known.BUNDLED and not (zoo.BUNDLED_FOLDER / "config.json").exists():
+        if model.hub is None and zoo.location(model) is None:
             yield Finding("models", model.name, "missing", "not in this installation", "reinstall viscot")
         else:
             yield _checkpoint(model, memory, where)

@@ -22,9 +22,14 @@ def test_list(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert next(line for line in ran.out.splitlines() if "viscot-tiny" in line).startswith("* viscot-tiny")
     assert max(map(len, ran.out.splitlines())) <= 80
     rows = [json.loads(line) for line in cli("models", "list", "--json").out.splitlines()]
-    assert {"VisCoT-7b-224", "VisCoT-7b-336", "VisCoT-13b-224", "VisCoT-13b-336", "viscot-tiny"} <= {
-        row["name"] for row in rows
-    }
+    assert {
+        "VisCoT-7b-224",
+        "VisCoT-7b-336",
+        "VisCoT-13b-224",
+        "VisCoT-13b-336",
+        "viscot-tiny",
+        "viscot-tiny-zoom",
+    } <= {row["name"] for row in rows}
     seven = next(row for row in rows if row["name"] == "VisCoT-7b-336")
     assert seven["gpu_gb"]["16"] > seven["gpu_gb"]["8"] > seven["gpu_gb"]["4"] > 4
     assert seven["path"] is None

@@ -146,6 +146,24 @@ def _own_format(path: Path, base: str | None) -> str:
     return found
 
 
+def own_policy(options: EngineOptions) -> str | None:
+    """How the model was made to look, as its checkpoint says; None where none does, and for a server's.
+
+    What is wrong with a checkpoint is told by whoever opens it.
+    """
+    from viscot_core.errors import CheckpointError
+    from viscot_core.families.manifest import Manifest
+    from viscot_core.models.zoo import resolve_answering
+
+    if options.is_server:
+        return None
+    try:
+        manifest = Manifest.read(resolve_answering(options.model))
+    except CheckpointError:
+        return None
+    return None if manifest is None else manifest.policy
+
+
 def weights_hash(options: EngineOptions) -> str | None:
     """The hash of the weights as the engine's identity has it, without loading them; None for a server's.
 

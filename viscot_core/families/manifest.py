@@ -16,6 +16,7 @@ MANIFEST_NAME = "viscot.json"
 OWN_TEMPLATE = "own"
 """A manifest's ``template`` of a model that brings a chat template with its files."""
 TurnTokens = Literal["plain", "legacy", "v4.31"]
+Policy = Literal["two-turn", "direct", "zoom"]
 
 
 class Manifest(BaseModel):
@@ -32,13 +33,17 @@ class Manifest(BaseModel):
     """Side of the square image that the vision tower reads, pixels; None where sizes vary."""
     box_format: str | None = "viscot"
     """How the model writes boxes (``boxes.registry``); None where that is not certain."""
+    policy: Policy | None = None
+    """How the model looks where the user does not say; None: as the command does."""
     training: dict[str, Any] | None = None
     """Recipe, data and figures of a model that viscot trained."""
 
     def save(self, folder: Path) -> None:
         """Write ``folder/viscot.json`` atomically."""
         with atomic_write(folder / MANIFEST_NAME) as file:
-            file.write(self.model_dump_json(indent=2) + "\n")
+            # Left out where it says nothing: an older viscot refuses names that it does not know.
+            empty = {"policy"} if self.policy is None else None
+            file.write(self.model_dump_json(indent=2, exclude=empty) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:

@@ -12,6 +12,7 @@ from typing import Literal
 from viscot_core.families.manifest import TurnTokens
 
 BUNDLED = "viscot-tiny"
+BUNDLED_ZOOM = "viscot-tiny-zoom"
 LLAMA2 = "Llama 2 Community License (Vicuna v1.5)"
 APACHE = "Apache-2.0"
 _KEPT = 0.45
@@ -111,15 +112,16 @@ _QWEN25 = "collections/Qwen/qwen25-vl"
 _QWEN3 = "collections/Qwen/qwen3-vl"
 _QWEN35 = "collections/Qwen/qwen35"
 _INTERN = "collections/internlm/internvl35"
-_BUNDLED = ZooModel(
-    BUNDLED, None, 0.0043, 112, APACHE, "plain", "viscot", "llava", "its model card", stored_gb=0.009
-)
+_BUNDLED = [
+    ZooModel(name, None, 0.0043, 112, APACHE, "plain", "viscot", "llava", "its model card", stored_gb=0.009)
+    for name in (BUNDLED, BUNDLED_ZOOM)
+]
 
 ZOO: dict[str, ZooModel] = {
     model.name: model
     for model in (
         # Sizes of the LLaVA models are computed from their shapes.
-        _BUNDLED,
+        *_BUNDLED,
         _released("7b", 7.06, 224),
         _released("7b", 7.06, 336),
         _released("13b", 13.35, 224),

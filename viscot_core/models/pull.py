@@ -15,7 +15,7 @@ from viscot_core.families.table import family_of
 from viscot_core.files import atomic_write, sha256_of
 from viscot_core.models import adapters
 from viscot_core.models.checkpoint import open_checkpoint
-from viscot_core.models.known import BUNDLED, ZOO
+from viscot_core.models.known import ZOO
 from viscot_core.models.zoo import cached, find, hub_cache, resolve, sibling
 from viscot_core.tensors import read_json
 
@@ -46,8 +46,8 @@ def pull(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
     """
     known = find(name)
     if known is not None and known.hub is None:
-        say(f"{BUNDLED} comes with viscot.")
-        return resolve(BUNDLED)
+        say(f"{known.name} comes with viscot.")
+        return resolve(known.name)
     hub = known.hub if known else name
     if hub is None or hub.count("/") != 1:
         raise CheckpointError(f"There is no model '{name}'.{nearest(name, ZOO) or ' A hub id is ORG/NAME.'}")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from viscot_core.errors import CheckpointError, nearest
 from viscot_core.files import expanded
-from viscot_core.models.known import BUNDLED, ZOO, ZooModel
+from viscot_core.models.known import BUNDLED, BUNDLED_ZOOM, ZOO, ZooModel
 
 BUNDLED_FOLDER = Path(__file__).resolve().parent / "viscot_tiny"
+BUNDLED_FOLDERS = {BUNDLED: BUNDLED_FOLDER, BUNDLED_ZOOM: BUNDLED_FOLDER.parent / "viscot_tiny_zoom"}
+"""Where the models lie that come with viscot; the first answers where none is named."""
 RECOMMENDED = "VisCoT-7b-336"
 
 
@@ -90,20 +92,22 @@ def hub_id(folder: Path) -> str | None:
 def location(model: ZooModel) -> Path | None:
     """Where a known model lies on this machine, or None."""
     if model.hub is None:
-        return BUNDLED_FOLDER if (BUNDLED_FOLDER / "config.json").exists() else None
+        folder = BUNDLED_FOLDERS[model.name]
+        return folder if (folder / "config.json").exists() else None
     return cached(model.hub)
 
 
 def hint_about(name: str | Path | None) -> str:
-    """What everybody who reads this model's answers must know; empty where it is not the bundled one.
+    """What everybody who reads this model's answers must know; empty where it is not a bundled one.
 
     ``name`` is as ``resolve`` takes it, or the address of a server.
     """
     text = BUNDLED if name is None else str(name)
-    bundled = text.rpartition("#")[2] == BUNDLED or expanded(text).resolve() == BUNDLED_FOLDER
-    if not bundled:
+    folder = expanded(text).resolve()
+    bundled = (n for n, own in BUNDLED_FOLDERS.items() if n == text.rpartition("#")[2] or own == folder)
+    if (found := next(bundled, None)) is None:
         return ""
-    return f"{BUNDLED} only knows viscot's synthetic images: about any other image its answer means nothing."
+    return f"{found} only knows viscot's synthetic images: about any other image its answer means nothing."
 
 
 def require_answering(name: str | Path | None) -> None:
@@ -125,10 +129,11 @@ def resolve(name: str | Path | None = None) -> Path:
     Raises:
         CheckpointError: unknown (with the nearest names), or not pulled yet.
     """
-    if name is None or str(name) == BUNDLED:
-        if (BUNDLED_FOLDER / "config.json").exists():
-            return BUNDLED_FOLDER
-        raise CheckpointError("The bundled viscot-tiny is not in this installation; name one with --model.")
+    name = BUNDLED if name is None else name
+    if (own := BUNDLED_FOLDERS.get(str(name))) is not None:
+        if (own / "config.json").exists():
+            return own
+        raise CheckpointError(f"The bundled {name} is not in this installation; name one with --model.")
     path = expanded(name)
     if path.is_dir():
         return path
