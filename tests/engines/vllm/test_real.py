@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,12 +219,6 @@ def test_too_little_memory_for_the_kv_cache(options: EngineOptions, monkeypatch:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "100000")
     with pytest.raises(EngineError, match="too little memory for viscot-tiny and its KV cache"):
         open_engine(options)
-
-
-def test_a_model_that_vllm_does_not_serve(options: EngineOptions, golden: Path) -> None:
-    """Its kernels on a CPU refuse heads of 16."""
-    with pytest.raises(EngineError, match="vLLM does not serve"):
-        open_engine(replace(options, model=str(golden / "tiny_llava")))
 
 
 def test_a_server_with_another_chat_template_is_found_out(python: str, folder: Path, tmp_path: Path) -> None:
