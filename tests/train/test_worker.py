@@ -168,7 +168,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(
 def _poisoned(checkpoint: Path) -> Path:
     """Put NaN into one weight of a checkpoint, as an earlier version may have written it."""
     tensors = load_file(checkpoint / "model.safetensors")
-    tensors["model.multi_modal_projector.linear_1.weight"][0, 0] = float("nan")
+    tensors["multi_modal_projector.linear_1.weight"][0, 0] = float("nan")
     save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
     record = json.loads((checkpoint / "complete.json").read_text())
     (checkpoint / "complete.json").write_text(json.dumps({k: v for k, v in record.items() if k != "finite"}))
