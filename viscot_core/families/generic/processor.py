@@ -49,6 +49,11 @@ def load_processor(path: Path) -> Any:
     with _readable(path):
         processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     processor.image_processor = load_image_processor(path)
+    # A processor may ask its image part for other things than the stored file says (InternVL: tiles). Images
+    # are encoded by that part alone, so it is told here, once.
+    for name, value in _asked_of_images(processor).items():
+        if hasattr(processor.image_processor, name):
+            setattr(processor.image_processor, name, value)
     # Some folders have it among the tokenizer's files only.
     processor.chat_template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     if not processor.chat_template:
@@ -68,6 +73,15 @@ def load_image_processor(path: Path) -> Any:
         return AutoImageProcessor.from_pretrained(
             path, backend="pil", local_files_only=True, trust_remote_code=False
         )
+
+
+def _asked_of_images(processor: Any) -> dict[str, Any]:
+    """What a processor's class asks of its image part with every image."""
+    asked = getattr(type(processor), "images_kwargs", None)
+    if asked is None:  # transformers before 5.23
+        kinds = getattr(type(processor), "valid_processor_kwargs", None)
+        asked = getattr(kinds, "_defaults", {}).get("images_kwargs", {})
+    return dict(asked)
 
 
 @contextmanager
