@@ -92,7 +92,7 @@ def make_internvl(folder: Path, seed: int = 0) -> Path:
         "got_ocr2",
         "GotOcr2ImageProcessorPil",
         size={"height": 56, "width": 56},
-        crop_to_patches=False,  # as stored by the published models; their processor asks for tiles all the same
+        crop_to_patches=False,  # as published models store it; their processor asks for tiles all the same
         min_patches=1,
         max_patches=4,
     )

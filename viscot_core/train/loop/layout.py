@@ -15,6 +15,9 @@ def wanted_layout(training: Training, stage: StageSpec, model: ModelSpec) -> Lay
     """What the recipe asks for, or the best that this family and machine have where it says nothing."""
     if stage.packing is False or not training.packs or model.attention == "flash_attention_2":
         return "padded"
+    # Eager attention computes all pairs of a row, whatever its mask: a packed row costs more than padding.
+    if model.attention == "eager" and not stage.packing:
+        return "padded"
     return "one row" if model.attention == "sdpa" and varlen.runs_here() else "packed"
 
 
