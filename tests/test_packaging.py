@@ -225,3 +225,9 @@ def test_forms_citation_and_workflows_can_be_read(repo: Path) -> None:
     assert len(files) >= 5
     for path in [*files, repo / "CITATION.cff"]:
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
+
+
+def test_the_lowest_transformers_is_tested(repo: Path) -> None:
+    lowest = re.search(r'"transformers>=([\d.]+)"', (repo / "pyproject.toml").read_text())
+    tested = re.search(r"transformers==([\d.]+)", (repo / ".github/workflows/test.yml").read_text())
+    assert lowest is not None and tested is not None and tested[1].startswith(lowest[1])
