@@ -52,6 +52,17 @@ def run_stage(run: Run, stage: StageSpec, out: Path) -> None:
 
     `PartlyDone`: the run was told to stop, and has saved.
     """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    try:
+        _run_stage(run, stage, out)
+    finally:
+        # Under ZeRO-3 transformers divides every model that is built while the stage's arguments live, and
+        # the callbacks' references to the Trainer keep them alive.
+        unset_hf_deepspeed_config()
+
+
+def _run_stage(run: Run, stage: StageSpec, out: Path) -> None:
     recipe, split, stage = run.recipe, split_of(run.folder, stage), planned(run.folder, stage)
     freeze_for(run.training, run.model, stage)
     out.mkdir(parents=True, exist_ok=True)
