@@ -47,7 +47,12 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-@pytest.mark.parametrize("name", TALKS)
+FAST = ("qwen3-vl", "openai-tools")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in TALKS]
+)
 def test_infer_asks_a_server_in_every_dialect(cli: Cli, image: Path, tmp_path: Path, name: str) -> None:
     _, text, windows, sizes = TALKS[name]
     trace, drawn = tmp_path / "trace.jsonl", tmp_path / "steps.png"
