@@ -261,6 +261,7 @@ def _messages(turns: list[Message]) -> list[dict[str, Any]]:
     return messages
 
 
+@pytest.mark.slow
 def test_plain_transformers_answers_the_same(golden: Path, tmp_path: Path) -> None:
     """Ids and answers, for each way to tokenize a turn's start and both templates."""
     folders = []

@@ -55,6 +55,7 @@ def test_a_run_from_a_base_model_loads_nothing_of_the_tiny_model(
     assert loaded(GOLDEN.format(**places, run=str(tmp_path / "run"))) == "[]"
 
 
+@pytest.mark.slow
 def test_published_commands_find_the_worker(repo: Path) -> None:
     """The first design's ``--dry-run`` printed ``-m viscot_core.train.worker``: people's scripts hold it."""
     argv = [sys.executable, "-m", "viscot_core.train.worker", "--help"]

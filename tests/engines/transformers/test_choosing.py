@@ -86,6 +86,7 @@ def test_logprobs_are_those_of_one_forward_pass(loaded: LoadedModel, sampling: S
             assert one.top_logprobs[0][0] == loaded.processor.text([int(table[0].argmax())])
 
 
+@pytest.mark.slow
 def test_asking_for_them_changes_no_text(loaded: LoadedModel) -> None:
     for engine in engines(loaded).values():
         without = [replace(request, logprobs=False, top_logprobs=0) for request in asked()]

@@ -51,6 +51,7 @@ def machines() -> Iterator[list[tuple[str, str, str]]]:
             ip("netns", "del", name)
 
 
+@pytest.mark.slow
 def test_two_machines_train_one_job(machines: list[tuple[str, str, str]], tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_dataset(data, train=12, val=1, seed=9)
