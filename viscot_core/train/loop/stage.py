@@ -124,7 +124,18 @@ def _run_stage(run: Run, stage: StageSpec, out: Path) -> None:
 
         trainer.add_callback(Evaluate(trainer, run, stage, out, partial(_write_model, objective, trainer)))
     try:
-        trainer.train(resume_from_checkpoint=None if resume is None or other else str(resume))
+        _train(trainer, resume, out, started=other is not None)
+        _keep_model(objective, trainer, out)
+    finally:
+        # Callbacks that know the Trainer would keep it, the model, and the loader's workers, which outlive
+        # the SIGTERM of a process that ends (`stopping.begin_loader_worker`): the command would hang.
+        trainer.callback_handler.callbacks.clear()
+
+
+def _train(trainer: StageTrainer, resume: Path | None, out: Path, *, started: bool) -> None:
+    """All steps that are left; ``started``: the weights of ``resume`` are loaded already."""
+    try:
+        trainer.train(resume_from_checkpoint=None if resume is None or started else str(resume))
     except pickle.UnpicklingError as error:  # the Trainer reads its files with weights_only
         raise CheckpointError(
             f"{resume} is damaged, or holds more than numbers; delete it: --resume takes the one before."
@@ -136,7 +147,6 @@ def _run_stage(run: Run, stage: StageSpec, out: Path) -> None:
             "saved; the same command with --resume continues."
         )
     trainer.require_finite_weights()
-    _keep_model(objective, trainer, out)
 
 
 def run_order(rows: StageRows, stage: StageSpec, split: Split, seed: int) -> NDArray[np.int64]:
