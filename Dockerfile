@@ -7,9 +7,10 @@ FROM python:3.12-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 WORKDIR /opt/viscot
-# torch first: all that follows keeps this build of it.
+# torch first: all that follows keeps this build of it. (2.13.0+cpu counts as newer than 2.13.0, so it is taken; what
+# torch needs comes from PyPI in the versions of constraints.txt.)
 COPY constraints.txt ./
-RUN pip install --no-cache-dir -c constraints.txt torch --index-url "$TORCH_INDEX"
+RUN pip install --no-cache-dir -c constraints.txt torch --extra-index-url "$TORCH_INDEX"
 
 COPY pyproject.toml README.md LICENSE ./
 COPY viscot_core viscot_core

@@ -22,6 +22,14 @@ def test_every_command_parses(number: int) -> None:
         parse_viscot(words)
 
 
+@pytest.mark.parametrize("number", paper_tables())
+def test_every_model_that_is_pulled_is_asked(number: int) -> None:
+    text = "\n".join(paper_table(number).commands)
+    for words in commands(text):
+        if words[:3] == ["viscot", "models", "pull"]:
+            assert f"--model {words[3]} " in text
+
+
 def test_every_published_table_of_a_model_has_its_commands() -> None:
     published = {row.table for row in load_paper().rows}
     assert published | {2} == set(paper_tables())
