@@ -36,6 +36,10 @@ def list_(json: Annotated[bool, typer.Option("--json", help="One JSON object per
         rows.append([name, " > ".join(stages), *cells, recipe.description])
     if not json:
         console.table(["recipe", "stages", *MACHINES, ""], rows)
+        console.say(
+            "GiB a GPU to fine-tune all weights / LoRA of rank 64, estimates; -: does not fit. "
+            "'viscot train --recipe NAME --dry-run' plans it for your machine"
+        )
 
 
 def _gib(gib: float | None) -> str:

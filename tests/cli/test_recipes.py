@@ -11,6 +11,7 @@ Cli = Callable[..., "object"]
 
 def test_list(cli: Cli) -> None:
     ran = cli("recipes", "list")
+    assert "all weights / LoRA" in ran.err
     assert ran.code == 0
     for name in ("tiny", "7b-224", "7b-336", "13b-224", "13b-336"):
         assert name in ran.out
