@@ -25,7 +25,10 @@ def advice(shape: ModelShape, stage: StageSpec, machine: Machine, room: float) -
         return f"{where}, and {room:.1f} may be used. These fit (estimates): {named}."
     least = min(tried, key=lambda one: one[1], default=None)
     rest = f"; the nearest is {least[0]} ({least[1]:.1f} GiB)" if least and least[1] < needed else ""
-    return f"{where}, {room:.1f} may be used, and no option makes it fit{rest}. Use more memory a GPU."
+    return (
+        f"{where}, {room:.1f} may be used, and no option makes it fit{rest}. It takes a GPU with "
+        "more memory; --gpu-memory plans for one."
+    )
 
 
 def _options(stage: StageSpec, machine: Machine) -> Iterator[tuple[str, StageSpec, int]]:
