@@ -257,6 +257,7 @@ WRONG = {
         '<tool_call>{"name": "rm", "arguments": {}}</tool_call>',
         "<tool_call>",
         '<tool_call>{"name": "<image>", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "<<image>>", "arguments": {}}</tool_call>',
     ],
     "mini-o3": [
         f'<grounding>{{"bbox_2d": [0, 0, 0.5, 0.5], "source": {source}}}'
@@ -280,6 +281,8 @@ def test_hostile_calls_come_to_an_end_and_nothing_is_evaluated(monkeypatch: pyte
             answer = talk(name, reply, each.answer("done"))
             assert (answer.text, answer.stop) == ("done", "answer"), (name, reply)
             assert len(answer.looks) + len(answer.refusals) == 1, (name, reply)
+            shown = [message for message in answer.messages if message.role in ("user", "tool")]
+            assert sum(message.text.count(IMAGE) for message in shown) == 1 + len(answer.looks), (name, reply)
             made += len(answer.looks)
             count += 1
     assert count >= 200 and not evaluated

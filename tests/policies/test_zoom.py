@@ -66,6 +66,14 @@ def test_after_the_last_look_the_model_is_asked_for_the_answer() -> None:
     assert answer.messages[2] == Message("user", f"{IMAGE}\n{ANSWER_REQUEST} What is it?")
 
 
+def test_more_images_than_the_limit_leave_no_look() -> None:
+    policy = Zoom(dialect("viscot"), looks=3, most_images=2)
+    engine = ScriptedEngine(FIRST, "a fox")
+    (answer,) = run(policy, engine, [Question("What is it?", (drawn(),) * 3)])
+    assert (answer.text, answer.looks) == ("a fox", ())
+    assert answer.messages[2].text.endswith(f"{ANSWER_REQUEST} What is it?")
+
+
 def test_a_model_that_never_answers_comes_to_an_end() -> None:
     answer, engine = asked(*[SECOND] * 20)
     assert (answer.text, answer.stop, len(answer.looks)) == ("", "looks", 3)

@@ -78,7 +78,7 @@ class Zoom:
             spent = any(result.refused == NO_LOOK_LEFT for result in results)
             return self._answer(step, messages, "looks" if spent else "refusals", "")
         situation = Situation(
-            step.question.text, turn, len(step.question.images), last=self._looks_left(step) == 0
+            step.question.text, turn, len(step.question.images), last=self._looks_left(step) <= 0
         )
         observed = self.dialect.observe(results, situation)
         return self._step(replace(step, messages=(*messages, *observed)))
@@ -109,8 +109,9 @@ class Zoom:
             try:
                 look, view = self._look(step, call, turn)
             except Refused as refused:
-                # A reason quotes the model, and its words must not become an image slot.
-                reason = str(refused).replace(IMAGE, "image")
+                # A reason quotes the model, and its words must not become an image slot. The brackets stay:
+                # what is left of "<<image>>" would be one.
+                reason = str(refused).replace(IMAGE, "[image]")
                 step = replace(step, refusals=(*step.refusals, Refusal(turn, reason, call.text)))
                 results.append(Result(call, refused=reason))
                 continue
