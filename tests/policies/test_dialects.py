@@ -309,6 +309,18 @@ def test_a_call_beside_the_answer_is_counted_and_not_made(name: str) -> None:
     assert [refusal.ignored for refusal in answer.refusals] == [True]
 
 
+@pytest.mark.parametrize("name", ["viscot", "qwen3-vl", "qwen3.5", "openai-tools"])
+def test_what_a_thought_weighs_is_neither_a_call_nor_the_answer(name: str) -> None:
+    each = dialect(name)
+    call = each.call(each.numbers((0.1, 0.1, 0.9, 0.9), (1000, 800)), 0, 1)
+    weighed = f"<think>a cat? {call if name != 'openai-tools' else ''} <answer>a cat</answer></think>"
+    answer = talk(name, f"<think>where?</think>\n{call}", f"{weighed}\na fox")
+    assert (answer.text, answer.stop, len(answer.looks)) == ("a fox", "answer", 1)
+    assert len(answer.thoughts) == 2 and not answer.truncated
+    endless = talk(name, "<think>a cat? <answer>a cat</answer> or")
+    assert (endless.text, endless.truncated) == ("", True)
+
+
 @pytest.mark.parametrize("name", DIALECTS)
 def test_an_endless_loop_ends_without_an_answer(name: str) -> None:
     each = dialect(name)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from viscot_core.boxes.numbers import Numbers
-from viscot_core.conversation import IMAGE, Message
+from viscot_core.conversation import IMAGE, Message, split_thought
 from viscot_core.policies.dialects.base import Call, Dialect, Reading, Result, Rules, Situation
 from viscot_core.policies.dialects.calls import (
     arguments_call,
@@ -106,8 +106,9 @@ def _xml(part: str) -> Call:
 def _parse(text: str, images: int, *, xml: bool) -> Reading:
     parts = between(text.rpartition("</think>")[2], "<tool_call>", "</tool_call>")
     if not parts:
-        answer = last_answer(text)
-        return Reading(text, answer=text if answer is None else answer)
+        words = split_thought(text).text  # an answer that a thought weighs is none
+        answer = last_answer(words)
+        return Reading(text, answer=words if answer is None else answer)
     # Qwen-Agent runs all calls of a turn.
     return Reading(text, tuple((_xml if xml else _json)(part) for part in parts))
 
