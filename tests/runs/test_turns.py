@@ -65,6 +65,20 @@ def test_first_turns_outlive_a_server_that_breaks(root: Path, tmp_path: Path) ->
     assert not (tmp_path / "run" / TURNS_FILE).exists()
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_the_looks_of_a_loop_outlive_it_too(root: Path, tmp_path: Path, concurrency: int) -> None:
+    """However many requests are open at once: each look is a reply, and paid for."""
+    with JudgeServer(two_turns(answer=error(503))) as server:
+        info, _ = bench(server, root, tmp_path / "run", ("zoom",), concurrency=concurrency)
+        assert info.counts["pending"] == 12
+        server.script = two_turns(box="nothing", answer="a word")
+        server.requests.clear()
+        info, _ = bench(server, root, tmp_path / "run", ("zoom",), concurrency=concurrency)
+        assert info.counts["done"] == len(server.requests) == 12
+    looked = [p.trace["looks"] for p in read_predictions(tmp_path / "run") if p.trace]
+    assert len(looked) == 12 and all(len(looks) == 1 for looks in looked)
+
+
 def test_a_damaged_line_is_asked_once_more(root: Path, tmp_path: Path) -> None:
     with JudgeServer(two_turns(answer=error(503))) as server:
         bench(server, root, tmp_path / "run", concurrency=1)

@@ -64,9 +64,10 @@ def evaluate(
         ask = partial(answer_queries, type(task), settings, opened, turns=turns)
         loops = any(task.all_strategies[name].loops for name in task.strategies)
         # An engine that is asked from several threads has a full batch anyway: each question has a thread.
+        # One whose turns are kept has no batch: `ask` takes them up again, whatever the number of threads.
         flows = (
             partial(answer_stream, type(task), settings, opened, width=opened.traits.batch)
-            if loops and opened.traits.parallel == 1
+            if loops and opened.traits.parallel == 1 and turns is None
             else None
         )
         # The batch that fits is known once the model is loaded, a server's version once it has replied.
