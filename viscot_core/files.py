@@ -92,6 +92,17 @@ def sole_writer(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def taking_turns(path: Path) -> Iterator[None]:
+    """Let one process at a time make ``path``: the others wait, and find then what it made."""
+    wanted = path.with_name(f".{path.name}.wanted")
+    with folder_for(wanted), locked_file(wanted, wait=True):
+        try:
+            yield
+        finally:
+            wanted.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A new folder that becomes ``folder`` when the block succeeds, and is deleted when it fails.
 

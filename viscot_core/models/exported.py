@@ -7,8 +7,7 @@ from pathlib import Path
 
 from viscot_core.families.checkpoint import Checkpoint, Layout
 from viscot_core.families.manifest import OWN_TEMPLATE
-from viscot_core.files import cache_folder
-from viscot_core.lines import locked_file
+from viscot_core.files import cache_folder, taking_turns
 from viscot_core.models.export import export
 
 _READ_BY_OTHERS = ("chat_template.jinja", "processor_config.json", "tokenizer_config.json")
@@ -38,10 +37,5 @@ def exported(checkpoint: Checkpoint, weights: str, cache: Path | None = None) ->
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     folder = cache or cache_folder("exports")
     out = folder / f"{checkpoint.manifest.name}-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = folder / f".{out.name}.wanted"
-    with locked_file(wanted, wait=True):
-        try:
-            return out if (out / "config.json").exists() else export(checkpoint, out, Layout.HF)
-        finally:
-            wanted.unlink(missing_ok=True)
+    with taking_turns(out):
+        return out if (out / "config.json").exists() else export(checkpoint, out, Layout.HF)

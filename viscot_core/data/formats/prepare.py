@@ -7,17 +7,16 @@ as such a file first.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from viscot_core.boxes.formats import Codec
 from viscot_core.data.formats.containers import is_json, table_files
 from viscot_core.data.formats.layouts import RowLayout
+from viscot_core.data.formats.made_once import made_once
 from viscot_core.data.formats.read import Reader, is_plain
 from viscot_core.data.formats.write import convert_rows
-from viscot_core.errors import DataError
-from viscot_core.files import atomic_folder, atomic_write
 
 ROWS_FILE, ABOUT = "rows.jsonl", "made_from.json"
 
@@ -43,21 +42,14 @@ def prepare(
     """
     if is_plain(file) and (boxes is None or boxes.name == "viscot"):
         return Prepared(file, images)
+
+    def make(folder: Path) -> dict[str, Any]:
+        reader = Reader(file, images, boxes, folder, prefix=f"{place.name}/")
+        done = convert_rows(reader, folder / ROWS_FILE, RowLayout.MESSAGES)
+        return {"rows": done.rows, "stored_images": len(reader.stored)}
+
     source = _source(file, images, boxes)
-    about = place / ABOUT
-    if not about.exists() or (known := json.loads(about.read_text(encoding="utf-8")))["source"] != source:
-        if started:
-            raise DataError(
-                f"the rows of {file} are not those that {place} was made from; put them back to continue "
-                "this run, or start another one with --out."
-            )
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(place, replace=True) as folder:
-            reader = Reader(file, images, boxes, folder, prefix=f"{place.name}/")
-            done = convert_rows(reader, folder / ROWS_FILE, RowLayout.MESSAGES)
-            known = {"source": source, "rows": done.rows, "stored_images": len(reader.stored)}
-            with atomic_write(folder / ABOUT) as out:
-                json.dump(known, out, indent=1)
+    known = made_once(place, ABOUT, source, make, started=started, what=f"the rows of {file}")
     stored = bool(known["stored_images"])
     note = f"{known['rows']} rows of {file} are read from {place / ROWS_FILE}"
     return Prepared(place / ROWS_FILE, place.parent if stored else images, note)

@@ -7,16 +7,16 @@ held out does not depend on the order of the rows, and no held-out image is trai
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from viscot_core.data.annotations import split_crop
+from viscot_core.data.formats.made_once import made_once
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, UsageError
-from viscot_core.files import atomic_folder, atomic_write
 from viscot_core.train.recipe.schema import Recipe, StageSpec
 from viscot_core.train.state.run_folder import ROWS, holds_run
 
@@ -55,21 +55,8 @@ def _carried_out(
         if path.is_dir():
             raise UsageError(f"{path} is a mixture; hold rows out yourself and give them with --eval-data.")
     source = {"share": share, "seed": seed, "of": [_stamp(path) for path in paths]}
-    if (place / ABOUT).exists():
-        about: dict[str, Any] = json.loads((place / ABOUT).read_text(encoding="utf-8"))
-        if about["source"] == source:
-            return about
-        if started:
-            raise DataError(
-                f"the rows, the seed or eval.split are not those that {place} was made from; put them back "
-                "to continue this run, or start another one with --out."
-            )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(place, replace=True) as folder:
-        about = _split(paths, share, seed, folder) | {"source": source}
-        with atomic_write(folder / ABOUT) as file:
-            json.dump(about, file, indent=1)
-    return about
+    make = partial(_split, paths, share, seed)
+    return made_once(place, ABOUT, source, make, started=started, what="the rows, the seed or eval.split")
 
 
 def _split(paths: Sequence[Path], share: float, seed: int, folder: Path) -> dict[str, Any]:
