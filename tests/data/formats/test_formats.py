@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -251,5 +254,106 @@ def test_a_run_that_began_refuses_other_rows(images: Path) -> None:
     path = _file(images, EXAMPLES["ms-swift"][1])
     prepare(path, images, images / "made")
     _file(images, EXAMPLES["ms-swift"][1], EXAMPLES["ms-swift"][1])
-    with pytest.raises(DataError, match=r"are not those that .* was made from"):
+    with pytest.raises(DataError, match="are not those that the run began with"):
         prepare(path, images, images / "made", started=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"images": ["card.png###[1,2]"]}, r"row 1, images: .*correct the text after ###"),
+        ({"images": 5}, r"row 1, images: images is a list"),
+        ({"messages": 5}, r"row 1, messages: messages is a list"),
+        ({"messages": None}, r"row 1, messages: the row has no messages"),
+        ({"objects": {"bbox": [["a", 1, 2, 3]]}}, r"row 1, objects: field 'bbox\.0\.0'"),
+        ({"objects": {"bbox": 3}}, r"row 1, objects: field 'bbox'"),
+        ({"objects": {"bbox": [[1, 2, 3, 4]], "image_id": [-1]}}, r"row 1, objects: field 'image_id\.0'"),
+        ({"objects": {"bbox": [[1, 2, 3, 4]], "bbox_type": "percent"}}, r"row 1, objects: field 'bbox_type'"),
+    ],
+)
+def test_a_row_of_a_wrong_shape_is_a_finding_and_the_rest_is_read(
+    change: dict[str, Any], says: str, images: Path
+) -> None:
+    _, row = EXAMPLES["messages"]
+    report = check_file(Reader(_file(images, row, {**row, **change}, row), images))
+    assert report.rows == 3
+    (finding,) = report.findings
+    assert re.search(says, str(finding)), finding
+
+
+def _bytes_of(images: Path, data: bytes) -> Path:
+    (images / "rows.jsonl").write_bytes(data)
+    return images / "rows.jsonl"
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_mark_of_byte_order_and_windows_line_ends_change_nothing(as_list: bool, images: Path) -> None:
+    rows = [json.dumps(EXAMPLES["messages"][1]).encode()] * 2
+    text = b"[\r\n" + b",\r\n".join(rows) + b"\r\n]\r\n" if as_list else b"\r\n".join(rows) + b"\r\n"
+    path = _bytes_of(images, b"\xef\xbb\xbf" + text)
+    assert (check_file(Reader(path, images)).findings, len(Mixture.open(path))) == ([], 2)
+
+
+def test_another_encoding_is_named(images: Path) -> None:
+    line = (json.dumps(EXAMPLES["messages"][1]) + "\n").replace("42", "caf\u00e9")
+    with pytest.raises(DataError, match="row 0: the row is not in UTF-8"):
+        check_file(Reader(_bytes_of(images, line.encode("utf-16")), images))
+    plain = json.dumps(EXAMPLES["messages"][1]).encode() + b"\n"
+    report = check_file(Reader(_bytes_of(images, plain + line.encode("latin-1")), images))
+    assert [str(finding) for finding in report.findings] == [
+        "row 1: the row is not in UTF-8 (save the file in UTF-8)"
+    ]
+
+
+@pytest.mark.parametrize("data", [b"", b"\r\n \n", b"[]"])
+def test_a_file_without_rows_is_said(data: bytes, images: Path) -> None:
+    path = _bytes_of(images, data)
+    with pytest.raises(DataError, match="contains no rows"):
+        check_file(Reader(path, images))
+    assert prepare(path, images, images / "made").file == path, "training says it, too"
+
+
+def test_what_training_would_misread_is_read_before_wherever_it_stands(images: Path) -> None:
+    _, plain = EXAMPLES["messages"]
+    _, swift = EXAMPLES["ms-swift"]
+    talked = {**plain, "messages": [{"role": "user", "content": '"objects": [1]'}, plain["messages"][3]]}
+    assert is_plain(_file(images, {**plain, "objects": [], "system": ""}, {**talked, "images": []}))
+    path = _file(images, plain, swift)
+    assert not is_plain(path)
+    first, second = Mixture.open(prepare(path, images, images / "made").file)
+    assert (first.turns[-1].text, second.turns[-1].text) == ("42", BOX)
+    path = _file(images, plain, {**plain, "system": "Be brief."})
+    _, second = Mixture.open(prepare(path, images, images / "made").file)
+    assert (second.turns[0].role, second.turns[0].text) == ("system", "Be brief.")
+
+
+def test_images_as_urls_are_read_before_training(images: Path) -> None:
+    data = "data:image/png;base64," + base64.b64encode((images / "card.png").read_bytes()).decode()
+    for number, name in enumerate((data, f"file://{images}/card.png")):
+        path = _file(images, {**EXAMPLES["messages"][1], "images": [name]})
+        prepared = prepare(path, images, images / f"made{number}")
+        (row,) = Mixture.open(prepared.file)
+        (view,) = load_views(prepared.images, row.image)
+        assert view.image.size == (320, 240)
+
+
+def test_the_machines_of_one_job_make_the_rows_once(images: Path) -> None:
+    path = _file(images, *[EXAMPLES["ms-swift"][1]] * 500)
+    together = threading.Barrier(3)
+
+    def ask(_: int) -> tuple[Path, int]:
+        together.wait()
+        made = prepare(path, images, images / "run/rows/training")
+        return made.file, made.file.stat().st_ino
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(ask, range(3)))
+    assert len(set(found)) == 1, "one made them, the others waited"
+    assert [path.name for path in (images / "run/rows").iterdir()] == ["training"]
+
+
+def test_a_row_that_cannot_be_read_leaves_no_folder(images: Path) -> None:
+    path = _file(images, EXAMPLES["ms-swift"][1], {"messages": 5, "objects": {"ref": ["x"]}})
+    with pytest.raises(DataError, match="row 1, messages"):
+        prepare(path, images, images / "run/rows/training")
+    assert not (images / "run").exists()

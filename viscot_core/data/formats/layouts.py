@@ -13,13 +13,13 @@ import binascii
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.conversation import IMAGE
-from viscot_core.data.annotations import Conversation, describe
+from viscot_core.data.annotations import Conversation, Row, describe
 from viscot_core.data.traces.trace import Trace
 from viscot_core.errors import DataError
 
@@ -42,14 +42,17 @@ class RowError(Exception):
         self.kind, self.field, self.says = kind, field, says
 
 
-@dataclass(frozen=True, slots=True)
-class Objects:
-    """ms-swift's boxes of a row, in the order of their ``<bbox>`` marks, and words of ``<ref-object>``."""
+class Objects(Row):
+    """ms-swift's ``objects``: boxes in the order of the ``<bbox>`` marks, words of ``<ref-object>``.
 
-    boxes: tuple[tuple[float, ...], ...]
-    refs: tuple[str, ...]
-    unit: str
-    images: tuple[int, ...]
+    A box is ``(x0, y0, x1, y1)`` of the image whose number stands in ``images`` (default: the first), in
+    pixels (``real``) or in 0..1 of the image's sides (``norm1``).
+    """
+
+    boxes: tuple[tuple[float, float, float, float], ...] = Field((), validation_alias="bbox")
+    refs: tuple[str, ...] = Field((), validation_alias="ref")
+    unit: Literal["real", "norm1"] = Field("real", validation_alias="bbox_type")
+    images: tuple[Annotated[int, Field(ge=0)], ...] = Field((), validation_alias="image_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,10 @@ class ReadRow:
     trace: Trace | None = None
 
 
+TURNS = ("conversations", "turns", "messages")
+"""The names of a row's list of messages."""
+DATA, FILE, WEB = "data:", "file://", ("http://", "https://")
+"""How the URL of an image starts."""
 StoreImage = Callable[[bytes], str]
 """Keeps an image that is in the row itself; its name under the folder of images."""
 
@@ -134,23 +141,31 @@ def _normal(raw: dict[str, Any], store: StoreImage) -> dict[str, Any]:
     row = {key: value for key, value in raw.items() if value is not None}
     if "prompt" in row and "completion" in row:
         row["messages"] = [*_as_messages(row.pop("prompt"), "user"), *_as_messages(row.pop("completion"))]
-    name = next(key for key in ("conversations", "turns", "messages") if key in row)
+    name = next((key for key in TURNS if key in row), None)
+    if name is None:
+        raise RowError("field", "messages", "the row has no messages")
     turns = [
         {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else turn
-        for turn in row[name]
+        for turn in _listed(row[name], name)
     ]
     if isinstance(system := row.get("system"), str) and system.strip():
         turns = [{"role": "system", "content": system}, *turns]
     inline = list(_inline_images(turns))
     given = row.pop("images", row.pop("image", None))
-    images = [given] if isinstance(given, str | dict) else list(given or [])
+    images = [given] if isinstance(given, str | dict) else _listed(given or [], "images")
     row["images"] = [_name(image, store) for image in images or inline]
     row[name] = turns
     return row
 
 
 def _as_messages(value: Any, role: str = "assistant") -> list[Any]:
-    return [{"role": role, "content": value}] if isinstance(value, str) else list(value or [])
+    return [{"role": role, "content": value}] if isinstance(value, str) else _listed(value, "prompt")
+
+
+def _listed(value: Any, field: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise RowError("field", field, f"{field} is a list, not {str(value)[:60]!r}")
+    return list(value)
 
 
 def _inline_images(turns: list[Any]) -> Iterator[Any]:
@@ -173,29 +188,24 @@ def _name(image: Any, store: StoreImage) -> str:
         image = path
     if not isinstance(image, str) or not image:
         raise RowError("image", "images", f"an image is a path or bytes, not {str(image)[:60]!r}")
-    if image.startswith("data:"):
+    if image.startswith(DATA):
         try:
             return store(base64.b64decode(image.partition(",")[2], validate=True))
         except (binascii.Error, ValueError) as error:
             raise RowError("image", "images", f"an image's data: URL is no base64 ({error})") from error
-    if image.startswith(("http://", "https://")):
+    if image.startswith(WEB):
         raise RowError("image", "images", f"{image[:80]} is a URL; download the image and write its path")
-    return image.removeprefix("file://")
+    return image.removeprefix(FILE)
 
 
 def _objects(raw: Any) -> Objects:
     if not isinstance(raw, dict):
         raise RowError("boxes", "objects", "objects is {ref, bbox, bbox_type}")
-    unit = raw.get("bbox_type") or "real"
-    if unit not in ("real", "norm1"):
-        raise RowError("boxes", "objects.bbox_type", f"bbox_type is real or norm1, not {unit!r}")
-    boxes = []
-    for number, box in enumerate(raw.get("bbox") or []):
-        if not isinstance(box, list) or len(box) != 4:
-            raise RowError("boxes", f"objects.bbox.{number}", f"a box is [x0, y0, x1, y1], not {box!r}")
-        boxes.append(tuple(float(number) for number in box))
-    images = tuple(int(number) for number in raw.get("image_id") or [])
-    return Objects(tuple(boxes), tuple(map(str, raw.get("ref") or [])), unit, images)
+    try:
+        # A table has a null where a row has no such field.
+        return Objects.model_validate({key: value for key, value in raw.items() if value is not None})
+    except ValidationError as error:
+        raise RowError("boxes", "objects", describe(error)) from error
 
 
 def original(box: tuple[float, ...]) -> Box:

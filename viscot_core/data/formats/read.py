@@ -11,10 +11,20 @@ from pathlib import Path
 
 from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Size
-from viscot_core.data.annotations import Conversation, split_crop
+from viscot_core.data.annotations import Conversation
 from viscot_core.data.formats.boxes import own_boxes, with_objects
-from viscot_core.data.formats.containers import first_objects, is_json, raw_objects
-from viscot_core.data.formats.layouts import ReadRow, RowError, RowLayout, layout_of, marks, read_row
+from viscot_core.data.formats.containers import first_objects, has_key, is_json, raw_objects
+from viscot_core.data.formats.layouts import (
+    DATA,
+    FILE,
+    WEB,
+    ReadRow,
+    RowError,
+    RowLayout,
+    layout_of,
+    marks,
+    read_row,
+)
 from viscot_core.data.traces.trace import Trace
 from viscot_core.errors import DataError, ImageError
 from viscot_core.images.reading import image_size
@@ -74,7 +84,11 @@ class Reader:
         row = read.row
         if (found := marks(row)) != len(row.image):
             raise RowError("images", "images", f"{found} <image> marks for {len(row.image)} images")
-        self.named += sum(split_crop(entry)[0] not in self.stored for entry in row.image)
+        try:
+            names = [name for name, _ in row.views()]
+        except DataError as error:  # the text after ### is no box
+            raise RowError("image", "images", str(error)) from error
+        self.named += sum(name not in self.stored for name in names)
         if read.trace is not None:
             return row  # its model's words are a dialect's own: they are learned as they were said
         if read.objects is not None:
@@ -130,7 +144,11 @@ def layout(path: Path) -> RowLayout:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether training reads the file as it is: JSON in LLaVA's or the messages layout, images as paths."""
+    """Whether training reads the file as it is: JSON in LLaVA's or the messages layout, images as paths.
+
+    A row of ms-swift's ``objects`` or with a ``system`` message beside the others may stand anywhere in the
+    file, and training would learn its ``<bbox>`` marks, or without its system message, in silence.
+    """
     if not is_json(path):
         return False
     first = first_objects(path)
@@ -142,8 +160,11 @@ def is_plain(path: Path) -> bool:
         return True
     row = first[0]
     images = row.get("images") or row.get("image") or []
-    plain = all(isinstance(image, str) for image in ([images] if isinstance(images, str) else images))
-    return found in (RowLayout.LLAVA, RowLayout.MESSAGES) and plain and bool(images or not _shows(row))
+    images = images if isinstance(images, list) else [images]
+    if not all(isinstance(image, str) and not image.startswith((DATA, FILE, *WEB)) for image in images):
+        return False
+    paths = found in (RowLayout.LLAVA, RowLayout.MESSAGES) and bool(images or not _shows(row))
+    return paths and not has_key(path, "objects", "system")
 
 
 def _shows(row: dict[str, object]) -> bool:
