@@ -34,8 +34,11 @@ def declare_torchvision() -> Any:
     return lib
 
 
-def train_tokenizer(special: list[str], *, eos: str, pad: str, **named: str) -> Any:
-    """Byte-level BPE over a handful of words; ``named`` are tokens with a name of their own."""
+def train_tokenizer(special: list[str], *, eos: str, pad: str, adds_bos: bool = False, **named: str) -> Any:
+    """Byte-level BPE over a handful of words; ``named`` are tokens with a name of their own.
+
+    ``adds_bos``: it puts its ``bos_token`` before every text, as Gemma's (to 3) and Llama's do.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -58,6 +61,7 @@ def train_tokenizer(special: list[str], *, eos: str, pad: str, **named: str) -> 
         pad_token=pad,
         extra_special_tokens=named if named else extra,
         model_max_length=2048,
+        add_bos_token=adds_bos,
         **own,
     )
 

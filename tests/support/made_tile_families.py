@@ -45,7 +45,10 @@ def make_idefics(folder: Path, seed: int = 0, *, smol: bool = False) -> Path:
     )
     special = ["<pad>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>", start]
     special += [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
-    tokenizer = train_tokenizer(special, eos="<end_of_utterance>", pad="<pad>")
+    # Idefics3's is Llama's, which puts <|begin_of_text|> before every text.
+    tokenizer = train_tokenizer(
+        special, eos="<end_of_utterance>", pad="<pad>", adds_bos=not smol, bos_token=start
+    )
     tile = {"longest_edge": 56}
     images = image_processor(
         family,
@@ -167,6 +170,7 @@ def make_gemma3(folder: Path, seed: int = 0, window: int = 512) -> Path:
         special,
         eos="<eos>",
         pad="<pad>",
+        adds_bos=True,
         bos_token="<bos>",
         boi_token="<start_of_image>",
         eoi_token="<end_of_image>",

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from family_checks import asked
+from family_checks import IMAGES, asked
 from made_families import FAMILIES, make
 from made_tile_families import make_gemma3
 
 from viscot_core.boxes.registry import codec
+from viscot_core.conversation import Message
 from viscot_core.engines.open import EngineOptions, codec_for, open_engine
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.engines.transformers.prefix import uses_static
 from viscot_core.errors import UsageError
 from viscot_core.families.generic.backbones import BACKBONES
+from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.load import LoadedModel, load_model
 
 pytest.importorskip("torchvision", reason="most processors have a video part; make test installs it")
@@ -42,6 +44,32 @@ def test_it_is_transformers_own_answer(loaded: LoadedModel) -> None:
         assert (
             ours.text == loaded.processor.text([i for i in ids if i not in loaded.processor.stop_ids]).strip()
         )
+
+
+def test_ids_are_transformers_own(loaded: LoadedModel) -> None:
+    """Those of its ``apply_chat_template``: a first token that template and tokenizer write is there once."""
+    hf: Any = loaded.processor.hf  # type: ignore[attr-defined]
+    words = "where is the red card?"
+    content = [{"type": "image", "image": IMAGES[0]}, {"type": "text", "text": words}]
+    theirs = hf.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )["input_ids"][0]
+    messages, size = (Message("user", f"<image>\n{words}"),), IMAGES[0].size
+    assert loaded.processor.render(messages, [size], generate=True).ids == list(theirs)
+    # Without its image the row that training reads and the one that vLLM expands start the same way.
+    spoken = [Message("user", words), Message("assistant", "the card")]
+    bare = loaded.processor.render(spoken[:1], [], generate=True).ids
+    added = len(bare) - len(loaded.processor.slot_ids(spoken[:1]))
+    assert loaded.processor.slot_ids(spoken[:1]) == bare[added:]
+    assert added == (loaded.family.name == "molmo2")  # its processor writes the first token
+    training = loaded.family.training
+    if training is not None:
+        row = training.processor(open_checkpoint(loaded.path)).render(spoken, []).ids
+        assert row[:4] == bare[:4]  # what follows may differ: a template writes no empty thought into history
 
 
 def greedy(loaded: LoadedModel, inputs: dict[str, Any], limit: int) -> tuple[list[int], list[float]]:

@@ -67,11 +67,11 @@ def test_it_is_transformers_own_answer(loaded: LoadedModel) -> None:
 
     asked = requests()[1]
     hf = loaded.processor.hf
-    turns = [
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked.messages[0].text[8:]}]}
-    ]
-    text = hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    inputs = hf(text=[text], images=[[asked.images[0].image]], return_tensors="pt")
+    image = {"type": "image", "image": asked.images[0].image}
+    turns = [{"role": "user", "content": [image, {"type": "text", "text": asked.messages[0].text[8:]}]}]
+    inputs = hf.apply_chat_template(
+        turns, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
     sizes = [view.image.size for view in asked.images]
     assert (
         loaded.processor.render(asked.messages, sizes, generate=True).ids == inputs["input_ids"][0].tolist()

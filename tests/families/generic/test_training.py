@@ -14,6 +14,7 @@ from viscot_core.conversation import BOX_REQUEST, Message
 from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import encode, with_boxes
 from viscot_core.errors import DataError, UsageError
+from viscot_core.families.generic.processor import _parts
 from viscot_core.families.inputs import IGNORE
 from viscot_core.families.table import training_of
 from viscot_core.models.checkpoint import open_checkpoint
@@ -47,8 +48,11 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_ids_are_the_templates_own_and_labels_are_the_replies(family: tuple[str, Any]) -> None:
     name, processor = family
     rendered = processor.render(CHAIN, SIZES)
-    turns = [Message(m.role, m.text.strip()) for m in CHAIN]
-    own = processor.hf(text=[processor._text(turns, False)], images=[IMAGES])["input_ids"][0]
+    turns = [{"role": m.role, "content": _parts(Message(m.role, m.text.strip()))} for m in CHAIN]
+    slots: Any = [part for turn in turns for part in turn["content"] if part["type"] == "image"]  # type: ignore[attr-defined]
+    for part, image in zip(slots, IMAGES, strict=True):
+        part["image"] = image
+    own = processor.hf.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"][0]
     last = (
         [] if name != "glm-4v" else processor.hf.tokenizer.encode("<|user|>")
     )  # no turn's end after the last
@@ -56,8 +60,7 @@ def test_ids_are_the_templates_own_and_labels_are_the_replies(family: tuple[str,
     said = [text for text, supervised in processor.spans(rendered) if supervised]
     assert [text.strip() for text in said] == [f"[0.1, 0.2]{ENDS[name]}", f"blue{ENDS[name]}"]
     assert all(label in (IGNORE, token) for label, token in zip(rendered.labels, rendered.ids, strict=True))
-    shown = [text for text, _ in processor.spans(rendered)]
-    assert shown.count("<image>") == 2
+    assert [text for text, _ in processor.spans(rendered)].count("<image>") == 2
 
 
 def test_a_cut_keeps_whole_images(family: tuple[str, Any]) -> None:

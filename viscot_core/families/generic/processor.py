@@ -187,7 +187,8 @@ class GenericProcessor:
         if slots != len(sizes):
             raise ValueError(f"the prompt has {slots} <image> marks for {len(sizes)} images")
         images = [blank(size) for size in sizes]
-        out = self.hf(text=[self._text(messages, generate)], images=[images] if images else None)
+        texts = [self._text(messages, generate)]
+        out = self.hf(text=texts, images=[images] if images else None, **self._first_token(texts))
         ids = [int(i) for i in out["input_ids"][0]]
         return Rendered(ids, [IGNORE] * len(ids), len(sizes), seen=self._seen(out))
 
@@ -200,7 +201,8 @@ class GenericProcessor:
 
     def slot_ids(self, messages: Sequence[Message]) -> list[int]:
         """The chat template's own ids, its image marks as they stand."""
-        return [int(i) for i in self.hf.tokenizer(self._text(messages, True))["input_ids"]]
+        text = self._text(messages, True)
+        return [int(i) for i in self.hf.tokenizer(text, **self._first_token([text]))["input_ids"]]
 
     def shown(self, image: Image.Image) -> Image.Image:
         """The image itself: vLLM has the same processor."""
@@ -219,8 +221,8 @@ class GenericProcessor:
         """Left-padded tensors for conversations that the model is to continue, a row each."""
         texts = [self._text(messages, True) for messages in conversations]
         shown = [list(row) for row in images]
-        out = self.hf(text=texts, images=shown if any(shown) else None, padding=True, return_tensors="pt")
-        return dict(out)
+        options = {"padding": True, "return_tensors": "pt", **self._first_token(texts)}
+        return dict(self.hf(text=texts, images=shown if any(shown) else None, **options))
 
     def text(self, ids: Sequence[int]) -> str:
         """Words of generated ids, special tokens left out, but for the marks of thoughts."""
@@ -235,6 +237,14 @@ class GenericProcessor:
     def settled_text(self, ids: Sequence[int]) -> str:
         """The beginning of ``text(ids)`` that stays: without the half of a letter at its end."""
         return self.text(ids).rstrip(_NO_LETTER)
+
+    def _first_token(self, texts: Sequence[str]) -> dict[str, bool]:
+        """Keeps a tokenizer from writing its first token (BOS) where the template has written it (Gemma 3).
+
+        transformers does the same where it tokenizes a template's text itself.
+        """
+        first = self.hf.tokenizer.bos_token
+        return {"add_special_tokens": False} if first and texts[0].startswith(first) else {}
 
     def _text(self, messages: Sequence[Message], generate: bool) -> str:
         turns = [{"role": message.role, "content": _parts(message)} for message in messages]

@@ -87,6 +87,7 @@ class GenericTrainingProcessor(GenericProcessor):
             images=[[blank(size) for size in sizes]] if sizes else None,
             return_offsets_mapping=True,
             return_text_replacement_offsets=True,
+            **self._first_token([text]),
         )
         ids, offsets = [int(i) for i in out["input_ids"][0]], out["offset_mapping"][0]
         replaced = (out.get("text_replacement_offsets") or [[]])[0]
