@@ -40,9 +40,9 @@ def stub(stub_python: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """``stub("what it says", dies_at=2)`` opens the engine of ``--engine vllm`` over the stand-in."""
     opened: list[VllmEngine] = []
 
-    def start(says: str = "99", *, end: bool = True, **told: object) -> VllmEngine:
+    def start(says: str = "99", *, end: bool = True, on: str = "auto", **told: object) -> VllmEngine:
         monkeypatch.setenv("STUB_VLLM", json.dumps({"says": ids_of(says, end=end), **told}))
-        engine = open_engine(EngineOptions(engine="vllm", python=str(stub_python), dtype="fp32"))
+        engine = open_engine(EngineOptions(engine="vllm", python=str(stub_python), dtype="fp32", device=on))
         assert isinstance(engine, VllmEngine)
         opened.append(engine)
         return engine

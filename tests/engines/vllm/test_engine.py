@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,18 @@ def _view(colour: str = "red") -> View:
 
 def _ask(words: str = "What?", view: View | None = None, **more: object) -> Request:
     return Request((Message("user", f"<image>\n{words}"),), (view or _view(),), **more)  # type: ignore[arg-type]
+
+
+def _child() -> psutil.Process:
+    """The process of the one vLLM that runs."""
+    (found,) = (
+        one for one in psutil.Process().children() if _runs(one) and "worker.py" in str(one.cmdline())
+    )
+    return found
+
+
+def _runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_it_says_what_vllm_says_and_knows_itself(stub: Open) -> None:
@@ -114,6 +127,8 @@ def test_a_vllm_that_dies_is_told_to_all_and_started_again(
 
 def test_ctrl_c_stops_what_was_asked(stub: Open) -> None:
     engine = stub("abcdefgh", end=False)
+    # At a terminal the whole group gets it: vLLM is in another.
+    assert os.getpgid(_child().pid) != os.getpgrp()
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         engine.generate([_ask(max_new_tokens=300)])
@@ -121,14 +136,78 @@ def test_ctrl_c_stops_what_was_asked(stub: Open) -> None:
 
 
 def test_the_process_ends_with_its_engine(stub: Open) -> None:
-    before = {child.pid for child in psutil.Process().children()}
     engine = stub()
-    (child,) = (one for one in psutil.Process().children() if one.pid not in before)
+    child = _child()
     log = engine._process.log
     engine.close()
     assert not child.is_running() and not log.exists()
     with pytest.raises(EngineError):
         engine.generate([_ask()])
+
+
+def test_a_vllm_that_is_killed_leaves_nothing(stub: Open) -> None:
+    engine = stub("abcdefgh", end=False, forks=True)
+    child = _child()
+    (grandchild,) = child.children()
+    threading.Timer(0.3, child.kill).start()
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(engine.generate, [_ask(max_new_tokens=300)])
+        try:
+            with pytest.raises(EngineError, match="vLLM has failed"):
+                asking.result(10)
+        finally:
+            engine.close()
+    for _ in range(100):
+        if not _runs(grandchild):
+            return
+        time.sleep(0.05)
+    raise AssertionError(grandchild)
+
+
+def test_a_listener_that_fails_fails_its_own_call(stub: Open) -> None:
+    engine = stub()
+
+    def fail(text: str) -> None:
+        raise OSError("nobody reads this")
+
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(engine.generate, [_ask(on_text=fail)])
+        with pytest.raises(OSError, match="nobody reads this"):
+            asking.result(10)
+    assert engine.generate([_ask()])[0].text == "99"
+
+
+def test_it_is_started_again_while_a_listener_is_slow(stub: Open) -> None:
+    engine = stub("abcdefgh", end=False)
+    heard, go_on = threading.Event(), threading.Event()
+
+    def hear(text: str) -> None:
+        heard.set()
+        go_on.wait(10)
+
+    with ThreadPoolExecutor(2) as threads:
+        asking = threads.submit(engine.generate, [_ask(on_text=hear, max_new_tokens=20, stop=("b",))])
+        assert heard.wait(10)
+        _child().kill()
+        while engine._process.alive:
+            time.sleep(0.01)
+        again = threads.submit(engine.reset)
+        time.sleep(0.2)
+        go_on.set()
+        again.result(20)
+        asking.exception(10)
+    assert engine.generate([_ask(max_new_tokens=2)])[0].tokens == 2
+
+
+def test_one_gpu_of_several(stub: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert stub(on="cuda:1", device="cuda").identity["device"] == "cuda"
+    assert psutil.Process(_child().pid).environ()["CUDA_VISIBLE_DEVICES"] == "7"
+    for odd in ("cuda:2", "cuda:x"):
+        with pytest.raises(UsageError, match=f"There is no device '{odd}' here"):
+            stub(on=odd, device="cuda")
+    with pytest.raises(UsageError, match="is built for 'cpu'"):
+        stub(on="cuda:1")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from viscot_core.engines.transformers.decode_state import DecodeState, begun
 from viscot_core.engines.vllm.order import ImageOrder
 from viscot_core.engines.vllm.process import VllmProcess, version_of
 from viscot_core.engines.vllm.traits import TOGETHER, traits
-from viscot_core.errors import UsageError
+from viscot_core.errors import UsageError, ViscotError
 from viscot_core.families.base import Processor
 from viscot_core.images.view import View, resized
 
@@ -90,7 +91,7 @@ class VllmEngine:
             "stop_ids": sorted(self.processor.stop_ids),
             "counts": counts,
         }
-        self._lock = threading.Lock()
+        self._lock, self._restarting = threading.Lock(), threading.Lock()
         self._numbers = itertools.count()
         self._process = self._start()
 
@@ -145,12 +146,14 @@ class VllmEngine:
 
     def reset(self) -> None:
         """Forget features and prefixes; a vLLM that has gone is started again."""
-        with self._lock:
+        with self._restarting:
             if self._process.alive:
                 self._process.send({"reset": True})
                 return
+            # Not under the lock: it waits for vLLM's thread, and that may be waiting for the lock.
             self._process.close()
-            self._process = self._start()
+            with self._lock:
+                self._process = self._start()
 
     def counters(self) -> dict[str, float]:
         """vLLM's own counters, where the engine was made with ``counts``."""
@@ -206,7 +209,10 @@ class VllmEngine:
             self._lose()
         elif "said" in message:
             for said in message["said"]:
-                self._said(**said)
+                try:
+                    self._said(**said)
+                except Exception as error:  # noqa: BLE001 - of its listener: told to the one who asks
+                    self._end(said["number"], error)
         elif "refused" in message:
             reason = f"vLLM does not take this prompt ({message['reason']})"
             self._end(message["refused"], Generation("", 0, False, reason), heard=True)
@@ -242,19 +248,21 @@ class VllmEngine:
         elif reason is not None or not prompt.state.open:
             self._end(number, prompt.state.generation(), heard=reason is not None)
 
-    def _end(self, number: int, generation: Generation | None, *, heard: bool = False) -> None:
+    def _end(self, number: int, outcome: Generation | Exception | None, *, heard: bool = False) -> None:
         """Close a prompt with what it came to; vLLM is told where it has not said so itself (``heard``)."""
         with self._lock:
             prompt = self._open.pop(number, None)
             if prompt is None:
                 return
             following = self._order.end(number)
-            if self._process.alive:
+            with suppress(ViscotError):  # vLLM has gone: those that follow hear it from `_lose`
                 if not heard:
                     self._process.send({"stop": number})
                 self._send(following)
-        if generation is not None:
-            prompt.done.set_result(generation)
+        if isinstance(outcome, Generation):
+            prompt.done.set_result(outcome)
+        elif outcome is not None:
+            prompt.done.set_exception(outcome)
 
     def _lose(self) -> None:
         """vLLM has gone: whoever waits is told."""

@@ -6,13 +6,16 @@ of its own, and takes its GPU memory with it when it ends. ``worker.py`` is what
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,7 @@ class VllmProcess:
         self, python: str, config: Message, on_message: Callable[[Message | None], None], name: str
     ) -> None:
         self._name = name
+        env = _environment(config["device"])
         ours, theirs = socket.socketpair()
         # The words of a vLLM that failed are needed later; those of one that works, by nobody.
         handle, log = tempfile.mkstemp(prefix="viscot-vllm-", suffix=".log")
@@ -93,8 +97,11 @@ class VllmProcess:
                 stdout=file,
                 stderr=file,
                 pass_fds=(theirs.fileno(),),
-                env=_environment(config["device"]),
+                env=env,
+                # Ctrl-C at a terminal goes to every process of its group, and `chat` goes on afterwards.
+                start_new_session=True,
             )
+        atexit.register(self.close)
         self._wire = Wire(ours)
         self._gone = False
         self._thread: threading.Thread | None = None
@@ -127,12 +134,14 @@ class VllmProcess:
 
     def close(self) -> None:
         """End vLLM and what it has started."""
+        atexit.unregister(self.close)
         self._wire.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._child.wait(20)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        # The whole group: where vLLM was killed, its own processes are left and keep their memory.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
         if self._thread is not None:
             self._thread.join()
         if self._child.returncode == 0:
@@ -161,12 +170,18 @@ class VllmProcess:
 
 
 def _environment(device: str) -> dict[str, str]:
-    """This process's, with the one GPU that ``cuda:1`` names."""
+    """This process's, with the one GPU that ``cuda:1`` names.
+
+    Raises:
+        UsageError: no number, or none of the GPUs that this process sees.
+    """
     env = dict(os.environ)
     kind, _, number = device.partition(":")
     if kind == "cuda" and number:
         seen = [each for each in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
-        env["CUDA_VISIBLE_DEVICES"] = seen[int(number)] if int(number) < len(seen) else number
+        if not number.isdigit() or (seen and int(number) >= len(seen)):
+            raise UsageError(f"There is no device '{device}' here; use auto, cpu, cuda or cuda:0.")
+        env["CUDA_VISIBLE_DEVICES"] = seen[int(number)] if seen else number
     return env
 
 

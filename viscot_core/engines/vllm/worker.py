@@ -73,8 +73,9 @@ class Wire:
 
 def main(number: int) -> None:
     """Serve the socket with this file number until its other side closes it."""
-    os.set_inheritable(number, False)  # a child that kept it open would hide that the other side has gone
-    wire = Wire(socket.socket(fileno=number))
+    end = socket.socket(fileno=number)
+    _keep_from_children(end)
+    wire = Wire(end)
     config, _ = wire.receive()
     inbox: queue.SimpleQueue[tuple[Message, list[bytes]]] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(wire, inbox), daemon=True).start()
@@ -85,6 +86,17 @@ def main(number: int) -> None:
         raise
     while True:
         desk.work(inbox)
+
+
+def _keep_from_children(end: socket.socket) -> None:
+    """A child that kept ``end`` open would hide from viscot that this process has gone."""
+    end.set_inheritable(False)
+
+    def in_fork() -> None:  # vLLM forks its own processes where nothing has touched the GPU yet
+        if end.fileno() >= 0:
+            os.close(end.detach())
+
+    os.register_at_fork(after_in_child=in_fork)
 
 
 def _read(wire: Wire, inbox: queue.SimpleQueue[tuple[Message, list[bytes]]]) -> None:
@@ -206,7 +218,8 @@ def _engine(config: Message) -> Any:
     from vllm import LLM
 
     device = _device()
-    if config["device"] not in ("auto", device):
+    # Which one of several it is, is in CUDA_VISIBLE_DEVICES.
+    if config["device"].partition(":")[0] not in ("auto", device):
         raise DeviceError(device)
     on_cpu = device == "cpu"
     special: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 """Stands in for vLLM in its own process: reads prompts as vLLM does, and says what ``STUB_VLLM`` tells.
 
-``STUB_VLLM`` is JSON: {"says": ids, "fails": words of the loading, "dies_at": step, "reads": "otherwise"}.
+``STUB_VLLM`` is JSON: {"says": ids, "fails": words of the loading, "dies_at": step, "reads": "otherwise",
+"device": what it is built for, "forks": it has a process of its own}.
 """
 
 from __future__ import annotations
@@ -95,4 +96,7 @@ class LLM:
     def __init__(self, *, model: str, dtype: str, **_: Any) -> None:
         if "fails" in TOLD:
             raise ValueError(TOLD["fails"])
+        if TOLD.get("forks") and os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
         self.llm_engine = _Engine(model, dtype)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
 from types import SimpleNamespace
 
-current_platform = SimpleNamespace(device_type="cpu")
+_TOLD = json.loads(os.environ.get("STUB_VLLM", "{}"))
+current_platform = SimpleNamespace(device_type=_TOLD.get("device", "cpu"))
