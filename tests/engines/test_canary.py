@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from judge_server import JudgeServer, completion
+from made_families import make
 
 from viscot_core.engines.canary import CANARY
 from viscot_core.engines.open import EngineOptions, open_engine
@@ -12,9 +16,9 @@ from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import BUNDLED_FOLDER
 
 
-def _count() -> int:
-    checkpoint = open_checkpoint(BUNDLED_FOLDER)
-    processor = checkpoint.family.processor(checkpoint)
+def _count(folder: Path = BUNDLED_FOLDER, *, thinking: bool = False) -> int:
+    checkpoint = open_checkpoint(folder)
+    processor = checkpoint.family.processor(checkpoint, thinking=thinking)
     return len(processor.render(CANARY, [(224, 224)] * 2, generate=True).ids)
 
 
@@ -34,6 +38,20 @@ def test_a_server_with_another_chat_template_is_refused(more: int) -> None:
         (asked,) = server.requests
     assert asked["max_tokens"] == 1
     assert str(asked["messages"]).count("data:image") == 2
+
+
+def test_a_template_that_opens_a_thought_by_itself_is_no_other_one(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision", reason="most processors have a video part; make test installs it")
+    folder = make("qwen3.5", tmp_path)
+
+    def answer(n: int, body: dict[str, Any]) -> Any:
+        told = body.get("chat_template_kwargs", {}).get("enable_thinking", True)
+        return completion("x", tokens=(_count(folder, thinking=told), 1))
+
+    with JudgeServer(answer) as server:
+        server.models = [{"id": "made-up", "root": str(folder)}]
+        assert open_engine(EngineOptions(f"{server.url}#made-up")).name == "made-up"
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("models", [None, [{"id": "made-up"}], [{"id": "made-up", "root": "org/name"}]])

@@ -45,7 +45,14 @@ def check_template(url: str, name: str, options: ApiOptions) -> None:
     if folder is None or expected is None:
         return
     views = [View(Image.new("RGB", _SIZE), "canary")] * 2
-    body = {"model": name, "messages": Messages(None, 1).of(CANARY, views), "max_tokens": 1, "temperature": 0}
+    body = {
+        "model": name,
+        "messages": Messages(None, 1).of(CANARY, views),
+        "max_tokens": 1,
+        "temperature": 0,
+        # As `_tokens` renders it: left alone, a server may open a thought, which is more tokens or fewer.
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
     alone = replace(options, attempts=1, max_requests=None, max_cost=None, cache=None)
     with Client(url, openai_key(url), alone) as client:
         try:
