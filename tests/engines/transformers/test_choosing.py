@@ -146,6 +146,15 @@ def test_draws_follow_the_distribution(top_p: float) -> None:
         assert abs(counts[token] / rows - share) < 0.015
 
 
+def test_no_rounding_draws_a_forbidden_id() -> None:
+    """A number that no sum reaches stands for a GPU's sums, which need not grow from place to place."""
+    numbers = torch.tensor([[2.0]])
+    draws = Draws(torch.tensor([[0.8]]), torch.tensor([[2.0]]), numbers)
+    logits = torch.tensor([[1.0, 2.0, 3.0]])
+    found, _ = choose(logits, torch.tensor([2]), Choice(samples=True), draws, numbers)
+    assert found.tolist() == [1]
+
+
 def test_rows_of_one_batch_draw_as_each_was_told(loaded: LoadedModel) -> None:
     """Greedy, warm and nucleus rows together are what each is alone."""
     mixed = [

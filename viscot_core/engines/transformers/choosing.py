@@ -108,9 +108,10 @@ def _drawn(logits: torch.Tensor, choice: Choice, draws: Draws, number: torch.Ten
         outside = ordered.cumsum(-1) - ordered >= draws.top_p
         shares = shares.masked_fill(outside.new_zeros(outside.shape).scatter(1, ids, outside), 0.0)
     sums = shares.cumsum(-1)
-    # right=True: the first sum above the number, so that an id of no probability is never met.
-    place = torch.searchsorted(sums, number * sums[:, -1:], right=True)
-    return place[:, 0].clamp(max=logits.shape[-1] - 1)
+    # right=True: the first sum above the number, so that an id of no probability is not met.
+    place = torch.searchsorted(sums, number * sums[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
+    # A GPU rounds each sum in an order of its own, so that one may be met all the same: then the likeliest.
+    return torch.where(shares.gather(1, place) > 0, place, shares.argmax(-1, keepdim=True))[:, 0]
 
 
 def tell_first(states: Sequence[DecodeState], logits: torch.Tensor) -> None:
