@@ -31,6 +31,16 @@ def test_the_most_a_call_can_cost_is_a_token_a_byte() -> None:
     assert booked(budget, body("wörd中\ud83d")) == 4 + 1 + 3 + 3 + MESSAGE_OVERHEAD + 1
 
 
+def test_tools_and_their_calls_are_words_too() -> None:
+    budget = Budget(Usage(), None, None, A_DOLLAR_A_TOKEN)
+    plain = body("word")
+    with_tools = plain | {"tools": [{"name": "zoom"}]}
+    assert booked(budget, with_tools) == booked(budget, plain) + len('[{"name": "zoom"}]')
+    called = {"role": "assistant", "content": "", "tool_calls": [{"id": "a"}]}
+    with_tools["messages"] = [*plain["messages"], called]
+    assert booked(budget, with_tools) == booked(budget, plain) + len('[{"name": "zoom"}][{"id": "a"}]')
+
+
 def test_an_image_counts_as_the_longest_prompt_so_far() -> None:
     budget = Budget(Usage(), None, None, A_DOLLAR_A_TOKEN)
     assert booked(budget, body("", images=2)) == 2 * IMAGE_TOKENS + MESSAGE_OVERHEAD + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,6 +162,8 @@ class Budget:
         parts = [m["content"] for m in body["messages"]]
         texts = [p for p in parts if isinstance(p, str)]
         texts += [p["text"] for ps in parts if isinstance(ps, list) for p in ps if p["type"] == "text"]
+        sent = (body.get("tools"), *(message.get("tool_calls") for message in body["messages"]))
+        texts += [json.dumps(tools) for tools in sent if tools]
         images = sum(p["type"] == "image_url" for ps in parts if isinstance(ps, list) for p in ps)
         tokens_in = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + MESSAGE_OVERHEAD
         tokens_in += images * max(self._longest_prompt, IMAGE_TOKENS)
