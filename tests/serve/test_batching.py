@@ -129,6 +129,24 @@ def test_a_bug_in_the_engine_is_told_without_its_words_and_the_thread_lives_on(c
     assert "a bug with /a/path" in caplog.text
 
 
+class Lost(Looker):
+    """Has gone, and cannot be started again."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        raise EngineError("It has gone.")
+
+    def reset(self) -> None:
+        raise EngineError("It does not start.")
+
+
+def test_an_engine_that_cannot_be_asked_again_is_told_and_the_thread_lives_on() -> None:
+    with batcher(Lost(), retry_seconds=0.0) as here:
+        for says in ("It has gone.", "It does not start."):
+            with pytest.raises(EngineError, match=says):
+                here.submit([prompt("a")])[0].result(5)
+        assert here.alive
+
+
 def test_closing_finishes_what_is_queued_and_takes_no_more() -> None:
     engine = Looker(seconds=0.02)
     here = Batcher(engine, batch=2)

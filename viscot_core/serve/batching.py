@@ -149,9 +149,9 @@ class Batcher:
         return jobs, False
 
     def _run(self, jobs: Sequence[_Job]) -> None:
-        if self._is_time_to_retry():
-            self.engine.reset()
         try:
+            if self._is_time_to_retry():
+                self.engine.reset()
             generations = self.engine.generate([job.request for job in jobs])
             self.failures = 0
             for job, generation in zip(jobs, generations, strict=True):
