@@ -23,8 +23,7 @@ BATCH_PIXELS = 100_000_000
 
 _OURS = frozenset(
     {"image", "question", "model", "page", "given_box", "strategy", "status", "error"}
-    | {"truncated", "thoughts", "looks", "box_probability", "answer_probability"}
-    | {"truncated", "thoughts", "seen", "box_probability", "answer_probability"}
+    | {"truncated", "thoughts", "looks", "seen", "box_probability", "answer_probability"}
     | Answer("", (0, 0)).to_dict().keys()
 )
 """The keys of a record; a row's own ``answer`` must not look like the model's."""
