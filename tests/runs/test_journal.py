@@ -128,6 +128,22 @@ def test_what_is_asked_may_grow(tmp_path: Path) -> None:
         assert journal.begin(more).planned == {"cot": {"synth": 10, "made": 2}, "direct": {"synth": 3}}
 
 
+def test_settings_of_one_strategy_are_of_that_one_alone(tmp_path: Path) -> None:
+    """A strategy with settings of its own may join a folder, and be left out of a later call."""
+    cot, zoom = {"cot": {"synth": 10}}, {"zoom": {"synth": 10}}
+    looks = {"looks": 3}
+    calls = [(cot, info()), (zoom, info(zoom=looks)), (cot, info()), ({**cot, **zoom}, info(zoom=looks))]
+    for planned, asked in calls:
+        with Journal(tmp_path) as journal:
+            journal.check(asked.model_copy(update={"planned": planned}))
+            journal.begin(asked.model_copy(update={"planned": planned}))
+    assert read_run(tmp_path).settings == info(zoom=looks).settings
+    with Journal(tmp_path) as journal, pytest.raises(UsageError, match=r"zoom.looks: 3 -> 4"):
+        journal.begin(info(zoom={"looks": 4}).model_copy(update={"planned": zoom}))
+    with Journal(tmp_path) as journal, pytest.raises(UsageError, match=r"seed: 0 -> 1"):
+        journal.begin(info(seed=1))
+
+
 def test_a_second_writer_waits(tmp_path: Path) -> None:
     with Journal(tmp_path), pytest.raises(UsageError, match="Another process"), Journal(tmp_path):
         pass

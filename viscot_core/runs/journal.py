@@ -2,7 +2,8 @@
 
 Lines are appended and flushed as items finish, so a kill loses at most the batch in flight; a line cut short
 by a kill is set aside and its item asked again. One process writes at a time. Settings that change an answer
-may never change within a folder; the questions (strategies, data sets, limit) may become more.
+may never change within a folder; the questions (strategies, data sets, limit) may become more, and a strategy
+brings the settings that stand under its name.
 """
 
 from __future__ import annotations
@@ -140,8 +141,10 @@ class Journal:
             # A server's version is told with its replies, and none may be left to ask for.
             said = {name: self.info.environment[name] for name in (SERVER,) if name in self.info.environment}
             missing = {**self.info.missing, **dict.fromkeys(asked, 0), **info.missing}
+            own = {name: value for name, value in self.info.settings.items() if name in self.info.planned}
             info = info.model_copy(
                 update={
+                    "settings": {**own, **info.settings},
                     "planned": _union(self.info.planned, info.planned),
                     "hashes": {**self.info.hashes, **info.hashes},
                     "missing": {name: n for name, n in missing.items() if n},
@@ -191,7 +194,12 @@ def _take_lock(folder: Path, *, shared: bool = False, name: str = LOCK_FILE) -> 
 
 def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
     """Raise UsageError showing every setting in which ``new`` differs from the one that ``folder`` has."""
-    before, after = _flat({"kind": old.kind, **old.settings}), _flat({"kind": new.kind, **new.settings})
+    # What stands under a strategy's name is of that strategy alone: one of the two may not have it.
+    alone = old.planned.keys() ^ new.planned.keys()
+    before, after = (
+        _flat({"kind": info.kind, **{name: v for name, v in info.settings.items() if name not in alone}})
+        for info in (old, new)
+    )
     # Once on record of every server, whose template nobody can know.
     if before.get("engine.engine") == "api" and before.get("engine.template") == "vicuna_v1":
         before["engine.template"] = "server"
