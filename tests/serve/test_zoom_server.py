@@ -20,6 +20,7 @@ pytest.importorskip("mcp")
 from mcp import StdioServerParameters
 from mcp.client import Client
 
+from viscot_core.serve import zoom_server as module
 from viscot_core.serve.zoom_server import zoom_server
 
 
@@ -66,6 +67,14 @@ def test_the_tools_are_listed_and_so_are_the_images(root: Path) -> None:
     assert anyio.run(names) == ["list_images", "zoom"]
     text = asked(zoom_server(root, 10**6), "list_images").content[0].text
     assert text == "broken.png  cannot be read\nin/a.png  1000 x 800"
+
+
+def test_only_images_that_are_listed_are_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr(module, "MOST_LISTED", 1)
+    monkeypatch.setattr(module, "image_size", lambda path: opened.append(path) or (4, 3))
+    text = asked(zoom_server(root, 10**6), "list_images").content[0].text
+    assert text == "broken.png  4 x 3\n... and 1 more" and len(opened) == 1
 
 
 @pytest.mark.parametrize(

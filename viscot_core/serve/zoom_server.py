@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,17 +56,20 @@ def crop_of(root: Path, name: str, bbox_2d: list[float] | None, most_pixels: int
     return shown, f"{name}: {where}, shown as {size[0]} x {size[1]}"
 
 
-def images_under(root: Path) -> Iterator[tuple[str, str]]:
-    """Path and size of each image under ``root``, sorted; a size that cannot be read says so."""
+def images_under(root: Path) -> list[Path]:
+    """The images under ``root``, sorted."""
     endings = image_endings()
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in endings and path.is_file():
-            try:
-                width, height = image_size(path)
-                size = f"{width} x {height}"
-            except ImageError:
-                size = "cannot be read"
-            yield path.relative_to(root).as_posix(), size
+    return sorted(path for path in root.rglob("*") if path.suffix.lower() in endings and path.is_file())
+
+
+def _line(path: Path, root: Path) -> str:
+    """Path and size of an image; a size that cannot be read says so."""
+    try:
+        width, height = image_size(path)
+        size = f"{width} x {height}"
+    except ImageError:
+        size = "cannot be read"
+    return f"{path.relative_to(root).as_posix()}  {size}"
 
 
 def zoom_server(root: Path, most_pixels: int) -> MCPServer[Any]:
@@ -90,9 +92,10 @@ def zoom_server(root: Path, most_pixels: int) -> MCPServer[Any]:
 
     @server.tool(description="The images that can be looked at: path and size in pixels.")
     def list_images() -> str:
-        lines = [f"{name}  {size}" for name, size in images_under(root)]
-        more = [f"... and {len(lines) - MOST_LISTED} more"] if len(lines) > MOST_LISTED else []
-        return "\n".join(lines[:MOST_LISTED] + more) or "There is no image."
+        found = images_under(root)
+        lines = [_line(path, root) for path in found[:MOST_LISTED]]  # each opens its file
+        more = [f"... and {len(found) - MOST_LISTED} more"] if len(found) > MOST_LISTED else []
+        return "\n".join(lines + more) or "There is no image."
 
     def zoom(image: str, bbox_2d: list[float] | None = None) -> list[Any]:
         # Only a ToolError's words reach the model.
