@@ -120,3 +120,30 @@ def test_two_processes_save_and_go_on(zero: int, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (stage / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 61))
     assert (run / "projector.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(("processes", "fails"), [(1, False), (2, True)])
+def test_no_worker_of_a_loader_keeps_its_process_alive(processes: int, fails: bool, tmp_path: Path) -> None:
+    """They ignore the SIGTERM of a process that ends, which then waited for them, trained or failed."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, train=12, val=1, seed=9)
+    rows = json.loads((data / "train.json").read_text())
+    for row in rows[4:] if fails else []:
+        row["image"] = "missing.jpg"
+    (data / "train.json").write_text(json.dumps(rows))
+    fields = {"max_steps": 2, "global_batch_size": 4, "workers": 2, "packing": "true"}
+    argv = [sys.executable, "-m", "viscot_cli.app", "finetune", "--recipe", "tiny-zoom", "--data", str(data)]
+    argv += ["--out", str(run), "--gpus", "0", "--processes", str(processes), "--set", "report_to=[]"]
+    for name, value in {**fields, "token_weights": "null"}.items():
+        argv += ["--set", f"stages.finetune.{name}={value}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "run.log"
+    with log.open("wb") as out:
+        child = subprocess.Popen(argv, env=environment, stdout=out, stderr=out, start_new_session=True)
+        try:
+            assert child.wait(timeout=150) == int(fails), log.read_text()[-3000:]
+        finally:
+            child.kill()
+    assert ("rows cannot be learned from" if fails else "packing is exact") in log.read_text()

@@ -127,8 +127,8 @@ def _run_stage(run: Run, stage: StageSpec, out: Path) -> None:
         _train(trainer, resume, out, started=other is not None)
         _keep_model(objective, trainer, out)
     finally:
-        # Callbacks that know the Trainer would keep it, the model, and the loader's workers, which outlive
-        # the SIGTERM of a process that ends (`stopping.begin_loader_worker`): the command would hang.
+        trainer.end_loader()
+        # Callbacks that know the Trainer would keep it and the optimizer's state in memory after the stage.
         trainer.callback_handler.callbacks.clear()
 
 

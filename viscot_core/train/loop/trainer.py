@@ -68,6 +68,7 @@ class StageTrainer(Trainer):
         self._parts: dict[str, torch.Tensor] = {}  # parts of the loss, summed since the last line of the log
         self._steps = 0  # steps since that line
         self._leave = LeaveAfterSaving()
+        self._loader: DataLoader[Any] | None = None
         # First of all: the log counts from the step that it sets.
         at_start = [ContinueFrom(self, start)] if start else []
         super().__init__(
@@ -101,7 +102,18 @@ class StageTrainer(Trainer):
         # accelerate wraps the loader that starts the workers.
         inner = getattr(loader, "base_dataloader", loader)
         inner.worker_init_fn = partial(stopping.begin_loader_worker, inner.worker_init_fn)
+        self._loader = inner
         return loader
+
+    def end_loader(self) -> None:
+        """End the loader's workers, also where training failed.
+
+        They outlive the one SIGTERM that a process which ends sends them (`stopping.begin_loader_worker`),
+        and it would wait for them for ever: a traceback, or any circle of references, keeps their loader.
+        """
+        workers = getattr(self._loader, "_iterator", None)  # kept there because they are persistent
+        if workers is not None:
+            workers._shutdown_workers()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return RunOrder(self.order)
