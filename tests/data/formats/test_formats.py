@@ -357,3 +357,27 @@ def test_a_row_that_cannot_be_read_leaves_no_folder(images: Path) -> None:
     with pytest.raises(DataError, match="row 1, messages"):
         prepare(path, images, images / "run/rows/training")
     assert not (images / "run").exists()
+
+
+def test_a_conversion_that_fails_leaves_neither_rows_nor_images(images: Path) -> None:
+    data = "data:image/png;base64," + base64.b64encode((images / "card.png").read_bytes()).decode()
+    row = {**EXAMPLES["messages"][1], "images": [data]}
+    out = images / "out"
+    path = _file(images, row, {"messages": 5})
+    with pytest.raises(DataError, match="row 1"):
+        convert_rows(Reader(path, images, None, out), out / "rows.jsonl", RowLayout.MESSAGES)
+    assert not out.exists()
+    done = convert_rows(Reader(path, images, None, out), out / "rows.jsonl", RowLayout.MESSAGES, skip_bad=1)
+    (kept,) = (out / "images").iterdir()
+    assert (done.rows, kept.read_bytes()) == (1, (images / "card.png").read_bytes())
+    with pytest.raises(DataError, match="row 1"):
+        convert_rows(Reader(path, images, None, out), out / "again.jsonl", RowLayout.MESSAGES)
+    assert kept.exists(), "what an earlier conversion wrote stays"
+
+
+def test_a_row_whose_image_is_not_there_is_left_out_of_traces_by_number(images: Path) -> None:
+    row = EXAMPLES["llava"][1]
+    gone = {**row, "image": ["gone.png", "gone.png###[1, 2, 30, 40]"]}
+    path = _file(images, row, gone)
+    done = convert_rows(Reader(path, images), images / "t.jsonl", RowLayout.TRACE, skip_bad=1)
+    assert done.rows == 1 and str(done.bad[0]).startswith("row 1, images: ")

@@ -22,7 +22,8 @@ DATASET_FILES = ("dataset_info.json", "state.json")
 """What ``Dataset.save_to_disk`` of Hugging Face's ``datasets`` writes beside its ``*.arrow`` files."""
 SPLITS_FILE = "dataset_dict.json"
 """What ``DatasetDict.save_to_disk`` writes: its folder has a folder for each split."""
-_BATCH = 64
+_BATCH = 32
+"""Rows of a table in memory: each may hold its images."""
 
 
 def is_json(path: Path) -> bool:
@@ -92,7 +93,9 @@ def _batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
     for file in files:
         try:
             if file.suffix == ".parquet":
-                yield from parquet.ParquetFile(file).iter_batches(batch_size=_BATCH)
+                # Not a whole row group ahead: with images in the rows that is a gigabyte.
+                table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+                yield from table.iter_batches(batch_size=_BATCH)
             else:
                 with arrow.memory_map(str(file)) as source:
                     yield from arrow.ipc.open_stream(source)

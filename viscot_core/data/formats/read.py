@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +70,7 @@ class Reader:
     named: int = 0
     """How many images are paths under ``images``."""
     _sizes: dict[str, Size] = field(default_factory=dict)
+    _new: list[Path] = field(default_factory=list)
 
     def rows(self) -> Iterator[tuple[int, Conversation, Trace | None] | RowFinding]:
         """Each row in order, or what is wrong with it. Raises DataError where the file itself is damaged."""
@@ -112,9 +115,26 @@ class Reader:
             except ImageError as error:
                 raise RowError("image", "images", str(error)) from error
             if self.store is not None:
-                (self.store / STORED).mkdir(parents=True, exist_ok=True)
-                (self.store / place).write_bytes(data)
+                self._write(self.store / place, data)
         return name
+
+    def _write(self, target: Path, data: bytes) -> None:
+        if target.is_file() and target.stat().st_size == len(data):  # its name is its content's
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # By process: two that convert into one folder store the same images.
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        self._new += [partial, target]
+        partial.write_bytes(data)
+        partial.replace(target)
+
+    def remove_new(self) -> None:
+        """Delete the images that this reader wrote to ``store``: no row will name them."""
+        for path in self._new:
+            path.unlink(missing_ok=True)
+        if self.store is not None:
+            with suppress(OSError):  # not there, or others use it
+                (self.store / STORED).rmdir()
 
 
 @lru_cache(maxsize=4096)

@@ -17,7 +17,7 @@ from viscot_core.data.formats.layouts import RowError, RowLayout
 from viscot_core.data.formats.read import Reader, RowFinding
 from viscot_core.data.traces.trace import Trace
 from viscot_core.errors import DataError
-from viscot_core.files import atomic_write
+from viscot_core.files import atomic_write, folder_for
 
 TARGETS = (RowLayout.LLAVA, RowLayout.MESSAGES, RowLayout.TRACE)
 LOST_LOSS = "messages without loss, which LLaVA's layout cannot mark"
@@ -41,33 +41,51 @@ def convert_rows(
     skip_bad: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
-    """Write every row of ``reader`` to ``out`` (a JSON list, or JSONL by its ending); whole or not at all.
+    """Write every row of ``reader`` to ``out`` (a JSON list, or JSONL by its ending), whole or not at all.
+
+    The images that stand in the rows go to the reader's store, and do not stay there either if it fails.
 
     Raises:
         DataError: more than ``skip_bad`` rows are wrong; the message names the first of them.
     """
     done = Written()
-    with atomic_write(out) as file, _list_or_lines(file, out) as put:
-        for found in reader.rows():
-            try:
-                line = found if isinstance(found, RowFinding) else _line(found, target, reader, done)
-            except RowError as error:
-                line = RowFinding(done.rows + len(done.bad), error.kind, error.field, error.says)
-            if isinstance(line, RowFinding):
-                done.bad.append(line)
-                if len(done.bad) > skip_bad:
-                    raise DataError(f"{reader.path}: {line}; correct it, or skip such rows with --skip-bad.")
-            else:
-                put(line)
-                done.rows += 1
-            if progress:
-                progress(1)
-        if reader.store is not None and reader.stored and reader.named:
-            raise DataError(
-                f"{reader.path}: {reader.named} images are paths and {len(reader.stored)} stand in the rows; "
-                "make a file of each kind."
-            )
+    with folder_for(out):
+        try:
+            with atomic_write(out) as file, _list_or_lines(file, out) as put:
+                _put_rows(reader, target, done, put, skip_bad, progress)
+        except BaseException:
+            reader.remove_new()
+            raise
     return done
+
+
+def _put_rows(
+    reader: Reader,
+    target: RowLayout,
+    done: Written,
+    put: Callable[[dict[str, Any]], None],
+    skip_bad: int,
+    progress: Callable[[int], None] | None,
+) -> None:
+    for found in reader.rows():
+        try:
+            line = found if isinstance(found, RowFinding) else _line(found, target, reader, done)
+        except RowError as error:
+            line = RowFinding(done.rows + len(done.bad), error.kind, error.field, error.says)
+        if isinstance(line, RowFinding):
+            done.bad.append(line)
+            if len(done.bad) > skip_bad:
+                raise DataError(f"{reader.path}: {line}; correct it, or skip such rows with --skip-bad.")
+        else:
+            put(line)
+            done.rows += 1
+        if progress:
+            progress(1)
+    if reader.store is not None and reader.stored and reader.named:
+        raise DataError(
+            f"{reader.path}: {reader.named} images are paths and {len(reader.stored)} stand in the rows; "
+            "make a file of each kind."
+        )
 
 
 def _line(
@@ -134,7 +152,10 @@ def trace_of_row(row: Conversation, reader: Reader) -> Trace:
 
 
 def _look(entry: str, box: Box, image: int, turn: int, reader: Reader, name: str) -> dict[str, Any]:
-    window = exact_window(entry) or crop_window(box, reader.size_of(name))
+    try:
+        window = exact_window(entry) or crop_window(box, reader.size_of(name))
+    except DataError as error:
+        raise RowError("image", "images", str(error)) from error
     # In a training row nothing says who named the region; that its words are learned means the model does.
     return {"box": box.coords, "crop": window, "image": image, "source": image, "turn": turn}
 
