@@ -90,6 +90,58 @@ def test_a_refusal_is_one_sentence_without_the_token(hub: PushHub, run: Path) ->
 
 
 @pytest.mark.slow
+def test_an_adapter_takes_the_base_in_its_folder_along_and_no_folder_s_name(
+    hub: PushHub, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    (adapter / "viscot-base").mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "viscot-base", "r": 8}')
+    (adapter / "adapter_model.bin").write_bytes(b"weights")
+    config = {"_name_or_path": f"{tmp_path}/vicuna-7b-v1.5", "mm_vision_tower": "/home/ann/clip", "depth": 2}
+    (adapter / "viscot-base/config.json").write_text(json.dumps(config))
+    (adapter / "viscot-base/mm_projector.bin").write_bytes(b"projector")
+    (adapter / "viscot-base/notes.txt").write_text("mine")
+    ran = push(hub, adapter)
+    assert ran.returncode == 0, ran.stderr
+    assert set(hub.files) == {
+        *("README.md", "adapter_config.json", "adapter_model.bin"),
+        *("viscot-base/config.json", "viscot-base/mm_projector.bin"),
+    }
+    there = json.loads(hub.files["viscot-base/config.json"])
+    assert there == {"_name_or_path": "vicuna-7b-v1.5", "mm_vision_tower": "clip", "depth": 2}
+    assert "a folder of this machine" in ran.stderr
+
+
+@pytest.mark.slow
+def test_a_refused_upload_does_not_show_its_signed_address(hub: PushHub, run: Path) -> None:
+    hub.upload_status = 403
+    ran = push(hub, run)
+    assert ran.returncode == 1 and "me/model could not be pushed" in ran.stderr
+    assert hub.signature not in ran.stdout + ran.stderr
+    assert hub.commits == 0
+
+
+@pytest.mark.slow
+def test_a_card_that_is_no_yaml_stays_and_a_page_is_no_hub(hub: PushHub, run: Path) -> None:
+    hub.card = "---\n- a\n: [\n---\nmine\n"
+    ran = push(hub, run)
+    assert ran.returncode == 0 and "card of its own" in ran.stderr, ran.stderr
+    hub.page = b"<html>"
+    ran = push(hub, run)
+    assert ran.returncode == 1 and "me/model could not be pushed" in ran.stderr, ran.stderr
+
+
+def test_a_checkpoint_of_pickles_takes_its_weights_along(tmp_path: Path) -> None:
+    from viscot_core.models.push import _files
+
+    for name in ("config.json", "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"):
+        (tmp_path / name).write_text("{}")
+    assert len(_files(tmp_path)) == 3
+    (tmp_path / "model.safetensors").write_text("")
+    assert [path.name for path in _files(tmp_path)] == ["config.json", "model.safetensors"], "each once"
+
+
+@pytest.mark.slow
 def test_without_a_token_or_with_another_name_nothing_is_asked(
     hub: PushHub, run: Path, tmp_path: Path
 ) -> None:

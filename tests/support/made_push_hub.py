@@ -20,6 +20,12 @@ class PushHub:
     token: str = "hf_" + "a" * 30
     card: str | None = None
     status: int = 200
+    upload_status: int = 200
+    """What the store of large files answers."""
+    signature: str = "sesame-open"
+    """In the addresses of that store: whoever has it may write there."""
+    page: bytes | None = None
+    """Said instead of who the user is."""
     url: str = ""
     created: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -39,6 +45,9 @@ class PushHub:
 
 
 def _handler(hub: PushHub) -> type[BaseHTTPRequestHandler]:
+    def _signed(oid: str) -> str:
+        return f"{hub.url}/put/{oid}?X-Amz-Signature={hub.signature}"
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -56,7 +65,9 @@ def _handler(hub: PushHub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            if path == "/api/whoami-v2":
+            if hub.page is not None:
+                self._say(hub.page)
+            elif path == "/api/whoami-v2":
                 known = self.headers.get("authorization") == f"Bearer {hub.token}"
                 self._say({"name": "me", "type": "user", "auth": {}} if known else {}, 200 if known else 401)
             elif path.endswith("README.md") and hub.card is not None:
@@ -67,8 +78,8 @@ def _handler(hub: PushHub) -> type[BaseHTTPRequestHandler]:
         do_HEAD = do_GET
 
         def do_PUT(self) -> None:
-            hub.blobs[self.path.rsplit("/", 1)[-1]] = self._body()
-            self._say({})
+            hub.blobs[self.path.partition("?")[0].rsplit("/", 1)[-1]] = self._body()
+            self._say({}, hub.upload_status)
 
         def do_POST(self) -> None:
             path, body = self.path.partition("?")[0], self._body()
@@ -84,7 +95,7 @@ def _handler(hub: PushHub) -> type[BaseHTTPRequestHandler]:
                 self._say({"files": [self._mode(name) for name in names]})
             elif path.endswith("/objects/batch"):
                 wanted = json.loads(body)["objects"]
-                made = [{**o, "actions": {"upload": {"href": f"{hub.url}/put/{o['oid']}"}}} for o in wanted]
+                made = [{**o, "actions": {"upload": {"href": _signed(o["oid"])}}} for o in wanted]
                 self._say({"transfer": "basic", "objects": made})
             elif "/commit/" in path:
                 self._commit([json.loads(line) for line in body.splitlines()])

@@ -61,9 +61,13 @@ def _public(value: Any) -> Any:
         return {key: _public(child) for key, child in value.items() if child is not None}
     if isinstance(value, list):
         return [_public(child) for child in value]
-    if isinstance(value, str):
-        return Path(value).name if value.startswith(("/", "~", "./", "../")) else without_password(value)
-    return value
+    return without_folders(value) if isinstance(value, str) else value
+
+
+def without_folders(value: str) -> str:
+    """The last name of a path of this machine; any other text without passwords in addresses."""
+    here = value.startswith(("/", "~", "./", "../")) or ("/" in value and Path(value).exists())
+    return Path(value).name if here else without_password(value)
 
 
 def _measured(folder: Path) -> list[str]:

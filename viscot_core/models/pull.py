@@ -118,7 +118,7 @@ def _download(hub: str, name: str) -> Path:
         tree = HfApi().list_repo_tree(hub, revision=revision)
         files = [entry for entry in tree if hasattr(entry, "size")]  # not folders
         _require_readable(hub, revision, [file.path for file in files])
-        skip = [*_OTHER_FRAMEWORKS, *_second_copies({file.path for file in files})]
+        skip = [*_OTHER_FRAMEWORKS, *second_copies({file.path for file in files})]
         for file in files:
             if file.lfs is not None and not _SHA256.match(file.lfs.sha256):
                 raise CheckpointError(
@@ -147,7 +147,7 @@ def _download(hub: str, name: str) -> Path:
         raise _unreachable(name, error) from error
 
 
-def _second_copies(files: set[str]) -> list[str]:
+def second_copies(files: set[str]) -> list[str]:
     """Weights of a repository that say again what others there say, as ``open_weights`` chooses."""
     if "model.safetensors.index.json" in files:
         return ["pytorch_model*", "model.safetensors"]
