@@ -10,11 +10,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from viscot_core.boxes.formats import Resize
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import THOUGHTS, opened_thought, thought_end
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling
 from viscot_core.families.base import Processor
-from viscot_core.families.inputs import Prompt, Rendered
+from viscot_core.families.inputs import Prompt
+from viscot_core.images.view import resized
 
 _TAIL = 16
 """So many tokens at a prompt's end hold the mark that opens a thought, if there is one."""
@@ -136,23 +138,6 @@ class DecodeState:
             self.request.on_text(text)
 
 
-def begun(
-    processor: Processor, request: Request, rendered: Rendered, context: int, sampling: Sampling
-) -> DecodeState | Generation:
-    """What is to be said after a prompt, or why it cannot be asked; ``context`` tokens hold both."""
-    count = len(rendered.ids)
-    room = context - count
-    # Refused, not cut: the reference cut such prompts at 2048 tokens and answered half a question.
-    if room < 1:
-        reason = f"the prompt's {count} tokens do not fit the model's context of {context}"
-        return Generation("", 0, False, reason)
-    # A template may write the mark that opens a thought: the text then begins with it.
-    opened = opened_thought(processor.text(rendered.ids[-_TAIL:]))
-    wanted = request.max_new_tokens * (THOUGHTS if opened or processor.thinks else 1)
-    seen = rendered.seen[0] if rendered.seen else None
-    return DecodeState(processor, request, min(wanted, room), count, sampling, opened, seen)
-
-
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """A prompt and what is said after it."""
@@ -164,6 +149,31 @@ class Decoding:
     def ids(self) -> list[int]:
         """The prompt's tokens."""
         return self.prompt.rendered.ids
+
+
+def begun(
+    processor: Processor, request: Request, resize: Resize | None, context: int, sampling: Sampling
+) -> Decoding | Generation:
+    """The request as tokens, or why it cannot be asked; ``context`` tokens hold prompt and answer."""
+    if request.tools:
+        return Generation("", 0, False, "a model on this machine takes no tools of a server's protocol")
+    images = tuple(resized(view, resize) for view in request.images)
+    try:
+        rendered = processor.render(request.messages, [view.image.size for view in images], generate=True)
+    except ValueError as error:
+        return Generation("", 0, False, str(error))
+    count = len(rendered.ids)
+    room = context - count
+    # Refused, not cut: the reference cut such prompts at 2048 tokens and answered half a question.
+    if room < 1:
+        reason = f"the prompt's {count} tokens do not fit the model's context of {context}"
+        return Generation("", 0, False, reason)
+    # A template may write the mark that opens a thought: the text then begins with it.
+    opened = opened_thought(processor.text(rendered.ids[-_TAIL:]))
+    wanted = request.max_new_tokens * (THOUGHTS if opened or processor.thinks else 1)
+    seen = rendered.seen[0] if rendered.seen else None
+    state = DecodeState(processor, request, min(wanted, room), count, sampling, opened, seen)
+    return Decoding(Prompt(request.messages, rendered, images), state)
 
 
 def _before_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:

@@ -22,8 +22,7 @@ from viscot_core.engines.transformers.batches import MOST_ROWS, MOST_ROWS_GPU, B
 from viscot_core.engines.transformers.decode_state import Decoding, begun
 from viscot_core.engines.transformers.work import Work
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.families.inputs import PrefixInputs, Prompt
-from viscot_core.images.view import resized
+from viscot_core.families.inputs import PrefixInputs
 from viscot_core.models.load import LoadedModel
 
 if TYPE_CHECKING:
@@ -164,18 +163,7 @@ class LocalEngine:
 
     def _prompt(self, request: Request, sampling: Sampling) -> Decoding | Generation:
         """The request as tokens, or why it cannot run."""
-        if request.tools:
-            return Generation("", 0, False, "a model on this machine takes no tools of a server's protocol")
-        images = tuple(resized(view, self._resize) for view in request.images)
-        sizes = [view.image.size for view in images]
-        try:
-            rendered = self.processor.render(request.messages, sizes, generate=True)
-        except ValueError as error:
-            return Generation("", 0, False, str(error))
-        state = begun(self.processor, request, rendered, self.processor.context, sampling)
-        if isinstance(state, Generation):
-            return state
-        return Decoding(Prompt(request.messages, rendered, images), state)
+        return begun(self.processor, request, self._resize, self.processor.context, sampling)
 
     def _decode(self, prompts: Sequence[Decoding]) -> None:
         """Decode every prompt to its end; those that begin with an image share it."""

@@ -26,7 +26,7 @@ from viscot_core.engines.vllm.process import VllmProcess, version_of
 from viscot_core.engines.vllm.traits import TOGETHER, traits
 from viscot_core.errors import UsageError, ViscotError
 from viscot_core.families.base import Processor
-from viscot_core.images.view import View, resized
+from viscot_core.images.view import View
 
 if TYPE_CHECKING:
     from viscot_core.engines.open import EngineOptions
@@ -167,21 +167,13 @@ class VllmEngine:
 
     def _prompt(self, request: Request, sampling: Sampling) -> _Prompt | Generation:
         """The request as tokens, or why it cannot run."""
-        if request.tools:
-            return Generation("", 0, False, "a model on this machine takes no tools of a server's protocol")
-        views = tuple(resized(view, self._resize) for view in request.images)
-        sizes = [view.image.size for view in views]
-        try:
-            rendered = self.processor.render(request.messages, sizes, generate=True)
-            ids = self.processor.slot_ids(request.messages)
-        except ValueError as error:
-            return Generation("", 0, False, str(error))
         context = min(self.processor.context, int(self._process.about["context"]))
-        state = begun(self.processor, request, rendered, context, sampling)
-        if isinstance(state, Generation):
-            return state
-        shown = tuple(View(self.processor.shown(view.image), view.key) for view in views)
-        return _Prompt(next(self._numbers), state, ids, rendered.ids, shown)
+        found = begun(self.processor, request, self._resize, context, sampling)
+        if isinstance(found, Generation):
+            return found
+        ids = self.processor.slot_ids(request.messages)
+        shown = tuple(View(self.processor.shown(view.image), view.key) for view in found.prompt.images)
+        return _Prompt(next(self._numbers), found.state, ids, found.ids, shown)
 
     def _add(self, prompt: _Prompt) -> None:
         with self._lock:
