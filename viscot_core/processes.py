@@ -1,12 +1,16 @@
-"""Processes that end with their parent: an orphan would keep memory and write into the next run's folder."""
+"""Other processes: they end with their parent, as an orphan would keep memory and write into the next run's
+folder; and what another Python says."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+
+from viscot_core.errors import UsageError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -22,6 +26,21 @@ def die_with_parent(parent: int | None = None) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os._exit(1)
+
+
+def said_by(python: str, program: str) -> str:
+    """What another Python (``--python``) prints for a short program.
+
+    Raises:
+        UsageError: it is no Python.
+    """
+    try:
+        done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UsageError(
+            f"--python {python} does not run ({error}); give the path of a Python interpreter."
+        ) from error
+    return done.stdout
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from viscot_core.errors import DataError, EngineError, UsageError, ViscotError
-from viscot_core.processes import die_with_parent
+from viscot_core.processes import die_with_parent, said_by
 
 Progress = Callable[[int, int], None]
 """``(answered, asked)`` requests of the running task."""
@@ -50,13 +50,7 @@ def versions(python: str, needed: Sequence[str] = ()) -> dict[str, str]:
         UsageError: it is no Python.
         EngineError: it lacks lmms-eval or one of ``needed``; the message says the command.
     """
-    try:
-        done = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UsageError(
-            f"--python {python} does not run ({error}); give the path of a Python interpreter."
-        ) from error
-    found: dict[str, str] = json.loads(done.stdout)
+    found: dict[str, str] = json.loads(said_by(python, _PROBE))
     for package in ("lmms-eval", *needed):
         if package not in found:
             raise EngineError(f"{python} has no {package}; install it there with: {_INSTALL[package]}.")

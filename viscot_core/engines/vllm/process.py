@@ -24,6 +24,7 @@ from packaging.version import InvalidVersion, Version
 from viscot_core.engines.vllm import worker
 from viscot_core.engines.vllm.worker import Message, Wire
 from viscot_core.errors import EngineError, UsageError, ViscotError
+from viscot_core.processes import said_by
 
 OLDEST = "0.32"
 """The oldest vLLM that answers are compared with (tests/engines/vllm)."""
@@ -46,13 +47,7 @@ def version_of(python: str) -> str:
         UsageError: it is no Python.
         EngineError: it has no vLLM, or one that is too old or of no readable version.
     """
-    try:
-        done = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UsageError(
-            f"--python {python} does not run ({error}); give the path of a Python interpreter."
-        ) from error
-    found = done.stdout.strip()
+    found = said_by(python, _PROBE).strip()
     if not found:
         raise EngineError(
             f"{python} has no vLLM; install it there with: {_INSTALL}, or name the Python that has it "
