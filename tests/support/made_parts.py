@@ -110,6 +110,7 @@ def save(
     model.generation_config.eos_token_id = stop or [processor.tokenizer.eos_token_id]
     # What a hub's folder may bring along, and must not reach a greedy answer.
     model.generation_config.repetition_penalty = 3.0
-    model.save_pretrained(folder)
+    # As published, the weights are stored in 16 bit.
+    model.bfloat16().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
