@@ -165,3 +165,16 @@ def forward(model: Any, processor: Any, turns: Any, images: list[Image.Image]) -
     ids = torch.tensor([rendered.ids])
     pixels = {k: v for k, v in processor.image_inputs([row]).items() if k != "num_patches"}
     return model(input_ids=ids, attention_mask=torch.ones_like(ids), **training, **pixels, use_cache=False)
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_a_head_that_is_not_the_embeddings_is_saved(tmp_path: Path, outer: bool) -> None:
+    """A config may say one thing of its text and another of the whole: transformers asks the whole."""
+    from transformers import AutoModelForImageTextToText
+
+    checkpoint = open_checkpoint(make("internvl", tmp_path / "model"))
+    config = checkpoint.config
+    config.tie_word_embeddings, config.text_config.tie_word_embeddings = outer, not outer
+    model = AutoModelForImageTextToText.from_config(config)
+    tied = model.lm_head.weight is model.get_input_embeddings().weight
+    assert tied == ("lm_head.weight" in training_of(checkpoint, "it").tied_tensors(config))

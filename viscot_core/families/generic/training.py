@@ -142,9 +142,8 @@ class GenericTraining:
     # -- what is saved ------------------------------------------------------------------------------------
 
     def tied_tensors(self, config: Any) -> frozenset[str]:
-        """The head, where it is the embeddings."""
-        tied = any(getattr(one, "tie_word_embeddings", False) for one in (config, config.get_text_config()))
-        return frozenset({"lm_head.weight"} if tied else ())
+        """The head, where it is the embeddings: as transformers ties them, by the outermost config alone."""
+        return frozenset({"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else ())
 
     def stored_name(self, module: str) -> str:
         """Names in memory: transformers reads them, whatever a hub's folder calls them."""
