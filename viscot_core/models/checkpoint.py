@@ -94,7 +94,7 @@ def _understand(path: Path, base: Path | None, extra: dict[str, Stored]) -> Chec
     """The checkpoint in ``path``; with ``base``, weights and tokenizer are its own, and ``extra``."""
     config = read_json(path / "config.json")
     family = family_of(config)
-    with _blamed_on(path / "config.json"):
+    with blamed_on(path / "config.json"):
         if base is None:
             files = family.gather(path, config, zoo.sibling)
         else:
@@ -123,7 +123,7 @@ def _understand(path: Path, base: Path | None, extra: dict[str, Stored]) -> Chec
 
 
 @contextmanager
-def _blamed_on(file: Path) -> Iterator[None]:
+def blamed_on(file: Path) -> Iterator[None]:
     """What transformers and torch raise over a config's values, as a sentence that names the file."""
     from huggingface_hub.errors import StrictDataclassError
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
 from viscot_core.families.shapes import LlmShape, ModelShape, TowerShape
 from viscot_core.families.training import ModelChoice
-from viscot_core.tensors import read_json
 
 USUAL_SIDE = 560
 """Of a square with as many pixels as a photo of 640 x 480, where images keep their size."""
@@ -53,29 +53,33 @@ PUBLISHED: dict[str, ModelShape] = {
 
 def shape_of(choice: ModelChoice) -> ModelShape | None:
     """The shape of the checkpoint that a recipe names; None where it is neither published nor a folder."""
+    from transformers import AutoConfig
+
     name = choice.checkpoint or ""
-    config = Path(name) / "config.json"
-    if name and config.is_file():
-        return _shape(read_json(config))
-    return PUBLISHED.get(name)
+    if not name or not (Path(name) / "config.json").is_file():
+        return PUBLISHED.get(name)
+    # Published configs leave out what is a default of their class (Gemma 3: its heads and its vocabulary).
+    return shape_of_config(AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False))
 
 
 def shape_of_config(config: Any) -> ModelShape:
-    """The shape of a model in memory, from its config."""
-    found = _shape(config.to_dict())
-    assert found is not None, "a chat model has a config of its text and one of its tower"
-    return found
+    """The shape of a model, from its config as transformers reads it."""
+    fields = config.to_dict()
+    llm, tower = _llm(fields["text_config"], fields), _tower(fields["vision_config"], fields)
+    return ModelShape(llm, tower, _projector(fields, llm, tower))
 
 
-def _shape(config: dict[str, Any]) -> ModelShape | None:
-    # Qwen2-VL's first configs hold the language model's fields themselves.
-    text, vision = config.get("text_config") or config, config.get("vision_config")
-    if not vision or "hidden_size" not in text:
-        return None
-    llm = _llm(text, config)
-    tower = _tower(vision, config)
+def _projector(config: dict[str, Any], llm: LlmShape, tower: TowerShape) -> int:
+    """Parameters of what stands between tower and language model, biases and norms left out."""
     inner = tower.width * tower.merge**2
-    return ModelShape(llm, tower, inner * inner + inner * llm.width)
+    if config.get("mm_tokens_per_image"):  # patches are averaged (Gemma 3)
+        return tower.width * llm.width
+    if config.get("scale_factor"):  # one layer (Idefics3, SmolVLM)
+        return inner * llm.width
+    if "spatial_merge_size" in config["vision_config"]:  # Qwen's merger, and one more for each deepstack
+        mergers = 1 + len(config["vision_config"].get("deepstack_visual_indexes") or ())
+        return mergers * (inner * inner + inner * llm.width)
+    return inner * llm.width + llm.width**2
 
 
 def _llm(text: dict[str, Any], config: dict[str, Any]) -> LlmShape:
@@ -97,6 +101,9 @@ def _tower(vision: dict[str, Any], config: dict[str, Any]) -> TowerShape:
     merge = vision.get("spatial_merge_size") or config.get("scale_factor") or 1
     if config.get("downsample_ratio"):
         merge = round(1 / config["downsample_ratio"])
+    if config.get("mm_tokens_per_image"):
+        merge = _number(vision.get("image_size"), 448) // _number(vision.get("patch_size"), 14)
+        merge //= isqrt(config["mm_tokens_per_image"])
     keeps_shape = "spatial_merge_size" in vision
     return TowerShape(
         width,

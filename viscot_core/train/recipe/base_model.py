@@ -10,7 +10,7 @@ from viscot_core.families.shapes import ModelShape
 from viscot_core.families.table import family_of, published_shape, training_from_parts, training_of
 from viscot_core.files import expanded
 from viscot_core.models import zoo
-from viscot_core.models.checkpoint import open_checkpoint
+from viscot_core.models.checkpoint import blamed_on, open_checkpoint
 from viscot_core.tensors import read_json
 from viscot_core.train.recipe.schema import ModelSpec
 
@@ -43,7 +43,9 @@ def shape_of(model: ModelSpec) -> ModelShape | None:
     if not config.is_file():
         return published_shape(model)
     try:
-        found = family_of(read_json(config)).training
-    except CheckpointError:
+        with blamed_on(config):
+            found = family_of(read_json(config)).training
+            named = model.model_copy(update={"checkpoint": str(config.parent)})
+            return found.shape(named) if found else None
+    except CheckpointError:  # the list of problems says it
         return None
-    return found.shape(model.model_copy(update={"checkpoint": str(config.parent)})) if found else None
