@@ -11,7 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from made_families import make
+from made_family_job import command as family_command
 from made_job import recipe_of
+from made_rows import family_recipe, write_rows
+from made_rows import losses as family_losses
 
 from viscot_core.data.synth import write_dataset
 from viscot_core.train import worker
@@ -130,3 +134,29 @@ def test_an_optimizer_divided_in_another_way(
     assert "the optimizer's averages start again from 0" in (tmp_path / "run.log").read_text()
     # The first step after the change still sees the old weights: its loss is the uninterrupted run's.
     assert found[last + 1] == pytest.approx(uninterrupted[last + 1], abs=3e-4)
+
+
+@slow
+def test_a_packed_chat_model_goes_on_after_kill_9(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, ZeRO-2, rows in one, layers recomputed: the losses of one process with padded rows."""
+    pytest.importorskip("torchvision", reason="most processors have a video part; make test installs it")
+    model, rows, out = make("qwen2.5-vl", tmp_path / "model"), write_rows(tmp_path / "data"), tmp_path / "run"
+    expected = family_losses(
+        worker.run(tmp_path / "whole", family_recipe(model, rows, max_steps=STEPS, packing=False))
+    )
+    monkeypatch.setenv("VISCOT_TEST_STEPS", str(STEPS))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    argv, log = family_command(2, model, rows, out, ["packed-zero2"]), tmp_path / "run.log"
+    with log.open("ab") as written:
+        child = subprocess.Popen(argv, stdout=written, stderr=written, start_new_session=True)
+        while not list(out.glob("*/stages/*/checkpoint-4/complete.json")):
+            assert child.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.02)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        time.sleep(1.0)
+        assert not (out / "packed-zero2/viscot.json").exists(), "the run was over before it was killed"
+        assert subprocess.run(argv, stdout=written, stderr=written, check=False).returncode == 0
+    assert family_losses(out / "packed-zero2") == pytest.approx(expected, abs=3e-4)
+    (lines,) = (out / "packed-zero2/stages").glob("*/log.jsonl")
+    assert [json.loads(line)["step"] for line in lines.read_text().splitlines()].count(1) == 1, "began anew"
