@@ -16,7 +16,7 @@ from viscot_core.conversation import Message
 from viscot_core.families.checkpoint import Layout
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.export import export
-from viscot_core.train.loop.stage import add_adapters
+from viscot_core.train.loop.trainable import add_adapters
 from viscot_core.train.recipe.schema import Recipe
 from viscot_core.train.state.initial import start
 from viscot_core.train.state.saving import save_model

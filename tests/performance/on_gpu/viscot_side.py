@@ -133,7 +133,7 @@ def stage_two(lora: int, recompute: int, max_length: int) -> Any:
 def prepare_training(model: Any, stage: Any) -> Any:
     """What the training process does to a model before the Trainer gets it, recomputation apart."""
     from viscot_core.families.table import training_from_parts
-    from viscot_core.train.loop.stage import add_adapters, freeze_for
+    from viscot_core.train.loop.trainable import add_adapters, freeze_for
 
     training = training_from_parts()
     training.allow_text_only_batches(model, None)  # type: ignore[arg-type]

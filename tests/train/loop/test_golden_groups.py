@@ -13,7 +13,7 @@ from made_training import golden_recipe
 from viscot_core.data.sampler import even_chunks, filled, length_order, modality_length_order
 from viscot_core.families.llava.layouts import Layout, module_name
 from viscot_core.families.table import training_from_parts
-from viscot_core.train.loop.stage import freeze_for, parameter_groups
+from viscot_core.train.loop.trainable import freeze_for, parameter_groups
 from viscot_core.train.recipe.schema import StageSpec
 
 TRAINING = training_from_parts()

@@ -38,8 +38,9 @@ def replayed_order(rows: Any, steps: list[dict[str, Any]], image_id: int) -> lis
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_losses_of_the_reference(kind: str, shared: Path, tmp_path: Path) -> None:
     from viscot_core.train.loop.mixture_dataset import MixtureDataset
-    from viscot_core.train.loop.stage import freeze_for, parameter_groups, training_arguments
+    from viscot_core.train.loop.stage import training_arguments
     from viscot_core.train.loop.throughput import meter_for
+    from viscot_core.train.loop.trainable import freeze_for, parameter_groups
     from viscot_core.train.loop.trainer import StageTrainer
     from viscot_core.train.objectives.sft import Sft
     from viscot_core.train.state.initial import start
