@@ -11,7 +11,7 @@ import pytest
 from viscot_core.train.recipe.base_model import shape_of
 from viscot_core.train.recipe.schema import ModelSpec
 
-# The fields of the hub's config.json that shapes depend on, and billions of parameters.
+# The fields that shapes depend on, billions of parameters, tokens. Gemma's are those of the hub's file.
 GEMMA3_4B = (
     {
         "model_type": "gemma3",
@@ -24,7 +24,7 @@ GEMMA3_4B = (
     },
     4.300, 256,
 )  # fmt: skip
-# The language model's fields stand outside, and the tower has no model_type.
+# The older form: the language model's fields stand outside, and the tower does not name its kind.
 QWEN25_3B = (
     {
         "model_type": "qwen2_5_vl", "hidden_size": 2048, "intermediate_size": 11008, "vocab_size": 151936,
