@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_job import evaluated, held_out_data, job
 
-from viscot_core.errors import DataError
+from viscot_core.errors import DataError, PartlyDone
 from viscot_core.train import worker
 from viscot_core.train.evaluation.record import best_of
+from viscot_core.train.loop.trainer import StageTrainer
 
 pytestmark = pytest.mark.slow
 STAGE = "stages/1-finetune"
@@ -93,6 +96,26 @@ def test_a_killed_run_goes_on_with_the_same_log_and_the_same_best(
     assert best_of(run / STAGE) == best_of(whole / STAGE)
     best = (run / STAGE / "best/model.safetensors", whole / STAGE / "best/model.safetensors")
     assert best[0].read_bytes() == best[1].read_bytes()
+
+
+def test_a_run_that_is_told_to_stop_saves_first_and_is_evaluated_when_it_goes_on(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation takes minutes, and between SIGTERM and SIGKILL there are seconds."""
+    take, run = StageTrainer.get_batch_samples, started(tmp_path / "run")
+
+    def told_in_the_second_step(self: Any, *given: Any) -> Any:
+        if self.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, *given)
+
+    with monkeypatch.context() as patch, pytest.raises(PartlyDone):
+        patch.setattr(StageTrainer, "get_batch_samples", told_in_the_second_step)
+        worker.run(run, evaluated(data))
+    assert (run / STAGE / "checkpoint-2/complete.json").exists()
+    assert [line["step"] for line in evaluations(run)] == [0]
+    worker.run(run, evaluated(data))
+    assert evaluations(run) == evaluations(whole) and best_of(run / STAGE) == best_of(whole / STAGE)
 
 
 def test_the_best_model_answers(whole: Path) -> None:

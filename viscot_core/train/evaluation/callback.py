@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +39,7 @@ class Evaluate(TrainerCallback):
         self, trainer: StageTrainer, run: Run, stage: StageSpec, out: Path, save_best: SaveBest
     ) -> None:
         assert stage.eval is not None
-        # Weak: the circle would keep the model in memory after the stage.
-        self._trainer = weakref.proxy(trainer)
+        self._trainer = trainer
         self._spec: EvalSpec = stage.eval
         self._run, self._out, self._save_best = run, out, save_best
         self._lines: list[dict[str, Any]] = []
@@ -56,14 +54,17 @@ class Evaluate(TrainerCallback):
     ) -> None:
         with ranks.first_alone():  # the others find nothing left to take out
             self._lines = record.continued(self._out, state.global_step)
-        if not state.global_step and not self._lines:
+        step = state.global_step
+        if step % self._spec.steps == 0 and step not in [line["step"] for line in self._lines]:
             self._evaluate(state, control)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         step = state.global_step
-        if step % self._spec.steps == 0 or step == state.max_steps:
+        # A run that was told to stop has seconds to save in; it is evaluated when it goes on.
+        due = step % self._spec.steps == 0 and not self._trainer.left_early
+        if due or step == state.max_steps:
             self._evaluate(state, control)
 
     def _evaluate(self, state: TrainerState, control: TrainerControl) -> None:

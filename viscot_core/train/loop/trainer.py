@@ -236,7 +236,7 @@ class StageTrainer(Trainer):
 
     @property
     def left_early(self) -> bool:
-        """Whether the run was told to stop and has saved, with steps left to do."""
+        """Whether the run was told to stop and saves after this step, with steps left to do."""
         return self._leave.wanted and self.state.global_step < self.state.max_steps
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
