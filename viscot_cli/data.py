@@ -1,4 +1,4 @@
-"""``viscot data``: commands that fetch and check data; ``data_rows`` has those that read and write rows."""
+"""``viscot data``: commands that fetch and check data; ``data_rows`` and ``data_convert`` have the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from viscot_cli import console, data_rows
+from viscot_cli import console, data_convert, data_rows
 from viscot_cli.data_rows import Json, Workers
 from viscot_cli.help import Commands
 from viscot_core.errors import DataError, PartlyDone, UsageError
@@ -274,12 +274,12 @@ def check(
     images: Annotated[
         Path | None, typer.Option(help="With FILE: folder of the image paths; default: FILE's.")
     ] = None,
-    boxes: data_rows.Boxes = None,
+    boxes: data_convert.Boxes = None,
     shown: Annotated[int, typer.Option(min=0, help="With FILE: how many faults are shown one by one.")] = 20,
 ) -> None:
     """Check every annotated image of a root (there, readable, boxes inside it), or the rows of one FILE."""
     if file is not None:
-        data_rows.check_rows(file, images, boxes, shown)
+        data_convert.check_rows(file, images, boxes, shown)
         return
     if images or boxes:
         raise UsageError("--images and --boxes only go with a FILE; a root has its own.")
@@ -328,5 +328,5 @@ def _say_missing(results: Sequence[Checked]) -> None:
         console.say(f"{folder}: {count} missing; to be found in {names}.")
 
 
-for command in (data_rows.convert, data_rows.mix, data_rows.show, data_rows.stats, data_rows.synth):
+for command in (data_convert.convert, data_rows.mix, data_rows.show, data_rows.stats, data_rows.synth):
     app.command()(command)

@@ -1,0 +1,1 @@
+"""The parts of ``foreign_eye.py``."""
