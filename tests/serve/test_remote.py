@@ -6,11 +6,12 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
 import pytest
 from serve_help import Looker, Running, data_url, question
+from web_server import listening
 
 from viscot_core.errors import UsageError
 from viscot_core.serve.errors import ApiError
@@ -130,12 +131,8 @@ class Images(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Images)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with listening(Images) as url:
+        yield int(url.rpartition(":")[2])
 
 
 @pytest.mark.parametrize(

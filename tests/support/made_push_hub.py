@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from web_server import listening
 
 
 @dataclass
@@ -133,11 +134,5 @@ def _handler(hub: PushHub) -> type[BaseHTTPRequestHandler]:
 @contextmanager
 def serving(hub: PushHub) -> Iterator[PushHub]:
     """The hub, while it can be reached at ``hub.url``."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with listening(_handler(hub)) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()

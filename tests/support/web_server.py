@@ -178,17 +178,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[Web]:
-    """A server on a free loopback port for the length of the block."""
-    web = Web()
-    handler = type("Handler", (_Handler,), {"web": web})
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on a free loopback port, a thread a request, for the length of the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    web.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield web
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def serving() -> Iterator[Web]:
+    """A web server for the length of the block."""
+    web = Web()
+    with listening(type("Handler", (_Handler,), {"web": web})) as web.url:
+        yield web
