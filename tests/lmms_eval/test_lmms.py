@@ -312,7 +312,6 @@ def scores(folder: Path, judge: str) -> dict[tuple[str, str, str], float | None]
 
 
 def by_key(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Everything about each item but how long it took, how its number is written, and how sure the model was, for which
-    lmms-eval does not ask."""
+    """Each item without its time, the form of its number, and probabilities (lmms-eval asks for none)."""
     other = {"seconds", "question_id", "box_probability", "answer_probability"}
     return {p.key: p.model_dump(exclude=other) for p in read_predictions(folder)}
