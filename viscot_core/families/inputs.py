@@ -66,7 +66,7 @@ class ModelInputs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Suffix:
-    """What prompts say after a shared prefix, ``n`` tokens a row, padded on one side.
+    """What prompts say after the images that are read already, ``n`` tokens a row, padded on one side.
 
     Attributes:
         arguments: keyword arguments of the prefix model for these tokens.
@@ -79,6 +79,13 @@ class Suffix:
     positions: torch.Tensor
 
 
+def positions_after(starts: Sequence[int], real: torch.Tensor) -> torch.Tensor:
+    """Positions ``[rows, n]`` of tokens that follow ``starts`` others each; ``real`` as in ``Suffix``."""
+    # Padding takes no position. The clamp is for the padding itself.
+    counted = (real.cumsum(1) - 1).clamp(min=0)
+    return counted + counted.new_tensor(starts)[:, None]
+
+
 class PrefixInputs(ModelInputs, Protocol):
     """Inputs that can be made of a part of a prompt: what shared-prefix decoding needs."""
 
@@ -87,16 +94,16 @@ class PrefixInputs(ModelInputs, Protocol):
         """Whether they are embeddings alone (``inputs_embeds``), as decoding in static buffers wants them."""
         ...
 
-    def prefix_len(self, prompt: Prompt) -> int:
-        """Tokens up to the end of the first image's; 0 without an image."""
+    def image_ends(self, prompt: Prompt) -> list[int]:
+        """Tokens up to the end of each image's, in reading order."""
         ...
 
     def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, Any]:
         """Keyword arguments of the prefix model for the first tokens of prompts about an image each."""
         ...
 
-    def suffix(self, prompts: Sequence[Prompt], prefix_len: int, *, left: bool = True) -> Suffix:
-        """What stands after the prefix, padded on the left or on the right."""
+    def suffix(self, prompts: Sequence[Prompt], read: Sequence[int], *, left: bool = True) -> Suffix:
+        """What stands after the first ``read`` images of each prompt, padded on the left or on the right."""
         ...
 
     def next(self, ids: torch.Tensor) -> dict[str, Any]:

@@ -34,11 +34,16 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 class SuffixCache:
     """KV cache of a batch after its prefix: what the layers call ``past_key_values``.
 
-    One buffer a layer of ``[rows, kv heads, capacity, dim]``, written in place.
+    One buffer a layer of ``[rows, kv heads, tokens, dim]``, written in place. The first ``known_len`` tokens
+    are what earlier batches read: ``known`` has each row's pieces ``[layers, 2, kv heads, tokens, dim]``, in
+    order; rows with fewer tokens are padded on the left. ``capacity`` tokens fit behind them.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int, known: Sequence[Sequence[torch.Tensor]] = ()) -> None:
+        self._known = known
+        self.known_lens = [sum(piece.shape[3] for piece in pieces) for pieces in known]
+        self.known_len = max(self.known_lens, default=0)
+        self._capacity = self.known_len + capacity
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._filled: dict[int, int] = {}
 
@@ -47,17 +52,36 @@ class SuffixCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write new tokens in place and give views of all so far, ``[rows, heads, tokens, dim]``."""
         if layer not in self._layers:
-            rows, heads, _new, dim = key.shape
-            self._layers[layer] = (
-                key.new_empty(rows, heads, self._capacity, dim),
-                value.new_empty(rows, heads, self._capacity, dim),
-            )
-        start = self._filled.get(layer, 0)
+            self._layers[layer] = self._begun(key, layer)
+        start = self._filled.get(layer, self.known_len)
         end = self._filled[layer] = start + key.shape[2]
         keys, values = self._layers[layer]
         keys[:, :, start:end] = key
         values[:, :, start:end] = value
         return keys[:, :, :end], values[:, :, :end]
+
+    def known_real(self, rows: int, device: torch.device) -> torch.Tensor:
+        """Which of the tokens that are known are no padding, ``[rows, known_len]``."""
+        padding = torch.tensor([self.known_len - own for own in self.known_lens] or [0] * rows, device=device)
+        return torch.arange(self.known_len, device=device) >= padding[:, None]
+
+    def piece(self, row: int, tokens: slice) -> torch.Tensor:
+        """A copy of a row's keys and values, ``[layers, 2, kv heads, tokens, dim]``."""
+        layers = (self._layers[layer] for layer in sorted(self._layers))
+        return torch.stack([torch.stack([half[row, :, tokens] for half in layer]) for layer in layers])
+
+    def _begun(self, like: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Buffers of a layer with what is known of its rows."""
+        rows, heads, _new, dim = like.shape
+        keys, values = (like.new_empty(rows, heads, self._capacity, dim) for _ in range(2))
+        for half, buffer in enumerate((keys, values)):
+            # Padding is hidden by a weight of 0, and 0 times what was in memory need not be 0.
+            buffer[:, :, : self.known_len] = 0
+            for row, pieces in enumerate(self._known):
+                if pieces:
+                    known = torch.cat([piece[layer, half] for piece in pieces], 1)
+                    buffer[row, :, self.known_len - known.shape[1] : self.known_len] = known
+        return keys, values
 
 
 @contextmanager

@@ -44,21 +44,32 @@ class BatchBudget:
         return max(1, min(self.most // each, self.tokens // (prefix + each * own)))
 
 
-def by_image(prompts: Sequence[tuple[int, Decoding]], budget: BatchBudget) -> Iterator[list[list[Decoding]]]:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A prompt whose first ``prefix`` tokens others about its image have too; ``unread`` images come later.
+
+    (Those that an earlier batch read are not among them.)
+    """
+
+    one: Decoding
+    prefix: int
+    unread: int
+
+
+def by_image(prompts: Sequence[Measured], budget: BatchBudget) -> Iterator[list[list[Decoding]]]:
     """Batches: groups of prompts about one image, groups of one size together; the longest first.
 
-    A prompt comes with its ``prefix_len``, the number of tokens it shares with others about its image: a
-    group has the same words before the image too. Prompts with and without a second image differ in length
-    by its tokens, so they never share a batch.
+    A group has the same words before the image too. Prompts that have to read different numbers of images
+    differ in what they feed by those images' tokens, so they never share a batch; talks at different looks
+    do, where all but the last look are kept.
     """
     groups: dict[tuple[int, int, str, tuple[int, ...]], list[Decoding]] = defaultdict(list)
     own: dict[tuple[int, int], int] = defaultdict(int)
-    for prefix, one in prompts:
-        images = one.prompt.images
-        groups[len(images), prefix, images[0].key, tuple(one.ids[:prefix])].append(one)
+    for measured in prompts:
+        one, prefix, unread = measured.one, measured.prefix, measured.unread
+        groups[unread, prefix, one.prompt.images[0].key, tuple(one.ids[:prefix])].append(one)
         # With room for all that may be said: keys are kept until the whole batch is over.
-        longest = own[len(images), prefix]
-        own[len(images), prefix] = max(longest, len(one.ids) - prefix + one.state.limit)
+        own[unread, prefix] = max(own[unread, prefix], len(one.ids) - prefix + one.state.limit)
     alike: dict[tuple[int, int, int], list[list[Decoding]]] = defaultdict(list)
     # Groups of one size only share a batch: its rows are then images x each, a regular shape that attention
     # can fold.

@@ -169,11 +169,11 @@ class LocalEngine:
         """Decode every prompt to its end; those that begin with an image share it."""
         import torch
 
-        shared = [prompt for prompt in prompts if self.prefix is not None and self.prefix.fits(prompt)]
-        plain = [prompt for prompt in prompts if self.prefix is None or not self.prefix.fits(prompt)]
-        plain.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the largest first: it fails first
         encoded = self.inputs.encoded
         with torch.inference_mode():
+            shared = [prompt for prompt in prompts if self.prefix is not None and self.prefix.fits(prompt)]
+            plain = [prompt for prompt in prompts if self.prefix is None or not self.prefix.fits(prompt)]
+            plain.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the largest first: it fails first
             if self.prefix is not None:
                 with _memory_errors(self.batch_size):
                     self.prefix.generate(shared, self._budget(), self._work)

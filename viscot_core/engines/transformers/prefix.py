@@ -5,12 +5,18 @@ are computed once per image and kept: for both turns of a chain, for all strateg
 the image. Prompts about one image run together and attend to the one copy (``attention.py``), so that sixteen
 questions cost one image and sixteen short texts. Equal to the plain way token for token (in
 float32; tests/engines/transformers/test_prefix.py).
+
+A talk that goes on (``Request.follow_ups``) shows a crop after each look. What lies between the ends of two
+of its images is kept as well, a piece an image, so that the next look computes its new crop and the words
+since the last one, whatever stands before. Static buffers hold no pieces: there a look reads its earlier
+crops anew.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise, takewhile
 from typing import Any
 
 import torch
@@ -22,7 +28,7 @@ from viscot_core.engines.transformers.attention import (
     prefix_attention,
     shared_attention,
 )
-from viscot_core.engines.transformers.batches import BatchBudget, by_image
+from viscot_core.engines.transformers.batches import BatchBudget, Measured, by_image
 from viscot_core.engines.transformers.choosing import Choice, Draws, choose, tell, tell_first
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.engines.transformers.graphs import StaticDecoder
@@ -41,7 +47,7 @@ class PrefixStore:
     """Keys and values by prefix, the least recently used dropped beyond ``max_bytes``.
 
     Those of an image are one tensor ``[layers, 2, kv heads, tokens, dim]``. ``computed`` and ``reused`` count
-    prefixes, for the tests and the benchmark's report.
+    such tensors, for the tests and the benchmark's report.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -58,6 +64,17 @@ class PrefixStore:
             self._kept.move_to_end(key)
             self.reused += 1
         return found
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept
+
+    def known(self, keys: Sequence[str]) -> list[torch.Tensor]:
+        """What is kept of a talk's ``keys``, up to the first of which nothing is."""
+        found = list(takewhile(self._kept.__contains__, keys))
+        # A piece is of use only with those before it: the last one is the first to be dropped.
+        for key in reversed(found):
+            self._kept.move_to_end(key)
+        return [self._kept[key] for key in found]
 
     def put(self, key: str, prefix: torch.Tensor) -> None:
         """Keep ``prefix``; drop others until they fit (the newest is always kept)."""
@@ -123,42 +140,60 @@ class PrefixDecoder:
 
     def fits(self, one: Decoding) -> bool:
         """Whether the prompt has an image and words after it."""
-        return 0 < self._inputs.prefix_len(one.prompt) < len(one.ids)
+        ends = self._inputs.image_ends(one.prompt)
+        return bool(ends) and ends[0] < len(one.ids)
 
     def generate(self, prompts: Sequence[Decoding], budget: BatchBudget, work: Work) -> None:
         """Decode every prompt to its end; ``budget`` bounds a batch, ``work`` counts what is computed."""
-        measured = [(self._inputs.prefix_len(one.prompt), one) for one in prompts]
-        for pieces in by_image(measured, budget):
-            self._run([one for piece in pieces for one in piece], len(pieces), work)
+        measured = []
+        for one in prompts:
+            ends = self._inputs.image_ends(one.prompt)
+            measured.append(Measured(one, ends[0], len(ends) - 1 - len(self._known(one, ends))))
+        for groups in by_image(measured, budget):
+            self._run([one for group in groups for one in group], len(groups), work)
 
     def _run(self, prompts: Sequence[Decoding], images: int, work: Work) -> None:
         """Decode prompts that stand image by image, the same number for each of ``images``."""
-        prefix_len, computed = self._inputs.prefix_len(prompts[0].prompt), self.store.computed
+        ends = [self._inputs.image_ends(one.prompt) for one in prompts]
+        prefix_len, computed = ends[0][0], self.store.computed
+        # Asked anew: a batch before this one may have dropped pieces.
+        known = [self._known(one, places) for one, places in zip(prompts, ends, strict=True)]
         # The first prompt of each image stands for the image.
         prefixes = self._prefixes(prompts[:: len(prompts) // images], prefix_len)
+        work.add_prefixes(self.store.computed - computed, prefix_len)
         states = [one.state for one in prompts]
+        read = [1 + len(pieces) for pieces in known]
+        starts = [places[count - 1] for places, count in zip(ends, read, strict=True)]
         # Left-padded: the last column is every row's newest token. Static buffers want the right (static.py).
-        suffix = self._inputs.suffix([one.prompt for one in prompts], prefix_len, left=self.static is None)
+        suffix = self._inputs.suffix([one.prompt for one in prompts], read, left=self.static is None)
         if self.static is None:
-            self._grow(states, prefixes, suffix)
+            cache = SuffixCache(suffix.real.shape[1] + max(state.limit for state in states), known)
+            self._grow(states, prefixes, suffix, cache)
+            self._keep(prompts, ends, cache, cache.known_len + suffix.real.shape[1])
         else:
             lengths = [len(one.ids) - prefix_len for one in prompts]
             self.static.run(states, prefixes, suffix.arguments["inputs_embeds"], lengths)
-        work.add_prefixes(self.store.computed - computed, prefix_len)
-        work.add_prompts(prompts, prefix_len)
+        work.add_prompts(prompts, starts)
 
-    def _grow(self, states: Sequence[DecodeState], prefixes: Sequence[torch.Tensor], suffix: Suffix) -> None:
+    def _grow(
+        self,
+        states: Sequence[DecodeState],
+        prefixes: Sequence[torch.Tensor],
+        suffix: Suffix,
+        cache: SuffixCache,
+    ) -> None:
         """Decode rows with a cache that grows by a token a step.
 
         ``mask [rows, 1, n, all so far]`` says which of its row's own tokens each may see.
         """
         shared = joined_layers(prefixes)
-        arguments, real, positions = suffix.arguments, suffix.real, suffix.positions
-        rows, longest = real.shape
-        cache = SuffixCache(longest + max(state.limit for state in states))
+        arguments, positions = suffix.arguments, suffix.positions
+        rows, longest = suffix.real.shape
+        real = torch.cat([cache.known_real(rows, suffix.real.device), suffix.real], 1)
         choice, said = Choice.of(states), 0
         draws = Draws.of(states, real.device) if choice.samples else None
-        causal = torch.ones(longest, longest, dtype=torch.bool, device=real.device).tril()
+        # Query i is the token `known_len + i` of its row: it sees those up to itself.
+        causal = real.new_ones(longest, real.shape[1]).tril(cache.known_len)
         mask = causal[None, None] & real[:, None, None, :]
         with shared_attention(self._text.config.get_text_config()):
             while True:
@@ -185,6 +220,25 @@ class PrefixDecoder:
                 real = torch.cat([real, real.new_ones(rows, 1)], 1)
                 mask = real[:, None, None, :]
 
+    def _known(self, one: Decoding, ends: Sequence[int]) -> list[torch.Tensor]:
+        """What is kept of a prompt after its prefix, up to the ``ends`` of its images."""
+        if self.static is not None:
+            return []
+        return self.store.known(_keys(one, ends))[1:]
+
+    def _keep(
+        self, prompts: Sequence[Decoding], ends: Sequence[Sequence[int]], cache: SuffixCache, read: int
+    ) -> None:
+        """Keep what the next look of each talk shows again; all prompts end at the cache's token ``read``."""
+        for row, (one, places) in enumerate(zip(prompts, ends, strict=True)):
+            if not one.state.request.follow_ups:
+                continue
+            keys, shift = _keys(one, places), read - len(one.ids)
+            for key, (start, end) in zip(keys[1:], pairwise(places), strict=False):
+                if key not in self.store:
+                    self.store.put(key, cache.piece(row, slice(start + shift, end + shift)))
+            self.store.known(keys)  # in the order in which they are to be dropped
+
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[rows, hidden]`` -> ``[rows, vocabulary]``."""
         logits: torch.Tensor = self._head(hidden)
@@ -192,8 +246,7 @@ class PrefixDecoder:
 
     def _prefixes(self, prompts: Sequence[Decoding], prefix_len: int) -> list[torch.Tensor]:
         """Keys and values of each prompt's prefix, computed where they are not kept."""
-        # The ids are part of the key: other words before the same image give other keys and values.
-        keys = [f"{one.prompt.images[0].key}\0{one.ids[:prefix_len]}" for one in prompts]
+        keys = [_key(one, 1, prefix_len) for one in prompts]
         found = {key: prefix for key in keys if (prefix := self.store.get(key)) is not None}
         # Each prefix once, however many prompts of the batch want it.
         missing = list({k: one for k, one in zip(keys, prompts, strict=True) if k not in found}.items())
@@ -213,6 +266,17 @@ class PrefixDecoder:
                 found[key] = torch.stack(halves).unflatten(0, (-1, 2))
                 self.store.put(key, found[key])
         return [found[key] for key in keys]
+
+
+def _key(one: Decoding, images: int, end: int) -> str:
+    """What is kept up to the end of a prompt's image, which is its ``end``-th token."""
+    # The ids are part of the key: other words before the same images give other keys and values.
+    return f"{[view.key for view in one.prompt.images[:images]]}\0{one.ids[:end]}"
+
+
+def _keys(one: Decoding, ends: Sequence[int]) -> list[str]:
+    """Of a prompt's prefix and of the pieces up to its other images' ends; no image is its last token."""
+    return [_key(one, count, end) for count, end in enumerate(ends, 1) if end < len(one.ids)]
 
 
 def uses_static(device: str, inputs: PrefixInputs) -> bool:

@@ -2,8 +2,8 @@
 
 That a prefix may be read once for several questions is a property of a model's attention and positions. Where
 it does not hold, nothing fails: shapes fit and the words are others (sliding layers, positions that go on
-from another conversation, tokens that end an image). So two drawn images are asked both ways, which costs
-two prompts.
+from another conversation, tokens that end an image). So two drawn images are asked both ways, and a talk
+that looks at both again, which costs three prompts.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ SIZES: tuple[Size, Size] = ((160, 112), (96, 144))
 
 
 def check_requests() -> list[Request]:
-    """Two questions about one image, and a chain of two turns about two: three prompts of other lengths."""
+    """Two questions about one image, a chain of two turns about two, and what follows it after another look."""
     first, second = (view_of(_drawn(size)) for size in SIZES)
+    chain = (
+        Message("user", f"{IMAGE}\nWhere is the circle?"),
+        Message("assistant", "[0.1, 0.2, 0.5, 0.6]"),
+        Message("user", f"{IMAGE}\nWhich shape is this?"),
+    )
+    look = (Message("assistant", "[0.3, 0.3, 0.9, 0.8]"), Message("user", f"{IMAGE}\nAnd this one?"))
     return [
         Request((Message("user", f"{IMAGE}\nWhat is in this image?"),), (first,), TOKENS),
         Request(
             (Message("user", f"{IMAGE}\nName the colour of the larger shape, please."),), (first,), TOKENS
         ),
-        Request(
-            (
-                Message("user", f"{IMAGE}\nWhere is the circle?"),
-                Message("assistant", "[0.1, 0.2, 0.5, 0.6]"),
-                Message("user", f"{IMAGE}\nWhich shape is this?"),
-            ),
-            (second, first),
-            TOKENS,
-        ),
+        Request(chain, (second, first), TOKENS, follow_ups=1),
+        Request((*chain, *look), (second, first, second), TOKENS),
     ]
 
 

@@ -30,13 +30,13 @@ class Work:
         if self._shape is not None:
             self.flop += prefixes * llm_flop(self._shape.llm, tokens, heads=0)
 
-    def add_prompts(self, prompts: Sequence[Decoding], prefix: int = 0) -> None:
-        """Prompts that were read behind a prefix of so many tokens, and answered."""
+    def add_prompts(self, prompts: Sequence[Decoding], starts: Sequence[int] = ()) -> None:
+        """Prompts that were read from the token ``starts`` on (else from their first), and answered."""
         if self._shape is None:
             return
-        for prompt in prompts:
+        for prompt, start in zip(prompts, starts or [0] * len(prompts), strict=True):
             count, said = len(prompt.ids), prompt.state.said
-            self.flop += llm_flop(self._shape.llm, count - prefix, prefix)
+            self.flop += llm_flop(self._shape.llm, count - start, start)
             # The first token comes out of the reading.
             self.flop += decode_flop(self._shape.llm, max(0, said - 1), count)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from viscot_core.families.features import FeatureCache
 from viscot_core.families.generic.backbones import Backbone
 from viscot_core.families.generic.features import ImageFeatures, encode_image, joined_features
 from viscot_core.families.generic.processor import GenericProcessor
-from viscot_core.families.inputs import Prompt, Suffix
+from viscot_core.families.inputs import Prompt, Suffix, positions_after
 from viscot_core.images.view import View
 
 
@@ -35,14 +35,12 @@ class GenericInputs:
         inputs = self._padded([prompt.rendered.ids for prompt in prompts])
         return {**inputs, **self._shown([view for prompt in prompts for view in prompt.images])}
 
-    def prefix_len(self, prompt: Prompt) -> int:
-        """Tokens up to the end of the first image's; 0 without an image."""
-        if not prompt.images:
-            return 0
-        (first,) = self.features.features(prompt.images[:1])
-        # Its slots need not stand side by side: tiles have marks between them.
-        slots = (at for at, token in enumerate(prompt.rendered.ids) if token == self._processor.image_id)
-        return next(islice(slots, first.tokens - 1, None)) + 1
+    def image_ends(self, prompt: Prompt) -> list[int]:
+        """Tokens up to the end of each image's, in reading order."""
+        # An image's slots need not stand side by side: tiles have marks between them.
+        slots = [at for at, token in enumerate(prompt.rendered.ids) if token == self._processor.image_id]
+        counts = accumulate(each.tokens for each in self.features.features(prompt.images))
+        return [slots[count - 1] + 1 for count in counts]
 
     def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, Any]:
         """The first ``prefix_len`` ids of prompts about an image each; no padding."""
@@ -56,19 +54,19 @@ class GenericInputs:
             **({} if positions is None else {"position_ids": positions}),
         }
 
-    def suffix(self, prompts: Sequence[Prompt], prefix_len: int, *, left: bool = True) -> Suffix:
-        """The ids after the prefix, left-padded, with the features of the images among them."""
+    def suffix(self, prompts: Sequence[Prompt], read: Sequence[int], *, left: bool = True) -> Suffix:
+        """The ids after the first ``read`` images of each prompt, left-padded, with the others' features."""
         self._forget_positions()
         assert left, "grids of images are counted in left-padded rows"
-        own = self._padded([prompt.rendered.ids[prefix_len:] for prompt in prompts])
+        starts = [self.image_ends(prompt)[count - 1] for prompt, count in zip(prompts, read, strict=True)]
+        own = self._padded([p.rendered.ids[start:] for p, start in zip(prompts, starts, strict=True)])
         real = own["attention_mask"].bool()
         arguments: dict[str, Any] = {"input_ids": own["input_ids"]}
-        later = [view for prompt in prompts for view in prompt.images[1:]]
+        later = [view for p, count in zip(prompts, read, strict=True) for view in p.images[count:]]
         if later:
             arguments["mm_encoder_outputs"] = self._shown(later)["mm_encoder_outputs"]
         if not self._backbone.grid_positions:
-            positions = prefix_len + (real.cumsum(1) - 1).clamp(min=0)
-            return Suffix(arguments, real, positions)
+            return Suffix(arguments, real, positions_after(starts, real))
         # Positions after an image follow its grid, so they are counted over whole prompts and cut.
         whole = self._padded([prompt.rendered.ids for prompt in prompts])
         shown = self._shown([view for prompt in prompts for view in prompt.images])

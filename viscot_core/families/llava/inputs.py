@@ -12,7 +12,7 @@ import torch
 from transformers import LlavaModel
 
 from viscot_core.families.features import FeatureCache
-from viscot_core.families.inputs import Prompt, Suffix
+from viscot_core.families.inputs import Prompt, Suffix, positions_after
 from viscot_core.families.llava.pixels import preprocess
 from viscot_core.families.llava.processor import ChatProcessor
 from viscot_core.images.view import View
@@ -59,24 +59,24 @@ class LlavaInputs:
             embeddings[padded == self._processor.tokens.image_id] = features
         return embeddings, real.to(embeddings.device)
 
-    def prefix_len(self, prompt: Prompt) -> int:
-        """Tokens up to the end of the first image's; 0 without an image."""
+    def image_ends(self, prompt: Prompt) -> list[int]:
+        """Tokens up to the end of each image's, in reading order."""
         tokens = self._processor.tokens
-        return prompt.rendered.ids.index(tokens.image_id) + tokens.image_tokens if prompt.images else 0
+        slots = [at for at, token in enumerate(prompt.rendered.ids) if token == tokens.image_id]
+        return [last + 1 for last in slots[tokens.image_tokens - 1 :: tokens.image_tokens]]
 
     def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, torch.Tensor]:
         """``inputs_embeds [rows, prefix_len, hidden]``; all are of one length."""
         ids = [prompt.rendered.ids[:prefix_len] for prompt in prompts]
         return {"inputs_embeds": self._embed(ids, [prompt.images[:1] for prompt in prompts])[0]}
 
-    def suffix(self, prompts: Sequence[Prompt], prefix_len: int, *, left: bool = True) -> Suffix:
-        """Embeddings after the prefix; a row's first own token has the position ``prefix_len``."""
-        # The prefix holds a prompt's first image, so its own tokens have the others (a crop).
-        own, later = [p.rendered.ids[prefix_len:] for p in prompts], [p.images[1:] for p in prompts]
+    def suffix(self, prompts: Sequence[Prompt], read: Sequence[int], *, left: bool = True) -> Suffix:
+        """Embeddings after the first ``read`` images of each prompt; positions go on from their end."""
+        starts = [self.image_ends(prompt)[count - 1] for prompt, count in zip(prompts, read, strict=True)]
+        own = [prompt.rendered.ids[start:] for prompt, start in zip(prompts, starts, strict=True)]
+        later = [prompt.images[count:] for prompt, count in zip(prompts, read, strict=True)]
         embeddings, real = self._embed(own, later, left=left)
-        # Padding takes no position. The clamp is for the padding itself.
-        positions = prefix_len + (real.cumsum(1) - 1).clamp(min=0)
-        return Suffix({"inputs_embeds": embeddings}, real, positions)
+        return Suffix({"inputs_embeds": embeddings}, real, positions_after(starts, real))
 
     def next(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The embedding of one more token a row, ``ids [rows]``."""
