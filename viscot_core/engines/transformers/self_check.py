@@ -22,7 +22,7 @@ SIZES: tuple[Size, Size] = ((160, 112), (96, 144))
 
 
 def check_requests() -> list[Request]:
-    """Two questions about one image, a chain of two turns about two, and what follows it after another look."""
+    """Two questions about one image, a chain of two turns about two, and the same chain a look later."""
     first, second = (view_of(_drawn(size)) for size in SIZES)
     chain = (
         Message("user", f"{IMAGE}\nWhere is the circle?"),
