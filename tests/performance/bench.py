@@ -61,8 +61,11 @@ QUESTIONS = (
 # -- weights and images --------------------------------------------------------------------------------
 
 
-def make_model(folder: Path) -> Path:
-    """A random model of 17 M parameters: 336 px, 576 image tokens, most of its work in the language model."""
+def make_model(folder: Path, *, positions: int = 2048) -> Path:
+    """A random model of 17 M parameters: 336 px, 576 image tokens, most of its work in the language model.
+
+    Its context has so many ``positions``.
+    """
     from viscot_core.families.llava.scratch import build_model, train_tokenizer
     from viscot_core.families.manifest import Manifest
     from viscot_core.train.recipe.schema import ScratchSpec
@@ -75,7 +78,7 @@ def make_model(folder: Path) -> Path:
         llm_width=384,
         llm_layers=8,
         llm_mlp=1024,
-        max_positions=2048,
+        max_positions=positions,
         vocab_size=1000,
     )
     # Real vocabularies know these words: prompts must not be longer in tokens than they really are.
