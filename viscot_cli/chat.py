@@ -46,6 +46,7 @@ def chat(
 
     image = expanded(image)
     open_image(image, as_seen=True)  # a bad path is reported before a model is loaded
+    zoom = zoom.for_model(model_options.options())
     strategy = strategy_of(zoom)
     cot = model_options.open(boxes=strategy == "cot", zoom=zoom)
     console.say(HELP)

@@ -36,7 +36,9 @@ def demo(
 
     return_large_blocks()
     listen(host, port).close()  # a port in use is reported before a model is loaded
-    cot = open_model(who.options(), protocol=protocol, zoom=zoom)
+    asked = who.options()
+    zoom = zoom.for_model(asked)
+    cot = open_model(asked, protocol=protocol, zoom=zoom)
     loop = loop_beside_cot(zoom, cot)
     batcher = Batcher(cot.engine, batch=8)
     try:

@@ -9,7 +9,7 @@ import typer
 from viscot_cli import console
 from viscot_cli.grouped import Names, grouped, names_of
 from viscot_cli.model_options import Protocol, WhoServes, open_model
-from viscot_cli.zoom_options import ZoomOptions, loop_beside_cot
+from viscot_cli.zoom_options import ZoomOptions, loop_beside_cot, strategy_of
 
 
 @grouped
@@ -41,7 +41,7 @@ def serve(
 
     A question with an image is answered in two turns; the reply's extra field "viscot" has box, crop and
     status. Change this in the request with "viscot": {"strategy": "direct"} or {"box": [x0, y0, x1, y1]}.
-    With --policy zoom questions are answered by the zoom loop.
+    With --policy zoom questions are answered by the zoom loop, with --policy direct in one turn.
     """
     import os
     from dataclasses import replace
@@ -69,8 +69,10 @@ def serve(
 
     return_large_blocks()
     with listen(host, port) as listening:  # a port in use is reported before a model is loaded
-        cot = open_model(who.options(batch_size), protocol=protocol, zoom=zoom)
-        options = replace(options, zoom=loop_beside_cot(zoom, cot))
+        asked = who.options(batch_size)
+        zoom = zoom.for_model(asked)
+        cot = open_model(asked, protocol=protocol, zoom=zoom)
+        options = replace(options, zoom=loop_beside_cot(zoom, cot), strategy=strategy_of(zoom))
 
         def on_ready() -> None:
             console.say(f"{cot.engine.name} is served at {url_of(listening)}/v1 (stop with Ctrl-C)")

@@ -104,7 +104,7 @@ def strategy_of(zoom: ZoomOptions) -> Strategy:
 
 
 def loop_beside_cot(zoom: ZoomOptions, cot: VisualCoT) -> ZoomSettings | None:
-    """The loop of a server that answers in two turns as well; None where it was not asked for.
+    """The loop of a server that answers in two turns as well; None where questions are not to be zoomed.
 
     Raises:
         UsageError: boxes of two turns count pixels of a size that the loop does not show.
@@ -116,6 +116,6 @@ def loop_beside_cot(zoom: ZoomOptions, cot: VisualCoT) -> ZoomSettings | None:
     if cot.wording.codec.resize is not None:
         raise UsageError(
             f"The box format {cot.wording.codec.name} counts pixels of resized images, which the zoom loop "
-            "does not show; use --policy zoom with infer, chat or bench."
+            "does not show; zoom with infer, chat or bench, or answer in two turns with --policy two-turn."
         )
     return cot.zoom

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,49 @@ def test_chat_zooms(cli: Cli, image: Path, monkeypatch: pytest.MonkeyPatch) -> N
         model = f"{server.url}#made"
         ran = cli("chat", image, "--model", model, "--policy", "zoom", "--dialect", "viscot")
     assert "answer  a fox" in ran.out and "look 2  box" in ran.out
+
+
+SEARCH = "On the white card, on the black card, what does the red card say?"
+
+
+@pytest.mark.parametrize(("words", "looks"), [((), True), (("--policy", "two-turn"), False)])
+def test_chat_follows_the_model_s_own_policy(
+    cli: Cli, repo: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], looks: bool
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{SEARCH}\n"))
+    image = repo / "viscot_core" / "examples" / "search.jpg"
+    ran = cli("chat", image, "--model", "viscot-tiny-zoom", "--device", "cpu", *words)
+    assert ran.code == 0 and ("look 2  box" in ran.out) == looks
+
+
+@pytest.mark.parametrize(
+    ("words", "usual"),
+    [((), "zoom"), (("--policy", "two-turn"), "cot"), (("--policy", "direct"), "direct")],
+)
+def test_a_server_follows_the_model_s_own_policy(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], usual: str
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr("viscot_core.serve.listen.serve", lambda server, *_: served.append(server))
+    ran = cli("serve", "--model", "viscot-tiny-zoom", "--device", "cpu", "--port", "0", *words)
+    assert ran.code == 0, ran.err
+    (server,) = served
+    server.batcher.close()
+    assert server.options.usual == usual and (server.options.zoom is not None) == (usual == "zoom")
+
+
+@pytest.mark.slow
+def test_the_page_follows_the_model_s_own_policy(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio")
+    from viscot_core.demo import page
+
+    built: list[Any] = []
+    monkeypatch.setattr(page, "build", lambda backend, *_: built.append(backend))
+    monkeypatch.setattr(page, "launch", lambda *_: None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for words, name in (((), "zoom"), (("--policy", "two-turn"), "two_turn")):
+        ran = cli("demo", "--model", "viscot-tiny-zoom", "--device", "cpu", "--port", port, *words)
+        assert ran.code == 0, ran.err
+        assert built.pop()._policy("cot").name == name

@@ -69,6 +69,14 @@ def test_a_server_without_a_loop_says_so(serve: Serve) -> None:
     assert reply.status_code == 400 and "no zoom loop" in reply.json()["error"]["message"]
 
 
+def test_a_server_that_answers_in_one_turn_looks_where_a_request_says_so(serve: Serve) -> None:
+    here = serve(strategy="direct")
+    assert here.post(question("What?")).json()["viscot"]["strategy"] == "direct"
+    assert here.post(question("What?", viscot={"strategy": "cot"})).json()["viscot"]["strategy"] == "cot"
+    boxed = here.post(question("What?", viscot={"box": [0.1, 0.3, 0.5, 0.5]})).json()
+    assert boxed["viscot"]["strategy"] == "cot"
+
+
 def test_direct_and_an_own_box_by_request(serve: Serve) -> None:
     here = serve()
     direct = here.post(question(viscot={"strategy": "direct"})).json()

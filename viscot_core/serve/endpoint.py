@@ -80,7 +80,8 @@ class ChatEndpoint:
 
     async def _read(self, body: bytes, strategy: str | None) -> CheckedRequest:
         server = self.server
-        read = partial(read_request, zooms=server.options.zoom is not None)
+        options = server.options
+        read = partial(read_request, usual=options.usual, zooms=options.zoom is not None)
         return await server.start(read, body, strategy, server.names, server.limits)
 
     async def _images(self, urls: Sequence[str], held: HeldBytes) -> list[bytes]:

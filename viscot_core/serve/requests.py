@@ -110,9 +110,10 @@ def read_request(
     names: tuple[str, ...],
     limits: Limits,
     *,
+    usual: ServedStrategy = "cot",
     zooms: bool = False,
 ) -> CheckedRequest:
-    """Check a body; ``zooms`` says that the server has a zoom loop.
+    """Check a body; ``usual`` answers where no strategy is named, ``zooms`` says that there is a zoom loop.
 
     Raises:
         ApiError: 400 with the field that is wrong; 404 for a model that is not served.
@@ -132,8 +133,7 @@ def read_request(
         raise bad_request(f"There are more than {limits.characters:,} characters of text.", "messages")
     extras = request.viscot or ChatExtras()
     # A box is looked at in two turns, whatever the server does else.
-    usual: ServedStrategy = "zoom" if zooms and extras.box is None else "cot"
-    strategy = extras.strategy or header or usual
+    strategy = extras.strategy or header or (usual if extras.box is None else "cot")
     if strategy == "zoom" and not zooms:
         raise bad_request(
             "This server has no zoom loop; 'viscot serve --policy zoom' has.", "viscot.strategy"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from viscot_core.ask import Strategy
 from viscot_core.boxes.geometry import CropPolicy
 from viscot_core.errors import UsageError
 from viscot_core.openai_api.keys import key_in
@@ -77,10 +78,17 @@ class ServeOptions:
     crop_policy: CropPolicy = CropPolicy.PAPER
     limits: Limits = field(default_factory=Limits)
     zoom: ZoomSettings | None = None
-    """The zoom loop, where the server has one: it then answers what names no other strategy."""
+    """The zoom loop, where the server has one."""
+    strategy: Strategy | None = None
+    """What answers a request that names none; None: the zoom loop where there is one, else cot."""
 
     def __post_init__(self) -> None:
         checked_hosts(self.allow_urls)
+
+    @property
+    def usual(self) -> Strategy:
+        """What answers a request that names no strategy."""
+        return self.strategy or ("cot" if self.zoom is None else "zoom")
 
     @property
     def is_local(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from viscot_core.errors import RecipeError
+from viscot_core.families.manifest import Policy
 
 StageKind = Literal["foundation", "pretrain", "finetune"]
 NAME = r"^[\p{L}\p{N}_][\p{L}\p{N}_ .+-]{0,99}$"
@@ -149,6 +150,9 @@ class ModelSpec(Strict):
     )
     box_format: str | None = _field(
         None, "how the model is to write boxes; null: as its family does, else in viscot's own 0..1"
+    )
+    policy: Policy | None = _field(
+        None, "how the model looks where its user does not say; null: as the model that it starts from"
     )
     min_pixels: int | None = _field(
         None, "least pixels of an image, for models that read any size", unit="px", gt=0

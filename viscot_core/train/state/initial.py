@@ -55,6 +55,7 @@ class Run:
             turn_tokens=turn_tokens,
             image_side=self.processor.image_side,
             box_format=self.processor.boxes.name.partition("@")[0],
+            policy=model.policy or (self.base.manifest.policy if self.base else None),
         )
 
 
