@@ -184,9 +184,8 @@ def running(
     from viscot_core.serve.server import Server
     from viscot_core.serve.settings import Limits, ServeOptions
 
-    own = {
-        name: options.pop(name) for name in ("api_key", "allow_urls", "zoom", "strategy") if name in options
-    }
+    names = ("api_key", "allow_urls", "zoom", "strategy")
+    own = {name: options.pop(name) for name in names if name in options}
     chosen = ServeOptions(limits=Limits(**options), **own)
     server = Server(engine, wording, chosen, fetcher)
     server_loop = uvicorn_server(server)
