@@ -288,11 +288,22 @@ def synth(
             "tiny-zoom can train: it draws what it needs.",
         ),
     ] = True,
+    lists: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="For search: share of scenes with a list to walk, card by card (viscot-tiny-zoom has not "
+            "learned them).",
+        ),
+    ] = 0.0,
     workers: Workers = 1,
 ) -> None:
     """Make an offline data set: drawn scenes, training rows and a benchmark in the real data's layout."""
     if kind is SynthKind.cards and not train_images:
         raise UsageError("--no-train-images is only for --kind search; remove it.")
+    if kind is SynthKind.cards and lists:
+        raise UsageError("--lists is only for --kind search; remove it.")
     images = val + (train if train_images else 0)
     with _counted("images", images) as progress:
         if kind is SynthKind.search:
@@ -305,6 +316,7 @@ def synth(
                 seed=seed,
                 workers=workers,
                 train_images=train_images,
+                lists=lists,
                 progress=progress,
             )
         else:

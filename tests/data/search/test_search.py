@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import pytest
 from viscot_core.boxes.geometry import Box, Frame, crop_window, iou, parse_box
 from viscot_core.data.annotations import Conversation, DetectionRow, Rows, split_crop
 from viscot_core.data.encode import load_views
+from viscot_core.data.search.lists import make_list_scene
 from viscot_core.data.search.rows import searches_of, trace_turns, training_rows, write_search
 from viscot_core.data.search.scenes import (
     LARGEST_MARK,
     SearchScene,
     SearchThing,
+    bar_box,
     draw_search_scene,
     draw_window,
     make_search_scene,
@@ -61,9 +64,48 @@ def test_scenes_keep_their_promises() -> None:
     assert min(kinds.values()) > 20 and set(kinds) == {"mark", "bar", "deep"}
 
 
-def test_every_look_shows_the_next_thing_whole() -> None:
+def test_lists_keep_their_promises() -> None:
+    """Each look shows the next card whole and none beyond it: nobody can skip one."""
+    for seed in range(60):
+        scene = make_list_scene(seed)
+        assert 2048 <= max(scene.size) <= 4096 and min(scene.size) >= 1024
+        assert len({card.color for card in scene.cards}) == len(scene.cards) >= 5
+        assert all(card.box[1] >= 0 and card.box[3] <= scene.size[1] for card in scene.cards)
+        searches = searches_of(scene)
+        assert searches
+        for search in searches:
+            start, between, last = search.chain
+            assert search.kind == "list" and search.answer == last.text
+            below = scene.cards[scene.cards.index(start) + 1 :]
+            assert next(card for card in below if card.bar) is last
+            width = last.box[2] - last.box[0]
+            assert last.font_size * 112 / max(scene.size) < 4 < 11 <= last.font_size * 112 / width
+            assert last.text_box[1] > bar_box(last)[3] and last.text_box[3] < last.box[3]
+            _, (_, top, _, bottom), *_ = _windows(scene, search.chain)
+            # A crop at the upper border is shifted, and may show more.
+            assert between.box[3] <= bottom and (top == 0 or bottom <= last.box[1])
+
+
+def test_a_share_of_lists_leaves_the_other_scenes_as_they_are(tmp_path: Path) -> None:
+    counts = write_search(tmp_path / "mixed", train=12, val=2, seed=3, train_images=False, lists=0.5)
+    write_search(tmp_path / "usual", train=12, val=0, seed=3, train_images=False)
+    mixed, usual = (
+        [json.loads(line) for line in (tmp_path / name / "scenes.jsonl").read_text().splitlines()]
+        for name in ("mixed", "usual")
+    )
+    listed = [not scene["cards"][0]["parts"] for scene in mixed]
+    assert 0 < sum(listed) < counts["scenes.jsonl"] == 14
+    for scene, other, is_list in zip(mixed, usual, listed, strict=False):
+        assert (scene == other) != is_list
+    rows = json.loads((tmp_path / "mixed" / "train.json").read_text())
+    assert {row["kind"] for row in rows} >= {"list", "mark"}
+    assert len(load_visual_cot(tmp_path / "mixed").items) == 2
+
+
+@pytest.mark.parametrize("make", [make_search_scene, make_list_scene])
+def test_every_look_shows_the_next_thing_whole(make: Callable[[int], SearchScene]) -> None:
     for seed in range(40):
-        scene = make_search_scene(seed)
+        scene = make(seed)
         for search in searches_of(scene):
             windows = _windows(scene, search.chain)
             texts = search.box_texts(scene.size)

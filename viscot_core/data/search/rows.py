@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 from viscot_core.boxes.geometry import Box, Frame, Size, Window, crop_window, format_box
 from viscot_core.conversation import ANSWER_REQUEST, BOX_REQUEST, IMAGE, Message, cot_turns, to_disk
+from viscot_core.data.search.lists import make_list_scene, walks_of
 from viscot_core.data.search.scenes import SearchScene, SearchThing, draw_search_scene, make_search_scene
 from viscot_core.data.synth import HELD_OUT_SEED, Job, write_images, write_json, write_jsonl
 from viscot_core.files import atomic_folder
 from viscot_core.processes import worker_pool
 
 DATASET = "search"
-Kind = Literal["mark", "bar", "deep"]
+Kind = Literal["mark", "bar", "deep", "list"]
 ENDINGS = (
     "what number is on the {}?",
     "which number does the {} show?",
@@ -31,6 +32,10 @@ ENDINGS = (
     "tell me the number of the {}.",
 )
 BAR_ENDINGS = ("what number does the bar point to?", "read the number that the bar points to.")
+LIST_ENDINGS = (
+    "what number is on the first card with a bar?",
+    "read the number of the first card that has a bar.",
+)
 ASKED_SHARE = 0.5
 """Share of training rows whose last crop comes with a request to answer."""
 SHORT_SHARE = 0.06
@@ -39,7 +44,7 @@ SHORT_SHARE = 0.06
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A question, the parts to look at one inside the other, and the answer, the last one's number."""
+    """A question, the parts to look at one after the other, and the answer, the last one's number."""
 
     kind: Kind
     question: str
@@ -68,8 +73,16 @@ def _inside(box: Window, window: Window) -> Box:
 
 
 def searches_of(scene: SearchScene, cards: int = 2, each: int = 2) -> list[Search]:
-    """Questions about ``each`` marks on ``cards`` of the scene, and about the bars of these cards."""
+    """Questions about ``each`` marks on ``cards`` of the scene, and about the bars of these cards.
+
+    Of a list: of each walk through it.
+    """
     rng = random.Random(f"search-{scene.seed}")
+    if not any(card.parts for card in scene.cards):
+        return [
+            Search("list", f"Below the {walk[0].name}, {rng.choice(LIST_ENDINGS)}", walk)
+            for walk in walks_of(scene)
+        ]
     found: list[Search] = []
     for card in rng.sample(scene.cards, min(cards, len(scene.cards))):
         chain = (card, rng.choice(card.parts)) if scene.deep else (card,)
@@ -103,20 +116,22 @@ def write_search(
     seed: int = 0,
     workers: int = 1,
     train_images: bool = True,
+    lists: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
     """Write ``train`` and ``val`` scenes and their rows into ``out``; returns the row counts.
 
-    ``val`` is also the number of held-out questions. Without ``train_images`` the training scenes are only
-    described (``scenes.jsonl``): `viscot train --recipe tiny-zoom` draws what it reads of them.
+    ``val`` is also the number of held-out questions. A share ``lists`` of the scenes has a list to walk.
+    Without ``train_images`` the training scenes are only described (``scenes.jsonl``): `viscot train --recipe
+    tiny-zoom` draws what it reads of them.
 
     Raises:
         UsageError: ``out`` is not empty.
     """
     with atomic_folder(out) as root:
         scenes = {
-            "train": _scenes(seed * 10_000_000, train, workers),
-            "val": _scenes(HELD_OUT_SEED + seed * 10_000_000, val, workers),
+            "train": _scenes(seed * 10_000_000, train, workers, lists),
+            "val": _scenes(HELD_OUT_SEED + seed * 10_000_000, val, workers, lists),
         }
         jobs: list[Job] = []
         for split, members in scenes.items():
@@ -152,12 +167,19 @@ def image_path(split: str, index: int) -> str:
     return f"cot/{DATASET}/{split}/{index:06d}.jpg"
 
 
-def _scenes(first_seed: int, count: int, workers: int) -> list[SearchScene]:
+def _scenes(first_seed: int, count: int, workers: int, lists: float = 0.0) -> list[SearchScene]:
     seeds = range(first_seed, first_seed + count)
+    make = partial(_scene, lists=lists)
     if workers <= 1 or count < 100:
-        return list(map(make_search_scene, seeds))
+        return list(map(make, seeds))
     with worker_pool(workers) as pool:
-        return list(pool.map(make_search_scene, seeds, chunksize=64))
+        return list(pool.map(make, seeds, chunksize=64))
+
+
+def _scene(seed: int, lists: float) -> SearchScene:
+    # Of the other seeds nothing changes: scenes without lists stay what a model was trained on.
+    is_list = random.Random(f"kind-{seed}").random() < lists
+    return make_list_scene(seed) if is_list else make_search_scene(seed)
 
 
 def training_rows(scenes: Sequence[SearchScene]) -> Iterator[dict[str, Any]]:
