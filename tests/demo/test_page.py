@@ -12,7 +12,9 @@ from demo_help import Browser, browser, shown
 from serve_help import Gated, Looker, Slow, asks_for_box
 
 from viscot_core.engines.base import Generation, Request
-from viscot_core.models.zoo import BUNDLED_FOLDER, hint_about
+from viscot_core.models.known import BUNDLED_ZOOM
+from viscot_core.models.zoo import BUNDLED_FOLDER, BUNDLED_FOLDERS, hint_about
+from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.tour import EXAMPLES, examples
 
 pytest.importorskip("gradio", reason="needs viscot[demo]")
@@ -157,3 +159,33 @@ def test_the_bundled_model_finds_and_reads_an_example(person: Browser, shot: Cal
         assert person.text(".vs-way-cot .vs-answer") == example.answer
         assert "only knows viscot's synthetic images" in person.text(".vs-turn .vs-hint")
         shot("bundled-model")
+
+
+@pytest.mark.parametrize(("window", "name"), [(DESKTOP, "desktop"), (PHONE, "phone")])
+def test_several_looks_are_numbered_steps(
+    person: Browser, shot: Callable[[str], None], window: tuple[int, int], name: str
+) -> None:
+    """In their order, beside each other, large enough to see; the answer of three looks stands below."""
+    if not (BUNDLED_FOLDERS[BUNDLED_ZOOM] / "config.json").exists():
+        pytest.skip("no bundled model in this checkout")
+    from viscot_core import load
+
+    with shown(load(BUNDLED_ZOOM, device="cpu").engine, zoom=ZoomSettings()) as url:
+        person.open(url, *window)
+        person.choose(EXAMPLES / "search.jpg")
+        person.ask("On the white card, on the black card, what does the red card say?")
+        person.answered()
+        person.driver.execute_script("document.querySelector('.vs-turn').scrollIntoView()")
+        shot(f"{name}-steps")
+        steps = person.all(".vs-way-cot .vs-step")
+        assert [step.text[:3] for step in steps] == ["1. ", "2. ", "3. "]
+        card, words = (person.one(css).rect for css in (".vs-way-cot", ".vs-way-cot .vs-words"))
+        right = 0.0
+        for step in steps:
+            place, crop = step.rect, step.find_element("css selector", "canvas").rect
+            assert crop["width"] > 70 and crop["width"] == pytest.approx(crop["height"], rel=0.05)
+            assert right <= place["x"] and place["y"] + place["height"] <= words["y"]
+            right = place["x"] + place["width"]
+        assert right <= card["x"] + card["width"] and words["width"] > 0.8 * (card["width"] - 30)
+        assert person.text(".vs-way-cot .vs-words .vs-detail").endswith(" s")
+        assert person.problems() == []

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from serve_help import WORDING
 
+from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.serve.batching import Batcher
 from viscot_core.serve.listen import listen
 
@@ -19,14 +20,18 @@ CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shut
 
 
 @contextmanager
-def shown(engine: Any, *, places: int = 8, hint: str = "") -> Iterator[str]:
+def shown(
+    engine: Any, *, places: int = 8, hint: str = "", zoom: ZoomSettings | None = None
+) -> Iterator[str]:
     """The page's address; it is served until the block ends."""
-    with page_of(engine, places=places, hint=hint) as (url, _):
+    with page_of(engine, places=places, hint=hint, zoom=zoom) as (url, _):
         yield url
 
 
 @contextmanager
-def page_of(engine: Any, *, places: int = 8, hint: str = "") -> Iterator[tuple[str, Any]]:
+def page_of(
+    engine: Any, *, places: int = 8, hint: str = "", zoom: ZoomSettings | None = None
+) -> Iterator[tuple[str, Any]]:
     """The address of a served page, and its Gradio blocks."""
     from viscot_core.demo.backend import DemoBackend
     from viscot_core.demo.page import build, launch
@@ -34,7 +39,7 @@ def page_of(engine: Any, *, places: int = 8, hint: str = "") -> Iterator[tuple[s
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     batcher = Batcher(engine, batch=8)
-    blocks = build(DemoBackend(batcher, WORDING, places=places), engine.name, hint)
+    blocks = build(DemoBackend(batcher, WORDING, places=places, zoom=zoom), engine.name, hint)
     launch(blocks, "127.0.0.1", port, block=False)
     try:
         yield f"http://127.0.0.1:{port}", blocks

@@ -13,7 +13,7 @@ const detail = (card) => {
   const parts = [];
   if (card.region && card.region.status === "unparsable") parts.push("no box could be read, so it saw it all:");
   if (card.region && card.region.status === "repaired") parts.push("box repaired");
-  if (card.region) parts.push(card.region.text);
+  if (card.region && card.looks.length < 2) parts.push(card.region.text); // each step has its own words
   if (card.seconds !== null) parts.push(`${card.seconds} s`);
   return parts.join("  ·  ");
 };
