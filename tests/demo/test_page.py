@@ -176,6 +176,8 @@ def test_several_looks_are_numbered_steps(
         person.ask("On the white card, on the black card, what does the red card say?")
         person.answered()
         person.driver.execute_script("document.querySelector('.vs-turn').scrollIntoView()")
+        moving = "return document.querySelector('.vs-turn').getAnimations({subtree: true}).length"
+        person.wait(lambda: not person.driver.execute_script(moving), "the crops to have opened")
         shot(f"{name}-steps")
         steps = person.all(".vs-way-cot .vs-step")
         assert [step.text[:3] for step in steps] == ["1. ", "2. ", "3. "]

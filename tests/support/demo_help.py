@@ -20,9 +20,7 @@ CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shut
 
 
 @contextmanager
-def shown(
-    engine: Any, *, places: int = 8, hint: str = "", zoom: ZoomSettings | None = None
-) -> Iterator[str]:
+def shown(engine: Any, *, places: int = 8, hint: str = "", zoom: ZoomSettings | None = None) -> Iterator[str]:
     """The page's address; it is served until the block ends."""
     with page_of(engine, places=places, hint=hint, zoom=zoom) as (url, _):
         yield url

@@ -66,6 +66,8 @@ const place = (layer, shares) => {
   layer.classList.toggle("vs-shown", Boolean(shares));
   if (!shares) return;
   const [x0, y0, x1, y1] = shares.map((share) => 100 * share);
+  layer.classList.toggle("vs-small", x1 - x0 < 15); // a tag would cover it
+  layer.classList.toggle("vs-far", x0 > 70); // a tag to the right would be cut at the border
   Object.assign(layer.style, { left: `${x0}%`, top: `${y0}%`, width: `${x1 - x0}%`, height: `${y1 - y0}%` });
 };
 const refresh = () => {

@@ -11,7 +11,7 @@ from viscot_core.engines.base import Counting, Request
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.families.limits import decode_flop, llm_flop, projector_flop, tower_flop
 from viscot_core.images.reading import open_image
-from viscot_core.images.view import view_of
+from viscot_core.images.view import crop, view_of
 from viscot_core.models.load import LoadedModel, load_model
 from viscot_core.runs.tally import Tally
 
@@ -41,6 +41,30 @@ def test_every_part_is_counted_once(loaded: LoadedModel, golden: Path, reuse: bo
     for ids, generation in zip(rendered, generations, strict=True):
         expected += llm_flop(shape.llm, len(ids) - prefix, prefix)
         expected += decode_flop(shape.llm, generation.tokens - 1, len(ids))
+    assert engine._work.flop == pytest.approx(expected)
+
+
+def test_a_look_costs_what_it_reads_anew(loaded: LoadedModel, golden: Path) -> None:
+    """Of a talk that goes on: the last crop and the words since the one before it."""
+    view = view_of(open_image(golden / "images" / "square.png"))
+    look = (Message("assistant", "here"), Message("user", "<image>\nWhere?"))
+    views = (view, crop(view, (0, 0, 30, 30)), crop(view, (5, 5, 40, 40)))
+    first = Message("user", "<image>\nWhere?")
+    talk = [Request((first, *look * count), views[: count + 1], 3, follow_ups=1) for count in range(3)]
+    engine = LocalEngine(loaded, batch_size=2)
+    engine.generate(talk[:1])
+    engine.generate(talk[1:2])
+    engine._work.flop = 0.0
+    (said,) = engine.generate(talk[2:])
+    assert loaded.family.training is not None
+    shape = loaded.family.training.shape_of_config(loaded.model.config)
+    ids = loaded.processor.render(talk[2].messages, [v.image.size for v in views], generate=True).ids
+    image = next(iter(i for i in set(ids) if ids.count(i) == 3 * shape.tower.tokens))
+    places = [place for place, token in enumerate(ids) if token == image]
+    start = places[2 * shape.tower.tokens - 1] + 1
+    expected = tower_flop(shape.tower) + projector_flop(shape)
+    expected += llm_flop(shape.llm, len(ids) - start, start)
+    expected += decode_flop(shape.llm, said.tokens - 1, len(ids))
     assert engine._work.flop == pytest.approx(expected)
 
 

@@ -171,8 +171,9 @@ class LocalEngine:
 
         encoded = self.inputs.encoded
         with torch.inference_mode():
-            shared = [prompt for prompt in prompts if self.prefix is not None and self.prefix.fits(prompt)]
-            plain = [prompt for prompt in prompts if self.prefix is None or not self.prefix.fits(prompt)]
+            fitting = [self.prefix is not None and self.prefix.fits(prompt) for prompt in prompts]
+            shared = [prompt for prompt, fits in zip(prompts, fitting, strict=True) if fits]
+            plain = [prompt for prompt, fits in zip(prompts, fitting, strict=True) if not fits]
             plain.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the largest first: it fails first
             if self.prefix is not None:
                 with _memory_errors(self.batch_size):
