@@ -1,6 +1,6 @@
 """What each look of the zoom loop costs, with the talk so far kept and read anew: CPU seconds, one thread.
 
-    python tests/performance/looks.py [--looks 6] [--talks 1] [--new 18] [--model DIR]
+    python tests/performance/looks.py [--looks 6] [--talks 1] [--new 18] [--model DIR] [--ways kept,anew]
 
 A random model of 17 M parameters reads 336 px (576 tokens an image); it says ``--new`` tokens a turn, in
 whose place the policy is given a call of the dialect ``viscot``, and after the last look an answer. Ways:
@@ -36,6 +36,7 @@ from viscot_core.policies.base import Question
 from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.rollout import run
 
+WAYS = ("kept", "first image", "anew")
 CALL = "[0.100, 0.100, 0.900, 0.900]"
 
 
@@ -60,7 +61,9 @@ class Calling(LocalEngine):
         return [replace(each, text=text) for each in generations]
 
 
-def measure(loaded: LoadedModel, looks: int, talks: int, new: int) -> dict[str, Any]:
+def measure(
+    loaded: LoadedModel, looks: int, talks: int, new: int, ways: Sequence[str] = WAYS
+) -> dict[str, Any]:
     """CPU seconds a turn of each way, all talks together, and whether all said the same."""
     policy = replace(ZoomSettings(looks=looks).policy(), turn_tokens=new)
     questions = [
@@ -70,7 +73,7 @@ def measure(loaded: LoadedModel, looks: int, talks: int, new: int) -> dict[str, 
         for number in range(talks)
     ]
     engines = {}
-    for way in ("kept", "first image", "anew"):
+    for way in ways:
         engines[way] = engine = Calling(loaded, looks, way)
         answers = run(policy, engine, questions)
         assert [len(answer.looks) for answer in answers] == [looks] * talks
@@ -81,8 +84,8 @@ def measure(loaded: LoadedModel, looks: int, talks: int, new: int) -> dict[str, 
         "talks": talks,
         "cpu_s_by_turn": seconds,
         "cpu_s": {way: round(each, 2) for way, each in whole.items()},
-        "ratio": {way: round(each / whole["kept"], 2) for way, each in whole.items() if way != "kept"},
-        "same_tokens": engines["kept"].said == engines["first image"].said == engines["anew"].said,
+        "ratio": {way: round(each / whole[ways[0]], 2) for way, each in whole.items()},
+        "same_tokens": all(engine.said == engines[ways[0]].said for engine in engines.values()),
     }
 
 
@@ -99,11 +102,18 @@ def main() -> None:
     parser.add_argument("--talks", type=int, default=1)
     parser.add_argument("--new", type=int, default=18)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--ways", default=",".join(WAYS), help="the first is what others are compared with")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or make_model(Path(folder) / "random-17m", positions=8192)
-        print(json.dumps(measure(load_model(model, device="cpu"), args.looks, args.talks, args.new)))
+        print(
+            json.dumps(
+                measure(
+                    load_model(model, device="cpu"), args.looks, args.talks, args.new, args.ways.split(",")
+                )
+            )
+        )
 
 
 if __name__ == "__main__":
