@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Traits
-from viscot_core.engines.open import EngineOptions, recorded_prompt, weights_hash
+from viscot_core.engines.open import EngineOptions, open_engine, recorded_prompt, weights_hash
 from viscot_core.engines.openai import OpenAIEngine
 from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.errors import UsageError
 from viscot_core.models.load import load_model
 from viscot_core.openai_api.options import ApiOptions
 
@@ -37,3 +42,20 @@ def test_a_prompt_of_a_template_that_is_not_on_record_is_shown_as_messages() -> 
     messages = (Message("user", "What?"), Message("assistant", "a box"))
     assert recorded_prompt({"template": "own-0123"})(messages) == "user: What?\nassistant: a box"
     assert "USER: What? ASSISTANT: a box" in recorded_prompt({})(messages)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"python": "/opt/vllm/bin/python"}, "--python is for --engine vllm; give both"),
+        ({"python": "p", "tensor_parallel": 2}, "--tensor-parallel and --python are for --engine vllm"),
+        ({"model": SERVER, "python": "p"}, "A server runs its model itself; leave out --python"),
+        ({"model": SERVER, "base": "b", "load_in": "4bit"}, "leave out --base and --load-in"),
+        ({"model": SERVER, "attn": "flash"}, "leave out --attn"),
+        ({"model": SERVER, "device": "cuda:1", "dtype": "bf16"}, "leave out --device and --dtype"),
+        ({"model": SERVER, "max_pixels": 4096}, "A server resizes images itself"),
+    ],
+)
+def test_an_option_for_another_kind_of_engine_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_engine(EngineOptions(**given))

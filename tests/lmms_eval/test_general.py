@@ -259,6 +259,8 @@ def test_a_letter_drawn_at_random_is_warned_of(tmp_path: Path) -> None:
         ),
         ({"backend": "vllm", "engine": EngineOptions("x", attn="flash")}, "leave out --attn"),
         ({"engine": EngineOptions("x", attn="fast")}, "--attn is one of sdpa, flash, eager"),
+        ({"engine": EngineOptions("x", engine="vllm")}, "--backend vllm instead of --engine vllm"),
+        ({"engine": EngineOptions("x", tensor_parallel=2)}, "no --tensor-parallel"),
         ({"tasks": ("visual_cot",)}, "--data DIR"),
         ({"tasks": ("visual_cot", "pope"), "data": Path()}, "together with other tasks"),
         ({"tasks": ("visual_cot_chain",), "data": Path()}, "--tasks visual_cot --strategy cot"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ENGINES = ("transformers", "vllm")
 """What runs a model of this machine."""
+_LOADING = ("base", "device", "dtype", "load_in", "attn", "engine", "tensor_parallel", "python")
+"""How a model of this machine is loaded and run: a server has its own."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,24 @@ class EngineOptions:
         return Traits(parallel=parallel, logprobs=True, samples=True, paid=True)
 
     def check(self) -> None:
-        """Raise UsageError for an engine that is not there, or what is for vLLM beside another one."""
+        """Raise UsageError for an engine that is not there, or what is for one of another kind."""
         check_choice("--engine", self.engine, ENGINES)
-        if self.is_server and self.engine != "transformers":
-            raise UsageError("A server runs its model itself; leave out --engine.")
-        if self.engine != "vllm" and self.tensor_parallel != 1:
-            raise UsageError("--tensor-parallel is for --engine vllm; give both.")
+        if self.is_server and (named := self._changed(*_LOADING)):
+            raise UsageError(f"A server runs its model itself; leave out {' and '.join(named)}.")
+        if self.is_server and (self.min_pixels is not None or self.max_pixels is not None):
+            raise UsageError("A server resizes images itself; leave out --min-pixels and --max-pixels.")
+        if self.engine != "vllm" and (named := self._changed("tensor_parallel", "python")):
+            verb = "is" if len(named) == 1 else "are"
+            raise UsageError(f"{' and '.join(named)} {verb} for --engine vllm; give both.")
+        if not self.is_server and self.api is not None and self.api.is_special:
+            raise UsageError(
+                "--extra-body and --image-format are for a server; --model is one of this machine."
+            )
+
+    def _changed(self, *names: str) -> list[str]:
+        """The options of these fields that were given: those that differ from what holds without a word."""
+        usual = {each.name: each.default for each in fields(self)}
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != usual[name]]
 
     def address(self) -> tuple[str, str]:
         """``http://HOST:PORT/v1#NAME`` -> address and the model's name there.
@@ -211,8 +225,6 @@ def open_engine(
         from viscot_core.engines.canary import check_template
         from viscot_core.engines.openai import OpenAIEngine
 
-        if options.min_pixels is not None or options.max_pixels is not None:
-            raise UsageError("A server resizes images itself; leave out --min-pixels and --max-pixels.")
         url, name = options.address()
         pixels = codec is not None and codec.scale is None
         if pixels and options.api is not None and options.api.images.max_side is not None:
@@ -234,8 +246,6 @@ def open_engine(
         from viscot_core.engines.vllm.engine import open_vllm
 
         return open_vllm(options, sampling, resize)
-    if options.api is not None and options.api.is_special:
-        raise UsageError("--extra-body and --image-format are for a server; --model is one of this machine.")
     from viscot_core.engines.transformers.engine import LocalEngine
     from viscot_core.models.load import load_model
 

@@ -56,6 +56,10 @@ class GeneralOptions:
         for name in self.strategies:
             check_choice("--strategy", name, STRATEGIES)
         check_choice("--attn", self.engine.attn, tuple(_ATTENTION))
+        if self.engine.engine != "transformers" or self.engine.tensor_parallel != 1:
+            raise UsageError(
+                "bench general takes --backend vllm instead of --engine vllm, and no --tensor-parallel."
+            )
         ours = self._only_ours()
         backend = self.backend or ("viscot" if ours else "llava_hf")
         check_choice("--backend", backend, BACKENDS)
@@ -150,6 +154,6 @@ def _ours(
         "attn": engine.attn,
         "looks": str(folder / LOOKS_FILE),
     }
-    names = ("load_in", "box_format", "min_pixels", "max_pixels", "thinking")
+    names = ("base", "load_in", "box_format", "min_pixels", "max_pixels", "thinking")
     optional = {name: getattr(engine, name) for name in names}
     return given | {name: value for name, value in optional.items() if value}

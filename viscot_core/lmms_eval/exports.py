@@ -38,7 +38,7 @@ def model_for_lmms(engine: EngineOptions, backend: str) -> ModelForLmms:
     from viscot_core.models.zoo import resolve
     from viscot_core.tensors import hash_files
 
-    checkpoint = open_checkpoint(resolve(engine.model))
+    checkpoint = open_checkpoint(resolve(engine.model), engine.base)
     checkpoint.require_whole()
     weights = hash_files(checkpoint.files)
     device = choose_device(engine.device)

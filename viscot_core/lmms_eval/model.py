@@ -80,6 +80,7 @@ class Viscot(lmms):
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         thinking: bool | None = None,
+        base: str | None = None,
         batch_size: int | str = 8,
         max_batch_size: int | str | None = None,
     ) -> None:
@@ -100,6 +101,7 @@ class Viscot(lmms):
             min_pixels=min_pixels,
             max_pixels=max_pixels,
             thinking=thinking,
+            base=base,
         )
         check_choice("--model_args protocol", protocol, PROTOCOLS)
         codec = known_codec(options) if self.strategy == "direct" else codec_for(options)

@@ -21,6 +21,7 @@ from viscot_core.engines.vllm.engine import VllmEngine
 from viscot_core.engines.vllm.process import why
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.images.view import View, view_of
+from viscot_core.openai_api.options import ApiOptions
 
 Open = Callable[..., VllmEngine]
 
@@ -258,5 +259,8 @@ def test_what_is_not_for_vllm_is_refused(stub_python: Path) -> None:
         open_engine(EngineOptions("http://127.0.0.1:9/v1#m", engine="vllm"))
     with pytest.raises(UsageError, match="--tensor-parallel is for --engine vllm"):
         open_engine(EngineOptions(tensor_parallel=2))
+    api = ApiOptions(extra_body={"top_k": 1})
+    with pytest.raises(UsageError, match="--extra-body and --image-format are for a server"):
+        open_engine(EngineOptions(engine="vllm", api=api))
     with pytest.raises(UsageError, match="does not run"):
         open_engine(EngineOptions(engine="vllm", python="/nowhere/python"))
