@@ -15,6 +15,7 @@ HELD_OUT := --train 0 --val 500
 LMMS_EVAL := lmms-eval decord
 LMMS_NEEDS := accelerate datasets evaluate loguru openpyxl pytablewriter python-dotenv requests sacrebleu tenacity
 FAST := not slow and not gpu and not network
+WORKERS := -n logical --maxprocesses 8 --dist loadfile # one a core, about 1 GiB each; a file's fixtures are made once
 
 .PHONY: help demo test lint bench general vllm docs audit
 .DEFAULT_GOAL := help
@@ -27,7 +28,7 @@ demo: $(RUNTIME)  ## install viscot, then `viscot tour`: images, boxes, answers,
 	@printf '\nviscot is installed in %s. Next:\n  source %s/activate\n  viscot --help\n' $(VENV) $(BIN)
 
 test: lint  ## ruff, mypy and the tests that need neither a GPU nor a network
-	$(BIN)/python -m pytest -q -m "$(FAST)" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q $(WORKERS) -m "$(FAST)" $(PYTEST_ARGS)
 
 lint: $(DEV)  ## ruff and mypy
 	$(BIN)/ruff check .

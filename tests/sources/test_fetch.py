@@ -333,7 +333,7 @@ def test_the_command_fetches_and_says_what_is_left(
     ("content", "says"),
     [
         (b"<!DOCTYPE html><title>No access</title>", "it is a web page"),
-        (gzip.compress(b'[{"a": 1}]'), "it is no complete JSON file"),
+        (gzip.compress(b'[{"a": 1}]', mtime=0), "it is no complete JSON file"),
         (b'[{"a": 1}', "it is no complete JSON file"),
         (b"", "it is no complete JSON file"),
     ],
