@@ -270,6 +270,12 @@ class SynthKind(StrEnum):
 
     cards = "cards"
     search = "search"
+    vstar = "vstar"
+    hrbench = "hrbench"
+    treebench = "treebench"
+    visualprobe = "visualprobe"
+    zoombench = "zoombench"
+    mme_realworld_lite = "mme-realworld-lite"
 
 
 def synth(
@@ -278,7 +284,11 @@ def synth(
     val: Annotated[int, typer.Option(min=0, help="Held-out scenes, with one benchmark question each.")] = 300,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     kind: Annotated[
-        SynthKind, typer.Option(help="cards: one look is enough; search: large images, two or three looks.")
+        SynthKind,
+        typer.Option(
+            help="cards: one look is enough; search: large images, two or three looks; the others: --val "
+            "questions in that benchmark's own file format, for 'bench run'."
+        ),
     ] = SynthKind.cards,
     train_images: Annotated[
         bool,
@@ -300,10 +310,16 @@ def synth(
     workers: Workers = 1,
 ) -> None:
     """Make an offline data set: drawn scenes, training rows and a benchmark in the real data's layout."""
-    if kind is SynthKind.cards and not train_images:
+    if kind is not SynthKind.search and not train_images:
         raise UsageError("--no-train-images is only for --kind search; remove it.")
-    if kind is SynthKind.cards and lists:
+    if kind is not SynthKind.search and lists:
         raise UsageError("--lists is only for --kind search; remove it.")
+    if kind not in (SynthKind.cards, SynthKind.search):
+        from viscot_core.data.benchmarks.synth import write_benchmark
+
+        made = write_benchmark(out, kind.value, count=val, seed=seed)
+        console.table(["file", "rows"], made.items(), right=["rows"])
+        return
     images = val + (train if train_images else 0)
     with _counted("images", images) as progress:
         if kind is SynthKind.search:

@@ -150,5 +150,5 @@ def record(item: Item, strategy: str, **facts: Any) -> Prediction:
         question=item.question,
         reference=item.reference,
         box_gt=item.box_square.coords if item.box_square else None,
-        **facts,
+        **{**item.facts, **facts},
     )

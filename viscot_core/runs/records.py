@@ -68,6 +68,22 @@ class Prediction(BaseModel):
     seen: tuple[int, int] | None = None
     """Width and height in which the model saw the image, where it reads images of any size."""
 
+    benchmark: str | None = None
+    """The name of the benchmark (``tasks.benchmarks``), which says how an answer is read."""
+    options: tuple[str, ...] | None = None
+    """The options of a multiple choice, in the order in which they were asked: the first is A."""
+    order: tuple[int, ...] | None = None
+    """Their places in the benchmark's own file."""
+    category: str | None = None
+    cycle: str | None = None
+    """The rotation of the options, where the benchmark asks each question in all of them."""
+    repeat: int | None = None
+    """The number of the repeat, from 1, where questions were asked several times."""
+    evidence: tuple[Coords, ...] | None = None
+    """All annotated regions, where a benchmark has them; ``box_gt`` is there only if it is a single one."""
+    evidence_iou: float | None = None
+    """The mean over these regions of the best IoU with any region that was looked at."""
+
     @property
     def key(self) -> Key:
         return (self.strategy, self.dataset, str(self.question_id))
@@ -80,12 +96,16 @@ class Prediction(BaseModel):
     def to_line(self) -> bytes:
         """The line of ``predictions.jsonl``, newline included."""
         row = self.model_dump()
-        optional = ("thoughts", "boxes", "looks", "box_probability", "answer_probability", "trace", "seen")
-        for name in optional:
+        for name in _OPTIONAL:
             if row[name] is None:  # few models have any: absent is none
                 del row[name]
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
+
+_OPTIONAL = (
+    *("thoughts", "boxes", "looks", "box_probability", "answer_probability", "trace", "seen"),
+    *("benchmark", "options", "order", "category", "cycle", "repeat", "evidence", "evidence_iou"),
+)
 
 Planned = dict[str, dict[str, int]]
 """How many items each strategy has in each data set: the N of every "n of N"."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -45,6 +45,8 @@ class Item:
     box: Box | None = None
     box_text: str | None = None
     reference: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the item's records that only some tasks have (options, category, evidence ...)."""
 
     @property
     def name(self) -> str:

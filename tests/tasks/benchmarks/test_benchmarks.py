@@ -1,0 +1,168 @@
+"""Readers of every file format on made files, the order of options, repeats, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from viscot_core.boxes.geometry import Box, Frame, iou
+from viscot_core.boxes.registry import CODECS
+from viscot_core.data.benchmarks.synth import KINDS, write_benchmark
+from viscot_core.errors import DataError, UsageError
+from viscot_core.tasks.answers.reading import LETTERS
+from viscot_core.tasks.base import Item
+from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS
+from viscot_core.tasks.benchmarks.task import Benchmarks, evidence_iou
+from viscot_core.tasks.loading import Selection
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with a small file of every format."""
+    out = tmp_path_factory.mktemp("data")
+    for kind in KINDS:
+        write_benchmark(out, kind, count=12)
+    return out
+
+
+def load(root: Path, name: str, **options: object) -> list[Item]:
+    return list(Benchmarks(root, (name,), **options).load().items)  # type: ignore[arg-type]
+
+
+def right_letter(item: Item) -> str:
+    assert item.reference is not None
+    return item.reference[0]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_format_gives_questions_with_their_images(root: Path, name: str) -> None:
+    items = load(root, name)
+    assert len(items) == (48 if name.startswith("hrbench") else 12)
+    assert len({item.question_id for item in items}) == len(items)
+    for item in items:
+        assert item.path.is_file() and item.size[0] > 100 and not Path(item.image).is_absolute()
+        if BENCHMARKS[name].form == "choice":
+            options = item.facts["options"]
+            letter, _, words = str(item.reference).partition(". ")
+            assert options[LETTERS.index(letter)] == words
+            assert sorted(item.facts["order"]) == list(range(len(options)))
+            assert all(
+                f"\n{a}. {option}" in item.question for a, option in zip(LETTERS, options, strict=False)
+            )
+        else:
+            assert str(item.reference).rstrip(".").isdigit() and "options" not in item.facts
+        assert "<image>" not in item.question
+
+
+def test_the_right_option_of_vstar_is_the_first_in_file_order_and_anywhere_when_shuffled(root: Path) -> None:
+    assert {right_letter(item) for item in load(root, "vstar", order="file")} == {"A"}
+    shuffled = load(root, "vstar", repeats=8)
+    counts = Counter(right_letter(item) for item in shuffled if len(item.facts["options"]) == 4)
+    assert set(counts) == set("ABCD")
+    assert [i.question for i in load(root, "vstar")] == [i.question for i in shuffled[:12]]
+    other = load(root, "vstar", select=Selection(seed=1))
+    assert [i.question for i in other] != [i.question for i in shuffled[:12]]
+
+
+def test_hrbench_keeps_its_own_rotations(root: Path) -> None:
+    items = load(root, "hrbench4k")
+    assert [right_letter(item) for item in items[:8]] == list("ABCDABCD")
+    assert {item.facts["cycle"] for item in items} == {"0", "1", "2", "3"}
+    assert {item.facts["category"] for item in items} == {"single", "cross"}
+    assert len({item.path for item in items}) == 12  # one file an image, however often it stands in the table
+
+
+def test_the_option_not_in_the_image_stays_the_last(root: Path) -> None:
+    items = load(root, "mme-realworld-lite", repeats=4)
+    assert {item.facts["order"][-1] for item in items} == {4}
+    assert len({item.facts["order"] for item in items}) > 4
+    assert not any("(" in option for item in items for option in item.facts["options"])
+
+
+def test_evidence_of_treebench_and_vstar(root: Path) -> None:
+    for name in ("treebench", "vstar"):
+        for item in load(root, name):
+            assert item.box is not None and item.box.frame is Frame.ORIGINAL
+            assert item.facts["evidence"] == (item.box.to_square(item.size).coords,)
+            assert 0 <= item.box.x0 < item.box.x1 <= item.size[0]
+
+
+def test_repeats_are_questions_of_their_own_and_can_be_added(root: Path) -> None:
+    once, thrice = load(root, "treebench"), load(root, "treebench", repeats=3)
+    assert [item.question_id for item in once] == [item.question_id for item in thrice[:12]]
+    assert {str(item.question_id).partition("@")[2] for item in thrice} == {"", "2", "3"}
+    settings = [Benchmarks(root, ("treebench",), repeats=n).settings(None) for n in (1, 3)]
+    assert settings[0] == settings[1]
+    assert len({item.question for item in thrice if str(item.question_id).split("@")[0] == "5"}) > 1
+
+
+def test_a_limit_draws_the_same_questions_of_every_repeat(root: Path) -> None:
+    items = load(root, "vstar", repeats=2, select=Selection(limit=4))
+    names = [str(item.question_id).partition("@")[0] for item in items]
+    assert len(items) == 8 and names[:4] == names[4:]
+
+
+def test_what_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="vstarr"):
+        Benchmarks(root, ("vstarr",))
+    with pytest.raises(UsageError, match="data synth --kind hrbench"):
+        Benchmarks(tmp_path, ("hrbench8k",)).load()
+    with pytest.raises(UsageError, match="--repeats 0"):
+        Benchmarks(root, ("vstar",), repeats=0)
+    folder = tmp_path / "bench" / "treebench"
+    folder.mkdir(parents=True)
+    with pytest.raises(DataError, match="no table of questions"):
+        Benchmarks(tmp_path, ("treebench",)).load()
+    row = {"index": 0, "question": "?", "A": "x", "B": "y", "answer": "C", "image": "a.png"}
+    (folder / "t.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="none of its 2 options"):
+        Benchmarks(tmp_path, ("treebench",)).load()
+    (folder / "t.jsonl").write_text(json.dumps({**row, "answer": "B", "image": "../../../x.png"}) + "\n")
+    with pytest.raises(DataError, match="outside"):
+        Benchmarks(tmp_path, ("treebench",)).load()
+    (folder / "t.jsonl").write_text(json.dumps({**row, "answer": "B", "image": "!!" * 300}) + "\n")
+    with pytest.raises(DataError, match="not base64"):
+        Benchmarks(tmp_path, ("treebench",)).load()
+
+
+def test_perfect_boxes_score_one_in_every_family_and_random_ones_about_chance(root: Path) -> None:
+    """2,000 boxes written and read back by every codec: one harness scores perfect pixel boxes 0.000."""
+    rng = random.Random(0)
+    for name, codec in CODECS.items():
+        if codec.points:
+            continue
+        scores, chance = [], []
+        for _ in range(2000):
+            size = (rng.randrange(1000, 2000), rng.randrange(1000, 2000))
+            target, other = (_box(rng, size).to_square(size) for _ in range(2))
+            read = codec.parse(codec.encode(target, size), size).box
+            scores.append(evidence_iou([target], [read]))
+            chance.append(iou(other, target))
+        # Two decimals, or 32 bins a side (kosmos-2), move an edge by up to one step.
+        assert min(scores) > 0.5 and sum(scores) / len(scores) > 0.9, (name, min(scores))
+        assert sum(chance) / len(chance) < 0.2
+    two = [Box(0, 0, 0.1, 0.1), Box(0.5, 0.5, 0.6, 0.6)]
+    assert evidence_iou(two, two[:1]) == 0.5 and evidence_iou(two, [two[1], two[0]]) == 1.0
+
+
+def test_a_parquet_table_with_bytes_and_a_number_as_answer(root: Path, tmp_path: Path) -> None:
+    """As Hugging Face writes an ``Image`` column; the answer counts from 0."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path / "bench" / "treebench" / "data"
+    folder.mkdir(parents=True)
+    data = load(root, "treebench")[0].path.read_bytes()
+    row = {"image": {"bytes": data, "path": None}, "question": "What?", "choices": ["x", "y"], "answer": 1}
+    parquet.write_table(arrow.Table.from_pylist([row, row]), folder / "test-00000-of-00001.parquet")
+    first, second = load(tmp_path, "treebench", order="file")
+    assert first.reference == "B. y" and first.path == second.path and first.path.read_bytes() == data
+    assert (first.question_id, second.question_id) == ("0", "1")
+
+
+def _box(rng: random.Random, size: tuple[int, int]) -> Box:
+    width, height = (rng.randrange(side // 4, side // 2) for side in size)
+    x, y = rng.randrange(size[0] - width), rng.randrange(size[1] - height)
+    return Box(x, y, x + width, y + height, Frame.ORIGINAL)

@@ -1,0 +1,1 @@
+"""Small drawn benchmarks, for tests and first steps."""

@@ -1,0 +1,214 @@
+"""Benchmarks in one table with the images inside: TSV as VLMEvalKit writes it, parquet, JSON Lines.
+
+Columns: ``image`` (base64, the name of a file, or bytes as Hugging Face's ``Image`` has them), ``question``,
+the options as ``A`` to ``Z`` or as one list, ``answer``. Images are written once into ``images/`` beside the
+table, where run folders, drawings and reports find them.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import binascii
+import csv
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from viscot_core.boxes.geometry import Box, Frame
+from viscot_core.data.formats.containers import raw_objects
+from viscot_core.errors import DataError
+from viscot_core.files import atomic_path
+from viscot_core.paths import inside
+from viscot_core.tasks.answers.reading import LETTERS
+from viscot_core.tasks.benchmarks.entry import BenchmarkRow
+
+IMAGES = "images"
+_ENDINGS = (".tsv", ".parquet", ".jsonl", ".json")
+_LARGEST_CELL = 2**31 - 1
+_KINDS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"GIF8", ".gif"), (b"BM", ".bmp"))
+_LABEL = re.compile(r"\s*\(?([A-Z])[).:]\s*(.*)", re.DOTALL)
+OPTION_LISTS = ("options", "multi-choice options", "choices")
+IMAGE_COLUMNS = ("image", "bytes", "image_path", "images", "file_name")
+
+
+def table_of(folder: Path) -> list[Path]:
+    """The tables of a benchmark's folder: its TSV files, or else its parquet or JSON files, in order of name.
+
+    Raises:
+        DataError: there are none.
+    """
+    for ending in _ENDINGS:
+        for place in (folder, folder / "data"):
+            if found := sorted(path for path in place.glob(f"*{ending}")):
+                return found
+    raise DataError(
+        f"{folder} has no table of questions ({', '.join(_ENDINGS)}); put the benchmark's file there."
+    )
+
+
+def read_table(folder: Path) -> Iterator[BenchmarkRow]:
+    """The questions of a folder's tables.
+
+    Raises:
+        DataError: no table, or a damaged row; names file and row.
+    """
+    for path in table_of(folder):
+        for number, row in _rows(path):
+            try:
+                yield _entry(folder, path, number, row)
+            except (KeyError, ValueError, TypeError, SyntaxError) as error:
+                raise DataError(
+                    f"{path}: row {number + 1} is no question of a benchmark ({error}); fetch the file again."
+                ) from error
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if path.suffix == ".tsv":
+        # An image of 8,000 pixels is a cell of 20 million characters; csv stops at 131,072.
+        csv.field_size_limit(_LARGEST_CELL)
+        with path.open(encoding="utf-8", newline="") as file:
+            try:
+                yield from enumerate(csv.DictReader(file, delimiter="\t"))
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise DataError(f"{path} is damaged ({error}); fetch it again.") from error
+        return
+    for number, row in raw_objects(path):
+        if isinstance(row, DataError):
+            raise row
+        yield number, row
+
+
+def _entry(folder: Path, path: Path, number: int, row: Mapping[str, Any]) -> BenchmarkRow:
+    options, answer = _options(row), str(_given(row, ("answer", "solution", "label")) or "").strip()
+    if not answer:
+        raise ValueError("it has no answer")
+    right = 0
+    if options:
+        right = _right(_given(row, ("answer", "solution", "label")), len(options))
+    given = _given(row, ("index", "doc_id", "question_id", "id", "pid"))
+    rotation = _given(row, ("cycle_category",))
+    return BenchmarkRow(
+        id=str(number if given is None else given),
+        image=_image(folder, row),
+        question=str(_given(row, ("question", "problem", "prompt", "text"))).replace("<image>", "").strip(),
+        answer=answer,
+        options=options,
+        right=right,
+        category=_category(row),
+        boxes=_boxes(row.get("target_instances")),
+        cycle=None if rotation is None else str(rotation),
+    )
+
+
+def _right(answer: Any, count: int) -> int:
+    """The place of the right option, from its letter, or from its number from 0 where a table has numbers."""
+    letter = str(answer).strip("(). ").upper()
+    number = answer if isinstance(answer, int) else LETTERS.find(letter) if len(letter) == 1 else -1
+    if not 0 <= number < count:
+        raise ValueError(f"its answer {answer!r} is none of its {count} options")
+    return number
+
+
+def _given(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The first of the columns that holds something; tables write a missing cell as "", nan or None."""
+    for name in names:
+        value = row.get(name)
+        if not (value is None or value == "" or (isinstance(value, float) and math.isnan(value))):
+            return value
+    return None
+
+
+def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options in order, without their letters."""
+    listed = _given(row, OPTION_LISTS)
+    if listed is not None:
+        return tuple(_unlabelled(text) for text in _list(listed))
+    found = []
+    for letter in LETTERS:
+        value = _given(row, (letter,))
+        if value is None:
+            break
+        found.append(str(value).strip())
+    return tuple(found)
+
+
+def _unlabelled(text: Any) -> str:
+    match = _LABEL.fullmatch(str(text))
+    return (match[2] if match else str(text)).strip()
+
+
+def _list(value: Any) -> list[Any]:
+    """A list, or one as text: JSON, Python's ``repr`` (only literals are read), or one option a line."""
+    if not isinstance(value, str):
+        return list(value)
+    if value.lstrip().startswith("["):
+        try:
+            read = json.loads(value)
+        except ValueError:
+            read = ast.literal_eval(value.strip())
+        return list(read)
+    return [line for line in value.splitlines() if line.strip()]
+
+
+def _category(row: Mapping[str, Any]) -> str | None:
+    parts = [str(value) for name in ("category", "l2-category", "subset") if (value := _given(row, (name,)))]
+    return "/".join(parts) or None
+
+
+def _boxes(value: Any) -> tuple[Box, ...]:
+    """TreeBench's ``target_instances``: lists of x0, y0, x1, y1 in pixels; a single one may stand alone."""
+    listed = None if value in (None, "") else _list(value)
+    if not listed:
+        return ()
+    rows = listed if isinstance(listed[0], list | tuple) else [listed]
+    return tuple(Box(float(x0), float(y0), float(x1), float(y1), Frame.ORIGINAL) for x0, y0, x1, y1 in rows)
+
+
+# -- images
+
+
+def _image(folder: Path, row: Mapping[str, Any]) -> Path:
+    value = _given(row, IMAGE_COLUMNS)
+    if isinstance(value, list | tuple) and value:
+        value = value[0]
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return stored(folder, value)
+    if not isinstance(value, str):
+        raise ValueError("it has no image")
+    text = value.strip()
+    if text.startswith("["):
+        text = str(_list(text)[0])
+    if len(text) < 400 and Path(text).suffix:
+        return inside(folder, text)
+    return stored(folder, _decoded(text.rpartition("base64,")[2]))
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"its image is not base64 ({error})") from error
+
+
+def stored(folder: Path, data: bytes) -> Path:
+    """The file under ``images/`` that holds these bytes, written now if it is not there yet.
+
+    Raises:
+        ValueError: the bytes are no image of a known format.
+    """
+    ending = next((ending for begin, ending in _KINDS if data.startswith(begin)), None)
+    if ending is None:
+        raise ValueError("its image is of no known format")
+    target = folder / IMAGES / f"{hashlib.sha256(data).hexdigest()[:24]}{ending}"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target) as path:
+            path.write_bytes(data)
+    return target
