@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from viscot_cli import bench_tools
+from viscot_cli import bench_run, bench_tools
 from viscot_cli.bench_options import (
     BatchSize,
     Out,
@@ -205,5 +205,6 @@ def vqa(
     report(out, info, tally, then, max_truncated)
 
 
+app.command("run")(bench_run.run)
 for name, command in bench_tools.COMMANDS.items():
     app.command(name)(command)

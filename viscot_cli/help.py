@@ -171,6 +171,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot bench cot --model VisCoT-7b-336 --data data --tasks docvqa,gqa",
         "viscot bench cot --model http://localhost:8000/v1#NAME --concurrency 32",
     ),
+    "bench run": (
+        "viscot bench run vstar,hrbench4k --model NAME --policy direct,zoom --repeats 4",
+        "viscot bench run vstar --data bench --limit 20 --out results/vstar",
+    ),
     "bench refcoco": (
         "viscot bench refcoco --model VisCoT-7b-336 --data data",
         "viscot bench refcoco --data data --limit 100 --out results/few",

@@ -13,6 +13,7 @@ from viscot_core.score.choices import PromptStyle
 
 if TYPE_CHECKING:
     from viscot_core.openai_api.budget import Usage
+    from viscot_core.score.base import Judge
     from viscot_core.score.scoring import ScoreReport
 
 
@@ -22,6 +23,13 @@ def score(
         str,
         typer.Option(help="exact, anls, vqa, contains, relaxed, letter, yes-no; openai:MODEL; hf:PATH."),
     ] = "exact",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="A 'bench run' instead of by --judge: shuffled (viscot's own rule), or another's, bug for "
+            "bug: first-is-right, lmms-eval, vlmevalkit, deepeyes."
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Write to scores.NAME.jsonl instead of the judge's name.")
     ] = None,
@@ -78,7 +86,7 @@ def score(
     Only answers without a score are sent to the judge. An API judge needs OPENAI_API_KEY. Exit code 3:
     some answers are pending or failed; run the same command again.
     """
-    from viscot_core.errors import PartlyDone
+    from viscot_core.errors import PartlyDone, UsageError
     from viscot_core.openai_api.options import extra_body_of
     from viscot_core.score.base import JudgeOptions
     from viscot_core.score.judges import make_judge
@@ -102,7 +110,13 @@ def score(
         device=device,
         only_estimate=estimate,
     )
-    made = make_judge(judge, options)
+    made: Judge = make_judge(judge, options)
+    if protocol is not None:
+        from viscot_core.score.protocols import ProtocolJudge
+
+        if judge != "exact":
+            raise UsageError("--protocol is a rule without a judge; give one of the two.")
+        made = ProtocolJudge(protocol)
     if estimate or judge.startswith("openai:"):
         expected = _estimate(run, made, name, retry_unscored)
         if estimate:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from viscot_core.addresses import without_password
-from viscot_core.engines.base import Counting, Engine, Served
+from viscot_core.engines.base import Counting, Engine, Sampling, Served
 from viscot_core.engines.open import EngineOptions, codec_for, known_codec, open_engine, weights_hash
 from viscot_core.runs.answering import answer_queries, answer_stream
 from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
@@ -20,11 +20,18 @@ from viscot_core.tasks.base import Task, engine_codec, needs_boxes, wording_of
 
 
 def evaluate(
-    task: Task, engine: EngineOptions, out: Path, *, gpus: int = 1, progress: Progress | None = None
+    task: Task,
+    engine: EngineOptions,
+    out: Path,
+    *,
+    gpus: int = 1,
+    progress: Progress | None = None,
+    sampling: Sampling | None = None,
 ) -> tuple[RunInfo, Tally]:
     """Ask the task's questions into the run folder ``out``; the same call again continues it.
 
-    ``gpus`` ranks share the images, each with the whole model on a GPU of its own.
+    ``gpus`` ranks share the images, each with the whole model on a GPU of its own. Without ``sampling``
+    answers are greedy.
 
     Raises:
         UsageError, DataError: before any model is loaded.
@@ -52,12 +59,12 @@ def evaluate(
     )
     if gpus > 1 and shard.is_alone:
         check_gpus(gpus, engine.device)
-        return run_sharded(plan, pickle.dumps((task, engine, out)), gpus)
+        return run_sharded(plan, pickle.dumps((task, engine, out, sampling)), gpus)
 
     engines: list[Engine] = []
 
     def build() -> Built:
-        opened = open_engine(replace(engine, device=device_of(shard, engine.device)), codec=sizes)
+        opened = open_engine(replace(engine, device=device_of(shard, engine.device)), sampling, codec=sizes)
         engines.append(opened)
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         turns = Turns(out) if opened.traits.paid else None

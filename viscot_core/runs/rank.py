@@ -17,9 +17,9 @@ def main() -> int:
     end_with_launcher()
     from viscot_core.runs.evaluate import evaluate  # late: it takes seconds
 
-    task, engine, out = pickle.loads(base64.b64decode(os.environ[JOB]))
+    task, engine, out, sampling = pickle.loads(base64.b64decode(os.environ[JOB]))
     try:
-        evaluate(task, engine, out)
+        evaluate(task, engine, out, sampling=sampling)
     except ViscotError as error:
         sys.stderr.write(visible(f"Error: {error}\n"))
         return 1

@@ -41,7 +41,7 @@ class ScoreReport:
     cut_off: int
     """Answers that the token limit cut before their first word: nothing to judge; not part of ``items``."""
     reasons: dict[str, int]
-    """Why items are unscored, pending or failed, most frequent first."""
+    """Why items are unscored, pending or failed, or scored 0 unread by a rule; most frequent first."""
 
     @property
     def complete(self) -> bool:
@@ -153,7 +153,7 @@ def _report(
         items += 1
         verdict = verdicts.get(prediction.key)
         states[verdict.outcome.state if verdict else State.PENDING] += 1
-        if verdict and verdict.outcome.state is not State.SCORED:
+        if verdict and (verdict.outcome.reason or verdict.outcome.state is not State.SCORED):
             reasons[verdict.outcome.reason or "no reason recorded"] += 1
         clipped += bool(verdict and verdict.outcome.clipped)
     unanswered = sum(p.reference is not None and not p.done for p in predictions)

@@ -43,11 +43,15 @@ class Pair(NamedTuple):
     question: str
     reference: str
     answer: str
+    options: tuple[str, ...] = ()
+    """Of a multiple choice, in the order in which they were asked."""
+    benchmark: str = ""
 
     def digest(self) -> str:
         """16 hex digits that identify these texts."""
         # Model output may hold half a surrogate pair, which plain UTF-8 refuses to encode.
-        return hashlib.sha256("\0".join(self).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        texts = (self.question, self.reference, self.answer, *self.options)
+        return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,8 @@ def pair_of(prediction: Prediction) -> Pair | None:
     # Cut before the first word of the answer, mostly in a thought: nothing was said that could be wrong.
     if prediction.status == "truncated" and not prediction.answer.strip():
         return None
-    return Pair(prediction.question, prediction.reference, prediction.answer)
+    options, benchmark = prediction.options or (), prediction.benchmark or ""
+    return Pair(prediction.question, prediction.reference, prediction.answer, options, benchmark)
 
 
 def check_belongs(scores: Scores, predictions: Iterable[Prediction]) -> None:
