@@ -215,6 +215,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot stats results/synth --out report.html",
         "viscot stats results/VisCoT-7b-336-cot --compare paper",
     ),
+    "compare": (
+        "viscot compare results/a results/b",
+        "viscot compare results/zoom results/direct --allow policy,looks --judge shuffled",
+    ),
     "paper": (
         "viscot paper 3",
         "viscot paper 9 --sbatch --gpus 4",

@@ -8,6 +8,8 @@ from typing import Any
 
 from viscot_core.errors import UsageError
 from viscot_core.report.analysis import analyse
+from viscot_core.report.benchmarks.card import card_of
+from viscot_core.report.benchmarks.figures import benchmark_figures, figures_json, figures_tables
 from viscot_core.report.choices import By, Format
 from viscot_core.report.compare import (
     Comparison,
@@ -76,6 +78,7 @@ class ReportData:
         for part in self.runs:
             tables += stats_tables(part.stats, detection=self.options.detection)
             tables += looks_tables(part.stats.run.name, looks_by_strategy(part.stats.run.items))
+            tables += figures_tables(part.stats.run)
             tables += _figure_tables(part.stats.run)
             tables += _paper_tables(part)
             tables += _baseline_tables(part, self.options.baseline)
@@ -230,6 +233,9 @@ def _part_json(part: RunReport) -> dict[str, Any]:
     data = to_json(part.stats)
     if looks := looks_by_strategy(part.stats.run.items):
         data["looks"] = {strategy: looks_json(each) for strategy, each in looks.items()}
+    if figures := benchmark_figures(part.stats.run):
+        data["benchmarks"] = [figures_json(one) for one in figures]
+    data["card"] = {"model": part.stats.run.info.model, **card_of(part.stats.run).fields}
     if part.paper_notes:
         data["paper"] = {
             "figures": [comparison_json(one) for one in part.paper],

@@ -1,0 +1,142 @@
+"""Run cards, what is refused, figures beside a score, and two runs compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.made_runs import prediction
+from viscot_core.errors import UsageError
+from viscot_core.report.benchmarks.card import FIELDS, card_of, check_alike
+from viscot_core.report.benchmarks.figures import benchmark_figures
+from viscot_core.report.benchmarks.paired import compare_pair, mcnemar
+from viscot_core.report.scored_run import ScoredRun, read_scored_run
+from viscot_core.runs.records import RunInfo
+from viscot_core.score.protocols import ProtocolJudge
+from viscot_core.score.scoring import score_run
+
+SETTINGS: dict[str, Any] = {
+    "order": "shuffled",
+    "seed": 0,
+    "max_new_tokens": 128,
+    "engine": {"engine": "local", "model": "m", "sampling": "greedy"},
+}
+
+
+def made(folder: Path, right: int, *, items: int = 40, repeats: int = 1, **settings: object) -> ScoredRun:
+    """A run on V* whose first ``right`` questions are answered rightly; the right letters go round."""
+    rows = []
+    for repeat in range(1, repeats + 1):
+        for number in range(items):
+            place = (number + repeat) % 4
+            options = ["w1", "w2", "w3"]
+            options.insert(place, "yes")
+            order = [1, 2, 3]
+            order.insert(place, 0)
+            letter = "ABCD"[place] if number < right else "ABCD"[(place + 1) % 4]
+            rows.append(
+                prediction(
+                    strategy="direct",
+                    dataset="vstar",
+                    question_id=f"{number}" if repeat == 1 else f"{number}@{repeat}",
+                    question=f"{number}? {options}",
+                    reference=f"{'ABCD'[place]}. yes",
+                    answer=letter if number != 1 else "I cannot say.",
+                    image=f"{number}.jpg",
+                    benchmark="vstar",
+                    options=tuple(options),
+                    order=tuple(order),
+                    repeat=repeat if repeats > 1 else None,
+                )
+            )
+    folder.mkdir(parents=True)
+    planned = {"direct": {"vstar": len(rows)}}
+    info = RunInfo(
+        kind="benchmarks",
+        model="m",
+        planned=planned,
+        settings=SETTINGS | settings,
+        hashes={"vstar": "0123456789"},
+    )
+    info.save(folder)
+    (folder / "predictions.jsonl").write_bytes(b"".join(row.to_line() for row in rows))
+    score_run(folder, ProtocolJudge("shuffled"))
+    return read_scored_run(folder)
+
+
+def test_the_card_has_every_field_and_an_old_run_has_one_too(tmp_path: Path) -> None:
+    card = card_of(made(tmp_path / "a", 20))
+    assert tuple(card.fields) == FIELDS
+    assert card.fields["protocol"] == "shuffled" and card.fields["temperature"] == "0"
+    assert card.fields["judge"] == "shuffled" and card.fields["questions"] == "vstar 01234567"
+    old = ScoredRun("old", tmp_path, RunInfo(), None, (), {})
+    assert set(card_of(old).fields) == set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("protocol", {"order": "file"}),
+        ("seed", {"seed": 1}),
+        ("tokens", {"max_new_tokens": 64}),
+        ("temperature", {"engine": {"engine": "local", "model": "m", "sampling": "t=0.7,p=1.0,s=0"}}),
+        ("engine", {"engine": {"engine": "vllm", "model": "m", "sampling": "greedy"}}),
+        (
+            "image-sent",
+            {"engine": {"engine": "local", "sampling": "greedy", "image_tokens": "4-1280 of 28 x 28"}},
+        ),
+    ],
+)
+def test_unlike_cards_are_refused_by_name(tmp_path: Path, field: str, settings: dict[str, Any]) -> None:
+    first, second = made(tmp_path / "a", 20), made(tmp_path / "b", 25, **settings)
+    with pytest.raises(UsageError, match=rf"not measured alike: {field} \(.*--allow {field}"):
+        compare_pair(first, second)
+    assert compare_pair(first, second, allow=[field])
+    with pytest.raises(UsageError, match="--allow"):
+        check_alike(first, second, ["sead"])
+
+
+def test_another_reading_and_more_repeats_are_other_cards(tmp_path: Path) -> None:
+    first, second = made(tmp_path / "a", 20), made(tmp_path / "b", 20, repeats=2)
+    score_run(tmp_path / "a", ProtocolJudge("lmms-eval"))
+    other = read_scored_run(tmp_path / "a", "lmms-eval")
+    assert set(card_of(first).differences(card_of(other))) == {"judge"}
+    assert set(card_of(first).differences(card_of(second))) == {"repeats"}
+
+
+def test_figures_beside_a_score(tmp_path: Path) -> None:
+    (one,) = benchmark_figures(made(tmp_path / "a", 20, repeats=4))
+    assert (one.k, one.n, one.unread) == (4, 160, 4)
+    assert one.mean == 19 / 40 and one.pass_at_k == one.all_right == 19 / 40
+    assert one.chance == one.constant == 0.25 and one.constant_in_file == 1.0
+
+
+def test_paired_differences_and_mcnemar(tmp_path: Path) -> None:
+    first, second = made(tmp_path / "a", 30), made(tmp_path / "b", 20)
+    (row,) = compare_pair(first, second)
+    assert (row.only_first, row.only_second, row.test.n) == (10, 0, 40)
+    assert row.test.mean == pytest.approx(0.25) and row.test.interval is not None
+    assert row.test.interval.low > 0 and row.mcnemar == pytest.approx(2 / 2**10)
+
+
+@pytest.mark.parametrize(("b", "c", "p"), [(0, 0, 1.0), (5, 5, 1.0), (1, 9, 0.021484375), (0, 6, 0.03125)])
+def test_mcnemar_is_the_exact_binomial_test(b: int, c: int, p: float) -> None:
+    """R: binom.test(b, b + c)."""
+    assert mcnemar(b, c) == mcnemar(c, b) == pytest.approx(p)
+
+
+def test_the_commands(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    made(tmp_path / "a", 30)
+    made(tmp_path / "b", 20, order="file")
+    refused = cli("compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert refused.code == 2 and "--allow protocol" in refused.err
+    ran = cli("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--allow", "protocol", "--format", "json")
+    assert ran.code == 0 and json.loads(ran.out)["differences"][0]["only_first"] == 10
+    assert "McNemar" in cli("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--allow", "protocol").out
+    stats = json.loads(cli("stats", str(tmp_path / "a"), "--format", "json").out)
+    assert stats["benchmarks"][0]["constant_in_file"] == 1.0 and stats["card"]["protocol"] == "shuffled"
+    assert "in file order" in cli("stats", str(tmp_path / "a")).out
