@@ -36,7 +36,9 @@ def stats(
     compare: Annotated[
         str | None,
         typer.Option(
-            metavar="paper[:MODEL]", help="Compare with the paper's figures (Tables 3, 4, 5, 7, 8, 9, 10)."
+            metavar="paper[:MODEL]|published",
+            help="Compare with the paper's figures (Tables 3, 4, 5, 7, 8, 9, 10), or show those of later "
+            "systems with their protocols.",
         ),
     ] = None,
     baseline: Annotated[

@@ -8,8 +8,6 @@ from typing import Any
 
 from viscot_core.errors import UsageError
 from viscot_core.report.analysis import analyse
-from viscot_core.report.benchmarks.card import card_of
-from viscot_core.report.benchmarks.figures import benchmark_figures, figures_json, figures_tables
 from viscot_core.report.choices import By, Format
 from viscot_core.report.compare import (
     Comparison,
@@ -43,6 +41,9 @@ from viscot_core.report.tables import (
     stats_tables,
 )
 
+PUBLISHED = "published"
+"""``--compare published``: the figures of later systems, each with its protocol."""
+
 
 @dataclass(frozen=True)
 class ReportOptions:
@@ -51,7 +52,7 @@ class ReportOptions:
     stats: StatsOptions = field(default_factory=StatsOptions)
     detection: bool = False
     compare: str | None = None
-    """``paper`` or ``paper:MODEL``."""
+    """``paper``, ``paper:MODEL`` or ``published``."""
     baseline: ScoredRun | None = None
     mix_judges: bool = False
 
@@ -74,6 +75,8 @@ class ReportData:
     runs: list[RunReport]
 
     def tables(self) -> list[Table]:
+        from viscot_core.report.benchmarks.figures import figures_tables
+
         tables = _overview_tables(self.runs)
         for part in self.runs:
             tables += stats_tables(part.stats, detection=self.options.detection)
@@ -81,8 +84,16 @@ class ReportData:
             tables += figures_tables(part.stats.run)
             tables += _figure_tables(part.stats.run)
             tables += _paper_tables(part)
+            tables += self._published(part.stats)
             tables += _baseline_tables(part, self.options.baseline)
         return tables
+
+    def _published(self, stats: Stats) -> list[Table]:
+        if self.options.compare != PUBLISHED:
+            return []
+        from viscot_core.report.benchmarks.published import published_tables
+
+        return published_tables(stats)
 
     def to_text(self, form: Format) -> str:
         """TABLE, MARKDOWN, LATEX or CSV."""
@@ -100,8 +111,16 @@ class ReportData:
     def to_json(self) -> dict[str, Any]:
         """One run: as ``json_csv.to_json``; several: that by run name under ``runs``."""
         if len(self.runs) == 1:
-            return _part_json(self.runs[0])
-        return {"runs": {part.stats.run.name: _part_json(part) for part in self.runs}}
+            return self._json(self.runs[0])
+        return {"runs": {part.stats.run.name: self._json(part) for part in self.runs}}
+
+    def _json(self, part: RunReport) -> dict[str, Any]:
+        data = _part_json(part)
+        if self.options.compare == PUBLISHED:
+            from viscot_core.report.benchmarks.published import published_json
+
+            data["published"] = published_json(part.stats)
+        return data
 
 
 def build_report(runs: Sequence[ScoredRun], options: ReportOptions) -> ReportData:
@@ -120,14 +139,14 @@ def build_report(runs: Sequence[ScoredRun], options: ReportOptions) -> ReportDat
         )
     model = _compare_model(options.compare)
     if options.compare and options.stats.by is not By.DATASET:
-        raise UsageError("--compare paper needs figures by data set; remove --by.")
+        raise UsageError("--compare needs figures by data set; remove --by.")
     return ReportData(options, [_part(run, options, model) for run in runs])
 
 
 def _compare_model(compare: str | None) -> str | None:
     what, _, model = (compare or "paper").partition(":")
-    if what != "paper":
-        raise UsageError(f"--compare '{what}' is unknown; use --compare paper or paper:MODEL.")
+    if what not in ("paper", PUBLISHED):
+        raise UsageError(f"--compare '{what}' is unknown; use --compare paper, paper:MODEL or {PUBLISHED}.")
     return model or None
 
 
@@ -135,7 +154,7 @@ def _part(run: ScoredRun, options: ReportOptions, model: str | None) -> RunRepor
     stats = analyse(run, options.stats)
     paper: list[Comparison] = []
     notes: list[str] = []
-    if options.compare:
+    if options.compare and options.compare != PUBLISHED:
         by_domain = analyse(run, replace(options.stats, by=By.DOMAIN))
         paper, notes = compare_to_paper(stats, model, by_domain=by_domain)
     baseline = (
@@ -230,6 +249,9 @@ def _overview_tables(parts: Sequence[RunReport]) -> list[Table]:
 
 
 def _part_json(part: RunReport) -> dict[str, Any]:
+    from viscot_core.report.benchmarks.card import card_of
+    from viscot_core.report.benchmarks.figures import benchmark_figures, figures_json
+
     data = to_json(part.stats)
     if looks := looks_by_strategy(part.stats.run.items):
         data["looks"] = {strategy: looks_json(each) for strategy, each in looks.items()}

@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
+from string import ascii_uppercase
 from typing import Any
 
 from viscot_core.report.scored_run import ScoredItem, ScoredRun
 from viscot_core.report.tables import Table, count, number
 from viscot_core.runs.records import Prediction
-from viscot_core.tasks.answers.reading import LETTERS
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def right_letter(prediction: Prediction) -> str:
 
 
 def _place_in_file(prediction: Prediction) -> Hashable:
-    asked = LETTERS.index(right_letter(prediction))
+    asked = ascii_uppercase.index(right_letter(prediction))
     return prediction.order[asked] if prediction.order else asked
 
 

@@ -1,0 +1,41 @@
+"""Published figures beside a run: every one has a source and a standing, and unlike protocols are named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.report.benchmarks.test_card import made
+from viscot_core.report.analysis import analyse
+from viscot_core.report.benchmarks.published import TOLD, beside_published, published_figures
+from viscot_core.report.names import find_dataset
+from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS
+
+
+def test_every_figure_is_complete_and_of_a_known_data_set() -> None:
+    figures = published_figures()
+    assert len(figures) == 126
+    for figure in figures:
+        assert figure.dataset in BENCHMARKS or find_dataset(figure.dataset), figure
+        assert 0 < figure.value < 1 and figure.source and figure.standing in ("read", "second hand")
+        assert set(figure.protocol) <= set(TOLD), figure
+
+
+def test_one_model_has_several_figures_and_each_says_what_differs(tmp_path: Path) -> None:
+    found = beside_published(analyse(made(tmp_path / "a", 20)))
+    deepeyes = {one.theirs.value: one for one in found if one.theirs.model == "DeepEyes"}
+    assert set(deepeyes) == {0.833, 0.901}
+    assert deepeyes[0.901].differs == {"protocol": ("shuffled", "file")}
+    assert deepeyes[0.833].differs == {"repeats": ("1", "32")}
+    assert "judge" in deepeyes[0.833].untold
+
+
+def test_the_command_warns(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    made(tmp_path / "a", 20)
+    shown = cli("stats", str(tmp_path / "a"), "--compare", "published").out
+    assert "Warning: DeepEyes' own figure" in shown and "protocol is file there and shuffled here" in shown
+    data = json.loads(cli("stats", str(tmp_path / "a"), "--compare", "published", "--format", "json").out)
+    assert {row["dataset"] for row in data["published"]} == {"vstar"}
+    assert cli("stats", str(tmp_path / "a"), "--compare", "publshed").code == 2
