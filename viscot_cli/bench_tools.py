@@ -127,6 +127,35 @@ def show(
         console.say(f"saved {save} ({shown[0].prediction.strategy})")
 
 
+def tsv(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="cot (the Visual CoT benchmark), or one of 'bench run'.")
+    ],
+    out: Annotated[Path, typer.Option(help="The TSV, like LMUData/VisualCoT.tsv.")],
+    data: Data = Path("data"),
+    tasks: Annotated[Names, typer.Option(help="cot: data sets, comma-separated [the paper's].")] = None,
+    order: Annotated[str, typer.Option(help="Of the options: shuffled by --seed, or file.")] = "shuffled",
+    seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
+) -> None:
+    """A benchmark as a TSV for VLMEvalKit's custom data: put it into LMUData and give its name as --data.
+
+    With options VLMEvalKit scores it by itself; the answers to open questions are scored by 'viscot score'.
+    """
+    from viscot_core.tasks.base import Task
+    from viscot_core.tasks.benchmarks.task import Benchmarks
+    from viscot_core.tasks.loading import Selection
+    from viscot_core.tasks.visual_cot.task import VisualCot
+    from viscot_core.tasks.vlmevalkit_export import write_vlmevalkit
+
+    select = Selection(seed=seed)
+    task: Task = (
+        Benchmarks(data, (name,), order=order, select=select)
+        if name != "cot"
+        else VisualCot(data, tasks=names_of(tasks), select=select)
+    )
+    console.out(f"{out}: {write_vlmevalkit(task.load().items, out)} rows")
+
+
 @grouped
 def calibrate(
     who: WhoAnswers,
@@ -173,5 +202,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "list": list_,
     "show": show,
+    "tsv": tsv,
     "calibrate": calibrate,
 }

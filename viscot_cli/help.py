@@ -175,6 +175,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot bench run vstar,hrbench4k --model NAME --policy direct,zoom --repeats 4",
         "viscot bench run vstar --data bench --limit 20 --out results/vstar",
     ),
+    "bench tsv": (
+        "viscot bench tsv cot --data data --out LMUData/VisualCoT.tsv",
+        "viscot bench tsv vstar --data data --out LMUData/VStar.tsv",
+    ),
     "bench refcoco": (
         "viscot bench refcoco --model VisCoT-7b-336 --data data",
         "viscot bench refcoco --data data --limit 100 --out results/few",

@@ -49,7 +49,14 @@ def published_figures() -> tuple[PublishedFigure, ...]:
         protocol = {_NAMES.get(name, name): str(value) for name, value in group["protocol"].items()}
         for row in group["rows"]:
             for dataset, value in zip(group["columns"], row["values"], strict=True):
-                named = (dataset, row["model"], round(value / 100, 5), protocol, group["source"], group["standing"])
+                named = (
+                    dataset,
+                    row["model"],
+                    round(value / 100, 5),
+                    protocol,
+                    group["source"],
+                    group["standing"],
+                )
                 found.append(PublishedFigure(*named))
     return tuple(found)
 

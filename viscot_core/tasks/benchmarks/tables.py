@@ -58,9 +58,12 @@ def read_table(folder: Path) -> Iterator[BenchmarkRow]:
         DataError: no table, or a damaged row; names file and row.
     """
     for path in table_of(folder):
+        images: dict[str, Path] = {}
         for number, row in _rows(path):
             try:
-                yield _entry(folder, path, number, row)
+                found = _entry(folder, number, row, images)
+                images[found.id] = found.image
+                yield found
             except (KeyError, ValueError, TypeError, SyntaxError) as error:
                 raise DataError(
                     f"{path}: row {number + 1} is no question of a benchmark ({error}); fetch the file again."
@@ -83,7 +86,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, row
 
 
-def _entry(folder: Path, path: Path, number: int, row: Mapping[str, Any]) -> BenchmarkRow:
+def _entry(folder: Path, number: int, row: Mapping[str, Any], images: Mapping[str, Path]) -> BenchmarkRow:
     options, answer = _options(row), str(_given(row, ("answer", "solution", "label")) or "").strip()
     if not answer:
         raise ValueError("it has no answer")
@@ -94,7 +97,7 @@ def _entry(folder: Path, path: Path, number: int, row: Mapping[str, Any]) -> Ben
     rotation = _given(row, ("cycle_category",))
     return BenchmarkRow(
         id=str(number if given is None else given),
-        image=_image(folder, row),
+        image=_image(folder, row, images),
         question=str(_given(row, ("question", "problem", "prompt", "text"))).replace("<image>", "").strip(),
         answer=answer,
         options=options,
@@ -172,7 +175,8 @@ def _boxes(value: Any) -> tuple[Box, ...]:
 # -- images
 
 
-def _image(folder: Path, row: Mapping[str, Any]) -> Path:
+def _image(folder: Path, row: Mapping[str, Any], images: Mapping[str, Path]) -> Path:
+    """The row's image file; ``images`` are those of earlier rows, which VLMEvalKit's tables name by index."""
     value = _given(row, IMAGE_COLUMNS)
     if isinstance(value, list | tuple) and value:
         value = value[0]
@@ -185,6 +189,8 @@ def _image(folder: Path, row: Mapping[str, Any]) -> Path:
     text = value.strip()
     if text.startswith("["):
         text = str(_list(text)[0])
+    if text in images:
+        return images[text]
     if len(text) < 400 and Path(text).suffix:
         return inside(folder, text)
     return stored(folder, _decoded(text.rpartition("base64,")[2]))
