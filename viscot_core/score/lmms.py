@@ -16,7 +16,17 @@ from viscot_core.boxes.registry import codec
 from viscot_core.lmms_eval.logs import SCORER, read_logs
 from viscot_core.runs.records import read_predictions, read_run
 from viscot_core.score.offline import exact
-from viscot_core.score.verdicts import JudgeIdentity, Outcome, ScoreLog, State, Verdict, pair_of, scores_path
+from viscot_core.score.protocols import final_answer
+from viscot_core.score.verdicts import (
+    JudgeIdentity,
+    Outcome,
+    Pair,
+    ScoreLog,
+    State,
+    Verdict,
+    pair_of,
+    scores_path,
+)
 
 Scored = dict[str, Any]
 """One sample of a packaged task: ``dataset``, ``question_id``, ``score``."""
@@ -36,6 +46,14 @@ def chain_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, S
     look = {"dataset": doc["dataset"], "box_status": parsed.status.value, "box": parsed.box.coords}
     scores = _under_both(doc, exact(str(doc["reference"]), said["answer"]))
     return {**scores, "acc50": {"score": float(found), **look, "crop": crop_window(parsed.box, size)}}
+
+
+def search_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Scored]:
+    """``viscot_vstar`` and its kin: viscot's own reading of the final answer, as ``accuracy``."""
+    pair = Pair(doc["question"], doc["reference"], results[0], tuple(doc["options"]), doc["dataset"])
+    outcome = final_answer(pair)
+    row = {name: doc[name] for name in ("dataset", "question_id", "category")}
+    return {"accuracy": {"score": outcome.score or 0.0, "reason": outcome.reason, **row}}
 
 
 def _under_both(doc: Mapping[str, Any], score: float) -> dict[str, Scored]:
