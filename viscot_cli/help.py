@@ -172,7 +172,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot bench cot --model http://localhost:8000/v1#NAME --concurrency 32",
     ),
     "bench run": (
-        "viscot bench run vstar,hrbench4k --model NAME --policy direct,zoom --repeats 4",
+        "viscot bench run vstar,treebench --policy direct,zoom --repeats 4",
         "viscot bench run vstar --data bench --limit 20 --out results/vstar",
     ),
     "bench tsv": (
@@ -221,7 +221,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "compare": (
         "viscot compare results/a results/b",
-        "viscot compare results/zoom results/direct --allow policy,looks --judge shuffled",
+        "viscot compare results/a results/b --allow policy --judge shuffled",
     ),
     "paper": (
         "viscot paper 3",
