@@ -286,8 +286,10 @@ def synth(
     kind: Annotated[
         SynthKind,
         typer.Option(
-            help="cards: one look is enough; search: large images, two or three looks; the others: --val "
-            "questions in that benchmark's own file format, for 'bench run'."
+            metavar="KIND",
+            help="cards: one look is enough; search: large images, two or three looks; vstar, hrbench, "
+            "treebench, visualprobe, zoombench, mme-realworld-lite: --val questions in that benchmark's "
+            "own file format, for 'bench run'.",
         ),
     ] = SynthKind.cards,
     train_images: Annotated[
