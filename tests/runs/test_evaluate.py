@@ -77,7 +77,7 @@ class Made:
 
 def test_a_new_task_needs_no_change_here(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine(lambda prompt: "[0.1, 0.1, 0.5, 0.5]" if "there?" in prompt else speak(prompt))
-    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda _, codec: engine)
+    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda *_, **__: engine)
     monkeypatch.setattr("viscot_core.runs.evaluate.weights_hash", lambda _: "0")
     monkeypatch.setitem(registry.TASKS, "made", Made)
     info, tally = evaluate(Made(root), EngineOptions(), tmp_path / "run")
@@ -106,10 +106,10 @@ def test_what_is_on_record_is_enough_to_go_on(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finished run is concluded without an engine, and says the same."""
-    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda _, codec: FakeEngine())
+    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda *_, **__: FakeEngine())
     monkeypatch.setattr("viscot_core.runs.evaluate.weights_hash", lambda _: "0")
     before, _ = evaluate(Made(root), EngineOptions(), tmp_path)
-    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda _, codec: pytest.fail("opened"))
+    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda *_, **__: pytest.fail("opened"))
     after, tally = evaluate(Made(root), EngineOptions(), tmp_path)
     assert tally.finished == 0
     assert read_run(tmp_path) == after

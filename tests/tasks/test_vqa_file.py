@@ -45,7 +45,7 @@ def bench(folder: Path, file: Path, **more: object) -> tuple[RunInfo, Tally]:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     made = FakeEngine()
-    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda _, codec: made)
+    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda *_, **__: made)
     monkeypatch.setattr("viscot_core.runs.evaluate.weights_hash", lambda _: made.identity["weights"])
     return made
 
@@ -216,7 +216,7 @@ def test_popes_figures() -> None:
 
 def test_figures_are_kept_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine(lambda prompt: "Yes")
-    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda _, codec: engine)
+    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda *_, **__: engine)
     monkeypatch.setattr("viscot_core.runs.evaluate.weights_hash", lambda _: engine.identity["weights"])
     file = write(tmp_path, [row(1, answer="yes"), row(2, answer="no"), row(3)])
     bench(tmp_path, file, style="yes-no")
@@ -229,7 +229,7 @@ def test_figures_are_kept_with_the_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_command(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(
-        "viscot_core.runs.evaluate.open_engine", lambda _, codec: FakeEngine(lambda prompt: "red")
+        "viscot_core.runs.evaluate.open_engine", lambda *_, **__: FakeEngine(lambda prompt: "red")
     )
     file = write(tmp_path, [row(1, answer=["red", "red", "blue", "red"])])
     ran = cli("bench", "vqa", "--questions", file, "--images", tmp_path / "images", "--out", tmp_path / "run")
