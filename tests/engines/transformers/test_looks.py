@@ -115,6 +115,22 @@ def test_both_ways_to_attend(llava: LoadedModel, monkeypatch: pytest.MonkeyPatch
         assert_same(engine.generate(asked), plain.generate(asked))
 
 
+def test_static_buffers_read_earlier_looks_anew(llava: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: nothing of a talk but its image is kept, and its words are the same."""
+    engine = LocalEngine(llava, batch_size=4)
+    assert engine.prefix is not None
+    engine.prefix.static = engine.prefix.static_decoder(graphs=False)
+    plain = LocalEngine(llava, batch_size=1, reuse=False)
+    read = read_by(engine, monkeypatch)
+    first, second = noise(0), noise(7)
+    for look in (0, 2, 4):
+        asked = [talk("which number?", first, look), talk("what is on the green card?", first, look)]
+        asked += [talk("how many?", second, max(0, look - 1))]
+        assert_same(engine.generate(asked), plain.generate(asked))
+    assert {before for batch in read for before in batch} == {1}
+    assert len(engine.prefix.store._kept) == 2
+
+
 def test_what_is_kept_stays_within_its_bytes(llava: LoadedModel) -> None:
     """Pieces that are dropped are read anew; equal talks of a batch are kept once."""
     engine = LocalEngine(llava, batch_size=2)
