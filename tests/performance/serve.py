@@ -1,10 +1,12 @@
 """Load on ``viscot serve``: 32 clients, 500 questions on loopback, against one client asking one by one.
 
     python tests/performance/serve.py [--model DIR] [--clients 32] [--requests 500] [--data ROOT] [--stream]
+                                      [--vllm-python .vllm/bin/python]
 
 Every request is an image of its own (a made scene), so no cache helps; both runs ask a fresh server. Nothing
 may be lost, and the answers of the crowd must be those of the lone client. With --stream the crowd's answers
-come as streams, put together again; the time to their first words is told too.
+come as streams; the time to their first words is told too. With --vllm-python the same crowd also asks the
+same chain over vLLM, in float32 as the transformers engine on a CPU.
 """
 
 from __future__ import annotations
@@ -82,10 +84,10 @@ def bodies(folder: Path, count: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def server(model: str | None, queue: int) -> Iterator[str]:
+def server(model: str | None, queue: int, engine: Sequence[str] = ()) -> Iterator[str]:
     """The address of a ``viscot serve`` in a process of its own; it must leave well on SIGTERM."""
     command = [sys.executable, "-m", "viscot_cli.app", "serve", "--port", "0", "--queue", str(queue)]
-    command += ["--timeout", "600", *(["--model", model] if model else [])]
+    command += ["--timeout", "600", *(["--model", model] if model else []), *engine]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -145,9 +147,11 @@ async def ask_all(url: str, questions: Sequence[dict[str, Any]], clients: int) -
     return Round([reply for reply in replies if reply], seconds, metrics)
 
 
-def measure(model: str | None, questions: Sequence[dict[str, Any]], clients: int) -> Round:
-    """One run against a fresh server, after a few questions that warm it up."""
-    with server(model, queue=max(64, 2 * clients)) as url:
+def measure(
+    model: str | None, questions: Sequence[dict[str, Any]], clients: int, engine: Sequence[str] = ()
+) -> Round:
+    """One run against a fresh server with the options ``engine``, after a few questions that warm it up."""
+    with server(model, max(64, 2 * clients), engine) as url:
         asyncio.run(ask_all(url, questions[-4:], 4))
         return asyncio.run(ask_all(url, questions, clients))
 
@@ -162,14 +166,14 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=100, help="questions of the lone client")
     parser.add_argument("--stream", action="store_true", help="the crowd's answers come as streams")
     parser.add_argument("--data", type=Path, help="a root of 'viscot data synth' instead of made images")
+    parser.add_argument("--vllm-python", help="an interpreter with vLLM: the crowd asks it too")
     options = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with TemporaryDirectory(prefix="viscot-serve-") as name:
         questions = bodies(options.data or Path(name), options.requests)
     alone = measure(options.model, questions[: options.alone], 1)
-    crowd = measure(
-        options.model, [{**each, "stream": options.stream} for each in questions], options.clients
-    )
+    asked = [{**each, "stream": options.stream} for each in questions]
+    crowd = measure(options.model, asked, options.clients)
     same = sum(a.text == b.text for a, b in zip(alone.replies, crowd.replies, strict=False))
     prompts, batches = (crowd.metrics[f"viscot_batch_prompts_{what}"] for what in ("sum", "count"))
     facts: dict[str, Any] = {
@@ -189,8 +193,16 @@ def main() -> None:
     if options.stream:
         first = tuple(round(crowd.percentile(share, first=True), 3) for share in (0.5, 0.95))
         facts[f"{options.clients} clients: first word p50, p95 s"] = first
+    if options.vllm_python:
+        engine = ["--engine", "vllm", "--python", options.vllm_python, "--dtype", "fp32"]
+        beside = measure(options.model, asked, options.clients, engine)
+        facts["vLLM: questions a second"] = round(beside.rate, 2)
+        facts["vLLM: p50, p95 s"] = (round(beside.percentile(0.5), 3), round(beside.percentile(0.95), 3))
+        facts["vLLM: times the transformers engine"] = round(beside.rate / crowd.rate, 2)
+        equal = sum(a.text == b.text for a, b in zip(crowd.replies, beside.replies, strict=True))
+        facts["vLLM: answers as the other's, lost"] = (f"{equal} of {len(asked)}", beside.lost)
     for what, figure in facts.items():
-        print(f"{what:34} {figure}")
+        print(f"{what:36} {figure}")
     if facts["lost"] or crowd.rate < GOAL * alone.rate or same != len(alone.replies):
         raise SystemExit("a goal is missed")
 
