@@ -289,14 +289,6 @@ def test_probabilities_are_asked_for_where_they_cost_nothing(logprobs: bool, pai
     assert {request.sampling for request in engine.requests[2:]} == {Sampling(0.7)}
 
 
-def test_draws_of_one_question_are_asked_one_by_one() -> None:
-    engine = ScriptedEngine("one", "two", "three")
-    answers = run(DIRECT, engine, [question()] * 3, sampling=Sampling(1.0))
-    assert [answer.text for answer in answers] == ["one", "two", "three"]
-    engine = ScriptedEngine("one", deterministic=False)
-    assert [a.text for a in run(DIRECT, engine, [question()] * 3, sampling=Sampling())] == ["one"] * 3
-
-
 GLM = "<think>The sign says 66.</think><answer>It is <|begin_of_box|>66<|end_of_box|>.</answer>"
 """A reply of GLM-4.1V-Thinking, as its model card shows the form."""
 

@@ -14,7 +14,7 @@ from typing import Literal
 from viscot_core.boxes.geometry import Box, CropPolicy, Frame, Size
 from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE
-from viscot_core.engines.base import Engine
+from viscot_core.engines.base import DrawCount, Engine
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.images.reading import ImageSource, open_image
 from viscot_core.images.view import view_of
@@ -36,6 +36,9 @@ class VisualCoT:
 
     ``wording`` says how the model is spoken to and how it writes boxes, ``zoom`` how it calls the zoom tool;
     without them, as viscot's models do. ``strategy`` is for questions that name none.
+
+    Where the engine samples, a question that is asked again is another draw: the same calls in the same order
+    give the same answers.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class VisualCoT:
         self.crop_policy = crop_policy
         self.wording = wording or Wording(codec("viscot"))
         self.zoom = zoom or ZoomSettings()
+        self._draws = DrawCount()
 
     def ask(
         self,
@@ -127,6 +131,7 @@ class VisualCoT:
             on_text=on_text,
             on_look=on_look,
             cancelled=cancelled,
+            draws=self._draws,
             logprobs=logprobs,
         )
         return [

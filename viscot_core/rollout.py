@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import answer_so_far, final_words, split_thought, unwrapped
-from viscot_core.engines.base import Engine, Generation, Request, Sampling
+from viscot_core.engines.base import DrawCount, Engine, Generation, Request, Sampling
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
 
 OnText = Callable[[int, str], None]
@@ -62,6 +62,7 @@ def run(
     said: Mapping[int, Sequence[Turn]] | None = None,
     on_turn: OnTurn | None = None,
     sampling: Sampling | None = None,
+    draws: DrawCount | None = None,
     logprobs: bool | None = None,
 ) -> list[Answer]:
     """One answer per question, in order; ``policy`` is one for all, or one for each.
@@ -72,8 +73,10 @@ def run(
     question ends with the error ``CANCELLED``. ``said`` are the first turns of questions that were begun
     earlier, as ``on_turn`` was told them: they are not asked again.
 
-    ``sampling`` is how tokens are chosen, instead of the engine's own way. ``logprobs`` asks how likely the
-    words were; without it they are asked for where that costs nothing (an engine that is not paid).
+    ``sampling`` is how tokens are chosen, instead of the engine's own way. The n-th of equal questions draws
+    with the seed n further on, whichever are open together; ``draws`` counts them over several calls.
+    ``logprobs`` asks how likely the words were; without it they are asked for where that costs nothing (an
+    engine that is not paid).
 
     Raises:
         EngineError: nothing can be generated at all; what was asked in this call is lost.
@@ -89,6 +92,7 @@ def run(
             said=said,
             on_turn=on_turn,
             sampling=sampling,
+            draws=draws,
             logprobs=logprobs,
         )
     )
@@ -106,6 +110,7 @@ def stream(
     said: Mapping[int, Sequence[Turn]] | None = None,
     on_turn: OnTurn | None = None,
     sampling: Sampling | None = None,
+    draws: DrawCount | None = None,
     logprobs: bool | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """``(number, answer)`` of each question as it is finished; all else as ``run`` says.
@@ -119,11 +124,14 @@ def stream(
     steps: dict[int, Step] = {}
     begun: set[int] = set()
     wanted = logprobs if logprobs is not None else engine.traits.logprobs and not engine.traits.paid
-    ways = _Ways(sampling, wanted, on_text, cancelled)
+    ways = _Ways(sampling, wanted, on_text, cancelled, draws or DrawCount())
     while True:
         for number, (policy, question) in islice(waiting, None if width is None else width - len(steps)):
             policies[number] = policy
-            steps[number], turns[number] = _begin(policy, question, (said or {}).get(number, ()))
+            first = policy.start(question)
+            if not ways.repeat(engine):
+                ways.numbers[number] = ways.draws.next(_key(first), sampling)
+            steps[number], turns[number] = _begin(policy, first, (said or {}).get(number, ()))
             _report_looks(on_look, number, (), steps[number].looks)
             if turns[number]:
                 begun.add(number)
@@ -157,9 +165,8 @@ def stream(
         yield from finished
 
 
-def _begin(policy: Policy, question: Question, said: Sequence[Turn]) -> tuple[Step, list[Turn]]:
+def _begin(policy: Policy, step: Step, said: Sequence[Turn]) -> tuple[Step, list[Turn]]:
     """The first step that is to be asked, and the turns before it."""
-    step = policy.start(question)
     turns: list[Turn] = []
     for turn in said:
         outcome = policy.next(step, turn.text)
@@ -224,17 +231,9 @@ def _after(policy: Policy, step: Step, generation: Generation, turn: Turn, *, st
 
 
 def _failed(policy: Policy, step: Step, error: str, *, transient: bool) -> Answer:
-    return Answer(
-        "",
-        step.question.size,
-        step.looks,
-        policy.name,
-        error=error,
-        transient=transient,
-        finished=False,
-        messages=step.messages if step.whole else (),
-        refusals=step.refusals,
-    )
+    said = step.messages if step.whole else ()
+    answer = Answer("", step.question.size, step.looks, policy.name, messages=said, refusals=step.refusals)
+    return replace(answer, error=error, transient=transient, finished=False)
 
 
 def _report_looks(on_look: OnLook | None, number: int, before: Sequence[Look], now: Sequence[Look]) -> None:
@@ -251,6 +250,9 @@ class _Ways:
     logprobs: bool
     on_text: OnText | None
     cancelled: Callable[[], bool] | None
+    draws: DrawCount
+    numbers: dict[int, int] = field(default_factory=dict)
+    """Which draw each question is, in all its steps; none where equal requests get equal texts."""
 
     def repeat(self, engine: Engine) -> bool:
         """Whether equal requests get equal texts."""
@@ -267,6 +269,7 @@ class _Ways:
             self.sampling,
             self.logprobs,
             tools=step.tools,
+            draw=self.numbers.get(numbers[0]),
             on_text=None if told is None else partial(_pass_on, told, numbers),
             cancelled=self.cancelled,
         )
@@ -319,10 +322,9 @@ def _key(step: Step) -> Hashable:
 
 
 def _pass_on(on_text: OnText, numbers: Sequence[int], text: str) -> None:
-    if (answer := answer_so_far(text)) is None:
-        return
-    for number in numbers:
-        on_text(number, final_words(answer))
+    if (answer := answer_so_far(text)) is not None:
+        for number in numbers:
+            on_text(number, final_words(answer))
 
 
 def replay(policy: Policy, question: Question, texts: Sequence[str]) -> tuple[list[Step], Answer | None]:

@@ -8,6 +8,7 @@ policies. One runs transformers' models on this machine (``transformers/``), one
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -62,15 +63,31 @@ def thinking_identity(thinking: bool | None) -> dict[str, str]:
     return {} if thinking is None else {"thinking": "on" if thinking else "off"}
 
 
+class DrawCount:
+    """Numbers equal questions in the order in which they are asked, from 0; for any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._before: Counter[int] = Counter()
+
+    def next(self, *same: Hashable) -> int:
+        """How often this was called with the same arguments before."""
+        # Only the hash is kept: a count lives as long as a whole run, and the words may be long.
+        key = hash(same)
+        with self._lock:
+            self._before[key] += 1
+            return self._before[key] - 1
+
+
 def draws(requests: Sequence[Request], default: Sampling) -> list[Sampling]:
     """How each request's tokens are chosen; equal requests draw one after the other (``Request``)."""
-    before: Counter[Hashable] = Counter()
+    count = DrawCount()
     found = []
     for request in requests:
-        sampling = request.sampling or default
-        same = (request.messages, tuple(view.key for view in request.images), sampling)
-        found.append(sampling.draw(before[same]))
-        before[same] += 1
+        sampling, number = request.sampling or default, request.draw
+        if number is None:
+            number = count.next(request.messages, tuple(view.key for view in request.images), sampling)
+        found.append(sampling.draw(number))
     return found
 
 
@@ -82,7 +99,8 @@ class Request:
     ``stop`` are texts that end the answer and are no part of it.
 
     ``sampling`` is how tokens are chosen; without it, as the engine was opened, which is greedy if nothing
-    was said. Equal requests of one ``generate`` are so many draws: the n-th one draws with ``seed + n``.
+    was said. Equal requests of one ``generate`` are so many draws: the n-th one draws with ``seed + n``. Who
+    asks equal ones in several calls counts them himself: ``draw`` is n, whatever else is in the call.
 
     ``logprobs`` asks for each new token's probability, ``top_logprobs`` for so many of the likeliest first
     tokens (a policy reads there how likely "yes" is). Neither changes the text. What an engine cannot tell
@@ -109,6 +127,7 @@ class Request:
     logprobs: bool = False
     top_logprobs: int = 0
     tools: str = ""
+    draw: int | None = None
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
     cancelled: Callable[[], bool] | None = field(default=None, compare=False)
     follow_ups: int = field(default=0, compare=False)

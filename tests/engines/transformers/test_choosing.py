@@ -110,6 +110,9 @@ def test_equal_requests_are_so_many_draws(loaded: LoadedModel) -> None:
         next_seed = replace(one, sampling=Sampling(1.5, seed=2**63 - 1))
         wrapped = replace(one, sampling=Sampling(1.5, seed=-(2**63)))
         assert [g.text for g in engine.generate([next_seed, wrapped])] == texts[1:3]
+        # In calls of their own, and in any order: the same draws.
+        for number in (2, 0, 1):
+            assert engine.generate([replace(one, draw=number)])[0].text == texts[number]
 
 
 def test_an_engine_s_own_sampling_is_what_a_request_leaves_open(loaded: LoadedModel) -> None:
