@@ -39,6 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "serve": Entry("serve:serve", "Ask", "An OpenAI-compatible server for the two-turn chain."),
     "data": Entry("data:app", "Prepare", "Fetch, organise, check, convert and make data."),
     "traces": Entry("traces:app", "Prepare", "Talks of the zoom loop: show them, convert them for training."),
+    "rewards": Entry("rewards:app", "Train", "What an answer earns in training, and why."),
     "mcp": Entry("mcp:mcp", "Ask", "An MCP server with the zoom tool, for agents."),
     "models": Entry("models:app", "Prepare", "List, pull, inspect and export checkpoints."),
     "recipes": Entry("recipes:app", "Train", "List, show, copy and check training recipes."),

@@ -100,6 +100,12 @@ def _judges() -> Iterable[str]:
     return ("exact", "anls", "vqa", "contains", "relaxed", "letter", "yes-no", "openai:", "hf:")
 
 
+def _rewards() -> Iterable[str]:
+    from viscot_core.train.rewards.known import REWARDS
+
+    return REWARDS
+
+
 OFFERS: dict[tuple[str, str], Names] = {
     ("", "recipe"): _recipes,
     ("recipes show", "name"): _recipes,
@@ -126,6 +132,7 @@ OFFERS: dict[tuple[str, str], Names] = {
     ("data organize", "wanted"): _groups,
     ("data check", "wanted"): _groups,
     ("score", "judge"): _judges,
+    ("rewards check", "reward"): _rewards,
 }
 """By the command's words (empty: every command) and the parameter: the names that fit."""
 

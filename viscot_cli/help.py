@@ -43,6 +43,18 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot traces convert trace.jsonl --to deepeyes --out sft.jsonl",
         "viscot traces convert sft.jsonl --to trace --out trace.jsonl",
     ),
+    "rewards": (
+        "viscot rewards list",
+        "viscot rewards check trace.jsonl --reward iou,answer,format",
+    ),
+    "rewards list": (
+        "viscot rewards list",
+        "viscot rewards list --json",
+    ),
+    "rewards check": (
+        "viscot rewards check trace.jsonl --reward iou,answer,format",
+        "viscot rewards check results/zoom --reward answer:anls,tool-bonus=0.5 --json",
+    ),
     "mcp": (
         "viscot mcp --root images/",
         "viscot mcp --root images/ --max-pixels 1000000",

@@ -47,8 +47,8 @@ def show(
 
     if save is not None:
         check_ending(save)
-    root = images or _root(file)
-    trace = next(islice(_traces(file, root, dialect), number - 1, None), None)
+    root = images or root_of(file)
+    trace = next(islice(talks_of(file, root, dialect), number - 1, None), None)
     if trace is None:
         raise UsageError(f"{file} has no talk {number}; the first is 1.")
     if isinstance(trace, str):
@@ -90,9 +90,9 @@ def convert(
             check_choice(option, name, DIALECTS)
     if out.resolve() == file.resolve():
         raise UsageError(f"{out} is the file that is read; choose another --out.")
-    root = images or _root(file)
+    root = images or root_of(file)
     with console.progress("talks") as advance:
-        talks = _traces(file, root, source_dialect)
+        talks = talks_of(file, root, source_dialect)
         done = write(talks, to, out, root, name=dialect, progress=lambda _: advance(1))
     crops = f", {done.crops} crops" if done.crops else ""
     console.out(f"{out}: {done.rows} talks as {to}{crops}")
@@ -102,15 +102,16 @@ def convert(
         raise PartlyDone(f"{len(done.left_out)} of {done.rows + len(done.left_out)} talks were left out.")
 
 
-def _root(file: Path) -> Path:
+def root_of(file: Path) -> Path:
     """What image paths of a file are relative to: its folder, or the data root of a run."""
     from viscot_core.runs.records import read_run
 
     return Path(read_run(file).data) if file.is_dir() else file.parent
 
 
-def _traces(file: Path, root: Path, dialect: str | None) -> Iterator[Trace | str]:
+def talks_of(file: Path, root: Path, dialect: str | None) -> Iterator[Trace | str]:
     """The talks of a file or a run folder, or why a row is none."""
+    from viscot_core.boxes.geometry import Box
     from viscot_core.data.traces.conversion import read_any
     from viscot_core.data.traces.trace import trace_in
     from viscot_core.runs.records import read_predictions
@@ -119,5 +120,10 @@ def _traces(file: Path, root: Path, dialect: str | None) -> Iterator[Trace | str
         yield from read_any(file, root, dialect)
         return
     for prediction in read_predictions(file):
-        if prediction.trace is not None:
-            yield trace_in(prediction.trace)
+        if prediction.trace is None:
+            continue
+        trace = trace_in(prediction.trace)
+        if trace.reference_box is None and prediction.box_gt is not None:  # an older run
+            box = Box(*prediction.box_gt).to_original((prediction.width, prediction.height))
+            trace = trace.model_copy(update={"reference_box": box.coords})
+        yield trace

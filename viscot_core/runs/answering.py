@@ -135,6 +135,7 @@ def _trace(item: Item, answer: Answer, settings: Settings) -> dict[str, Any] | N
         crop_from=zoom.crop_from,
         id=item.name,
         reference=item.reference,
+        box=item.box,
     ).to_row()
 
 

@@ -70,7 +70,10 @@ class TraceError(Row):
 
 
 class Trace(Row):
-    """One talk. ``images`` are paths; ``stop`` says why it ended (``answer``, ``looks``, ``refusals``...)."""
+    """One talk. ``images`` are paths; ``stop`` says why it ended (``answer``, ``looks``, ``refusals``...).
+
+    ``reference_box`` is the annotated region, in pixels of the first image.
+    """
 
     id: int | str | None = None
     question: str = ""
@@ -80,6 +83,7 @@ class Trace(Row):
     errors: tuple[TraceError, ...] = ()
     answer: str = ""
     reference: str | None = None
+    reference_box: tuple[float, float, float, float] | None = None
     stop: str = "answer"
     policy: str = "zoom"
     dialect: str = "viscot"
@@ -126,8 +130,9 @@ def trace_of(
     crop_from: str,
     id: int | str | None = None,
     reference: str | None = None,
+    box: Box | None = None,
 ) -> Trace:
-    """The trace of an answer that a policy with ``messages`` gave."""
+    """The trace of an answer that a policy with ``messages`` gave; ``box``: the annotated region, pixels."""
     return Trace(
         id=id,
         question=question,
@@ -140,6 +145,7 @@ def trace_of(
         ),
         answer=answer.text,
         reference=reference,
+        reference_box=None if box is None else box.coords,
         stop="error" if answer.error is not None else "length" if answer.truncated else answer.stop,
         policy=answer.policy,
         dialect=dialect,
