@@ -101,7 +101,7 @@ def _judges() -> Iterable[str]:
 
 
 def _rewards() -> Iterable[str]:
-    from viscot_core.train.rewards.known import REWARDS
+    from viscot_core.train.rewards.named import REWARDS
 
     return REWARDS
 

@@ -28,7 +28,7 @@ File = Annotated[Path, typer.Argument(help="A file of traces or of training rows
 @app.command("list")
 def list_(json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False) -> None:
     """All rewards: what each is for, its settings, what it does not pay for."""
-    from viscot_core.train.rewards.known import REWARDS
+    from viscot_core.train.rewards.named import REWARDS
 
     if json:
         for name, one in REWARDS.items():
@@ -52,7 +52,7 @@ def check(
     """What each talk would earn, part by part, and why; then the means, and the groups without a spread."""
     from viscot_core.errors import PartlyDone
     from viscot_core.train.rewards.checking import check_traces
-    from viscot_core.train.rewards.known import rewards_of
+    from viscot_core.train.rewards.named import rewards_of
 
     rewards = rewards_of(reward)
     root = images or root_of(file)

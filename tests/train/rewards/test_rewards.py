@@ -14,7 +14,7 @@ from viscot_core.policies.base import Look
 from viscot_core.score.base import Done
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
 from viscot_core.train.rewards.attempt import Attempt
-from viscot_core.train.rewards.known import REWARDS, earn, rewards_of, without_spread
+from viscot_core.train.rewards.named import REWARDS, earn, rewards_of, without_spread
 from viscot_core.train.rewards.parts import judged
 
 SIZE = (400, 300)

@@ -12,7 +12,7 @@ from viscot_core.errors import DataError
 from viscot_core.images.reading import image_size
 from viscot_core.paths import inside
 from viscot_core.train.rewards.attempt import Attempt, attempt_of_trace
-from viscot_core.train.rewards.known import Earned, Weighted, earn, without_spread
+from viscot_core.train.rewards.named import Earned, Weighted, earn, without_spread
 
 
 @dataclass(frozen=True, slots=True)
