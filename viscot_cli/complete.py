@@ -133,6 +133,7 @@ OFFERS: dict[tuple[str, str], Names] = {
     ("data check", "wanted"): _groups,
     ("score", "judge"): _judges,
     ("rewards check", "reward"): _rewards,
+    ("data prefs", "reward"): _rewards,
 }
 """By the command's words (empty: every command) and the parameter: the names that fit."""
 

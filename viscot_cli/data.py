@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viscot_cli import console, data_convert, data_rows
+from viscot_cli.data_prefs import prefs
 from viscot_cli.data_rows import Json, Workers
 from viscot_cli.help import Commands
 from viscot_core.errors import DataError, PartlyDone, UsageError
@@ -328,5 +329,6 @@ def _say_missing(results: Sequence[Checked]) -> None:
         console.say(f"{folder}: {count} missing; to be found in {names}.")
 
 
-for command in (data_convert.convert, data_rows.mix, data_rows.show, data_rows.stats, data_rows.synth):
+COMMANDS = (data_convert.convert, data_rows.mix, data_rows.show, data_rows.stats, data_rows.synth, prefs)
+for command in COMMANDS:
     app.command()(command)

@@ -107,6 +107,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot data stats data/viscot_363k.json",
         "viscot data stats data/benchmark/gqa.json --tokenizer VisCoT-7b-336",
     ),
+    "data prefs": (
+        "viscot data prefs --data data/synth --boxes 6 --temperature 1.0 --out prefs.jsonl",
+        "viscot data prefs --model VisCoT-7b-336 --data rows.jsonl --reward iou --out prefs.jsonl",
+    ),
     "data synth": (
         "viscot data synth --out data/synth --train 40 --val 12 --seed 7",
         "viscot data synth --kind search --out data/search --train 0 --val 500",
