@@ -17,8 +17,10 @@ Cli = Callable[..., Any]
 @pytest.mark.slow
 def test_pairs_of_the_bundled_model(cli: Cli, tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", train=4, val=1, seed=5)
-    words = ("data", "prefs", "--data", tmp_path / "data", "--boxes", "4", "--temperature", "1.5",
-             "--limit", "4", "--reward", "iou", "--margin", "0.01", "--max-new-tokens", "40", "--device", "cpu")  # fmt: skip
+    options = (
+        "--boxes 4 --temperature 1.5 --limit 4 --reward iou --margin 0.01 --max-new-tokens 40 --device cpu"
+    )
+    words = ("data", "prefs", "--data", tmp_path / "data", *options.split())
     ran = cli(*words, "--out", tmp_path / "prefs.jsonl")
     assert ran.code == 0, ran.err
     pairs = list(read_pairs(tmp_path / "prefs.jsonl"))

@@ -94,8 +94,12 @@ def test_a_file_there_and_back(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ('{"prompt": [], "chosen": [], "rejected": []}', "prompt"),
-        ('{"images": ["a.png"], "prompt": [{"role": "user", "content": "x"}], "chosen": '
-         '[{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}', "0 <image> slots for 1"),
+        (
+            '{"images": ["a.png"], "prompt": [{"role": "user", "content": "x"}], '
+            '"chosen": [{"role": "assistant", "content": "a"}], '
+            '"rejected": [{"role": "assistant", "content": "b"}]}',
+            "0 <image> slots for 1",
+        ),
         ('{"prompt": [{"role": "user", "content": "x"}], "chosen": [{"role": "assistant", "content": "a"}],'
          ' "rejected": [{"role": "assistant", "content": "a"}]}', "the same"),
         ('{"prompt": [{"role": "user", "content": "x"}], "chosen": [{"role": "user", "content": "a"}],'

@@ -47,7 +47,8 @@ def check_rows(run: Run, stage: StageSpec, out: Path) -> None:
         try:
             checkpoints.set_aside_nonfinite(out)
             checkpoints.require_same_rows(checkpoints.last_checkpoint(out), row_counts(run, stage))
-            if objective_class(stage, run.recipe.model).reads_text and run.recipe.data.preflight:
+            learns = objective_class(stage, run.recipe.model)
+            if learns.reads_text and learns.reads_conversations and run.recipe.data.preflight:
                 _preflight(run, stage, out)
             held_out.check(run, stage)
         except Exception:

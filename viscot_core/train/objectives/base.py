@@ -1,8 +1,9 @@
 """What a stage learns: the interface that every loss has, and which one a stage takes.
 
-Supervised fine-tuning is `sft.Sft`. Another objective (preferences over pairs, reinforcement over rollouts)
-is a class of its own and a line of `_CLASSES`: trainer, plan, resume, log and checkpoints are shared. Classes
-are imported when a stage asks for them, so that a run loads the code of its own stages only.
+Supervised fine-tuning is `sft.Sft`, preferences over pairs are `dpo.Dpo`, reinforcement over rollouts is
+`grpo.Grpo`. Each is a class of its own and a line of `_CLASSES`: trainer, plan, resume, log and checkpoints
+are shared. Classes are imported when a stage asks for them, so that a run loads the code of its own stages
+only.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _SFT = ("viscot_core.train.objectives.sft", "Sft")
 _CLASSES = {
     "pretrain": _SFT,
     "finetune": _SFT,
+    "dpo": ("viscot_core.train.objectives.dpo", "Dpo"),
+    "grpo": ("viscot_core.train.objectives.grpo", "Grpo"),
     "foundation": ("viscot_core.train.tiny.foundation", "Foundation"),
 }
 """Module and class by the kind of stage."""
@@ -68,7 +71,10 @@ class Objective(ABC):
     """The rows of a stage and the loss over them."""
 
     reads_text: ClassVar[bool] = True
-    """Whether its rows are conversations: samples are checked before step 0, and the language model runs."""
+    """Whether the language model runs: samples are checked before step 0, and it is compiled."""
+
+    reads_conversations: ClassVar[bool] = True
+    """Whether the rows of its files are training conversations, as the preflight reads them."""
 
     def __init__(self, run: Run, stage: StageSpec) -> None:
         self.run, self.stage = run, stage

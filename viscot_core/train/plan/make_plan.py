@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from viscot_core.train.plan.plan_types import (
 )
 from viscot_core.train.plan.problems import find_problems
 from viscot_core.train.plan.remedies import advice
+from viscot_core.train.preferences.pairs import REPLIES, pair_in
 from viscot_core.train.recipe.base_model import shape_of
 from viscot_core.train.recipe.schema import Recipe, StageSpec
 
@@ -64,7 +65,8 @@ def make_plan(
     unreadable: list[str] = []
     for stage in recipe.stages:
         try:
-            size = data_size(root, stage.data_files)
+            sizes = pair_sizes if stage.kind == "dpo" else row_sizes
+            size = data_size(root, stage.data_files, sizes)
         except DataError as error:
             unreadable.append(f"stages.{stage.kind}: {error}")
             size = UNKNOWN
@@ -243,13 +245,30 @@ PUBLISHED = {
 }
 
 
-def data_size(root: Path, files: Sequence[str]) -> DataSize:
+Sizes = Callable[[Mixture, int], tuple[int, int]]
+"""Letters and images of a row of a file."""
+
+
+def row_sizes(rows: Mixture, index: int) -> tuple[int, int]:
+    """Of a conversation."""
+    row = rows[index]
+    return sum(len(turn.text) for turn in row.turns), len(row.image)
+
+
+def pair_sizes(rows: Mixture, index: int) -> tuple[int, int]:
+    """Of both conversations of a preference pair."""
+    pair = pair_in(rows, index)
+    said = (turn for reply in REPLIES for turn in pair.turns(reply))
+    return sum(len(turn.text) for turn in said), 2 * len(pair.images)
+
+
+def data_size(root: Path, files: Sequence[str], sizes: Sizes = row_sizes) -> DataSize:
     """The sum over ``files`` under ``root``; unknown as soon as one of them is absent and unpublished.
 
     Raises:
         DataError: a file is damaged or holds no row.
     """
-    found = [_size_of(root / name) for name in files]
+    found = [_size_of(root / name, sizes) for name in files]
     if any(one.rows is None for one in found):
         return UNKNOWN
     rows = sum(one.rows or 0 for one in found)
@@ -264,12 +283,11 @@ def data_size(root: Path, files: Sequence[str]) -> DataSize:
     return DataSize(rows, tuple(looked), sources)
 
 
-def _size_of(path: Path) -> DataSize:
+def _size_of(path: Path, sizes: Sizes) -> DataSize:
     if not path.exists():
         return PUBLISHED.get(path.name, UNKNOWN)
     rows = Mixture.open(path)
     step = max(1, len(rows) // LOOKED_AT)
-    some = (rows[index] for index in range(0, len(rows), step))
-    looked = [(sum(len(turn.text) for turn in row.turns), len(row.image)) for row in some]
+    looked = [sizes(rows, index) for index in range(0, len(rows), step)]
     counted = tuple((letters / CHARACTERS_PER_TOKEN, float(images)) for letters, images in looked)
     return DataSize(len(rows.epoch()), counted, "counted")

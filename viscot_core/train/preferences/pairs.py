@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Literal
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from viscot_core.conversation import IMAGE, Message
-from viscot_core.data.annotations import Row, Rows
+from viscot_core.data.annotations import Row, Rows, describe
+from viscot_core.data.mixture import Mixture
+from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
+
+Reply = Literal["chosen", "rejected"]
+REPLIES: tuple[Reply, ...] = ("chosen", "rejected")
 
 
 class PairMessage(Row):
@@ -50,11 +55,22 @@ class PreferencePair(Row):
             raise ValueError("chosen and rejected are the same")
         return self
 
-    def turns(self, reply: Literal["chosen", "rejected"]) -> tuple[Message, ...]:
+    def turns(self, reply: Reply) -> tuple[Message, ...]:
         """The prompt with one of the replies; only the reply is learned."""
         (said,) = self.chosen if reply == "chosen" else self.rejected
         before = tuple(Message(message.role, message.content, learned=False) for message in self.prompt)
         return (*before, Message("assistant", said.content))
+
+
+def pair_in(rows: Mixture, index: int) -> PreferencePair:
+    """The pair of a row of an opened file. Raises DataError where it is none."""
+    try:
+        return PreferencePair.model_validate_json(rows.raw(index))
+    except ValidationError as error:
+        raise DataError(
+            f"{rows.path}: row {index}: {describe(error)}; a pair has images, prompt, chosen and rejected "
+            "(viscot data prefs makes them)."
+        ) from error
 
 
 def read_pairs(path: Path | str) -> Iterator[PreferencePair]:

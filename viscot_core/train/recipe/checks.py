@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from viscot_core.errors import UsageError
 from viscot_core.train.recipe.schema import (
     EvalSpec,
     ModelSpec,
@@ -15,6 +16,7 @@ from viscot_core.train.recipe.schema import (
     StageSpec,
     reads_whole_files,
 )
+from viscot_core.train.rewards.named import weighted
 
 
 def contradictions(recipe: Recipe) -> list[str]:
@@ -114,7 +116,30 @@ def _stage(stage: StageSpec) -> list[str]:
         problems.append(f"offload: all - zero_stage {stage.zero_stage} keeps whole weights; use 'optimizer'")
     if stage.kind != "foundation" and stage.foundation:
         problems.append(f"foundation: given - is only for stages of kind foundation, not {stage.kind}")
+    problems += _replies(stage)
     return problems + (_eval(stage.kind, stage.eval) if stage.eval else [])
+
+
+def _replies(stage: StageSpec) -> list[str]:
+    """Of stages that learn from whole replies: preferences and rewards."""
+    problems = []
+    for kind, name in (("dpo", "preference"), ("grpo", "reinforce")):
+        if stage.kind != kind and getattr(stage, name):
+            problems.append(f"{name}: given - is only for stages of kind {kind}, not {stage.kind}")
+    if stage.kind not in ("dpo", "grpo"):
+        return problems
+    if stage.packing:
+        problems.append(f"packing: true - replies are padded in stages of kind {stage.kind}; remove it")
+    if stage.zero_stage == 3:
+        problems.append(f"zero_stage: 3 - a stage of kind {stage.kind} needs whole weights; use 0, 1 or 2")
+    if stage.kind == "grpo" and stage.reinforce and not stage.reinforce.rewards:
+        problems.append("reinforce.rewards: {} - name at least one; viscot rewards list shows them")
+    for name, weight in (stage.reinforce.rewards if stage.reinforce else {}).items():
+        try:
+            weighted(name, weight)
+        except UsageError as error:
+            problems.append(f"reinforce.rewards.{name}: {weight:g} - {error}")
+    return problems
 
 
 def _eval(kind: str, spec: EvalSpec) -> list[str]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from viscot_core.errors import RecipeError
 from viscot_core.families.manifest import Policy
 
-StageKind = Literal["foundation", "pretrain", "finetune"]
+StageKind = Literal["foundation", "pretrain", "finetune", "dpo", "grpo"]
 NAME = r"^[\p{L}\p{N}_][\p{L}\p{N}_ .+-]{0,99}$"
 """Letters, digits and a few signs: a recipe's name becomes a folder and a word of a job script."""
 Part = Literal["projector", "llm", "vision_tower"]
@@ -23,6 +23,8 @@ USUAL_FILES: dict[StageKind, str] = {
     "foundation": "train.json",
     "pretrain": "pretrain.json",
     "finetune": "train.json",
+    "dpo": "prefs.jsonl",
+    "grpo": "train.json",
 }
 
 
@@ -222,10 +224,38 @@ class EvalSpec(Strict):
     allow_overlap: bool = _field(False, "evaluate also on rows that are trained on")
 
 
+class PreferenceSpec(Strict):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290): a dpo stage's own settings."""
+
+    beta: float = _field(0.1, "how far the model may move from where the stage began", gt=0)
+    nll_weight: float = _field(0.0, "weight of the preferred reply's own cross-entropy", ge=0)
+    length_normalised: bool = _field(False, "mean log-probability of a reply's tokens instead of their sum")
+
+
+class ReinforceSpec(Strict):
+    """Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): a grpo stage's own settings.
+
+    Each step asks new questions and makes one update from them, so the ratio of new to old probabilities is
+    always 1 and nothing is clipped.
+    """
+
+    rewards: dict[str, float] = _field(
+        {"iou": 1.0}, "rewards with weights, as `viscot rewards list` has them"
+    )
+    group: int = _field(8, "attempts at each question", unit="attempts", ge=2, le=1024)
+    temperature: float = _field(1.0, "temperature of the attempts", gt=0, le=10)
+    strategy: Literal["cot", "zoom"] = _field("cot", "how the model looks: one look, or as often as it takes")
+    max_new_tokens: int = _field(64, "longest turn of an attempt", unit="tokens", gt=0)
+    kl: float = _field(0.0, "weight of the distance from where the stage began", ge=0)
+    scale_by_spread: bool = _field(True, "divide advantages by their group's standard deviation")
+    length_normalised: bool = _field(True, "mean over a turn's tokens instead of their sum")
+    shuffle_rewards: bool = _field(False, "a control: deal each group's rewards out at random")
+
+
 class StageSpec(Strict):
     """One stage. The global batch is the invariant: per-device batch and accumulation follow from it."""
 
-    kind: StageKind = _field(..., "foundation (tiny only), pretrain (alignment) or finetune")
+    kind: StageKind = _field(..., "foundation (tiny only), pretrain (alignment), finetune, dpo or grpo")
     files: tuple[str, ...] = _field(
         (), "training files, relative to the data root; empty: the kind's usual file"
     )
@@ -298,6 +328,8 @@ class StageSpec(Strict):
     token_weights: TokenWeights | None = _field(None, "loss weights of single tokens (tiny only)")
     guide_attention: AttentionLossSpec | None = _field(None, "auxiliary attention loss (tiny only)")
     foundation: FoundationSpec | None = _field(None, "settings of a foundation stage (tiny only)")
+    preference: PreferenceSpec | None = _field(None, "settings of a dpo stage; null: the defaults")
+    reinforce: ReinforceSpec | None = _field(None, "settings of a grpo stage; null: the defaults")
     lora: LoraSpec | None = _field(None, "train adapters instead of the language model's own weights")
     compile: bool = _field(False, "torch.compile the model")
     save_steps: int = _field(

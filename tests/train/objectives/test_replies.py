@@ -1,0 +1,196 @@
+"""Preferences and reinforcement: log-probabilities of replies, what is learned, and a run that goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_job import held_out_data
+
+from viscot_core.models.zoo import resolve
+from viscot_core.train import worker
+from viscot_core.train.objectives.attempts import advantages, seed_of
+from viscot_core.train.objectives.base import TrainStep
+from viscot_core.train.objectives.dpo import Dpo
+from viscot_core.train.objectives.grpo import Grpo
+from viscot_core.train.objectives.replies import reply_batch, summed_by_row
+from viscot_core.train.preferences.pairs import PairMessage, PreferencePair, write_pairs
+from viscot_core.train.recipe.load import validate
+from viscot_core.train.recipe.schema import Recipe
+from viscot_core.train.state.initial import start
+
+STEPS = 4
+QUESTION = "<image>\nwhat number is on the red card?. Please provide the bounding box coordinate"
+ANSWERING = "<image>\nNow answer."
+
+
+def recipe_for(kind: str, data: Path, **change: Any) -> Recipe:
+    stage: dict[str, Any] = {
+        "kind": kind, "train": ["projector", "llm"], "max_steps": STEPS, "global_batch_size": 2,
+        "learning_rate": 1e-4, "precision": "fp32", "max_length": 512, "workers": 0, "save_steps": 2,
+        "group_by": "none", "gradient_checkpointing": False,
+    }  # fmt: skip
+    raw = {
+        "name": f"made-{kind}",
+        "model": {"checkpoint": str(resolve(None)), "template": "tiny"},
+        "data": {"root": str(data), "images": str(data), "preflight": 2},
+        "report_to": [],
+        "stages": [{**stage, **change}],
+    }
+    return validate(raw)
+
+
+def pairs_in(data: Path) -> list[PreferencePair]:
+    """Prompts of one image and of two, as turn 1 and turn 2 have them."""
+    images = sorted(path.relative_to(data).as_posix() for path in data.rglob("*.jpg"))[:4]
+    found = []
+    for number, image in enumerate(images):
+        prompt = [PairMessage(role="user", content=QUESTION)]
+        shown, replies = [image], ("[0.100, 0.200, 0.300, 0.400]", "[0.500, 0.500, 0.900, 0.910]")
+        if number % 2:
+            prompt.append(PairMessage(role="assistant", content=replies[0]))
+            prompt.append(PairMessage(role="user", content=ANSWERING))
+            shown, replies = [image, f"{image}###[10, 10, 90, 90]"], ("7", "42")
+        chosen, rejected = (PairMessage(role="assistant", content=text) for text in replies)
+        found.append(
+            PreferencePair(images=tuple(shown), prompt=tuple(prompt), chosen=(chosen,), rejected=(rejected,))
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = held_out_data(tmp_path_factory.mktemp("data") / "made", train=6, held_out=2)
+    write_pairs(root / "prefs.jsonl", pairs_in(root))
+    return root
+
+
+def logged(out: Path) -> list[dict[str, float]]:
+    rows = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return [row for row in rows if "loss" in row]
+
+
+def test_advantages_are_the_distance_from_the_groups_mean() -> None:
+    assert advantages([1.0, 0.0], scaled=False).tolist() == [0.5, -0.5]
+    assert advantages([1.0, None, 0.0], scaled=True).tolist() == pytest.approx([1.0, 0.0, -1.0], abs=1e-3)
+    assert advantages([0.7, 0.7, 0.7], scaled=True).tolist() == [0.0, 0.0, 0.0]
+    assert advantages([0.7, None], scaled=True).tolist() == [0.0, 0.0]
+    assert seed_of(1, 2, 3) == seed_of(1, 2, 3) != seed_of(1, 2, 4)
+
+
+def test_log_probabilities_of_a_batch_are_those_of_each_row_alone(data: Path, tmp_path: Path) -> None:
+    """One image and two, short replies and long ones, in one padded batch."""
+    recipe = recipe_for("dpo", data)
+    run = start(tmp_path, recipe, recipe.stages[0])
+    run.model.eval()
+    objective = Dpo(run, recipe.stages[0])
+    rows = [row for number in range(4) for row in objective.open_rows()[number]]
+    assert {row.sample.encoded.n_images for row in rows} == {1, 2}
+    processor = run.processor_for(recipe.stages[0])
+
+    def measured(some: list[Any]) -> torch.Tensor:
+        with torch.no_grad():
+            values, places = objective.token_logprobs(run.model, reply_batch(processor, some))
+        return summed_by_row(values, places, len(some))
+
+    together, alone = measured(rows), torch.cat([measured([row]) for row in rows])
+    assert torch.allclose(together, alone, atol=1e-5), (together - alone).abs().max()
+    # And those of plain cross-entropy over the reply's own tokens.
+    for row, value in zip(rows, alone, strict=True):
+        labels = [label for label in row.sample.encoded.labels if label >= 0]
+        said = processor.text(labels).strip()
+        assert said in ("7", "42") or said.startswith("[0."), "only the last reply is learned"
+        assert float(value) < 0
+
+
+def test_the_first_loss_of_dpo_is_log_two_and_the_reference_stays(data: Path, tmp_path: Path) -> None:
+    recipe = recipe_for("dpo", data)
+    run = start(tmp_path, recipe, recipe.stages[0])
+    objective = Dpo(run, recipe.stages[0])
+    rows = objective.open_rows()
+    model = objective.attach(run.model, rows, None, 0)
+    batch = rows.collate([rows[0], rows[1]])
+    step = TrainStep(torch.tensor(2.0), 1, 1, 0, 1)
+    loss, parts = objective.loss(model, batch, step)
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
+    assert parts["margin"].item() == pytest.approx(0, abs=1e-5)
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.002 * parameter.grad
+    after, parts = objective.loss(model, batch, step)
+    assert after.item() < loss.item() and parts["preferred"].item() == 1.0
+
+
+def test_a_pair_that_is_too_long_is_a_bad_row_and_never_cut(data: Path, tmp_path: Path) -> None:
+    recipe = recipe_for("dpo", data, max_length=100)
+    run = start(tmp_path, recipe, recipe.stages[0])
+    rows = Dpo(run, recipe.stages[0]).open_rows()
+    assert "more than max_length 100" in rows[1].reason
+    batch = rows.collate([rows[1]])
+    assert (int(batch["bad"]), int(batch["pairs"])) == (1, 0)
+
+
+def resumes(recipe: Recipe, folder: Path) -> list[dict[str, float]]:
+    """A run; then the same from its checkpoint in the middle: equal losses."""
+    run = worker.run(folder, recipe)
+    (out,) = (run / "stages").iterdir()
+    steps = logged(out)
+    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    for leftover in ("model", "checkpoint-4"):
+        shutil.rmtree(out / leftover)
+    (out / "log.jsonl").unlink()
+    worker.run(run, recipe)
+    again = {row["step"]: row["loss"] for row in logged(out)}
+    assert again == pytest.approx({row["step"]: row["loss"] for row in steps[2:]}, abs=1e-6)
+    return steps
+
+
+@pytest.mark.slow
+def test_dpo_trains_and_resumes(data: Path, tmp_path: Path) -> None:
+    steps = resumes(recipe_for("dpo", data), tmp_path / "run")
+    assert all({"margin", "preferred", "reward_chosen"} <= row.keys() for row in steps)
+    assert steps[-1]["loss"] < steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_grpo_trains_and_resumes(data: Path, tmp_path: Path) -> None:
+    reinforce = {"rewards": {"iou": 1.0, "format": 0.1}, "group": 3, "temperature": 1.2, "kl": 0.01,
+                 "max_new_tokens": 40}  # fmt: skip
+    steps = resumes(recipe_for("grpo", data, files=["chain.jsonl"], reinforce=reinforce), tmp_path / "run")
+    wanted = {"reward", "reward_iou", "reward_format", "flat", "kl", "looks", "too_long", "truncated"}
+    assert all(wanted <= row.keys() for row in steps)
+    assert steps[0]["looks"] == 1.0 and 0 < steps[0]["reward_iou"] <= 1.0
+
+
+@pytest.mark.slow
+def test_what_is_learned_is_what_was_sampled(data: Path, tmp_path: Path) -> None:
+    """The loss reads the tokens that the engine drew: their log-probabilities agree, turn by turn."""
+    recipe = recipe_for("grpo", data, files=["chain.jsonl"])
+    stage = recipe.stages[0]
+    run = start(tmp_path, recipe, stage)
+    run.model.eval()
+    from viscot_core.runs.opening import open_items
+    from viscot_core.train.objectives.attempts import Attempting
+    from viscot_core.train.recipe.schema import ReinforceSpec
+    from viscot_core.train.rewards.named import rewards_of
+
+    objective = Grpo(run, stage)
+    rows = objective.open_rows()
+    attempting = Attempting(run, stage, ReinforceSpec(group=3, temperature=1.2), rewards_of("iou"))
+    (group,) = attempting.attempts(open_items([rows.items[0]]), 5)
+    assert len({tried.said[0][1] for tried in group}) > 1, "they are different draws"
+    for tried in group:
+        learned = attempting.rows(tried, 0)
+        assert [row.sample.encoded.n_images for row in learned] == [1, 2]
+        with torch.no_grad():
+            values, places = objective.token_logprobs(run.model, reply_batch(attempting.processor, learned))
+        for number, probability in enumerate(tried.answer.probabilities):
+            mean = float(values[places == number].mean())
+            assert probability is not None and math.exp(mean) == pytest.approx(probability, abs=1e-4)

@@ -1,0 +1,170 @@
+"""Attempts at questions by the model in training, through the rollout: what was said, and what it earned.
+
+The engine stands over the weights in training, as while a stage is evaluated: nothing is written or loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from viscot_core.conversation import Message
+from viscot_core.engines.base import Sampling
+from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.families.table import family_of
+from viscot_core.images.view import resized
+from viscot_core.models.load import LoadedModel
+from viscot_core.policies.base import Answer, Policy, Question, Step
+from viscot_core.rollout import run as rollout
+from viscot_core.runs.opening import LoadedItem
+from viscot_core.tasks.visual_cot.task import VisualCot
+from viscot_core.train.loop.mixture_dataset import EncodedRow
+from viscot_core.train.objectives.replies import reply_row
+from viscot_core.train.recipe.schema import ReinforceSpec, StageSpec
+from viscot_core.train.rewards.attempt import attempt_of_answer
+from viscot_core.train.rewards.named import Earned, Weighted, earn
+from viscot_core.train.state.initial import Run
+
+
+@dataclass
+class RecordedPolicy:
+    """A policy for one question that keeps every step and what was said in it."""
+
+    inner: Policy
+    said: list[tuple[Step, str]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    def start(self, question: Question) -> Step:
+        """As the policy within."""
+        return self.inner.start(question)
+
+    def next(self, step: Step, text: str) -> Step | Answer:
+        """As the policy within; the step and its text are kept."""
+        self.said.append((step, text))
+        return self.inner.next(step, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One attempt: its steps with what was said, the answer, what it earned."""
+
+    said: tuple[tuple[Step, str], ...]
+    answer: Answer
+    earned: Earned
+
+
+EQUAL = 1e-9
+"""Totals that are no further apart are the same."""
+
+
+def seed_of(*parts: object) -> int:
+    """A seed below 2**62 that depends on all parts and is the same in every process and after a resume."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8]) >> 2
+
+
+class Attempting:
+    """Asks a stage's questions, several times each, of the model as it is now."""
+
+    def __init__(self, run: Run, stage: StageSpec, spec: ReinforceSpec, rewards: Sequence[Weighted]) -> None:
+        self._run, self._stage, self._spec, self._rewards = run, stage, spec, rewards
+        self.processor = run.processor_for(stage)
+        self._strategy = VisualCot.all_strategies[spec.strategy]
+        self._settings = {"box_format": self.processor.boxes.name, "max_new_tokens": spec.max_new_tokens}
+        self._engine: LocalEngine | None = None
+
+    def attempts(self, items: Sequence[LoadedItem], seed: int) -> list[list[Tried]]:
+        """``spec.group`` attempts at each item, in order; an item whose image cannot be read has none.
+
+        Raises:
+            EngineError: nothing can be generated.
+        """
+        policy = self._strategy.policy(self._settings)
+        ready = [(item, item.view) for item in items if item.view is not None]
+        questions = [self._strategy.question(one.item, view, self._settings) for one, view in ready]
+        group = self._spec.group
+        policies = [RecordedPolicy(policy) for _ in questions for _ in range(group)]
+        # Equal requests of one call are so many draws (`engines.base.Request`).
+        many = [question for question in questions for _ in range(group)]
+        answers = self._ask(policies, many, Sampling(self._spec.temperature, seed=seed))
+        found: dict[int, list[Tried]] = {}
+        for number, (one, _) in enumerate(ready):
+            part = slice(number * group, (number + 1) * group)
+            found[id(one)] = self._scored(one, policies[part], answers[part])
+        return [found.get(id(item), []) for item in items]
+
+    def rows(self, tried: Tried, number: int) -> list[EncodedRow]:
+        """One row for each turn of an attempt. Raises DataError where one is too long."""
+        rows = []
+        for step, text in tried.said:
+            before = [Message(m.role, m.text, learned=False) for m in step.messages]
+            # As the engine shows them: a step of the loop has its images in their own sizes already.
+            resize = None if self._strategy.loops else self.processor.boxes.resize
+            images = [resized(view, resize).image for view in step.images]
+            turns = [*before, Message("assistant", text)]
+            rows.append(
+                reply_row(self.processor, turns, images, number=number, max_length=self._stage.max_length)
+            )
+        return rows
+
+    def _ask(
+        self, policies: Sequence[RecordedPolicy], questions: Sequence[Question], sampling: Sampling
+    ) -> list[Answer]:
+        model, engine = self._run.model, self._opened()
+        trained = model.training
+        model.eval()
+        engine.reset()
+        try:
+            # A compiled model would be compiled for every length.
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                return rollout(list(policies), engine, questions, sampling=sampling)
+        finally:
+            engine.reset()  # what it remembers of images is of these weights
+            model.train(trained)
+
+    def _opened(self) -> LocalEngine:
+        if self._engine is None:
+            run, processor = self._run, self.processor
+            family = run.base.family if run.base else family_of(run.model.config.to_dict())
+            loaded = LoadedModel(run.model, family, processor, run.manifest(), run.folder, "in training")
+            resize = None if self._strategy.loops else processor.boxes.resize
+            batch = self._spec.group * (self._stage.per_device_batch_size or 1)
+            self._engine = LocalEngine(loaded, batch_size=batch, resize=resize)
+        return self._engine
+
+    def _scored(
+        self, one: LoadedItem, policies: Sequence[RecordedPolicy], answers: Sequence[Answer]
+    ) -> list[Tried]:
+        item = one.item
+        group = [
+            attempt_of_answer(answer, item.question, reference=item.reference, box=item.box)
+            for answer in answers
+        ]
+        earned = earn(self._rewards, group)
+        return [
+            Tried(tuple(policy.said), answer, own)
+            for policy, answer, own in zip(policies, answers, earned, strict=True)
+        ]
+
+
+def advantages(totals: Sequence[float | None], *, scaled: bool) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """How much better than the group's mean each attempt is; 0 where its total is not known.
+
+    ``scaled`` divides by the group's standard deviation (with 1e-4 for groups that hardly spread).
+    """
+    known = np.array([total is not None for total in totals])
+    values = np.array([0.0 if total is None else total for total in totals])
+    found = np.zeros(len(values))
+    # Sums of rounded parts differ in their last bit: without a limit, its noise would become advantages.
+    if known.sum() < 2 or np.ptp(values[known]) <= EQUAL:
+        return found
+    found[known] = values[known] - values[known].mean()
+    return found / (values[known].std() + 1e-4) if scaled else found

@@ -1,0 +1,183 @@
+"""Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) of looks and answers.
+
+    loss = - mean over attempts of A * mean over the attempt's tokens of log p  (+ kl * distance)
+
+A is the attempt's reward minus its group's mean, over the group's standard deviation. Every step asks its
+questions of the weights as they are and makes one update: the ratio of new to old probabilities is 1
+everywhere, which is why none is computed and nothing is clipped.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from viscot_core.data.encode import Batch
+from viscot_core.data.sampler import filled
+from viscot_core.errors import DataError
+from viscot_core.runs.opening import open_items
+from viscot_core.tasks.base import Item
+from viscot_core.train.evaluation.questions import questions_of
+from viscot_core.train.loop.mixture_dataset import EncodedRow
+from viscot_core.train.objectives.attempts import Attempting, Tried, advantages, seed_of
+from viscot_core.train.objectives.base import StageRows, TrainStep
+from viscot_core.train.objectives.replies import Replies, empty_row, reply_batch, summed_by_row
+from viscot_core.train.plan.plan_types import Split
+from viscot_core.train.recipe.schema import ReinforceSpec, StageSpec
+from viscot_core.train.rewards.named import weighted, without_spread
+
+
+class QuestionRows(Dataset[int]):
+    """The questions of a stage's files; a row is only its number, images are opened when it is asked."""
+
+    def __init__(self, files: Sequence[Path], images: Path) -> None:
+        found = [question for file in files for question in questions_of(file, images)]
+        self.items: list[Item] = [item for item, strategy in found if strategy == "cot"]
+        if not self.items:
+            names = ", ".join(file.name for file in files)
+            raise DataError(f"{names} has no row that asks for a box, so there is nothing to ask.")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def order(self, split: Split, seed: int) -> NDArray[np.int64]:
+        """A random order, whole optimizer steps long."""
+        generator = torch.Generator().manual_seed(seed)
+        return filled(torch.randperm(len(self), generator=generator).numpy(), split.total)
+
+    def collate(self, rows: list[int]) -> Batch:
+        """``rows``: the numbers of the questions."""
+        return {"rows": torch.tensor(rows)}
+
+
+@dataclass
+class _Learned:
+    """What is learned of a batch: rows, the advantage of each, and how many attempts there were."""
+
+    rows: list[EncodedRow]
+    advantages: list[float]
+    attempts: int
+
+
+class Grpo(Replies):
+    """The mean over the attempts of the global batch."""
+
+    def __init__(self, run: Any, stage: StageSpec) -> None:
+        super().__init__(run, stage)
+        self._spec = stage.reinforce or ReinforceSpec()
+        self._rewards = [weighted(name, weight) for name, weight in self._spec.rewards.items()]
+        self._attempting: Attempting | None = None
+        self._items: list[Item] = []
+
+    def needs_reference(self) -> bool:
+        return self._spec.kl > 0
+
+    def open_rows(self) -> StageRows:
+        rows = QuestionRows([self.run.root / name for name in self.stage.data_files], self.run.images)
+        self._items = rows.items
+        return rows
+
+    def counts(self, batch: Mapping[str, torch.Tensor]) -> None:
+        """Nothing is known of a batch before its questions are asked: the loss is a mean over attempts."""
+        return
+
+    def loss(
+        self, model: Any, batch: dict[str, torch.Tensor], step: TrainStep
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        numbers = batch["rows"].tolist()
+        if self._attempting is None:
+            self._attempting = Attempting(self.run, self.stage, self._spec, self._rewards)
+        seed = seed_of(self.run.recipe.seed, step.number, *numbers)
+        groups = self._attempting.attempts(open_items([self._items[number] for number in numbers]), seed)
+        figures = figures_of(groups, self._spec.group * len(numbers))
+        learned, left_out = self._learned(groups, seed)
+        figures["too_long"] = float(left_out)
+        device = batch["rows"].device
+        loss, figures["kl"] = self._policy_loss(model, learned, device)
+        parts = {name: torch.tensor(value, device=device) for name, value in figures.items()}
+        return loss / step.batches, {name: part / step.batches for name, part in parts.items()}
+
+    def _learned(self, groups: Sequence[Sequence[Tried]], seed: int) -> tuple[_Learned, int]:
+        """Rows with their advantages; an attempt that is too long for the loss is left out whole, counted.
+
+        An attempt that the token limit cut stays in its group's mean and is not learned: its row would teach
+        an end that was not said. One without an answer (an engine's error) earned nothing that is known.
+        """
+        assert self._attempting is not None
+        found, left_out = _Learned([], [], sum(map(len, groups))), 0
+        for group in groups:
+            totals = [tried.earned.total if tried.answer.error is None else None for tried in group]
+            if self._spec.shuffle_rewards:
+                random.Random(seed).shuffle(totals)
+            for tried, own in zip(group, advantages(totals, scaled=self._spec.scale_by_spread), strict=True):
+                if own == 0 or tried.answer.truncated or tried.answer.error is not None:
+                    continue
+                try:
+                    rows = self._attempting.rows(tried, len(found.rows))
+                except DataError:
+                    left_out += 1
+                    continue
+                found.rows += rows
+                found.advantages += [float(own)] * len(rows)
+        return found, left_out
+
+    def _policy_loss(self, model: Any, learned: _Learned, device: torch.device) -> tuple[torch.Tensor, float]:
+        """The loss over a batch's rows, and the mean distance a token from the reference."""
+        assert self._attempting is not None
+        processor = self._attempting.processor
+        rows = learned.rows or [empty_row(processor)]
+        batch = {key: value.to(device) for key, value in reply_batch(processor, rows).items()}
+        logprobs, places = self.token_logprobs(model, batch)
+        if not learned.rows:  # nothing to learn: a loss of 0 that still reaches every parameter
+            return logprobs.sum() * 0, 0.0
+        weights = torch.tensor(learned.advantages, device=device, dtype=torch.float32)
+        losses, distance = -weights[places] * logprobs, 0.0
+        if self._spec.kl:
+            with self.reference(model) as before:
+                reference, _ = self.token_logprobs(before, batch)
+            # The estimator of Schulman's note that is never negative (k3); its gradient pulls back.
+            ratio = reference - logprobs
+            apart = ratio.exp() - ratio - 1
+            losses, distance = losses + self._spec.kl * apart, float(apart.mean())
+        summed = summed_by_row(losses, places, len(rows))
+        if self._spec.length_normalised:
+            summed = summed / summed_by_row(torch.ones_like(losses), places, len(rows))
+        return summed.sum() / max(1, learned.attempts), distance
+
+
+def figures_of(groups: Sequence[Sequence[Tried]], asked: int) -> dict[str, float]:
+    """What the log says of a batch: the mean of the totals and of every reward, shares, looks and tokens.
+
+    ``flat`` is the share of groups whose totals are all equal, ``unknown`` that of attempts without a total,
+    ``unasked`` that of attempts that an unreadable image left out.
+    """
+    tried = [one for group in groups for one in group]
+    totals = [[one.earned.total for one in group if one.earned.total is not None] for group in groups]
+    known = [total for group in totals for total in group]
+    figures = {"reward": fmean(known) if known else 0.0}
+    names = tried[0].earned.parts if tried else {}
+    for name in names:
+        values = [value for one in tried if (value := one.earned.parts[name].value) is not None]
+        figures[f"reward_{name}"] = fmean(values) if values else 0.0
+    several = [group for group in totals if len(group) > 1]
+    count = max(1, len(tried))
+    return figures | {
+        "flat": without_spread(several) / max(1, len(several)),
+        "unknown": sum(one.earned.total is None for one in tried) / count,
+        "unasked": 1 - len(tried) / max(1, asked),
+        "truncated": sum(one.answer.truncated for one in tried) / count,
+        "looks": sum(len(one.answer.looks) for one in tried) / count,
+        "new_tokens": sum(one.answer.tokens for one in tried) / count,
+    }
