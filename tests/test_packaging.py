@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 RECIPES = (
-    "tiny", "7b-224", "7b-336", "13b-224", "13b-336", "tiny-zoom", "qwen3-vl-4b", "qwen3-vl-8b",
-    "smolvlm-500m", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "internvl3.5-8b",
+    "tiny", "7b-224", "7b-336", "13b-224", "13b-336", "tiny-dpo", "tiny-grpo", "tiny-zoom", "qwen3-vl-4b",
+    "qwen3-vl-8b", "smolvlm-500m", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "internvl3.5-8b", "qwen3-vl-8b-grpo",
 )  # fmt: skip
 
 

@@ -179,6 +179,14 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot finetune --recipe 7b-336 --data my_data.json --eval-split 0.01",
         "viscot finetune --recipe 7b-336 --data data --gpus 8 --resume",
     ),
+    "prefer": (
+        "viscot prefer --recipe tiny-dpo --data prefs.jsonl --images data/synth --out runs/dpo",
+        "viscot prefer --recipe tiny-dpo --data prefs.jsonl --images data/synth --out runs/dpo --resume",
+    ),
+    "reinforce": (
+        "viscot reinforce --recipe tiny-grpo --data data/synth --out runs/grpo",
+        "viscot reinforce --recipe qwen3-vl-8b-grpo --data data --dry-run --gpus 8",
+    ),
     "bench": (
         "viscot bench cot --data data --strategy cot,direct,gt-box",
         "viscot bench list",

@@ -1,9 +1,10 @@
-"""``viscot train | pretrain | finetune``: both stages of a recipe, or one of them."""
+"""``viscot train | pretrain | finetune | prefer | reinforce``: all stages of a recipe, or one of them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -89,7 +90,7 @@ EvalSteps = Annotated[int | None, typer.Option("--eval-steps", min=1, help="Eval
 
 
 def _command(want: Want, text: str) -> Callable[..., None]:
-    """One of the three commands; all take the same options."""
+    """One of the commands; all take the same options."""
 
     def command(
         recipe: Recipe_, data: Data = None, out: Out = None, images: Images = None, set_: Set = None,
@@ -121,7 +122,9 @@ def _command(want: Want, text: str) -> Callable[..., None]:
             _goes_with("--slurm print or submit", [*given, "--sbatch"], [*given.values(), sbatch])
         only_looks = dry_run or slurm is not None
         kept_in = out or Path("runs") / load_recipe(recipe, options.before_evaluation(set_ or ())).name
-        rows = own_rows(data, images, eval_data, boxes, None if only_looks else kept_in)
+        pairs = data if want == "dpo" else None  # read as they are; what is no pair is refused by row
+        rows = own_rows(None if pairs else data, images, eval_data, boxes, None if only_looks else kept_in)
+        rows = replace(rows, data=pairs) if pairs else rows
         chosen, place, notes = options.resolve(
             recipe, set_ or (), want, rows.data or ("DATA" if dry_run else None), rows.images,
             lora=lora, load_in=load_in, allow_bad=allow_bad, report_to=report,
@@ -182,6 +185,13 @@ pretrain = _command(
 )
 finetune = _command(
     "finetune", "Train stage 2 only: from a base model with its projector, on the recipe's data or your own."
+)
+prefer = _command(
+    "dpo",
+    "Learn from pairs of which one is preferred (viscot data prefs makes them): the recipe's dpo stage.",
+)
+reinforce = _command(
+    "grpo", "Learn from rewards: the model looks several times at each question (the recipe's grpo stage)."
 )
 
 

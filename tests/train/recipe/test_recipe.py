@@ -16,11 +16,12 @@ from viscot_core.train.recipe.load import dump_recipe, load_recipe, recipe_path,
 SIZES = ("7b-224", "7b-336", "13b-224", "13b-336")
 CHAT = (
     "qwen3-vl-4b", "qwen3-vl-8b", "smolvlm-500m", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "internvl3.5-8b",
+    "qwen3-vl-8b-grpo",
 )  # fmt: skip
 
 
 def test_every_shipped_recipe_is_right() -> None:
-    assert list(resources.recipes()) == ["tiny", *SIZES, "tiny-zoom", *CHAT]
+    assert list(resources.recipes()) == ["tiny", *SIZES, "tiny-dpo", "tiny-grpo", "tiny-zoom", *CHAT]
     for name in resources.recipes():
         recipe = load_recipe(name)
         assert validate(yaml.safe_load(dump_recipe(recipe))) == recipe

@@ -35,6 +35,8 @@ def held_out_stage(run: Run, stage: StageSpec) -> tuple[Run, StageSpec]:
     """The same stage over its held-out rows, with the plain cross-entropy as its loss."""
     assert stage.eval is not None and stage.eval.file is not None
     change = {"files": (stage.eval.file,), "token_weights": None, "guide_attention": None, "packing": False}
+    if stage.kind in ("dpo", "grpo"):
+        change |= {"kind": "finetune", "preference": None, "reinforce": None}
     own = stage.model_copy(update=change)
     return replace(run, recipe=run.recipe.model_copy(update={"stages": (own,)})), own
 

@@ -150,7 +150,7 @@ class Grpo(Replies):
             # The estimator of Schulman's note that is never negative (k3); its gradient pulls back.
             ratio = reference - logprobs
             apart = ratio.exp() - ratio - 1
-            losses, distance = losses + self._spec.kl * apart, float(apart.mean())
+            losses, distance = losses + self._spec.kl * apart, float(apart.detach().mean())
         summed = summed_by_row(losses, places, len(rows))
         if self._spec.length_normalised:
             summed = summed / summed_by_row(torch.ones_like(losses), places, len(rows))

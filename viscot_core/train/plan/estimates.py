@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from viscot_core.families.shapes import ModelShape
 from viscot_core.gpus import peak_tflops
 from viscot_core.train.plan.plan_types import recompute_of
-from viscot_core.train.recipe.schema import StageSpec
+from viscot_core.train.recipe.schema import ReinforceSpec, StageSpec
 
 GIB = 2**30
 SUPERVISED = 0.25  # of a sample's tokens, at most of most samples
@@ -57,9 +57,21 @@ def frozen_parameters(shape: ModelShape, stage: StageSpec) -> int:
 
 def memory_gib(shape: ModelShape, stage: StageSpec, per_device: int, processes: int) -> float:
     """Memory of one GPU at its peak, GiB."""
-    return (
-        _state_bytes(shape, stage, processes) + per_device * _sample_bytes(shape, stage)
-    ) / GIB + OVERHEAD_GIB
+    held = _state_bytes(shape, stage, processes) + _reference_bytes(shape, stage)
+    return (held + per_device * rows_of_sample(stage) * _sample_bytes(shape, stage)) / GIB + OVERHEAD_GIB
+
+
+def rows_of_sample(stage: StageSpec) -> int:
+    """Rows that a sample puts into one forward pass: both replies of a pair, every turn of every attempt."""
+    if stage.kind == "grpo":
+        return 2 * (stage.reinforce or ReinforceSpec()).group
+    return 2 if stage.kind == "dpo" else 1
+
+
+def _reference_bytes(shape: ModelShape, stage: StageSpec) -> float:
+    """The weights that the stage began with; under adapters they are the model's own."""
+    distant = stage.kind == "dpo" or (stage.kind == "grpo" and (stage.reinforce or ReinforceSpec()).kl > 0)
+    return float(shape.total * bytes_of(stage).weights) if distant and stage.lora is None else 0.0
 
 
 def _state_bytes(shape: ModelShape, stage: StageSpec, processes: int) -> float:

@@ -104,7 +104,8 @@ def _stage(stage: StageSpec, shape: ModelShape | None, machine: Machine, size: D
     lengths = [min(text + images * patches, stage.max_length) for text, images in size.looked if shape]
     tokens = sum(lengths) / len(lengths) if lengths else None
     hours = None
-    if shape and seen is not None and tokens is not None and machine.gpus:
+    # What a stage asks before it learns is not estimated: no figure is better than one that leaves it out.
+    if shape and seen is not None and tokens is not None and machine.gpus and stage.kind != "grpo":
         images, gpus = sum(images for _, images in size.looked) / len(size.looked), machine.processes
         computed = tokens / filled_share(lengths, stage, split)
         hours = estimates.hours(shape, stage, seen, computed, images, gpus, machine.gpu_name)

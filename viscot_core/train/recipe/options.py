@@ -13,7 +13,7 @@ from viscot_core.files import expanded
 from viscot_core.train.recipe.load import load_recipe
 from viscot_core.train.recipe.schema import Recipe, StageKind
 
-Want = Literal["all", "pretrain", "finetune"]
+Want = Literal["all", "pretrain", "finetune", "dpo", "grpo"]
 LORA_RATES = {"learning_rate": "2e-4", "projector_lr": "2e-5"}
 """From LLaVA-1.5's ``scripts/v1_5/finetune_lora.sh``: adapters start at 0 and may learn faster."""
 
