@@ -53,7 +53,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "rewards check": (
         "viscot rewards check trace.jsonl --reward iou,answer,format",
-        "viscot rewards check results/zoom --reward answer:anls,tool-bonus=0.5 --json",
+        "viscot rewards check results/zoom --reward answer:anls,tool-bonus=0.5",
     ),
     "mcp": (
         "viscot mcp --root images/",
@@ -108,8 +108,8 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot data stats data/benchmark/gqa.json --tokenizer VisCoT-7b-336",
     ),
     "data prefs": (
-        "viscot data prefs --data data/synth --boxes 6 --temperature 1.0 --out prefs.jsonl",
-        "viscot data prefs --model VisCoT-7b-336 --data rows.jsonl --reward iou --out prefs.jsonl",
+        "viscot data prefs --data data/synth --boxes 6 --out prefs.jsonl",
+        "viscot data prefs --data rows.jsonl --reward iou --out prefs.jsonl",
     ),
     "data synth": (
         "viscot data synth --out data/synth --train 40 --val 12 --seed 7",
@@ -180,8 +180,8 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot finetune --recipe 7b-336 --data data --gpus 8 --resume",
     ),
     "prefer": (
-        "viscot prefer --recipe tiny-dpo --data prefs.jsonl --images data/synth --out runs/dpo",
-        "viscot prefer --recipe tiny-dpo --data prefs.jsonl --images data/synth --out runs/dpo --resume",
+        "viscot prefer --recipe tiny-dpo --data data/synth --out runs/dpo",
+        "viscot prefer --recipe tiny-dpo --data data/synth --out runs/dpo --resume",
     ),
     "reinforce": (
         "viscot reinforce --recipe tiny-grpo --data data/synth --out runs/grpo",

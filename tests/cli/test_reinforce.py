@@ -59,19 +59,8 @@ def test_a_file_that_holds_no_pairs(cli: Cli, tmp_path: Path) -> None:
 def test_pairs_and_rewards_from_data_to_model(cli: Cli, tmp_path: Path) -> None:
     root = tmp_path / "data"
     write_dataset(root, train=4, val=2, seed=5)
-    options = [
-        "--boxes",
-        "3",
-        "--temperature",
-        "1.5",
-        "--reward",
-        "iou",
-        "--margin",
-        "0.01",
-        "--max-new-tokens",
-        "40",
-    ]
-    assert cli("data", "prefs", "--data", root, *options, "--out", root / "prefs.jsonl").code == 0
+    options = "--boxes 3 --temperature 1.5 --reward iou --margin 0.01 --max-new-tokens 40"
+    assert cli("data", "prefs", "--data", root, *options.split(), "--out", root / "prefs.jsonl").code == 0
     few = {"global_batch_size": 2, "save_steps": 1, "eval.questions": 2, "eval.steps": 2, "workers": 0}
     prefer = ("prefer", "--recipe", "tiny-dpo", "--data", root, "--out", tmp_path / "dpo", *SHORT)
     ran = cli(*prefer, *sets("dpo", **few, epochs="null", max_steps=2))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.mixture import Mixture
@@ -34,7 +35,8 @@ class Overlap:
 def held_out_stage(run: Run, stage: StageSpec) -> tuple[Run, StageSpec]:
     """The same stage over its held-out rows, with the plain cross-entropy as its loss."""
     assert stage.eval is not None and stage.eval.file is not None
-    change = {"files": (stage.eval.file,), "token_weights": None, "guide_attention": None, "packing": False}
+    change: dict[str, Any] = {"files": (stage.eval.file,), "packing": False}
+    change |= {"token_weights": None, "guide_attention": None}
     if stage.kind in ("dpo", "grpo"):
         change |= {"kind": "finetune", "preference": None, "reinforce": None}
     own = stage.model_copy(update=change)

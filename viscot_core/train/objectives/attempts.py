@@ -24,7 +24,7 @@ from viscot_core.rollout import run as rollout
 from viscot_core.runs.opening import LoadedItem
 from viscot_core.tasks.visual_cot.task import VisualCot
 from viscot_core.train.loop.mixture_dataset import EncodedRow
-from viscot_core.train.objectives.replies import reply_row
+from viscot_core.train.objectives.reply_rows import reply_row
 from viscot_core.train.recipe.schema import ReinforceSpec, StageSpec
 from viscot_core.train.rewards.attempt import attempt_of_answer
 from viscot_core.train.rewards.named import Earned, Weighted, earn

@@ -24,7 +24,7 @@ from viscot_core.errors import DataError
 from viscot_core.families.training import TrainingProcessor
 from viscot_core.train.loop.mixture_dataset import BadRow, EncodedRow
 from viscot_core.train.objectives.base import StageRows, TrainStep
-from viscot_core.train.objectives.replies import Replies, empty_row, reply_batch, reply_row, summed_by_row
+from viscot_core.train.objectives.reply_rows import Replies, empty_row, reply_batch, reply_row, summed_by_row
 from viscot_core.train.objectives.sft import share_of
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.preferences.pairs import REPLIES, pair_in

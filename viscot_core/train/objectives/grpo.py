@@ -30,7 +30,7 @@ from viscot_core.train.evaluation.questions import questions_of
 from viscot_core.train.loop.mixture_dataset import EncodedRow
 from viscot_core.train.objectives.attempts import Attempting, Tried, advantages, seed_of
 from viscot_core.train.objectives.base import StageRows, TrainStep
-from viscot_core.train.objectives.replies import Replies, empty_row, reply_batch, summed_by_row
+from viscot_core.train.objectives.reply_rows import Replies, empty_row, reply_batch, summed_by_row
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import ReinforceSpec, StageSpec
 from viscot_core.train.rewards.named import weighted, without_spread

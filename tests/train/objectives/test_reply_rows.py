@@ -18,7 +18,7 @@ from viscot_core.train.objectives.attempts import advantages, seed_of
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.dpo import Dpo
 from viscot_core.train.objectives.grpo import Grpo
-from viscot_core.train.objectives.replies import reply_batch, summed_by_row
+from viscot_core.train.objectives.reply_rows import reply_batch, summed_by_row
 from viscot_core.train.preferences.pairs import PairMessage, PreferencePair, write_pairs
 from viscot_core.train.recipe.load import validate
 from viscot_core.train.recipe.schema import Recipe
