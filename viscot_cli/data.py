@@ -329,6 +329,5 @@ def _say_missing(results: Sequence[Checked]) -> None:
         console.say(f"{folder}: {count} missing; to be found in {names}.")
 
 
-COMMANDS = (data_convert.convert, data_rows.mix, data_rows.show, data_rows.stats, data_rows.synth, prefs)
-for command in COMMANDS:
+for command in (data_convert.convert, data_rows.mix, data_rows.show, data_rows.stats, data_rows.synth, prefs):
     app.command()(command)

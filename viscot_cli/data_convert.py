@@ -43,8 +43,11 @@ def convert(
         typer.Option(help="With --to and --convert-boxes: folder of the image paths; default: FILE's."),
     ] = None,
     to: Annotated[
-        Literal["llava", "messages", "trace"] | None,
-        typer.Option(help="Write a training file of any format in this layout (docs/data-formats.md)."),
+        Literal["llava", "messages", "trace", "verl", "ms-swift"] | None,
+        typer.Option(
+            help="Write a training file of any format in this layout (docs/data-formats.md); verl and "
+            "ms-swift: traces or pairs, for their reinforcement."
+        ),
     ] = None,
     row_boxes: Boxes = None,
 ) -> None:
@@ -52,7 +55,10 @@ def convert(
     if to:
         if boxes or with_reasoning:
             raise UsageError("--to does not go with --convert-boxes or --with-reasoning; use --boxes FROM.")
-        _convert_to(files, out, to, images, row_boxes, skip_bad)
+        if to in ("verl", "ms-swift"):
+            _export(files, out, to, images)
+        else:
+            _convert_to(files, out, to, images, row_boxes, skip_bad)
         return
     if row_boxes:
         raise UsageError("--boxes only goes with --to; --convert-boxes rewrites boxes alone.")
@@ -71,6 +77,19 @@ def convert(
     if done.without_reasoning:
         console.say(f"{done.without_reasoning} rows have no reasoning steps, only an answer.")
     console.say(f"{done.counts.total()} rows in {out}")
+
+
+def _export(files: Sequence[Path], out: Path, to: Literal["verl", "ms-swift"], images: Path | None) -> None:
+    from viscot_core.train.preferences.exports import export
+
+    if len(files) != 1:
+        raise UsageError("--to takes one file; call it for each.")
+    done = export(files[0], to, out, images or files[0].parent)
+    console.out(f"{out}: {done.rows} rows for {to}")
+    for reason in done.left_out[:5]:
+        console.say(f"left out: {reason}")
+    if done.left_out:
+        raise PartlyDone(f"{len(done.left_out)} rows of {files[0]} were left out.")
 
 
 def _convert_to(

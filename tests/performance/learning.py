@@ -1,4 +1,4 @@
-"""Do rewards and preferences make a weakened viscot-tiny look better? Three seeds, a control, paired intervals.
+"""Do rewards and pairs make a weakened viscot-tiny look better? Three seeds, a control, paired intervals.
 
     PYTHONPATH=. python tests/performance/learning.py WORK [--seeds 1,2,3] [--jobs 3] [--steps 150]
         [--set grpo.learning_rate=2e-5] [--arms grpo,shuffled,dpo] [--start CHECKPOINT]
@@ -59,7 +59,7 @@ def viscot(*words: str | Path, log: Path) -> None:
 
 
 def weak_rows(source: Path, target: Path, spread: float) -> None:
-    """Rows that ask for a box, with every corner of the box moved by up to ``spread`` of the square's side."""
+    """Rows that ask for a box, and boxes that were moved by up to ``spread`` of the square's side."""
     from viscot_core.boxes.geometry import Box, BoxStatus, format_box, parse_box
     from viscot_core.data.faults import asks_for_box
 
