@@ -153,8 +153,7 @@ class Study:
         start = [hit for hit, _, _ in before.values()]
         ious = [iou for _, iou, _ in before.values()]
         lines.append(f"| before | {share(start)} | | | {sum(ious) / len(ious):.3f} | |")
-        for name in names:
-            lines.append(self._line(name, before))
+        lines += [self._line(name, before) for name in names]
         return "\n".join(lines)
 
     def _line(self, name: str, before: dict[str, tuple[float, float, str]]) -> str:
@@ -173,10 +172,9 @@ class Study:
         stamps = [path.stat().st_mtime for path in self.work.glob(f"{name}/stages/*/log.jsonl")]
         began = [path.stat().st_mtime for path in self.work.glob(f"{name}/recipe.yaml")]
         minutes = f"{(stamps[0] - began[0]) / 60:.1f}" if stamps and began else ""
-        return (
-            f"| {name} | {share([after[key][0] for key in keys])} | {100 * test.mean:+.1f} "
-            f"[{100 * low:+.1f}, {100 * high:+.1f}] | {test.p:.4f} | {sum(ious) / len(ious):.3f} | {minutes} |"
-        )
+        right, iou = share([after[key][0] for key in keys]), sum(ious) / len(ious)
+        change = f"{100 * test.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        return f"| {name} | {right} | {change} | {test.p:.4f} | {iou:.3f} | {minutes} |"
 
     def hits(self, name: str) -> dict[str, tuple[float, float, str]]:
         """Of each item: whether its box is right (IoU > 0.5), its IoU, its image."""
