@@ -17,7 +17,7 @@ from viscot_core.train import worker
 from viscot_core.train.objectives.attempts import advantages, seed_of
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.dpo import Dpo
-from viscot_core.train.objectives.grpo import Grpo
+from viscot_core.train.objectives.grpo import Grpo, figures_of
 from viscot_core.train.objectives.reply_rows import reply_batch, summed_by_row
 from viscot_core.train.preferences.pairs import PairMessage, PreferencePair, write_pairs
 from viscot_core.train.recipe.load import validate
@@ -81,6 +81,13 @@ def test_advantages_are_the_distance_from_the_groups_mean() -> None:
     assert advantages([0.7, 0.7, 0.7], scaled=True).tolist() == [0.0, 0.0, 0.0]
     assert advantages([0.7, None], scaled=True).tolist() == [0.0, 0.0]
     assert seed_of(1, 2, 3) == seed_of(1, 2, 3) != seed_of(1, 2, 4)
+
+
+def test_the_log_has_the_same_names_whatever_a_batch_holds() -> None:
+    """Processes add their figures up name by name: one that could ask nothing must not lack any."""
+    figures = figures_of([[], []], 8, ["iou", "answer:anls"])
+    assert {"reward", "reward_iou", "reward_answer:anls", "flat", "unasked", "looks"} <= figures.keys()
+    assert figures["unasked"] == 1.0 and all(math.isfinite(value) for value in figures.values())
 
 
 def test_log_probabilities_of_a_batch_are_those_of_each_row_alone(data: Path, tmp_path: Path) -> None:

@@ -136,8 +136,7 @@ class Attempting:
             family = run.base.family if run.base else family_of(run.model.config.to_dict())
             loaded = LoadedModel(run.model, family, processor, run.manifest(), run.folder, "in training")
             resize = None if self._strategy.loops else processor.boxes.resize
-            batch = self._spec.group * (self._stage.per_device_batch_size or 1)
-            self._engine = LocalEngine(loaded, batch_size=batch, resize=resize)
+            self._engine = LocalEngine(loaded, batch_size=self._spec.batch, resize=resize)
         return self._engine
 
     def _scored(

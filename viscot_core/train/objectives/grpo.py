@@ -9,6 +9,7 @@ everywhere, which is why none is computed and nothing is clipped.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from viscot_core.train.objectives.reply_rows import Replies, empty_row, reply_ba
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import ReinforceSpec, StageSpec
 from viscot_core.train.rewards.named import weighted, without_spread
+
+log = logging.getLogger(__name__)
+EQUAL_STEPS = 10
 
 
 class QuestionRows(Dataset[int]):
@@ -80,6 +84,7 @@ class Grpo(Replies):
         self._rewards = [weighted(name, weight) for name, weight in self._spec.rewards.items()]
         self._attempting: Attempting | None = None
         self._items: list[Item] = []
+        self._equal = 0  # batches in a row whose groups had no spread
 
     def needs_reference(self) -> bool:
         return self._spec.kl > 0
@@ -101,13 +106,24 @@ class Grpo(Replies):
             self._attempting = Attempting(self.run, self.stage, self._spec, self._rewards)
         seed = seed_of(self.run.recipe.seed, step.number, *numbers)
         groups = self._attempting.attempts(open_items([self._items[number] for number in numbers]), seed)
-        figures = figures_of(groups, self._spec.group * len(numbers))
+        figures = figures_of(groups, self._spec.group * len(numbers), [one.name for one in self._rewards])
+        self._warn_of_equal(figures["flat"])
         learned, left_out = self._learned(groups, seed)
         figures["too_long"] = float(left_out)
         device = batch["rows"].device
         loss, figures["kl"] = self._policy_loss(model, learned, device)
         parts = {name: torch.tensor(value, device=device) for name, value in figures.items()}
         return loss / step.batches, {name: part / step.batches for name, part in parts.items()}
+
+    def _warn_of_equal(self, flat: float) -> None:
+        """One sentence where nothing was learned for `EQUAL_STEPS` batches in a row."""
+        self._equal = self._equal + 1 if flat == 1.0 else 0
+        if self._equal == EQUAL_STEPS:
+            log.warning(
+                "in %d batches all attempts at every question earned the same, so nothing is learned: give "
+                "other rewards, a higher temperature or a larger group",
+                EQUAL_STEPS,
+            )
 
     def _learned(self, groups: Sequence[Sequence[Tried]], seed: int) -> tuple[_Learned, int]:
         """Rows with their advantages; an attempt that is too long for the loss is left out whole, counted.
@@ -157,18 +173,18 @@ class Grpo(Replies):
         return summed.sum() / max(1, learned.attempts), distance
 
 
-def figures_of(groups: Sequence[Sequence[Tried]], asked: int) -> dict[str, float]:
+def figures_of(groups: Sequence[Sequence[Tried]], asked: int, rewards: Sequence[str]) -> dict[str, float]:
     """What the log says of a batch: the mean of the totals and of every reward, shares, looks and tokens.
 
     ``flat`` is the share of groups whose totals are all equal, ``unknown`` that of attempts without a total,
-    ``unasked`` that of attempts that an unreadable image left out.
+    ``unasked`` that of attempts that an unreadable image left out. The names are the same for every batch:
+    processes add theirs up.
     """
     tried = [one for group in groups for one in group]
     totals = [[one.earned.total for one in group if one.earned.total is not None] for group in groups]
     known = [total for group in totals for total in group]
     figures = {"reward": fmean(known) if known else 0.0}
-    names = tried[0].earned.parts if tried else {}
-    for name in names:
+    for name in rewards:
         values = [value for one in tried if (value := one.earned.parts[name].value) is not None]
         figures[f"reward_{name}"] = fmean(values) if values else 0.0
     several = [group for group in totals if len(group) > 1]

@@ -246,6 +246,7 @@ class ReinforceSpec(Strict):
     temperature: float = _field(1.0, "temperature of the attempts", gt=0, le=10)
     strategy: Literal["cot", "zoom"] = _field("cot", "how the model looks: one look, or as often as it takes")
     max_new_tokens: int = _field(64, "longest turn of an attempt", unit="tokens", gt=0)
+    batch: int = _field(16, "attempts a process asks at once", unit="attempts", gt=0)
     kl: float = _field(0.0, "weight of the distance from where the stage began", ge=0)
     scale_by_spread: bool = _field(True, "divide advantages by their group's standard deviation")
     length_normalised: bool = _field(True, "mean over a turn's tokens instead of their sum")
