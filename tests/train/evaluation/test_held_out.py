@@ -14,9 +14,10 @@ from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, RecipeError
 from viscot_core.train.evaluation import record
 from viscot_core.train.evaluation.bench import Asked, bench_figures
-from viscot_core.train.evaluation.held_out import overlap
+from viscot_core.train.evaluation.held_out import _pairs, overlap
 from viscot_core.train.evaluation.questions import questions_of
 from viscot_core.train.evaluation.split import with_split
+from viscot_core.train.preferences.pairs import PairMessage, PreferencePair, write_pairs
 from viscot_core.train.recipe.load import load_recipe
 from viscot_core.train.recipe.options import EvalChoice
 
@@ -171,3 +172,13 @@ def test_the_options_are_settings_of_the_stage(tmp_path: Path) -> None:
         "stages.finetune.eval.steps=50",
         f'stages.finetune.eval.file="{held}"',
     ]
+
+
+def test_pairs_that_show_a_held_out_image_are_counted(data: Path, tmp_path: Path) -> None:
+    shown = next(iter(Mixture.open(data / "held_out.jsonl"))).image[:1]
+    prompt = PairMessage(role="user", content="<image>\nWhere?")
+    good, bad = (PairMessage(role="assistant", content=text) for text in ("a", "b"))
+    pair = PreferencePair(images=shown, prompt=(prompt,), chosen=(good,), rejected=(bad,))
+    write_pairs(tmp_path / "prefs.jsonl", [pair])
+    found = overlap(data / "held_out.jsonl", [tmp_path / "prefs.jsonl"], _pairs)
+    assert (found.rows, found.images) == (0, 1)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from viscot_core.data.annotations import Conversation, split_crop
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError
 from viscot_core.train.evaluation.questions import questions_of
+from viscot_core.train.preferences.pairs import pair_in
 from viscot_core.train.recipe.schema import StageSpec
 from viscot_core.train.state.initial import Run
 
 log = logging.getLogger(__name__)
+Read = Callable[[Mixture], Iterator[Conversation]]
 _STORED = re.compile(r"[0-9a-f]{64}\.\w+$")
 """The name of a stored image (``data.formats``): its sha256."""
 
@@ -57,7 +59,8 @@ def check(run: Run, stage: StageSpec) -> None:
     """
     if stage.eval is None or stage.eval.file is None:
         return
-    found = overlap(run.root / stage.eval.file, [run.root / name for name in stage.data_files])
+    read = _pairs if stage.kind == "dpo" else _readable
+    found = overlap(run.root / stage.eval.file, [run.root / name for name in stage.data_files], read)
     if found.rows and not stage.eval.allow_overlap:
         raise DataError(
             f"{stage.eval.file}: {found.rows} of {found.of} held-out rows are also in the training files, so "
@@ -90,8 +93,11 @@ def _check_questions(run: Run, stage: StageSpec) -> None:
     log.warning("%s; only their loss is measured", says)
 
 
-def overlap(held_out: Path, files: Sequence[Path]) -> Overlap:
-    """Count the held-out rows that training reads too; ids do not matter. `DataError`: a damaged row."""
+def overlap(held_out: Path, files: Sequence[Path], read: Read | None = None) -> Overlap:
+    """Count the held-out rows that training reads too; ids do not matter. `DataError`: a damaged row.
+
+    ``read`` gives the rows of a training file as conversations, where they are others (pairs).
+    """
     keys, names = [], []
     for row in Mixture.open(held_out):
         keys.append(_key(row))
@@ -100,7 +106,7 @@ def overlap(held_out: Path, files: Sequence[Path]) -> Overlap:
     seen: set[bytes] = set()
     seen_images: set[str] = set()
     for path in files:
-        for row in _readable(Mixture.open(path)):
+        for row in (read or _readable)(Mixture.open(path)):
             seen_images |= known.intersection(_image_names(row))
             if (key := _key(row)) in wanted:
                 seen.add(key)
@@ -119,6 +125,16 @@ def _image_names(row: Conversation) -> list[str]:
     """Its images; one that stood in the row itself is named by its content, wherever it was stored."""
     names = (split_crop(path)[0] for path in row.image)
     return [match[0] if (match := _STORED.search(name)) else name for name in names]
+
+
+def _pairs(rows: Mixture) -> Iterator[Conversation]:
+    """Pairs with the reply that is preferred."""
+    for index in range(len(rows)):
+        try:
+            pair = pair_in(rows, index)
+        except DataError:  # counted by the loader, where it is met
+            continue
+        yield Conversation.model_construct(image=pair.images, turns=pair.turns("chosen"))
 
 
 def _readable(rows: Mixture) -> Iterator[Conversation]:
