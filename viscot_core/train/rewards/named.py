@@ -12,8 +12,8 @@ from viscot_core.score.judges import make_judge
 from viscot_core.train.rewards.attempt import Attempt
 from viscot_core.train.rewards.parts import (
     HONEST,
-    Part,
     Reward,
+    RewardPart,
     answer_score,
     curiosity,
     each,
@@ -128,7 +128,7 @@ class Weighted:
 class Earned:
     """The parts of an attempt by the rewards' names; ``total`` is None if one of them cannot be known."""
 
-    parts: dict[str, Part]
+    parts: dict[str, RewardPart]
     total: float | None
 
 

@@ -24,18 +24,18 @@ RIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RewardPart:
     """What one reward gives an attempt, and why; ``value`` is None where it cannot be known."""
 
     value: float | None
     why: str
 
 
-Reward = Callable[[Sequence[Attempt]], list[Part]]
+Reward = Callable[[Sequence[Attempt]], list[RewardPart]]
 """The parts of the attempts at one question, in order."""
 
 
-def each(one: Callable[[Attempt], Part]) -> Reward:
+def each(one: Callable[[Attempt], RewardPart]) -> Reward:
     """A reward that looks at one attempt at a time."""
     return lambda group: [one(attempt) for attempt in group]
 
@@ -43,16 +43,18 @@ def each(one: Callable[[Attempt], Part]) -> Reward:
 # -- the answer ---------------------------------------------------------------------------------------------
 
 
-def answer_score(measure: Measure) -> Callable[[Attempt], Part]:
+def answer_score(measure: Measure) -> Callable[[Attempt], RewardPart]:
     """How right the answer is, 0..1; without an answer it is 0."""
 
-    def score(attempt: Attempt) -> Part:
+    def score(attempt: Attempt) -> RewardPart:
         if not (attempt.reference or "").strip():
-            return Part(None, "the question has no reference answer")
+            return RewardPart(None, "the question has no reference answer")
         if (fault := _unanswered(attempt)) is not None:
-            return Part(0.0, fault)
+            return RewardPart(0.0, fault)
         value = measure(attempt.reference or "", attempt.answer)
-        return Part(value, f"answered '{_short(attempt.answer)}', wanted '{_short(attempt.reference or '')}'")
+        return RewardPart(
+            value, f"answered '{_short(attempt.answer)}', wanted '{_short(attempt.reference or '')}'"
+        )
 
     return score
 
@@ -60,7 +62,7 @@ def answer_score(measure: Measure) -> Callable[[Attempt], Part]:
 def judged(judge: Judge) -> Reward:
     """The score of a judge, 0..1; None where it came to none."""
 
-    def scores(group: Sequence[Attempt]) -> list[Part]:
+    def scores(group: Sequence[Attempt]) -> list[RewardPart]:
         known = [bool((attempt.reference or "").strip()) for attempt in group]
         faults = [_unanswered(attempt) for attempt in group]
         pairs = [Pair(a.question, a.reference or "", a.answer) for a in group]
@@ -71,13 +73,13 @@ def judged(judge: Judge) -> Reward:
         parts = []
         for pair, is_known, fault in zip(pairs, known, faults, strict=True):
             if not is_known:
-                parts.append(Part(None, "the question has no reference answer"))
+                parts.append(RewardPart(None, "the question has no reference answer"))
             elif fault is not None:
-                parts.append(Part(0.0, fault))
+                parts.append(RewardPart(0.0, fault))
             else:
                 outcome = found.get(pair)
                 value = outcome.score if outcome else None
-                parts.append(Part(value, f"the judge says {outcome.state if outcome else 'nothing'}"))
+                parts.append(RewardPart(value, f"the judge says {outcome.state if outcome else 'nothing'}"))
         return parts
 
     return scores
@@ -97,7 +99,7 @@ def _short(text: str) -> str:
 # -- the region ---------------------------------------------------------------------------------------------
 
 
-def iou_gain(attempt: Attempt) -> Part:
+def iou_gain(attempt: Attempt) -> RewardPart:
     """How much better than the whole image the last region is: (IoU - w) / (1 - w), 0 at least.
 
     w is the IoU of the whole image, so that naming everything earns nothing however large the region is,
@@ -105,27 +107,27 @@ def iou_gain(attempt: Attempt) -> Part:
     boxes earns less than one box, though one of them fits.
     """
     if attempt.box is None or attempt.size is None:
-        return Part(None, "the question has no annotated region")
+        return RewardPart(None, "the question has no annotated region")
     wanted = attempt.box.clip(attempt.size)
     if not all(map(math.isfinite, attempt.box.coords)) or wanted.area <= 0:
-        return Part(None, "the annotated region is empty or not finite")
+        return RewardPart(None, "the annotated region is empty or not finite")
     looks, tried = attempt.last
     if not looks:
-        return Part(0.0, "no region was named")
+        return RewardPart(0.0, "no region was named")
     gains = [_gain(look, wanted, attempt.size) for look in looks]
     value = sum(gains) / tried
     several = f", one of {tried} regions in one turn" if tried > 1 else ""
     overlap = max(_overlap(look, wanted) for look in looks)
     whole = wanted.area / (attempt.size[0] * attempt.size[1])
-    return Part(value, f"IoU {overlap:.2f} (the whole image: {whole:.2f}){several}")
+    return RewardPart(value, f"IoU {overlap:.2f} (the whole image: {whole:.2f}){several}")
 
 
-def graded_iou(attempt: Attempt) -> Part:
+def graded_iou(attempt: Attempt) -> RewardPart:
     """The gain of `iou_gain` in steps: 0 below 0.5, then a fifth at each of `STEPS`."""
     part = iou_gain(attempt)
     if part.value is None:
         return part
-    return Part(sum(part.value >= step for step in STEPS) / len(STEPS), part.why)
+    return RewardPart(sum(part.value >= step for step in STEPS) / len(STEPS), part.why)
 
 
 def _overlap(look: Look, wanted: Box) -> float:
@@ -143,7 +145,7 @@ def _gain(look: Look, wanted: Box, size: Size) -> float:
 # -- the form -----------------------------------------------------------------------------------------------
 
 
-def well_formed(attempt: Attempt) -> Part:
+def well_formed(attempt: Attempt) -> RewardPart:
     """1 if every turn has the form that was asked for and the talk ended with an answer, else 0."""
     fault = _unanswered(attempt)
     statuses = {look.status for look in attempt.named}
@@ -159,24 +161,26 @@ def well_formed(attempt: Attempt) -> Part:
         fault = "a region is not in the exact form"
     if fault is None and not all(math.isfinite(c) for look in attempt.named for c in look.box.coords):
         fault = "a region has numbers that are not finite"
-    return Part(1.0, "every turn is well formed") if fault is None else Part(0.0, fault)
+    return RewardPart(1.0, "every turn is well formed") if fault is None else RewardPart(0.0, fault)
 
 
-def tool_bonus(measure: Measure) -> Callable[[Attempt], Part]:
+def tool_bonus(measure: Measure) -> Callable[[Attempt], RewardPart]:
     """1 for a right answer after a closer look, else 0: a look without a right answer earns nothing.
 
     A look at (nearly) the whole image is none, and neither is a call after the answer.
     """
     score = answer_score(measure)
 
-    def bonus(attempt: Attempt) -> Part:
+    def bonus(attempt: Attempt) -> RewardPart:
         right = score(attempt)
         if right.value is None:
             return right
         if right.value < RIGHT:
-            return Part(0.0, "the answer is wrong")
+            return RewardPart(0.0, "the answer is wrong")
         looks = attempt.closer
-        return Part(float(looks > 0), f"right after {looks} closer looks" if looks else "no closer look")
+        return RewardPart(
+            float(looks > 0), f"right after {looks} closer looks" if looks else "no closer look"
+        )
 
     return bonus
 
@@ -188,24 +192,26 @@ def curiosity(target: float) -> Reward:
     2505.15966).
     """
 
-    def values(group: Sequence[Attempt]) -> list[Part]:
+    def values(group: Sequence[Attempt]) -> list[RewardPart]:
         looked = [attempt.closer > 0 for attempt in group]
         rate = sum(looked) / len(group) if group else 0.0
         missing = max(0.0, target - rate)
         why = f"{sum(looked)} of {len(group)} attempts look closer"
-        return [Part(missing if one else 0.0, why if one else f"no closer look; {why}") for one in looked]
+        return [
+            RewardPart(missing if one else 0.0, why if one else f"no closer look; {why}") for one in looked
+        ]
 
     return values
 
 
-def length_cost(most: int) -> Callable[[Attempt], Part]:
+def length_cost(most: int) -> Callable[[Attempt], RewardPart]:
     """0 up to half of ``most`` new tokens, then falling evenly to -1 at ``most`` and beyond."""
 
-    def cost(attempt: Attempt) -> Part:
+    def cost(attempt: Attempt) -> RewardPart:
         if attempt.tokens is None:
-            return Part(None, "the number of its tokens is not known")
+            return RewardPart(None, "the number of its tokens is not known")
         over = (attempt.tokens - most / 2) / (most / 2)
-        return Part(-min(1.0, max(0.0, over)), f"{attempt.tokens} tokens of {most}")
+        return RewardPart(-min(1.0, max(0.0, over)), f"{attempt.tokens} tokens of {most}")
 
     return cost
 
