@@ -21,6 +21,8 @@ def test_list(cli: Cli) -> None:
     assert memory["qwen2.5-vl-7b"]["1 x 24 GB"] == {"full": None, "lora": None}
     assert memory["qwen2.5-vl-3b"]["1 x 24 GB"]["full"] is None
     assert 5 < memory["qwen2.5-vl-3b"]["1 x 24 GB"]["lora"] < 20
+    attempts = memory.pop("qwen3-vl-8b-grpo")["8 x 80 GB"]  # 16 rows at once
+    assert attempts["full"] is None and memory["qwen3-vl-8b"]["8 x 80 GB"]["lora"] < attempts["lora"] < 80
     assert all(row["8 x 80 GB"]["full"] < 80 for row in memory.values())
 
 

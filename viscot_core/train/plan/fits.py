@@ -1,4 +1,4 @@
-"""What memory a recipe's fine-tuning needs on usual machines, for `viscot recipes list`; no weights."""
+"""What memory a recipe's last stage needs on usual machines, for `viscot recipes list`; no weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def memory_of(recipe: Recipe) -> dict[str, dict[str, float | None]]:
     An estimate; None where it is more than the GPU has, or where the model's shape is not known here.
     """
     stage, shape = recipe.stages[-1], shape_of(recipe.model)
-    kinds = {"full": stage, "lora": _with_adapters(stage)}
+    kinds = {"full": stage.model_copy(update={"lora": None}), "lora": _with_adapters(stage)}
     return {
         name: {kind: _fitting(shape, own, machine) for kind, own in kinds.items()}
         for name, machine in MACHINES.items()
@@ -36,7 +36,7 @@ def _with_adapters(stage: StageSpec) -> StageSpec:
 
 
 def _fitting(shape: ModelShape | None, stage: StageSpec, machine: Machine) -> float | None:
-    if shape is None or stage.kind != "finetune":
+    if shape is None or stage.kind in ("foundation", "pretrain"):
         return None
     needed = estimates.memory_gib(shape, with_recompute(stage, 1), 1, machine.processes)
     return round(needed, 1) if needed <= FILLED * machine.gpu_memory_gib else None
