@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from PIL import Image
 from serve_help import Looker, Running, as_data_url, data_url, question
 
-from viscot_core.engines.base import Generation, Request
+from viscot_core.engines.base import Generation, Request, Sampling
 from viscot_core.policies.zoom_settings import ZoomSettings
 
 Serve = Callable[..., Running]
@@ -154,6 +156,65 @@ def test_a_chat_goes_on_about_the_newest_image(serve: Serve) -> None:
     reply = here.post({**body, "temperature": 0.7, "user": "me"}).json()
     assert reply["viscot"]["ignored"] == ["temperature", "earlier questions"]
     assert "and the second?" in here.engine.prompts[0]
+
+
+class Warm(Looker):
+    """Keeps how it was asked to choose its tokens."""
+
+    traits = replace(Looker.traits, samples=True)
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        self.asked = [*getattr(self, "asked", []), *((each.sampling, each.draw) for each in requests)]
+        return super().generate(requests)
+
+
+@pytest.mark.parametrize("strategy", ["cot", "direct", "raw"])
+def test_a_clients_temperature_and_seed_choose_the_tokens_of_every_turn(serve: Serve, strategy: str) -> None:
+    here = serve(Warm())
+    body = question(temperature=0.7, top_p=0.9, seed=7, viscot={"strategy": strategy})
+    assert here.post(body).json()["viscot"]["ignored"] == []
+    # The number of the draw is told: a request beside it in the batch must not change it.
+    turns = 2 if strategy == "cot" else 1
+    assert here.engine.asked == [(Sampling(0.7, 0.9, 7), 0)] * turns
+
+
+def test_what_chooses_no_token_is_told(serve: Serve) -> None:
+    """Without a temperature, or at 0, tokens are the likeliest: nucleus and seed have no effect."""
+    here = serve(Warm())
+    ask = lambda **fields: here.post(question(**fields)).json()["viscot"]["ignored"]  # noqa: E731
+    assert ask(temperature=0, top_p=1, seed=3) == ["top_p", "seed"]
+    assert ask(seed=3, top_k=5) == ["seed", "top_k"]
+    assert ask(temperature=None) == []
+    assert {sampling and sampling.greedy for sampling, _ in here.engine.asked} == {True, None}
+    ask(temperature=1)
+    ask(temperature=1.0)
+    (first, _), (second, _) = here.engine.asked[-3], here.engine.asked[-1]
+    assert first.temperature == second.temperature == 1 and first.seed != second.seed
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"temperature": -1},
+        {"temperature": "hot"},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"seed": 2**64},
+        {"seed": 0.5},
+    ],
+)
+def test_a_bad_way_of_choosing_tokens_is_refused(serve: Serve, field: dict[str, Any]) -> None:
+    refused = serve(Warm()).post(question(**field))
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == next(iter(field))
+
+
+def test_probabilities_that_cannot_be_told_are_refused(serve: Serve) -> None:
+    here = serve()
+    for field in ({"logprobs": True}, {"logprobs": True, "top_logprobs": 5}):
+        refused = here.post(question(**field))
+        assert refused.status_code == 400
+        assert refused.json()["error"]["message"] == "'logprobs' is not supported."
+    assert here.post(question(logprobs=False, top_logprobs=None)).status_code == 200
 
 
 def test_max_tokens_bounds_the_answer_and_not_the_box(serve: Serve) -> None:

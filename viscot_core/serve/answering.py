@@ -7,7 +7,7 @@ from functools import partial
 
 from viscot_core.ask import policy_for, prepare_question
 from viscot_core.conversation import answer_so_far, split_thought
-from viscot_core.engines.base import Request
+from viscot_core.engines.base import Request, Sampling
 from viscot_core.errors import EngineError
 from viscot_core.images.view import view_of
 from viscot_core.policies.base import Look, Policy, Question
@@ -52,7 +52,15 @@ def answer_request(
                 tell = None if on_text is None else partial(_tell_answer, on_text)
                 return _continue(
                     session,
-                    Request(request.messages, views, request.max_new_tokens, request.stop, on_text=tell),
+                    Request(
+                        request.messages,
+                        views,
+                        request.max_new_tokens,
+                        request.stop,
+                        request.sampling,
+                        draw=0,
+                        on_text=tell,
+                    ),
                 )
             question = prepare_question(
                 images[0],
@@ -61,7 +69,8 @@ def answer_request(
                 max_new_tokens=request.max_new_tokens,
                 stop=request.stop,
             )
-            return _ask(session, _policy(request, wording, options), question, on_look, on_text)
+            policy = _policy(request, wording, options)
+            return _ask(session, policy, question, request.sampling, on_look, on_text)
     except EngineError as error:
         raise ApiError(503, str(error), "engine_unavailable", headers={"Retry-After": "5"}) from error
 
@@ -87,7 +96,12 @@ def _tell_answer(on_text: OnText, said: str) -> None:
 
 
 def _ask(
-    session: Session, policy: Policy, question: Question, on_look: OnLook, on_text: OnText | None
+    session: Session,
+    policy: Policy,
+    question: Question,
+    sampling: Sampling | None,
+    on_look: OnLook,
+    on_text: OnText | None,
 ) -> Completion:
     (answer,) = run(
         policy,
@@ -96,6 +110,7 @@ def _ask(
         on_text=None if on_text is None else lambda _, text: on_text(text),
         on_look=lambda _, look: on_look(look),
         cancelled=session.is_stopped,
+        sampling=sampling,
     )
     _check(answer.error)
     thought = "\n".join(filter(None, answer.thoughts))

@@ -81,7 +81,12 @@ class ChatEndpoint:
     async def _read(self, body: bytes, strategy: str | None) -> CheckedRequest:
         server = self.server
         options = server.options
-        read = partial(read_request, usual=options.usual, zooms=options.zoom is not None)
+        read = partial(
+            read_request,
+            usual=options.usual,
+            zooms=options.zoom is not None,
+            samples=server.batcher.engine.traits.samples,
+        )
         return await server.start(read, body, strategy, server.names, server.limits)
 
     async def _images(self, urls: Sequence[str], held: HeldBytes) -> list[bytes]:

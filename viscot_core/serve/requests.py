@@ -7,6 +7,7 @@ themselves.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 from viscot_core.ask import check_question
 from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.conversation import IMAGE, Message
+from viscot_core.engines.base import Sampling
 from viscot_core.errors import UsageError
 from viscot_core.serve.errors import ApiError, bad_request
 from viscot_core.serve.guard.gate import check_elements
@@ -24,10 +26,15 @@ STRATEGY_HEADER = "x-viscot-strategy"
 ALIAS = "viscot"
 """The name that every viscot server accepts, beside the name of its model."""
 ServedStrategy = Literal["cot", "direct", "zoom", "raw"]
-UNSUPPORTED = ("tools", "functions", "audio", "logprobs", "logit_bias")
+UNSUPPORTED = ("tools", "functions", "audio", "logprobs", "top_logprobs", "logit_bias")
 """Fields that would change the answer's meaning; refused rather than ignored."""
-IGNORED = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "reasoning_effort")
-"""Fields that many clients send and greedy decoding has no use for; the reply lists them."""
+SAMPLING = ("temperature", "top_p", "seed")
+"""Fields that choose tokens: what of them has no effect is listed in the reply, as `IGNORED` fields are."""
+IGNORED = (
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "top_k", "min_p"),
+    *("reasoning_effort", "verbosity"),
+)
+"""Fields that many clients send and viscot has no use for; the reply lists them."""
 
 
 class _Url(BaseModel):
@@ -67,6 +74,7 @@ class StreamOptions(BaseModel):
     include_usage: StrictBool = False
 
 
+Share = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 StopText = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -81,6 +89,9 @@ class ChatRequest(BaseModel):
     max_tokens: StrictInt | None = Field(default=None, ge=1)
     max_completion_tokens: StrictInt | None = Field(default=None, ge=1)
     n: StrictInt | None = None
+    temperature: Share | None = None
+    top_p: Annotated[Share, Field(gt=0, le=1)] | None = None
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
     viscot: ChatExtras | None = None
 
@@ -90,6 +101,7 @@ class CheckedRequest:
     """A request that may be answered.
 
     ``urls`` are its images: the one that ``question`` is about, or all those of ``messages`` in order (raw).
+    ``sampling`` is None where the request leaves it to the engine.
     """
 
     strategy: ServedStrategy
@@ -101,6 +113,7 @@ class CheckedRequest:
     usage_in_stream: bool
     max_new_tokens: int
     stop: tuple[str, ...]
+    sampling: Sampling | None
     ignored: tuple[str, ...]
 
 
@@ -112,8 +125,10 @@ def read_request(
     *,
     usual: ServedStrategy = "cot",
     zooms: bool = False,
+    samples: bool = True,
 ) -> CheckedRequest:
-    """Check a body; ``usual`` answers where no strategy is named, ``zooms`` says that there is a zoom loop.
+    """Check a body; ``usual`` answers where no strategy is named, ``zooms`` says that there is a zoom loop,
+    ``samples`` that the engine takes a temperature.
 
     Raises:
         ApiError: 400 with the field that is wrong; 404 for a model that is not served.
@@ -140,6 +155,7 @@ def read_request(
         )
     if extras.box is not None and strategy != "cot":
         raise bad_request("A box can only be given with the strategy cot.", "viscot.box")
+    sampling = _sampling(request) if samples else None
     question, messages, urls = _raw(request) if strategy == "raw" else _question(request)
     if len(urls) > limits.images:
         raise bad_request(f"There are more than {limits.images} images in the request.", "messages")
@@ -153,7 +169,8 @@ def read_request(
         usage_in_stream=bool(request.stream_options and request.stream_options.include_usage),
         max_new_tokens=_max_new(request, limits),
         stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
-        ignored=_ignored(request, strategy),
+        sampling=sampling,
+        ignored=_ignored(request, strategy, sampling),
     )
 
 
@@ -170,7 +187,7 @@ def _refuse(request: ChatRequest) -> None:
         if more.get(name):
             raise bad_request(f"'{name}' is not supported.", name, "unsupported")
     if request.n not in (None, 1):
-        raise bad_request("'n' can only be 1: answers are greedy.", "n", "unsupported")
+        raise bad_request("'n' can only be 1; send the request again for another answer.", "n", "unsupported")
     form = more.get("response_format")
     if form and not (isinstance(form, dict) and form.get("type") == "text"):
         raise bad_request("'response_format' can only be text.", "response_format", "unsupported")
@@ -184,9 +201,19 @@ def _max_new(request: ChatRequest, limits: Limits) -> int:
     return limit
 
 
-def _ignored(request: ChatRequest, strategy: ServedStrategy) -> tuple[str, ...]:
+def _sampling(request: ChatRequest) -> Sampling | None:
+    """As the request says; without a temperature the engine chooses. A draw without a seed is a new one."""
+    if request.temperature is None:
+        return None
+    seed = secrets.randbits(63) if request.seed is None else request.seed
+    return Sampling(request.temperature, 1.0 if request.top_p is None else request.top_p, seed)
+
+
+def _ignored(request: ChatRequest, strategy: ServedStrategy, sampling: Sampling | None) -> tuple[str, ...]:
     more = request.model_extra or {}
-    found = [name for name in IGNORED if more.get(name) is not None]
+    used = () if sampling is None else SAMPLING[:1] if sampling.greedy else SAMPLING
+    found = [name for name in SAMPLING if name not in used and getattr(request, name) is not None]
+    found += [name for name in IGNORED if more.get(name) is not None]
     if any(message.role in ("system", "developer") for message in request.messages):
         found.append("system message")
     if strategy != "raw" and sum(message.role == "user" for message in request.messages) > 1:
