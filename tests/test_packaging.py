@@ -158,7 +158,11 @@ def test_every_optional_package_names_an_extra_that_has_it(repo: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "extras",
-    ["train,wandb,trackio,quant,models,demo,serve,formats,pdf,parquet,mcp,docs,general", "flash", "vllm"],
+    [
+        "train,wandb,trackio,quant,models,demo,serve,formats,pdf,parquet,supervision,mcp,docs,general",
+        "flash",
+        "vllm",
+    ],
 )
 def test_every_extra_resolves_with_the_constraints(repo: Path, extras: str) -> None:
     """The resolver's dry run: nothing is installed. All that go together are resolved together."""

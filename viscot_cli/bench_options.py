@@ -100,7 +100,7 @@ class Running:
     ] = 1
     export: Annotated[
         str | None,
-        typer.Option(help="upstream: write the reference's own result files too, into RUN/upstream."),
+        typer.Option(help="Also write RUN/upstream (the reference's own files) or RUN/coco (boxes as COCO)."),
     ] = None
 
     def check(self) -> None:
@@ -108,7 +108,7 @@ class Running:
         from viscot_core.errors import UsageError
 
         check_export(self.export)
-        if self.export and self.limit:
+        if self.export == "upstream" and self.limit:
             raise UsageError("The reference reads boxes by line: --export upstream takes no --limit.")
 
     def selection(self) -> Selection:
@@ -147,8 +147,11 @@ def check_export(to: str | None) -> None:
     """Raise UsageError for an unknown form of export."""
     from viscot_core.errors import UsageError
 
-    if to not in (None, "upstream"):
-        raise UsageError(f"A run is exported as upstream, the reference's own result files, not as '{to}'.")
+    if to not in (None, "upstream", "coco"):
+        raise UsageError(
+            "A run is exported as upstream (the reference's own result files) or as coco (its boxes), "
+            f"not as '{to}'."
+        )
 
 
 def batch_size_of(text: str) -> int:

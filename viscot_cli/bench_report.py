@@ -84,10 +84,23 @@ def report(out: Path, info: RunInfo, tally: Tally, then: str, max_truncated: flo
 
 
 def export_if_asked(to: str | None, run: Path) -> None:
-    """``--export upstream``, once the run is complete."""
-    from viscot_core.runs.exchange import export_results
+    """``--export``, once the run is complete."""
     from viscot_core.runs.shards import shard_of
 
     if to is not None and shard_of().is_alone:
-        for path in export_results(run, run / "upstream"):
-            console.out(str(path))
+        export_run(run, run / to, to)
+
+
+def export_run(run: Path, out: Path, to: str) -> None:
+    """Write a run to ``out`` as other programs read it, and name the files."""
+    if to == "coco":
+        from viscot_core.runs.coco import export_coco
+
+        for file in export_coco(run, out):
+            without = f", {file.without} items have none" if file.without else ""
+            console.out(f"{file.path}: {file.boxes} boxes{without}")
+        return
+    from viscot_core.runs.exchange import export_results
+
+    for path in export_results(run, out):
+        console.out(str(path))

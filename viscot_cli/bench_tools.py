@@ -17,6 +17,7 @@ from viscot_cli.bench_options import (
     Timeout,
     check_export,
 )
+from viscot_cli.bench_report import export_run
 from viscot_cli.grouped import Names, grouped, names_of
 from viscot_cli.model_options import WhoAnswers
 
@@ -53,15 +54,15 @@ def import_(
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write [RUN/upstream].")] = None,
-    to: Annotated[str, typer.Option("--to", help="upstream: the reference's own result files.")] = "upstream",
+    out: Annotated[Path | None, typer.Option(help="Where to write [RUN/upstream, RUN/coco].")] = None,
+    to: Annotated[
+        str,
+        typer.Option("--to", help="upstream: the reference's own files; coco: boxes as COCO files."),
+    ] = "upstream",
 ) -> None:
-    """Write a run as the reference's own result files, for its scorer."""
-    from viscot_core.runs.exchange import export_results
-
+    """Write a run as the reference's own result files, for its scorer, or its boxes as COCO files."""
     check_export(to)
-    for path in export_results(run, out or run / "upstream"):
-        console.out(str(path))
+    export_run(run, out or run / to, to)
 
 
 def list_() -> None:

@@ -221,7 +221,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "bench export": (
         "viscot bench export results/VisCoT-7b-336-cot",
-        "viscot bench export results/VisCoT-7b-336-cot --out theirs",
+        "viscot bench export results/VisCoT-7b-336-cot --to coco --out boxes",
     ),
     "bench list": (
         "viscot bench list",

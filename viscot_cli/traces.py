@@ -39,11 +39,9 @@ def show(
     """One talk: the looks as numbered steps, the box on the original, the crop, what was said."""
     from itertools import islice
 
-    from viscot_core.data.traces.showing import draw_trace, talk_lines
+    from viscot_core.data.traces.showing import talk_lines
     from viscot_core.errors import DataError, UsageError
     from viscot_core.images.drawing import check_ending, save_image
-    from viscot_core.images.reading import open_image
-    from viscot_core.paths import inside
 
     if save is not None:
         check_ending(save)
@@ -56,7 +54,7 @@ def show(
     for line in talk_lines(trace):
         console.out(line)
     if save is not None:
-        save_image(draw_trace(trace, [open_image(inside(root, path)) for path in trace.images]), save)
+        save_image(trace.draw(root), save)
         console.say(f"saved {save}")
 
 

@@ -22,6 +22,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "pypdfium2": "pdf",
     "starlette": "serve",
+    "supervision": "supervision",
     "tensorboard": "train",
     "torchvision": "models",
     "trackio": "trackio",

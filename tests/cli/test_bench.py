@@ -74,7 +74,7 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(cli: Cli, root: Path) ->
         (("--crop-policy", "tigth"), "Did you mean 'tight'"),
         (("--protocol", "papers"), "Did you mean 'paper'"),
         (("--box-format", "qwen25-vl"), "Did you mean 'qwen2.5-vl'"),
-        (("--export", "llava"), "exported as upstream"),
+        (("--export", "llava"), "as upstream (the"),
         (("--export", "upstream", "--limit", "2"), "takes no --limit"),
         (("--batch-size", "big"), "auto or a number from 1"),
         (("--price", "1"), "--price is INPUT,OUTPUT"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -143,3 +145,14 @@ def test_rows_without_a_sign_of_their_dialect_need_a_word(cli: Cli, root: Path) 
     assert cli(*command, "--from", "viscot").code == 0
     (trace,) = read_traces(root / "t.jsonl")
     assert len(trace.looks) == 1 and trace.question == "What?"
+
+
+def test_a_trace_shows_itself_in_a_notebook(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = made("viscot").model_copy(update={"question": "<b>What</b>?"})
+    monkeypatch.chdir(root)
+    shown = trace._repr_html_()
+    assert "&lt;b&gt;What&lt;/b&gt;?" in shown and "look 2" in shown
+    drawn = Image.open(io.BytesIO(base64.b64decode(shown.split("base64,")[1].split("'")[0])))
+    assert drawn.size == trace.draw(root).size
+    monkeypatch.chdir(root.parent)
+    assert "<img" not in trace._repr_html_() and "look 2" in trace._repr_html_()

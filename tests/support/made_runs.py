@@ -40,9 +40,12 @@ def talk(number: int, looks: int, *, refused: int = 0, stop: str = "answer") -> 
     """An item of the zoom loop: so many looks, and calls that were refused."""
     image = f"cot/synth/val/{number}.jpg"
     said = [f"[0.{n}00, 0.100, 0.900, 0.900]" for n in range(1, looks + 1)]
+    messages = [{"role": "user", "content": "<image>\nWhat number is on the red card?"}]
+    for words in said:
+        messages += [{"role": "assistant", "content": words}, {"role": "user", "content": "<image>"}]
     row: dict[str, Any] = {
         "images": [image],
-        "messages": [{"role": "assistant", "content": words} for words in [*said, "42"]],
+        "messages": [*messages, {"role": "assistant", "content": "42"}],
         "looks": [
             {"box": [10 * n, 20, 300, 400], "crop": [10 * n, 20, 300, 400], "turn": n, "image": 0}
             for n in range(1, looks + 1)

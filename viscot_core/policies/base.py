@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
+from viscot_core.boxes.detections import detections_of
 from viscot_core.boxes.geometry import WHOLE, Box, BoxStatus, Size, Window
 from viscot_core.conversation import Message
 from viscot_core.errors import ImageError, UsageError
 from viscot_core.images.drawing import draw_answer, draw_steps
 from viscot_core.images.reading import ImageSource, open_image
 from viscot_core.images.view import View
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +201,11 @@ class Answer:
     @property
     def box_probability(self) -> float | None:
         """The same for the words that named the last box; None where the model named none."""
-        look = self.look
-        if look is None or look.named_by == "given" or look.turn > len(self.probabilities):
+        return self._sure_of(self.look) if self.look else None
+
+    def _sure_of(self, look: Look) -> float | None:
+        """How sure the model was of the words that named a box; None where it named none."""
+        if look.named_by == "given" or look.turn > len(self.probabilities):
             return None
         return self.probabilities[look.turn - 1]
 
@@ -249,6 +256,24 @@ class Answer:
         file = io.BytesIO()
         self.draw().save(file, "PNG")
         return file.getvalue()
+
+    def to_detections(self) -> supervision.Detections:
+        """The boxes of all looks at the (first) image as ``supervision.Detections``; unparsable ones are
+        left out.
+
+        ``class_name`` is ``look 1``, ``look 2``...; ``confidence`` is how sure the model was of the words of
+        each box, where the engine tells.
+
+        Raises:
+            UsageError: ``supervision`` is not installed (``pip install 'viscot[supervision]'``).
+        """
+        read = {
+            f"look {number}": look
+            for number, look in enumerate(self.looks, 1)
+            if look.image == 0 and look.status != BoxStatus.UNPARSABLE
+        }
+        boxes = [look.box_pixels for look in read.values()]
+        return detections_of(boxes, list(read), [self._sure_of(look) for look in read.values()])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the last box in both frames (0..1 of the padded square, pixels), status, crop."""

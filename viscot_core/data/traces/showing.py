@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from viscot_core.data.traces.trace import Trace, TraceLook, box_of
+from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.images.drawing import draw_steps
+
+if TYPE_CHECKING:
+    from viscot_core.data.traces.trace import Trace, TraceLook
 
 LONGEST = 600
 """Letters of a turn that are printed: a thought can be pages long."""
@@ -73,7 +80,7 @@ def draw_trace(trace: Trace, images: Sequence[Image.Image], *, height: int = 420
     steps = [
         (
             images[look.image],
-            box_of(look).to_square(images[look.image].size),
+            Box(*look.box, frame=Frame.ORIGINAL).to_square(images[look.image].size),
             look.crop,
             f"{number}. {said[look.turn - 1] if look.turn <= len(said) else ''}",
         )
@@ -83,3 +90,14 @@ def draw_trace(trace: Trace, images: Sequence[Image.Image], *, height: int = 420
     if trace.reference is not None:
         lines.append(f"reference: {trace.reference}")
     return draw_steps(images[0], steps, lines, height=height)
+
+
+def trace_html(trace: Trace, drawn: Image.Image | None = None) -> str:
+    """The talk for a notebook: in words, below the drawing where there is one."""
+    words = f"<pre style='white-space: pre-wrap'>{html.escape(chr(10).join(talk_lines(trace)))}</pre>"
+    if drawn is None:
+        return words
+    file = io.BytesIO()
+    drawn.save(file, "JPEG", quality=90)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f"<img alt='its looks' style='max-width: 100%' src='data:image/jpeg;base64,{data}'>{words}"

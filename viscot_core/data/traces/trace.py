@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
+from PIL import Image
 from pydantic import Field, ValidationError, model_validator
 
 from viscot_core.boxes.geometry import Box, Frame, Window
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.data.annotations import Row, Rows, describe
-from viscot_core.errors import DataError
+from viscot_core.data.traces.showing import draw_trace, trace_html
+from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write, folder_for, naming
+from viscot_core.images.reading import open_image
+from viscot_core.paths import inside
 from viscot_core.policies.base import Answer, Look
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -114,6 +118,22 @@ class Trace(Row):
         """Path and window (pixels of the stored image; None: all of it) of each slot, in reading order."""
         whole: list[tuple[str, Window | None]] = [(path, None) for path in self.images]
         return whole + [(self.images[look.image], look.crop) for look in self.looks]
+
+    def draw(self, folder: Path | str = ".", *, height: int = 420) -> Image.Image:
+        """The looks as numbered steps; ``folder`` is what the paths of the images are relative to.
+
+        Raises:
+            ImageError, DataError: an image cannot be read, or lies outside of ``folder``.
+        """
+        images = [open_image(inside(Path(folder), path)) for path in self.images]
+        return draw_trace(self, images, height=height)
+
+    def _repr_html_(self) -> str:
+        """The talk as notebooks show it: drawn where its images are found from here, and in words."""
+        try:
+            return trace_html(self, self.draw() if self.images else None)
+        except (ImageError, DataError):
+            return trace_html(self)
 
     def to_row(self) -> dict[str, Any]:
         """The line's keys; what is not known is left out."""
