@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +102,23 @@ def test_numbers_of_any_kind_become_eight_bits(tmp_path: Path) -> None:
         Image.fromarray(np.linspace(0, largest, 64).astype(kind).reshape(8, 8)).save(tmp_path / "n.tif")
         read = np.asarray(open_image(tmp_path / "n.tif"))
         assert read.shape == (8, 8, 3) and read.max() >= 230, kind
+
+
+LARGE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from viscot_core.images.reading import open_image
+from viscot_core.images.view import crop, view_of
+Image.MAX_IMAGE_PIXELS = 1000  # the file has 1,800 pixels
+look = lambda _: crop(view_of(open_image(sys.argv[1])), (0, 0, 40, 30)).image.size
+print(set(ThreadPoolExecutor(4).map(look, range(64))))
+"""
+
+
+def test_of_large_images_and_crops_our_limit_decides_alone(tmp_path: Path) -> None:
+    """Pillow warned on stderr from half of the limit on, of crops always."""
+    Image.new("RGB", (60, 30)).save(tmp_path / "large.png")
+    command = [sys.executable, "-c", LARGE, str(tmp_path / "large.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("{(40, 30)}\n", "")

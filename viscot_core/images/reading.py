@@ -28,6 +28,9 @@ from viscot_core.images.rgb import array_to_image, has_deep_colors, to_rgb, warn
 
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded: Pillow's own limit; what is larger it takes for a decompression bomb."""
+# Pillow warns from half of it on, also of crops: our limit decides alone. For the whole process, because a
+# filter around each call is not kept apart between threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MAX_SIDE = 65_535
 """Longest side that is decoded: JPEG's own limit."""
 MAX_STREAM = 1 << 30
