@@ -52,6 +52,7 @@ COMMANDS: dict[str, Entry] = {
     "score": Entry("score:score", "Measure", "Let a judge score the answers of a run folder."),
     "stats": Entry("stats:stats", "Measure", "Tables of a run folder: means, intervals, boxes."),
     "compare": Entry("compare:compare", "Measure", "Two runs, question by question, if measured alike."),
+    "audit": Entry("audit:audit", "Measure", "Does looking matter? A run again with its crops replaced."),
     "paper": Entry("paper:paper", "Measure", "How each table of the paper is made again."),
     "doctor": Entry("doctor:doctor", "Check", "What this machine has, which models fit, and what to fix."),
 }

@@ -247,6 +247,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot compare results/a results/b",
         "viscot compare results/a results/b --allow policy --judge shuffled",
     ),
+    "audit": (
+        "viscot audit results/synth --replace none,blank,random --out results/synth-audit",
+        "viscot audit results/zoom --replace none,blank,noise,random,other,gt --out results/zoom-audit",
+    ),
     "paper": (
         "viscot paper 3",
         "viscot paper 9 --sbatch --gpus 4",

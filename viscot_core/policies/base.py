@@ -31,7 +31,8 @@ class Question:
 
     ``box`` (SQUARE frame) is a region that the model does not have to name, ``box_text`` its exact words if
     they are quoted from a file; only policies that take a given region read them. ``max_new_tokens`` and
-    ``stop`` limit the answer, not the words of a region.
+    ``stop`` limit the answer, not the words of a region. What chance decides is drawn from ``seed``, and
+    ``other`` is a region of another question; only a policy that replaces crops reads them.
     """
 
     text: str
@@ -40,6 +41,8 @@ class Question:
     box_text: str | None = None
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
+    seed: str = ""
+    other: View | None = None
 
     @property
     def size(self) -> Size:

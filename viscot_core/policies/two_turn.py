@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from viscot_core.boxes.geometry import CropPolicy, crop_window
+from viscot_core.boxes.geometry import Box, CropPolicy, Window, crop_window
 from viscot_core.conversation import final_words
-from viscot_core.images.view import crop
+from viscot_core.images.view import View, crop
 from viscot_core.policies.base import Answer, Look, Question, Step, answer_step
 from viscot_core.policies.wording import Wording
 
@@ -53,9 +53,15 @@ class TwoTurn:
         if not self.shows_crop:
             messages = self.wording.without_crop(question.text, words)
             return answer_step(question, messages, (view,), looks)
-        shown = tuple(
-            replace(look, crop=crop_window(look.box, look.size, self.crop_policy)) for look in looks
-        )
-        crops = tuple(crop(view, look.crop) for look in shown if look.crop is not None)
+        shown = tuple(replace(look, crop=self.window(question, 0, look.box)) for look in looks)
+        crops = tuple(self.cut(question, 0, look.crop) for look in shown if look.crop is not None)
         messages = self.wording.answer(question.text, words, len(crops))
         return answer_step(question, messages, (view, *crops), shown)
+
+    def window(self, question: Question, image: int, box: Box) -> Window:
+        """What is cut of the question's ``image`` to show ``box`` (SQUARE)."""
+        return crop_window(box, question.images[image].image.size, self.crop_policy)
+
+    def cut(self, question: Question, image: int, window: Window) -> View:
+        """The pixels of ``window``."""
+        return crop(question.images[image], window)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from PIL import Image
 
-from viscot_core.boxes.geometry import Box, Frame, Size, Window
+from viscot_core.boxes.geometry import Box, CropPolicy, Frame, Size, Window, crop_window
 from viscot_core.conversation import IMAGE, Message, split_thought
 from viscot_core.errors import UsageError
 from viscot_core.images.view import View, crop, view_of
@@ -170,6 +170,20 @@ class Zoom:
         look = step.looks[number - own]
         assert look.crop is not None
         return look.image, look.crop
+
+    def window(self, question: Question, image: int, box: Box) -> Window:
+        """What is cut of the question's ``image`` to show ``box`` (SQUARE), whatever its size and shape."""
+        size = question.images[image].image.size
+        pixels = box.to_original(size).clip(size)
+        try:
+            return window_of(pixels, (0, 0, *size), size, self.dialect.rules)
+        except Refused:
+            # A region that nobody called for is shown although a call for it would be refused.
+            return crop_window(pixels, size, CropPolicy.TIGHT)
+
+    def cut(self, question: Question, image: int, window: Window) -> View:
+        """The pixels of ``window`` as a crop of the question's ``image`` is shown."""
+        return self._cut(self.start(question), image, image, window)
 
     # -- pixels ---------------------------------------------------------------------------------------
 

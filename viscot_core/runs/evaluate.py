@@ -10,17 +10,17 @@ from pathlib import Path
 from viscot_core.addresses import without_password
 from viscot_core.engines.base import Counting, Engine, Sampling, Served
 from viscot_core.engines.open import EngineOptions, codec_for, known_codec, open_engine, weights_hash
-from viscot_core.runs.answering import answer_queries, answer_stream
+from viscot_core.runs.answering import Continuing, answer_queries, answer_stream
 from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
 from viscot_core.runs.records import RunInfo
 from viscot_core.runs.shards import check_gpus, device_of, shard_of
 from viscot_core.runs.tally import Tally
 from viscot_core.runs.turns import TURNS_FILE, Turns
-from viscot_core.tasks.base import Task, engine_codec, needs_boxes, wording_of
+from viscot_core.tasks.base import Chosen, engine_codec, needs_boxes, wording_of
 
 
 def evaluate(
-    task: Task,
+    task: Chosen,
     engine: EngineOptions,
     out: Path,
     *,
@@ -67,13 +67,16 @@ def evaluate(
         opened = open_engine(replace(engine, device=device_of(shard, engine.device)), sampling, codec=sizes)
         engines.append(opened)
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
+        before = task if isinstance(task, Continuing) else None
+        if before is not None:
+            before.check(known)
         turns = Turns(out) if opened.traits.paid else None
-        ask = partial(answer_queries, type(task), settings, opened, turns=turns)
+        ask = partial(answer_queries, task, settings, opened, turns=turns, before=before)
         loops = any(task.all_strategies[name].loops for name in task.strategies)
         # An engine that is asked from several threads has a full batch anyway: each question has a thread.
         # One whose turns are kept has no batch: `ask` takes them up again, whatever the number of threads.
         flows = (
-            partial(answer_stream, type(task), settings, opened, width=opened.traits.batch)
+            partial(answer_stream, task, settings, opened, width=opened.traits.batch, before=before)
             if loops and opened.traits.parallel == 1 and turns is None
             else None
         )

@@ -147,6 +147,32 @@ class Task(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """What of a task its answers need, be it a class or an object."""
+
+    @property
+    def all_strategies(self) -> Mapping[str, Strategy]: ...
+
+    def metrics(self, item: Item, answer: Answer, settings: Settings) -> Facts: ...
+
+
+class Chosen(Asked, Protocol):
+    """A task as it was asked for, which may have strategies of its own: a ``Task``, or an audit of a run."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def data(self) -> Path: ...
+
+    @property
+    def strategies(self) -> tuple[str, ...]: ...
+
+    def load(self) -> Benchmark: ...
+
+    def settings(self, codec: Codec | None) -> dict[str, Any]: ...
+
+
 def wording_of(settings: Settings) -> Wording:
     """How the model is spoken to in a run; the paper's protocol where the run does not name one."""
     protocol = next((p for p in wording.PROTOCOLS if p == settings.get("protocol")), wording.PROTOCOLS[0])
@@ -154,13 +180,13 @@ def wording_of(settings: Settings) -> Wording:
     return Wording(codec(str(settings.get("box_format") or "viscot")), protocol)
 
 
-def needs_boxes(task: Task) -> bool:
+def needs_boxes(task: Chosen) -> bool:
     """Whether a strategy of the task as it was asked for has the model read or write a box."""
     chosen = [task.all_strategies[name] for name in task.strategies]
     return any(strategy.asks_for_box or strategy.region is not None for strategy in chosen)
 
 
-def engine_codec(task: Task, codec: Codec | None) -> Codec | None:
+def engine_codec(task: Chosen, codec: Codec | None) -> Codec | None:
     """The box format whose sizes an engine gives to images; None where the policies have their own.
 
     Raises:

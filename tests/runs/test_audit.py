@@ -1,0 +1,141 @@
+"""An audit replays a run's talks with the crops replaced: through the same rollout, into the same journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_readers import CROP, ReadingEngine, always, half, write_painted_root
+
+from viscot_core.engines.base import Request
+from viscot_core.engines.open import EngineOptions
+from viscot_core.errors import EngineError, UsageError
+from viscot_core.policies.replaced import GREY, REPLACEMENTS
+from viscot_core.policies.zoom_settings import ZoomSettings
+from viscot_core.runs.audit import Audit
+from viscot_core.runs.evaluate import evaluate
+from viscot_core.runs.records import Prediction, read_predictions, read_run
+from viscot_core.tasks.visual_cot.task import VisualCot
+
+COUNT = 6
+OPTIONS = EngineOptions(model="made", box_format="viscot")
+
+
+class Made:
+    """A painted root, its run under ``cot`` or ``zoom``, and the engine that answers."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, strategy: str = "cot") -> None:
+        self.root, boxes = write_painted_root(folder / "data", COUNT)
+        self.engine = ReadingEngine(boxes, always)
+        monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda *_, **__: self.engine)
+        monkeypatch.setattr("viscot_core.runs.evaluate.weights_hash", lambda _: "0")
+        self.run = folder / "run"
+        task = VisualCot(self.root, (strategy,), protocol="native", zoom=ZoomSettings(looks=1))
+        evaluate(task, OPTIONS, self.run)
+        self.engine.requests.clear()
+        self.out = folder / "audit"
+
+    def audit(self, *by: str, **options: object) -> dict[tuple[str, str], Prediction]:
+        evaluate(Audit(self.run, by, **options), OPTIONS, self.out)  # type: ignore[arg-type]
+        return {(p.strategy, str(p.question_id)): p for p in read_predictions(self.out)}
+
+
+@pytest.fixture(params=["cot", "zoom"])
+def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    return Made(tmp_path, monkeypatch, request.param)
+
+
+def test_every_replacement_shows_what_it_says(made: Made) -> None:
+    found = made.audit(*REPLACEMENTS)
+    name = next(strategy for strategy, _ in found if ":" not in strategy and strategy != "direct")
+    run = {str(p.question_id): p for p in read_predictions(made.run)}
+    for number, answered in run.items():
+        assert found[name, number] == answered, "the run's own answers stand beside the replays"
+        same = found[f"{name}:same", number]
+        assert (same.answer, same.crop) == (answered.answer, answered.crop)
+        assert found[f"{name}:gt", number].answer == answered.answer == answered.reference
+        for by in ("none", "blank", "noise"):
+            assert found[f"{name}:{by}", number].answer != answered.answer
+        other = found[f"{name}:other", number].answer
+        assert other is not None and other.startswith("code")
+    # Every item's words up to its look are on record: nobody is asked where to look again.
+    assert all(any(m.role == "assistant" for m in r.messages) for r in _with_crops(made.engine.requests))
+    shown = [request.images[-1].image for request in _with_crops(made.engine.requests)]
+    assert {image.size for image in shown} == {(CROP, CROP)}
+    assert sum(image.getcolors(9) == [(CROP * CROP, GREY)] for image in shown) == COUNT
+
+
+def _with_crops(requests: list[Request]) -> list[Request]:
+    return [request for request in requests if len(request.images) > 1]
+
+
+def test_it_continues_where_it_ended(made: Made) -> None:
+    asked = made.engine.generate
+    calls = 0
+
+    def gone(requests: list[Request]) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise EngineError("gone")
+        return asked(requests)
+
+    made.engine.generate = gone  # type: ignore[method-assign, assignment]
+    with pytest.raises(EngineError):
+        made.audit("blank", "noise")
+    made.engine.generate = asked  # type: ignore[method-assign]
+    first = len(made.engine.requests)
+    assert 0 < first < 2 * COUNT + COUNT
+    found = made.audit("blank", "noise")
+    assert len(found) == 4 * COUNT and read_run(made.out).counts["done"] == 4 * COUNT
+    # two replacements and `direct`; what was answered is not asked again, but for the batch in flight
+    assert len(made.engine.requests) <= 3 * COUNT + first
+    before = len(made.engine.requests)
+    made.audit("blank", "noise")
+    assert len(made.engine.requests) == before
+    made.audit("blank", "noise", "none")
+    assert len(made.engine.requests) == before + COUNT, "a further replacement joins the folder"
+    with pytest.raises(UsageError, match=r"audit\.seed: 0 -> 1"):
+        made.audit("blank", seed=1)
+
+
+def test_another_model_is_refused(made: Made) -> None:
+    made.engine.identity = {"engine": "reading", "weights": "1"}
+    with pytest.raises(UsageError, match="weights: '0' -> '1'"):
+        made.audit("blank")
+    assert made.engine.requests == []
+
+
+def test_bad_requests_are_refused(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--replace"):
+        Audit(made.run, ("blnk",))
+    with pytest.raises(UsageError, match="No replacement"):
+        Audit(made.run, ())
+    with pytest.raises(UsageError, match="--strategy"):
+        Audit(made.run, ("blank",), ("direct",))
+    made.audit("blank")
+    with pytest.raises(UsageError, match="an audit itself"):
+        Audit(made.out, ("blank",))
+    direct = tmp_path / "direct"
+    evaluate(VisualCot(made.root, ("direct",), protocol="native"), OPTIONS, direct)
+    with pytest.raises(UsageError, match="No answer of"):
+        Audit(direct, ("blank",))
+
+
+def test_the_seed_draws_regions_and_other_items(made: Made) -> None:
+    def seen(out: str, seed: int = 0) -> tuple[list[tuple[object, ...]], list[bytes]]:
+        made.out = made.out.with_name(out)
+        made.engine.requests.clear()
+        found = made.audit("random", "other", seed=seed)
+        shown = [request.images[-1].image.tobytes() for request in made.engine.requests]
+        return [(key, p.answer, p.crop) for key, p in found.items()], shown
+
+    assert seen("one") == seen("two")
+    assert seen("one", 0)[0] != seen("three", 3)[0]
+
+
+def test_a_model_that_reads_half_of_its_crops(made: Made) -> None:
+    made.engine._reads = half
+    found = made.audit("same")
+    wrong = [p for (name, _), p in found.items() if name.endswith(":same") and p.answer != p.reference]
+    assert 0 < len(wrong) < COUNT
