@@ -29,8 +29,9 @@ def audit(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder of the audit [RUN-audit].")] = None,
     strategy: Annotated[Names, typer.Option(help="Which strategies of RUN [all that show crops].")] = None,
-    direct: Annotated[
-        bool, typer.Option("--direct/--no-direct", help="Ask without a look too, where RUN has not done so.")
+    baselines: Annotated[
+        bool,
+        typer.Option(help="Ask without a look too, where RUN has not done so, and about the crop alone."),
     ] = True,
     seed: Annotated[int, typer.Option(help="Seed of noise, random regions and other items.")] = 0,
     batch_size: Annotated[
@@ -56,7 +57,7 @@ def audit(
         names_of(by) or ("none", "blank", "random", "other"),
         names_of(strategy),
         seed,
-        compares=direct,
+        compares=baselines,
     )
     recorded = task.run_info
     who = replace(

@@ -58,6 +58,8 @@ def test_every_replacement_shows_what_it_says(made: Made) -> None:
             assert found[f"{name}:{by}", number].answer != answered.answer
         other = found[f"{name}:other", number].answer
         assert other is not None and other.startswith("code")
+        assert found[f"{name}:alone", number].answer == answered.answer
+        assert found["direct", number].answer != answered.answer
     # Every item's words up to its look are on record: nobody is asked where to look again.
     assert all(any(m.role == "assistant" for m in r.messages) for r in _with_crops(made.engine.requests))
     shown = [request.images[-1].image for request in _with_crops(made.engine.requests)]
@@ -85,11 +87,11 @@ def test_it_continues_where_it_ended(made: Made) -> None:
         made.audit("blank", "noise")
     made.engine.generate = asked  # type: ignore[method-assign]
     first = len(made.engine.requests)
-    assert 0 < first < 2 * COUNT + COUNT
+    assert 0 < first < 4 * COUNT
     found = made.audit("blank", "noise")
-    assert len(found) == 4 * COUNT and read_run(made.out).counts["done"] == 4 * COUNT
-    # two replacements and `direct`; what was answered is not asked again, but for the batch in flight
-    assert len(made.engine.requests) <= 3 * COUNT + first
+    # the run's own, two replacements, the crop alone, no look
+    assert len(found) == 5 * COUNT and read_run(made.out).counts["done"] == 5 * COUNT
+    assert len(made.engine.requests) == 4 * COUNT, "what was answered is not asked again"
     before = len(made.engine.requests)
     made.audit("blank", "noise")
     assert len(made.engine.requests) == before

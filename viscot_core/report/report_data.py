@@ -8,6 +8,8 @@ from typing import Any
 
 from viscot_core.errors import UsageError
 from viscot_core.report.analysis import analyse
+from viscot_core.report.audit.figures import audits
+from viscot_core.report.audit.tables import audit_json, audit_tables
 from viscot_core.report.choices import By, Format
 from viscot_core.report.compare import (
     Comparison,
@@ -81,6 +83,7 @@ class ReportData:
         for part in self.runs:
             tables += stats_tables(part.stats, detection=self.options.detection)
             tables += looks_tables(part.stats.run.name, looks_by_strategy(part.stats.run.items))
+            tables += audit_tables(part.stats.run.name, audits(part.stats.run))
             tables += figures_tables(part.stats.run)
             tables += _figure_tables(part.stats.run)
             tables += _paper_tables(part)
@@ -255,6 +258,8 @@ def _part_json(part: RunReport) -> dict[str, Any]:
     data = to_json(part.stats)
     if looks := looks_by_strategy(part.stats.run.items):
         data["looks"] = {strategy: looks_json(each) for strategy, each in looks.items()}
+    if found := audits(part.stats.run):
+        data["audit"] = {strategy: audit_json(each) for strategy, each in found.items()}
     if figures := benchmark_figures(part.stats.run):
         data["benchmarks"] = [figures_json(one) for one in figures]
     data["card"] = {"model": part.stats.run.info.model, **card_of(part.stats.run).fields}

@@ -162,6 +162,9 @@ def _outcome(task: Asked, settings: Settings, query: Query, answer: Answer | Non
         thoughts = answer.thoughts or None
         facts |= {
             "seconds": answer.seconds,
+            "tokens": answer.tokens,
+            # A turn that was taken over from another run cost nothing here.
+            "calls": sum(1 for cost in answer.costs if any(cost)),
             "thoughts": thoughts,
             "seen": answer.seen,
             **answer.probability_facts,

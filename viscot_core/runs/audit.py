@@ -34,6 +34,8 @@ from viscot_core.tasks.registry import TASKS
 
 DIRECT = "direct"
 """The strategy without a look, with which the answers are compared."""
+ALONE = "alone"
+"""The question about the last crop, without the image that it was cut from."""
 _TRIES = 100
 """Draws of another item before it is said that there is none."""
 
@@ -57,8 +59,21 @@ class ReplacedStrategy(Strategy):
 
 
 @dataclass(frozen=True)
+class AloneStrategy(Strategy):
+    """The question without a look, about the crops that the recorded answer was given after."""
+
+    crops: Mapping[tuple[str, str], tuple[Window, ...]] = field(default_factory=dict)
+
+    def question(self, item: Item, view: View, settings: Settings) -> Question:
+        """The question with each crop as an image of its own."""
+        windows = self.crops[item.dataset, str(item.question_id)]
+        question = super().question(item, view, settings)
+        return replace(question, images=tuple(crop(view, window) for window in windows))
+
+
+@dataclass(frozen=True)
 class Audit:
-    """The answers of the run folder ``run`` under each replacement, and ``direct`` where it has none.
+    """The answers of the run folder ``run`` under each replacement, and the baselines to compare them with.
 
     ``named`` are the strategies of the run to audit; without any, all in which the model saw a crop that it
     had named.
@@ -72,7 +87,7 @@ class Audit:
     named: tuple[str, ...] = ()
     seed: int = 0
     compares: bool = True
-    """Whether ``direct`` is asked, where the run does not have it."""
+    """Whether the baselines are asked: ``direct`` where the run does not have it, and each crop alone."""
 
     def __post_init__(self) -> None:
         for name in self.by:
@@ -142,16 +157,20 @@ class Audit:
     @property
     def strategies(self) -> tuple[str, ...]:
         """The run's own, then each with each replacement; ``direct`` last."""
-        replaced = [f"{name}:{by}" for name in self.audited for by in self.by]
-        has_direct = any(key[0] == DIRECT for key in self._all)
-        direct = [DIRECT] if has_direct or (self.compares and DIRECT in self._base.all_strategies) else []
+        asks = self.compares and DIRECT in self._base.all_strategies
+        kinds = [*self.by, *([ALONE] if asks else [])]
+        replaced = [f"{name}:{by}" for name in self.audited for by in kinds]
+        direct = [DIRECT] if asks or any(key[0] == DIRECT for key in self._all) else []
         return (*self.audited, *replaced, *direct)
 
     @cached_property
     def all_strategies(self) -> Mapping[str, Strategy]:
-        """Those of the task, and those with replaced crops."""
+        """Those of the task, those with replaced crops, and those with the crop alone."""
         found = dict(self._base.all_strategies)
         for name in self.audited:
+            if DIRECT in found:
+                key, summary = f"{name}:{ALONE}", f"the crop of {name} without its image, answer at once"
+                found[key] = AloneStrategy(key, summary, found[DIRECT].policy, crops=self._last_crops(name))
             for by in self.by:
                 found[f"{name}:{by}"] = self._replaced(found[name], by)
         return found
@@ -237,7 +256,7 @@ class Audit:
     def begun(self, key: Key) -> Sequence[Turn]:
         """What the model said up to its first look."""
         name, _, by = key[0].partition(":")
-        found = self._all.get((name, *key[1:])) if by else None
+        found = self._all.get((name, *key[1:])) if by and by != ALONE else None
         return [Turn(text) for text in said_before_look(found)] if found is not None else ()
 
     def answered(self, key: Key) -> Prediction | None:
@@ -247,6 +266,9 @@ class Audit:
         if found is None or (by and looked(found)):
             return None
         return found.model_copy(update={"strategy": key[0]}) if by else found
+
+    def _last_crops(self, name: str) -> dict[tuple[str, str], tuple[Window, ...]]:
+        return {p.key[1:]: last_crops(p) for p in self._all.values() if p.strategy == name and looked(p)}
 
     def _donors(self, name: str) -> dict[tuple[str, str], Donor]:
         """For each item the crop of another one with another image, drawn by the seed and the item's name."""
@@ -278,6 +300,13 @@ def first_crop(p: Prediction) -> Window | None:
         looks = trace_in(p.trace).looks
         return looks[0].crop if looks else None
     return p.crop
+
+
+def last_crops(p: Prediction) -> tuple[Window, ...]:
+    """The crops of the last look: one, or all that the same words named."""
+    if p.looks:
+        return tuple(tuple(look["crop"]) for look in p.looks if look.get("crop"))
+    return () if p.crop is None else (p.crop,)
 
 
 def looked(p: Prediction) -> bool:

@@ -28,6 +28,13 @@ Key = tuple[str, str, str]
 Coords = tuple[float, float, float, float]
 
 
+OPTIONAL = (
+    "tokens", "calls", "thoughts", "boxes", "looks", "box_probability", "answer_probability", "trace", "seen",
+    "benchmark", "options", "order", "category", "cycle", "repeat", "evidence", "evidence_iou",
+)  # fmt: skip
+"""Fields of a line that are left out where there is nothing to say."""
+
+
 class Prediction(BaseModel):
     """One finished item. Boxes are 0..1 of the padded square, ``crop`` is pixels of the stored image."""
 
@@ -52,6 +59,9 @@ class Prediction(BaseModel):
     crop: tuple[int, int, int, int] | None = None
     iou: float | None = None
     seconds: float = 0.0
+    tokens: int | None = None
+    calls: int | None = None
+    """What the answer cost: new tokens, and calls of the model."""
     thoughts: tuple[str, ...] | None = None
     """A reasoning model's thoughts, one for each turn; they are no part of ``box_text`` and ``answer``."""
     boxes: int | None = None
@@ -96,16 +106,12 @@ class Prediction(BaseModel):
     def to_line(self) -> bytes:
         """The line of ``predictions.jsonl``, newline included."""
         row = self.model_dump()
-        for name in _OPTIONAL:
+        for name in OPTIONAL:
             if row[name] is None:  # few models have any: absent is none
                 del row[name]
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
-_OPTIONAL = (
-    *("thoughts", "boxes", "looks", "box_probability", "answer_probability", "trace", "seen"),
-    *("benchmark", "options", "order", "category", "cycle", "repeat", "evidence", "evidence_iou"),
-)
 
 Planned = dict[str, dict[str, int]]
 """How many items each strategy has in each data set: the N of every "n of N"."""
