@@ -33,6 +33,10 @@ def audit(
         bool,
         typer.Option(help="Ask without a look too, where RUN has not done so, and about the crop alone."),
     ] = True,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Draw so many answers without a look, for mode adaptiveness (5).")
+    ] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of --samples.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of noise, random regions and other items.")] = 0,
     batch_size: Annotated[
         str, typer.Option(help="Prompts that run together; auto finds what fits.")
@@ -58,6 +62,8 @@ def audit(
         names_of(strategy),
         seed,
         compares=baselines,
+        samples=samples,
+        temperature=temperature,
     )
     recorded = task.run_info
     who = replace(

@@ -248,8 +248,8 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot compare results/a results/b --allow policy --judge shuffled",
     ),
     "audit": (
-        "viscot audit results/synth --replace none,blank,random --out results/synth-audit",
-        "viscot audit results/zoom --replace none,blank,noise,random,other,gt --out results/zoom-audit",
+        "viscot audit results/synth --replace none,blank,random",
+        "viscot audit results/zoom --replace blank,other,gt --out results/audit",
     ),
     "paper": (
         "viscot paper 3",

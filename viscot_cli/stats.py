@@ -49,10 +49,7 @@ def stats(
     ] = False,
     format: Annotated[Format, typer.Option(help="Output format.")] = Format.TABLE,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "--html", help="Write an HTML report with a card per item to this file instead."
-        ),
+        Path | None, typer.Option(help="Write an HTML report with a card per item to this file instead.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the images, if not the data root of the run.")

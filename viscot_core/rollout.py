@@ -35,7 +35,7 @@ class Turn:
 
     ``truncated``: the token limit cut it, or its thought did not come to an end. ``probability`` is the mean
     one of its words' tokens (`mean_probability`), None where it is not known; ``seen`` is the size in which
-    the model saw the first image, likewise.
+    the model saw the first image, likewise. ``likeliest`` are the likeliest first tokens, where asked for.
     """
 
     text: str
@@ -45,6 +45,8 @@ class Turn:
     truncated: bool = False
     probability: float | None = None
     seen: Size | None = None
+    prompt_tokens: int = 0
+    likeliest: tuple[tuple[str, float], ...] = ()
 
 
 OnTurn = Callable[[int, Turn], None]
@@ -169,7 +171,7 @@ def _begin(policy: Policy, step: Step, said: Sequence[Turn]) -> tuple[Step, list
     """The first step that is to be asked, and the turns before it."""
     turns: list[Turn] = []
     for turn in said:
-        outcome = policy.next(step, turn.text)
+        outcome = policy.next(_heard(step, turn), turn.text)
         # An answer has nothing left to ask: its last turn is asked once more.
         if not isinstance(outcome, Step):
             break
@@ -193,7 +195,14 @@ def _turn(generation: Generation, seconds: float, *, whole: bool = False) -> Tur
         truncated=generation.truncated or not spoken.ended,
         probability=mean_probability(generation),
         seen=generation.seen,
+        prompt_tokens=generation.prompt_tokens,
+        likeliest=generation.top_logprobs,
     )
+
+
+def _heard(step: Step, turn: Turn) -> Step:
+    """The step with what the engine told beside the words."""
+    return replace(step, likeliest=turn.likeliest) if turn.likeliest else step
 
 
 def mean_probability(generation: Generation) -> float | None:
@@ -214,6 +223,7 @@ def _whole(answer: Answer, turns: Sequence[Turn]) -> Answer:
         thoughts=thoughts if any(thoughts) else (),
         tokens=sum(turn.tokens for turn in turns),
         seconds=sum(turn.seconds for turn in turns),
+        prompt_tokens=sum(turn.prompt_tokens for turn in turns),
         probabilities=tuple(turn.probability for turn in turns),
         costs=tuple((turn.tokens, turn.seconds) for turn in turns),
         seen=next((turn.seen for turn in turns), None),
@@ -223,7 +233,7 @@ def _whole(answer: Answer, turns: Sequence[Turn]) -> Answer:
 def _after(policy: Policy, step: Step, generation: Generation, turn: Turn, *, stopped: bool) -> Step | Answer:
     if generation.error is not None:
         return _failed(policy, step, generation.error, transient=generation.transient)
-    outcome = policy.next(step, turn.text)
+    outcome = policy.next(_heard(step, turn), turn.text)
     if isinstance(outcome, Answer):
         return replace(outcome, finished=generation.finished and not turn.truncated)
     # The words of a region may have been cut off: what was read of them is not to be reported.
@@ -254,9 +264,10 @@ class _Ways:
     numbers: dict[int, int] = field(default_factory=dict)
     """Which draw each question is, in all its steps; none where equal requests get equal texts."""
 
-    def repeat(self, engine: Engine) -> bool:
+    def repeat(self, engine: Engine, step: Step) -> bool:
         """Whether equal requests get equal texts."""
-        return engine.traits.deterministic if self.sampling is None else self.sampling.greedy
+        sampling = step.sampling or self.sampling
+        return engine.traits.deterministic if sampling is None else sampling.greedy
 
     def request(self, step: Step, numbers: Sequence[int]) -> Request:
         """A step of the questions with these numbers."""
@@ -266,8 +277,9 @@ class _Ways:
             step.images,
             step.max_new_tokens,
             step.stop,
-            self.sampling,
+            step.sampling or self.sampling,
             self.logprobs,
+            step.top_logprobs,
             tools=step.tools,
             draw=self.numbers.get(numbers[0]),
             on_text=None if told is None else partial(_pass_on, told, numbers),
@@ -286,7 +298,7 @@ def _generate(engine: Engine, steps: dict[int, Step], asked: set[int], ways: _Wa
         if number in done:
             continue
         # Texts that depend on chance are asked for each question: one draw must not count as several.
-        sharing.setdefault(_key(step) if ways.repeat(engine) else number, []).append(number)
+        sharing.setdefault(_key(step) if ways.repeat(engine, step) else number, []).append(number)
     requests = [
         replace(
             ways.request(steps[numbers[0]], numbers),
@@ -318,7 +330,8 @@ def _is_text(step: Step) -> bool:
 def _key(step: Step) -> Hashable:
     images = tuple(view.key for view in step.images)
     # `answers` too: a region's words are not streamed, an answer's are, so they cannot share a request.
-    return (step.messages, images, step.max_new_tokens, step.stop, step.answers, step.tools)
+    asked = (step.tools, step.sampling, step.top_logprobs)
+    return (step.messages, images, step.max_new_tokens, step.stop, step.answers, asked)
 
 
 def _pass_on(on_text: OnText, numbers: Sequence[int], text: str) -> None:

@@ -141,3 +141,15 @@ def test_a_model_that_reads_half_of_its_crops(made: Made) -> None:
     found = made.audit("same")
     wrong = [p for (name, _), p in found.items() if name.endswith(":same") and p.answer != p.reference]
     assert 0 < len(wrong) < COUNT
+
+
+def test_samples_without_a_look_are_drawn_apart(made: Made) -> None:
+    found = made.audit("blank", samples=3, compares=False, temperature=0.7)
+    drawn = [request.sampling for request in made.engine.requests if request.sampling is not None]
+    assert len(drawn) == 3 * COUNT and {each.temperature for each in drawn} == {0.7}
+    assert {each.seed for each in drawn} == {1, 2, 3}
+    assert {name for name, _ in found if name.startswith("direct")} == {"direct:1", "direct:2", "direct:3"}
+    # They begin with the question: nothing of the run's talks is in them.
+    assert all(len(r.messages) == 1 and len(r.images) == 1 for r in made.engine.requests if r.sampling)
+    with pytest.raises(UsageError, match="--temperature"):
+        Audit(made.run, ("blank",), samples=5, temperature=0)

@@ -23,6 +23,7 @@ from viscot_core.images.view import View
 
 if TYPE_CHECKING:
     import supervision
+    from viscot_core.engines.base import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,11 @@ class Step:
 
     ``answers`` says that the model's next words are the answer (they may be streamed), not a region.
     ``whole``: the policy reads the model's thoughts too, which stay in the text. ``tools`` are those that a
-    server offers to the model (JSON, as OpenAI's protocol has them).
+    server offers to the model (JSON, as OpenAI's protocol has them). ``sampling`` is how the tokens are
+    chosen where the policy wants them otherwise than the engine.
+
+    ``top_logprobs`` asks how likely the first tokens of the reply were. The step that ``next`` gets back then
+    has them as ``likeliest`` (text and natural logarithm, the likeliest first), if the engine tells them.
     """
 
     question: Question
@@ -118,6 +123,9 @@ class Step:
     whole: bool = False
     tools: str = ""
     refusals: tuple[Refusal, ...] = ()
+    sampling: Sampling | None = None
+    top_logprobs: int = 0
+    likeliest: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,7 @@ class Answer:
     thoughts: tuple[str, ...] = ()
     tokens: int = 0
     seconds: float = 0.0
+    prompt_tokens: int = 0
     messages: tuple[Message, ...] = field(default=(), repr=False)
     refusals: tuple[Refusal, ...] = ()
     stop: str = ""

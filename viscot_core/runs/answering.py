@@ -16,7 +16,7 @@ from viscot_core.rollout import Turn
 from viscot_core.runs.opening import Query
 from viscot_core.runs.records import Key, Prediction
 from viscot_core.runs.turns import Turns
-from viscot_core.tasks.base import Asked, Item, Settings
+from viscot_core.tasks.base import Item, Measuring, Settings
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Continuing(Protocol):
 
 
 def answer_queries(
-    task: Asked,
+    task: Measuring,
     settings: Settings,
     engine: Engine,
     queries: Sequence[Query],
@@ -69,7 +69,7 @@ def answer_queries(
 
 
 def _answers(
-    task: Asked,
+    task: Measuring,
     settings: Settings,
     engine: Engine,
     queries: Sequence[Query],
@@ -96,7 +96,7 @@ def _said(key: Key, turns: Turns | None, before: Continuing | None) -> list[Turn
 
 
 def answer_stream(
-    task: Asked,
+    task: Measuring,
     settings: Settings,
     engine: Engine,
     batches: Iterable[Sequence[Query]],
@@ -138,7 +138,7 @@ def answer_stream(
 def _readable(
     batches: Iterable[Sequence[Query]],
     unread: list[Prediction | Pending],
-    task: Asked,
+    task: Measuring,
     settings: Settings,
     before: Continuing | None,
 ) -> Iterator[Query]:
@@ -152,7 +152,9 @@ def _readable(
             yield query
 
 
-def _outcome(task: Asked, settings: Settings, query: Query, answer: Answer | None) -> Prediction | Pending:
+def _outcome(
+    task: Measuring, settings: Settings, query: Query, answer: Answer | None
+) -> Prediction | Pending:
     item = query.loaded.item
     if answer is None:
         return record(item, query.strategy, status="failed", error=query.loaded.error or "no image")
@@ -163,6 +165,7 @@ def _outcome(task: Asked, settings: Settings, query: Query, answer: Answer | Non
         facts |= {
             "seconds": answer.seconds,
             "tokens": answer.tokens,
+            "prompt_tokens": answer.prompt_tokens,
             # A turn that was taken over from another run cost nothing here.
             "calls": sum(1 for cost in answer.costs if any(cost)),
             "thoughts": thoughts,

@@ -19,11 +19,13 @@ from typing import Any
 from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Box, Window
 from viscot_core.data.traces.trace import trace_in
+from viscot_core.engines.base import Sampling
 from viscot_core.errors import UsageError, check_choice
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View, crop
 from viscot_core.policies.base import Answer, Policy, Question
 from viscot_core.policies.replaced import REPLACEMENTS, Looking, Replaced
+from viscot_core.policies.sampled import Sampled
 from viscot_core.policies.zoom_settings import settings_of
 from viscot_core.rollout import Turn
 from viscot_core.runs.journal import refuse_changes
@@ -88,6 +90,9 @@ class Audit:
     seed: int = 0
     compares: bool = True
     """Whether the baselines are asked: ``direct`` where the run does not have it, and each crop alone."""
+    samples: int = 0
+    """So many answers without a look are drawn for each item, at ``temperature``: ``direct:1``, ..."""
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         for name in self.by:
@@ -95,6 +100,10 @@ class Audit:
         if not self.by:
             raise UsageError(
                 f"No replacement is given; --replace is one or more of {', '.join(REPLACEMENTS)}."
+            )
+        if self.samples and (self.temperature <= 0 or DIRECT not in self._base.all_strategies):
+            raise UsageError(
+                "--samples needs a --temperature above 0 and a task that has the strategy direct."
             )
         if self.run_info.settings.get("audit"):
             raise UsageError(f"{self.run} is an audit itself; give the run that it replays.")
@@ -161,12 +170,18 @@ class Audit:
         kinds = [*self.by, *([ALONE] if asks else [])]
         replaced = [f"{name}:{by}" for name in self.audited for by in kinds]
         direct = [DIRECT] if asks or any(key[0] == DIRECT for key in self._all) else []
-        return (*self.audited, *replaced, *direct)
+        return (*self.audited, *replaced, *direct, *self._draws)
+
+    @property
+    def _draws(self) -> dict[str, Sampling]:
+        return {f"{DIRECT}:{n}": Sampling(self.temperature, seed=n) for n in range(1, self.samples + 1)}
 
     @cached_property
     def all_strategies(self) -> Mapping[str, Strategy]:
         """Those of the task, those with replaced crops, and those with the crop alone."""
         found = dict(self._base.all_strategies)
+        for key, sampling in self._draws.items():
+            found[key] = _drawn(key, found[DIRECT], sampling)
         for name in self.audited:
             if DIRECT in found:
                 key, summary = f"{name}:{ALONE}", f"the crop of {name} without its image, answer at once"
@@ -237,7 +252,8 @@ class Audit:
     def settings(self, codec: Codec | None) -> dict[str, Any]:
         """Those of the run, and how its crops are replaced."""
         kept = {n: v for n, v in self.run_info.settings.items() if n not in ("engine", "prompts")}
-        return {**kept, "audit": {"seed": self.seed, "strategies": list(self.audited)}}
+        drawn = {"temperature": self.temperature} if self.samples else {}
+        return {**kept, "audit": {"seed": self.seed, "strategies": list(self.audited), **drawn}}
 
     def metrics(self, item: Item, answer: Answer, settings: Settings) -> Facts:
         """As the task's own."""
@@ -255,17 +271,21 @@ class Audit:
 
     def begun(self, key: Key) -> Sequence[Turn]:
         """What the model said up to its first look."""
-        name, _, by = key[0].partition(":")
-        found = self._all.get((name, *key[1:])) if by and by != ALONE else None
-        return [Turn(text) for text in said_before_look(found)] if found is not None else ()
+        found = self._recorded(key)
+        replays = found is not None and found.strategy != key[0] and not key[0].endswith(f":{ALONE}")
+        return [Turn(text) for text in said_before_look(found)] if found is not None and replays else ()
 
     def answered(self, key: Key) -> Prediction | None:
         """An answer of the run; so is that of a talk without a look, in which nothing is replaced."""
+        found = self._recorded(key)
+        if found is None or found.strategy == key[0]:
+            return found
+        return None if looked(found) else found.model_copy(update={"strategy": key[0]})
+
+    def _recorded(self, key: Key) -> Prediction | None:
+        """The run's answer under a strategy, or the one whose talk the strategy replays."""
         name, _, by = key[0].partition(":")
-        found = self._all.get((name, *key[1:]))
-        if found is None or (by and looked(found)):
-            return None
-        return found.model_copy(update={"strategy": key[0]}) if by else found
+        return None if by and name not in self.audited else self._all.get((name, *key[1:]))
 
     def _last_crops(self, name: str) -> dict[tuple[str, str], tuple[Window, ...]]:
         return {p.key[1:]: last_crops(p) for p in self._all.values() if p.strategy == name and looked(p)}
@@ -286,6 +306,12 @@ class Audit:
             assert window is not None
             found[each.dataset, str(each.question_id)] = find_image(self.data, donor.image), window
         return found
+
+
+def _drawn(name: str, direct: Strategy, sampling: Sampling) -> Strategy:
+    """``direct`` with words that are drawn."""
+    summary = f"{direct.summary}; drawn at temperature {sampling.temperature}"
+    return Strategy(name, summary, lambda settings: Sampled(direct.policy(settings), sampling))
 
 
 def _annotated(item: Item, settings: Settings) -> Region:

@@ -29,7 +29,8 @@ Coords = tuple[float, float, float, float]
 
 
 OPTIONAL = (
-    "tokens", "calls", "thoughts", "boxes", "looks", "box_probability", "answer_probability", "trace", "seen",
+    "tokens", "prompt_tokens", "calls", "thoughts", "boxes", "looks", "box_probability", "answer_probability",
+    "trace", "seen",
     "benchmark", "options", "order", "category", "cycle", "repeat", "evidence", "evidence_iou",
 )  # fmt: skip
 """Fields of a line that are left out where there is nothing to say."""
@@ -60,8 +61,9 @@ class Prediction(BaseModel):
     iou: float | None = None
     seconds: float = 0.0
     tokens: int | None = None
+    prompt_tokens: int | None = None
     calls: int | None = None
-    """What the answer cost: new tokens, and calls of the model."""
+    """What the answer cost: new tokens, tokens of the prompts (images among them), calls of the model."""
     thoughts: tuple[str, ...] | None = None
     """A reasoning model's thoughts, one for each turn; they are no part of ``box_text`` and ``answer``."""
     boxes: int | None = None

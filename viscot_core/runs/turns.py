@@ -39,6 +39,7 @@ class Turns:
                 try:
                     row = orjson.loads(line)
                     key = (row.pop("strategy"), row.pop("dataset"), row.pop("question_id"))
+                    row["likeliest"] = tuple((text, float(log)) for text, log in row.get("likeliest", ()))
                     self._found[key].append(Turn(**row))
                 except (ValueError, TypeError, LookupError):
                     continue  # damaged, or of another version: asked once more

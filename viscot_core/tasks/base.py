@@ -147,7 +147,7 @@ class Task(Protocol):
         ...
 
 
-class Asked(Protocol):
+class Measuring(Protocol):
     """What of a task its answers need, be it a class or an object."""
 
     @property
@@ -156,7 +156,7 @@ class Asked(Protocol):
     def metrics(self, item: Item, answer: Answer, settings: Settings) -> Facts: ...
 
 
-class Chosen(Asked, Protocol):
+class Chosen(Measuring, Protocol):
     """A task as it was asked for, which may have strategies of its own: a ``Task``, or an audit of a run."""
 
     @property

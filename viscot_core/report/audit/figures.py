@@ -74,6 +74,7 @@ class Cost:
     items: int
     calls: float | None
     tokens: float | None
+    prompt_tokens: float | None
     seconds: float | None
 
 
@@ -280,6 +281,7 @@ def _cost(items: Iterable[ScoredItem]) -> Cost:
         len(items),
         calls=each([p.calls for p in predictions]),
         tokens=each([p.tokens for p in predictions]),
+        prompt_tokens=each([p.prompt_tokens for p in predictions]),
         seconds=each([p.seconds for p in predictions]),
     )
 

@@ -54,11 +54,19 @@ def _tables(run: str, name: str, each: AuditFigures) -> list[Table]:
             )
         )
     costs = [
-        (label, *(_plain(v) for v in (c.calls, c.tokens, c.seconds)), count(c.solved, c.items))
+        (
+            label,
+            *(_plain(v) for v in (c.calls, c.tokens, c.prompt_tokens, c.seconds)),
+            count(c.solved, c.items),
+        )
         for label, c in each.costs.items()
     ]
     tables.append(
-        Table(f"{name}: cost of a solved item", ("", "calls", "tokens", "seconds", "solved"), costs)
+        Table(
+            f"{name}: cost of a solved item",
+            ("", "calls", "new tokens", "prompt tokens", "seconds", "solved"),
+            costs,
+        )
     )
     return tables
 
