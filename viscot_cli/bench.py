@@ -42,7 +42,10 @@ def cot(
     who: WhoAnswers,
     strategy: Annotated[
         Names,
-        typer.Option(help="One or more of cot,direct,gt-box,random-box,center-box,no-image,zoom [cot]."),
+        typer.Option(
+            help="One or more of cot,direct,gt-box,random-box,center-box,no-image,zoom,tiles,tree,duplicate,"
+            "blank [cot]."
+        ),
     ] = None,
     tasks: Annotated[Names, typer.Option(help="Data sets, comma-separated [those of --suite].")] = None,
     suite: Annotated[str | None, typer.Option(help="paper (12 data sets), scripts (11) or all (13).")] = None,
@@ -172,7 +175,10 @@ def vqa(
     style: Annotated[
         str, typer.Option(help="The form of the answer and how it is scored: short, letter, yes-no or free.")
     ] = "short",
-    strategy: Annotated[Names, typer.Option(help="One or more of direct,cot,zoom [direct].")] = None,
+    strategy: Annotated[
+        Names,
+        typer.Option(help="One or more of direct,cot,zoom,tiles,tree,duplicate,blank [direct]."),
+    ] = None,
     zoom: ZoomOptions,
     skip_missing: SkipMissing = False,
     batch_size: BatchSize = 16,

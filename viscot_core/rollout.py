@@ -153,7 +153,7 @@ def stream(
         stopped = cancelled is not None and cancelled()
         finished: list[tuple[int, Answer]] = []
         for number, step in list(steps.items()):
-            turn = _turn(generations[number], share, whole=step.whole)
+            turn = _turn(generations[number], share, step)
             turns[number].append(turn)
             outcome = _after(policies[number], step, generations[number], turn, stopped=stopped)
             _report_looks(on_look, number, step.looks, outcome.looks)
@@ -180,19 +180,20 @@ def _begin(policy: Policy, step: Step, said: Sequence[Turn]) -> tuple[Step, list
     return step, turns
 
 
-def _turn(generation: Generation, seconds: float, *, whole: bool = False) -> Turn:
+def _turn(generation: Generation, seconds: float, step: Step) -> Turn:
     """A generation without its thought, which a server sends apart or the text holds between marks.
 
-    A policy that reads the ``whole`` text finds the thought in it too.
+    A policy that reads the ``whole`` text finds the thought in it too. One that asks for likely first tokens
+    wants no further ones: its reply is not cut off.
     """
     spoken = split_thought(generation.text)
     text = unwrapped(spoken.text) if generation.thought else spoken.text
     return Turn(
-        generation.text if whole else text,
+        generation.text if step.whole else text,
         "\n".join(part for part in (generation.thought, spoken.thought) if part),
         generation.tokens,
         seconds,
-        truncated=generation.truncated or not spoken.ended,
+        truncated=not step.top_logprobs and (generation.truncated or not spoken.ended),
         probability=mean_probability(generation),
         seen=generation.seen,
         prompt_tokens=generation.prompt_tokens,

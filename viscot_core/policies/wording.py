@@ -37,6 +37,9 @@ LETTER = "\nAnswer with the option's letter from the given choices directly."
 """LLaVA's suffixes (its evaluation scripts, and lmms-eval's tasks), which ask for a form of answer."""
 
 
+HOLDS_ANSWER = "Can this question be answered from this image alone? Answer yes or no."
+"""How a search asks for a part of an image; the first token of the reply is what counts."""
+
 REGION = "the region of the image that helps to answer the question"
 """What a family's own request names, where a question is to be answered."""
 
@@ -91,11 +94,17 @@ class Wording:
             return text_only_turns(question, box_text)
         return (*self.detection(question), Message("assistant", box_text), Message("user", question))
 
-    def direct(self, question: str) -> Turns:
-        """Question and image only."""
+    def direct(self, question: str, images: int = 1) -> Turns:
+        """Question and images only."""
         if self.protocol == "paper":
-            return direct_turns(question)
-        return (Message("user", f"{IMAGE}\n{question}"),)
+            (message,) = direct_turns(question)
+        else:
+            message = Message("user", f"{IMAGE}\n{question}")
+        return (Message("user", message.text.replace(IMAGE, "\n".join([IMAGE] * images), 1)),)
+
+    def holds_answer(self, question: str) -> Turns:
+        """Whether an image shows what a question asks for: yes or no (a search asks it of each part)."""
+        return (Message("user", f"{IMAGE}\n{_bare(question)}\n{HOLDS_ANSWER}"),)
 
     def refcoco(self, expression: str) -> Turns:
         """A referring expression: its box."""

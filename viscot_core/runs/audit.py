@@ -205,7 +205,7 @@ class Audit:
             strategy.asks_for_box,
             _annotated if by == "gt" else None,
             strategy.loops,
-            self._donors(strategy.name) if by == "other" else {},
+            donors=self._donors(strategy.name) if by == "other" else {},
         )
 
     def load(self) -> Benchmark:

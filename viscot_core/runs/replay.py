@@ -78,10 +78,10 @@ def replay_item(folder: Path | str, name: str, *, strategy: str | None = None) -
 
 
 def prompts(info: RunInfo, prediction: Prediction) -> tuple[str, ...]:
-    """What was sent, step by step; nothing for a strategy that this version does not have."""
+    """What was sent, step by step; nothing for a strategy that this version does not have, or a search."""
     task = TASKS.get(info.kind)
     strategy = task.all_strategies.get(prediction.strategy) if task else None
-    if strategy is None or (strategy.region is not None and prediction.box is None):
+    if strategy is None or strategy.searches or (strategy.region is not None and prediction.box is None):
         return ()
     prompt = recorded_prompt(info.settings.get("engine", {}))
     if prediction.trace is not None:

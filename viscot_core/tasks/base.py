@@ -88,7 +88,7 @@ class Strategy:
 
     ``region`` gives the box of an item where the policy is shown one; ``asks_for_box`` says that the model
     names the box. ``loops``: the policy looks as often as the model wants. It shows images in sizes of its
-    own, and an engine must change none.
+    own, and an engine must change none. ``searches``: it finds the box by calls that no record keeps.
     """
 
     name: str
@@ -97,6 +97,7 @@ class Strategy:
     asks_for_box: bool = False
     region: Callable[[Item, Settings], Region] | None = None
     loops: bool = False
+    searches: bool = False
 
     def question(self, item: Item, view: View, settings: Settings) -> Question:
         """The question of ``item`` as the policy takes it."""
@@ -183,7 +184,7 @@ def wording_of(settings: Settings) -> Wording:
 def needs_boxes(task: Chosen) -> bool:
     """Whether a strategy of the task as it was asked for has the model read or write a box."""
     chosen = [task.all_strategies[name] for name in task.strategies]
-    return any(strategy.asks_for_box or strategy.region is not None for strategy in chosen)
+    return any(each.asks_for_box or each.searches or each.region is not None for each in chosen)
 
 
 def engine_codec(task: Chosen, codec: Codec | None) -> Codec | None:

@@ -38,7 +38,7 @@ from viscot_core.tasks.base import (
     wording_of,
 )
 from viscot_core.tasks.loading import digest_of
-from viscot_core.tasks.zoom_strategy import ZOOM
+from viscot_core.tasks.shared_strategies import TRAINING_FREE, ZOOM
 
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
@@ -55,6 +55,7 @@ STRATEGIES: dict[str, Strategy] = {
             asks_for_box=True,
         ),
         ZOOM,
+        *TRAINING_FREE,
     )
 }
 

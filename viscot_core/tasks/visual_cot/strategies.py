@@ -10,7 +10,7 @@ from viscot_core.policies.direct import Direct
 from viscot_core.policies.given_box import GivenBox
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.tasks.base import Item, Region, Settings, Strategy, max_new_tokens, wording_of
-from viscot_core.tasks.zoom_strategy import ZOOM
+from viscot_core.tasks.shared_strategies import TRAINING_FREE, ZOOM
 
 
 def _crop_policy(settings: Settings) -> CropPolicy:
@@ -86,6 +86,7 @@ STRATEGIES: dict[str, Strategy] = {
             "no-image", "the model names the region, its crop is not shown", _no_image, asks_for_box=True
         ),
         ZOOM,
+        *TRAINING_FREE,
     )
 }
 """Paper Table 6, and the loop."""
