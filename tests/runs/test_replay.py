@@ -67,5 +67,5 @@ def test_an_answer_whose_box_is_not_on_record_shows_the_first_prompt_only(tmp_pa
 
 
 def test_what_this_version_does_not_know_has_no_prompts(tmp_path: Path) -> None:
-    (shown,) = replay_item(write_run(tmp_path, [prediction(strategy="tree")]), "synth:1")
+    (shown,) = replay_item(write_run(tmp_path, [prediction(strategy="later")]), "synth:1")
     assert shown.prompts == ()

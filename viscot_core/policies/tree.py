@@ -27,7 +27,7 @@ FIRST_TOKENS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ImagePart:
     """A part of the image, in pixels of the original; ``worth`` is 0..1, None before it was asked."""
 
     window: Window
@@ -36,10 +36,10 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Search(Step):
+class SearchStep(Step):
     """A step of the search: what is known of the parts. The first one without a worth is being asked."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ImagePart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Tree:
 
     def next(self, step: Step, text: str) -> Step | Answer:
         """The next part, or the answer's step, then the answer."""
-        if not isinstance(step, Search):
+        if not isinstance(step, SearchStep):
             answer = self.answers.next(step, text)
             return replace(answer, policy=self.name) if isinstance(answer, Answer) else answer
         number = next(n for n, part in enumerate(step.parts) if part.worth is None)
@@ -72,7 +72,7 @@ class Tree:
             return self._ask(step.question, parts, ())
         return self._grow(step.question, parts)
 
-    def _grow(self, question: Question, parts: tuple[Part, ...]) -> Step:
+    def _grow(self, question: Question, parts: tuple[ImagePart, ...]) -> Step:
         """Cut the best part that can be cut, if its quarters can still be asked."""
         for best in sorted((part for part in parts if not part.split), key=_order):
             quarters = parts_of(best.window)
@@ -81,13 +81,13 @@ class Tree:
                 return self._ask(question, known, quarters)
         return self._ask(question, parts, ())
 
-    def _ask(self, question: Question, known: tuple[Part, ...], new: tuple[Part, ...]) -> Step:
+    def _ask(self, question: Question, known: tuple[ImagePart, ...], new: tuple[ImagePart, ...]) -> Step:
         """The step about the first part that is not asked yet; the answer's, where there is none."""
         parts = (*known, *new)
         part = next((part for part in parts if part.worth is None), None)
         if part is None or len(parts) > self.most_calls:
             return self._answer(question, known)
-        return Search(
+        return SearchStep(
             question,
             self.answers.wording.holds_answer(question.text),
             (crop(question.images[0], part.window),),
@@ -97,7 +97,7 @@ class Tree:
             parts=parts,
         )
 
-    def _answer(self, question: Question, parts: tuple[Part, ...]) -> Step:
+    def _answer(self, question: Question, parts: tuple[ImagePart, ...]) -> Step:
         """The look at the best part; at the whole image where no part was asked."""
         size = question.images[0].image.size
         window = min(parts, key=_order).window if parts else (0, 0, *size)
@@ -106,13 +106,13 @@ class Tree:
         return self.answers.look_again(question, Look(box, words, size, named_by="given"))
 
 
-def _order(part: Part) -> tuple[float, int]:
+def _order(part: ImagePart) -> tuple[float, int]:
     """The best part first; of equals the smaller one, which shows more detail."""
     left, top, right, bottom = part.window
     return -(part.worth or 0.0), (right - left) * (bottom - top)
 
 
-def parts_of(window: Window) -> tuple[Part, ...]:
+def parts_of(window: Window) -> tuple[ImagePart, ...]:
     """The quarters of a window, or the halves of a long one, each a little larger; none where it is small."""
     left, top, right, bottom = window
     wide, high = right - left, bottom - top
@@ -122,7 +122,7 @@ def parts_of(window: Window) -> tuple[Part, ...]:
     if across * down == 1:
         return ()
     columns, rows = _spans(left, right, across), _spans(top, bottom, down)
-    return tuple(Part((x0, y0, x1, y1)) for y0, y1 in rows for x0, x1 in columns)
+    return tuple(ImagePart((x0, y0, x1, y1)) for y0, y1 in rows for x0, x1 in columns)
 
 
 def _spans(low: int, high: int, count: int) -> list[tuple[int, int]]:

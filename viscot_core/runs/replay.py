@@ -19,8 +19,10 @@ from viscot_core.images.drawing import check_ending, draw_answer, save_image
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import View
 from viscot_core.policies.base import Question
+from viscot_core.policies.given_box import GivenBox
 from viscot_core.rollout import replay
 from viscot_core.runs.records import Prediction, RunInfo, read_predictions, read_run
+from viscot_core.tasks.base import wording_of
 from viscot_core.tasks.image_files import find_image
 from viscot_core.tasks.registry import TASKS
 
@@ -78,17 +80,22 @@ def replay_item(folder: Path | str, name: str, *, strategy: str | None = None) -
 
 
 def prompts(info: RunInfo, prediction: Prediction) -> tuple[str, ...]:
-    """What was sent, step by step; nothing for a strategy that this version does not have, or a search."""
+    """What was sent, step by step; nothing for a strategy that this version does not have.
+
+    Of a search the last step: the calls that found its region are not on record.
+    """
     task = TASKS.get(info.kind)
     strategy = task.all_strategies.get(prediction.strategy) if task else None
-    if strategy is None or strategy.searches or (strategy.region is not None and prediction.box is None):
+    shown = strategy is not None and (strategy.region is not None or strategy.searches)
+    if strategy is None or (shown and prediction.box is None):
         return ()
     prompt = recorded_prompt(info.settings.get("engine", {}))
     if prediction.trace is not None:
         turns = trace_in(prediction.trace).turns
         return tuple(prompt(turns[:n]) for n, turn in enumerate(turns) if turn.role == "assistant")
     said = strategy.said(prediction.box_text, prediction.answer)
-    steps, _ = replay(strategy.policy(info.settings), _question(prediction), said)
+    policy = GivenBox(wording_of(info.settings)) if strategy.searches else strategy.policy(info.settings)
+    steps, _ = replay(policy, _question(prediction), said)
     return tuple(prompt(step.messages) for step in steps)
 
 
