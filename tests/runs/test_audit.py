@@ -55,7 +55,12 @@ def test_every_replacement_shows_what_it_says(made: Made) -> None:
         assert (same.answer, same.crop) == (answered.answer, answered.crop)
         assert found[f"{name}:gt", number].answer == answered.answer == answered.reference
         for by in ("none", "blank", "noise"):
-            assert found[f"{name}:{by}", number].answer != answered.answer
+            replay = found[f"{name}:{by}", number]
+            assert replay.answer != answered.answer
+            assert replay.crop is None, "no part of the image was shown"
+            assert replay.box == answered.box, "the region is the one that the run named"
+            if replay.trace is not None and by != "none":
+                assert [look["replaced"] for look in replay.trace["looks"]] == [by]
         other = found[f"{name}:other", number].answer
         assert other is not None and other.startswith("code")
         assert found[f"{name}:alone", number].answer == answered.answer

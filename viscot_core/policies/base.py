@@ -62,7 +62,8 @@ class Look:
     ``image`` is the number of the question's image, ``source`` that of the talk's image in which the region
     was named (0: the first; crops count on from the question's images), ``turn`` the model's turn, from 1.
     ``shown`` and ``crop_hash`` are the size and the sha256 of the pixels that the model was shown; policies
-    with one look leave them out.
+    with one look leave them out. ``replaced`` names what was shown instead of the crop, which is then the
+    region that the model had asked to see.
     """
 
     box: Box
@@ -77,6 +78,7 @@ class Look:
     turn: int = 1
     shown: Size | None = None
     crop_hash: str = ""
+    replaced: str = ""
 
     @property
     def box_pixels(self) -> Box:

@@ -108,7 +108,8 @@ class Replaced:
             look = replace(look, image=0)
             crop = self.inner.window(question, 0, question.box)
             other = self.inner.cut(question, 0, crop)
-        look = replace(look, crop=crop)
+        # A window of the image was shown by these two alone.
+        look = replace(look, crop=crop, replaced="" if self.by in ("random", "gt") else self.by)
         if look.crop_hash:
             look = replace(look, shown=other.image.size, crop_hash=view_of(other.image).key)
         return look, other

@@ -23,6 +23,8 @@ from viscot_core.boxes.geometry import Box
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write
 from viscot_core.images.reading import open_image
+from viscot_core.report.audit.figures import Figure, audits
+from viscot_core.report.audit.tables import SERIES, audit_rows
 from viscot_core.report.choices import By, Images
 from viscot_core.report.names import title
 from viscot_core.report.plots import Mark, dots, histogram
@@ -130,11 +132,16 @@ def _steps(trace: dict[str, Any], image: str) -> list[dict[str, Any]]:
         {
             "box": look["box"],
             "crop": look["crop"],
-            "said": said[look["turn"] - 1] if 0 < look.get("turn", 0) <= len(said) else "",
+            "said": (said[look["turn"] - 1] if 0 < look.get("turn", 0) <= len(said) else "") + _instead(look),
         }
         for look in trace.get("looks", ())
         if {"box", "crop"} <= look.keys() and images[look.get("image", 0) :][:1] == [image]
     ]
+
+
+def _instead(look: dict[str, Any]) -> str:
+    """In an audit the model may have seen something else than the crop that is drawn."""
+    return f" (it was shown: {look['replaced']})" if look.get("replaced") else ""
 
 
 def _pixels(coords: tuple[float, float, float, float] | None, size: tuple[int, int]) -> list[float] | None:
@@ -186,7 +193,11 @@ class _ImagePlacer:
 
 def _plots(stats: Stats, several: bool) -> list[str]:
     prefix = f"{stats.run.name}: " if several else ""
-    plots = []
+    plots = [
+        dots(f"{prefix}{name}: right with each crop, and answers that flip", rows, list(SERIES))
+        for name, each in audits(stats.run).items()
+        for rows in [[(by, [_figure_mark(f) for f in pair]) for by, pair in audit_rows(each)]]
+    ]
     if stats.answers and stats.run.judge:
         overall = [(s, [_mark(part.overall)]) for s, part in stats.answers.items()]
         plots.append(dots(f"{prefix}Answers, overall, with 95 % intervals", overall, ["score"]))
@@ -206,6 +217,10 @@ def _plots(stats: Stats, several: bool) -> list[str]:
 def _mark(cell: Answers | None) -> Mark:
     """A strategy without this group gets an empty mark: the position in the row decides the colour."""
     return Mark(cell.mean, *(cell.ci95 or (None, None))) if cell else Mark(None)
+
+
+def _figure_mark(figure: Figure | None) -> Mark:
+    return Mark(figure.value, *(figure.ci95 or (None, None))) if figure else Mark(None)
 
 
 def _by_area(stats: Stats, prefix: str) -> str:

@@ -226,7 +226,7 @@ def box_facts(item: Item, answer: Answer, settings: Settings) -> Facts:
         "box_text": look.text,
         "box_status": look.status.value if look.status else None,
         "box": look.box.coords,
-        "crop": look.crop,
+        "crop": None if look.replaced else look.crop,
         "boxes": look.boxes if look.boxes > 1 else None,
         "looks": _several(answer),
         "iou": overlap(look, item, points=wording_of(settings).codec.points),

@@ -49,7 +49,8 @@ class TraceLook(Row):
 
     ``source`` is the number of the talk's image that the box was named in (images first, then crops),
     ``turn`` the model's turn (from 1), ``shown`` the width and height in which the crop was shown, ``hash``
-    the sha256 of those pixels. ``tokens`` and ``seconds`` are those of the turn.
+    the sha256 of those pixels. ``tokens`` and ``seconds`` are those of the turn. In a talk of an audit
+    ``replaced`` names what was shown instead of ``crop``.
     """
 
     box: tuple[float, float, float, float]
@@ -63,6 +64,7 @@ class TraceLook(Row):
     named_by: Literal["model", "given"] = "model"
     tokens: int | None = None
     seconds: float | None = None
+    replaced: str | None = None
 
 
 class TraceError(Row):
@@ -189,6 +191,7 @@ def _look(look: Look, answer: Answer) -> TraceLook:
         named_by=look.named_by,
         tokens=tokens,
         seconds=None if seconds is None else round(seconds, 4),
+        replaced=look.replaced or None,
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from viscot_core.report.audit.figures import AuditFigures, Figure
 from viscot_core.report.tables import Table, count, interval, number
 
+SERIES = ("right", "flips")
+
 
 def audit_tables(run: str, found: dict[str, AuditFigures]) -> list[Table]:
     """What a person reads of an audit."""
@@ -15,60 +17,50 @@ def audit_tables(run: str, found: dict[str, AuditFigures]) -> list[Table]:
 
 
 def _tables(run: str, name: str, each: AuditFigures) -> list[Table]:
+    rows = [(label, *_cells(figure)) for label, figure in _named(each) if figure is not None]
+    tables = [
+        *_replaced_tables(f"{run}: {name}", each),
+        Table(f"{name}: with and without its looks", ("", "share", "95 % interval", "n of N"), rows),
+    ]
+    if each.coverage:
+        t = each.coverage.table
+        evidence = [(at, str(t[f"{at} right"]), str(t[f"{at} wrong"])) for at in ("covered", "missed")]
+        note = "Covered: at least half of the true region lies inside the last crop."
+        tables.append(Table(f"{name}: answers by evidence", ("", "right", "wrong"), evidence, [note]))
+    costs = [
+        (label, *map(_plain, (c.calls, c.tokens, c.prompt_tokens, c.seconds)), count(c.solved, c.items))
+        for label, c in each.costs.items()
+    ]
+    header = ("", "calls", "new tokens", "prompt tokens", "seconds", "solved")
+    return [*tables, Table(f"{name}: cost of a solved item", header, costs)]
+
+
+def _replaced_tables(title: str, each: AuditFigures) -> list[Table]:
+    """What became of the answers, one line a replacement; two tables, so that they fit a terminal."""
     replays = [
-        (
-            by,
-            *_cells(r.flips),
-            *_cells(r.accuracy),
-            "-" if r.difference.value is None else f"{r.difference.value:+.3f}",
-            interval(r.difference.ci95, signed=True),
-            *_cells(r.necessity),
-            number(r.needed.value),
-            count(r.needed.n, r.needed.of),
-        )
+        (by, *_cells(r.flips), *_cells(r.accuracy), *_cells(r.difference, signed=True))
         for by, r in each.replaced.items()
     ]
     header = (
         "crop replaced by", "flips", "95 % interval", "n of N", "right", "95 % interval", "n of N",
-        "minus the run", "95 % interval", "needed", "95 % interval", "n of N", "of the right", "n of N",
+        "minus the run", "95 % interval", "n of N",
     )  # fmt: skip
-    looked = (
-        f"{each.looked} of {each.items} items have a look; right in the run: {number(each.accuracy.value)}."
-    )
-    tables = [Table(f"{run}: {name}, does looking matter?", header, replays, [looked])]
-    rows = [(label, *_cells(figure)) for label, figure in _named(each) if figure is not None]
-    tables.append(
-        Table(f"{name}: with and without its looks", ("", "share", "95 % interval", "n of N"), rows)
-    )
-    if each.coverage:
-        t = each.coverage.table
-        tables.append(
-            Table(
-                f"{name}: answers by evidence",
-                ("", "right", "wrong"),
-                [
-                    (where, str(t[f"{where} right"]), str(t[f"{where} wrong"]))
-                    for where in ("covered", "missed")
-                ],
-                ["Covered: at least half of the true region lies inside the last crop."],
-            )
-        )
-    costs = [
-        (
-            label,
-            *(_plain(v) for v in (c.calls, c.tokens, c.prompt_tokens, c.seconds)),
-            count(c.solved, c.items),
-        )
-        for label, c in each.costs.items()
+    right = number(each.accuracy.value)
+    note = f"{each.looked} of {each.items} items have a look; right in the run: {right}."
+    needed = [(by, *_cells(r.necessity), *_cells(r.needed)) for by, r in each.replaced.items()]
+    needed_header = (
+        "crop replaced by", "needed", "95 % interval", "n of N", "of the right", "95 % interval", "n of N",
+    )  # fmt: skip
+    return [
+        Table(f"{title}, does looking matter?", header, replays, [note]),
+        Table(f"{title}: right with the crop, wrong with it replaced", needed_header, needed),
     ]
-    tables.append(
-        Table(
-            f"{name}: cost of a solved item",
-            ("", "calls", "new tokens", "prompt tokens", "seconds", "solved"),
-            costs,
-        )
-    )
-    return tables
+
+
+def audit_rows(each: AuditFigures) -> list[tuple[str, tuple[Figure | None, Figure | None]]]:
+    """For a plot: right answers and flips (``SERIES``) in the run, with each replacement, from crops alone."""
+    replaced = [(by, (r.accuracy, r.flips)) for by, r in each.replaced.items()]
+    return [("as it was", (each.accuracy, None)), *replaced, ("crop alone", (each.sufficiency, None))]
 
 
 def _named(each: AuditFigures) -> list[tuple[str, Figure | None]]:
@@ -91,8 +83,9 @@ def _named(each: AuditFigures) -> list[tuple[str, Figure | None]]:
     ]
 
 
-def _cells(figure: Figure) -> tuple[str, str, str]:
-    return number(figure.value), interval(figure.ci95), count(figure.n, figure.of)
+def _cells(figure: Figure, *, signed: bool = False) -> tuple[str, str, str]:
+    value = f"{figure.value:+.3f}" if signed and figure.value is not None else number(figure.value)
+    return value, interval(figure.ci95, signed=signed), count(figure.n, figure.of)
 
 
 def _plain(value: float | None) -> str:
