@@ -58,7 +58,7 @@ def _replaced_tables(title: str, each: AuditFigures) -> list[Table]:
 
 
 def audit_rows(each: AuditFigures) -> list[tuple[str, tuple[Figure | None, Figure | None]]]:
-    """For a plot: right answers and flips (``SERIES``) in the run, with each replacement, from crops alone."""
+    """For a plot: right answers and flips (``SERIES``) in the run, with each replacement, by crops alone."""
     replaced = [(by, (r.accuracy, r.flips)) for by, r in each.replaced.items()]
     return [("as it was", (each.accuracy, None)), *replaced, ("crop alone", (each.sufficiency, None))]
 
