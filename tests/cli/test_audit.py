@@ -30,7 +30,7 @@ def test_audit_score_and_stats(cli: Cli, run: Path, tmp_path: Path) -> None:
     ran = cli("audit", run, "--replace", "blank,other", "--replace", "gt")
     assert ran.code == 0, ran.err
     out = tmp_path / "run-audit"
-    assert "18 of 18 done" in ran.out and f"viscot score {out}" in ran.out
+    assert "18 of 18 done" in ran.out and f"viscot score {out}" in ran.err
     assert "0 now" in cli("audit", run, "--replace", "blank,other,gt").out
     assert cli("score", out, "--judge", "exact").code == 0
     shown = cli("stats", out)
