@@ -52,20 +52,20 @@ def audit(
     continues; 'viscot score' and 'viscot stats' of the folder give the figures.
     """
     from viscot_core.hardware import return_large_blocks
-    from viscot_core.runs.audit import Audit
+    from viscot_core.runs.audit.recorded import Recorded
+    from viscot_core.runs.audit.task import Audit
     from viscot_core.runs.evaluate import evaluate
 
     return_large_blocks()
     task = Audit(
-        run,
+        Recorded(run, names_of(strategy)),
         names_of(by) or ("none", "blank", "random", "other"),
-        names_of(strategy),
         seed,
         compares=baselines,
         samples=samples,
         temperature=temperature,
     )
-    recorded = task.run_info
+    recorded = task.recorded.info
     who = replace(
         who,
         model=who.model or recorded.model,

@@ -7,9 +7,9 @@ from PIL import Image
 
 from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE
-from viscot_core.images.view import View, view_of
+from viscot_core.images.view import GREY, View, view_of
 from viscot_core.policies.base import Answer, Question
-from viscot_core.policies.more_images import GREY, MOST_TILES, MoreImages, tile_windows
+from viscot_core.policies.more_images import MOST_TILES, MoreImages, tile_windows
 from viscot_core.policies.wording import Wording
 
 SIZES = [(500, 3000), (3000, 500), (20, 20), (1, 1), (1, 3000), (2, 1), (640, 480)]

@@ -10,6 +10,9 @@ from PIL import Image
 
 from viscot_core.boxes.geometry import Size, Window
 
+GREY = (127, 127, 127)
+"""The colour of an image that shows nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -27,6 +30,11 @@ def view_of(image: Image.Image) -> View:
     # The same bytes in another shape are another image.
     digest.update(repr(image.size).encode())
     return View(image, digest.hexdigest())
+
+
+def grey(size: Size) -> View:
+    """An image of ``size`` that shows nothing."""
+    return View(Image.new("RGB", size, GREY), f"grey@{size[0]}x{size[1]}")
 
 
 def crop(view: View, window: Window) -> View:

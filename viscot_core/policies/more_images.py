@@ -11,17 +11,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from PIL import Image
-
 from viscot_core.boxes.geometry import Size, Window
 from viscot_core.conversation import final_words
-from viscot_core.images.view import View, crop, view_of
+from viscot_core.images.view import View, crop, grey
 from viscot_core.policies.base import Answer, Question, Step, answer_step
 from viscot_core.policies.wording import Wording
 
 More = Literal["tiles", "duplicate", "blank"]
 MOST_TILES = 4
-GREY = (127, 127, 127)
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class MoreImages:
         if self.what == "duplicate":
             return (view,)
         if self.what == "blank":
-            return (view_of(Image.new("RGB", view.image.size, GREY)),)
+            return (grey(view.image.size),)
         windows = tile_windows(view.image.size, self.most)
         # One tile is the image once more: nothing would be gained by it.
         return tuple(crop(view, window) for window in windows) if len(windows) > 1 else ()

@@ -14,12 +14,11 @@ from PIL import Image
 
 from viscot_core.boxes.geometry import Box, Size, Window
 from viscot_core.conversation import IMAGE, Message
-from viscot_core.images.view import View, view_of
+from viscot_core.images.view import View, grey, resized, view_of
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
 
 Replacement = Literal["none", "blank", "noise", "random", "other", "gt", "same"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
-GREY = (127, 127, 127)
 
 
 @runtime_checkable
@@ -91,16 +90,16 @@ class Replaced:
         assert look.crop is not None
         crop = look.crop
         if self.by == "blank":
-            other = view_of(Image.new("RGB", size, GREY))
+            other = grey(size)
         elif self.by == "noise":
             other = view_of(Image.frombytes("RGB", size, rng.randbytes(3 * size[0] * size[1])))
         elif self.by == "other":
             if question.other is None:
                 raise ValueError("a question whose crop is replaced by another item's needs that item's")
-            other = _in_size(question.other, size)
+            other = resized(question.other, lambda _: size)
         elif self.by == "random":
             crop = _elsewhere(crop, question.images[look.image].image.size, rng)
-            other = _in_size(self.inner.cut(question, look.image, crop), size)
+            other = resized(self.inner.cut(question, look.image, crop), lambda _: size)
         else:
             if question.box is None:
                 raise ValueError("a question whose crop is replaced by the true region needs its box")
@@ -113,12 +112,6 @@ class Replaced:
         if look.crop_hash:
             look = replace(look, shown=other.image.size, crop_hash=view_of(other.image).key)
         return look, other
-
-
-def _in_size(view: View, size: Size) -> View:
-    if view.image.size == size:
-        return view
-    return View(view.image.resize(size, Image.Resampling.BICUBIC), f"{view.key}@{size[0]}x{size[1]}")
 
 
 def _elsewhere(window: Window, size: Size, rng: random.Random) -> Window:

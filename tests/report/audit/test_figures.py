@@ -14,7 +14,8 @@ from viscot_core.report.audit.figures import AuditFigures, audits
 from viscot_core.report.choices import Format
 from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import ScoredRun, read_scored_run
-from viscot_core.runs.audit import Audit
+from viscot_core.runs.audit.recorded import Recorded
+from viscot_core.runs.audit.task import Audit
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import Prediction, RunInfo
 from viscot_core.score.offline import OfflineJudge
@@ -33,7 +34,7 @@ def audit_of(folder: Path, monkeypatch: pytest.MonkeyPatch, reads: Reads) -> Sco
     monkeypatch.setattr("viscot_core.runs.evaluate.weights_hash", lambda _: "0")
     options = EngineOptions(model="made", box_format="viscot")
     evaluate(VisualCot(root, ("cot",), protocol="native"), options, folder / "run")
-    evaluate(Audit(folder / "run", (*BY, "gt", "same")), options, folder / "audit")
+    evaluate(Audit(Recorded(folder / "run"), (*BY, "gt", "same")), options, folder / "audit")
     score_run(folder / "audit", OfflineJudge("exact"))
     return read_scored_run(folder / "audit")
 

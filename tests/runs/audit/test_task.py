@@ -10,9 +10,11 @@ from made_readers import CROP, ReadingEngine, always, half, write_painted_root
 from viscot_core.engines.base import Request
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import EngineError, UsageError
-from viscot_core.policies.replaced import GREY, REPLACEMENTS
+from viscot_core.images.view import GREY
+from viscot_core.policies.replaced import REPLACEMENTS
 from viscot_core.policies.zoom_settings import ZoomSettings
-from viscot_core.runs.audit import Audit
+from viscot_core.runs.audit.recorded import Recorded
+from viscot_core.runs.audit.task import Audit
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import Prediction, read_predictions, read_run
 from viscot_core.tasks.visual_cot.task import VisualCot
@@ -36,7 +38,7 @@ class Made:
         self.out = folder / "audit"
 
     def audit(self, *by: str, **options: object) -> dict[tuple[str, str], Prediction]:
-        evaluate(Audit(self.run, by, **options), OPTIONS, self.out)  # type: ignore[arg-type]
+        evaluate(Audit(Recorded(self.run), by, **options), OPTIONS, self.out)  # type: ignore[arg-type]
         return {(p.strategy, str(p.question_id)): p for p in read_predictions(self.out)}
 
 
@@ -115,18 +117,18 @@ def test_another_model_is_refused(made: Made) -> None:
 
 def test_bad_requests_are_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--replace"):
-        Audit(made.run, ("blnk",))
+        Audit(Recorded(made.run), ("blnk",))
     with pytest.raises(UsageError, match="No replacement"):
-        Audit(made.run, ())
+        Audit(Recorded(made.run), ())
     with pytest.raises(UsageError, match="--strategy"):
-        Audit(made.run, ("blank",), ("direct",))
+        Recorded(made.run, ("direct",))
     made.audit("blank")
     with pytest.raises(UsageError, match="an audit itself"):
-        Audit(made.out, ("blank",))
+        Audit(Recorded(made.out), ("blank",))
     direct = tmp_path / "direct"
     evaluate(VisualCot(made.root, ("direct",), protocol="native"), OPTIONS, direct)
     with pytest.raises(UsageError, match="No answer of"):
-        Audit(direct, ("blank",))
+        Audit(Recorded(direct), ("blank",))
 
 
 def test_the_seed_draws_regions_and_other_items(made: Made) -> None:
@@ -157,4 +159,4 @@ def test_samples_without_a_look_are_drawn_apart(made: Made) -> None:
     # They begin with the question: nothing of the run's talks is in them.
     assert all(len(r.messages) == 1 and len(r.images) == 1 for r in made.engine.requests if r.sampling)
     with pytest.raises(UsageError, match="--temperature"):
-        Audit(made.run, ("blank",), samples=5, temperature=0)
+        Audit(Recorded(made.run), ("blank",), samples=5, temperature=0)
