@@ -52,8 +52,8 @@ def audit(
     continues; 'viscot score' and 'viscot stats' of the folder give the figures.
     """
     from viscot_core.hardware import return_large_blocks
+    from viscot_core.runs.audit.audit_task import Audit
     from viscot_core.runs.audit.recorded import Recorded
-    from viscot_core.runs.audit.task import Audit
     from viscot_core.runs.evaluate import evaluate
 
     return_large_blocks()

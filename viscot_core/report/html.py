@@ -23,8 +23,8 @@ from viscot_core.boxes.geometry import Box
 from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write
 from viscot_core.images.reading import open_image
+from viscot_core.report.audit.audit_tables import SERIES, audit_rows
 from viscot_core.report.audit.figures import Figure, audits
-from viscot_core.report.audit.tables import SERIES, audit_rows
 from viscot_core.report.choices import By, Images
 from viscot_core.report.names import title
 from viscot_core.report.plots import Mark, dots, histogram

@@ -8,8 +8,8 @@ from typing import Any
 
 from viscot_core.errors import UsageError
 from viscot_core.report.analysis import analyse
+from viscot_core.report.audit.audit_tables import audit_json, audit_tables
 from viscot_core.report.audit.figures import audits
-from viscot_core.report.audit.tables import audit_json, audit_tables
 from viscot_core.report.choices import By, Format
 from viscot_core.report.compare import (
     Comparison,

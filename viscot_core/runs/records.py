@@ -28,10 +28,12 @@ Key = tuple[str, str, str]
 Coords = tuple[float, float, float, float]
 
 
+ITEM_FACTS = ("benchmark", "options", "order", "category", "cycle", "repeat", "evidence")
+"""Fields of a line that say something of the item, whatever was answered."""
 OPTIONAL = (
     "tokens", "prompt_tokens", "calls", "thoughts", "boxes", "looks", "box_probability", "answer_probability",
     "trace", "seen",
-    "benchmark", "options", "order", "category", "cycle", "repeat", "evidence", "evidence_iou",
+    "evidence_iou", *ITEM_FACTS,
 )  # fmt: skip
 """Fields of a line that are left out where there is nothing to say."""
 
@@ -112,7 +114,6 @@ class Prediction(BaseModel):
             if row[name] is None:  # few models have any: absent is none
                 del row[name]
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-
 
 
 Planned = dict[str, dict[str, int]]

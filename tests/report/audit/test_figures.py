@@ -14,8 +14,8 @@ from viscot_core.report.audit.figures import AuditFigures, audits
 from viscot_core.report.choices import Format
 from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import ScoredRun, read_scored_run
+from viscot_core.runs.audit.audit_task import Audit
 from viscot_core.runs.audit.recorded import Recorded
-from viscot_core.runs.audit.task import Audit
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import Prediction, RunInfo
 from viscot_core.score.offline import OfflineJudge

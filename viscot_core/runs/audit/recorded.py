@@ -15,7 +15,7 @@ from viscot_core.data.traces.trace import trace_in
 from viscot_core.errors import UsageError, check_choice
 from viscot_core.policies.zoom_settings import settings_of
 from viscot_core.runs.journal import refuse_changes
-from viscot_core.runs.records import Key, Prediction, RunInfo, read_predictions, read_run
+from viscot_core.runs.records import ITEM_FACTS, Key, Prediction, RunInfo, read_predictions, read_run
 from viscot_core.tasks.base import Benchmark, Item, Task
 from viscot_core.tasks.image_files import find_image
 from viscot_core.tasks.registry import TASKS
@@ -129,6 +129,7 @@ class Recorded:
             question=p.question,
             box=Box(*p.box_gt).to_original(size) if p.box_gt else None,
             reference=p.reference,
+            facts={name: value for name in ITEM_FACTS if (value := getattr(p, name)) is not None},
         )
 
     def _hashes(self) -> dict[str, str]:

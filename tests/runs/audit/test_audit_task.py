@@ -13,8 +13,8 @@ from viscot_core.errors import EngineError, UsageError
 from viscot_core.images.view import GREY
 from viscot_core.policies.replaced import REPLACEMENTS
 from viscot_core.policies.zoom_settings import ZoomSettings
+from viscot_core.runs.audit.audit_task import Audit
 from viscot_core.runs.audit.recorded import Recorded
-from viscot_core.runs.audit.task import Audit
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import Prediction, read_predictions, read_run
 from viscot_core.tasks.visual_cot.task import VisualCot
