@@ -131,7 +131,7 @@ def stream(
         for number, (policy, question) in islice(waiting, None if width is None else width - len(steps)):
             policies[number] = policy
             first = policy.start(question)
-            if not ways.repeat(engine):
+            if not ways.repeat(engine, first):
                 ways.numbers[number] = ways.draws.next(_key(first), sampling)
             steps[number], turns[number] = _begin(policy, first, (said or {}).get(number, ()))
             _report_looks(on_look, number, (), steps[number].looks)
