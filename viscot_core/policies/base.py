@@ -23,6 +23,7 @@ from viscot_core.images.view import View
 
 if TYPE_CHECKING:
     import supervision
+
     from viscot_core.engines.base import Sampling
 
 
