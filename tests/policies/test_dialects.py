@@ -317,8 +317,15 @@ def test_what_a_thought_weighs_is_neither_a_call_nor_the_answer(name: str) -> No
     answer = talk(name, f"<think>where?</think>\n{call}", f"{weighed}\na fox")
     assert (answer.text, answer.stop, len(answer.looks)) == ("a fox", "answer", 1)
     assert len(answer.thoughts) == 2 and not answer.truncated
-    endless = talk(name, "<think>a cat? <answer>a cat</answer> or")
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("said", ["<answer>a cat</answer>", "\\boxed{a cat}"])
+def test_what_an_unended_thought_weighs_is_no_answer(name: str, said: str) -> None:
+    endless = talk(name, f"<think>a cat? {said} or")
     assert (endless.text, endless.truncated) == ("", True)
+    ended = talk(name, f"<think>a cat? {said} or</think><answer>a fox</answer>")
+    assert (ended.text, ended.truncated) == ("a fox", False)
 
 
 @pytest.mark.parametrize("name", DIALECTS)

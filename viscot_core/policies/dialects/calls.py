@@ -12,10 +12,14 @@ from typing import Any
 
 from viscot_core.boxes.geometry import BoxStatus
 from viscot_core.boxes.numbers import Numbers
+from viscot_core.conversation import CLOSING, THOUGHT_MARKS
 from viscot_core.policies.dialects.base import Call
 
 LONGEST = 10_000
 """Characters of a call that are read; a longer one is no call."""
+_THOUGHT = re.compile(
+    "|".join(rf"{re.escape(begin)}.*?(?:{re.escape(end)}|\Z)" for begin, end in THOUGHT_MARKS), re.DOTALL
+)
 SourceOf = Callable[[Mapping[str, Any]], int | None]
 """The number of a call's image in the talk, from its arguments. Raises ValueError with a reason."""
 
@@ -25,9 +29,16 @@ def between(text: str, start: str, end: str) -> list[str]:
     return [part.split(end)[0] for part in text.split(start)[1:]]
 
 
+def without_thoughts(text: str) -> str:
+    """What is said and not thought, whichever comes first; a thought that has no end reaches to the end."""
+    said = _THOUGHT.sub("", text)
+    # What is left of the marks closes a thought that the prompt opened.
+    return said[max((said.rfind(close) + len(close) for close in CLOSING if close in said), default=0) :]
+
+
 def last_answer(text: str) -> str | None:
-    """What stands in the last ``<answer>``; None where there is none that is closed."""
-    found = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    """What stands in the last ``<answer>`` outside thoughts; None where there is none that is closed."""
+    found = re.findall(r"<answer>(.*?)</answer>", without_thoughts(text), re.DOTALL)
     return found[-1].strip() if found else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from viscot_core.boxes.numbers import Numbers
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.policies.dialects.base import Dialect, Reading, Result, Rules, Situation
-from viscot_core.policies.dialects.calls import between, index, json_call
+from viscot_core.policies.dialects.calls import between, index, json_call, without_thoughts
 
 TOOL = "crop_image_normalized"
 _END = "</tool_call>"
@@ -55,7 +55,7 @@ def _parse(text: str, images: int) -> Reading:
     # Only a call at the end of the turn is made, and only the last one.
     if calls and text.rstrip().endswith(_END):
         return Reading(text, (json_call(calls[-1].strip(), TOOL, _source),))
-    answer = boxed(text)
+    answer = boxed(without_thoughts(text))
     ignored = "a call that does not end the turn is not made" if calls else ""
     return Reading(text, answer=text if answer is None else answer, ignored=ignored)
 
