@@ -69,6 +69,8 @@ def list_() -> None:
     """The data sets, splits, strategies and box formats that 'viscot bench' knows."""
     from viscot_core.boxes.geometry import CENTER
     from viscot_core.boxes.registry import CODECS
+    from viscot_core.sources.catalog import load_catalog
+    from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS
     from viscot_core.tasks.suites import REFCOCO, SUITES
     from viscot_core.tasks.visual_cot.strategies import STRATEGIES
 
@@ -83,6 +85,13 @@ def list_() -> None:
         title="bench cot: --strategy",
     )
     console.table(["split"], [(name.replace("/", ":"),) for name in REFCOCO], title="bench refcoco: --splits")
+    sources = load_catalog()
+    console.table(
+        ["benchmark", "questions", "license", "origin"],
+        [(b.name, b.items, sources.named(b.name).license, b.source) for b in BENCHMARKS.values()],
+        right=["questions"],
+        title="bench run",
+    )
     console.table(
         ["box format", "the middle box of a 640 x 480 image", "standing"],
         [(c.name, c.encode(CENTER, (640, 480)), c.standing) for c in CODECS.values()],

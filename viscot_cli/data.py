@@ -32,7 +32,9 @@ Root = Annotated[Path, typer.Option("--data", metavar="DATA", help="The data roo
 For = Annotated[
     list[str] | None,
     typer.Option(
-        "--for", help="pretrain, finetune, bench, refcoco, all; bench:docvqa,gqa; source names. Repeatable."
+        "--for",
+        help="pretrain, finetune, bench, refcoco, all; bench:docvqa,gqa or bench:vstar; source names. "
+        "Repeatable.",
     ),
 ]
 Files = Annotated[
@@ -115,7 +117,8 @@ def _details(source: DataSource, to: Path) -> None:
 
 
 def _purposes(source: DataSource) -> str:
-    return ", ".join(source.purposes) or "by name"
+    named = [f"{purpose}:{source.name}" for purpose in source.by_name]
+    return ", ".join([*source.purposes, *named]) or "by name"
 
 
 def _size(source: DataSource) -> str:

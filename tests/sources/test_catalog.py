@@ -7,6 +7,7 @@ import pytest
 from viscot_core.errors import UsageError
 from viscot_core.sources.catalog import load_catalog, select
 from viscot_core.sources.plan import DownloadJob
+from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,18 @@ def test_a_gated_source_is_wanted_by_its_data_sets_only() -> None:
         for wish in ("bench:gqa", "bench:emotic")
     }
     assert "emotic" not in names["bench:gqa"] and "emotic" in names["bench:emotic"]
+
+
+def test_a_benchmark_of_its_own_comes_only_where_it_is_named() -> None:
+    catalog = load_catalog()
+    for name, benchmark in BENCHMARKS.items():
+        (wanted,) = select(catalog, [f"bench:{name}"])
+        assert wanted.source.name == name and wanted.downloads == wanted.source.downloads
+        assert all(one.to.startswith(f"{benchmark.folder}") for one in wanted.downloads)
+        assert wanted.source.folder == benchmark.folder
+    both = [w.source.name for w in select(catalog, ["bench:vstar,gqa"])]
+    assert both == ["benchmark", "cot-images", "vstar"]
+    assert not {w.source.name for w in select(catalog, ["bench"])} & set(BENCHMARKS)
 
 
 def test_the_catalogue_is_whole() -> None:

@@ -20,6 +20,7 @@ import pytest
 from made_sources import HUB, make_world
 from web_server import Web
 
+from viscot_core.data.benchmarks.synth import write_benchmark
 from viscot_core.errors import DataError
 from viscot_core.sources.archives import UnpackLimits
 from viscot_core.sources.catalog import Catalog, load_catalog, select
@@ -28,6 +29,7 @@ from viscot_core.sources.hub import locate
 from viscot_core.sources.plan import plan, staging_of
 from viscot_core.sources.remote import Lost, Remote
 from viscot_core.sources.transfer import Patience
+from viscot_core.tasks.benchmarks.task import Benchmarks
 
 QUICK = Patience(attempts=4, first_wait=0.001, longest_wait=0.05)
 
@@ -142,6 +144,38 @@ def test_some_data_sets_of_a_purpose(hub: Web, tmp_path: Path) -> None:
     assert list(images(tmp_path)) == ["rows/two.json"]
     assert catalog.named("rows").state(tmp_path) == "partial"
     assert catalog.named("zip").state(tmp_path) == "absent"
+
+
+def folder_world(hub: Web, made: Path) -> Catalog:
+    """The hub with a small V*Bench, as ``data synth`` writes it, and files that nobody wants."""
+    write_benchmark(made, "vstar", count=6)
+    for path in (made / "bench/vstar").rglob("*.*"):
+        hub.files[f"craigwu/vstar_bench/{path.relative_to(made / 'bench/vstar')}"] = path.read_bytes()
+    hub.files["craigwu/vstar_bench/direct_attributes/README.md"] = b"words"
+    hub.files["craigwu/vstar_bench/GPT4V-hard/1.json"] = b"{}"
+    return load_catalog()
+
+
+def test_a_folder_of_the_hub_comes_file_by_file(hub: Web, tmp_path: Path) -> None:
+    catalog, made, root = folder_world(hub, tmp_path / "made"), tmp_path / "made", tmp_path / "data"
+    jpg = max(name for name in hub.files if name.endswith(".jpg"))
+    hub.faults[jpg] = ["code:404"]
+    assert list(get(root, catalog, "bench:vstar").failed) == [f"vstar/{Path(jpg).parent.name}"]
+    assert catalog.named("vstar").state(root) == "partial"
+    hub.log.clear()
+    assert not get(root, catalog, "bench:vstar").failed
+    assert images(root) == images(made)
+    assert catalog.named("vstar").state(root) == "complete"
+    got = [served.path for served in hub.log if served.method == "GET"]
+    assert set(got) == {jpg, f"{jpg.removesuffix('jpg')}json"}  # what was here is not fetched again
+    assert [i.question for i in Benchmarks(root, ("vstar",)).load().items] == [
+        i.question for i in Benchmarks(made, ("vstar",)).load().items
+    ]
+
+
+def test_a_folder_that_the_hub_has_no_more(hub: Web, tmp_path: Path) -> None:
+    failed = get(tmp_path, load_catalog(), "bench:visualprobe").failed
+    assert "holds no file any more" in failed["visualprobe"]
 
 
 def test_an_interrupted_archive_is_partial(hub: Web, tmp_path: Path) -> None:

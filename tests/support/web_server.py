@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import re
 import threading
 import time
@@ -63,6 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = self.path.split("?")[0]
+        if tree := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/[^/]+/?(.*)", path):
+            self._tree(f"{tree[1]}/", f"{tree[1]}/{tree[2]}".rstrip("/") + "/")
+            return
         # A hub's file address: /datasets/ORG/NAME/resolve/REVISION/FILE
         hub = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         name = f"{hub[1]}/{hub[3]}" if hub else path
@@ -116,6 +120,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self._send(part, kind, number, entry)
+
+    def _tree(self, repo: str, folder: str) -> None:
+        """The hub's list of files under a folder of a data set."""
+        found = [
+            {"type": "file", "path": name.removeprefix(repo), "size": len(data), "oid": "0" * 40}
+            for name, data in self.web.files.items()
+            if name.startswith(folder)
+        ]
+        body = json.dumps([{"type": "directory", "path": "some", "oid": "0" * 40}, *found]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def _wrong_kind(self, kind: str, data: bytes, name: str) -> None:
         """Answers that are not the file, or not provably all of it."""

@@ -51,7 +51,11 @@ class Placing(CatalogModel):
 
 
 class Download(Placing):
-    """One file to fetch: of a hub data set (``hub`` + ``path``) or a plain ``url``; archives are unpacked."""
+    """One file to fetch: of a hub data set (``hub`` + ``path``) or a plain ``url``; archives are unpacked.
+
+    A ``path`` that is empty or ends with ``/`` is a folder of the data set: all its files come (``only``: of
+    these endings).
+    """
 
     hub: str | None = None
     path: str | None = None
@@ -78,7 +82,13 @@ class Download(Placing):
             raise ValueError("give 'url', or 'hub' and 'path'")
         if self.parts > 1 and (self.archive != "tar" or "{part" not in (self.path or self.url or "")):
             raise ValueError("'parts' needs archive: tar and {part} in the path")
+        if self.is_folder and self.archive:
+            raise ValueError("a folder is no archive")
         return self
+
+    @property
+    def is_folder(self) -> bool:
+        return self.path is not None and (not self.path or self.path.endswith("/"))
 
     @property
     def key(self) -> str:
@@ -103,6 +113,8 @@ class DataSource(CatalogModel):
     name: str
     title: str
     purposes: tuple[Purpose, ...] = ()
+    by_name: tuple[Purpose, ...] = ()
+    """Purposes that want it only where its data set is named (``bench:vstar``), never as a whole."""
     license: str
     gate: str | None = None
     note: str | None = None
@@ -121,6 +133,10 @@ class DataSource(CatalogModel):
         if bool(self.downloads) == bool(self.gate):
             raise ValueError(f"'{self.name}' needs downloads or a gate")
         return self
+
+    @property
+    def data_sets(self) -> set[str]:
+        return {one.data_set for one in self.downloads if one.data_set}
 
     @property
     def size(self) -> int:
@@ -190,9 +206,7 @@ def select(catalog: Catalog, wanted: Sequence[str]) -> list[Wanted]:
     for word in wanted:
         purpose, colon, names = word.partition(":")
         if colon:
-            found = _for(catalog, purpose)
-            sets = _data_sets(found, names)
-            found = [source for source in found if not source.sets or sets & set(source.sets)]
+            found, sets = _of_data_sets(catalog, purpose, names)
         else:
             found, sets = [source for name in word.split(",") for source in _for(catalog, name)], set()
         for source in found:
@@ -229,8 +243,20 @@ def _for(catalog: Catalog, word: str) -> list[DataSource]:
     return [source for source in catalog.sources if source.name == word]
 
 
+def _of_data_sets(catalog: Catalog, purpose: str, names: str) -> tuple[list[DataSource], set[str]]:
+    """The sources that hold the named data sets of a purpose, and these names."""
+    whole = _for(catalog, purpose)
+    alone = [source for source in catalog.sources if purpose in source.by_name and source not in whole]
+    sets = _data_sets([*whole, *alone], names)
+    found = [source for source in alone if sets & source.data_sets]
+    # What all data sets of a purpose share (the images) is for those that are no sources of their own.
+    if any(sets & source.data_sets for source in whole):
+        found += [source for source in whole if not source.sets or sets & set(source.sets)]
+    return found, sets
+
+
 def _data_sets(sources: Sequence[DataSource], names: str) -> set[str]:
-    known = {d.data_set for source in sources for d in source.downloads if d.data_set}
+    known = {name for source in sources for name in source.data_sets}
     asked = {name.strip() for name in names.split(",") if name.strip()}
     for name in sorted(asked - known):
         hint = nearest(name, known) or f" Their data sets are: {', '.join(sorted(known)) or 'none'}."

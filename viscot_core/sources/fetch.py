@@ -16,17 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
 from viscot_core.lines import try_lock
+from viscot_core.paths import inside
 from viscot_core.sources.aliases import link_folders
 from viscot_core.sources.archives import Damaged, Unpacker, UnpackLimits, free_bytes, unpack
 from viscot_core.sources.catalog import STATE_FOLDER, Catalog, DataSource, Download, manifest, read_record
-from viscot_core.sources.hub import locate
+from viscot_core.sources.hub import files_under, locate
 from viscot_core.sources.kinds import fault_of, most_bytes
 from viscot_core.sources.plan import DownloadJob, FetchPlan, short_name, staging_of
 from viscot_core.sources.remote import Lost, Remote, another_file
@@ -35,6 +36,7 @@ from viscot_core.sources.transfer import Fetched, Patience, Stopped, at_hand, do
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Report = Callable[[str, int, int | None], None]
 """Called with a download's label, the bytes done and the bytes in all, from several threads."""
 
@@ -172,7 +174,9 @@ class _Fetcher:
         staging = staging_of(self.root, job.source, one)
         staging.mkdir(parents=True, exist_ok=True)
         try:
-            if one.parts > 1:
+            if one.is_folder:
+                record = self._folder(job, staging)
+            elif one.parts > 1:
                 record = self._parts(job, staging)
             elif one.archive:
                 record = self._archive(job, staging)
@@ -185,18 +189,41 @@ class _Fetcher:
             ) from error
         self._record(job, record)
 
-    def _file(self, job: DownloadJob, staging: Path) -> dict[str, Any]:
+    def _file(self, job: DownloadJob, staging: Path, report: Report | None = None) -> dict[str, Any]:
+        staging.mkdir(parents=True, exist_ok=True)
         target = self.root / job.download.to
         come = finished(staging / "file")
         # After a kill between the rename and the record, the file is in place and its note still says so.
         if not (come and target.is_file() and target.stat().st_size == come.size):
-            come = self._download(job, job.download.key, staging / "file")
+            come = self._download(job, job.download.key, staging / "file", report=report)
             if fault := fault_of(staging / "file", job.download):
                 raise Damaged(fault)
             target.parent.mkdir(parents=True, exist_ok=True)
             (staging / "file").replace(target)
         self._lock({job.download.key: come})
         return {"bytes": come.size, "sha256": come.sha256}
+
+    def _folder(self, job: DownloadJob, staging: Path) -> dict[str, Any]:
+        """Every file of a folder of the hub, one after another; those that are here already stay."""
+        one, done = job.download, 0
+        assert one.hub is not None and one.path is not None
+        repo, folder = one.hub, one.path
+        names = [name for name in self._of_hub(lambda: files_under(repo, folder), one.key) if one.place(name)]
+        if not names:
+            raise DataError(f"{one.key} holds no file any more; get the source by hand from the hub.")
+        for name in names:
+            if self.stop.is_set():
+                raise Stopped
+            to = f"{one.to}/{name.removeprefix(folder)}"
+            file = one.model_copy(update={"path": name, "to": to, "only": ()})
+            part = replace(job, download=file)
+            target = inside(self.root, to)
+            if not (file.key in self._locked() and target.is_file()):
+                self._file(part, staging / short_name(file), report=lambda *_: None)
+            done += target.stat().st_size
+            self.report(job.label, done, None)
+        self.report(job.label, done, done)
+        return {"bytes": done, "files": len(names)}
 
     def _archive(self, job: DownloadJob, staging: Path) -> dict[str, Any]:
         one = job.download
@@ -240,8 +267,10 @@ class _Fetcher:
         self._lock({key: part for key, part in come.items() if part})
         return {"parts": one.parts}
 
-    def _download(self, job: DownloadJob, key: str, to: Path, part: int = 0) -> Fetched:
-        one = job.download
+    def _download(
+        self, job: DownloadJob, key: str, to: Path, part: int = 0, report: Report | None = None
+    ) -> Fetched:
+        one, report = job.download, report or self.report
         label = f"{job.label} part {part + 1} of {one.parts}" if one.parts > 1 else job.label
         # What is on disk already needs no address, and so no network.
         remote = Remote(key) if at_hand(to) else replace(self._remote(one, part), most=most_bytes(one))
@@ -256,7 +285,7 @@ class _Fetcher:
             to,
             self.client,
             stop=self.stop,
-            progress=lambda here, of: self.report(label, here, of),
+            progress=lambda here, of: report(label, here, of),
             patience=self.patience,
         )
 
@@ -267,18 +296,22 @@ class _Fetcher:
         return Remote(url.format(part=part) if one.parts > 1 else url)
 
     def _located(self, repo: str, path: str) -> Remote:
-        """The hub's address of a file; retries while the hub cannot be reached."""
+        """The hub's address of a file."""
+        return self._of_hub(lambda: locate(repo, path), f"{repo}/{path}")
+
+    def _of_hub(self, ask: Callable[[], T], what: str) -> T:
+        """What the hub answers; asked again while it cannot be reached."""
         for failures in range(1, self.patience.attempts):
             try:
-                return locate(repo, path)
+                return ask()
             except Lost:
                 if self.stop.wait(self.patience.wait(failures)):
                     raise Stopped from None
         try:
-            return locate(repo, path)
+            return ask()
         except Lost as error:
             raise DataError(
-                f"{repo}/{path} cannot be located at the moment ({error}); run the command again."
+                f"{what} cannot be located at the moment ({error}); run the command again."
             ) from error
 
     def _locked(self) -> dict[str, str]:

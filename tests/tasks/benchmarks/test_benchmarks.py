@@ -166,3 +166,10 @@ def _box(rng: random.Random, size: tuple[int, int]) -> Box:
     width, height = (rng.randrange(side // 4, side // 2) for side in size)
     x, y = rng.randrange(size[0] - width), rng.randrange(size[1] - height)
     return Box(x, y, x + width, y + height, Frame.ORIGINAL)
+
+
+def test_images_named_from_the_folder_above_are_found(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, "visualprobe", count=2)
+    file = tmp_path / "bench/visualprobe/val.json"
+    file.write_text(file.read_text().replace("data/", "VisualProbe_Hard/data/"))
+    assert all(item.path.is_file() for item in load(tmp_path, "visualprobe"))

@@ -46,6 +46,7 @@ class SearchBenchmark:
     ``reordered`` False: the file asks each question in every rotation of its options, and they stay. The last
     ``fixed`` options keep their place when the others are shuffled ("E: the image does not feature it").
     ``rules`` are how public harnesses read a letter of this benchmark, by the harness's name.
+    Its license stands in the catalogue of sources, under its name.
     """
 
     name: str
@@ -57,7 +58,6 @@ class SearchBenchmark:
     items: int
     """How many questions the published benchmark has."""
     form: Form
-    license: str
     source: str
     reordered: bool = True
     fixed: int = 0

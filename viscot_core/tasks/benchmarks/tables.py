@@ -192,7 +192,9 @@ def _image(folder: Path, row: Mapping[str, Any], images: Mapping[str, Path]) -> 
     if text in images:
         return images[text]
     if len(text) < 400 and Path(text).suffix:
-        return inside(folder, text)
+        # Some tables name their images from the folder above their own (VisualProbe_Hard/NAME.jpg).
+        below = inside(folder, text.partition("/")[2] or text)
+        return below if below.is_file() else inside(folder, text)
     return stored(folder, _decoded(text.rpartition("base64,")[2]))
 
 

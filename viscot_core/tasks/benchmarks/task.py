@@ -80,7 +80,8 @@ class Benchmarks:
             if not folder.is_dir():
                 made = f"viscot data synth --kind {kind_of(benchmark.folder)} --out {self.data}"
                 raise UsageError(
-                    f"{folder} does not exist; put {benchmark.source} there, or make a small one: '{made}'."
+                    f"{folder} does not exist; get it with 'viscot data fetch --for bench:{name} --data "
+                    f"{self.data}', or make a small one: '{made}'."
                 )
             entries = list(benchmark.read(folder))
             _check_ids(folder, entries)
