@@ -208,9 +208,11 @@ def _show_plan(todo: FetchPlan, to: Path, at_once: int) -> None:
         console.table(["source", "downloads", "size", "goes to"], lines, right=["downloads", "size"])
     _by_hand(todo.by_hand, "To get by hand:")
     if todo.jobs:
+        unknown = sum(not job.download.size for job in todo.jobs)
+        more = f"; the size of {unknown} of them is not known before" if unknown else ""
         console.say(
             f"{len(todo.jobs)} downloads into {to}: about {size(todo.to_fetch)}, "
-            f"at most {size(todo.disk(at_once))} of disk space."
+            f"at most {size(todo.disk(at_once))} of disk space{more}."
         )
     else:
         console.say(f"Nothing to download into {to}.")

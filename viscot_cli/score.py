@@ -30,6 +30,13 @@ def score(
             "bug: first-is-right, lmms-eval, vlmevalkit, deepeyes."
         ),
     ] = None,
+    second_reader: Annotated[
+        str | None,
+        typer.Option(
+            help="With --protocol: a judge (openai:MODEL, hf:PATH) for the answers that the rule cannot "
+            "read. It gets some of the others too, and how often both agree is told."
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Write to scores.NAME.jsonl instead of the judge's name.")
     ] = None,
@@ -91,6 +98,7 @@ def score(
     from viscot_core.score.base import JudgeOptions
     from viscot_core.score.judges import make_judge
     from viscot_core.score.scoring import score_run
+    from viscot_core.score.second_reader import SecondReader
 
     options = JudgeOptions(
         base_url=base_url,
@@ -112,11 +120,11 @@ def score(
     )
     made: Judge = make_judge(judge, options)
     if protocol is not None:
-        from viscot_core.score.protocols import ProtocolJudge
-
         if judge != "exact":
             raise UsageError("--protocol is a rule without a judge; give one of the two.")
-        made = ProtocolJudge(protocol)
+        made = _by_protocol(run, protocol, make_judge(second_reader, options) if second_reader else None)
+    elif second_reader:
+        raise UsageError("--second-reader reads what a rule cannot; name the rule with --protocol.")
     if estimate or judge.startswith("openai:"):
         expected = _estimate(run, made, name, retry_unscored)
         if estimate:
@@ -133,6 +141,11 @@ def score(
             progress=advance,
         )
     _show(report)
+    if isinstance(made, SecondReader):
+        console.out(
+            f"{second_reader} read {made.read} answers that the rule could not; of {made.checked} that both "
+            f"read, they agree on {made.agreed}"
+        )
     _show_usage(getattr(made, "usage", None))
     if not report.complete:
         raise PartlyDone(f"Not every answer of {run} has a score; run the same command again to continue.")
@@ -141,6 +154,18 @@ def score(
             f"{report.truncated:.1%} of the judge's replies were cut off, more than --max-truncated "
             f"{max_truncated:g}; give a larger --max-tokens, and --retry-unscored to ask about those again."
         )
+
+
+def _by_protocol(run: Path, protocol: str, reader: Judge | None) -> Judge:
+    """The rule, with the second reader behind it; warns where its scores would mean nothing."""
+    from viscot_core.runs.records import read_run
+    from viscot_core.score.protocols import ProtocolJudge, warning_of
+    from viscot_core.score.second_reader import SecondReader
+
+    rule = ProtocolJudge(protocol)
+    if warning := warning_of(protocol, read_run(run).settings.get("order")):
+        console.say(f"Warning: {warning}")
+    return rule if reader is None else SecondReader(rule, reader)
 
 
 def _estimate(run: Path, judge: object, name: str | None, retry_unscored: bool) -> str:

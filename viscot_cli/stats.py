@@ -28,7 +28,8 @@ def stats(
         bool, typer.Option("--detection", help="Only boxes: accuracy at IoU 0.3, 0.5, 0.7 and mean IoU.")
     ] = False,
     by: Annotated[
-        By, typer.Option(help="Split by data set, domain or size of the annotated box.")
+        By,
+        typer.Option(help="Split by data set, domain, size of the annotated box, or category."),
     ] = By.DATASET,
     average: Annotated[
         Average, typer.Option(help="Overall: mean of the data sets, as in the paper, or of all items.")

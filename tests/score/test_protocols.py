@@ -9,7 +9,7 @@ import pytest
 
 from viscot_core.errors import UsageError
 from viscot_core.runs.records import Prediction
-from viscot_core.score.protocols import PROTOCOLS, ProtocolJudge
+from viscot_core.score.protocols import PROTOCOLS, ProtocolJudge, warning_of
 from viscot_core.score.verdicts import Outcome, Pair, State, pair_of
 
 TRAPS = json.loads((Path(__file__).parents[1] / "tasks/answers/traps.json").read_text(encoding="utf-8"))
@@ -79,3 +79,9 @@ def test_runs_of_other_tasks_are_refused_and_their_pairs_are_as_before() -> None
         ProtocolJudge("shuffled").judge([pair], lambda _, outcome: None)
     with pytest.raises(UsageError, match="--protocol"):
         ProtocolJudge("vlmeval")
+
+
+@pytest.mark.parametrize(("order", "warned"), [("shuffled", True), ("file", False), (None, False)])
+def test_the_first_is_right_only_in_file_order(order: str | None, warned: bool) -> None:
+    assert bool(warning_of("first-is-right", order)) == warned
+    assert warning_of("lmms-eval", order) is None

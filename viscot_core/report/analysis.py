@@ -83,6 +83,12 @@ def _grouped(items: Iterable[ScoredItem], key: Callable[[ScoredItem], str]) -> d
     return dict(groups)
 
 
+def category(item: ScoredItem) -> str:
+    """``vstar: direct_attributes``: of one benchmark only; the data set's name where it has no categories."""
+    named = item.prediction.category
+    return item.dataset if named is None else f"{item.dataset}: {named}"
+
+
 def _rng(options: StatsOptions, *names: str) -> np.random.Generator:
     """Each figure has its own generator, so a new data set or strategy changes no other figure."""
     # crc32, not hash(): Python's hash of a text differs from process to process.
@@ -98,7 +104,7 @@ class _Group:
 
 
 def _groups(items: list[ScoredItem], planned: dict[str, int], by: By) -> dict[str, _Group]:
-    """The groups of a table in its order. Items are not planned by box size: there N is what was done."""
+    """The groups of a table in its order. Items are planned by data set: elsewhere N is what was done."""
     by_dataset = _grouped(items, lambda item: item.dataset)
     if by is By.DATASET:
         return {d: _Group({d: by_dataset.get(d, [])}, planned[d]) for d in paper_order(set(planned))}
@@ -108,6 +114,11 @@ def _groups(items: list[ScoredItem], planned: dict[str, int], by: By) -> dict[st
             name: _Group({d: by_dataset.get(d, []) for d in sets}, sum(planned[d] for d in sets))
             for name, sets in found.items()
             if sets
+        }
+    if by is By.CATEGORY:
+        return {
+            name: _Group(_grouped(members, lambda item: item.dataset), len(members))
+            for name, members in sorted(_grouped(items, category).items())
         }
     groups = {}
     for low, high in AREA_BINS:
@@ -119,8 +130,8 @@ def _groups(items: list[ScoredItem], planned: dict[str, int], by: By) -> dict[st
 def _slice(
     cell: Callable[[ByDataset, int, bool], T], items: list[ScoredItem], planned: dict[str, int], by: By
 ) -> Slice[T]:
-    """One cell per group and one over all. Items of one box size are pooled: a data set has few."""
-    pooled = by is By.BOX_AREA
+    """One cell per group and one over all. Items of one box size or category are pooled: a set has few."""
+    pooled = by in (By.BOX_AREA, By.CATEGORY)
     groups = {name: cell(g.by_dataset, g.of, pooled) for name, g in _groups(items, planned, by).items()}
     return Slice(groups, cell(_grouped(items, lambda item: item.dataset), sum(planned.values()), False))
 

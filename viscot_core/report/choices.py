@@ -21,6 +21,7 @@ class By(StrEnum):
     DATASET = "dataset"
     DOMAIN = "domain"
     BOX_AREA = "box-area"
+    CATEGORY = "category"
 
 
 class Average(StrEnum):

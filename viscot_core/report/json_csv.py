@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from viscot_core.report.choices import By
 from viscot_core.report.compare import Comparison, RunDifference
 from viscot_core.report.intervals import Interval, PairedTest
 from viscot_core.report.scored_run import truncated
@@ -15,13 +16,20 @@ from viscot_core.report.stats_types import Answers, Boxes, Slice, Stats, T
 
 # -- JSON
 
+_GROUPS = {
+    By.DATASET: "datasets",
+    By.DOMAIN: "domains",
+    By.BOX_AREA: "box_areas",
+    By.CATEGORY: "categories",
+}
+
 
 def to_json(stats: Stats) -> dict[str, Any]:
     """The statistics of one run. Other tools read ``answers`` and ``boxes``: their keys never change.
 
-    A split other than by data set replaces ``datasets`` by ``domains`` or ``box_areas``.
+    A split other than by data set replaces ``datasets`` by ``domains``, ``box_areas`` or ``categories``.
     """
-    groups = {"dataset": "datasets", "domain": "domains", "box-area": "box_areas"}[stats.by.value]
+    groups = _GROUPS[stats.by]
     judge = stats.run.judge
     return {
         "answers": {

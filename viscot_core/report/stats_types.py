@@ -98,6 +98,8 @@ class Stats:
         found = {name for part in self.answers.values() for name in part.groups}
         if self.by is By.DATASET:
             return paper_order(found)
+        if self.by is By.CATEGORY:
+            return sorted(found)
         order = (*DOMAINS, OTHER_DOMAIN, *(area_label(*edges) for edges in AREA_BINS))
         return [name for name in order if name in found]
 

@@ -18,7 +18,7 @@ from viscot_core.tasks.answers.reading import LETTERS, read_choice, read_words
 from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS, LMMS, VLMEVAL
 
 Scorer = Callable[[Pair], Outcome]
-DEFAULT = "shuffled"
+DEFAULT, FIRST_IS_RIGHT = "shuffled", "first-is-right"
 _NEEDS_JUDGE = Outcome(State.UNSCORED, None, "the rule reads nothing here; the harness asks a judge model")
 
 
@@ -86,11 +86,21 @@ def _harness(name: str) -> Scorer:
 
 PROTOCOLS: dict[str, Scorer] = {
     DEFAULT: final_answer,
-    "first-is-right": first_is_right,
+    FIRST_IS_RIGHT: first_is_right,
     LMMS: _harness(LMMS),
     VLMEVAL: _harness(VLMEVAL),
     "deepeyes": deepeyes,
 }
+
+
+def warning_of(protocol: str, order: str | None) -> str | None:
+    """Why a protocol's scores mean nothing for a run whose options were asked in ``order``."""
+    if protocol == FIRST_IS_RIGHT and order == "shuffled":
+        return (
+            f"{FIRST_IS_RIGHT} takes A as right, and the options of this run were shuffled: its scores are "
+            "those of chance. It is for a run with --order file."
+        )
+    return None
 
 
 class ProtocolJudge:

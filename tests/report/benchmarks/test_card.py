@@ -11,10 +11,15 @@ import pytest
 
 from tests.support.made_runs import prediction
 from viscot_core.errors import UsageError
+from viscot_core.report.analysis import analyse
 from viscot_core.report.benchmarks.card import FIELDS, card_of, check_alike
 from viscot_core.report.benchmarks.figures import benchmark_figures
 from viscot_core.report.benchmarks.paired import compare_pair, mcnemar
+from viscot_core.report.choices import By, Format
+from viscot_core.report.json_csv import to_json
+from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import ScoredRun, read_scored_run
+from viscot_core.report.stats_types import StatsOptions
 from viscot_core.runs.records import RunInfo
 from viscot_core.score.protocols import ProtocolJudge
 from viscot_core.score.scoring import score_run
@@ -51,6 +56,7 @@ def made(folder: Path, right: int, *, items: int = 40, repeats: int = 1, **setti
                     options=tuple(options),
                     order=tuple(order),
                     repeat=repeat if repeats > 1 else None,
+                    category="attribute" if number % 2 else "position",
                 )
             )
     folder.mkdir(parents=True)
@@ -140,3 +146,18 @@ def test_the_commands(tmp_path: Path, cli: Callable[..., Any]) -> None:
     stats = json.loads(cli("stats", str(tmp_path / "a"), "--format", "json").out)
     assert stats["benchmarks"][0]["constant_in_file"] == 1.0 and stats["card"]["protocol"] == "shuffled"
     assert "in file order" in cli("stats", str(tmp_path / "a")).out
+
+
+def test_by_category_of_a_benchmark(tmp_path: Path) -> None:
+    run = made(tmp_path / "a", 20)
+    stats = analyse(run, StatsOptions(by=By.CATEGORY))
+    cells = stats.answers["direct"].groups
+    assert stats.groups == ["vstar: attribute", "vstar: position"]
+    assert {name: (cell.n, cell.mean) for name, cell in cells.items()} == {
+        "vstar: attribute": (20, 9 / 20),  # the answer to question 1 cannot be read
+        "vstar: position": (20, 10 / 20),
+    }
+    assert set(to_json(stats)["answers"]["direct"]["categories"]) == set(cells)
+    assert "vstar: position" in build_report([run], ReportOptions(StatsOptions(by=By.CATEGORY))).to_text(
+        Format.TABLE
+    )

@@ -16,7 +16,9 @@ from viscot_core.tasks.answers.reading import LETTERS, read_choice, read_words, 
 
 TRAPS = json.loads((Path(__file__).parent / "traps.json").read_text(encoding="utf-8"))
 """Each reply with the right letter (null: no option is certain) and what each public harness's own function
-returned for it once (lmms-eval 0.7.3; VLMEvalKit's can_infer; DeepEyes' rule before its judge)."""
+returned for it once (lmms-eval 0.7.3; VLMEvalKit's can_infer). DeepEyes has no such function: its rule stands
+in the middle of eval/judge_result.py, before the call of a judge model. Those lines were run once with a made
+judge."""
 RULES = {
     "lmms-eval vstar": public_rules.lmms_vstar,
     "lmms-eval hrbench": public_rules.words_anywhere,

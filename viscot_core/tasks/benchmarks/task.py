@@ -94,6 +94,11 @@ class Benchmarks:
                 for entry in chosen
             ]
             hashes[name] = digest_of(*benchmark.files(folder))
+            if self.order == "file" and len({entry.right for entry in entries if entry.options}) == 1:
+                warnings.append(
+                    f"{name}: the right option has the same place in every question of the file; a constant "
+                    "answer scores 100 % with --order file"
+                )
             if len(entries) != benchmark.items:
                 warnings.append(f"{name} has {len(entries)} questions here, {benchmark.items} as published")
         found = self.select.benchmark(items, hashes, {name: name for name in hashes})
