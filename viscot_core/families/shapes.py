@@ -110,11 +110,13 @@ class ModelShape:
     """A whole model: a language model, a tower, and what stands between them.
 
     ``projector`` is the number of its parameters; 0: two linear layers with biases, as LLaVA has them.
+    ``packs`` as a family's ``Training`` says: samples in one row can be kept from seeing each other.
     """
 
     llm: LlmShape
     tower: TowerShape
     projector: int = 0
+    packs: bool = True
 
     def parameters(self, part: str) -> int:
         """Parameters of one part (``llm``, ``vision_tower`` or ``projector``)."""

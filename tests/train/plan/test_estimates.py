@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from viscot_core.errors import RecipeError
+from viscot_core.families.generic.backbones import backbone_of
+from viscot_core.families.generic.shapes import shape_of_config
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.table import training_from_parts
 from viscot_core.gpus import PEAK_TFLOPS, peak_tflops
 from viscot_core.train.loop.throughput import Meter
 from viscot_core.train.plan import estimates
 from viscot_core.train.plan.make_plan import make_plan
-from viscot_core.train.plan.padding import filled_share
+from viscot_core.train.plan.padding import filled_share, is_packed
 from viscot_core.train.plan.plan_types import Machine, Split
 from viscot_core.train.plan.problems import _missing_key
 from viscot_core.train.recipe.load import load_recipe
@@ -107,12 +110,36 @@ def test_packing_saves_planned_hours() -> None:
 
 def test_the_share_of_padding() -> None:
     split, rows = Split(4, 1, 2), [100.0] * 50 + [300.0] * 50
-    alone = filled_share(rows, stage_of(max_length=512, packing=False), Split(1, 8, 1))
-    assert alone == 1.0
-    assert filled_share(rows, stage_of(max_length=512, group_by="none"), split) == 1.0, "packed"
-    padded = filled_share(rows, stage_of(max_length=512, group_by="none", packing=False), split)
-    assert 0.6 < padded < 0.8
-    assert filled_share([100.0], stage_of(max_length=512, group_by="none", packing=False), split) == 1.0
+    stage = stage_of(max_length=512, group_by="none")
+    assert filled_share(rows, stage, Split(1, 8, 1), packed=False) == 1.0
+    assert filled_share(rows, stage, split, packed=True) == 1.0
+    assert 0.6 < filled_share(rows, stage, split, packed=False) < 0.8
+    assert filled_share([100.0], stage, split, packed=False) == 1.0
+
+
+def test_what_cannot_pack_is_planned_with_padding() -> None:
+    """``packing: null`` counted as full also where the loop pads: eager and flash attention, pairs, families."""
+    machine = Machine(gpus=8, gpu_memory_gib=80)
+    packed, eager, flash, padded = (
+        make_plan(load_recipe("7b-336", sets), machine, run="r", data="nowhere").stage("finetune").hours
+        for sets in (
+            [],
+            ["model.attention=eager"],
+            ["model.attention=flash_attention_2"],
+            ["stages.finetune.packing=false"],
+        )
+    )
+    assert packed and padded and eager == flash == padded and packed < padded
+    assert is_packed(stage_of(packing=True), "eager", packs=True)
+    assert not is_packed(stage_of(), "sdpa", packs=False) and not is_packed(
+        stage_of(kind="dpo"), "sdpa", True
+    )
+
+
+@pytest.mark.parametrize("kind", ["qwen3_5", "gemma3", "qwen3_vl"])
+def test_a_shape_knows_whether_its_family_packs(kind: str) -> None:
+    shape = shape_of_config(AutoConfig.for_model(kind))
+    assert shape.packs == (kind == "qwen3_vl") == backbone_of({"model_type": kind}).packs
 
 
 def test_remedies_are_tried_and_named_with_their_figures(tmp_path: Path) -> None:

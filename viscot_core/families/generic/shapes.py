@@ -6,6 +6,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
+from viscot_core.families.generic.backbones import backbone_of
 from viscot_core.families.shapes import LlmShape, ModelShape, TowerShape
 from viscot_core.families.training import ModelChoice
 
@@ -66,7 +67,7 @@ def shape_of_config(config: Any) -> ModelShape:
     """The shape of a model, from its config as transformers reads it."""
     fields = config.to_dict()
     llm, tower = _llm(fields["text_config"], fields), _tower(fields["vision_config"], fields)
-    return ModelShape(llm, tower, _projector(fields, llm, tower))
+    return ModelShape(llm, tower, _projector(fields, llm, tower), backbone_of(fields).packs)
 
 
 def _projector(config: dict[str, Any], llm: LlmShape, tower: TowerShape) -> int:
@@ -102,8 +103,8 @@ def _tower(vision: dict[str, Any], config: dict[str, Any]) -> TowerShape:
     if config.get("downsample_ratio"):
         merge = round(1 / config["downsample_ratio"])
     if config.get("mm_tokens_per_image"):
-        merge = _number(vision.get("image_size"), 448) // _number(vision.get("patch_size"), 14)
-        merge //= isqrt(config["mm_tokens_per_image"])
+        side = _number(vision.get("image_size"), 448) // _number(vision.get("patch_size"), 14)
+        merge = max(1, side // isqrt(config["mm_tokens_per_image"]))
     keeps_shape = "spatial_merge_size" in vision
     return TowerShape(
         width,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from viscot_core.families.training import Training
 from viscot_core.train.objectives import varlen
+from viscot_core.train.plan.padding import is_packed
 from viscot_core.train.recipe.schema import ModelSpec, StageSpec
 
 Layout = Literal["padded", "packed", "one row"]
@@ -13,10 +14,7 @@ Layout = Literal["padded", "packed", "one row"]
 
 def wanted_layout(training: Training, stage: StageSpec, model: ModelSpec) -> Layout:
     """What the recipe asks for, or the best that this family and machine have where it says nothing."""
-    if stage.packing is False or not training.packs or model.attention == "flash_attention_2":
-        return "padded"
-    # Eager attention computes all pairs of a row, whatever its mask: a packed row costs more than padding.
-    if model.attention == "eager" and not stage.packing:
+    if not is_packed(stage, model.attention, training.packs):
         return "padded"
     return "one row" if model.attention == "sdpa" and varlen.runs_here() else "packed"
 

@@ -18,7 +18,7 @@ from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, RecipeError
 from viscot_core.families.shapes import ModelShape
 from viscot_core.train.plan import estimates
-from viscot_core.train.plan.padding import filled_share
+from viscot_core.train.plan.padding import filled_share, is_packed
 from viscot_core.train.plan.plan_types import (
     DoesNotFitError,
     Machine,
@@ -71,7 +71,8 @@ def make_plan(
             unreadable.append(f"stages.{stage.kind}: {error}")
             size = UNKNOWN
         try:
-            stages.append(_stage(stage, shape, machine, size))
+            packed = is_packed(stage, recipe.model.attention, shape is None or shape.packs)
+            stages.append(_stage(stage, shape, machine, size, packed=packed))
         except RecipeError as error:
             unsplit.append(str(error))
     if unsplit:
@@ -94,7 +95,9 @@ def make_plan(
     )
 
 
-def _stage(stage: StageSpec, shape: ModelShape | None, machine: Machine, size: DataSize) -> StagePlan:
+def _stage(
+    stage: StageSpec, shape: ModelShape | None, machine: Machine, size: DataSize, *, packed: bool
+) -> StagePlan:
     """One stage's figures; those that need an unknown shape or unknown data are None."""
 
     stage, split = _fitted(stage, shape, machine)
@@ -107,7 +110,7 @@ def _stage(stage: StageSpec, shape: ModelShape | None, machine: Machine, size: D
     # What a stage asks before it learns is not estimated: no figure is better than one that leaves it out.
     if shape and seen is not None and tokens is not None and machine.gpus and stage.kind != "grpo":
         images, gpus = sum(images for _, images in size.looked) / len(size.looked), machine.processes
-        computed = tokens / filled_share(lengths, stage, split)
+        computed = tokens / filled_share(lengths, stage, split, packed=packed)
         hours = estimates.hours(shape, stage, seen, computed, images, gpus, machine.gpu_name)
     trained, loading = estimates.trained_parameters(shape, stage) if shape else {}, estimates.loading_gib
     saved = math.ceil(steps / stage.save_steps) if steps is not None else None
