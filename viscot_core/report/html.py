@@ -24,7 +24,7 @@ from viscot_core.errors import DataError, ImageError
 from viscot_core.files import atomic_write
 from viscot_core.images.reading import open_image
 from viscot_core.report.audit.audit_tables import SERIES, audit_rows
-from viscot_core.report.audit.figures import Figure, audits
+from viscot_core.report.audit.figures import Figure, audits, is_replay
 from viscot_core.report.choices import By, Images
 from viscot_core.report.names import title
 from viscot_core.report.plots import Mark, dots, histogram
@@ -202,9 +202,10 @@ def _plots(stats: Stats, several: bool) -> list[str]:
         overall = [(s, [_mark(part.overall)]) for s, part in stats.answers.items()]
         plots.append(dots(f"{prefix}Answers, overall, with 95 % intervals", overall, ["score"]))
         if len(stats.groups) > 1:
-            parts = stats.answers.values()
+            shown = _strategies(stats)
+            parts = [stats.answers[strategy] for strategy in shown]
             rows = [(title(name), [_mark(part.groups.get(name)) for part in parts]) for name in stats.groups]
-            plots.append(dots(f"{prefix}Answers by {stats.by.value}", rows, list(stats.answers)))
+            plots.append(dots(f"{prefix}Answers by {stats.by.value}", rows, shown))
         if stats.by is not By.BOX_AREA:
             plots.append(_by_area(stats, prefix))
     for strategy in stats.boxes:
@@ -212,6 +213,11 @@ def _plots(stats: Stats, several: bool) -> list[str]:
         if ious:
             plots.append(histogram(f"{prefix}IoU of the boxes of {strategy}", ious))
     return plots
+
+
+def _strategies(stats: Stats) -> list[str]:
+    """Those of a plot in colours. An audit has more replays than there are colours, and a plot of its own."""
+    return [strategy for strategy in stats.answers if not is_replay(strategy)]
 
 
 def _mark(cell: Answers | None) -> Mark:
@@ -225,10 +231,11 @@ def _figure_mark(figure: Figure | None) -> Mark:
 
 def _by_area(stats: Stats, prefix: str) -> str:
     """Mean score by the share of the image that the annotated box covers."""
+    shown = _strategies(stats)
     rows = []
     for low, high in AREA_BINS:
         marks = []
-        for strategy in stats.answers:
+        for strategy in shown:
             scores = [
                 i.score
                 for i in stats.run.items
@@ -239,4 +246,4 @@ def _by_area(stats: Stats, prefix: str) -> str:
             ]
             marks.append(Mark(sum(scores) / len(scores) if scores else None))
         rows.append((area_label(low, high), marks))
-    return dots(f"{prefix}Answers by share of the image the true box covers", rows, list(stats.answers))
+    return dots(f"{prefix}Answers by share of the image the true box covers", rows, shown)

@@ -48,6 +48,7 @@ def test_what_is_known_by_construction(
     run = audit_of(tmp_path, monkeypatch, reads)
     found = audits(run)["cot"]
     assert (found.items, found.looked) == (COUNT, COUNT)
+    assert list(found.replaced) == [*BY, "gt", "same"], "in the order of --replace"
     for by in BY:
         replayed = found.replaced[by]
         for figure in (replayed.flips, replayed.necessity, found.sufficiency, found.gain, found.accuracy):

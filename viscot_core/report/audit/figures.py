@@ -102,7 +102,14 @@ def audits(run: ScoredRun) -> dict[str, AuditFigures]:
     for item in run.items:
         if item.prediction.done:
             by_name.setdefault(item.strategy, {})[item.key] = item
+    # In the order in which they were asked for, not in which they were finished.
+    by_name = {name: by_name[name] for name in [*run.info.planned, *by_name] if name in by_name}
     return {name: _figures(name, by_name) for name in names if name in by_name}
+
+
+def is_replay(strategy: str) -> bool:
+    """Whether a strategy is one of an audit alone: replaced crops, a crop alone, a sample."""
+    return ":" in strategy
 
 
 def _figures(name: str, found: dict[str, Items]) -> AuditFigures:
