@@ -118,7 +118,7 @@ def test_the_share_of_padding() -> None:
 
 
 def test_what_cannot_pack_is_planned_with_padding() -> None:
-    """``packing: null`` counted as full also where the loop pads: eager and flash attention, pairs, families."""
+    """``packing: null`` counted as full also where the loop pads."""
     machine = Machine(gpus=8, gpu_memory_gib=80)
     packed, eager, flash, padded = (
         make_plan(load_recipe("7b-336", sets), machine, run="r", data="nowhere").stage("finetune").hours
