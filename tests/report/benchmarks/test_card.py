@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.support.made_runs import prediction
 from viscot_core.errors import UsageError
@@ -20,9 +21,11 @@ from viscot_core.report.json_csv import to_json
 from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import ScoredRun, read_scored_run
 from viscot_core.report.stats_types import StatsOptions
+from viscot_core.runs.answering import record
 from viscot_core.runs.records import RunInfo
 from viscot_core.score.protocols import ProtocolJudge
 from viscot_core.score.scoring import score_run
+from viscot_core.tasks.benchmarks.task import Benchmarks
 
 SETTINGS: dict[str, Any] = {
     "order": "shuffled",
@@ -161,3 +164,31 @@ def test_by_category_of_a_benchmark(tmp_path: Path) -> None:
     assert "vstar: position" in build_report([run], ReportOptions(StatsOptions(by=By.CATEGORY))).to_text(
         Format.TABLE
     )
+
+
+def published_vstar(root: Path) -> None:
+    """V*Bench in its published numbers: 107 questions with four options, 84 with two; the first is right."""
+    for number in range(191):
+        kind, options = ("direct_attributes", 4) if number < 107 else ("relative_position", 2)
+        path = root / f"bench/vstar/{kind}/{number}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"question": f"{number}?", "options": [f"word {place}" for place in range(options)]}
+        path.write_text(json.dumps(row))
+        Image.new("RGB", (8, 8)).save(path.with_suffix(".jpg"))
+
+
+@pytest.mark.parametrize(("order", "constant"), [("file", 1.0), ("shuffled", 0.372)])
+def test_what_chance_and_a_constant_answer_score_on_vstar(
+    tmp_path: Path, order: str, constant: float
+) -> None:
+    published_vstar(tmp_path)
+    items = Benchmarks(tmp_path, ("vstar",), order=order).load().items
+    rows = [record(item, "direct", status="done", answer="A") for item in items]
+    (tmp_path / "run").mkdir()
+    RunInfo(kind="benchmarks", planned={"direct": {"vstar": 191}}).save(tmp_path / "run")
+    (tmp_path / "run/predictions.jsonl").write_bytes(b"".join(row.to_line() for row in rows))
+    score_run(tmp_path / "run", ProtocolJudge("shuffled"))
+    (figures,) = benchmark_figures(read_scored_run(tmp_path / "run"))
+    assert figures.chance == pytest.approx(0.360, abs=5e-4)
+    assert figures.constant_in_file == 1.0
+    assert figures.constant == pytest.approx(constant, abs=5e-4)
