@@ -58,7 +58,9 @@ class TowerShape:
         merge: patches along the side of the square that becomes one token.
         gated: its MLPs have three matrices, not two.
         tiles: squares that a usual image is cut into, the whole one among them.
-        most_tokens: of an image at most, where sizes vary.
+        most_tokens: of an image at most, where sizes or numbers of tiles vary.
+        alone: only an image that is alone in its prompt is cut; several are one square each.
+        after: parameters behind the layers (GLM: a convolution that merges patches).
     """
 
     width: int
@@ -71,16 +73,28 @@ class TowerShape:
     gated: bool = False
     tiles: int = 1
     most_tokens: int = 0
+    alone: bool = False
+    after: int = 0
+
+    @property
+    def square_tokens(self) -> int:
+        """What the language model reads of one square."""
+        return (self.side // self.patch // self.merge) ** 2
 
     @property
     def tokens(self) -> int:
-        """What the language model reads of one image."""
-        return self.tiles * (self.side // self.patch // self.merge) ** 2
+        """What the language model reads of one image, the only one of its prompt."""
+        return self.tiles * self.square_tokens
 
-    @property
-    def most_patches(self) -> int:
-        """Patches of the largest image, with a class token for each square."""
-        return max(self.most_tokens, self.tokens) * self.merge**2 + self.tiles
+    def tokens_of(self, images: float) -> float:
+        """What it reads of the images of one prompt, together."""
+        return images * (self.square_tokens if self.alone and images > 1 else self.tokens)
+
+    def most_patches(self, images: int) -> int:
+        """Patches of the largest images of one prompt, with a class token for each square."""
+        most = max(self.most_tokens, self.tokens)
+        tokens = max(most, images * self.square_tokens) if self.alone else images * most
+        return tokens * self.merge**2 + images * self.tiles
 
     @property
     def layer_parameters(self) -> int:
@@ -95,7 +109,7 @@ class TowerShape:
         # Patch convolution (no bias), class token, positions, and the norms before and after the layers.
         patches = (self.side // self.patch) ** 2
         embeddings = 3 * self.patch**2 * width + width + (patches + 1) * width + 4 * width
-        return embeddings + self.layers * self.layer_parameters
+        return embeddings + self.layers * self.layer_parameters + self.after
 
     @property
     def learnable(self) -> int:

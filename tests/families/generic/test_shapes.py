@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from made_families import make
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText
 
+from viscot_core.families.generic.backbones import backbone_of
+from viscot_core.families.generic.processor import load_processor
+from viscot_core.families.generic.shapes import shape_of_config
+from viscot_core.families.shapes import TowerShape
 from viscot_core.train.recipe.base_model import shape_of
 from viscot_core.train.recipe.schema import ModelSpec
 
@@ -70,3 +78,66 @@ def test_what_a_published_config_leaves_out(
 def test_a_damaged_config_has_no_shape(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**QWEN25_3B[0], "num_hidden_layers": "many"}))
     assert shape_of(ModelSpec(checkpoint=str(tmp_path))) is None
+
+
+# What published processors say of tiles; tiles of a photo of 640 x 480 and of the image with most of them.
+TILES = {
+    # InternVL3.5: the file of its image part asks for none, its processor does all the same.
+    "internvl": (
+        {
+            "image_processor_type": "GotOcr2ImageProcessor", "size": {"height": 448, "width": 448},
+            "min_patches": 1, "max_patches": 12, "crop_to_patches": False,
+        },
+        13, 13,
+    ),
+    "llava-onevision": (
+        {
+            "image_processor_type": "LlavaOnevisionImageProcessor", "size": {"height": 384, "width": 384},
+            "image_grid_pinpoints": [[384 * n, 384 * m] for n in range(1, 7) for m in range(1, 7)],
+        },
+        5, 37,
+    ),
+    "smolvlm": (
+        {
+            "image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 2048},
+            "max_image_size": {"longest_edge": 512}, "do_image_splitting": True,
+        },
+        13, 17,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TILES)
+def test_images_are_cut_as_the_processor_says(name: str, tmp_path: Path) -> None:
+    said, usual, most = TILES[name]
+    (tmp_path / "config.json").write_text(json.dumps(SMOLVLM_500M[0]))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    shape = shape_of(ModelSpec(checkpoint=str(tmp_path)))
+    assert shape is not None and shape.tower.tokens == usual * 64
+    assert shape.tower.most_patches(2) == 2 * (most * 64 * 16 + usual)
+
+
+def test_planned_tiles_are_those_of_a_prompt(tmp_path: Path) -> None:
+    folder = make("idefics3", tmp_path / "model")
+    shape = shape_of(ModelSpec(checkpoint=str(folder)))
+    processor = load_processor(folder)
+    image = Image.new("RGB", (640, 480))
+    (ids,) = processor(text="<image>", images=[image])["input_ids"]
+    assert shape is not None and ids.count(processor.image_token_id) == shape.tower.tokens
+
+
+def test_several_images_may_be_one_square_each() -> None:
+    tower = TowerShape(64, 2, 128, 56, 14, tiles=5, most_tokens=10 * 16, alone=True)
+    assert (tower.tokens_of(1), tower.tokens_of(2)) == (5 * 16, 2 * 16)
+    assert tower.most_patches(2) == 10 * 16 + 2 * 5
+
+
+def test_glms_parts_are_counted() -> None:
+    """Its tower was counted 2.5 times as large, the whole model 9 % too large."""
+    config = AutoConfig.for_model("glm4v")
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    shape, parts = shape_of_config(config), backbone_of(config.to_dict()).parts
+    for part in ("vision_tower", "projector", "llm"):
+        real = sum(p.numel() for name, p in model.named_parameters() if parts.part_of(name) == part)
+        assert shape.parameters(part) == pytest.approx(real, rel=0.005), part

@@ -120,7 +120,7 @@ def _sample_bytes(shape: ModelShape, stage: StageSpec) -> float:
     if "vision_tower" not in stage.train:
         per_patch = tower_layer  # runs without gradients: one layer at a time
     return (
-        stage.max_length * (per_token + logits_bytes(shape, stage)) + IMAGES * tower.most_patches * per_patch
+        stage.max_length * (per_token + logits_bytes(shape, stage)) + tower.most_patches(IMAGES) * per_patch
     )
 
 
@@ -140,10 +140,9 @@ def flops_per_sample(shape: ModelShape, stage: StageSpec, tokens: float, images:
     backward = 2.0 if "llm" in stage.train and not stage.lora else 1.0
     learning = shape.tower.learnable if "vision_tower" in stage.train else 0
     # The whole tower runs forward (2 per weight); 4 more only where it learns. tokens + 1: the class token.
-    seeing = (
-        (2 * shape.tower.parameters + 4 * learning) * (shape.tower.tokens * shape.tower.merge**2 + 1) * images
-    )
-    return forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * shape.tower.tokens * images
+    read = shape.tower.tokens_of(images)
+    seeing = (2 * shape.tower.parameters + 4 * learning) * (read * shape.tower.merge**2 + images)
+    return forward * (1 + backward) + seeing + 6 * shape.parameters("projector") * read
 
 
 def hours(

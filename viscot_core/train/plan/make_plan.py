@@ -103,8 +103,8 @@ def _stage(
     stage, split = _fitted(stage, shape, machine)
     steps = stage.max_steps if size.rows is None else steps_of(stage, size.rows)
     seen = steps * stage.global_batch_size if steps is not None else None
-    patches = shape.tower.tokens if shape else 0
-    lengths = [min(text + images * patches, stage.max_length) for text, images in size.looked if shape]
+    tower = shape.tower if shape else None
+    lengths = [min(text + tower.tokens_of(images), stage.max_length) for text, images in size.looked if tower]
     tokens = sum(lengths) / len(lengths) if lengths else None
     hours = None
     # What a stage asks before it learns is not estimated: no figure is better than one that leaves it out.
