@@ -209,3 +209,10 @@ def test_the_page_follows_the_model_s_own_policy(cli: Cli, monkeypatch: pytest.M
         ran = cli("demo", "--model", "viscot-tiny-zoom", "--device", "cpu", "--port", port, *words)
         assert ran.code == 0, ran.err
         assert built.pop()._policy("cot").name == name
+
+
+def test_a_crop_policy_is_refused_where_the_dialect_crops(cli: Cli, tmp_path: Path) -> None:
+    command = ["bench", "cot", "--data", tmp_path, "--out", tmp_path / "out", "--crop-policy", "tight"]
+    ran = cli(*command, "--model", "http://127.0.0.1:9/v1#Qwen3-VL-8B", "--policy", "zoom")
+    assert ran.code == 2 and "the dialect qwen3-vl has a crop of its own: remove --crop-policy" in ran.err
+    assert not (tmp_path / "out").exists()

@@ -22,6 +22,10 @@ from viscot_core.engines.vllm.process import why
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.images.view import View, view_of
 from viscot_core.openai_api.options import ApiOptions
+from viscot_core.policies.base import Question
+from viscot_core.policies.dialects.known import dialect
+from viscot_core.policies.zoom import Zoom
+from viscot_core.rollout import run
 
 Open = Callable[..., VllmEngine]
 
@@ -109,6 +113,16 @@ def test_many_threads_ask_and_an_image_is_encoded_once(stub: Open) -> None:
     together = engine.generate(requests)
     assert [each.text for each in together] == ["99"] * 24
     assert engine.counters()["most"] == 1
+
+
+def test_talks_of_many_looks_at_different_steps(stub: Open) -> None:
+    """A talk's crops are images of its prompt; each talk ends after its own looks."""
+    engine = stub("[0.2, 0.2, 0.8, 0.8]")
+    policies = [Zoom(dialect("viscot"), looks, most_refusals=0) for looks in (1, 2, 3)]
+    views = [_view(colour) for colour in ("red", "green", "blue")]
+    answers = run(policies, engine, [Question("What?", (view,)) for view in views])
+    assert [len(answer.looks) for answer in answers] == [1, 2, 3]
+    assert all(answer.error is None and answer.stop == "looks" for answer in answers)
 
 
 def test_a_vllm_that_dies_is_told_to_all_and_started_again(

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 
 from viscot_core.ask import VisualCoT
 from viscot_core.conversation import Message
+from viscot_core.data.search.rows import write_search
 from viscot_core.data.synth import write_dataset
 from viscot_core.engines.base import Engine, Request, Sampling
 from viscot_core.engines.open import EngineOptions, codec_for, open_engine
@@ -28,8 +30,10 @@ from viscot_core.families.checkpoint import Layout
 from viscot_core.images.view import view_of
 from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.export import export
+from viscot_core.models.known import BUNDLED_ZOOM
 from viscot_core.models.zoo import BUNDLED_FOLDER
 from viscot_core.policies.wording import Wording
+from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import Prediction, read_predictions
 from viscot_core.tasks.base import Task
@@ -41,7 +45,7 @@ pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).resolve().parents[3]
 SMALL = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
-COT, EXPRESSIONS = 60, 200
+COT, EXPRESSIONS, LOOKED_AT = 60, 200, 24
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +161,22 @@ def test_local_in_process_and_served_say_the_same(
     # The chat template, the tokenizer and the images go over HTTP: all three must be the checkpoint's.
     there = EngineOptions(served, box_format="viscot")
     assert _bench(open_engine(there, codec=codec_for(there)), there, data, tmp_path / "served") == ours
+
+
+def test_talks_of_the_zoom_loop_are_the_local_engines(options: EngineOptions, tmp_path: Path) -> None:
+    """Two and three looks, 64 talks at a time; every word of every talk."""
+    write_search(tmp_path / "data", train=0, val=LOOKED_AT, seed=1)
+    task = VisualCot(tmp_path / "data", ("zoom",), tasks=("search",), zoom=ZoomSettings(looks=3))
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL.items():
+            patch.setenv(name, value)
+        for engine in (replace(options, model=BUNDLED_ZOOM), EngineOptions(BUNDLED_ZOOM, device="cpu")):
+            out = tmp_path / engine.engine
+            evaluate(task, engine, out)
+            said.append({one.question_id: (one.trace or {})["messages"] for one in read_predictions(out)})
+    assert said[0] == said[1] and len(said[0]) == LOOKED_AT
+    assert {len(messages) for messages in said[0].values()} == {6, 8}
 
 
 def test_sampling_and_probabilities(local: Engine, vllm: VllmEngine, data: Path) -> None:

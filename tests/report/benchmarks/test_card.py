@@ -109,6 +109,25 @@ def test_unlike_cards_are_refused_by_name(tmp_path: Path, field: str, settings: 
         check_alike(first, second, ["sead"])
 
 
+@pytest.mark.parametrize(
+    ("dialect", "strategies", "crop"),
+    [
+        ("viscot", ("zoom",), "paper"),
+        ("qwen3-vl", ("zoom",), "box"),
+        ("qwen3-vl", ("cot", "zoom"), "tight,box"),
+        ("qwen3-vl", ("cot",), "tight"),
+        ("of another version", ("zoom",), "-"),
+    ],
+)
+def test_the_card_tells_how_the_zoom_loop_crops(
+    tmp_path: Path, dialect: str, strategies: tuple[str, ...], crop: str
+) -> None:
+    settings = {"crop_policy": "tight", "zoom": {"dialect": dialect, "looks": 6}}
+    planned = {(name, "vstar"): 1 for name in strategies}
+    run = ScoredRun("run", tmp_path, RunInfo(settings=settings), None, (), planned)
+    assert card_of(run).fields["crop"] == crop
+
+
 def test_another_reading_and_more_repeats_are_other_cards(tmp_path: Path) -> None:
     first, second = made(tmp_path / "a", 20), made(tmp_path / "b", 20, repeats=2)
     score_run(tmp_path / "a", ProtocolJudge("lmms-eval"))

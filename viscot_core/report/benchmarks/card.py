@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from viscot_core.errors import UsageError, check_choice
+from viscot_core.policies.dialects.known import DIALECTS
 from viscot_core.report.scored_run import ScoredRun
 from viscot_core.runs.records import RunInfo
 
@@ -54,7 +55,7 @@ def card_of(run: ScoredRun) -> RunCard:
         "policy": ",".join(run.strategies) + (f" ({zoom.get('dialect')})" if loops else ""),
         "looks": f"up to {zoom.get('looks')}" if loops else str(settings.get("most_looks", 1)),
         "crop-source": str(zoom.get("crop_from", "original")) if loops else "original",
-        "crop": str(settings.get("crop_policy", "-")),
+        "crop": _crop(run),
         "image-sent": _sent(settings, engine),
         "image-seen": _seen(run),
         "tokens": str(settings.get("max_new_tokens", "-")),
@@ -81,6 +82,17 @@ def check_alike(first: ScoredRun, second: ScoredRun, allow: Collection[str] = ()
             f"{first.path} and {second.path} were not measured alike: {told}. To compare them all the same, "
             f"add --allow {','.join(refused)}."
         )
+
+
+def _crop(run: ScoredRun) -> str:
+    """How crops are cut: as ``--crop-policy`` says, in the zoom loop as its dialect's authors do."""
+    settings = run.info.settings
+    cut = str(settings.get("crop_policy", "-"))
+    if "zoom" not in run.strategies:
+        return cut
+    found = DIALECTS.get(str((settings.get("zoom") or {}).get("dialect")))
+    looped = found.rules.window if found else "-"
+    return ",".join(dict.fromkeys([cut, looped] if len(run.strategies) > 1 else [looped]))
 
 
 def _questions(info: RunInfo) -> str:

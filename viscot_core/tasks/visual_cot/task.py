@@ -11,7 +11,7 @@ from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import CropPolicy
 from viscot_core.conversation import BOX_REQUEST, IMAGE
 from viscot_core.data.annotations import Conversation, DetectionRow, Rows, split_crop
-from viscot_core.errors import DataError, check_choice
+from viscot_core.errors import DataError, UsageError, check_choice
 from viscot_core.policies.base import Answer
 from viscot_core.policies.two_turn import MOST_LOOKS
 from viscot_core.policies.wording import PROTOCOLS
@@ -37,7 +37,7 @@ class VisualCot:
     """Questions of a data root under any of the strategies; ``suite`` and ``tasks`` name data sets.
 
     Raises:
-        UsageError: an unknown strategy or protocol.
+        UsageError: an unknown strategy or protocol; a crop policy where only the zoom loop looks.
     """
 
     kind: ClassVar[str] = "cot"
@@ -56,6 +56,11 @@ class VisualCot:
     def __post_init__(self) -> None:
         object.__setattr__(self, "strategies", check_strategies(self.strategies, STRATEGIES))
         check_choice("--protocol", self.protocol, PROTOCOLS)
+        if self.crop_policy is not CropPolicy.PAPER and all(STRATEGIES[s].loops for s in self.strategies):
+            raise UsageError(
+                f"--crop-policy is for two turns; the dialect {self.zoom.dialect} has a crop of its own: "
+                "remove --crop-policy."
+            )
 
     def load(self) -> Benchmark:
         """As ``load_visual_cot``."""
