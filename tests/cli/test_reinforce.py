@@ -32,6 +32,8 @@ def test_the_plan_of_eight_gpus_names_what_is_not_estimated(cli: Cli) -> None:
         ({"reinforce.rewards": "{}"}, "name at least one"),
         ({"reinforce.rewards": "{iou: 0}"}, "other than 0"),
         ({"reinforce.group": 1}, "group"),
+        ({"reinforce.looks": 2}, "only for reinforce.strategy zoom"),
+        ({"reinforce.strategy": "zoom", "reinforce.dialect": "deepeye"}, "Did you mean 'deepeyes'"),
         ({"zero_stage": 3}, "needs whole weights"),
         ({"packing": "true"}, "are padded"),
         ({"preference.beta": 0.1}, "only for stages of kind dpo"),

@@ -11,56 +11,17 @@ from typing import Any
 import pytest
 import torch
 from made_job import held_out_data
+from made_replies import REINFORCE, pairs_in, recipe_for
 
-from viscot_core.models.zoo import resolve
 from viscot_core.train import worker
 from viscot_core.train.objectives.attempts import advantages, seed_of
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.dpo import Dpo
 from viscot_core.train.objectives.grpo import Grpo, figures_of
 from viscot_core.train.objectives.reply_rows import reply_batch, summed_by_row
-from viscot_core.train.preferences.pairs import PairMessage, PreferencePair, write_pairs
-from viscot_core.train.recipe.load import validate
+from viscot_core.train.preferences.pairs import write_pairs
 from viscot_core.train.recipe.schema import Recipe
 from viscot_core.train.state.initial import start
-
-STEPS = 4
-QUESTION = "<image>\nwhat number is on the red card?. Please provide the bounding box coordinate"
-ANSWERING = "<image>\nNow answer."
-
-
-def recipe_for(kind: str, data: Path, **change: Any) -> Recipe:
-    stage: dict[str, Any] = {
-        "kind": kind, "train": ["projector", "llm"], "max_steps": STEPS, "global_batch_size": 2,
-        "learning_rate": 1e-4, "precision": "fp32", "max_length": 512, "workers": 0, "save_steps": 2,
-        "group_by": "none", "gradient_checkpointing": False,
-    }  # fmt: skip
-    raw = {
-        "name": f"made-{kind}",
-        "model": {"checkpoint": str(resolve(None)), "template": "tiny"},
-        "data": {"root": str(data), "images": str(data), "preflight": 2},
-        "report_to": [],
-        "stages": [{**stage, **change}],
-    }
-    return validate(raw)
-
-
-def pairs_in(data: Path) -> list[PreferencePair]:
-    """Prompts of one image and of two, as turn 1 and turn 2 have them."""
-    images = sorted(path.relative_to(data).as_posix() for path in data.rglob("*.jpg"))[:4]
-    found = []
-    for number, image in enumerate(images):
-        prompt = [PairMessage(role="user", content=QUESTION)]
-        shown, replies = [image], ("[0.100, 0.200, 0.300, 0.400]", "[0.500, 0.500, 0.900, 0.910]")
-        if number % 2:
-            prompt.append(PairMessage(role="assistant", content=replies[0]))
-            prompt.append(PairMessage(role="user", content=ANSWERING))
-            shown, replies = [image, f"{image}###[10, 10, 90, 90]"], ("7", "42")
-        chosen, rejected = (PairMessage(role="assistant", content=text) for text in replies)
-        found.append(
-            PreferencePair(images=tuple(shown), prompt=tuple(prompt), chosen=(chosen,), rejected=(rejected,))
-        )
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +129,8 @@ def test_dpo_trains_and_resumes(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_grpo_trains_and_resumes(data: Path, tmp_path: Path) -> None:
-    reinforce = {"rewards": {"iou": 1.0, "format": 0.1}, "group": 3, "temperature": 1.2, "kl": 0.01,
-                 "max_new_tokens": 40}  # fmt: skip
-    steps = resumes(recipe_for("grpo", data, files=["chain.jsonl"], reinforce=reinforce), tmp_path / "run")
+    recipe = recipe_for("grpo", data, files=["chain.jsonl"], reinforce=REINFORCE)
+    steps = resumes(recipe, tmp_path / "run")
     wanted = {"reward", "reward_iou", "reward_format", "flat", "kl", "looks", "too_long", "truncated"}
     assert all(wanted <= row.keys() for row in steps)
     assert steps[0]["looks"] == 1.0 and 0 < steps[0]["reward_iou"] <= 1.0

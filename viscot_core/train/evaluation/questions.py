@@ -38,8 +38,9 @@ def _question(row: Conversation, number: int, name: str, images: Path) -> tuple[
     """The first question of a row, or None where it has none that can be measured."""
     roles = [turn.role for turn in row.turns]
     looks = BOX_REQUEST in row.turns[0].text
-    answers = looks and len(row.turns) > 2  # without an answer only the box is measured
-    wanted = ["user", "assistant"] * (2 if answers else 1)
+    seen = _shown(row) if looks else 0
+    answers = seen > 0  # without an answer only the box is measured
+    wanted = ["user", "assistant"] * (1 + seen)
     if not row.image or roles[: len(wanted)] != wanted or row.turns[0].text.count(IMAGE) != 1:
         return None
     reference = row.turns[len(wanted) - 1].text.strip() if answers or not looks else None
@@ -49,14 +50,22 @@ def _question(row: Conversation, number: int, name: str, images: Path) -> tuple[
     path = split_crop(row.image[0])[0]
     place = inside(images, path)
     size = image_size(place)
-    box = _box(row, size) if looks else None
+    box = _box(row, max(1, seen), size) if looks else None
     item = Item(name, number, path, place, size, question, box, reference=reference)
     return item, "cot" if looks else "direct"
 
 
-def _box(row: Conversation, size: Size) -> Box | None:
-    """The region in pixels: of the crop that the row shows, else of the words that it teaches."""
-    if len(row.image) > 1 and (crop := split_crop(row.image[1])[1]) is not None:
+def _shown(row: Conversation) -> int:
+    """How many crops the first question's answer comes after: every further look's turn shows one."""
+    seen = min(1, len(row.turns) // 3)
+    while seen and len(row.turns) > 2 * seen + 3 and IMAGE in row.turns[2 * seen + 2].text:
+        seen += 1
+    return seen
+
+
+def _box(row: Conversation, look: int, size: Size) -> Box | None:
+    """The region in pixels: of the last crop that the row shows, else of the words that it teaches."""
+    if len(row.image) > look and (crop := split_crop(row.image[look])[1]) is not None:
         return crop
     parsed = parse_box(row.turns[1].text)
     return None if parsed.status is BoxStatus.UNPARSABLE else parsed.box.to_original(size)

@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from viscot_core.boxes.formats import Codec
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Sampling
 from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.errors import UsageError
 from viscot_core.families.table import family_of
 from viscot_core.images.view import resized
 from viscot_core.models.load import LoadedModel
 from viscot_core.policies.base import Answer, Policy, Question, Step
+from viscot_core.policies.dialects.known import DIALECTS
+from viscot_core.policies.zoom_settings import ZoomSettings, dialect_for
 from viscot_core.rollout import run as rollout
 from viscot_core.runs.opening import LoadedItem
+from viscot_core.tasks.base import Settings
 from viscot_core.tasks.visual_cot.task import VisualCot
 from viscot_core.train.loop.mixture_dataset import EncodedRow
 from viscot_core.train.objectives.reply_rows import reply_row
@@ -71,6 +76,25 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest[:8]) >> 2
 
 
+def settings_of_attempts(run: Run, boxes: Codec, spec: ReinforceSpec) -> Settings:
+    """What the strategy of the attempts is told, as a run folder keeps it.
+
+    Raises:
+        UsageError: it is zoom, and nothing says how the model calls a zoom tool.
+    """
+    settings: dict[str, Any] = {"box_format": boxes.name, "max_new_tokens": spec.max_new_tokens}
+    if spec.strategy == "zoom":
+        try:
+            name = spec.dialect or dialect_for(run.recipe.model.checkpoint, boxes)
+        except UsageError as error:
+            raise UsageError(
+                "Nothing says how this model calls a zoom tool; give stages.grpo.reinforce.dialect: "
+                f"{', '.join(DIALECTS)}."
+            ) from error
+        settings["zoom"] = ZoomSettings(name, spec.looks).record()
+    return settings
+
+
 class Attempting:
     """Asks a stage's questions, several times each, of the model as it is now."""
 
@@ -78,7 +102,7 @@ class Attempting:
         self._run, self._stage, self._spec, self._rewards = run, stage, spec, rewards
         self.processor = run.processor_for(stage)
         self._strategy = VisualCot.all_strategies[spec.strategy]
-        self._settings = {"box_format": self.processor.boxes.name, "max_new_tokens": spec.max_new_tokens}
+        self._settings = settings_of_attempts(run, self.processor.boxes, spec)
         self._engine: LocalEngine | None = None
 
     def attempts(self, items: Sequence[LoadedItem], seed: int) -> list[list[Tried]]:

@@ -29,7 +29,7 @@ from viscot_core.runs.opening import open_items
 from viscot_core.tasks.base import Item
 from viscot_core.train.evaluation.questions import questions_of
 from viscot_core.train.loop.mixture_dataset import EncodedRow
-from viscot_core.train.objectives.attempts import Attempting, Tried, advantages, seed_of
+from viscot_core.train.objectives.attempts import Attempting, Tried, advantages, seed_of, settings_of_attempts
 from viscot_core.train.objectives.base import StageRows, TrainStep
 from viscot_core.train.objectives.reply_rows import Replies, empty_row, reply_batch, summed_by_row
 from viscot_core.train.plan.plan_types import Split
@@ -82,6 +82,7 @@ class Grpo(Replies):
         super().__init__(run, stage)
         self._spec = stage.reinforce or ReinforceSpec()
         self._rewards = [weighted(name, weight) for name, weight in self._spec.rewards.items()]
+        settings_of_attempts(run, run.processor_for(stage).boxes, self._spec)  # refuses before a step is made
         self._attempting: Attempting | None = None
         self._items: list[Item] = []
         self._equal = 0  # batches in a row whose groups had no spread

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import Counter
 
 from viscot_core.errors import UsageError
+from viscot_core.policies.dialects.known import dialect
 from viscot_core.train.recipe.schema import (
     EvalSpec,
     ModelSpec,
     Recipe,
+    ReinforceSpec,
     ScratchSpec,
     StageSpec,
     reads_whole_files,
@@ -134,11 +136,28 @@ def _replies(stage: StageSpec) -> list[str]:
         problems.append(f"zero_stage: 3 - a stage of kind {stage.kind} needs whole weights; use 0, 1 or 2")
     if stage.kind == "grpo" and stage.reinforce and not stage.reinforce.rewards:
         problems.append("reinforce.rewards: {} - name at least one; viscot rewards list shows them")
+    if stage.reinforce:
+        problems += _looking(stage.reinforce)
     for name, weight in (stage.reinforce.rewards if stage.reinforce else {}).items():
         try:
             weighted(name, weight)
         except UsageError as error:
             problems.append(f"reinforce.rewards.{name}: {weight:g} - {error}")
+    return problems
+
+
+def _looking(spec: ReinforceSpec) -> list[str]:
+    given = [name for name in ("dialect", "looks") if getattr(spec, name) is not None]
+    problems = [
+        f"reinforce.{name}: given - is only for reinforce.strategy zoom; remove it"
+        for name in given
+        if spec.strategy != "zoom"
+    ]
+    if spec.dialect is not None:
+        try:
+            dialect(spec.dialect)
+        except UsageError as error:
+            problems.append(f"reinforce.dialect: {spec.dialect} - {error}")
     return problems
 
 

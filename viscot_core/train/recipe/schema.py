@@ -245,6 +245,8 @@ class ReinforceSpec(Strict):
     group: int = _field(8, "attempts at each question", unit="attempts", ge=2, le=1024)
     temperature: float = _field(1.0, "temperature of the attempts", gt=0, le=10)
     strategy: Literal["cot", "zoom"] = _field("cot", "how the model looks: one look, or as often as it takes")
+    dialect: str | None = _field(None, "how the model calls the zoom tool; null: as its name or boxes say")
+    looks: int | None = _field(None, "most looks of a zoom attempt; null: as the dialect has it", ge=1)
     max_new_tokens: int = _field(64, "longest turn of an attempt", unit="tokens", gt=0)
     batch: int = _field(16, "attempts a process asks at once", unit="attempts", gt=0)
     kl: float = _field(0.0, "weight of the distance from where the stage began", ge=0)
