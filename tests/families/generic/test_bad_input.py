@@ -20,6 +20,7 @@ from viscot_core.conversation import Message
 from viscot_core.engines.base import Request
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import CheckpointError
+from viscot_core.families.generic.processor import load_image_processor
 from viscot_core.models.load import load_model
 
 TEXT_ONLY = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}\n{% endfor %}assistant: "
@@ -104,6 +105,32 @@ def test_a_file_that_is_missing_is_named(
         folder = Path(shutil.copytree(models / name, tmp_path / name))
         (folder / file).unlink()
         assert told in refused(cli, image, folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"image_processor_type": "Qwen2_5_VLImageProcessor"},
+            "has under another name; write Qwen2VLImageProcessor there.",
+        ),
+        (
+            {"image_processor_type": "KimiVL9ImageProcessor"},
+            "does not know; a newer transformers may: pip install -U transformers.",
+        ),
+        (
+            {"image_processor_type": "KimiVL9ImageProcessor", "auto_map": {"AutoImageProcessor": "own.Kimi"}},
+            "does not know, and viscot does not run code that comes with a model; a newer",
+        ),
+    ],
+)
+def test_a_processor_of_another_name(fields: dict[str, Any], told: str, tmp_path: Path) -> None:
+    """Pulling such a model again would bring the same file."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=re.escape(told)) as refusal:
+        load_image_processor(tmp_path)
+    assert fields["image_processor_type"] in str(refusal.value) and "pull" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

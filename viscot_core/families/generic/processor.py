@@ -20,6 +20,7 @@ from viscot_core.errors import CheckpointError, EngineError, UsageError
 from viscot_core.families.base import NO_THOUGHTS, ImageLimits
 from viscot_core.families.generic.backbones import Backbone
 from viscot_core.families.inputs import IGNORE, Rendered
+from viscot_core.tensors import read_json
 
 _FAULTS = (ImportError, RuntimeError, OSError, ValueError, KeyError, AttributeError, TypeError)
 """What transformers raises over a processor's files."""
@@ -30,6 +31,15 @@ _FILES = {
     "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"),
 }
 """One of each is there in every folder that a processor can be made of."""
+_CLASSES = (
+    ("preprocessor_config.json", "image_processor_type"),
+    ("preprocessor_config.json", "processor_class"),
+    ("processor_config.json", "processor_class"),
+    ("tokenizer_config.json", "tokenizer_class"),
+)
+"""Files that name classes of transformers, and where."""
+_RENAMED = {"Qwen2_5_VLImageProcessor": "Qwen2VLImageProcessor"}
+"""Names that were published once and that transformers no longer has, although it has the class."""
 _TEMPLATE_CURE = "copy chat_template.jinja from the model's own folder on the hub"
 _NO_LETTER = "\ufffd"
 """What decoding makes of bytes that are no letter, or not yet one."""
@@ -107,7 +117,28 @@ def _readable(path: Path) -> Iterator[None]:
                 raise CheckpointError(
                     f"{path} lacks the file of its {what} ({' or '.join(files[:2])}); pull it again."
                 ) from error
+        if unknown := _unknown_class(path):
+            raise CheckpointError(unknown) from error
         raise CheckpointError(f"{path} has no readable processor ({reason}); pull it again.") from error
+
+
+def _unknown_class(path: Path) -> str | None:
+    """A sentence where a processor's file names a class that transformers does not have."""
+    import transformers
+
+    for file, key in _CLASSES:
+        if not (path / file).is_file():
+            continue
+        about = read_json(path / file)
+        name = about.get(key)
+        if not isinstance(name, str) or hasattr(transformers, name.removesuffix("Fast")):
+            continue
+        told = f"{path / file} names the {key} '{name}', which transformers {transformers.__version__} "
+        if name in _RENAMED:
+            return f"{told}has under another name; write {_RENAMED[name]} there."
+        own = ", and viscot does not run code that comes with a model" if about.get("auto_map") else ""
+        return f"{told}does not know{own}; a newer transformers may: pip install -U transformers."
+    return None
 
 
 def limits_of(image_processor: Any, backbone: Backbone) -> ImageLimits:
