@@ -1,4 +1,4 @@
-# make help | demo | test | lint | bench | general | vllm | docs | audit. The first call makes .venv and installs the versions of constraints.txt.
+# make help | demo | test | lint | bench | general | vllm | docs | notebooks | audit. The first call makes .venv and installs the versions of constraints.txt.
 # PYTHON=python3.12 picks another interpreter; TORCH_INDEX=URL another index for torch (README); PYTEST_ARGS="-k boxes" narrows `make test`.
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ LMMS_NEEDS := accelerate datasets evaluate loguru openpyxl pytablewriter python-
 FAST := not slow and not gpu and not network
 WORKERS := -n logical --maxprocesses 8 --dist loadfile # one a core, about 1 GiB each; a file's fixtures are made once
 
-.PHONY: help demo test lint bench general vllm docs audit
+.PHONY: help demo test lint bench general vllm docs notebooks audit
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -54,6 +54,9 @@ vllm: .vllm/.installed  ## vLLM for the CPU in .vllm, for --engine vllm --python
 
 docs: $(DEV)  ## the documentation site in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f .mkdocs.yml
+
+notebooks: $(DEV)  ## execute the notebooks of docs/notebooks anew, a minute on a CPU
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python .ci/notebooks
 
 audit: $(RUNTIME)  ## known faults of the pinned and of the lowest versions, where the advisories can be read
 	$(BIN)/python .ci/audit

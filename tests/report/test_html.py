@@ -4,6 +4,8 @@ markup.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -45,14 +47,14 @@ RESULT = """<script>addEventListener("load", async () => {{
 }});</script>"""
 
 
-def browse(report: Path, script: str) -> dict[str, Any]:
+def browse(report: Path, script: str, *options: str) -> dict[str, Any]:
     """Open ``report`` in Chromium, run ``script`` once all has loaded (it fills ``result``), return the
     result.
     """
     page = report.with_name("browsed.html")
     text = report.read_text().replace("<head>", "<head>" + CATCH, 1)
     page.write_text(text.replace("</body>", RESULT.format(script=script) + "</body>"))
-    dom = chromium(report.parent, "--dump-dom", "--virtual-time-budget=20000", page.as_uri())
+    dom = chromium(report.parent, "--dump-dom", "--virtual-time-budget=20000", *options, page.as_uri())
     found = re.search(r'<pre id="result">(.*?)</pre>', dom, re.DOTALL)
     assert found, dom[-2000:]
     return json.loads(unescape(found[1]))
@@ -186,6 +188,92 @@ def test_filters_and_paging_work(small: Path, tmp_path: Path) -> None:
     assert result["none"] == "0 items, page 1 of 1"
     assert "words=nothing+at+all" in result["hash"]
     assert result["per"] == ["100 items, page 1 of 2", 96]
+
+
+@browser
+def test_questions_are_compared_across_strategies_and_judges(tmp_path: Path) -> None:
+    """Question 1: cot right, direct wrong. 2: the other way round. 3: both right, and the judges disagree."""
+    said = {1: ("42", "no"), 2: ("no", "42"), 3: ("42", "42!"), 4: ("no", "no")}
+    rows = [
+        prediction(strategy=strategy, question_id=number, answer=answer, seconds=number)
+        for number, answers in said.items()
+        for strategy, answer in zip(("cot", "direct"), answers, strict=True)
+    ]
+    run = write_run(tmp_path / "run", rows)
+    score_run(run, OfflineJudge("exact"))
+    score_run(run, OfflineJudge("contains"))
+    scores = run / "scores.contains.jsonl"
+    changed = [json.loads(line) for line in scores.read_text().splitlines()]
+    for row in changed:
+        if (row.get("question_id"), row.get("strategy")) == (3, "cot"):
+            row["score"] = 0.0
+    scores.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    page = tmp_path / "report.html"
+    report = build_report([read_scored_run(run, "exact")], ReportOptions())
+    write_report(page, report, images=Images.NONE)
+    script = """
+      const heads = () =>
+        [...document.querySelectorAll("article > header span:first-child")].map(s => s.textContent);
+      const set = (name, value) => {
+        form.elements[name].value = value;
+        form.elements[name].dispatchEvent(new Event("input", {bubbles: true}));
+      };
+      result.options = [...form.elements.compare.options].map(o => o.textContent);
+      set("compare", "cot right, direct wrong");
+      result.pair = heads();
+      set("view", "rows");
+      const where = document.getElementById("where").value;
+      result.row = [heads(), document.querySelectorAll(".way").length, where];
+      set("compare", "judges disagree");
+      result.apart = [heads(), document.querySelector("dl").textContent];
+      set("compare", "");
+      set("sort", "slow");
+      result.slow = heads();
+      set("sort", "apart");
+      result.furthest = heads().slice(0, 2);
+      set("view", "");
+      set("sort", "worst");
+      result.worst = document.querySelector("article .badge").textContent;
+      result.csv = csv();
+      result.prompts = [...document.querySelectorAll("pre")].map(p => p.textContent);"""
+    found = browse(page, script)
+    assert found["faults"] == []
+    assert found["options"] == [
+        "all",
+        "cot right, direct wrong (1)",
+        "direct right, cot wrong (1)",
+        "judges disagree (1)",
+    ]
+    assert found["pair"] == ["synth 1, cot", "synth 1, direct"]
+    assert found["row"] == [["synth 1"], 2, "1 questions, page 1 of 1"]
+    assert found["apart"][0] == ["synth 3"] and "exact 1.00" in found["apart"][1]
+    assert found["slow"] == ["synth 4", "synth 3", "synth 2", "synth 1"]
+    assert sorted(found["furthest"]) == ["synth 1", "synth 2"]
+    assert found["worst"] == "0.00"
+    table = list(csv.DictReader(io.StringIO(found["csv"])))
+    assert len(table) == 8 and {row["run"] for row in table} == {"run"}
+    assert {row["question"] for row in table} == {"What number is on the red card?"}
+    assert table[0]["true_box"] == "64 48 192 176" and table[0]["box_status"] == "ok"
+    one = next(text for text in found["prompts"] if "ASSISTANT: [0.100, 0.200, 0.300, 0.400]" in text)
+    assert "What number is on the red card?" in one
+
+
+@browser
+def test_a_phone_shows_it_whole(small: Path, tmp_path: Path) -> None:
+    """In a frame of 390 px: nothing sticks out, and what stays in sight is a tenth of the screen at most."""
+    report = report_of(small, tmp_path / "report.html", Images.EMBED)
+    page = tmp_path / "phone.html"
+    page.write_text(
+        f"""<head></head><body><iframe src="{report.name}" width="390" height="844"></iframe></body>"""
+    )
+    script = """
+      const inside = document.querySelector("iframe").contentDocument;
+      result.wide = inside.documentElement.scrollWidth;
+      result.bar = inside.getElementById("bar").offsetHeight;
+      result.cards = inside.querySelectorAll("article").length;"""
+    found = browse(page, script, "--allow-file-access-from-files")
+    assert found["cards"] == 24
+    assert found["wide"] <= 390 and found["bar"] <= 84
 
 
 @browser

@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ import jinja2
 from PIL import Image
 
 from viscot_core.boxes.geometry import Box
-from viscot_core.errors import DataError, ImageError
+from viscot_core.errors import DataError, ImageError, UsageError
 from viscot_core.files import atomic_write
 from viscot_core.images.reading import open_image
+from viscot_core.report.analysis import analyse
 from viscot_core.report.audit.audit_tables import SERIES, audit_rows
 from viscot_core.report.audit.figures import Figure, audits, is_replay
 from viscot_core.report.choices import By, Images
@@ -30,7 +31,8 @@ from viscot_core.report.names import title
 from viscot_core.report.plots import Mark, dots, histogram
 from viscot_core.report.report_data import ReportData
 from viscot_core.report.scored_run import ScoredItem, ScoredRun
-from viscot_core.report.stats_types import AREA_BINS, Answers, Stats, area_label
+from viscot_core.report.stats_types import AREA_BINS, Answers, Stats, StatsOptions, area_label
+from viscot_core.score.verdicts import read_scores, score_files
 from viscot_core.tasks.image_files import find_image
 
 EMBED_AT_MOST = 300
@@ -48,7 +50,11 @@ def write_report(
     """
     runs = [part.stats.run for part in report.runs]
     placer = _ImagePlacer(path.parent, data, images, runs)
-    items = [_item_json(item, run, placer) for run in runs for item in run.items]
+    asked = _Prompts()
+    items = []
+    for run in runs:
+        judges = _judges(run)
+        items += [_item_json(item, run, placer) | asked.of(item, run) | judges(item) for item in run.items]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(
             lambda name: files("viscot_core.report").joinpath(name).read_text(encoding="utf-8")
@@ -61,7 +67,7 @@ def write_report(
         tables=report.tables(),
         plots=[plot for part in report.runs for plot in _plots(part.stats, len(report.runs) > 1)],
         runs=[_run_facts(run) for run in runs],
-        data=_safe_json({"items": items, "images": placer.images}),
+        data=_safe_json({"items": items, "images": placer.images, "prompts": list(asked.texts)}),
     )
     try:
         with atomic_write(path) as file:
@@ -112,6 +118,9 @@ def _item_json(item: ScoredItem, run: ScoredRun, placer: _ImagePlacer) -> dict[s
         "reason": outcome.reason if outcome else None,
         "boxStatus": p.box_status,
         "iou": p.iou,
+        "share": None if item.box_share is None else round(item.box_share, 4),
+        "seconds": round(p.seconds, 2) or None,
+        "boxText": p.box_text,
         "size": size,
         "box": None if p.box_status == "unparsable" else _pixels(p.box, size),
         "truth": _pixels(p.box_gt, size),
@@ -122,6 +131,50 @@ def _item_json(item: ScoredItem, run: ScoredRun, placer: _ImagePlacer) -> dict[s
         "source": placer.place(run, p.image),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+class _Prompts:
+    """What was sent, made again from the recorded words (``runs.replay``, which loads no model).
+
+    Most prompts differ in question and box only: a text is stored once, with marks for these two.
+    """
+
+    def __init__(self) -> None:
+        from viscot_core.runs.replay import prompts  # reports without cards do not need the policies
+
+        self._prompts = prompts
+        self.texts: dict[str, int] = {}
+
+    def of(self, item: ScoredItem, run: ScoredRun) -> dict[str, list[int]]:
+        """The numbers of the item's prompts, without those that the last one goes on from."""
+        p = item.prediction
+        try:
+            found = self._prompts(run.info, p)
+        except (DataError, UsageError):  # of another version of viscot, or another program
+            return {}
+        if not found:
+            return {}
+        texts = [*(text for text in found[:-1] if not found[-1].startswith(text)), found[-1]]
+        marked = [_marked(_marked(text, p.question, "\x01"), p.box_text, "\x02") for text in texts]
+        return {"prompts": [self.texts.setdefault(text, len(self.texts)) for text in marked]}
+
+
+def _marked(text: str, words: str | None, mark: str) -> str:
+    return text.replace(words, mark) if words else text
+
+
+def _judges(run: ScoredRun) -> Callable[[ScoredItem], dict[str, dict[str, float]]]:
+    """The scores of an item by all judges, where several scored the run."""
+    found = {name: read_scores(path).verdicts for name, path in score_files(run.path).items()}
+
+    def of(item: ScoredItem) -> dict[str, dict[str, float]]:
+        outcomes = {
+            name: v[item.prediction.key].outcome for name, v in found.items() if item.prediction.key in v
+        }
+        scores = {name: o.score for name, o in outcomes.items() if o.score is not None}
+        return {"judges": scores} if len(found) > 1 and scores else {}
+
+    return of
 
 
 def _steps(trace: dict[str, Any], image: str) -> list[dict[str, Any]]:
@@ -230,20 +283,10 @@ def _figure_mark(figure: Figure | None) -> Mark:
 
 
 def _by_area(stats: Stats, prefix: str) -> str:
-    """Mean score by the share of the image that the annotated box covers."""
-    shown = _strategies(stats)
-    rows = []
-    for low, high in AREA_BINS:
-        marks = []
-        for strategy in shown:
-            scores = [
-                i.score
-                for i in stats.run.items
-                if i.strategy == strategy
-                and i.score is not None
-                and i.box_share is not None
-                and low <= i.box_share < high
-            ]
-            marks.append(Mark(sum(scores) / len(scores) if scores else None))
-        rows.append((area_label(low, high), marks))
-    return dots(f"{prefix}Answers by share of the image the true box covers", rows, shown)
+    """Mean score by the share of the image that the annotated box covers, with its interval."""
+    options = StatsOptions(By.BOX_AREA, stats.average, resamples=100)  # (of differences, which nobody sees)
+    every = analyse(stats.run, options).answers
+    parts = {strategy: every[strategy] for strategy in _strategies(stats)}
+    areas = [area_label(*edges) for edges in AREA_BINS]
+    rows = [(area, [_mark(part.groups.get(area)) for part in parts.values()]) for area in areas]
+    return dots(f"{prefix}Answers by share of the image the true box covers", rows, list(parts))
