@@ -170,8 +170,10 @@ class GenericProcessor:
         self.suppress_tokens = _slots(config)
         self.image_id = _image_id(config)
         # Some models read which tokens are an image's; how the input is called differs.
-        named = hf(text=["x"]).keys()
-        self.kinds_name = next((n for n in ("mm_token_type_ids", "token_type_ids") if n in named), None)
+        made, own = hf(text=["x"]), hf.tokenizer("x")["input_ids"]
+        self.kinds_name = next((n for n in ("mm_token_type_ids", "token_type_ids") if n in made), None)
+        # Molmo 2's first token is written by the processor, not by its tokenizer.
+        self._before = made["input_ids"][0][: len(made["input_ids"][0]) - len(own)]
         self._template = str(hf.chat_template)
         template = hashlib.sha256(self._template.encode()).hexdigest()[:12]
         pixels = hashlib.sha256(hf.image_processor.to_json_string().encode()).hexdigest()[:12]
@@ -233,7 +235,8 @@ class GenericProcessor:
     def slot_ids(self, messages: Sequence[Message]) -> list[int]:
         """The chat template's own ids, its image marks as they stand."""
         text = self._text(messages, True)
-        return [int(i) for i in self.hf.tokenizer(text, **self._first_token([text]))["input_ids"]]
+        own = self.hf.tokenizer(text, **self._first_token([text]))["input_ids"]
+        return [int(i) for i in (*self._before, *own)]
 
     def shown(self, image: Image.Image) -> Image.Image:
         """The image itself: vLLM has the same processor."""
