@@ -22,7 +22,7 @@ import typer
 
 from viscot_core.errors import ViscotError
 from viscot_core.resources import EXTRAS, install_line
-from viscot_core.terminal import VisibleFormatter, json_safe, visible
+from viscot_core.terminal import StderrHandler, VisibleFormatter, json_safe, visible
 
 INTERRUPTED = 130
 _WORD = 12
@@ -232,7 +232,7 @@ def prepare(debug: bool) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         for library in ("PIL", "bitsandbytes"):  # their errors reach us as exceptions
             logging.getLogger(library).setLevel(logging.CRITICAL)
-    handler = logging.StreamHandler()
+    handler = StderrHandler()
     handler.setFormatter(VisibleFormatter("%(name)s: %(message)s" if debug else "%(message)s"))
     logger = logging.getLogger("viscot_core")
     logger.handlers[:] = [handler]

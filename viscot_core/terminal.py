@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
+from typing import TextIO
 
 # C0 without tab and newline, DEL, C1 (some terminals take U+009B for ESC [), marks that turn the direction of
 # what follows, and halves of surrogate pairs, which no terminal can encode.
@@ -28,6 +30,14 @@ def json_safe(line: str) -> str:
 def _spelled(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is when a line comes: who replaced it may have closed the one before."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class VisibleFormatter(logging.Formatter):

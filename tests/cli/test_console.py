@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -128,3 +129,19 @@ def test_a_narrow_terminal_cuts_nothing(
     told = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out)
     assert max(map(len, told.splitlines())) <= width
     assert sorted("".join(told.split())) == sorted("nameabcda-long-name" + "CommunityLicense" * 4)
+
+
+def test_log_lines_follow_stderr_when_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run in one process wrote to the stream of the first one, which was closed by then."""
+    log, kept = logging.getLogger("viscot_core.train.loop.preflight"), logging.getLogger("viscot_core")
+    monkeypatch.setattr(kept, "handlers", [])
+    monkeypatch.setattr(kept, "level", kept.level)
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", first)
+    console.prepare(debug=False)
+    log.info("one")
+    first_said = first.getvalue()
+    first.close()
+    monkeypatch.setattr(sys, "stderr", second)
+    log.info("two")
+    assert (first_said, second.getvalue()) == ("one\n", "two\n")

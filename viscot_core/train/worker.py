@@ -17,7 +17,7 @@ from pathlib import Path
 from viscot_core.errors import PartlyDone, UsageError
 from viscot_core.files import link_or_copy
 from viscot_core.processes import die_with_parent
-from viscot_core.terminal import VisibleFormatter
+from viscot_core.terminal import StderrHandler, VisibleFormatter
 from viscot_core.train import ranks
 from viscot_core.train.job import stopping
 from viscot_core.train.loop.preflight import check_rows
@@ -89,7 +89,7 @@ def main() -> None:
         die_with_parent()  # not when started by hand: then it may outlive its shell
     ranks.join()
     level = logging.INFO if ranks.rank() == 0 else logging.WARNING
-    handler = logging.StreamHandler()
+    handler = StderrHandler()
     handler.setFormatter(VisibleFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     try:
