@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections import Counter
@@ -173,3 +174,46 @@ def test_images_named_from_the_folder_above_are_found(tmp_path: Path) -> None:
     file = tmp_path / "bench/visualprobe/val.json"
     file.write_text(file.read_text().replace("data/", "VisualProbe_Hard/data/"))
     assert all(item.path.is_file() for item in load(tmp_path, "visualprobe"))
+
+
+def written(root: Path, name: str, **row: object) -> list[Item]:
+    """The questions of a TSV with one row, whose image is that of a made table."""
+    write_benchmark(root, "treebench", count=1)
+    (item,) = load(root, "treebench")
+    folder = root / f"bench/{name}"
+    for path in folder.glob("*.tsv"):
+        path.unlink()
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "images/one.jpg").write_bytes(item.path.read_bytes())
+    cells = {"index": 1, "image": "images/one.jpg", "question": "What?", "answer": "B", **row}
+    with (folder / "table.tsv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(cells), delimiter="\t")
+        writer.writeheader()
+        writer.writerow(cells)
+    return load(root, name, order="file" if name == "mme-realworld-lite" else "shuffled", repeats=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("The choices are listed below:\n(A)DB11.\n(B) V12 B. S.\n(C) None", ("DB11.", "V12 B. S.", "None")),
+        ("A. John B. Smith\nB. Ann\nC. Eve", ("John B. Smith", "Ann", "Eve")),
+        (
+            "A. He stands. B. He lies.\nC. He runs.\nD. He sits.",
+            ("He stands.", "He lies.", "He runs.", "He sits."),
+        ),
+        ("A. Ann\nB. Eve C. Low", ("Ann", "Eve C. Low")),
+        ("yes\nno", ("yes", "no")),
+    ],
+)
+def test_options_in_one_text(tmp_path: Path, text: str, options: tuple[str, ...]) -> None:
+    """MME-RealWorld has a line before them; a row of TreeBench has lost the line break before B."""
+    item = written(tmp_path, "mme-realworld-lite", **{"multi-choice options": text, "A": "shifted"})[0]
+    assert item.facts["options"] == options and item.reference == f"B. {options[1]}"
+
+
+def test_options_that_the_image_shows_keep_their_places(tmp_path: Path) -> None:
+    row = {"multi-choice options": "A. 1\nB. 2\nC. 3\nD. 4"}
+    question = "Recognize the question and options in the image and answer it."
+    assert {right_letter(i) for i in written(tmp_path / "a", "treebench", question=question, **row)} == {"B"}
+    assert len({right_letter(i) for i in written(tmp_path / "b", "treebench", **row)}) > 1

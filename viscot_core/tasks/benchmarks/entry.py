@@ -37,6 +37,8 @@ class BenchmarkRow:
     category: str | None = None
     boxes: tuple[Box, ...] = ()
     cycle: str | None = None
+    options_in_image: bool = False
+    """The image shows the options with their letters: in another order the text would contradict it."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class SearchBenchmark:
         """
         count = len(entry.options)
         places = list(range(count))
-        if order == "file" or not self.reordered:
+        if order == "file" or not self.reordered or entry.options_in_image:
             return tuple(places)
         moving = places[: count - self.fixed]
         drawn = hashlib.sha256(f"{seed}/{self.name}/{entry.id}/{repeat}".encode()).hexdigest()

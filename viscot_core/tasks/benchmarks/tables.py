@@ -16,6 +16,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _ENDINGS = (".tsv", ".parquet", ".jsonl", ".json")
 _LARGEST_CELL = 2**31 - 1
 _KINDS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"GIF8", ".gif"), (b"BM", ".bmp"))
 _LABEL = re.compile(r"\s*\(?([A-Z])[).:]\s*(.*)", re.DOTALL)
+_IN_IMAGE = re.compile(r"\boptions\s+in\s+the\s+image\b", re.IGNORECASE)
+"""TreeBench asks to "recognize the question and options in the image" where they are printed there."""
 OPTION_LISTS = ("options", "multi-choice options", "choices")
 IMAGE_COLUMNS = ("image", "bytes", "image_path", "images", "file_name")
 
@@ -95,16 +98,18 @@ def _entry(folder: Path, number: int, row: Mapping[str, Any], images: Mapping[st
         right = _right(_given(row, ("answer", "solution", "label")), len(options))
     given = _given(row, ("index", "doc_id", "question_id", "id", "pid"))
     rotation = _given(row, ("cycle_category",))
+    question = str(_given(row, ("question", "problem", "prompt", "text"))).replace("<image>", "").strip()
     return BenchmarkRow(
         id=str(number if given is None else given),
         image=_image(folder, row, images),
-        question=str(_given(row, ("question", "problem", "prompt", "text"))).replace("<image>", "").strip(),
+        question=question,
         answer=answer,
         options=options,
         right=right,
         category=_category(row),
         boxes=_boxes(row.get("target_instances")),
         cycle=None if rotation is None else str(rotation),
+        options_in_image=_IN_IMAGE.search(question) is not None,
     )
 
 
@@ -155,7 +160,30 @@ def _list(value: Any) -> list[Any]:
         except ValueError:
             read = ast.literal_eval(value.strip())
         return list(read)
-    return [line for line in value.splitlines() if line.strip()]
+    return _labelled(value) or [line for line in value.splitlines() if line.strip()]
+
+
+def _labelled(text: str) -> list[str]:
+    """The options of a text that labels them from A on, with their labels; [] without two labels.
+
+    What stands before A is no option (MME-RealWorld's "The choices are listed below:"). Where no line begins
+    with a letter but one begins with the next, the letter's label is inside a line (one row of TreeBench).
+    """
+    starts: list[int] = []
+    for letter, following in pairwise(LETTERS):
+        after = starts[-1] + 1 if starts else 0
+        found = _line_of(letter).search(text, after)
+        if found is None and starts and (next_line := _line_of(following).search(text, after)):
+            found = re.compile(rf"(?<=\s)\(?{letter}[).:]\s").search(text, after, next_line.start())
+        if found is None:
+            break
+        starts.append(found.start())
+    parts = [text[start:end] for start, end in pairwise([*starts, len(text)])]
+    return [part.strip() for part in parts] if len(parts) > 1 else []
+
+
+def _line_of(letter: str) -> re.Pattern[str]:
+    return re.compile(rf"^[^\S\n]*\(?{letter}[).:]", re.MULTILINE)
 
 
 def _category(row: Mapping[str, Any]) -> str | None:
