@@ -43,8 +43,8 @@ def cot(
     strategy: Annotated[
         Names,
         typer.Option(
-            help="One or more of cot,direct,gt-box,random-box,center-box,no-image,zoom,tiles,tree,duplicate,"
-            "blank [cot]."
+            help="One or more of cot,direct,gt-box,random-box,center-box,no-image,zoom,full,tiles,tree,"
+            "duplicate,blank [cot]."
         ),
     ] = None,
     tasks: Annotated[Names, typer.Option(help="Data sets, comma-separated [those of --suite].")] = None,
@@ -177,7 +177,7 @@ def vqa(
     ] = "short",
     strategy: Annotated[
         Names,
-        typer.Option(help="One or more of direct,cot,zoom,tiles,tree,duplicate,blank [direct]."),
+        typer.Option(help="One or more of direct,cot,zoom,full,tiles,tree,duplicate,blank [direct]."),
     ] = None,
     zoom: ZoomOptions,
     skip_missing: SkipMissing = False,

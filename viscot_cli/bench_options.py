@@ -22,7 +22,7 @@ from viscot_cli.model_options import (
     WholeImages,
     image_form,
 )
-from viscot_cli.zoom_options import ZoomOptions
+from viscot_cli.zoom_options import STRATEGY_OF, ZoomOptions
 
 if TYPE_CHECKING:
     from viscot_core.boxes.geometry import CropPolicy
@@ -184,7 +184,7 @@ def strategies_of(
     from viscot_core.policies.zoom_settings import ZoomSettings
 
     zoom = zoom if given else zoom.for_model(engine)
-    named = {"two-turn": "cot"}.get(str(zoom.policy), zoom.policy)
+    named = STRATEGY_OF.get(str(zoom.policy), zoom.policy)
     # The loop's options are for the strategy as they are for the policy of that name.
     zoom = replace(zoom, policy="zoom") if "zoom" in given else zoom
     zooms = zoom.zooms

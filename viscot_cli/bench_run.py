@@ -10,7 +10,7 @@ from viscot_cli.bench_options import Running, ServerOptions, strategies_of
 from viscot_cli.bench_report import counted, report
 from viscot_cli.grouped import Names, grouped, names_of
 from viscot_cli.model_options import WhoAnswers
-from viscot_cli.zoom_options import ZoomOptions
+from viscot_cli.zoom_options import POLICIES, STRATEGY_OF, ZoomOptions
 
 
 @grouped
@@ -25,7 +25,11 @@ def run(
     *,
     who: WhoAnswers,
     strategy: Annotated[
-        Names, typer.Option(help="One or more of direct,cot,zoom; --policy takes several too [direct].")
+        Names,
+        typer.Option(
+            help="One or more of direct,cot,gt-box,random-box,center-box,zoom,full,tiles,tree,"
+            "duplicate,blank; --policy takes several too [direct]."
+        ),
     ] = None,
     zoom: ZoomOptions,
     order: Annotated[
@@ -81,9 +85,9 @@ def several_policies(given: tuple[str, ...], zoom: ZoomOptions) -> tuple[tuple[s
 
     from viscot_core.errors import UsageError
 
-    if zoom.policy is None or "," not in zoom.policy:
+    if zoom.policy is None or zoom.policy in POLICIES:
         return given, zoom
-    named = tuple({"two-turn": "cot"}.get(name, name) for name in names_of([zoom.policy]))
+    named = tuple(STRATEGY_OF.get(name, name) for name in names_of([zoom.policy]))
     if given and set(given) != set(named):
         raise UsageError(
             f"--policy {zoom.policy} and --strategy {','.join(given)} disagree; give one of them."

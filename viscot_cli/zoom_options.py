@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from viscot_core.policies.zoom_settings import ZoomSettings
 
 POLICIES = ("two-turn", "direct", "zoom")
+STRATEGY_OF = {"two-turn": "cot", "two_turn": "cot"}
+"""What `bench` calls a policy; every other one has its own name there."""
 
 
 @dataclass(frozen=True)

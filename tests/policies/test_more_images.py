@@ -9,7 +9,7 @@ from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE
 from viscot_core.images.view import GREY, View, view_of
 from viscot_core.policies.base import Answer, Question
-from viscot_core.policies.more_images import MOST_TILES, MoreImages, tile_windows
+from viscot_core.policies.more_images import FULL_PIXELS, MOST_TILES, MoreImages, full_size, tile_windows
 from viscot_core.policies.wording import Wording
 
 SIZES = [(500, 3000), (3000, 500), (20, 20), (1, 1), (1, 3000), (2, 1), (640, 480)]
@@ -52,3 +52,16 @@ def test_the_controls_show_as_much_and_nothing_new() -> None:
     assert twice == (view, view)
     _, grey = MoreImages(WORDING, "blank").start(Question("What?", (view,))).images
     assert grey.image.size == (50, 40) and grey.image.getcolors() == [(2000, GREY)]
+
+
+def test_full_enlarges_what_is_small() -> None:
+    view = view_of(Image.new("RGB", (40, 20), (9, 90, 200)))
+    (shown,) = MoreImages(WORDING, "full").start(Question("What?", (view,))).images
+    assert shown.image.width == 2 * shown.image.height and shown.key != view.key
+    wide, high = full_size((2000, 1500))
+    assert wide / high == pytest.approx(4 / 3, abs=0.01)
+    assert 0.999 * FULL_PIXELS < wide * high <= FULL_PIXELS
+    assert full_size((8000, 6000)) == (8000, 6000)
+    assert full_size((20, 20)) == (3584, 3584)
+    for size in SIZES:
+        assert max(full_size(size)) <= 8192 and min(full_size(size)) >= 1

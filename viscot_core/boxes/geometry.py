@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -172,6 +173,17 @@ def format_box(box: Box) -> str:
     if box.frame is not Frame.SQUARE:
         raise ValueError("only a box of the square frame has words; convert it with to_square(size) first")
     return "[{:.3f}, {:.3f}, {:.3f}, {:.3f}]".format(*box.coords)
+
+
+def hull(boxes: Sequence[Box]) -> Box:
+    """The smallest box around ``boxes``, of which there is at least one, all of one frame."""
+    return Box(
+        min(box.x0 for box in boxes),
+        min(box.y0 for box in boxes),
+        max(box.x1 for box in boxes),
+        max(box.y1 for box in boxes),
+        boxes[0].frame,
+    )
 
 
 def iou(a: Box, b: Box) -> float:

@@ -1,6 +1,6 @@
-"""How often a model looked, what of its calls was refused, what that cost, and whether it helped.
+"""How often a model looked, what of its calls was refused, whether it helped, and what answers cost.
 
-Only strategies whose items have a talk on record (``Prediction.trace``) have these figures. They are read
+Only strategies whose items have a talk on record (``Prediction.trace``) have figures of looks. They are read
 from the rows as they stand: a report needs no reader of traces.
 """
 
@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from viscot_core.report.scored_run import ScoredItem
-from viscot_core.report.tables import Table, number, share
+from viscot_core.report.tables import Table, count, number, share
 
 
 @dataclass(frozen=True)
@@ -102,3 +102,59 @@ def looks_json(each: Looks) -> dict[str, Any]:
             str(looks): {"mean": mean, "n": n, "of": of} for looks, (mean, n, of) in each.scores.items()
         },
     }
+
+
+# -- what an item cost, looks or not
+
+
+@dataclass(frozen=True)
+class ItemCost:
+    """Means over the ``n`` of ``of`` items whose records say it; None where none does."""
+
+    calls: float | None
+    tokens: float | None
+    prompt_tokens: float | None
+    seconds: float | None
+    n: int
+    of: int
+
+
+def costs_by_strategy(items: Sequence[ScoredItem]) -> dict[str, ItemCost]:
+    """The costs of each strategy, in the order of the items; none for a run whose records do not say it."""
+    members: dict[str, list[ScoredItem]] = {}
+    for item in items:
+        members.setdefault(item.strategy, []).append(item)
+    found = {strategy: _cost(each) for strategy, each in members.items()}
+    return found if any(cost.n for cost in found.values()) else {}
+
+
+def _cost(items: Sequence[ScoredItem]) -> ItemCost:
+    known = [item.prediction for item in items if item.prediction.done and item.prediction.calls is not None]
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        said = [value for value in values if value is not None]
+        return fmean(said) if said else None
+
+    return ItemCost(
+        calls=mean([p.calls for p in known]),
+        tokens=mean([p.tokens for p in known]),
+        prompt_tokens=mean([p.prompt_tokens for p in known]),
+        seconds=mean([p.seconds for p in known]),
+        n=len(known),
+        of=len(items),
+    )
+
+
+def cost_tables(run: str, found: dict[str, ItemCost]) -> list[Table]:
+    """One line a strategy."""
+    rows = [
+        (
+            strategy,
+            *("-" if value is None else f"{value:.2f}" for value in (c.calls, c.tokens, c.prompt_tokens)),
+            "-" if c.seconds is None else f"{c.seconds:.3f}",
+            count(c.n, c.of),
+        )
+        for strategy, c in found.items()
+    ]
+    header = ("strategy", "calls", "new tokens", "prompt tokens", "seconds", "n of N")
+    return [Table(f"{run}: cost of an item", header, rows)] if rows else []

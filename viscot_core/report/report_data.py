@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from viscot_core.errors import UsageError
@@ -27,7 +27,13 @@ from viscot_core.report.json_csv import (
     to_csv,
     to_json,
 )
-from viscot_core.report.looks import looks_by_strategy, looks_json, looks_tables
+from viscot_core.report.looks import (
+    cost_tables,
+    costs_by_strategy,
+    looks_by_strategy,
+    looks_json,
+    looks_tables,
+)
 from viscot_core.report.names import title
 from viscot_core.report.scored_run import ScoredRun, check_same_judge
 from viscot_core.report.stats_types import Stats, StatsOptions
@@ -82,6 +88,8 @@ class ReportData:
         tables = _overview_tables(self.runs)
         for part in self.runs:
             tables += stats_tables(part.stats, detection=self.options.detection)
+            if not self.options.detection:
+                tables += cost_tables(part.stats.run.name, costs_by_strategy(part.stats.run.items))
             tables += looks_tables(part.stats.run.name, looks_by_strategy(part.stats.run.items))
             tables += audit_tables(part.stats.run.name, audits(part.stats.run))
             tables += figures_tables(part.stats.run)
@@ -258,6 +266,8 @@ def _part_json(part: RunReport) -> dict[str, Any]:
     data = to_json(part.stats)
     if looks := looks_by_strategy(part.stats.run.items):
         data["looks"] = {strategy: looks_json(each) for strategy, each in looks.items()}
+    if costs := costs_by_strategy(part.stats.run.items):
+        data["cost"] = {strategy: asdict(each) for strategy, each in costs.items()}
     if found := audits(part.stats.run):
         data["audit"] = {strategy: audit_json(each) for strategy, each in found.items()}
     if figures := benchmark_figures(part.stats.run):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from viscot_core.boxes.formats import Codec
-from viscot_core.boxes.geometry import Box, BoxStatus, Size, iou
+from viscot_core.boxes.geometry import Box, BoxStatus, Size, hull, iou
 from viscot_core.boxes.registry import codec
 from viscot_core.errors import UsageError, check_choice
 from viscot_core.images.view import View
@@ -57,6 +57,12 @@ class Item:
     def box_square(self) -> Box | None:
         """The annotated region in the padded square (0..1)."""
         return self.box.to_square(self.size) if self.box else None
+
+    @property
+    def region(self) -> Box | None:
+        """The annotated region in the padded square; of several the box that encloses them."""
+        regions = [Box(*coords) for coords in self.facts.get("evidence", ())]
+        return self.box_square or (hull(regions) if regions else None)
 
 
 @dataclass(frozen=True)

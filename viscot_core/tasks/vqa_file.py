@@ -23,7 +23,7 @@ from viscot_core.paths import inside
 from viscot_core.policies.base import Answer
 from viscot_core.policies.direct import Direct
 from viscot_core.policies.two_turn import TwoTurn
-from viscot_core.policies.wording import LETTER, SHORT
+from viscot_core.policies.wording import LETTER, SHORT, Wording
 from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.tasks.base import (
     MAX_NEW_TOKENS,
@@ -38,7 +38,13 @@ from viscot_core.tasks.base import (
     wording_of,
 )
 from viscot_core.tasks.loading import digest_of
-from viscot_core.tasks.shared_strategies import TRAINING_FREE, ZOOM
+from viscot_core.tasks.shared_strategies import ZOOM, training_free
+
+
+def llava_wording(settings: Settings) -> Wording:
+    """The words of a question without a look."""
+    return replace(wording_of(settings), protocol="native")
+
 
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
@@ -46,7 +52,7 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy(
             "direct",
             "question and image, answer at once, in LLaVA's words",
-            lambda settings: Direct(replace(wording_of(settings), protocol="native")),
+            lambda settings: Direct(llava_wording(settings)),
         ),
         Strategy(
             "cot",
@@ -55,7 +61,7 @@ STRATEGIES: dict[str, Strategy] = {
             asks_for_box=True,
         ),
         ZOOM,
-        *TRAINING_FREE,
+        *training_free(llava_wording),
     )
 }
 

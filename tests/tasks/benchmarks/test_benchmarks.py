@@ -17,7 +17,7 @@ from viscot_core.errors import DataError, UsageError
 from viscot_core.tasks.answers.reading import LETTERS
 from viscot_core.tasks.base import Item
 from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS
-from viscot_core.tasks.benchmarks.task import Benchmarks, evidence_iou
+from viscot_core.tasks.benchmarks.task import STRATEGIES, Benchmarks, evidence_iou
 from viscot_core.tasks.loading import Selection
 
 
@@ -90,6 +90,20 @@ def test_evidence_of_treebench_and_vstar(root: Path) -> None:
             assert item.box is not None and item.box.frame is Frame.ORIGINAL
             assert item.facts["evidence"] == (item.box.to_square(item.size).coords,)
             assert 0 <= item.box.x0 < item.box.x1 <= item.size[0]
+
+
+def test_the_true_region_of_several_boxes_encloses_them(root: Path) -> None:
+    for name in ("vstar", "treebench"):
+        for item in load(root, name, strategies=("gt-box",)):
+            assert item.region is not None
+            boxes = [Box(*coords) for coords in item.facts["evidence"]]
+            for side, outermost in (("x0", min), ("y0", min), ("x1", max), ("y1", max)):
+                assert getattr(item.region, side) == pytest.approx(outermost(getattr(b, side) for b in boxes))
+            region = STRATEGIES["gt-box"].region
+            assert region is not None and region(item, {})[0] == item.region
+    with pytest.raises(UsageError, match=r"no annotated region .*leave gt-box out"):
+        load(root, "hrbench4k", strategies=("gt-box", "direct"))
+    assert load(root, "hrbench4k", strategies=("random-box", "center-box"))
 
 
 def test_repeats_are_questions_of_their_own_and_can_be_added(root: Path) -> None:

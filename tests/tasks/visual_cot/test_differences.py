@@ -14,7 +14,7 @@ from viscot_core.policies.base import Question, Step
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
 from viscot_core.tasks.base import Item
-from viscot_core.tasks.visual_cot.strategies import annotated_box
+from viscot_core.tasks.shared_strategies import annotated_box
 
 SIZE = (1000, 1400)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from viscot_core.boxes.geometry import CENTER, Box, crop_window, format_box
-from viscot_core.tasks.visual_cot.strategies import STRATEGIES, random_box
+from viscot_core.tasks.shared_strategies import random_box
+from viscot_core.tasks.visual_cot.strategies import STRATEGIES
 from viscot_core.tasks.visual_cot.task import load_visual_cot
 
 

@@ -59,9 +59,11 @@ class Audit:
             raise UsageError(
                 "--samples needs a --temperature above 0 and a task that has the strategy direct."
             )
-        if "gt" in self.by and not any(each.box_gt for each in self.recorded.of_audited):
+        without = [each for each in self.recorded.of_audited if not each.box_gt and not each.evidence]
+        if "gt" in self.by and without:
             raise UsageError(
-                f"The items of {self.recorded.folder} have no annotated region; leave gt out of --replace."
+                f"{len(without)} of {len(self.recorded.of_audited)} answers of {self.recorded.folder} are "
+                "about items without an annotated region; leave gt out of --replace."
             )
 
     @property

@@ -71,5 +71,5 @@ def drawn(name: str, direct: Strategy, sampling: Sampling) -> Strategy:
 
 def _annotated(item: Item, settings: Settings) -> Region:
     """The annotated region, as it stands in the padded square."""
-    assert item.box_square is not None, f"{item.name} has no annotated box"
-    return item.box_square, None
+    assert item.region is not None, f"{item.name} has no annotated region"
+    return item.region, None

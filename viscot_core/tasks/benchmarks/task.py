@@ -29,7 +29,11 @@ from viscot_core.tasks.base import (
 from viscot_core.tasks.benchmarks.entry import ORDERS, BenchmarkRow, Order, SearchBenchmark, asked
 from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS
 from viscot_core.tasks.loading import Selection, digest_of
-from viscot_core.tasks.vqa_file import STRATEGIES
+from viscot_core.tasks.shared_strategies import GIVEN
+from viscot_core.tasks.vqa_file import STRATEGIES as ASKED
+
+STRATEGIES = {**ASKED, **{strategy.name: strategy for strategy in GIVEN}}
+"""Those of any question with an answer, and the regions that a model does not name."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,17 @@ class Benchmarks:
                 )
             if len(entries) != benchmark.items:
                 warnings.append(f"{name} has {len(entries)} questions here, {benchmark.items} as published")
+        self._check_regions(items)
         found = self.select.benchmark(items, hashes, {name: name for name in hashes})
         return Benchmark(found.items, found.missing, (*found.warnings, *warnings), found.hashes, found.files)
+
+    def _check_regions(self, items: Sequence[Item]) -> None:
+        without = [item for item in items if item.region is None]
+        if "gt-box" in self.strategies and without:
+            raise UsageError(
+                f"{len(without)} of {len(items)} questions have no annotated region ({without[0].name} is "
+                "the first); leave gt-box out."
+            )
 
     def _item(self, benchmark: SearchBenchmark, entry: BenchmarkRow, repeat: int) -> Item:
         order = benchmark.order(entry, self._order, self.select.seed, repeat)
