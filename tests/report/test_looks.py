@@ -29,6 +29,17 @@ def test_looks_refusals_and_costs_an_item(run: Path) -> None:
     assert {looks: each["of"] for looks, each in found["by_looks"].items()} == {"0": 1, "1": 1, "2": 2}
 
 
+def test_the_last_box_of_a_talk_counts_and_a_talk_without_one_is_not_compared(tmp_path: Path) -> None:
+    talks = [talk(1, 2), talk(2, 3), talk(3, 0)]
+    ious = (0.9, 0.2, None)
+    run = write_run(
+        tmp_path / "run",
+        [one.model_copy(update={"iou": iou}) for one, iou in zip(talks, ious, strict=True)],
+    )
+    boxes = build_report([read_scored_run(run)], ReportOptions()).to_json()["boxes"]["zoom"]["overall"]
+    assert (boxes["acc50"], boxes["mean_iou"], boxes["n"], boxes["of"]) == (0.5, 0.55, 2, 3)
+
+
 def test_a_run_without_talks_has_no_such_table(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [prediction(question_id=5)])
     report = build_report([read_scored_run(run)], ReportOptions())

@@ -23,8 +23,8 @@ from viscot_core.score.verdicts import (
     scores_path,
 )
 
-BOX_STRATEGIES = ("cot", "refcoco")
-"""Strategies in which the model predicts the box; the others receive one."""
+BOX_STRATEGIES = ("cot", "refcoco", "zoom")
+"""Strategies in which the model predicts the box, of a talk the last one; the others receive one."""
 
 EXCLUDED_REASONS = {
     "no image": "skipped by --skip-missing",
