@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from judge_server import Action, JudgeServer, completion, error
-from made_bench import write_root
+from made_bench import tasks_of_srun, write_root
 from made_server import bench, two_turns
 from PIL import Image
 
@@ -58,6 +60,40 @@ def test_an_image_mark_in_a_question_fails_its_item_only(root: Path, tmp_path: P
     assert (info.counts["done"], info.counts["failed"]) == (3, 1)
     failed = [p.error or "" for p in read_predictions(tmp_path / "run") if not p.done]
     assert "2 <image> marks and 1 images" in failed[0]
+
+
+WITHOUT_TORCH = """
+import sys
+from viscot_cli import app
+code = app.main(sys.argv[1:])
+print("LOADED", code, *({"torch", "transformers"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("command", ["bench", "infer"])
+def test_a_server_is_asked_without_torch(root: Path, tmp_path: Path, command: str) -> None:
+    """It takes seconds to load, and nothing runs on this machine."""
+    with JudgeServer(two_turns()) as server:
+        model = ("--model", f"{server.url}#made-up", "--box-format", "viscot")
+        image = next(root.rglob("0.png"))
+        words = {
+            "bench": ("bench", "cot", "--data", root, "--out", tmp_path / "run", *model),
+            "infer": ("infer", image, "What?", *model),
+        }[command]
+        argv = [sys.executable, "-c", WITHOUT_TORCH, *map(str, words)]
+        ran = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "LOADED 0", ran.stdout + ran.stderr
+
+
+def test_ranks_share_a_server_s_questions_on_a_machine_with_gpus(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank named its own GPU to a server, which has no use for it and refuses the option."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with JudgeServer(two_turns()) as server:
+        for _ in tasks_of_srun(monkeypatch, 2):
+            info, _ = bench(server, root, tmp_path / "run")
+    assert info.counts["done"] == 4
 
 
 SECRET = "sk-secret-0123456789"

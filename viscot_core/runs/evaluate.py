@@ -64,7 +64,9 @@ def evaluate(
     engines: list[Engine] = []
 
     def build() -> Built:
-        opened = open_engine(replace(engine, device=device_of(shard, engine.device)), sampling, codec=sizes)
+        # A server has devices of its own, and finding ours would load torch.
+        own = engine if engine.is_server else replace(engine, device=device_of(shard, engine.device))
+        opened = open_engine(own, sampling, codec=sizes)
         engines.append(opened)
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         before = task if isinstance(task, Continuing) else None

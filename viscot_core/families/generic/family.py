@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.families.base import (
@@ -27,7 +27,6 @@ from viscot_core.families.base import (
 from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source
 from viscot_core.families.generic.adapted import apply_changes, processor_folder
 from viscot_core.families.generic.backbones import BACKBONES, Backbone, backbone_of
-from viscot_core.families.generic.inputs import GenericInputs
 from viscot_core.families.generic.processor import (
     GenericProcessor,
     limits_of,
@@ -39,6 +38,9 @@ from viscot_core.families.generic.training import GenericTraining
 from viscot_core.families.generic.whole import compare_with_model
 from viscot_core.families.manifest import OWN_TEMPLATE, Manifest
 from viscot_core.tensors import open_weights
+
+if TYPE_CHECKING:
+    from viscot_core.families.generic.inputs import GenericInputs
 
 _QUANTISED_BY = {
     "awq": "gptqmodel",
@@ -211,6 +213,8 @@ class Generic:
     def inputs(self, model: Any, processor: Processor) -> GenericInputs:
         """Batches as the processor makes them."""
         assert isinstance(processor, GenericProcessor)
+        from viscot_core.families.generic.inputs import GenericInputs
+
         return GenericInputs(model, processor, self.backbone)
 
     def prefix_model(self, model: Any) -> Any | None:
