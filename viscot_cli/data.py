@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from viscot_core.sources.catalog import DataSource
     from viscot_core.sources.check import Checked
     from viscot_core.sources.fetch import FetchOutcome
-    from viscot_core.sources.plan import FetchPlan
+    from viscot_core.sources.plan import DownloadJob, FetchPlan
 
 _SHOWN = 10
 """How many ambiguous files are listed one by one."""
@@ -190,9 +190,18 @@ def _tell(outcome: FetchOutcome, todo: FetchPlan, to: Path) -> None:
     if outcome.failed:
         kind = PartlyDone if outcome.done else DataError
         raise kind(f"{len(outcome.failed)} of {len(todo.jobs)} downloads failed; the same command continues.")
-    console.say(
-        f"{len(outcome.done)} downloads done. 'viscot data check --data {to}' lists what is still missing."
+    asked = [name for name, jobs in groupby(todo.jobs, key=_asked_by_name) if name]
+    next_ = (
+        f"'viscot bench run {','.join(asked)} --data {to}' asks the questions."
+        if all(map(_asked_by_name, todo.jobs))
+        else f"'viscot data check --data {to}' lists what is still missing."
     )
+    console.say(f"{len(outcome.done)} downloads done. {next_}")
+
+
+def _asked_by_name(job: DownloadJob) -> str | None:
+    """The benchmark that the source is for ``bench run``; None: its annotations are checked first."""
+    return job.source.name if job.source.by_name else None
 
 
 def _show_plan(todo: FetchPlan, to: Path, at_once: int) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from web_server import serving
+
+from viscot_core.data.benchmarks.synth import write_benchmark
+from viscot_core.tasks.benchmarks.task import Benchmarks
 
 Cli = Callable[..., Any]
 
@@ -39,6 +43,34 @@ def test_list_says_all_there_is_to_know_of_a_source(cli: Cli, tmp_path: Path) ->
     assert "note: some images are not included" in ran.out
     ran = cli("data", "list", "cot-image", "--data", tmp_path)
     assert ran.code == 2 and "Did you mean 'cot-images'" in ran.err
+
+
+def test_a_benchmark_comes_from_the_hub_and_is_asked(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole command, against a loopback hub; its questions are those of the made files."""
+    write_benchmark(tmp_path / "made", "vstar", count=4)
+    write_benchmark(tmp_path / "made", "treebench", count=2)
+    made, root = tmp_path / "made/bench", tmp_path / "data"
+    with serving() as hub:
+        for path in (made / "vstar").rglob("*.*"):
+            hub.files[f"craigwu/vstar_bench/{path.relative_to(made / 'vstar')}"] = path.read_bytes()
+        (table,) = (made / "treebench").glob("*.tsv")
+        hub.files["HaochenWang/TreeBench/TreeBench.tsv"] = table.read_bytes()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        command = ("data", "fetch", "--for", "bench:vstar,treebench", "--data", root, "--yes")
+        ran = cli(*command)
+        assert ran.code == 0, ran.err
+        assert f"3 downloads done. 'viscot bench run vstar,treebench --data {root}'" in ran.err
+        assert "the size of 3 of them is not known before" in ran.err
+        assert "Nothing to download" in cli(*command).err
+    names = ("vstar", "treebench")
+    questions = [item.question for item in Benchmarks(root, names).load().items]
+    assert questions == [item.question for item in Benchmarks(tmp_path / "made", names).load().items]
+    assert "bench:vstar" in cli("data", "list", "--data", root).out
 
 
 def test_fetch_prints_its_plan_first(cli: Cli, tmp_path: Path) -> None:
