@@ -50,6 +50,17 @@ def test_a_run_that_can_start_has_no_error(shared: Path, tmp_path: Path) -> None
     assert not (tmp_path / "run").exists(), "a plan writes nothing"
 
 
+def test_a_benchmark_that_is_not_there_is_told_at_second_0(tmp_path: Path) -> None:
+    """It was told when the model was loaded and the run folder written."""
+    recipe = load_recipe("tiny-dpo", ["stages.dpo.eval.bench=refcoco"])
+    told = make_plan(recipe, Machine(), run=tmp_path / "run", data=tmp_path).refusals
+    assert any("eval.bench" in text and "no refcoco/REC_*.jsonl" in text for text in told), told
+    (tmp_path / "refcoco").mkdir()
+    (tmp_path / "refcoco/REC_made_val.jsonl").write_text("")
+    told = make_plan(recipe, Machine(), run=tmp_path / "run", data=tmp_path).refusals
+    assert not any("eval.bench" in text for text in told)
+
+
 @pytest.fixture(scope="module")
 def other_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_idefics(tmp_path_factory.mktemp("other") / "idefics3")

@@ -24,6 +24,8 @@ from viscot_core.train.recipe.schema import ModelSpec, Recipe, StageSpec
 
 MONTHS = 5e8
 """Trained parameters from which a run on a CPU takes months."""
+BENCHMARKS = {"cot": "benchmark/*.json", "refcoco": "refcoco/REC_*.jsonl"}
+"""The files of the benchmarks that ``eval.bench`` names, under the data root."""
 
 
 def find_problems(
@@ -47,6 +49,12 @@ def _absent_files(recipe: Recipe, root: Path) -> Iterator[str]:
             what = ", ".join(missing)
             hint = f"`viscot data fetch --help` says how to get it, --data names another root than {root}"
             yield f"stages.{stage.kind}: {what} is not under the data root; {hint}."
+        bench = stage.eval.bench if stage.eval else None
+        if bench and not any(root.glob(BENCHMARKS[bench])):
+            yield (
+                f"stages.{stage.kind}.eval.bench: {root} has no {BENCHMARKS[bench]}; give another root with "
+                f"--data, or train without these figures with --set stages.{stage.kind}.eval=null."
+            )
 
 
 def _model(model: ModelSpec) -> list[str]:
