@@ -75,6 +75,8 @@ def test_pairs_for_ms_swift_and_not_for_verl(cli: Cli, root: Path) -> None:
     assert row["messages"][-1] == {"role": "assistant", "content": "yes"}
     assert row["rejected_response"] == "no"
     assert cli("data", "convert", root / "prefs.jsonl", "--to", "verl", "--out", root / "o.parquet").code == 2
+    ran = cli("data", "convert", root / "traces.jsonl", "--to", "verl", "--out", root / "o.jsonl")
+    assert ran.code == 2 and "write o.parquet" in ran.err and not (root / "o.jsonl").exists()
     assert not (root / "o.parquet").exists()
 
 

@@ -32,6 +32,7 @@ from viscot_core.resources import install_line
 from viscot_core.train.preferences.pairs import PreferencePair, read_pairs
 
 Trainer = Literal["verl", "ms-swift"]
+ENDINGS: dict[Trainer, str] = {"verl": ".parquet", "ms-swift": ".jsonl"}
 
 
 @dataclass
@@ -48,8 +49,10 @@ def export(file: Path, to: Trainer, out: Path, images: Path) -> Exported:
 
     Raises:
         DataError: the file holds neither, or nothing of it can be written.
-        UsageError: pairs for verl, or pyarrow is missing.
+        UsageError: pairs for verl, another ending than the format's, or pyarrow is missing.
     """
+    if out.suffix != (ending := ENDINGS[to]):
+        raise UsageError(f"{to} reads {ending} files and --out is {out.name}; write {out.stem}{ending}.")
     done, rows = Exported(), list[dict[str, Any]]()
     for found in _rows(file, to, images):
         if isinstance(found, str):
