@@ -14,6 +14,7 @@ from viscot_core.boxes.geometry import Box, Frame, iou
 from viscot_core.boxes.registry import CODECS
 from viscot_core.data.benchmarks.synth import KINDS, write_benchmark
 from viscot_core.errors import DataError, UsageError
+from viscot_core.policies.wording import LETTER
 from viscot_core.tasks.answers.reading import LETTERS
 from viscot_core.tasks.base import Item
 from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS
@@ -46,7 +47,7 @@ def test_every_format_gives_questions_with_their_images(root: Path, name: str) -
     assert len({item.question_id for item in items}) == len(items)
     for item in items:
         assert item.path.is_file() and item.size[0] > 100 and not Path(item.image).is_absolute()
-        if BENCHMARKS[name].form == "choice":
+        if BENCHMARKS[name].form == "choice" or "options" in item.facts:
             options = item.facts["options"]
             letter, _, words = str(item.reference).partition(". ")
             assert options[LETTERS.index(letter)] == words
@@ -55,7 +56,7 @@ def test_every_format_gives_questions_with_their_images(root: Path, name: str) -
                 f"\n{a}. {option}" in item.question for a, option in zip(LETTERS, options, strict=False)
             )
         else:
-            assert str(item.reference).rstrip(".").isdigit() and "options" not in item.facts
+            assert str(item.reference).rstrip(".").isdigit()
         assert "<image>" not in item.question
 
 
@@ -231,3 +232,19 @@ def test_options_that_the_image_shows_keep_their_places(tmp_path: Path) -> None:
     question = "Recognize the question and options in the image and answer it."
     assert {right_letter(i) for i in written(tmp_path / "a", "treebench", question=question, **row)} == {"B"}
     assert len({right_letter(i) for i in written(tmp_path / "b", "treebench", **row)}) > 1
+
+
+def test_options_inside_a_question_are_shuffled_too(root: Path, tmp_path: Path) -> None:
+    """ZoomBench: most of its questions hold their options; the others are open."""
+    items = load(root, "zoombench", repeats=4)
+    closed = [item for item in items if "options" in item.facts]
+    assert len(closed) == len(items) / 2 and {right_letter(item) for item in closed} == set("ABC")
+    assert all(item.question.count("\nA. ") == 1 for item in closed)
+    assert all(item.question.endswith(LETTER) == ("options" in item.facts) for item in items)
+    question = "How many? Select.\n(A) 0\n(B) 2\nOnly the letter."
+    row = {"question": None, "query": question, "id": 7}
+    item = written(tmp_path / "a", "zoombench", **row)[0]
+    assert item.facts["options"] in (("0", "2"), ("2", "0"))
+    assert item.question.startswith("How many? Select.\nOnly the letter.\nA. ")
+    with pytest.raises(DataError, match="it has no question"):
+        written(tmp_path / "b", "zoombench", question=None)

@@ -157,10 +157,17 @@ def _visualprobe(folder: Path, made: list[MadeQuestion]) -> dict[str, int]:
 
 
 def _zoombench(folder: Path, made: list[MadeQuestion]) -> dict[str, int]:
-    rows = [
-        {"image": made_one.base64, "prompt": made_one.question, "answer": made_one.options[0]}
-        for made_one in made
-    ]
+    """``query`` and ``response``; every second question holds its options, and its answer is a letter."""
+    rows = []
+    for number, question in enumerate(made):
+        query, response = question.question, question.options[0]
+        if number % 2:
+            options = [*question.options[1:3], question.options[0]]
+            lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+            query, response = "\n".join([query, *lines]), "C"
+        kind = "mcq" if number % 2 else "open"
+        row = {"id": number, "query": query, "response": response, "question_type": kind}
+        rows.append({**row, "image": question.base64})
     return {"test.jsonl": write_jsonl(folder / "test.jsonl", rows)}
 
 

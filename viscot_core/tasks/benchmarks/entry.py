@@ -65,10 +65,9 @@ class SearchBenchmark:
     fixed: int = 0
     rules: tuple[tuple[str, Rule], ...] = ()
 
-    @property
-    def suffix(self) -> str:
-        """LLaVA's words that ask for this form of answer."""
-        return LETTER if self.form == "choice" else SHORT
+    def suffix(self, entry: BenchmarkRow) -> str:
+        """LLaVA's words that ask for the form of this question's answer."""
+        return LETTER if self.form == "choice" or entry.options else SHORT
 
     def order(self, entry: BenchmarkRow, order: Order, seed: int, repeat: int = 1) -> tuple[int, ...]:
         """The places of the options in the order in which they are asked.

@@ -35,6 +35,9 @@ _KINDS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"GI
 _LABEL = re.compile(r"\s*\(?([A-Z])[).:]\s*(.*)", re.DOTALL)
 _IN_IMAGE = re.compile(r"\boptions\s+in\s+the\s+image\b", re.IGNORECASE)
 """TreeBench asks to "recognize the question and options in the image" where they are printed there."""
+QUESTIONS = ("question", "problem", "prompt", "query", "text")
+CATEGORIES = ("category", "l2-category", "subset", "question_type")
+ANSWERS = ("answer", "solution", "label", "response")
 OPTION_LISTS = ("options", "multi-choice options", "choices")
 IMAGE_COLUMNS = ("image", "bytes", "image_path", "images", "file_name")
 
@@ -90,15 +93,18 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _entry(folder: Path, number: int, row: Mapping[str, Any], images: Mapping[str, Path]) -> BenchmarkRow:
-    options, answer = _options(row), str(_given(row, ("answer", "solution", "label")) or "").strip()
+    said, asked = _given(row, ANSWERS), _given(row, QUESTIONS)
+    answer = "" if said is None else str(said).strip()
     if not answer:
         raise ValueError("it has no answer")
-    right = 0
-    if options:
-        right = _right(_given(row, ("answer", "solution", "label")), len(options))
+    if asked is None:
+        raise ValueError("it has no question")
+    question, options = str(asked).replace("<image>", "").strip(), _options(row)
+    if not options and re.fullmatch(r"\(?[A-Z]\)?\.?", answer):
+        question, options = _options_of(question)
+    right = _right(said, len(options)) if options else 0
     given = _given(row, ("index", "doc_id", "question_id", "id", "pid"))
     rotation = _given(row, ("cycle_category",))
-    question = str(_given(row, ("question", "problem", "prompt", "text"))).replace("<image>", "").strip()
     return BenchmarkRow(
         id=str(number if given is None else given),
         image=_image(folder, row, images),
@@ -145,6 +151,17 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _options_of(question: str) -> tuple[str, tuple[str, ...]]:
+    """A question that holds its options (ZoomBench), without them; what stands behind them stays with it."""
+    parts = _labelled(question)
+    if not parts:
+        return question, ()
+    before = question[: question.index(parts[0])].strip()
+    last, _, behind = parts[-1].partition("\n")
+    options = tuple(" ".join(_unlabelled(part).split()) for part in (*parts[:-1], last))
+    return "\n".join(filter(None, (before, behind.strip()))), options
+
+
 def _unlabelled(text: Any) -> str:
     match = _LABEL.fullmatch(str(text))
     return (match[2] if match else str(text)).strip()
@@ -187,7 +204,7 @@ def _line_of(letter: str) -> re.Pattern[str]:
 
 
 def _category(row: Mapping[str, Any]) -> str | None:
-    parts = [str(value) for name in ("category", "l2-category", "subset") if (value := _given(row, (name,)))]
+    parts = [str(value) for name in CATEGORIES if (value := _given(row, (name,)))]
     return "/".join(parts) or None
 
 

@@ -119,7 +119,7 @@ class Benchmarks:
 
     def _item(self, benchmark: SearchBenchmark, entry: BenchmarkRow, repeat: int) -> Item:
         order = benchmark.order(entry, self._order, self.select.seed, repeat)
-        question, options, reference = asked(entry, order, benchmark.suffix)
+        question, options, reference = asked(entry, order, benchmark.suffix(entry))
         size = _size(entry.image)
         facts: Facts = {"benchmark": benchmark.name, "category": entry.category, "cycle": entry.cycle}
         if options:
