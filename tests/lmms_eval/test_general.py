@@ -14,8 +14,8 @@ from made_lmms import make_python
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import DataError, EngineError, UsageError
 from viscot_core.files import cache_folder
-from viscot_core.lmms_eval.command import GeneralOptions
-from viscot_core.lmms_eval.exports import without_bos
+from viscot_core.lmms_eval.command import GeneralOptions, command_line
+from viscot_core.lmms_eval.exports import ModelForLmms, without_bos
 from viscot_core.lmms_eval.general import bench_general
 from viscot_core.lmms_eval.launch import run_child, versions, warnings, why
 from viscot_core.lmms_eval.logs import read_logs
@@ -209,6 +209,9 @@ def test_vllm_gets_what_it_takes(
     assert given["trust_remote_code"] == "False" and given["mm_processor_kwargs"] == '{"backend":"pil"}'
     with pytest.raises(UsageError, match="leave out --device"):
         changed(options, engine=EngineOptions("x", device="cuda:1")).chosen_backend()
+    other = ModelForLmms("folder", "digest", "cpu", "float32", family="qwen2.5-vl")
+    line = " ".join(command_line(options, "vllm", other, "direct", "pope", tmp_path))
+    assert "model=folder" in line and "mm_processor_kwargs" not in line, "its processor would fail on it"
 
 
 def test_the_package_for_cpus_is_seen_as_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

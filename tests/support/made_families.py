@@ -39,3 +39,26 @@ FAMILIES: dict[str, Callable[..., Path]] = {
 def make(name: str, folder: Path, seed: int = 0) -> Path:
     """A tiny random model of the family ``name``."""
     return FAMILIES[name](folder, seed=seed)
+
+
+def make_wide(name: str, folder: Path, seed: int = 0) -> Path:
+    """As ``make``, with text heads of 32, which vLLM can do on a CPU, and weights that say more."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    make(name, folder, seed)
+    config = AutoConfig.from_pretrained(folder)
+    text = config.get_text_config()
+    text.num_attention_heads = text.num_key_value_heads = text.hidden_size // 32
+    text.head_dim = 32
+    rope = text.rope_parameters
+    if "mrope_section" in rope:
+        rope["mrope_section"] = [6, 5, 5]
+        rope["mrope_interleaved"] = config.model_type in ("qwen3_vl", "qwen3_5")  # as the hub's configs say
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.mul_(4 if tensor.ndim > 1 else 1)
+    model.save_pretrained(folder)
+    return folder

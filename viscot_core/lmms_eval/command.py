@@ -13,14 +13,13 @@ from viscot_core.errors import UsageError, check_choice
 from viscot_core.lmms_eval import CHAIN, PACKAGED, TASKS
 from viscot_core.lmms_eval.exports import ModelForLmms
 from viscot_core.lmms_eval.logs import LOOKS_FILE
+from viscot_core.models.serve_command import pillow_option
 
 _ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 """--attn in transformers' words."""
 _VLLM = {
     # Without it lmms-eval's class would run code from the model's folder.
     "trust_remote_code": False,
-    # torchvision's resize differs from Pillow's by a level of 255 here and there, enough for another digit.
-    "mm_processor_kwargs": '{"backend":"pil"}',
 }
 """What lmms-eval's class for vLLM is told beside the model."""
 BACKENDS = ("llava_hf", "viscot", "vllm")
@@ -126,6 +125,8 @@ def command_line(
         given |= {"device_map": "cpu"} if model.device == "cpu" else {}
     elif backend == "vllm":
         given = {"model": model.model, "dtype": model.dtype, **_VLLM}
+        if pixels := pillow_option(model.family):
+            given["mm_processor_kwargs"] = pixels
     else:
         given = _ours(engine, model, strategy, task, folder)
     argv = [options.python, "-m", "lmms_eval", "--model", backend]

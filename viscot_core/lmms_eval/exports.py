@@ -22,6 +22,7 @@ class ModelForLmms:
     device: str
     dtype: str
     """torch's name; a server's is its own."""
+    family: str = ""
 
 
 def model_for_lmms(engine: EngineOptions, backend: str) -> ModelForLmms:
@@ -50,7 +51,7 @@ def model_for_lmms(engine: EngineOptions, backend: str) -> ModelForLmms:
         raise UsageError(
             f"lmms-eval cannot read a path with a comma or '=' ({path}); move or link the model."
         )
-    return ModelForLmms(str(path), weights, device, dtype)
+    return ModelForLmms(str(path), weights, device, dtype, checkpoint.family.name)
 
 
 def without_bos(model: Path, cache: Path | None = None) -> Path:

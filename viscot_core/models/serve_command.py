@@ -64,6 +64,15 @@ def commands(model: str, server: str, *, device: str = "auto", images: int = 2) 
     return [*served.prepared_by, shlex.join(line)], f"http://127.0.0.1:{_PORT}/v1#{name}"
 
 
+def pillow_option(family: str) -> str | None:
+    """vLLM's ``--mm-processor-kwargs`` for the pixels that viscot makes; None where none can be given.
+
+    torchvision's resize differs from Pillow's by a level of 255 here and there, enough for other digits.
+    LLaVA's processor takes the word; one with a part for videos, which most others have, fails on it.
+    """
+    return json.dumps({"backend": "pil"}, separators=(",", ":")) if family == "llava" else None
+
+
 def _on_this_machine(model: str, device: str) -> ServedModel:
     from viscot_core.models.checkpoint import open_checkpoint
     from viscot_core.models.exported import is_read_by_others
@@ -126,11 +135,8 @@ def _vllm(served: ServedModel, images: int) -> list[str]:
     line += ["--served-model-name", served.name, "--port", str(_PORT)]
     line += ["--dtype", served.dtype, *_longest("--max-model-len", served)]
     line += ["--limit-mm-per-prompt", json.dumps({"image": images})]
-    if served.family == "llava":
-        # torchvision's resize differs from Pillow's by a level of 255 here and there, enough for other
-        # digits.
-        # Processors with a part for videos, which most others have, do not take the word.
-        line += ["--mm-processor-kwargs", json.dumps({"backend": "pil"}, separators=(",", ":"))]
+    if pixels := pillow_option(served.family):
+        line += ["--mm-processor-kwargs", pixels]
     if served.cpu:
         line += ["--block-size", "32"]  # the prefix cache keeps whole blocks; the default of 128 never hits
     if served.thinks:

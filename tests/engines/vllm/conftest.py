@@ -1,4 +1,4 @@
-"""The engine over a stand-in for vLLM (tests/support/stub_vllm), in a process as the real one."""
+"""Where vLLM is; the engine over a stand-in for it (tests/support/stub_vllm), a process as vLLM's own is."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from viscot_core.models.checkpoint import open_checkpoint
 from viscot_core.models.zoo import BUNDLED_FOLDER
 
 STUB = Path(__file__).parents[2] / "support" / "stub_vllm"
+REPO = Path(__file__).parents[3]
 
 
 def ids_of(text: str, *, end: bool = True) -> list[int]:
@@ -24,6 +25,15 @@ def ids_of(text: str, *, end: bool = True) -> list[int]:
     processor = checkpoint.family.processor(checkpoint)
     ids: list[int] = processor.tokens.hf(text, add_special_tokens=False)["input_ids"]  # type: ignore[attr-defined]
     return ids + sorted(processor.stop_ids) if end else ids
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The Python that has vLLM."""
+    named = os.environ.get("VISCOT_VLLM") or str(REPO / ".vllm" / "bin" / "python")
+    if not Path(named).exists():
+        pytest.skip("no vLLM here: make vllm, or VISCOT_VLLM=PYTHON")
+    return named
 
 
 @pytest.fixture

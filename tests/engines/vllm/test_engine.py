@@ -251,6 +251,16 @@ def test_a_cause_that_only_the_log_has_is_found(tmp_path: Path) -> None:
     assert "too little memory for m and its KV cache" in str(told)
 
 
+def test_a_cause_in_a_rank_s_own_lines_is_found(tmp_path: Path) -> None:
+    """torch puts the rank before each line of a traceback, with a colon that vLLM's own prefix has not."""
+    log = tmp_path / "log"
+    log.write_text(
+        "[rank0]: Traceback (most recent call last):\n"
+        "[rank0]: AssertionError: CPU GDN attention requires BF16.\n"
+    )
+    assert "(AssertionError: CPU GDN attention requires BF16.)" in str(why("", log, "m"))
+
+
 @pytest.mark.parametrize("version", ["", "dev", "0.20.1"])
 def test_a_vllm_that_is_absent_unreadable_or_old_is_a_sentence(
     version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

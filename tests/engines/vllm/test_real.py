@@ -43,18 +43,8 @@ from viscot_core.tasks.visual_cot.task import VisualCot
 
 pytestmark = pytest.mark.slow
 
-REPO = Path(__file__).resolve().parents[3]
 SMALL = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
 COT, EXPRESSIONS, LOOKED_AT = 60, 200, 24
-
-
-@pytest.fixture(scope="module")
-def python() -> str:
-    """The Python that has vLLM."""
-    named = os.environ.get("VISCOT_VLLM") or str(REPO / ".vllm" / "bin" / "python")
-    if not Path(named).exists():
-        pytest.skip("no vLLM here: make vllm, or VISCOT_VLLM=PYTHON")
-    return named
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +55,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def options(python: str) -> EngineOptions:
-    return EngineOptions(engine="vllm", python=python, device="cpu", dtype="fp32", batch_size=16)
+def options(vllm_python: str) -> EngineOptions:
+    return EngineOptions(engine="vllm", python=vllm_python, device="cpu", dtype="fp32", batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +117,8 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(python: str, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    child, url = _serve(python, folder, tmp_path_factory.mktemp("served") / "log")
+def served(vllm_python: str, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    child, url = _serve(vllm_python, folder, tmp_path_factory.mktemp("served") / "log")
     yield url
     _stop(child)
 
@@ -241,10 +231,12 @@ def test_too_little_memory_for_the_kv_cache(options: EngineOptions, monkeypatch:
         open_engine(options)
 
 
-def test_a_server_with_another_chat_template_is_found_out(python: str, folder: Path, tmp_path: Path) -> None:
+def test_a_server_with_another_chat_template_is_found_out(
+    vllm_python: str, folder: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other.jinja"
     other.write_text((folder / "chat_template.jinja").read_text().replace("ASSISTANT:", "ASSISTANT: :"))
-    child, url = _serve(python, folder, tmp_path / "log", "--chat-template", str(other))
+    child, url = _serve(vllm_python, folder, tmp_path / "log", "--chat-template", str(other))
     try:
         with pytest.raises(EngineError, match="it uses another chat template"):
             open_engine(EngineOptions(url, box_format="viscot"))

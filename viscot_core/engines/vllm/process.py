@@ -181,7 +181,7 @@ def _environment(device: str) -> dict[str, str]:
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_RAISED = re.compile(r"(?:^|\] )(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
+_RAISED = re.compile(r"(?:^|\]:? )(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
 # Their words, as vLLM 0.32 has them.
 _NO_MEMORY = ("KV cache", "kv cache", "cache blocks", "out of memory", "can't allocate memory", "free memory")
 _NOT_SERVED = ("are not supported", "failed to be inspected", "not supported by", "Unsupported", "head_size")

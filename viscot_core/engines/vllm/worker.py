@@ -160,8 +160,7 @@ class Desk:
             try:
                 self._add(message, blobs)
             except Exception as error:  # noqa: BLE001 - of this prompt alone: told to the one who asks
-                reason = str(error) or type(error).__name__
-                self._wire.send({"refused": message["prompt"], "reason": reason})
+                self._wire.send({"refused": message["prompt"], "reason": _cause(error)})
         elif "stop" in message:
             self._engine.abort_request([str(message["stop"])])
         elif "reset" in message:
@@ -199,6 +198,13 @@ class Desk:
         self._fresh[name] = message["top"]
 
 
+def _cause(error: BaseException) -> str:
+    """What went wrong first: vLLM puts the whole prompt, images and all, around a processor's own words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
 def _device() -> str:
     from vllm.platforms import current_platform
 
@@ -227,14 +233,13 @@ def _engine(config: Message) -> Any:
         special = {"block_size": CPU_BLOCK, "enforce_eager": True}
         if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
             special["kv_cache_memory_bytes"] = min(CPU_CACHE_BYTES, psutil.virtual_memory().available // 4)
+    _pixels_by_pillow()
     model = LLM(
         model=config["model"],
         dtype=config["dtype"] or (config["cpu_dtype"] if on_cpu else _gpu_dtype()),
         tensor_parallel_size=config["tensor_parallel"],
         max_num_seqs=config["together"],
         max_model_len=-1,  # the model's own, or less where the KV cache cannot hold so much
-        # Pillow's pixels: torchvision's resize differs by one level of 255, which is another digit of a box.
-        mm_processor_kwargs={"backend": "pil"},
         generation_config="vllm",
         max_logprobs=-1,
         disable_log_stats=not config["counts"],
@@ -256,6 +261,23 @@ def _is_cpu_build() -> bool:
         import vllm
 
         return "cpu" in str(getattr(vllm, "__version__", ""))
+
+
+def _pixels_by_pillow() -> None:
+    """Images are prepared as viscot prepares them: torchvision's resize differs by a level of 255 here and
+    there, which is another digit of a box.
+
+    vLLM's own option for it, ``mm_processor_kwargs``, is also given to a processor's part for videos, which
+    has no such backend, and with every image, where some processors refuse it.
+    """
+    from transformers import AutoImageProcessor
+
+    load = AutoImageProcessor.from_pretrained
+
+    def by_pillow(*args: Any, **options: Any) -> Any:
+        return load(*args, **{"backend": "pil", **options})
+
+    AutoImageProcessor.from_pretrained = by_pillow
 
 
 def _gpu_dtype() -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from transformers import AutoImageProcessor
+
 from vllm.sampling_params import SamplingParams
 
 __all__ = ["LLM", "SamplingParams"]
@@ -99,4 +101,7 @@ class LLM:
         if TOLD.get("forks") and os.fork() == 0:
             time.sleep(60)
             os._exit(0)
+        # As vLLM, which loads its processor after it has been told the model.
+        if AutoImageProcessor.from_pretrained(model, use_fast=True).get("backend") != "pil":
+            raise ValueError("images would not have Pillow's pixels")
         self.llm_engine = _Engine(model, dtype)
