@@ -131,6 +131,24 @@ def test_show_prints_the_steps_and_draws_them(cli: Cli, root: Path) -> None:
     assert ran.code == 1 and "bad.jsonl:1: field 'messages' is missing" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("no row", "no valid JSON"),
+        ('"\\u00e9', "no valid JSON"),
+        ('"text"', "a field of another form"),
+        ('{"image": "a.png"}', "no field or role 'conversations'"),
+        ('{"conversations": [{"from": "bot", "value": "a"}]}', "no field or role 'bot'"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "a message of the role 'user' without a text"),
+    ],
+)
+def test_a_row_of_no_format_is_named_with_its_reason(cli: Cli, root: Path, row: str, reason: str) -> None:
+    (root / "bad.jsonl").write_text(row + "\n")
+    ran = cli("traces", "convert", root / "bad.jsonl", "--to", "viscot", "--out", root / "o.jsonl")
+    assert ran.code == 1 and f"bad.jsonl:1: this is no conversation with images ({reason})" in ran.err
+    assert not (root / "o.jsonl").exists()
+
+
 def test_rows_without_a_sign_of_their_dialect_need_a_word(cli: Cli, root: Path) -> None:
     messages = [
         {"role": "user", "content": "<image>\nWhat?"},

@@ -80,9 +80,18 @@ def read_carried(path: Path) -> Iterator[CarriedRow]:
             )
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{path}:{raw.line}: this is no conversation with images ({type(error).__name__}: {error}); "
+                f"{path}:{raw.line}: this is no conversation with images ({_reason(error)}); "
                 f"the formats are {', '.join(FORMATS)}."
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What a row lacks, in words."""
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "no valid JSON"
+    if isinstance(error, KeyError):
+        return f"no field or role {error}"
+    return str(error) if type(error) is ValueError else "a field of another form"
 
 
 def is_trace_file(path: Path) -> bool:
