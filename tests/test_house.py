@@ -149,9 +149,9 @@ KNOWN_TO_FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("what", KNOWN_TO_FAMILIES)
-def test_only_families_know(what: str) -> None:
-    """Code, not comments or docstrings, which may explain."""
+@cache
+def words_outside_families() -> list[tuple[str, str]]:
+    """Where and what: names and texts of the code, not comments or docstrings, which may explain."""
     found = []
     for module, path in modules().items():
         if room(module) == "families":
@@ -163,17 +163,24 @@ def test_only_families_know(what: str) -> None:
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         }
         for node in ast.walk(tree):
-            texts = []
             if isinstance(node, ast.Constant) and id(node) not in docs:
-                texts.append(str(node.value))
+                text = str(node.value)
             elif isinstance(node, ast.Name):
-                texts.append(node.id)
+                text = node.id
             elif isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith(".model.model"):
-                texts.append(f"{node.attr}.")
+                text = f"{node.attr}."
             elif isinstance(node, ast.alias):
-                texts.append(node.name)
-            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
-            found += [f"{place}: {text[:80]}" for text in texts if KNOWN_TO_FAMILIES[what].search(text)]
+                text = node.name
+            else:
+                continue
+            found.append((f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", text))
+    return found
+
+
+@pytest.mark.parametrize("what", KNOWN_TO_FAMILIES)
+def test_only_families_know(what: str) -> None:
+    known = KNOWN_TO_FAMILIES[what]
+    found = [f"{place}: {text[:80]}" for place, text in words_outside_families() if known.search(text)]
     assert not found, "\n".join(found)
 
 
