@@ -18,7 +18,6 @@ import argparse
 import gc
 import json
 import os
-import random
 import resource
 import subprocess
 import sys
@@ -31,150 +30,17 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from bench_data import make_data, make_model
+from bench_reference import Reference, one_pass
 
-from viscot_core.boxes.geometry import Box, Frame, crop_window, format_box, parse_box
-from viscot_core.boxes.registry import codec
-from viscot_core.conversation import BOX_REQUEST, IMAGE
 from viscot_core.engines.transformers.engine import LocalEngine
-from viscot_core.families.llava.pixels import preprocess
-from viscot_core.families.llava.template import TEMPLATES
-from viscot_core.images.reading import open_image
-from viscot_core.images.view import View
-from viscot_core.images.view import crop as crop_view
 from viscot_core.models.load import LoadedModel, load_model
-from viscot_core.policies.wording import Turns, Wording
 from viscot_core.runs.answering import Pending, answer_queries
 from viscot_core.runs.opening import Query, open_items
 from viscot_core.runs.records import Prediction
 from viscot_core.tasks.base import Item, Task
 from viscot_core.tasks.refcoco import RefCoco, load_refcoco
 from viscot_core.tasks.visual_cot.task import VisualCot, load_visual_cot
-
-WORDING = Wording(codec("viscot"))
-QUESTIONS = (
-    "What is written on the sign?",
-    "Which color is the large shape on the left?",
-    "How many are there?",
-)
-
-
-# -- weights and images --------------------------------------------------------------------------------
-
-
-def make_model(folder: Path, *, positions: int = 2048) -> Path:
-    """A random model of 17 M parameters: 336 px, 576 image tokens, most of its work in the language model.
-
-    Its context has so many ``positions``.
-    """
-    from viscot_core.families.llava.scratch import build_model, train_tokenizer
-    from viscot_core.families.manifest import Manifest
-    from viscot_core.train.recipe.schema import ScratchSpec
-
-    shape = ScratchSpec(
-        image_side=336,
-        vision_width=192,
-        vision_layers=6,
-        vision_mlp=768,
-        llm_width=384,
-        llm_layers=8,
-        llm_mlp=1024,
-        max_positions=positions,
-        vocab_size=1000,
-    )
-    # Real vocabularies know these words: prompts must not be longer in tokens than they really are.
-    said = [turns for q in QUESTIONS for turns in (WORDING.answer(q, "[0.1, 0.2]"), WORDING.detection(q))]
-    said.append(WORDING.refcoco("The thing number 1 on the left"))
-    texts = [TEMPLATES["vicuna_v1"].prompt(turns) for turns in said]
-    texts += [text.lower() for text in texts]
-    tokenizer = train_tokenizer(texts * 3, vocab_size=shape.vocab_size, max_positions=shape.max_positions)
-    model = build_model(shape, tokenizer, feature_layer=-2, attention="sdpa", seed=0)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    Manifest(name="random-17m", template="vicuna_v1", image_side=336).save(folder)
-    return folder
-
-
-def make_data(root: Path, *, images: int, expressions: int, name: str = "made") -> Path:
-    """``images`` of 640 x 480 with one question and ``expressions`` referring expressions each."""
-    import numpy as np
-    from PIL import Image
-
-    rng = random.Random(name)
-    (root / "images").mkdir(parents=True, exist_ok=True)
-    for folder in ("benchmark", "benchmark_det", "refcoco"):
-        (root / folder).mkdir(exist_ok=True)
-    questions, regions, referring = [], [], []
-    for number in range(images):
-        image = f"images/{name}_{number}.jpg"
-        coarse = np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((640, 480)).save(root / image, quality=90)
-        box = [rng.randrange(300), rng.randrange(200), 320 + rng.randrange(300), 220 + rng.randrange(200)]
-        words = format_box(Box(*map(float, box), frame=Frame.ORIGINAL).to_square((640, 480)))
-        question = QUESTIONS[number % 3]
-        spoken = [f"{IMAGE}\n{question} {BOX_REQUEST}", words, IMAGE, "yes"]
-        turns = [{"from": "gpt" if n % 2 else "human", "value": text} for n, text in enumerate(spoken)]
-        questions.append(
-            {"dataset": name, "question_id": number, "image": [image, image], "conversations": turns}
-        )
-        region = {"img_path": image, "bbox": box, "height": 480, "width": 640}
-        regions.append({**region, "expression": question, "question_id": number})
-        referring += [
-            {**region, "expression": f"The thing number {n} on the left", "sent_id": number * expressions + n}
-            for n in range(expressions)
-        ]
-    (root / "benchmark" / f"{name}.json").write_text(json.dumps(questions))
-    for path, rows in ((f"benchmark_det/{name}", regions), (f"refcoco/REC_refcoco_{name}_val", referring)):
-        (root / f"{path}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
-
-
-# -- the reference's procedure ---------------------------------------------------------------------------
-
-
-class Reference:
-    """One prompt at a time: decode, encode, read, say; nothing is kept for the next."""
-
-    def __init__(self, loaded: LoadedModel, new: int) -> None:
-        self.loaded, self.new = loaded, new
-
-    def say(self, turns: Turns, views: Sequence[View]) -> str:
-        loaded, processor = self.loaded, self.loaded.processor
-        sizes = [view.image.size for view in views]
-        ids = torch.tensor([processor.render(turns, sizes, generate=True).ids])
-        side = loaded.manifest.image_side
-        pixels = torch.stack([torch.from_numpy(preprocess(view.image, side)) for view in views])
-        with torch.inference_mode():
-            out = loaded.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                pixel_values=pixels,
-                max_new_tokens=self.new,
-                do_sample=False,
-                eos_token_id=sorted(processor.stop_ids),
-                pad_token_id=processor.pad_id,
-                suppress_tokens=processor.suppress_tokens,
-            )
-        said = out[0, ids.shape[1] :].tolist()
-        ends = [place for place, token in enumerate(said) if token in processor.stop_ids]
-        return processor.text(said[: ends[0]] if ends else said)
-
-    def detect(self, item: Item) -> str:
-        return self.say(WORDING.detection(item.question), [_view(item)])
-
-    def answer(self, item: Item, box_text: str) -> str:
-        view = _view(item)
-        window = crop_window(parse_box(box_text).box, view.image.size)
-        return self.say(WORDING.answer(item.question, box_text), [view, crop_view(view, window)])
-
-    def refer(self, item: Item) -> str:
-        return self.say(WORDING.refcoco(item.question), [_view(item)])
-
-
-def _view(item: Item) -> View:
-    return View(open_image(item.path), str(item.path))
-
-
-# -- measurements ----------------------------------------------------------------------------------------
 
 
 def measure_cot(loaded: LoadedModel, root: Path, new: int, batch: int) -> dict[str, Any]:
@@ -255,16 +121,6 @@ def _compare(slowly: Any, quickly: Any, count: int, text: Any) -> dict[str, Any]
     }
 
 
-def one_pass(model: Path, root: Path, dataset: str, kind: str, file: Path, new: int) -> None:
-    """One process of the reference: one data set, boxes or answers, into a file of one line an item."""
-    items = load_visual_cot(root, tasks=[dataset]).items
-    reference = Reference(load_model(model, device="cpu"), new)
-    boxes = file.with_suffix(".boxes").read_text().splitlines() if kind == "answer" else []
-    said = (reference.detect(i) for i in items) if kind == "detect" else map(reference.answer, items, boxes)
-    target = file.with_suffix(".boxes" if kind == "detect" else ".answers")
-    target.write_text("".join(text.replace("\n", " ") + "\n" for text in said))
-
-
 def measure_command(model: Path, root: Path, out: Path, new: int, sets: int, each: int) -> dict[str, Any]:
     """Wall and CPU seconds of one command against one process per pass and data set."""
     names = [f"set{number}" for number in range(sets)]
@@ -288,7 +144,17 @@ def measure_command(model: Path, root: Path, out: Path, new: int, sets: int, eac
     command = ["bench", "cot", "--model", str(model), "--data", str(root), "--out", str(out / "run")]
     start = _children()
     subprocess.run(
-        [sys.executable, "-m", "viscot_cli.app", *command, "--max-new-tokens", str(new)], check=True
+        [
+            sys.executable,
+            "-m",
+            "viscot_cli.app",
+            *command,
+            "--max-new-tokens",
+            str(new),
+            "--max-truncated",
+            "1",
+        ],
+        check=True,
     )
     viscot = _since(start)
     return {

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import make_model
+from bench_data import make_model
 from PIL import Image
 
 from viscot_core.engines.base import Generation, Request
