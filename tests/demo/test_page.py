@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from demo_help import Browser, browser, shown
+from PIL import Image
 from serve_help import Gated, Looker, Slow, asks_for_box
 
 from viscot_core.engines.base import Generation, Request
@@ -66,7 +67,7 @@ def test_an_image_is_asked_about_in_all_ways(person: Browser, shot: Callable[[st
         assert person.all(".vs-way-cot canvas.vs-crop")
 
         person.all("#mode input")[2].click()
-        person.drag((0.6, 0.5), (0.9, 0.9))
+        person.drag((0.63, 0.5), (0.9, 0.9))
         person.wait(lambda: "your box" in person.text(".vs-own.vs-shown .vs-tag"), "the drawn box")
         person.ask("And here?")
         person.answered()
@@ -105,7 +106,48 @@ def test_a_phone_sees_image_question_and_answer(person: Browser, shot: Callable[
         person.answered()
         wide = person.driver.execute_script("return document.documentElement.scrollWidth")
         assert wide <= PHONE[0], "nothing sticks out to the right"
+        answer = person.driver.execute_script(
+            "return document.querySelector('.vs-answer').getBoundingClientRect().bottom"
+        )
+        assert answer < PHONE[1], "the answer is on the first screen"
+        left = [person.one(css).rect["x"] for css in ("#question", ".vs-stage", ".vs-answers", ".vs-head h1")]
+        assert max(left) - min(left) < 1, "one left edge"
         shot("phone-answer")
+
+
+def test_an_answer_is_copied_and_crop_and_image_are_enlarged_and_saved(
+    person: Browser, shot: Callable[[str], None], tmp_path: Path
+) -> None:
+    person.driver.execute_cdp_cmd(
+        "Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
+    )
+    with shown(Looker()) as url:
+        person.open(url, *DESKTOP)
+        person.choose(EXAMPLES / "wide.jpg")
+        person.ask("What is it?")
+        person.answered()
+        person.one(".vs-copy").click()
+        person.wait(lambda: person.text(".vs-copy") == "Copied", "the copy")
+
+        person.one(".vs-card canvas").click()
+        fitted = person.one("dialog canvas").rect
+        assert fitted["height"] > 0.8 * DESKTOP[1], "as large as the window"
+        shot("desktop-enlarged")
+        person.one("dialog canvas").click()
+        assert person.one("dialog canvas").rect["width"] == 224, "then in its own pixels"
+        person.one(".vs-close").click()
+
+        bar = {button.text: button for button in person.all(".vs-bar button")}
+        bar["Save image"].click()
+        saved = tmp_path / "viscot.png"
+        person.wait(saved.is_file, "the download")
+        with Image.open(saved) as image, Image.open(EXAMPLES / "wide.jpg") as asked:
+            assert image.size == asked.size
+            colors = {color for _, color in image.convert("RGB").getcolors(2**24) or ()}
+        assert (220, 38, 38) in colors and (37, 99, 235) in colors, "with box and crop window"
+        bar["Enlarge"].click()
+        assert person.one("dialog canvas").get_attribute("width") == str(asked.size[0])
+        assert person.problems() == []
 
 
 def test_what_is_no_image_is_said_and_the_page_goes_on(

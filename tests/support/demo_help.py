@@ -51,6 +51,7 @@ class Browser:
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
+        self.asked = ""
 
     def open(self, url: str, width: int, height: int) -> None:
         """Load the page in a window whose inside is ``width`` x ``height``."""
@@ -59,6 +60,7 @@ class Browser:
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
         self.driver.get(url)
+        self.asked = ""
         self.wait(lambda: self.all(".vs-stage .vs-example"), "the stage")
 
     def all(self, css: str) -> list[Any]:
@@ -94,12 +96,15 @@ class Browser:
         box = self.one("#question textarea, #question input")
         box.clear()
         box.send_keys(question)
+        self.asked = question
         self.one("#ask").click()
 
     def answered(self) -> None:
         self.wait(
             lambda: (
                 self.all(".vs-turn:first-child .vs-card")
+                # Right after a click an earlier question is still the first.
+                and self.text(".vs-turn:first-child .vs-question").endswith(self.asked)
                 and not self.all(".vs-turn:first-child .vs-busy")
                 and self.text("#ask") == "Ask"
             ),

@@ -17,6 +17,18 @@ const detail = (card) => {
   if (card.seconds !== null) parts.push(`${card.seconds} s`);
   return parts.join("  ·  ");
 };
+const copy = async (text, button) => {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // without https, or where the browser refuses: the older way
+    const area = make("textarea", "vs-file", list, "");
+    area.value = text;
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  button.textContent = "Copied";
+};
 const crops = new Map(); // drawn once: a card is made anew with every word
 const cropOf = (key, region) => {
   const [left, top, right, bottom] = region.crop;
@@ -27,6 +39,8 @@ const cropOf = (key, region) => {
     Object.assign(canvas, { width, height, className: "vs-crop" });
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", "The part of the image the model looked at");
+    canvas.title = "Enlarge";
+    canvas.addEventListener("click", () => document.dispatchEvent(new CustomEvent("vs-enlarge", { detail: canvas })));
     const image = document.querySelector("#stage .vs-image img");
     image.decode().then(() => {
       canvas.getContext("2d").drawImage(image, left, top, width, height, 0, 0, width, height);
@@ -39,6 +53,7 @@ const draw = () => {
   list.replaceChildren();
   const turns = [...(props.value || [])].reverse();
   if (!turns.length) crops.clear();
+  for (const part of document.querySelectorAll(".vs-stage, .vs-head")) part.classList.toggle("vs-answered", turns.length > 0);
   for (const turn of turns) {
     const item = make("article", "vs-turn", list);
     make("h3", "vs-question", item, turn.question);
@@ -61,6 +76,11 @@ const draw = () => {
       if (card.note) make("p", busy ? "vs-busy" : "vs-note", words, card.note);
       if (card.state === "done" && !card.text) make("p", "vs-note", words, "The model said nothing.");
       make("p", "vs-detail", words, detail(card));
+      if (card.state === "done" && card.text) {
+        const button = make("button", "vs-copy", words, "Copy");
+        button.type = "button";
+        button.addEventListener("click", () => copy(card.text, button));
+      }
     }
   }
 };

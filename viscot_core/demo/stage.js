@@ -37,7 +37,25 @@ const bar = make("div", "vs-bar", root);
 const other = make("button", "vs-button", bar, "Other image");
 const draw = make("button", "vs-button", bar, "Draw my own box");
 const remove = make("button", "vs-button", bar, "Remove my box");
-for (const button of [other, draw, remove]) button.type = "button";
+const enlarge = make("button", "vs-button", bar, "Enlarge");
+const keep = make("button", "vs-button", bar, "Save image");
+for (const button of [other, draw, remove, enlarge, keep]) button.type = "button";
+
+// A window for what is too small on the page: first as large as the screen, after a click in its own pixels.
+const large = make("dialog", "vs-large", root);
+large.setAttribute("aria-label", "Enlarged; a click shows its own pixels, Escape closes");
+const close = make("button", "vs-button vs-close", large, "Close");
+close.type = "button";
+close.addEventListener("click", () => large.close());
+const open = (canvas) => {
+  large.querySelector("canvas")?.remove();
+  const copy = make("canvas", "vs-fit", large);
+  Object.assign(copy, { width: canvas.width, height: canvas.height });
+  copy.getContext("2d").drawImage(canvas, 0, 0);
+  copy.addEventListener("click", () => copy.classList.toggle("vs-fit"));
+  large.showModal();
+};
+document.addEventListener("vs-enlarge", (event) => open(event.detail)); // a crop, from the answers
 
 const message = make("p", "vs-message", root);
 message.setAttribute("role", "status");
@@ -53,6 +71,32 @@ make("span", "vs-quiet", strip, "Examples");
   thumb.alt = `Example: ${example.question}`;
   button.addEventListener("click", () => { say("Opening the example …"); trigger("click", { example: index }); });
 });
+
+// The image in its own pixels, with the box, the crop window and the visitor's box as they are shown.
+const drawn = () => {
+  const canvas = document.createElement("canvas");
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  Object.assign(canvas, { width, height });
+  const pen = canvas.getContext("2d");
+  pen.drawImage(image, 0, 0);
+  const thick = Math.max(3, Math.round(Math.max(width, height) / 300));
+  const shown = { window: ["#2563eb", [3 * thick, 2 * thick]], box: ["#dc2626", []], own: ["#f59e0b", []] };
+  for (const [name, [color, dashes]] of Object.entries(shown)) {
+    if (!layers[name].classList.contains("vs-shown")) continue;
+    const [x, y, w, h] = ["left", "top", "width", "height"].map((side) => parseFloat(layers[name].style[side]) / 100);
+    Object.assign(pen, { strokeStyle: color, lineWidth: thick });
+    pen.setLineDash(dashes);
+    pen.strokeRect(x * width, y * height, w * width, h * height);
+  }
+  return canvas;
+};
+enlarge.addEventListener("click", () => open(drawn()));
+keep.addEventListener("click", () => drawn().toBlob((blob) => {
+  const link = document.createElement("a");
+  Object.assign(link, { href: URL.createObjectURL(blob), download: "viscot.png" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}));
 
 let own = null;      // [x0, y0, x1, y1], shares of the image
 let from = null;     // where a drag began
