@@ -234,7 +234,8 @@ def _whole(answer: Answer, turns: Sequence[Turn]) -> Answer:
 def _after(policy: Policy, step: Step, generation: Generation, turn: Turn, *, stopped: bool) -> Step | Answer:
     if generation.error is not None:
         return _failed(policy, step, generation.error, transient=generation.transient)
-    outcome = policy.next(_heard(step, turn), turn.text)
+    heard = replace(_heard(step, turn), ids=generation.ids or ())
+    outcome = policy.next(heard, turn.text)
     if isinstance(outcome, Answer):
         return replace(outcome, finished=generation.finished and not turn.truncated)
     # The words of a region may have been cut off: what was read of them is not to be reported.

@@ -114,6 +114,7 @@ class Step:
 
     ``top_logprobs`` asks how likely the first tokens of the reply were. The step that ``next`` gets back then
     has them as ``likeliest`` (text and natural logarithm, the likeliest first), if the engine tells them.
+    Likewise ``ids``, the tokens of the reply with the one that ended it: of a text there may be others.
     """
 
     question: Question
@@ -129,6 +130,7 @@ class Step:
     sampling: Sampling | None = None
     top_logprobs: int = 0
     likeliest: tuple[tuple[str, float], ...] = ()
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

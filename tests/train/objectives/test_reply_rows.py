@@ -12,13 +12,15 @@ import pytest
 import torch
 from made_job import held_out_data
 from made_replies import REINFORCE, pairs_in, recipe_for
+from PIL import Image
 
+from viscot_core.conversation import IMAGE, Message
 from viscot_core.train import worker
 from viscot_core.train.objectives.attempts import advantages, seed_of
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.dpo import Dpo
 from viscot_core.train.objectives.grpo import Grpo, figures_of
-from viscot_core.train.objectives.reply_rows import reply_batch, summed_by_row
+from viscot_core.train.objectives.reply_rows import reply_batch, reply_row, summed_by_row
 from viscot_core.train.preferences.pairs import write_pairs
 from viscot_core.train.recipe.schema import Recipe
 from viscot_core.train.state.initial import start
@@ -161,3 +163,18 @@ def test_what_is_learned_is_what_was_sampled(data: Path, tmp_path: Path) -> None
         for number, probability in enumerate(tried.answer.probabilities):
             mean = float(values[places == number].mean())
             assert probability is not None and math.exp(mean) == pytest.approx(probability, abs=1e-4)
+
+
+def test_the_row_of_a_reply_has_the_tokens_that_were_drawn(data: Path, tmp_path: Path) -> None:
+    """An empty reply is the end token alone, its text has a space before it: every reply became empty."""
+    recipe = recipe_for("grpo", data, files=["chain.jsonl"])
+    processor = start(tmp_path, recipe, recipe.stages[0]).processor_for(recipe.stages[0])
+    image = Image.new("RGB", (64, 64))
+    asked = [Message("user", f"{IMAGE}\nWhat?", learned=False)]
+    prompt = processor.render(asked, [image.size], generate=True).ids
+    end = [processor.render([*asked, Message("assistant", "9")], [image.size]).labels[-1]]
+    for text, said in (("", end), ("9", [*processor.tokens.hf.encode("9", add_special_tokens=False), *end])):
+        turns = [*asked, Message("assistant", text)]
+        row = reply_row(processor, turns, [image], number=0, max_length=512, said=said)
+        assert row.sample.encoded.ids == [*prompt, *said]
+        assert [label for label in row.sample.encoded.labels if label >= 0] == said

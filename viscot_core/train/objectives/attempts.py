@@ -135,7 +135,14 @@ class Attempting:
             images = [resized(view, resize).image for view in step.images]
             turns = [*before, Message("assistant", text)]
             rows.append(
-                reply_row(self.processor, turns, images, number=number, max_length=self._stage.max_length)
+                reply_row(
+                    self.processor,
+                    turns,
+                    images,
+                    number=number,
+                    max_length=self._stage.max_length,
+                    said=step.ids,
+                )
             )
         return rows
 

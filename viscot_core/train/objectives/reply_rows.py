@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,8 +33,13 @@ def reply_row(
     *,
     number: int,
     max_length: int,
+    said: Sequence[int] = (),
 ) -> EncodedRow:
     """The row of a talk that ends with the reply to learn; ``images`` are those of its slots, in order.
+
+    ``said``: the tokens that were drawn as the reply, which its text alone need not give. (An empty reply is
+    the end token, its text is rendered with the space before words: a loss that punishes the space's row
+    makes the end more likely, until every reply is empty.)
 
     Raises:
         DataError: it is longer than ``max_length``, or cannot be rendered.
@@ -42,12 +48,21 @@ def reply_row(
         rendered = only_learned(processor.render(turns, [image.size for image in images]), turns)
     except ValueError as error:
         raise DataError(f"{error}") from error
+    if said:
+        rendered = _with_reply(rendered, said)
     if len(rendered.ids) > max_length:
         raise DataError(f"its {len(rendered.ids)} tokens are more than max_length {max_length}")
     if not rendered.n_supervised:
         raise DataError("its reply has no token")
     sample = Sample(rendered, tuple("" for _ in images))
     return EncodedRow(number, sample, processor.row_inputs(rendered, images))
+
+
+def _with_reply(rendered: Rendered, said: Sequence[int]) -> Rendered:
+    """The row with other tokens from the first learned one on."""
+    start = next((at for at, label in enumerate(rendered.labels) if label != IGNORE), len(rendered.ids))
+    labels = [IGNORE] * start + list(said)
+    return replace(rendered, ids=[*rendered.ids[:start], *said], labels=labels)
 
 
 def reply_batch(processor: TrainingProcessor, rows: Sequence[EncodedRow]) -> Batch:
