@@ -48,7 +48,9 @@ way, _, out = line.strip().partition(" ")
 root, out, engine = Path(sys.argv[1]), Path(out), FakeEngine(slowly)
 ask = partial(answer_queries, VisualCot, {}, engine)
 stream = partial(answer_stream, VisualCot, {}, engine, width=9) if way == "stream" else None
-plan = RunPlan(out, "cot", load_visual_cot(root), tuple(STRATEGIES), {"seed": 0}, "fake", root, batch=3)
+# `full` would spend the time on enlarging images.
+names = tuple(name for name in STRATEGIES if name != "full")
+plan = RunPlan(out, "cot", load_visual_cot(root), names, {"seed": 0}, "fake", root, batch=3)
 run(plan, lambda: Built(ask, {}, stream=stream))
 """
 
@@ -113,7 +115,7 @@ def test_twenty_kills_leave_the_same_predictions(tmp_path: Path) -> None:
         benches.start(out)
         assert benches.end() == 0
     assert as_table(out) == as_table(whole)
-    done = QUESTIONS * len(STRATEGIES)
+    done = QUESTIONS * (len(STRATEGIES) - 1)
     assert read_run(out).counts == {"done": done, "failed": 0, "missing": 0, "pending": 0}
     lines = [
         Prediction.model_validate_json(line) for line in (out / PREDICTIONS_FILE).read_bytes().splitlines()
