@@ -22,7 +22,7 @@ pytest.importorskip("torchvision", reason="most processors have a video part; ma
 ASKED = (((320, 240), "where is it?"), ((200, 300), "what is it?"), ((64, 64), "red"))
 
 
-@pytest.mark.parametrize("name", ["qwen2.5-vl", "qwen3-vl", "internvl"])
+@pytest.mark.parametrize("name", ["qwen2.5-vl", "qwen3-vl", "internvl", "llava-onevision"])
 def test_a_trained_model_says_the_same(
     name: str, vllm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +45,8 @@ def test_a_trained_model_says_the_same(
     finally:
         engine.close()
     assert [each.text for each in found] == [each.text for each in local]
-    assert all(each.error is None and each.tokens == 16 for each in found)
+    assert [(each.error, each.tokens) for each in found] == [(None, each.tokens) for each in local]
+    assert sum(each.tokens for each in found) > 16
     for ours, theirs in zip(local, found, strict=True):
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
 

@@ -178,3 +178,21 @@ def test_a_head_that_is_not_the_embeddings_is_saved(tmp_path: Path, outer: bool)
     model = AutoModelForImageTextToText.from_config(config)
     tied = model.lm_head.weight is model.get_input_embeddings().weight
     assert tied == ("lm_head.weight" in training_of(checkpoint, "it").tied_tensors(config))
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llava-onevision"])
+def test_a_tower_is_stored_as_the_hub_s_files_have_it(name: str, tmp_path: Path) -> None:
+    """vLLM 0.32 reads no other names; transformers 5.23 has one level less in memory, and wrote it so."""
+    from transformers import AutoModelForImageTextToText
+
+    checkpoint = open_checkpoint(make(name, tmp_path / "model"))
+    training = training_of(checkpoint, "it")
+    model = AutoModelForImageTextToText.from_config(checkpoint.config)
+    state = model.state_dict()
+    stored = {training.stored_name(module): tensor for module, tensor in state.items()}
+    assert "model.vision_tower.vision_model.encoder.layers.0.layer_norm1.weight" in stored
+    for names in (stored, state):  # as it is written now, and as it was before
+        assert [training.module_name(each) for each in names] == list(state)
+    model.save_pretrained(tmp_path / "run", state_dict=stored, save_original_format=False)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "run", dtype=model.dtype)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())

@@ -31,6 +31,8 @@ class Backbone:
         packs: samples in one row can be kept from seeing each other, by positions that start again.
         end_of_turn: the token that ends a turn where templates write none after the last one.
         unread: how names of parameters begin that no output depends on.
+        tower_level: a level below the tower that names in files have and names in memory have not.
+            transformers reads both; vLLM, and transformers before 5, that of the hub's files alone.
     """
 
     name: str
@@ -45,6 +47,21 @@ class Backbone:
     packs: bool = False
     end_of_turn: str | None = None
     unread: tuple[str, ...] = ()
+    tower_level: str = ""
+
+    def stored_name(self, module: str) -> str:
+        """A parameter's name in a file, by its name in memory."""
+        for start in self.parts.vision_tower:
+            if module.startswith(start):
+                return f"{start}{self.tower_level}{module.removeprefix(start)}"
+        return module
+
+    def module_name(self, stored: str) -> str:
+        """The other way; a file written without the level is read as well."""
+        for start in self.parts.vision_tower:
+            if stored.startswith(start):
+                return f"{start}{stored.removeprefix(start).removeprefix(self.tower_level)}"
+        return stored
 
 
 QWEN_PARTS = Parts(("model.visual.",), ("model.visual.merger.",), ("model.language_model.", "lm_head."))
@@ -74,13 +91,14 @@ _ONEVISION = Backbone(
     keeps_features=False,
     parts=replace(TOWER_PARTS, projector=(*TOWER_PARTS.projector, "model.image_newline")),
     unread=("model.vision_tower.post_layernorm.", "model.vision_tower.head."),
+    tower_level="vision_model.",
     **_LEARNS,
 )
 _IDEFICS3 = Backbone("idefics3", shares_prefix=True, parts=IDEFICS_PARTS, **_LEARNS)
 _SMOLVLM = Backbone("smolvlm", shares_prefix=True, parts=IDEFICS_PARTS, **_LEARNS)
 # Sliding layers see a window only: a prefix that every token may read is another model. An image's tokens see
 # each other, by a mask that leaves the samples of a row together.
-_GEMMA3 = Backbone("gemma3", parts=TOWER_PARTS, trains=True)
+_GEMMA3 = Backbone("gemma3", parts=TOWER_PARTS, trains=True, tower_level="vision_model.")
 _GEMMA4 = Backbone(
     "gemma4",
     parts=Parts(("model.vision_tower.",), ("model.embed_vision.",), ("model.language_model.", "lm_head.")),

@@ -146,12 +146,12 @@ class GenericTraining:
         return frozenset({"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else ())
 
     def stored_name(self, module: str) -> str:
-        """Names in memory: transformers reads them, whatever a hub's folder calls them."""
-        return module
+        """Names in memory, which transformers reads; those of the hub where others read nothing else."""
+        return self._backbone.stored_name(module)
 
     def module_name(self, stored: str) -> str | None:
         """As `stored_name`."""
-        return stored
+        return self._backbone.module_name(stored)
 
     def save_projector(self, state: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Not apart: it is part of the model's or the adapter's own file."""
