@@ -312,6 +312,14 @@ def scores(folder: Path, judge: str) -> dict[tuple[str, str, str], float | None]
 
 
 def by_key(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Each item without its time, the form of its number, and probabilities (lmms-eval asks for none)."""
-    other = {"seconds", "question_id", "box_probability", "answer_probability"}
+    """Each item without the form of its number, its cost and its probabilities: lmms-eval tells neither."""
+    other = {
+        "seconds",
+        "question_id",
+        "calls",
+        "tokens",
+        "prompt_tokens",
+        "box_probability",
+        "answer_probability",
+    }
     return {p.key: p.model_dump(exclude=other) for p in read_predictions(folder)}
