@@ -148,6 +148,22 @@ def test_what_is_kept_stays_within_its_bytes(llava: LoadedModel) -> None:
             assert store._bytes <= limit or len(store._kept) == 1
 
 
+def test_a_piece_that_is_dropped_while_its_batch_runs_is_not_kept_again(llava: LoadedModel) -> None:
+    """A shorter talk is padded between what was known of it and what it reads, so it lies elsewhere."""
+    engine, roomy = LocalEngine(llava, batch_size=4), LocalEngine(llava, batch_size=1)
+    assert engine.prefix is not None and roomy.prefix is not None
+    asked = [("no?", noise(0)), ("what is on the green card, and what is behind it?", noise(7))]
+    engine.generate([talk(*each, 1) for each in asked])
+    engine.prefix.store._max_bytes = engine.prefix.store._bytes  # full: the next image drops another
+    batch = [talk(*each, 2) for each in asked] + [talk("which number?", noise(3), 1)]
+    engine.generate(batch)
+    for one in batch:
+        roomy.generate([one])
+    kept = roomy.prefix.store._kept
+    for key, piece in engine.prefix.store._kept.items():
+        torch.testing.assert_close(piece, kept[key], rtol=1e-3, atol=1e-4)
+
+
 def test_the_last_piece_of_a_talk_is_dropped_first() -> None:
     store = PrefixStore(max_bytes=40)
     for key in ("image", "first crop", "second crop"):

@@ -65,6 +65,10 @@ class SuffixCache:
         padding = torch.tensor([self.known_len - own for own in self.known_lens] or [0] * rows, device=device)
         return torch.arange(self.known_len, device=device) >= padding[:, None]
 
+    def known_pieces(self, row: int) -> int:
+        """How many pieces of a row were read by earlier batches."""
+        return len(self._known[row]) if self._known else 0
+
     def piece(self, row: int, tokens: slice) -> torch.Tensor:
         """A copy of a row's keys and values, ``[layers, 2, kv heads, tokens, dim]``."""
         layers = (self._layers[layer] for layer in sorted(self._layers))

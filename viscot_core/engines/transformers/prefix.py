@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import pairwise, takewhile
+from itertools import islice, pairwise, takewhile
 from typing import Any
 
 import torch
@@ -229,12 +229,17 @@ class PrefixDecoder:
     def _keep(
         self, prompts: Sequence[Decoding], ends: Sequence[Sequence[int]], cache: SuffixCache, read: int
     ) -> None:
-        """Keep what the next look of each talk shows again; all prompts end at the cache's token ``read``."""
+        """Keep what was read now and the next look of each talk shows again; all prompts end at the cache's
+        token ``read``.
+        """
         for row, (one, places) in enumerate(zip(prompts, ends, strict=True)):
             if not one.state.request.follow_ups:
                 continue
             keys, shift = _keys(one, places), read - len(one.ids)
-            for key, (start, end) in zip(keys[1:], pairwise(places), strict=False):
+            pieces = zip(keys[1:], pairwise(places), strict=False)
+            # Not what was known: it lies before the row's padding, elsewhere than `shift` says, and may have
+            # been dropped since.
+            for key, (start, end) in islice(pieces, cache.known_pieces(row), None):
                 if key not in self.store:
                     self.store.put(key, cache.piece(row, slice(start + shift, end + shift)))
             self.store.known(keys)  # in the order in which they are to be dropped
