@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from PIL import Image
 from rollout_questions import BOX, COT, DIRECT, question
 from scripted_engine import ScriptedEngine
@@ -29,6 +31,14 @@ def test_a_question_has_one_number_whatever_is_asked_together() -> None:
         list(stream([(COT, each) for each in asked], engine, width=width, sampling=WARM))
         seen = [(request.messages[0].text.lower().count("a?"), request.draw) for request in engine.requests]
         assert sorted(seen) == sorted([(0, 0), (1, 0), (1, 1), (1, 2)] * 2), width
+
+
+def test_a_question_that_says_which_draw_it_is_needs_no_counting() -> None:
+    """Calls that share no count, in any order: as batches of a run, its threads and its restart are."""
+    for number in (2, 0, 1):
+        engine = ScriptedEngine(BOX, "x", deterministic=False)
+        run(COT, engine, [replace(question(), draw=number)])
+        assert [request.draw for request in engine.requests] == [number, number]
 
 
 def test_a_question_that_is_asked_again_is_another_draw() -> None:

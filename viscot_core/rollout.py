@@ -76,7 +76,8 @@ def run(
     earlier, as ``on_turn`` was told them: they are not asked again.
 
     ``sampling`` is how tokens are chosen, instead of the engine's own way. The n-th of equal questions draws
-    with the seed n further on, whichever are open together; ``draws`` counts them over several calls.
+    with the seed n further on, whichever are open together; ``draws`` counts them over several calls. A
+    question that says which one it is (``Question.draw``) is not counted.
     ``logprobs`` asks how likely the words were; without it they are asked for where that costs nothing (an
     engine that is not paid).
 
@@ -132,7 +133,8 @@ def stream(
             policies[number] = policy
             first = policy.start(question)
             if not ways.repeat(engine, first):
-                ways.numbers[number] = ways.draws.next(_key(first), sampling)
+                drawn = question.draw
+                ways.numbers[number] = ways.draws.next(_key(first), sampling) if drawn is None else drawn
             steps[number], turns[number] = _begin(policy, first, (said or {}).get(number, ()))
             _report_looks(on_look, number, (), steps[number].looks)
             if turns[number]:

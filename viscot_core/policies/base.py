@@ -35,6 +35,9 @@ class Question:
     they are quoted from a file; only policies that take a given region read them. ``max_new_tokens`` and
     ``stop`` limit the answer, not the words of a region. What chance decides is drawn from ``seed``, and
     ``other`` is a region of another question; only a policy that replaces crops reads them.
+
+    ``draw`` says which of equal questions this is, from 0, where texts depend on chance; None: the rollout
+    counts them itself.
     """
 
     text: str
@@ -45,6 +48,7 @@ class Question:
     stop: tuple[str, ...] = ()
     seed: str = ""
     other: View | None = None
+    draw: int | None = None
 
     @property
     def size(self) -> Size:

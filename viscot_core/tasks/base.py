@@ -54,6 +54,11 @@ class Item:
         return f"{self.dataset}:{self.question_id}"
 
     @property
+    def draw(self) -> int:
+        """Which of the repeats of its question it is, from 0: each is a draw of its own."""
+        return int(self.facts.get("repeat", 1)) - 1
+
+    @property
     def box_square(self) -> Box | None:
         """The annotated region in the padded square (0..1)."""
         return self.box.to_square(self.size) if self.box else None
@@ -108,7 +113,7 @@ class Strategy:
     def question(self, item: Item, view: View, settings: Settings) -> Question:
         """The question of ``item`` as the policy takes it."""
         box, words = self.region(item, settings) if self.region else (None, None)
-        return Question(item.question, (view,), box, words, max_new_tokens(settings))
+        return Question(item.question, (view,), box, words, max_new_tokens(settings), draw=item.draw)
 
     def said(self, box_text: str | None, answer: str | None) -> list[str]:
         """The model's own texts on record, in order, up to the first that is missing (for ``replay``)."""
