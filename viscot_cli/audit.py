@@ -74,7 +74,7 @@ def audit(
     out = out or run.with_name(f"{run.name}-audit")
     with counted("audit") as progress:
         engine = who.options(batch_size_of(batch_size), server.options())
-        info, tally = evaluate(task, engine, out, progress=progress)
+        info, tally = evaluate(task, engine, out, progress=progress, sampling=task.recorded.sampling)
     # The answers of a benchmark are read by its own rules.
     judge = "--protocol shuffled" if any(p.benchmark for p in task.recorded.of_audited) else "--judge exact"
     report(out, info, tally, f"viscot score {out} {judge}; viscot stats {out}", max_truncated)

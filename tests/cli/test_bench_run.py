@@ -69,6 +69,35 @@ def test_zoom_and_direct_at_a_temperature_scored_read_twice_and_compared(
     assert "vstar: relative_position" in by_category["answers"]["zoom"]["categories"]
 
 
+def test_repeats_are_draws_of_their_own_which_an_audit_meets_again(
+    cli: Cli, data: Path, tmp_path: Path
+) -> None:
+    def drawn(number: int, body: dict[str, Any]) -> Action:
+        """Looks once where it may, then says its seed."""
+        first = "image_zoom_in_tool" in str(body["messages"]) and body["messages"][-1]["role"] == "user"
+        looks = first and not any(message["role"] == "assistant" for message in body["messages"])
+        return completion(CALL if looks else f"<answer>seed {body.get('seed')}</answer>")
+
+    out = tmp_path / "run"
+    with JudgeServer(drawn) as server:
+        # Options as in the file: the repeats of a question are equal words.
+        ran = cli(
+            "bench", "run", "vstar", "--data", data, "--model", f"{server.url}#made", "--order", "file",
+            "--policy", "direct,zoom", "--dialect", "qwen3-vl", "--repeats", "2", "--out", out,
+            "--temperature", "0.7",
+        )  # fmt: skip
+        assert ran.code == 0, ran.err
+        server.requests.clear()
+        audited = cli("audit", out, "--replace", "same,blank", "--out", tmp_path / "audit")
+        assert audited.code == 0, audited.err
+        assert {(body["temperature"], body["seed"]) for body in server.requests} == {(0.7, 0), (0.7, 1)}
+    rows = {(p.strategy, str(p.question_id)): p for p in read_predictions(tmp_path / "audit")}
+    assert {name for name, _ in rows} == {"direct", "zoom", "zoom:same", "zoom:blank", "zoom:alone"}
+    for (name, number), row in rows.items():
+        seed = 1 if number.endswith("@2") else 0
+        assert row.answer is not None and f"seed {seed}" in row.answer, (name, number, row.answer)
+
+
 def test_other_protocols_and_a_second_reader(cli: Cli, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with JudgeServer(model) as server:

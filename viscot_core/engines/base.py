@@ -8,6 +8,7 @@ policies. One runs transformers' models on this machine (``transformers/``), one
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -46,6 +47,16 @@ class Sampling:
     def identity(self) -> str:
         """In one word, for an engine's identity."""
         return "greedy" if self.greedy else f"t={self.temperature},p={self.top_p},s={self.seed}"
+
+    @classmethod
+    def of_identity(cls, identity: str) -> Sampling:
+        """The sampling whose ``identity`` this is. Raises ValueError for other words."""
+        if identity == "greedy":
+            return GREEDY
+        found = re.fullmatch(r"t=(.+),p=(.+),s=(-?\d+)", identity)
+        if found is None:
+            raise ValueError(f"{identity!r} is the identity of no sampling")
+        return cls(float(found[1]), float(found[2]), int(found[3]))
 
     def draw(self, number: int) -> Sampling:
         """For the ``number``-th of equal requests, counted from 0: with the seed that many further on."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_readers import CROP, ReadingEngine, always, half, write_painted_root
 
-from viscot_core.engines.base import Request
+from viscot_core.engines.base import Request, Sampling
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.images.view import GREY
@@ -113,6 +113,17 @@ def test_another_model_is_refused(made: Made) -> None:
     with pytest.raises(UsageError, match="weights: '0' -> '1'"):
         made.audit("blank")
     assert made.engine.requests == []
+
+
+def test_a_run_of_other_sampling_is_refused_in_a_sentence(made: Made) -> None:
+    info = read_run(made.run)
+    assert Recorded(made.run).sampling.greedy, "a run that does not say it is greedy"
+    for told, sampling in (("t=0.7,p=0.9,s=-3", Sampling(0.7, 0.9, -3)), ("greedy", Sampling())):
+        info.model_copy(update={"settings": {"engine": {"sampling": told}}}).save(made.run)
+        assert Recorded(made.run).sampling == sampling
+    info.model_copy(update={"settings": {"engine": {"sampling": "beam"}}}).save(made.run)
+    with pytest.raises(UsageError, match="the sampling 'beam'"):
+        _ = Recorded(made.run).sampling
 
 
 def test_bad_requests_are_refused(made: Made, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from viscot_core.boxes.geometry import Box, Window
 from viscot_core.data.traces.trace import trace_in
+from viscot_core.engines.base import GREEDY, Sampling
 from viscot_core.errors import UsageError, check_choice
 from viscot_core.policies.zoom_settings import settings_of
 from viscot_core.runs.journal import refuse_changes
@@ -62,6 +63,22 @@ class Recorded:
     def info(self) -> RunInfo:
         """The ``run.json`` of the run."""
         return read_run(self.folder)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the run chose its tokens: a replay that differed in it too would not be about the crop.
+
+        Raises:
+            UsageError: the run does not say it in words that this version knows.
+        """
+        told = str(self.info.settings.get("engine", {}).get("sampling", GREEDY.identity))
+        try:
+            return Sampling.of_identity(told)
+        except ValueError as error:
+            raise UsageError(
+                f"{self.folder} was made with the sampling {told!r}, which this version does not have; run "
+                "it again, then audit it."
+            ) from error
 
     @cached_property
     def task(self) -> type[Task]:
