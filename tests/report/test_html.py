@@ -16,24 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_report import make_run, report_of
 from made_runs import prediction, talk, write_run
 from PIL import Image
 
-from viscot_core.boxes.geometry import Box, Frame, crop_window
 from viscot_core.report.choices import Images
 from viscot_core.report.html import write_report
-from viscot_core.report.plots import COLORS, Mark, dots, histogram
 from viscot_core.report.report_data import ReportOptions, build_report
 from viscot_core.report.scored_run import read_scored_run
-from viscot_core.runs.records import Prediction, RunInfo
 from viscot_core.score.offline import OfflineJudge
 from viscot_core.score.scoring import score_run
-from viscot_core.sources.catalog import load_catalog
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
-
-NASTY = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>\u2028"
 
 CATCH = (
     """<script>window.faults = []; addEventListener("error", e => faults.push(e.message), true);</script>"""
@@ -68,51 +63,6 @@ def chromium(folder: Path, *arguments: str) -> str:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     return done.stdout
-
-
-def make_run(folder: Path, items: int, *, images: int = 12) -> Path:
-    """A run with images on disk, boxes, crops, failures and words that try to be markup."""
-    data = folder / "data"
-    data.mkdir(parents=True)
-    size = (640, 480)
-    for number in range(min(items, images)):
-        Image.new("RGB", size, (40 + 15 * number, 90, 160)).save(data / f"{number} ü#.jpg")
-    truth = Box(300, 200, 420, 290, Frame.ORIGINAL)
-    mine = Box(320, 210, 440, 300, Frame.ORIGINAL)
-    rows: list[Prediction] = []
-    for number in range(items):
-        for strategy in ("cot", "direct"):
-            failed = number % 10 == 9
-            rows.append(
-                prediction(
-                    strategy=strategy,
-                    dataset=("docvqa", "cub")[number % 2],
-                    question_id=number,
-                    image=f"{number % images} ü#.jpg" if number % 7 else "gone.jpg",
-                    question=f"What is on card {number}?",
-                    status="failed" if failed else "done",
-                    error="the server stopped" if failed else None,
-                    answer=None if failed else ("42" if number % 3 else NASTY),
-                    width=size[0],
-                    height=size[1],
-                    box=mine.to_square(size).coords,
-                    box_gt=truth.to_square(size).coords,
-                    box_status="unparsable" if number % 11 == 0 else "ok",
-                    crop=crop_window(mine, size),
-                    iou=0.6 if number % 2 else 0.2,
-                )
-            )
-    run = write_run(folder / "run", rows)
-    info = RunInfo.model_validate_json((run / "run.json").read_bytes())
-    info.data = str(data)
-    info.save(run)
-    score_run(run, OfflineJudge("exact"))
-    return run
-
-
-def report_of(run: Path, target: Path, images: Images) -> Path:
-    write_report(target, build_report([read_scored_run(run)], ReportOptions(compare="paper")), images=images)
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -342,76 +292,6 @@ def test_a_screenshot_is_not_blank(small: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "shot.png") as shot:
         colors = shot.convert("RGB").getcolors(2**24)
     assert colors and len(colors) > 200
-
-
-def test_the_file_stands_alone(small: Path, tmp_path: Path) -> None:
-    """Nothing is fetched from anywhere: no address, no stylesheet, no script of another file."""
-    text = report_of(small, tmp_path / "report.html", Images.EMBED).read_text()
-    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
-    assert "<link" not in text
-    assert str(small) not in text
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_links_are_relative_and_quoted(small: Path, tmp_path: Path) -> None:
-    text = report_of(small, tmp_path / "report.html", Images.LINK).read_text()
-    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
-    link = data["items"][2]["source"]
-    assert link.endswith("/data/1%20%C3%BC%23.jpg")
-    assert link.startswith("..")
-
-
-def test_plots_draw_missing_values_and_extremes() -> None:
-    svg = dots("A & B", [("x<y", [Mark(None), Mark(1.0, 0.9, 1.0)])], ["one", "two"])
-    assert "x&lt;y" in svg
-    assert "A &amp; B" in svg
-    assert svg.count("<circle") == 1
-    assert histogram("IoU", [0.0, 1.0, 1.0]).count("<rect") == 20
-
-
-def test_a_strategy_keeps_its_colour_where_another_has_no_such_data_set(tmp_path: Path) -> None:
-    asked = {"cot": ("cub", "gqa"), "direct": ("docvqa", "gqa"), "gt-box": ("docvqa", "cub", "gqa")}
-    rows = [prediction(strategy=s, dataset=d) for s, datasets in asked.items() for d in datasets]
-    run = write_run(tmp_path / "run", rows)
-    score_run(run, OfflineJudge("exact"))
-    text = report_of(run, tmp_path / "report.html", Images.NONE).read_text()
-    (plot,) = re.findall(r"<svg(?:(?!</svg>).)*Answers by dataset.*?</svg>", text)
-    marks = [len(re.findall(f'<circle [^>]*fill="{color}"', plot)) for color in COLORS]
-    assert marks == [2, 2, 3, 0, 0, 0, 0]
-    assert all(name in plot for name in ("DocVQA", "GQA", "CUB"))
-
-
-@pytest.mark.parametrize(
-    ("strategy", "image", "lies"),
-    [
-        ("refcoco", "COCO_train2014_1.jpg", "coco/train2014/COCO_train2014_1.jpg"),
-        ("cot", "LINKED/1.jpg", "FOLDER/1.jpg"),
-    ],
-)
-def test_an_image_is_found_where_the_benchmark_found_it(
-    tmp_path: Path, strategy: str, image: str, lies: str
-) -> None:
-    """RefCOCO's under COCO's folders, any under the other name that the catalogue knows for its folder."""
-    link, folder = next(iter(load_catalog().links.items()))
-    image, lies = (name.replace("LINKED", link).replace("FOLDER", folder) for name in (image, lies))
-    there = tmp_path / "data" / lies
-    there.parent.mkdir(parents=True)
-    Image.new("RGB", (64, 48)).save(there)
-    run = write_run(tmp_path / "run", [prediction(strategy=strategy, image=image)])
-    report = build_report([read_scored_run(run)], ReportOptions())
-    write_report(tmp_path / "report.html", report, data=tmp_path / "data", images=Images.LINK)
-    assert f'"source":"data/{lies}"' in (tmp_path / "report.html").read_text()
-
-
-def test_a_report_embeds_no_file_outside_of_the_data_root(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    Image.new("RGB", (64, 48)).save(tmp_path / "secret.png")
-    names = ["../secret.png", str(tmp_path / "secret.png")]
-    run = write_run(tmp_path / "run", [prediction(question_id=n, image=name) for n, name in enumerate(names)])
-    for images in (Images.EMBED, Images.LINK):
-        report = build_report([read_scored_run(run)], ReportOptions())
-        write_report(tmp_path / "report.html", report, data=tmp_path / "data", images=images)
-        assert '"source"' not in (tmp_path / "report.html").read_text()
 
 
 @browser
