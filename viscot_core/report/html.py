@@ -32,7 +32,7 @@ from viscot_core.report.plots import Mark, dots, histogram
 from viscot_core.report.report_data import ReportData
 from viscot_core.report.scored_run import ScoredItem, ScoredRun
 from viscot_core.report.stats_types import AREA_BINS, Answers, Stats, StatsOptions, area_label
-from viscot_core.score.verdicts import read_scores, score_files
+from viscot_core.score.verdicts import pair_of, read_scores, score_files
 from viscot_core.tasks.image_files import find_image
 
 EMBED_AT_MOST = 300
@@ -164,15 +164,19 @@ def _marked(text: str, words: str | None, mark: str) -> str:
 
 
 def _judges(run: ScoredRun) -> Callable[[ScoredItem], dict[str, dict[str, float]]]:
-    """The scores of an item by all judges, where several scored the run."""
-    found = {name: read_scores(path).verdicts for name, path in score_files(run.path).items()}
+    """The scores of an item by all judges, where several scored its answer."""
+    files = score_files(run.path)
+    found = {name: read_scores(path).verdicts for name, path in files.items() if len(files) > 1}
 
     def of(item: ScoredItem) -> dict[str, dict[str, float]]:
-        outcomes = {
-            name: v[item.prediction.key].outcome for name, v in found.items() if item.prediction.key in v
-        }
-        scores = {name: o.score for name, o in outcomes.items() if o.score is not None}
-        return {"judges": scores} if len(found) > 1 and scores else {}
+        key, pair = item.prediction.key, pair_of(item.prediction)
+        scores = {}
+        for name, verdicts in found.items():
+            # A file of another judge than the run's was not checked to be about these answers.
+            verdict = verdicts.get(key)
+            if verdict and verdict.is_about(pair) and verdict.outcome.score is not None:
+                scores[name] = verdict.outcome.score
+        return {"judges": scores} if scores else {}
 
     return of
 

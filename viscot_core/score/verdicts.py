@@ -119,6 +119,10 @@ class Verdict:
     def key(self) -> Key:
         return (self.strategy, self.dataset, str(self.question_id))
 
+    def is_about(self, pair: Pair | None) -> bool:
+        """Whether it may have been given for these texts; files of other tools do not say."""
+        return pair is not None and self.pair in (None, pair.digest())
+
     def line(self) -> str:
         row: dict[str, Any] = {
             "strategy": self.strategy,
@@ -234,11 +238,7 @@ def check_belongs(scores: Scores, predictions: Iterable[Prediction]) -> None:
         DataError: says how many verdicts do not fit.
     """
     pairs = {p.key: pair_of(p) for p in predictions}
-    strange = 0
-    for key, verdict in scores.verdicts.items():
-        pair = pairs.get(key)
-        if pair is None or (verdict.pair is not None and verdict.pair != pair.digest()):
-            strange += 1
+    strange = sum(not verdict.is_about(pairs.get(key)) for key, verdict in scores.verdicts.items())
     if strange:
         raise DataError(
             f"{scores.path} does not belong to this run: {strange} of its {len(scores.verdicts)} verdicts "
