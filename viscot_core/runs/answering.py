@@ -31,8 +31,11 @@ class Pending:
 class Continuing(Protocol):
     """A task whose questions were begun, or answered, in another run."""
 
-    def check(self, known: Mapping[str, Any]) -> None:
-        """Raise UsageError where ``known`` (the engine's identity, the prompts) is not that run's."""
+    def check(self, known: Mapping[str, Any], *, same_engine: bool = False) -> None:
+        """Raise UsageError where ``known`` (the engine's identity, the prompts) is not that run's.
+
+        ``same_engine``: the user says that the server is that run's, whatever its address.
+        """
         ...
 
     def begun(self, key: Key) -> Sequence[Turn]:

@@ -71,7 +71,7 @@ def evaluate(
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         before = task if isinstance(task, Continuing) else None
         if before is not None:
-            before.check(known)
+            before.check(known, same_engine=plan.same_engine)
         turns = Turns(out) if opened.traits.paid else None
         ask = partial(answer_queries, task, settings, opened, turns=turns, before=before)
         loops = any(task.all_strategies[name].loops for name in task.strategies)

@@ -192,7 +192,18 @@ def _take_lock(folder: Path, *, shared: bool = False, name: str = LOCK_FILE) -> 
     return handle
 
 
-def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
+def at_its_address(engine: dict[str, Any], before: RunInfo) -> dict[str, Any]:
+    """The engine's identity with the address that the folder has on record; all else must be equal."""
+    recorded = before.settings.get("engine", {})
+    return {**engine, "url": recorded["url"]} if "url" in engine and "url" in recorded else engine
+
+
+def refuse_changes(
+    old: RunInfo,
+    new: RunInfo,
+    folder: Path,
+    advice: str = "give its own to continue, or choose a new --out",
+) -> None:
     """Raise UsageError showing every setting in which ``new`` differs from the one that ``folder`` has."""
     # What stands under a strategy's name is of that strategy alone: one of the two may not have it.
     alone = old.planned.keys() ^ new.planned.keys()
@@ -209,9 +220,7 @@ def refuse_changes(old: RunInfo, new: RunInfo, folder: Path) -> None:
     if changed:
         shown = "; ".join(f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in changed)
         hint = " If it is the same server, add --same-engine." if changed == ["engine.url"] else ""
-        raise UsageError(
-            f"{folder} has other settings ({shown}); give its own to continue, or choose a new --out.{hint}"
-        )
+        raise UsageError(f"{folder} has other settings ({shown}); {advice}.{hint}")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from viscot_core.errors import BudgetSpent
 from viscot_core.runs.answering import Pending
-from viscot_core.runs.journal import Journal
+from viscot_core.runs.journal import Journal, at_its_address
 from viscot_core.runs.opening import Query, Work, opened_ahead
 from viscot_core.runs.records import Prediction, RunInfo
 from viscot_core.runs.shards import Shard, launch
@@ -111,7 +111,7 @@ def run(
         built = build()
         settings = {**info.settings, **built.settings}
         if plan.same_engine and journal.info is not None:
-            settings["engine"] = _at_its_address(settings.get("engine", {}), journal.info)
+            settings["engine"] = at_its_address(settings.get("engine", {}), journal.info)
         info = journal.begin(info.model_copy(update={"settings": settings}))
         start = time.perf_counter()
         try:
@@ -250,12 +250,6 @@ def _asked(ask: Ask, opened: Iterable[list[Query]], parallel: int) -> Iterator[l
         pool.shutdown(wait=False, cancel_futures=True)
     if failure is not None:
         raise failure
-
-
-def _at_its_address(engine: dict[str, Any], before: RunInfo) -> dict[str, Any]:
-    """The engine's identity with the address that the folder has on record; all else must be equal."""
-    recorded = before.settings.get("engine", {})
-    return {**engine, "url": recorded["url"]} if "url" in engine and "url" in recorded else engine
 
 
 def _as_before(plan: RunPlan, info: RunInfo, before: RunInfo) -> RunInfo:

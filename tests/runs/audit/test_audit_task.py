@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_readers import CROP, ReadingEngine, always, half, write_painted_root
@@ -11,6 +13,7 @@ from viscot_core.engines.base import Request, Sampling
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import EngineError, UsageError
 from viscot_core.images.view import GREY
+from viscot_core.openai_api.options import ApiOptions
 from viscot_core.policies.replaced import REPLACEMENTS
 from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.runs.audit.audit_task import Audit
@@ -26,9 +29,12 @@ OPTIONS = EngineOptions(model="made", box_format="viscot")
 class Made:
     """A painted root, its run under ``cot`` or ``zoom``, and the engine that answers."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, strategy: str = "cot") -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, strategy: str = "cot", **engine: Any
+    ) -> None:
         self.root, boxes = write_painted_root(folder / "data", COUNT)
         self.engine = ReadingEngine(boxes, always)
+        vars(self.engine).update(engine)
         monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", lambda *_, **__: self.engine)
         monkeypatch.setattr("viscot_core.runs.evaluate.weights_hash", lambda _: "0")
         self.run = folder / "run"
@@ -113,6 +119,28 @@ def test_another_model_is_refused(made: Made) -> None:
     with pytest.raises(UsageError, match="weights: '0' -> '1'"):
         made.audit("blank")
     assert made.engine.requests == []
+
+
+def test_a_server_that_moved_is_the_runs_where_the_user_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(tmp_path, monkeypatch, identity={"engine": "api", "url": "http://one/v1"})
+    made.engine.identity = {"engine": "api", "url": "http://two/v1"}
+    with pytest.raises(UsageError, match=r"model of the run, as the run did.*add --same-engine"):
+        made.audit("blank")
+    same = replace(OPTIONS, api=ApiOptions(same_engine=True))
+    _, tally = evaluate(Audit(Recorded(made.run), ("blank",)), same, made.out)
+    assert tally.finished == 4 * COUNT
+    made.engine.identity = {"engine": "api", "url": "http://two/v1", "model": "another"}
+    with pytest.raises(UsageError, match="model"):
+        evaluate(Audit(Recorded(made.run), ("noise",)), same, made.out)
+
+
+def test_a_name_that_is_given_twice_is_one(made: Made) -> None:
+    (name,) = Recorded(made.run).audited
+    task = Audit(Recorded(made.run, (name, name)), ("blank", "blank"), compares=False)
+    assert task.strategies == (name, f"{name}:blank")
+    assert len(task.load().items) == COUNT
 
 
 def test_a_run_of_other_sampling_is_refused_in_a_sentence(made: Made) -> None:

@@ -53,8 +53,8 @@ class Audit:
             raise UsageError(
                 f"No replacement is given; --replace is one or more of {', '.join(REPLACEMENTS)}."
             )
-        for name in self.by:
-            check_choice("--replace", name, REPLACEMENTS)
+        by = tuple(dict.fromkeys(check_choice("--replace", name, REPLACEMENTS) for name in self.by))
+        object.__setattr__(self, "by", by)
         if self.samples and (self.temperature <= 0 or DIRECT not in self.recorded.task.all_strategies):
             raise UsageError(
                 "--samples needs a --temperature above 0 and a task that has the strategy direct."
@@ -120,9 +120,9 @@ class Audit:
 
     # -- what the run knows of a query: `runs.answering.Continuing`
 
-    def check(self, known: Mapping[str, Any]) -> None:
+    def check(self, known: Mapping[str, Any], *, same_engine: bool = False) -> None:
         """Refuse another engine, or other prompts, than those of the run. Raises UsageError."""
-        self.recorded.check(known)
+        self.recorded.check(known, same_engine=same_engine)
 
     def begun(self, key: Key) -> Sequence[Turn]:
         """What the model said up to its first look."""

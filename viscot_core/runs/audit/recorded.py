@@ -15,7 +15,7 @@ from viscot_core.data.traces.trace import trace_in
 from viscot_core.engines.base import GREEDY, Sampling
 from viscot_core.errors import UsageError, check_choice
 from viscot_core.policies.zoom_settings import settings_of
-from viscot_core.runs.journal import refuse_changes
+from viscot_core.runs.journal import at_its_address, refuse_changes
 from viscot_core.runs.records import ITEM_FACTS, Key, Prediction, RunInfo, read_predictions, read_run
 from viscot_core.tasks.base import Benchmark, Item, Task
 from viscot_core.tasks.image_files import find_image
@@ -100,19 +100,22 @@ class Recorded:
         looking = tuple(name for name in found if known[name].asks_for_box or known[name].loops)
         for name in self.named:
             check_choice("--strategy", name, looking)
-        return self.named or looking
+        return tuple(dict.fromkeys(self.named)) or looking
 
     @cached_property
     def of_audited(self) -> list[Prediction]:
         """The answers whose crops are replaced."""
         return [each for each in self.answers.values() if each.strategy in self.audited]
 
-    def check(self, known: Mapping[str, Any]) -> None:
-        """Refuse another engine, or other prompts, than those of the run. Raises UsageError."""
+    def check(self, known: Mapping[str, Any], *, same_engine: bool = False) -> None:
+        """Refuse another engine, or other prompts, than those of the run; ``same_engine``: a server may have
+        another address now. Raises UsageError."""
+        if same_engine:
+            known = {**known, "engine": at_its_address(known["engine"], self.info)}
         names = [name for name in ("engine", "prompts") if name in self.info.settings]
         old = self.info.model_copy(update={"settings": {name: self.info.settings[name] for name in names}})
         new = self.info.model_copy(update={"settings": {name: known.get(name) for name in names}})
-        refuse_changes(old, new, self.folder)
+        refuse_changes(old, new, self.folder, "an audit asks the model of the run, as the run did")
 
     def benchmark(self) -> Benchmark:
         """The items that are answered under every audited strategy.
