@@ -292,6 +292,8 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except SystemExit:  # --help, or an option that is not there
+        raise
     except BaseException:
         logging.exception("stopped")
         os._exit(1)

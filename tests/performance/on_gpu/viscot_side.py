@@ -215,7 +215,8 @@ def answering_estimate(parameters: float) -> float:
     """What ``viscot doctor`` takes a model of so many parameters to need in 16 bit, GiB."""
     from viscot_core.models.known import ZOO
 
-    known = min(ZOO.values(), key=lambda model: abs(model.parameters - parameters / 1e9))
+    sized = [model for model in ZOO.values() if model.parameters is not None]
+    known = min(sized, key=lambda model: abs(model.parameters - parameters / 1e9))
     return replace(known, parameters=parameters / 1e9).gpu_gb(16) * 1e9 / GIB
 
 
