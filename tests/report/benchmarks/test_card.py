@@ -35,7 +35,15 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def made(folder: Path, right: int, *, items: int = 40, repeats: int = 1, **settings: object) -> ScoredRun:
+def made(
+    folder: Path,
+    right: int,
+    *,
+    items: int = 40,
+    repeats: int = 1,
+    strategy: str = "direct",
+    **settings: object,
+) -> ScoredRun:
     """A run on V* whose first ``right`` questions are answered rightly; the right letters go round."""
     rows = []
     for repeat in range(1, repeats + 1):
@@ -48,7 +56,7 @@ def made(folder: Path, right: int, *, items: int = 40, repeats: int = 1, **setti
             letter = "ABCD"[place] if number < right else "ABCD"[(place + 1) % 4]
             rows.append(
                 prediction(
-                    strategy="direct",
+                    strategy=strategy,
                     dataset="vstar",
                     question_id=f"{number}" if repeat == 1 else f"{number}@{repeat}",
                     question=f"{number}? {options}",
@@ -63,7 +71,7 @@ def made(folder: Path, right: int, *, items: int = 40, repeats: int = 1, **setti
                 )
             )
     folder.mkdir(parents=True)
-    planned = {"direct": {"vstar": len(rows)}}
+    planned = {strategy: {"vstar": len(rows)}}
     info = RunInfo(
         kind="benchmarks",
         model="m",
@@ -149,6 +157,14 @@ def test_paired_differences_and_mcnemar(tmp_path: Path) -> None:
     assert (row.only_first, row.only_second, row.test.n) == (10, 0, 40)
     assert row.test.mean == pytest.approx(0.25) and row.test.interval is not None
     assert row.test.interval.low > 0 and row.mcnemar == pytest.approx(2 / 2**10)
+
+
+def test_two_policies_of_one_run_each_are_compared_once_they_are_allowed_to_differ(tmp_path: Path) -> None:
+    first, second = made(tmp_path / "a", 30, strategy="tiles"), made(tmp_path / "b", 20)
+    with pytest.raises(UsageError, match="--allow policy"):
+        compare_pair(first, second)
+    (row,) = compare_pair(first, second, allow=["policy"])
+    assert row.strategy == "tiles - direct" and (row.only_first, row.only_second) == (10, 0)
 
 
 @pytest.mark.parametrize(("b", "c", "p"), [(0, 0, 1.0), (5, 5, 1.0), (1, 9, 0.021484375), (0, 6, 0.03125)])

@@ -21,6 +21,8 @@ from viscot_core.report.tables import Table, interval, number, p_value
 class PairedRow:
     """One strategy on one data set: ``first`` minus ``second``, on the questions that both have a score for.
 
+    ``strategy`` names both, ``zoom - direct``, where each run has another one.
+
     ``only_first`` and ``only_second`` count pairs in which only that run is right; ``mcnemar`` is the exact
     two-sided p of those counts, None where scores are not 0 or 1.
     """
@@ -38,7 +40,7 @@ class PairedRow:
 def compare_pair(
     first: ScoredRun, second: ScoredRun, options: StatsOptions | None = None, *, allow: Collection[str] = ()
 ) -> list[PairedRow]:
-    """Every strategy and data set of both runs.
+    """Every strategy and data set of both runs; of two runs with one strategy each, these two strategies.
 
     Raises:
         UsageError: the runs' cards differ in a field that is not allowed to.
@@ -47,10 +49,14 @@ def compare_pair(
     options = options or StatsOptions()
     theirs = _groups(second)
     rows = []
+    # Where a run has one strategy, the strategies are what is compared: `--allow policy` let them differ.
+    alone = len(first.strategies) == len(second.strategies) == 1
     for (strategy, dataset), items in sorted(_groups(first).items()):
-        other = {item.key: item.score for item in theirs.get((strategy, dataset), ())}
+        against = second.strategies[0] if alone else strategy
+        others = theirs.get((against, dataset), [])
+        other = {item.key: item.score for item in others}
         pairs = [(item.score, other[item.key]) for item in items if item.key in other]
-        found = paired(items, theirs.get((strategy, dataset), []), options, strategy, dataset)
+        found = paired(items, others, options, strategy, dataset)
         if found is None:
             continue
         values = [(a, b) for a, b in pairs if a is not None and b is not None]
@@ -59,7 +65,7 @@ def compare_pair(
         binary = all(value in (0.0, 1.0) for pair in values for value in pair)
         rows.append(
             PairedRow(
-                strategy,
+                strategy if against == strategy else f"{strategy} - {against}",
                 dataset,
                 sum(a for a, _ in values) / len(values),
                 sum(b for _, b in values) / len(values),
@@ -117,7 +123,7 @@ def paired_tables(first: ScoredRun, second: ScoredRun, rows: list[PairedRow]) ->
         "Intervals and p count images; McNemar's test counts answers, as if each had an image of its own."
     ]
     if not rows:
-        notes = ["The two runs have no scored question in common."]
+        notes = ["The two runs have no scored question of one strategy in common."]
     return [
         Table("Run cards", ("field", first.name, second.name), cards),
         Table(f"{first.name} minus {second.name}", header, lines, notes),
