@@ -30,6 +30,10 @@ def test_one_model_has_several_figures_and_each_says_what_differs(tmp_path: Path
     assert deepeyes[0.901].differs == {"protocol": ("shuffled", "file")}
     assert deepeyes[0.833].differs == {"repeats": ("1", "32")}
     assert "judge" in deepeyes[0.833].untold
+    engine = {"engine": "local", "model": "m", "sampling": "t=0.1,p=1.0,s=0"}
+    warm = beside_published(analyse(made(tmp_path / "b", 20, engine=engine)))
+    (thyme,) = [one for one in warm if one.theirs.model == "Thyme"]
+    assert thyme.theirs.protocol["temperature"] == "0.1" and "temperature" not in thyme.differs
 
 
 def test_the_command_warns(tmp_path: Path, cli: Callable[..., Any]) -> None:

@@ -120,5 +120,9 @@ def _seen(run: ScoredRun) -> str:
 
 
 def _temperature(sampling: str) -> str:
-    """``t=0.7,p=1.0,s=0`` (``Sampling.identity``) without its seed, which the card has already."""
-    return "0" if sampling == "greedy" else sampling.rpartition(",s=")[0].removeprefix("t=") or sampling
+    """``t=0.7,p=0.9,s=0`` (``Sampling.identity``) without its seed, which the card has already.
+
+    A nucleus of everything (``p=1.0``) is left out, as those leave it out who publish a figure.
+    """
+    told = sampling.rpartition(",s=")[0].removeprefix("t=").removesuffix(",p=1.0")
+    return "0" if sampling == "greedy" else told or sampling
