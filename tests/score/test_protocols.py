@@ -63,6 +63,7 @@ def test_open_answers_and_letters_without_options() -> None:
 
     assert own("Exit.", "The sign says.\n<answer>exit</answer>") == 1.0
     assert own("B", "The answer is (B) red.") == 1.0
+    assert own("(B)", "The answer is (B).") == own("B.", "B") == 1.0
     assert own("B", "A red car, so the answer is C") == 0.0
     assert own("17", "<think>17") == 0.0
 

@@ -31,8 +31,8 @@ def _unread(reason: str) -> Outcome:
 
 
 def _letter(pair: Pair) -> str:
-    """The right letter, as the reference ``B. text`` has it."""
-    return pair.reference.strip()[:1].upper()
+    """The right letter, as the reference ``B. text`` or ``(B)`` has it."""
+    return pair.reference.strip(" (")[:1].upper()
 
 
 def final_answer(pair: Pair) -> Outcome:

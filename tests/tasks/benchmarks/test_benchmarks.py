@@ -219,6 +219,8 @@ def written(root: Path, name: str, **row: object) -> list[Item]:
         ),
         ("A. Ann\nB. Eve C. Low", ("Ann", "Eve C. Low")),
         ("yes\nno", ("yes", "no")),
+        ('["Red Cross", "U.S. Navy"]', ("Red Cross", "U.S. Navy")),
+        ('["(A) Red Cross", "(B) U.S. Navy"]', ("Red Cross", "U.S. Navy")),
     ],
 )
 def test_options_in_one_text(tmp_path: Path, text: str, options: tuple[str, ...]) -> None:

@@ -141,7 +141,7 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The options in order, without their letters."""
     listed = _given(row, OPTION_LISTS)
     if listed is not None:
-        return tuple(_unlabelled(text) for text in _list(listed))
+        return _unlabelled(_list(listed))
     found = []
     for letter in LETTERS:
         value = _given(row, (letter,))
@@ -158,13 +158,17 @@ def _options_of(question: str) -> tuple[str, tuple[str, ...]]:
         return question, ()
     before = question[: question.index(parts[0])].strip()
     last, _, behind = parts[-1].partition("\n")
-    options = tuple(" ".join(_unlabelled(part).split()) for part in (*parts[:-1], last))
+    options = tuple(" ".join(option.split()) for option in _unlabelled((*parts[:-1], last)))
     return "\n".join(filter(None, (before, behind.strip()))), options
 
 
-def _unlabelled(text: Any) -> str:
-    match = _LABEL.fullmatch(str(text))
-    return (match[2] if match else str(text)).strip()
+def _unlabelled(options: Sequence[Any]) -> tuple[str, ...]:
+    """The options without their letters, if the first one has its own: "U.S. Navy" may stand among others."""
+    texts = [str(option).strip() for option in options]
+    found = [_LABEL.fullmatch(text) for text in texts]
+    if not (found and found[0] and found[0][1] == LETTERS[0]):
+        return tuple(texts)
+    return tuple(label[2].strip() if label else text for label, text in zip(found, texts, strict=True))
 
 
 def _list(value: Any) -> list[Any]:
