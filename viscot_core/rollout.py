@@ -186,20 +186,23 @@ def _turn(generation: Generation, seconds: float, step: Step) -> Turn:
     """A generation without its thought, which a server sends apart or the text holds between marks.
 
     A policy that reads the ``whole`` text finds the thought in it too. One that asks for likely first tokens
-    wants no further ones: its reply is not cut off.
+    wants no further ones: its reply is not cut off, unless a thought left no room for it. The first tokens of
+    a thought say nothing about the reply.
     """
     spoken = split_thought(generation.text)
     text = unwrapped(spoken.text) if generation.thought else spoken.text
+    thought = "\n".join(part for part in (generation.thought, spoken.thought) if part)
+    begun = bool(step.top_logprobs) and bool(text or not thought)
     return Turn(
         generation.text if step.whole else text,
-        "\n".join(part for part in (generation.thought, spoken.thought) if part),
+        thought,
         generation.tokens,
         seconds,
-        truncated=not step.top_logprobs and (generation.truncated or not spoken.ended),
+        truncated=not spoken.ended or (generation.truncated and not begun),
         probability=mean_probability(generation),
         seen=generation.seen,
         prompt_tokens=generation.prompt_tokens,
-        likeliest=generation.top_logprobs,
+        likeliest=() if thought else generation.top_logprobs,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -118,6 +119,35 @@ def test_the_probability_of_yes() -> None:
     assert worth("Maybe", ("\u2581Yes", 0.2), ("No", 0.6), ("Maybe", 0.2)) == pytest.approx(0.25)
     assert worth("Yesterday", ("Yesterday", 0.9), ("Not", 0.1)) == 0, "other words are neither"
     assert worth("Yes, it can.") == 1 and worth("No.") == 0 and worth("") == 0
+
+
+def test_a_model_that_thinks_is_judged_by_what_it_says_and_never_by_its_thought(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first tokens are those of a thought; one that leaves no room for a yes or no is told."""
+    say = Seeing._say
+
+    def thinking(marks: str) -> None:
+        def thinks(engine: Seeing, request: Request) -> Generation:
+            one = say(engine, request)
+            if HOLDS_ANSWER not in request.messages[-1].text:
+                return one
+            top = (("No", -0.01), ("Yes", -5.0))
+            text = marks.format(one.text)
+            return replace(one, text=text, top_logprobs=top, thought="" if "think" in marks else "No one")
+
+        monkeypatch.setattr(Seeing, "_say", thinks)
+
+    question = planted((900, 900), (100, 700))
+    for marks in ("<think>No one knows.</think>{}", "{}"):
+        thinking(marks)
+        (answer,) = run(POLICY, Seeing(), [question])
+        assert answer.text == "found" and not answer.truncated
+        left, top, right, bottom = answer.crop
+        assert left <= 100 and right >= 124 and top <= 700 and bottom >= 724
+    thinking("<think>No one knows")
+    (answer,) = run(POLICY, Seeing(), [question])
+    assert answer.truncated, "nothing was found out about any part"
 
 
 def test_equal_questions_share_their_calls() -> None:
