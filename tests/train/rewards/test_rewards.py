@@ -144,6 +144,16 @@ def test_curiosity_pays_the_few_who_look_and_nobody_once_enough_do() -> None:
     assert [one.total for one in earn(rewards_of("curiosity:0.9"), [looked, lazy])] == [0.4, 0.0]
 
 
+def test_of_an_attempt_that_failed_nothing_is_known() -> None:
+    """A call without a reply is no wrong answer, and no attempt without a look."""
+    group = [attempt(look()), attempt(answer="", stop="error"), attempt()]
+    for name in REWARDS:
+        good, failed, _ = earn(rewards_of(name), group)
+        assert good.total is not None and failed.total is None, name
+        assert failed.parts[name].why == "the attempt failed"
+    assert earn(rewards_of("curiosity:1"), group)[0].total == pytest.approx(0.5), "one of two looked closer"
+
+
 def test_length_costs_from_half_on() -> None:
     costs = [value("length:100", attempt(tokens=tokens)) for tokens in (0, 50, 75, 100, 5000)]
     assert costs == [0.0, 0.0, -0.5, -1.0, -1.0]

@@ -161,16 +161,21 @@ def weighted(name: str, weight: float) -> Weighted:
 
 
 def earn(rewards: Sequence[Weighted], group: Sequence[Attempt]) -> list[Earned]:
-    """What each attempt at one question earns."""
-    columns = {one.name: one.reward(group) for one in rewards}
+    """What each attempt at one question earns; of one that failed (``stop`` "error") nothing is known."""
+    done = [number for number, attempt in enumerate(group) if attempt.stop != "error"]
+    failed = RewardPart(None, "the attempt failed")
+    columns: dict[str, list[RewardPart]] = {}
+    for one in rewards:
+        parts = dict(zip(done, one.reward([group[number] for number in done]), strict=True))
+        columns[one.name] = [parts.get(number, failed) for number in range(len(group))]
     weights = {one.name: one.weight for one in rewards}
     earned = []
     for number in range(len(group)):
-        parts = {name: column[number] for name, column in columns.items()}
-        values = [(part.value, weights[name]) for name, part in parts.items()]
+        row = {name: column[number] for name, column in columns.items()}
+        values = [(part.value, weights[name]) for name, part in row.items()]
         # A part that is not known is not 0: such an attempt is left out and counted.
         known = [value * weight for value, weight in values if value is not None]
-        earned.append(Earned(parts, math.fsum(known) if len(known) == len(values) else None))
+        earned.append(Earned(row, math.fsum(known) if len(known) == len(values) else None))
     return earned
 
 
