@@ -1,8 +1,8 @@
 """Short stages of preferences and reinforcement of the bundled model, and their pairs.
 
 ``torchrun --nproc_per_node=2 made_replies.py DATA OUT MODE...`` writes each mode's run to ``OUT/MODE``:
-``dpo-ddp``, ``grpo-zero2``, with ``lora-`` before it on adapters. A forward pass has one pair or
-one question.
+``dpo-ddp``, ``grpo-zero2``, with ``lora-`` before it on adapters, with ``short-`` where every other pair is
+too long to be learned. A forward pass has one pair or one question.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def recipe_for(kind: str, data: Path, checkpoint: str | None = None, **change: A
     raw = {
         "name": f"made-{kind}",
         "model": {"checkpoint": checkpoint or str(resolve(None)), "template": "tiny"},
-        "data": {"root": str(data), "images": str(data), "preflight": 2},
+        "data": {"root": str(data), "images": str(data), "preflight": 2, "allow_bad": 9},
         "report_to": [],
         "stages": [{**stage, **change}],
     }
@@ -67,6 +67,8 @@ def recipe_of(mode: str, data: Path) -> Recipe:
     change["zero_stage"] = int(mode[-1]) if mode[-1].isdigit() else 0
     if "lora" in words:
         change |= {"lora": {"rank": 4, "alpha": 8, "dropout": 0.0}, "learning_rate": 1e-3}
+    if "short" in words:
+        change |= {"max_length": 120}
     if kind == "grpo":
         change |= {"files": ["chain.jsonl"], "reinforce": REINFORCE}
     return recipe_for(kind, data, **change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -55,6 +56,28 @@ def test_two_processes_learn_as_one_does(kind: str, data: Path, tmp_path: Path) 
         assert losses(tmp_path / mode, kind) == pytest.approx(alone, abs=1e-4), mode
     adapters = losses(worker.run(tmp_path / "adapters", recipe_of(f"lora-{kind}-one", data)), kind)
     assert losses(tmp_path / modes[2], kind) == pytest.approx(adapters, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_process_without_anything_to_learn_does_not_stop_the_others(data: Path, tmp_path: Path) -> None:
+    """It has no use for the reference, whose forward pass must then not wait for all processes."""
+    mode = "short-lora-dpo-ddp"
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    argv = [sys.executable, *launcher, made_replies.__file__, str(data), str(tmp_path), mode]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-4000:]
+    run = worker.run(tmp_path / "alone", recipe_of("short-lora-dpo-one", data))
+    assert losses(tmp_path / mode, "dpo") == pytest.approx(losses(run, "dpo"), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_reference_computes_in_the_precision_of_the_model(data: Path, tmp_path: Path) -> None:
+    """At the first step both are the same model: in bf16 too the margin is 0."""
+    run = worker.run(tmp_path / "run", recipe_for("dpo", data, precision="bf16", max_steps=1))
+    (first,) = steps_in(run / "stages/1-dpo/log.jsonl")
+    assert first["margin"] == 0 and first["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.slow

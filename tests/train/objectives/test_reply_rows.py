@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from viscot_core.train import worker
 from viscot_core.train.objectives.attempts import advantages, seed_of
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.dpo import Dpo
-from viscot_core.train.objectives.grpo import Grpo, figures_of
+from viscot_core.train.objectives.grpo import IDLE_BATCHES, Grpo, figures_of
 from viscot_core.train.objectives.reply_rows import reply_batch, reply_row, summed_by_row
 from viscot_core.train.preferences.pairs import write_pairs
 from viscot_core.train.recipe.schema import Recipe
@@ -70,6 +71,13 @@ def test_log_probabilities_of_a_batch_are_those_of_each_row_alone(data: Path, tm
 
     together, alone = measured(rows), torch.cat([measured([row]) for row in rows])
     assert torch.allclose(together, alone, atol=1e-5), (together - alone).abs().max()
+    # Of another temperature: those of the logits over it.
+    batch = reply_batch(processor, rows)
+    with torch.no_grad():
+        logits = objective.text_logits(objective.forward(run.model, batch, logits_to_keep=batch["said"]))
+        warm, _ = objective.token_logprobs(run.model, batch, 1.7)
+    wanted = (logits.flatten(0, -2) / 1.7).log_softmax(-1).gather(1, batch["targets"][:, None])[:, 0]
+    assert torch.allclose(warm, wanted, atol=1e-5)
     # And those of plain cross-entropy over the reply's own tokens.
     for row, value in zip(rows, alone, strict=True):
         labels = [label for label in row.sample.encoded.labels if label >= 0]
@@ -136,6 +144,33 @@ def test_grpo_trains_and_resumes(data: Path, tmp_path: Path) -> None:
     wanted = {"reward", "reward_iou", "reward_format", "flat", "kl", "looks", "too_long", "truncated"}
     assert all(wanted <= row.keys() for row in steps)
     assert steps[0]["looks"] == 1.0 and 0 < steps[0]["reward_iou"] <= 1.0
+
+
+def test_batches_that_teach_nothing_are_told_once(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No attempt has a total: the weights stay, and one sentence says so. The draws are the stage's own."""
+    recipe = recipe_for("grpo", data, files=["chain.jsonl"], seed=5)
+    run = start(tmp_path, recipe, recipe.stages[0])
+    objective = Grpo(run, recipe.stages[0])
+    objective.open_rows()
+
+    class Silent:
+        processor = run.processor_for(recipe.stages[0])
+        seeds: ClassVar[list[int]] = []
+
+        def attempts(self, items: Sequence[Any], seed: int) -> list[list[Any]]:
+            self.seeds.append(seed)
+            return [[] for _ in items]
+
+    objective._attempting = Silent()  # type: ignore[assignment]
+    for _ in range(IDLE_BATCHES + 1):
+        loss, _parts = objective.loss(
+            run.model, {"rows": torch.tensor([0])}, TrainStep(torch.tensor(1.0), 1, 1, 7, 9)
+        )
+        assert loss.item() == 0 and loss.requires_grad
+    assert caplog.text.count("no attempt could be learned from") == 1
+    assert set(Silent.seeds) == {seed_of(5, 7, 0)}
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) of looks and answers.
 
-    loss = - mean over attempts of A * mean over the attempt's tokens of log p  (+ kl * distance)
+    loss = - mean over attempts of the sum over turns of A * mean over the turn's tokens of log p
+
+log p is of the distribution that the tokens were drawn from, at the attempts' temperature; with ``kl``, every
+token that is learned adds its distance from the reference.
 
 A is the attempt's reward minus its group's mean, over the group's standard deviation. Every step asks its
 questions of the weights as they are and makes one update: the ratio of new to old probabilities is 1
@@ -37,7 +40,7 @@ from viscot_core.train.recipe.schema import ReinforceSpec, StageSpec
 from viscot_core.train.rewards.named import weighted, without_spread
 
 log = logging.getLogger(__name__)
-EQUAL_STEPS = 10
+IDLE_BATCHES = 10
 
 
 class QuestionRows(Dataset[int]):
@@ -85,7 +88,7 @@ class Grpo(Replies):
         settings_of_attempts(run, run.processor_for(stage).boxes, self._spec)  # refuses before a step is made
         self._attempting: Attempting | None = None
         self._items: list[Item] = []
-        self._equal = 0  # batches in a row whose groups had no spread
+        self._idle = 0  # batches in a row that nothing was learned from
 
     def needs_reference(self) -> bool:
         return self._spec.kl > 0
@@ -105,25 +108,34 @@ class Grpo(Replies):
         numbers = batch["rows"].tolist()
         if self._attempting is None:
             self._attempting = Attempting(self.run, self.stage, self._spec, self._rewards)
-        seed = seed_of(self.run.recipe.seed, step.number, *numbers)
+        own = self.stage.seed
+        seed = seed_of(self.run.recipe.seed if own is None else own, step.number, *numbers)
         groups = self._attempting.attempts(open_items([self._items[number] for number in numbers]), seed)
         figures = figures_of(groups, self._spec.group * len(numbers), [one.name for one in self._rewards])
-        self._warn_of_equal(figures["flat"])
         learned, left_out = self._learned(groups, seed)
+        self._warn_of_nothing(learned, figures["flat"])
         figures["too_long"] = float(left_out)
         device = batch["rows"].device
         loss, figures["kl"] = self._policy_loss(model, learned, device)
         parts = {name: torch.tensor(value, device=device) for name, value in figures.items()}
         return loss / step.batches, {name: part / step.batches for name, part in parts.items()}
 
-    def _warn_of_equal(self, flat: float) -> None:
-        """One sentence where nothing was learned for `EQUAL_STEPS` batches in a row."""
-        self._equal = self._equal + 1 if flat == 1.0 else 0
-        if self._equal == EQUAL_STEPS:
+    def _warn_of_nothing(self, learned: _Learned, flat: float) -> None:
+        """One sentence where nothing was learned for `IDLE_BATCHES` batches in a row."""
+        self._idle = 0 if learned.rows else self._idle + 1
+        if self._idle != IDLE_BATCHES:
+            return
+        if flat == 1.0:
             log.warning(
                 "in %d batches all attempts at every question earned the same, so nothing is learned: give "
                 "other rewards, a higher temperature or a larger group",
-                EQUAL_STEPS,
+                IDLE_BATCHES,
+            )
+        else:
+            log.warning(
+                "in %d batches no attempt could be learned from; unknown, truncated, unasked and too_long in "
+                "the log say why",
+                IDLE_BATCHES,
             )
 
     def _learned(self, groups: Sequence[Sequence[Tried]], seed: int) -> tuple[_Learned, int]:
@@ -135,7 +147,7 @@ class Grpo(Replies):
         assert self._attempting is not None
         found, left_out = _Learned([], [], sum(map(len, groups))), 0
         for group in groups:
-            totals = [tried.earned.total if tried.answer.error is None else None for tried in group]
+            totals = [tried.earned.total for tried in group]
             if self._spec.shuffle_rewards:
                 random.Random(seed).shuffle(totals)
             for tried, own in zip(group, advantages(totals, scaled=self._spec.scale_by_spread), strict=True):
@@ -156,14 +168,15 @@ class Grpo(Replies):
         processor = self._attempting.processor
         rows = learned.rows or [empty_row(processor)]
         batch = {key: value.to(device) for key, value in reply_batch(processor, rows).items()}
-        logprobs, places = self.token_logprobs(model, batch)
+        heat = self._spec.temperature  # the tokens were drawn from this distribution
+        logprobs, places = self.token_logprobs(model, batch, heat)
         if not learned.rows:  # nothing to learn: a loss of 0 that still reaches every parameter
             return logprobs.sum() * 0, 0.0
         weights = torch.tensor(learned.advantages, device=device, dtype=torch.float32)
         losses, distance = -weights[places] * logprobs, 0.0
         if self._spec.kl:
             with self.reference(model) as before:
-                reference, _ = self.token_logprobs(before, batch)
+                reference, _ = self.token_logprobs(before, batch, heat)
             # The estimator of Schulman's note that is never negative (k3); its gradient pulls back.
             ratio = reference - logprobs
             apart = ratio.exp() - ratio - 1

@@ -23,7 +23,7 @@ from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.training import TrainingProcessor
 from viscot_core.train.loop.mixture_dataset import EncodedRow
 from viscot_core.train.objectives.sft import Sft
-from viscot_core.train.objectives.token_loss import with_targets
+from viscot_core.train.objectives.token_loss import losses_of, with_targets
 
 
 def reply_row(
@@ -93,28 +93,40 @@ class Replies(Sft):
             self._kept = copy.deepcopy(model).requires_grad_(requires_grad=False).eval()
         return model
 
-    def token_logprobs(self, model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability of each learned token and the row it stands in: ``float32[n]``, ``int64[n]``."""
+    def token_logprobs(
+        self, model: Any, batch: dict[str, torch.Tensor], temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability of each learned token and the row it stands in: ``float32[n]``, ``int64[n]``.
+
+        ``temperature``: that of the distribution which is meant; tokens are drawn from another one than the
+        model's own where it is not 1.
+        """
         logits = self.text_logits(self.forward(model, batch, logits_to_keep=batch["said"])).flatten(0, -2)
-        targets = batch["targets"]
-        real = targets != IGNORE
-        index = torch.where(real, targets, 0)
-        found = logits.float().log_softmax(-1).gather(1, index[:, None])[:, 0]
+        if temperature != 1:
+            logits = logits / temperature
         said = batch["said"]
         rows = said.nonzero()[:, 0] if said.dim() == 2 else torch.zeros_like(said)
-        return found * real, rows
+        return -losses_of(logits, batch["targets"]), rows
 
     @contextmanager
     def reference(self, model: Any) -> Iterator[Any]:
         """The reference model, without gradients: adapters switched off, or the weights kept at the start."""
         with torch.no_grad():
             if self._kept is None:
-                own = getattr(model, "module", model)  # inside DDP's wrapper
+                # Inside DDP's wrapper, whose forward pass sends buffers to all processes: one that has
+                # nothing to learn does not come here, and the others would wait for it.
+                own = getattr(model, "module", model)
                 with own.disable_adapter():
-                    yield model
+                    yield own
                 return
-            self._kept.to(next(model.parameters()).device)
-            yield self._kept
+            device = next(model.parameters()).device
+            self._kept.to(device)
+            # accelerate gives autocast to the trained model alone; ZeRO has none, its weights are 16 bit.
+            stage = self.stage
+            mixed = stage.precision != "fp32" and not stage.zero_stage
+            kind = torch.float16 if stage.precision == "fp16" else torch.bfloat16
+            with torch.autocast(device.type, kind, enabled=mixed):
+                yield self._kept
 
 
 def summed_by_row(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:

@@ -35,11 +35,16 @@ def with_targets(batch: Batch) -> Batch:
 
 def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Sum of the token losses, fp32: logits ``[n, V]``, targets ``int64[n]``, of which `IGNORE` count 0."""
-    found: torch.Tensor = _SummedLoss.apply(logits, targets)
+    return losses_of(logits, targets).sum()
+
+
+def losses_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The loss of each token, ``float32[n]``: logits ``[n, V]``, targets ``int64[n]``; `IGNORE` has 0."""
+    found: torch.Tensor = _Losses.apply(logits, targets)
     return found
 
 
-class _SummedLoss(torch.autograd.Function):
+class _Losses(torch.autograd.Function):
     """-log softmax(logits)[target], a chunk of rows at a time; the gradient has the logits' own type."""
 
     @staticmethod
@@ -49,7 +54,7 @@ class _SummedLoss(torch.autograd.Function):
         index = torch.where(real, targets, 0)
         own = logits.gather(1, index[:, None])[:, 0].float()
         ctx.save_for_backward(logits, index, norms, real)
-        return ((norms - own) * real).sum()
+        return (norms - own) * real
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
