@@ -105,6 +105,20 @@ def test_talks_at_different_looks_say_what_each_says_anew(
         read.clear()
 
 
+def test_images_beyond_the_feature_cache_are_encoded_once(
+    golden: Path, load: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(load("qwen3-vl", golden), batch_size=2)
+    asked = [talk("which number?", view_of(noise(0).image.rotate(turn)), 0) for turn in (0, 90, 180, 270)]
+    cache = engine.inputs.features  # type: ignore[attr-defined]
+    (one,) = cache.features(asked[0].images)
+    monkeypatch.setattr(cache, "_max_bytes", 2 * one.nbytes)
+    engine.reset()
+    before = engine.inputs.encoded
+    engine.generate(asked)
+    assert engine.inputs.encoded - before <= len(asked) + 1, "one more tells how many tokens its size takes"
+
+
 @pytest.mark.parametrize("most", [0, 10_000])
 def test_both_ways_to_attend(llava: LoadedModel, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(attention, "FOLD_UP_TO", most)

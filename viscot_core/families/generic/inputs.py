@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from viscot_core.boxes.geometry import Size
 from viscot_core.families.features import FeatureCache
 from viscot_core.families.generic.backbones import Backbone
 from viscot_core.families.generic.features import ImageFeatures, encode_image, joined_features
@@ -26,6 +27,7 @@ class GenericInputs:
         self._processor = processor
         self._backbone = backbone
         self.features: FeatureCache[ImageFeatures] = FeatureCache(self._encode)
+        self._tokens: dict[Size, int] = {}
 
     def batch(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Left-padded ``input_ids [rows, n]``, ``attention_mask``, and the images' features or pixels."""
@@ -39,8 +41,16 @@ class GenericInputs:
         """Tokens up to the end of each image's, in reading order."""
         # An image's slots need not stand side by side: tiles have marks between them.
         slots = [at for at, token in enumerate(prompt.rendered.ids) if token == self._processor.image_id]
-        counts = accumulate(each.tokens for each in self.features.features(prompt.images))
-        return [slots[count - 1] + 1 for count in counts]
+        return [slots[count - 1] + 1 for count in accumulate(self._tokens_of(prompt.images))]
+
+    def _tokens_of(self, views: Sequence[View]) -> list[int]:
+        """How many tokens each image takes."""
+        # It depends on its size alone: asked of the features, each image of a batch that is larger than
+        # their cache would be encoded whenever its prompt is measured.
+        unknown = {view.image.size: view for view in views if view.image.size not in self._tokens}
+        for size, each in zip(unknown, self.features.features(list(unknown.values())), strict=True):
+            self._tokens[size] = each.tokens
+        return [self._tokens[view.image.size] for view in views]
 
     def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, Any]:
         """The first ``prefix_len`` ids of prompts about an image each; no padding."""
