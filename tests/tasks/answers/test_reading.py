@@ -32,6 +32,21 @@ def test_the_trap_sentences_are_read_right(row: dict[str, str]) -> None:
     assert read_choice(row["reply"], row["options"]).value == row["right"]
 
 
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("The cup is red, not dark red.", "A"),
+        ("It is **dark red**, not blue.", "B"),
+        ("It must be blue, rather than red.", "C"),
+        ("B, not A", "B"),
+        ("Red is not it; blue", "C"),
+        ("The cup is not red, it is blue.", "C"),
+    ],
+)
+def test_what_is_set_against_the_answer_does_not_undo_it(reply: str, right: str) -> None:
+    assert read_choice(reply, ("red", "dark red", "blue", "green")).value == right
+
+
 def test_public_rules_are_the_harnesses_own_and_fail_where_they_do() -> None:
     for row in TRAPS:
         for name, rule in RULES.items():

@@ -118,6 +118,9 @@ def _labelled(text: str, letters: str) -> list[str]:
     return [lead] if set(kept) == {lead} else []
 
 
+_EDGES = "()[]{}.,;:!?*_`\"'"
+_TAKEN = "\N{SECTION SIGN}"
+"""In place of words that were read as an option's already."""
 _CALLED = ("option", "choice", "letter")
 
 
@@ -158,6 +161,7 @@ def _is_english(letter: str, behind: str) -> bool:
 def _by_words(text: str, letters: str, options: Sequence[str]) -> list[str]:
     """Options whose words the text holds, without those whose words stand only inside another one's."""
     said = f" {_plain(text)} "
+    typed = [word for word in _folded(text).split() if word.strip(_EDGES)]
     named = []
     # Longest first, each taken out of the text: "dark red" must not also count as "red".
     plain = [
@@ -167,9 +171,14 @@ def _by_words(text: str, letters: str, options: Sequence[str]) -> list[str]:
         place = said.find(f" {words} ")
         if place < 0:
             continue
-        if not _NOT.search(said[: place + 1]) and not _WRONG.match(said[place + len(words) + 1 :]):
+        count = words.count(" ") + 1
+        last = typed[said.count(" ", 0, place) + count - 1]
+        # "red, not blue" says red, "red is not" does not; as for letters, a comma ends what is said of it.
+        ended = last.rstrip("*_`\"')").endswith((",", ";"))
+        if not _NOT.search(said[: place + 1]) and (ended or not _WRONG.match(said[place + len(words) + 1 :])):
             named.append(letter)
-        said = said.replace(f" {words} ", " \N{SECTION SIGN} ")
+        # As many words as before: ``typed`` has the same ones.
+        said = said.replace(f" {words} ", f" {' '.join(count * [_TAKEN])} ")
     return sorted(named)
 
 
@@ -184,7 +193,7 @@ def _group(match: re.Match[str]) -> str:
 def _plain(text: str) -> str:
     """Words in lower case, for comparing: marks at words' ends go, those inside (1.5, 10:30) stay."""
     folded = _folded(text).casefold()
-    return " ".join(word for raw in folded.split() if (word := raw.strip("()[]{}.,;:!?*_`\"'")))
+    return " ".join(word for raw in folded.split() if (word := raw.strip(_EDGES)))
 
 
 def _same(text: str, option: str) -> bool:
