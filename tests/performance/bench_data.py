@@ -27,7 +27,7 @@ def make_model(folder: Path, *, positions: int = 2048) -> Path:
     """
     from viscot_core.families.llava.scratch import build_model, train_tokenizer
     from viscot_core.families.manifest import Manifest
-    from viscot_core.train.recipe.schema import ScratchSpec
+    from viscot_core.train.recipe.tiny_specs import ScratchSpec
 
     shape = ScratchSpec(
         image_side=336,

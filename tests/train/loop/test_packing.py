@@ -14,7 +14,7 @@ from viscot_core.data.packing import collate_packed, pack
 from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.table import training_from_parts
-from viscot_core.train.recipe.schema import ScratchSpec
+from viscot_core.train.recipe.tiny_specs import ScratchSpec
 
 SHAPE = ScratchSpec(
     image_side=28, patch=14, vision_width=24, vision_layers=3, vision_heads=2, vision_mlp=48,

@@ -10,7 +10,8 @@ from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.table import training_from_parts
 from viscot_core.train.loop.trainable import add_adapters, freeze_for, learning, parameter_groups
 from viscot_core.train.plan.estimates import frozen_parameters, trained_parameters
-from viscot_core.train.recipe.schema import ScratchSpec, StageSpec
+from viscot_core.train.recipe.schema import StageSpec
+from viscot_core.train.recipe.tiny_specs import ScratchSpec
 
 TRAINING = training_from_parts()
 SHAPE = ScratchSpec(

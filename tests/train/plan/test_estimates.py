@@ -22,7 +22,8 @@ from viscot_core.train.plan.padding import filled_share, is_packed
 from viscot_core.train.plan.plan_types import Machine, Split
 from viscot_core.train.plan.problems import _missing_key
 from viscot_core.train.recipe.load import load_recipe
-from viscot_core.train.recipe.schema import ScratchSpec, StageSpec
+from viscot_core.train.recipe.schema import StageSpec
+from viscot_core.train.recipe.tiny_specs import ScratchSpec
 
 SHAPE = ScratchSpec(
     image_side=112, patch=14, vision_width=128, vision_layers=2, vision_heads=4, vision_mlp=512,

@@ -15,7 +15,7 @@ from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.table import training_from_parts
 from viscot_core.tensors import open_weights
 from viscot_core.train.recipe.load import load_recipe
-from viscot_core.train.recipe.schema import ScratchSpec
+from viscot_core.train.recipe.tiny_specs import ScratchSpec
 from viscot_core.train.state import checkpoints, saving
 
 SHAPE = ScratchSpec(

@@ -16,7 +16,7 @@ from viscot_core.families.inputs import IGNORE
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.families.llava.scratch import train_tokenizer
 from viscot_core.families.llava.template import TEMPLATES, render
-from viscot_core.train.recipe.schema import TokenWeights
+from viscot_core.train.recipe.tiny_specs import TokenWeights
 from viscot_core.train.tiny.attention_loss import attention_loss, target_tensors, targets_of
 from viscot_core.train.tiny.chains import token_weights
 

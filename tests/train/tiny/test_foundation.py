@@ -9,7 +9,7 @@ import torch
 from viscot_core.data.scenes import COLORS, Scene, Thing, make_scene
 from viscot_core.families.inputs import IGNORE
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
-from viscot_core.train.recipe.schema import FoundationSpec, ScratchSpec
+from viscot_core.train.recipe.tiny_specs import FoundationSpec, ScratchSpec
 from viscot_core.train.tiny.foundation import (
     NOTHING,
     FoundationModel,

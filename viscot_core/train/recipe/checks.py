@@ -14,10 +14,10 @@ from viscot_core.train.recipe.schema import (
     ModelSpec,
     Recipe,
     ReinforceSpec,
-    ScratchSpec,
     StageSpec,
     reads_whole_files,
 )
+from viscot_core.train.recipe.tiny_specs import ScratchSpec
 from viscot_core.train.rewards.named import weighted
 
 

@@ -23,7 +23,8 @@ from viscot_core.processes import worker_pool
 from viscot_core.train.objectives.base import StageRows, TrainStep
 from viscot_core.train.objectives.sft import Sft, share_of, token_losses
 from viscot_core.train.plan.plan_types import Split
-from viscot_core.train.recipe.schema import StageSpec, TokenWeights
+from viscot_core.train.recipe.schema import StageSpec
+from viscot_core.train.recipe.tiny_specs import TokenWeights
 from viscot_core.train.tiny.attention_loss import attention_loss, target_tensors, targets_of
 from viscot_core.train.tiny.own_data import (
     PixelCache,

@@ -32,7 +32,7 @@ from viscot_core.families.llava import training
 from viscot_core.families.llava.pixels import normalise, square_pixels
 from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
 from viscot_core.train.plan.plan_types import Split
-from viscot_core.train.recipe.schema import FoundationSpec
+from viscot_core.train.recipe.tiny_specs import FoundationSpec
 from viscot_core.train.tiny.own_data import (
     PixelCache,
     bucketed_order,

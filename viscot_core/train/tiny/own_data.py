@@ -29,7 +29,8 @@ from viscot_core.families.llava.template import TEMPLATES, render
 from viscot_core.families.training import TrainingProcessor
 from viscot_core.processes import worker_pool
 from viscot_core.train import ranks
-from viscot_core.train.recipe.schema import Recipe, ScratchSpec
+from viscot_core.train.recipe.schema import Recipe
+from viscot_core.train.recipe.tiny_specs import ScratchSpec
 
 log = logging.getLogger(__name__)
 
