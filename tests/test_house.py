@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ask", "sources"),
     ("data",),
     ("rollout",),
+    ("step_requests",),
     ("policies", "engines"),
     ("models", "openai_api"),
     ("families",),

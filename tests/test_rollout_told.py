@@ -16,7 +16,7 @@ from viscot_core.conversation import Message
 from viscot_core.engines.base import Generation, Request, Sampling
 from viscot_core.policies.base import Answer, Look, Question, Step
 from viscot_core.policies.locate import Locate
-from viscot_core.rollout import CANCELLED, NO_TEXT, Turn, replay, run
+from viscot_core.rollout import CANCELLED, Turn, replay, run
 
 
 @dataclass
@@ -241,17 +241,6 @@ def test_turns_that_were_said_before_are_not_asked_again() -> None:
     (answer,) = run(COT, again, [question()], said={0: [kept[0][1]]})
     assert (answer.text, answer.box_text, answer.tokens) == ("a word", BOX, 13)
     assert answer.thoughts == ("hm", "") and again.requests[0].reserved == 0
-
-
-def test_words_that_are_no_text_fail_their_question_alone() -> None:
-    """Also where a server's own words, which the second turn quotes, are such."""
-    engine = ScriptedEngine("one", "two")
-    answers = run(DIRECT, engine, [question("a"), question("b\ud83d"), question("c")])
-    assert [answer.text for answer in answers] == ["one", "", "two"]
-    assert answers[1].error == NO_TEXT and len(engine.requests) == 2
-    (answer,) = run(COT, ScriptedEngine(f"\udce9 {BOX}"), [question()])
-    assert answer.error == NO_TEXT
-    assert run(DIRECT, ScriptedEngine(), [question("\ud83d")])[0].error == NO_TEXT
 
 
 def sure(text: str, *probabilities: float, thought: int = 0) -> Generation:

@@ -24,7 +24,8 @@ from viscot_core.policies.given_box import GivenBox
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
 from viscot_core.policies.zoom_settings import ZoomSettings
-from viscot_core.rollout import OnLook, OnText, run
+from viscot_core.rollout import OnLook, run
+from viscot_core.step_requests import OnText
 
 Strategy = Literal["cot", "direct", "zoom"]
 """The public names of the policies ``two_turn``, ``direct`` and ``zoom``."""

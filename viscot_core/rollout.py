@@ -1,32 +1,26 @@
 """The one loop from questions to answers: every command that asks a model anything runs it.
 
-All open steps are asked together, then all that follow from them, until every question has its answer. A step
-that several questions share (the same words about the same images: two strategies of one item begin so) is
-asked once where equal requests get equal texts.
+All open steps are asked together, then all that follow from them, until every question has its answer.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from viscot_core.boxes.geometry import Size
-from viscot_core.conversation import answer_so_far, final_words, split_thought, unwrapped
-from viscot_core.engines.base import DrawCount, Engine, Generation, Request, Sampling
+from viscot_core.conversation import split_thought, unwrapped
+from viscot_core.engines.base import DrawCount, Engine, Generation, Sampling
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
+from viscot_core.step_requests import OnText, StepRequests
 
-OnText = Callable[[int, str], None]
-"""``(number of the question, its answer so far)``; it is not called with the words of a region."""
 OnLook = Callable[[int, Look], None]
 """``(number of the question, the region that was named)``; called before the crop is answered."""
 CANCELLED = "cancelled"
 """The error of a question that ``cancelled`` left without an answer."""
-NO_TEXT = "the prompt has a damaged character (no valid Unicode)"
-"""The error of a question with words that no model can be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +121,12 @@ def stream(
     steps: dict[int, Step] = {}
     begun: set[int] = set()
     wanted = logprobs if logprobs is not None else engine.traits.logprobs and not engine.traits.paid
-    ways = _Ways(sampling, wanted, on_text, cancelled, draws or DrawCount())
+    requests = StepRequests(engine, sampling, wanted, on_text, cancelled, draws or DrawCount())
     while True:
         for number, (policy, question) in islice(waiting, None if width is None else width - len(steps)):
             policies[number] = policy
             first = policy.start(question)
-            if not ways.repeat(engine, first):
-                drawn = question.draw
-                ways.numbers[number] = ways.draws.next(_key(first), sampling) if drawn is None else drawn
+            requests.number(number, first)
             steps[number], turns[number] = _begin(policy, first, (said or {}).get(number, ()))
             _report_looks(on_look, number, (), steps[number].looks)
             if turns[number]:
@@ -148,7 +140,7 @@ def stream(
             return
         start = time.perf_counter()
         announced = {number for number in steps if turns[number] and number not in begun}
-        generations = _generate(engine, steps, announced, ways)
+        generations = requests.generate(steps, announced)
         begun.clear()
         share = (time.perf_counter() - start) / len(steps)
         # Read once for all: a text that came back after it turned True may have been cut off.
@@ -257,94 +249,6 @@ def _report_looks(on_look: OnLook | None, number: int, before: Sequence[Look], n
     if on_look is not None:
         for look in now[len(before) :]:
             on_look(number, look)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ways:
-    """How every step of a call is asked."""
-
-    sampling: Sampling | None
-    logprobs: bool
-    on_text: OnText | None
-    cancelled: Callable[[], bool] | None
-    draws: DrawCount
-    numbers: dict[int, int] = field(default_factory=dict)
-    """Which draw each question is, in all its steps; none where equal requests get equal texts."""
-
-    def repeat(self, engine: Engine, step: Step) -> bool:
-        """Whether equal requests get equal texts."""
-        sampling = step.sampling or self.sampling
-        return engine.traits.deterministic if sampling is None else sampling.greedy
-
-    def request(self, step: Step, numbers: Sequence[int]) -> Request:
-        """A step of the questions with these numbers."""
-        told = self.on_text if step.answers else None
-        return Request(
-            step.messages,
-            step.images,
-            step.max_new_tokens,
-            step.stop,
-            step.sampling or self.sampling,
-            self.logprobs,
-            step.top_logprobs,
-            tools=step.tools,
-            draw=self.numbers.get(numbers[0]),
-            on_text=None if told is None else partial(_pass_on, told, numbers),
-            cancelled=self.cancelled,
-        )
-
-
-def _generate(engine: Engine, steps: dict[int, Step], asked: set[int], ways: _Ways) -> dict[int, Generation]:
-    """A generation for each open step; equal steps are asked once, and all their questions get the text.
-
-    ``asked`` are the questions whose step before was asked too, and which announced this one.
-    """
-    done = {number: Generation("", 0, False, NO_TEXT) for number, step in steps.items() if not _is_text(step)}
-    sharing: dict[Hashable, list[int]] = {}
-    for number, step in steps.items():
-        if number in done:
-            continue
-        # Texts that depend on chance are asked for each question: one draw must not count as several.
-        sharing.setdefault(_key(step) if ways.repeat(engine, step) else number, []).append(number)
-    requests = [
-        replace(
-            ways.request(steps[numbers[0]], numbers),
-            # A region's words are never the last: at least the answer follows.
-            follow_ups=sum(not steps[number].answers for number in numbers),
-            reserved=len(asked.intersection(numbers)),
-        )
-        for numbers in sharing.values()
-    ]
-    generations = engine.generate(requests) if requests else []
-    return done | {
-        number: generation
-        for numbers, generation in zip(sharing.values(), generations, strict=True)
-        for number in numbers
-    }
-
-
-def _is_text(step: Step) -> bool:
-    """Whether all words can be encoded: neither a tokenizer nor a server takes half a surrogate pair, and one
-    such question would end its whole batch."""
-    try:
-        for message in step.messages:
-            message.text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _key(step: Step) -> Hashable:
-    images = tuple(view.key for view in step.images)
-    # `answers` too: a region's words are not streamed, an answer's are, so they cannot share a request.
-    asked = (step.tools, step.sampling, step.top_logprobs)
-    return (step.messages, images, step.max_new_tokens, step.stop, step.answers, asked)
-
-
-def _pass_on(on_text: OnText, numbers: Sequence[int], text: str) -> None:
-    if (answer := answer_so_far(text)) is not None:
-        for number in numbers:
-            on_text(number, final_words(answer))
 
 
 def replay(policy: Policy, question: Question, texts: Sequence[str]) -> tuple[list[Step], Answer | None]:

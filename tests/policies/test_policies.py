@@ -181,10 +181,3 @@ def test_locating_is_one_step_whose_answer_is_the_region() -> None:
     assert (answer.text, answer.box, answer.status) == (BOX, Box(0.5, 0.5, 0.6, 0.6), BoxStatus.OK)
     assert answer.looks[0].crop is None and answer.crop == (0, 0, 640, 480)
     assert policy.next(step, "nowhere").status is BoxStatus.UNPARSABLE
-
-
-def test_plain_data_names_thoughts_and_limits_only_where_there_are_any() -> None:
-    plain = Answer("a", (10, 10)).to_dict()
-    assert "truncated" not in plain and "thoughts" not in plain
-    cut = Answer("a", (10, 10), truncated=True, thoughts=("", "hm")).to_dict()
-    assert cut == {**plain, "truncated": True, "thoughts": ["", "hm"]}

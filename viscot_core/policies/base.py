@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
-from viscot_core.boxes.detections import detections_of
 from viscot_core.boxes.geometry import WHOLE, Box, BoxStatus, Size, Window
 from viscot_core.conversation import Message
 from viscot_core.errors import ImageError, UsageError
-from viscot_core.images.drawing import draw_answer, draw_steps
 from viscot_core.images.reading import ImageSource, open_image
 from viscot_core.images.view import View
+from viscot_core.policies.showing import detections, draw_looks, plain_data
 
 if TYPE_CHECKING:
     import supervision
@@ -222,9 +221,9 @@ class Answer:
     @property
     def box_probability(self) -> float | None:
         """The same for the words that named the last box; None where the model named none."""
-        return self._sure_of(self.look) if self.look else None
+        return self.sure_of(self.look) if self.look else None
 
-    def _sure_of(self, look: Look) -> float | None:
+    def sure_of(self, look: Look) -> float | None:
         """How sure the model was of the words that named a box; None where it named none."""
         if look.named_by == "given" or look.turn > len(self.probabilities):
             return None
@@ -255,20 +254,7 @@ class Answer:
 
         A box is drawn only where one could be read. Raises as ``image``.
         """
-        lines = [self.question, self.text]
-        if self.messages or len(self.looks) > 1:
-            image = self.image
-            steps = [
-                (image, look.box, look.crop, f"{number}. {look.text if self.messages else _corners(look)}")
-                for number, look in enumerate(self.looks, 1)
-                if look.image == 0
-            ]
-            return draw_steps(image, steps, lines, height=height)
-        if (look := self.look) is None:
-            return draw_answer(self.image, None, None, lines, height=height)
-        lines.append(f"box {look.text} ({look.status or look.named_by})")
-        box = None if look.status == BoxStatus.UNPARSABLE else look.box
-        return draw_answer(self.image, box, self.crop, lines, height=height)
+        return draw_looks(self, height)
 
     def _repr_png_(self) -> bytes | None:
         """The drawing, as notebooks show it; None where there is no image to draw on."""
@@ -288,69 +274,17 @@ class Answer:
         Raises:
             UsageError: ``supervision`` is not installed (``pip install 'viscot[supervision]'``).
         """
-        read = {
-            f"look {number}": look
-            for number, look in enumerate(self.looks, 1)
-            if look.image == 0 and look.status != BoxStatus.UNPARSABLE
-        }
-        boxes = [look.box_pixels for look in read.values()]
-        return detections_of(boxes, list(read), [self._sure_of(look) for look in read.values()])
+        return detections(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the last box in both frames (0..1 of the padded square, pixels), status, crop."""
-        look = self.look
-        return {
-            "strategy": "zoom" if self.messages else "direct" if look is None else "cot",
-            "answer": self.text,
-            "box": None if look is None else [round(c, 4) for c in look.box.coords],
-            "box_pixels": None if look is None else [round(c, 1) for c in look.box_pixels.coords],
-            "box_text": None if look is None else look.text,
-            # A box that somebody gave had no words to read: nothing could be wrong with it.
-            "box_status": None if look is None else (look.status or BoxStatus.OK).value,
-            "crop": None if look is None else list(self.crop),
-            "width": self.size[0],
-            "height": self.size[1],
-            "seconds": round(self.seconds, 4),
-            # Named where they say something; most answers have neither of the first two.
-            **({"truncated": True} if self.truncated else {}),
-            **({"thoughts": list(self.thoughts)} if self.thoughts else {}),
-            **({"seen": list(self.seen)} if self.seen else {}),
-            **self.probability_facts,
-            **({"looks": self._looks} if self.messages or len(self.looks) > 1 else {}),
-            **(self._talk() if self.messages else {}),
-        }
+        return plain_data(self)
 
     @property
     def probability_facts(self) -> dict[str, float]:
         """``box_probability`` and ``answer_probability`` where they are known, to four places."""
         known = {"box_probability": self.box_probability, "answer_probability": self.answer_probability}
         return {name: round(value, 4) for name, value in known.items() if value is not None}
-
-    @property
-    def _looks(self) -> list[dict[str, Any]]:
-        """Every look; ``image``, ``source`` and ``shown`` are those of a policy that may look often."""
-        return [
-            {
-                "box_pixels": [round(c, 1) for c in look.box_pixels.coords],
-                "crop": list(look.crop or ()),
-                **(
-                    {"image": look.image, "source": look.source, "shown": list(look.shown or ())}
-                    if self.messages
-                    else {"box": [round(c, 4) for c in look.box.coords]}
-                ),
-            }
-            for look in self.looks
-        ]
-
-    def _talk(self) -> dict[str, Any]:
-        """What a policy that may look often adds: the refused calls, why it ended."""
-        refused = [f"turn {refusal.turn}: {refusal.reason}" for refusal in self.refusals]
-        return {"refused": refused, "stop": self.stop}
-
-
-def _corners(look: Look) -> str:
-    """Left, top, right, bottom in whole pixels."""
-    return "box " + ", ".join(f"{c:.0f}" for c in look.box_pixels.coords)
 
 
 def answer_step(
