@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from viscot_core.data.benchmarks.synth import write_benchmark
+from viscot_core.policies.wording import LETTER
 from viscot_core.tasks.benchmarks.task import Benchmarks
 
 BASE64_FROM = 64
@@ -51,3 +52,15 @@ def test_the_visual_cot_benchmark(root: Path, cli: Callable[..., Any]) -> None:
     assert rows[3]["question"] == "What is at Place 3?" and rows[3]["answer"] == "thing 3"
     assert rows[3]["category"] == "made" and len({*map(len, images_of(rows))}) > 1
     assert sum(len(row["image"]) > BASE64_FROM for row in rows) == 6  # an image stands in the file once
+
+
+def test_open_questions_among_the_others_make_no_multiple_choice(
+    tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """VLMEvalKit scores a file with a column A as a choice, the rows without options too."""
+    write_benchmark(tmp_path / "data", "zoombench", count=2)
+    out = tmp_path / "Zoom.tsv"
+    assert cli("bench", "tsv", "zoombench", "--data", tmp_path / "data", "--out", out).code == 0
+    plain, choice = rows_of(out)
+    assert "A" not in plain and "\n" not in plain["question"] and plain["answer"].isdigit()
+    assert "\nA. " in choice["question"] and choice["question"].endswith(LETTER) and choice["answer"] in "ABC"

@@ -1,8 +1,9 @@
 """A benchmark as the TSV that VLMEvalKit's custom data path reads: ``LMUData/NAME.tsv`` for ``--data NAME``.
 
 Columns: ``index`` (a number), ``image`` (base64; a later row of that image has the index of the first, as
-VLMEvalKit resolves it), ``question``, ``answer``, ``category``. With ``A`` .. it takes the
-file as a multiple choice and scores it (``CustomMCQDataset``); otherwise it only answers.
+VLMEvalKit resolves it), ``question``, ``answer``, ``category``. With ``A`` .. it takes the file as a multiple
+choice and scores it (``CustomMCQDataset``); otherwise it only answers. Where some questions are open
+(ZoomBench) there are no such columns, and the others keep their options in the question.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def write_vlmevalkit(items: Sequence[Item], out: Path) -> int:
     Raises:
         DataError: an item without a reference answer, or an image that cannot be read.
     """
-    most = max((len(item.facts.get("options", ())) for item in items), default=0)
+    counts = [len(item.facts.get("options", ())) for item in items]
+    # One open question among them would be scored as a choice of none.
+    most = max(counts, default=0) if all(counts) else 0
     columns = ["index", "dataset", "id", "category", "question", *LETTERS[:most], "answer", "image"]
     first: dict[Path, int] = {}
     with atomic_write(out) as file:
@@ -34,27 +37,28 @@ def write_vlmevalkit(items: Sequence[Item], out: Path) -> int:
         for number, item in enumerate(items):
             if item.reference is None:
                 raise DataError(f"{item.name} has no answer, which VLMEvalKit's table needs; leave it out.")
-            row = _row(item)
+            row = _row(item, choices=most > 0)
             seen = first.setdefault(item.path, number)
             image = _base64(item.path) if seen == number else str(seen)
             writer.writerow({"index": number, "image": image, **row})
     return len(items)
 
 
-def _row(item: Item) -> dict[str, object]:
+def _row(item: Item, *, choices: bool) -> dict[str, object]:
     options = item.facts.get("options", ())
-    # VLMEvalKit writes the options and asks for the letter by itself.
-    question = item.question.removesuffix(suffix_of(item.question))
-    answer = item.reference
-    if options:
+    answer = str(item.reference)[:1] if options else item.reference
+    question = item.question
+    if choices or not options:
+        question = question.removesuffix(suffix_of(question))
+    if choices:
+        # VLMEvalKit writes the options and asks for the letter by itself.
         question = question.rpartition(f"\n{LETTERS[0]}. {options[0]}")[0]
-        answer = str(item.reference)[:1]
     return {
         "dataset": item.dataset,
         "id": item.question_id,
         "category": item.facts.get("category") or item.dataset,
         "question": question,
-        **dict(zip(LETTERS, options, strict=False)),
+        **(dict(zip(LETTERS, options, strict=False)) if choices else {}),
         "answer": answer,
     }
 
