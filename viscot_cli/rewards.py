@@ -22,7 +22,9 @@ app = typer.Typer(
     help="What an answer earns in training, and why.",
 )
 
-File = Annotated[Path, typer.Argument(help="A file of traces or of training rows, or a run folder.")]
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A file of traces or of training rows, or a run folder.")
+]
 
 
 @app.command("list")
@@ -72,7 +74,10 @@ def check(
     _summary(done)
     unknown = len(done.traces) - done.known["total"]
     if unknown or done.left_out:
-        raise PartlyDone(f"{unknown} talks have no total and {len(done.left_out)} were left out.")
+        raise PartlyDone(
+            f"{unknown} of {len(done.traces)} talks have no total, as one of their rewards is not known; "
+            f"{len(done.left_out)} more were left out."
+        )
 
 
 def _summary(done: CheckedTraces) -> None:

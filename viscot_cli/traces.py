@@ -22,7 +22,9 @@ app = typer.Typer(
     help="Talks of the zoom loop: show one as numbered steps, convert them for training.",
 )
 
-File = Annotated[Path, typer.Argument(help="A file of traces or of training rows, or a run folder.")]
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A file of traces or of training rows, or a run folder.")
+]
 Images = Annotated[
     Path | None, typer.Option(help="The folder that image paths are relative to [the file's own].")
 ]
@@ -112,16 +114,21 @@ def talks_of(file: Path, root: Path, dialect: str | None) -> Iterator[Trace | st
     from viscot_core.boxes.geometry import Box
     from viscot_core.data.traces.conversion import read_any
     from viscot_core.data.traces.trace import trace_in
+    from viscot_core.errors import UsageError
     from viscot_core.runs.records import read_predictions
 
     if not file.is_dir():
         yield from read_any(file, root, dialect)
         return
+    found = False
     for prediction in read_predictions(file):
         if prediction.trace is None:
             continue
+        found = True
         trace = trace_in(prediction.trace)
         if trace.reference_box is None and prediction.box_gt is not None:  # an older run
             box = Box(*prediction.box_gt).to_original((prediction.width, prediction.height))
             trace = trace.model_copy(update={"reference_box": box.coords})
         yield trace
+    if not found:
+        raise UsageError(f"{file} has no talks; a run of --policy zoom keeps them, item by item.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_report import make_run
 from scripted_engine import ScriptedEngine
 from zoom_talks import TALKS, VIEW
 
@@ -59,9 +60,21 @@ def test_what_cannot_be_known_is_no_zero(cli: Cli, tmp_path: Path) -> None:
     write_traces(tmp_path / "traces.jsonl", [talk(["a fox"], None), talk(["a fox"])])
     ran = cli("rewards", "check", tmp_path / "traces.jsonl", "--reward", "answer")
     assert ran.code == 3
-    assert "mean answer: 1.000 (1 of 2 talks)" in ran.err and "1 talks have no total" in ran.err
+    assert "mean answer: 1.000 (1 of 2 talks)" in ran.err and "1 of 2 talks have no total" in ran.err
     (tmp_path / "a.png").unlink()
     assert cli("rewards", "check", tmp_path / "traces.jsonl", "--reward", "answer").code == 3
+
+
+def test_a_run_without_talks_is_refused(cli: Cli, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 3)
+    for words in (
+        ("rewards", "check", folder, "--reward", "iou"),
+        ("traces", "show", folder, 1),
+    ):
+        ran = cli(*words)
+        assert ran.code == 2 and "has no talks; a run of --policy zoom keeps them" in ran.err
+    ran = cli("traces", "convert", folder, "--to", "trace", "--out", tmp_path / "out.jsonl")
+    assert ran.code == 2 and not (tmp_path / "out.jsonl").exists()
 
 
 def test_wrong_usage(cli: Cli, traces: Path) -> None:

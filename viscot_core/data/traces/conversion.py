@@ -229,7 +229,7 @@ def _dialect_of(row: CarriedRow) -> Dialect:
             return each
         if not each.system and each.suffix and asked.rstrip().endswith(each.suffix.strip()):
             return each
-    raise DataError("nothing says in which dialect it is; name it with --from")
+    raise DataError("nothing says in which dialect it is; name it with --dialect (traces convert: --from)")
 
 
 def _replayed(row: CarriedRow, images: Path, found: Dialect) -> Trace:
