@@ -35,7 +35,7 @@ def prefs(
 ) -> None:
     """Look several times at each item, score the answers, and write the best look against the worst.
 
-    Without --temperature, looks are drawn at temperature 1.
+    Without --temperature, or with 0, looks are drawn at temperature 1.
     """
     from viscot_core.engines.base import Sampling
     from viscot_core.policies.two_turn import TwoTurn

@@ -197,7 +197,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "bench run": (
         "viscot bench run vstar,treebench --policy direct,zoom --repeats 4",
-        "viscot bench run vstar --data bench --limit 20 --out results/vstar",
+        "viscot bench run vstar --data data --limit 20 --out results/vstar",
     ),
     "bench tsv": (
         "viscot bench tsv cot --data data --out LMUData/VisualCoT.tsv",

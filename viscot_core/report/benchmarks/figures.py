@@ -138,6 +138,7 @@ def figures_tables(run: ScoredRun) -> list[Table]:
         "in file order", "evidence IoU",
     )  # fmt: skip
     notes = [
-        "not read: no answer could be read for certain; it counts as wrong. constant: one letter always."
+        "not read: no answer could be read for certain; it counts as wrong. constant: one letter always, the "
+        "best one; in file order: the same if options were not shuffled."
     ]
     return [Table(f"{run.name}: benchmarks", header, rows, notes)]

@@ -79,7 +79,7 @@ REWARDS: dict[str, RewardEntry] = {
     "iou": RewardEntry(
         "how much better than the whole image the last region fits, 0..1",
         "",
-        "the whole image, several regions in one turn, numbers that are not finite",
+        "the whole image, numbers that are not finite; several regions in one turn earn their mean",
         _plain("iou", each(iou_gain)),
     ),
     "iou-graded": RewardEntry(
