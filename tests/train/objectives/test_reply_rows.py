@@ -173,7 +173,6 @@ def test_batches_that_teach_nothing_are_told_once(
     assert set(Silent.seeds) == {seed_of(5, 7, 0)}
 
 
-@pytest.mark.slow
 def test_what_is_learned_is_what_was_sampled(data: Path, tmp_path: Path) -> None:
     """The loss reads the tokens that the engine drew: their log-probabilities agree, turn by turn."""
     recipe = recipe_for("grpo", data, files=["chain.jsonl"])

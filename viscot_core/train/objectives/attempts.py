@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -116,8 +116,7 @@ class Attempting:
         questions = [self._strategy.question(one.item, view, self._settings) for one, view in ready]
         group = self._spec.group
         policies = [RecordedPolicy(policy) for _ in questions for _ in range(group)]
-        # Equal requests of one call are so many draws (`engines.base.Request`).
-        many = [question for question in questions for _ in range(group)]
+        many = [replace(question, draw=number) for question in questions for number in range(group)]
         answers = self._ask(policies, many, Sampling(self._spec.temperature, seed=seed))
         found: dict[int, list[Tried]] = {}
         for number, (one, _) in enumerate(ready):
