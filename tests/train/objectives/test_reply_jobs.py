@@ -46,6 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_learn_as_one_does(kind: str, data: Path, tmp_path: Path) -> None:
     """A question's attempts are the same draws on whichever process it is asked."""
     alone = losses(worker.run(tmp_path / "alone", recipe_of(f"{kind}-one", data)), kind)
+    assert any(alone), "attempts that are all equal would teach nothing on any number of processes"
     modes = [f"{kind}-ddp", f"{kind}-zero2", f"lora-{kind}-ddp"]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     argv = [sys.executable, *launcher, made_replies.__file__, str(data), str(tmp_path), *modes]

@@ -143,6 +143,7 @@ def test_grpo_trains_and_resumes(data: Path, tmp_path: Path) -> None:
     steps = resumes(recipe, tmp_path / "run")
     wanted = {"reward", "reward_iou", "reward_format", "flat", "kl", "looks", "too_long", "truncated"}
     assert all(wanted <= row.keys() for row in steps)
+    assert steps[0]["flat"] < 1.0 and any(row["loss"] for row in steps)
     assert steps[0]["looks"] == 1.0 and 0 < steps[0]["reward_iou"] <= 1.0
 
 
