@@ -46,7 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "train": Entry("train:train", "Train", "Train all stages of a recipe, on one machine or many."),
     "pretrain": Entry("train:pretrain", "Train", "Train only stage 1: the projector."),
     "finetune": Entry("train:finetune", "Train", "Train only stage 2: all parts that the recipe names."),
-    "prefer": Entry("train:prefer", "Train", "Learn from pairs of looks of which one is preferred (DPO)."),
+    "prefer": Entry("train:prefer", "Train", "Learn from pairs of looks, a better and a worse one (DPO)."),
     "reinforce": Entry("train:reinforce", "Train", "Learn from rewards for looks and answers (GRPO)."),
     "bench": Entry("bench:app", "Measure", "Run or continue a benchmark in a run folder."),
     "score": Entry("score:score", "Measure", "Let a judge score the answers of a run folder."),

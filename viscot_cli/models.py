@@ -30,7 +30,7 @@ def list_models(
     family: Annotated[str | None, typer.Option(help="Only models of this family, like qwen3-vl.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One object per line.")] = False,
 ) -> None:
-    """List the known models by family: size, disk, memory, licence, and whether they are here."""
+    """List the known models by family: size, disk, memory, license, and whether they are here."""
     from viscot_core.errors import check_choice
     from viscot_core.models.known import ZOO
     from viscot_core.models.zoo import families, location
@@ -47,7 +47,7 @@ def list_models(
         models = list(group)
         rows.append((f"{name}{_about(models)}", "", "", "", ""))
         rows += [_row(model, location(model)) for model in models]
-    console.table(("model", "size", "disk", "memory", "licence"), rows)
+    console.table(("model", "size", "disk", "memory", "license"), rows)
     console.say(
         "disk and memory in GB; memory: an estimate for 16 / 8 / 4 bits a weight. * is on this machine.\n"
         "Download one: viscot models pull NAME. What fits this machine: viscot doctor"
@@ -73,7 +73,7 @@ def _row(model: ZooModel, where: Path | None) -> tuple[str, ...]:
         "/".join(f"{each:.0f}" if each >= 10 else f"{each:g}" for each in memory)
         if memory and model.kind != "tower"
         else "-",
-        # The name of the licence alone fits a terminal; --json has all of it.
+        # The name of the license alone fits a terminal; --json has all of it.
         (model.license or "-").partition(" Community")[0],
     )
 

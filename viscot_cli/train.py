@@ -188,7 +188,7 @@ finetune = _command(
 )
 prefer = _command(
     "dpo",
-    "Learn from pairs of which one is preferred (viscot data prefs makes them): the recipe's dpo stage.",
+    "Learn from pairs, a better look and a worse one (viscot data prefs makes them): the recipe's dpo stage.",
 )
 reinforce = _command(
     "grpo", "Learn from rewards: the model looks several times at each question (the recipe's grpo stage)."

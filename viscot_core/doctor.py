@@ -223,7 +223,7 @@ def _checkpoint(model: ZooModel, memory: float, where: str) -> Finding:
     # How to pull them is said once, by `models list`; what is special is said here.
     pull = f"viscot models pull {model.name}" if model.kind != "chat" else ""
     if model.gated:
-        pull = f"accept its licence at {model.source} and set HF_TOKEN before it is pulled"
+        pull = f"accept its license at {model.source} and set HF_TOKEN before it is pulled"
     need = {bits: gigabytes for bits in (16, 8, 4) if (gigabytes := model.gpu_gb(bits)) is not None}
     if not need:
         return Finding("models", model.name, "ok", f"{have}; its size is not known", "" if cached else pull)

@@ -35,7 +35,7 @@ class Hub:
     """Bytes after which the connection is cut, once per file."""
     spoil: set[str] = field(default_factory=set)
     gated: bool = False
-    """Whether it gives no file before its licence is accepted."""
+    """Whether it gives no file before its license is accepted."""
     etag: str = ""
     """Sent for every file, instead of its sha256."""
 

@@ -1,4 +1,4 @@
-"""What viscot knows of public models: names, families, sizes, licences, each with the page that says it.
+"""What viscot knows of public models: names, families, sizes, licenses, each with the page that says it.
 
 An empty field is not known. Sizes are those that the hub states or the files have (two bytes a parameter in
 bf16), not those in the names.
@@ -31,7 +31,7 @@ class ZooModel:
         kind: viscot's own, a LLaVA, a tower that cannot answer, or any other chat model.
         family: as the list is filtered by (``families/generic/backbones.py``).
         thinks: whether its template can let it think before it answers.
-        gated: whether the hub wants its licence accepted first.
+        gated: whether the hub wants its license accepted first.
         stored_gb: size of the weights where they are not in bf16.
         source: the page with these facts.
     """

@@ -133,7 +133,7 @@ def _download(hub: str, name: str) -> Path:
         return Path(snapshot_download(hub, ignore_patterns=skip, **where))
     except GatedRepoError as error:
         raise CheckpointError(
-            f"{hub} asks for its licence to be accepted; do so at https://huggingface.co/{hub} and "
+            f"{hub} asks for its license to be accepted; do so at https://huggingface.co/{hub} and "
             "set HF_TOKEN."
         ) from error
     except Unknown as error:
