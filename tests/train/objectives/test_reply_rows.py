@@ -17,7 +17,8 @@ from PIL import Image
 
 from viscot_core.conversation import IMAGE, Message
 from viscot_core.train import worker
-from viscot_core.train.objectives.attempts import advantages, seed_of
+from viscot_core.train.loop.mixture_dataset import BadRow
+from viscot_core.train.objectives.attempts import advantages, dealt_out, seed_of
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.dpo import Dpo
 from viscot_core.train.objectives.grpo import IDLE_BATCHES, Grpo, figures_of
@@ -51,7 +52,19 @@ def test_the_log_has_the_same_names_whatever_a_batch_holds() -> None:
     """Processes add their figures up name by name: one that could ask nothing must not lack any."""
     figures = figures_of([[], []], 8, ["iou", "answer:anls"])
     assert {"reward", "reward_iou", "reward_answer:anls", "flat", "unasked", "looks"} <= figures.keys()
-    assert figures["unasked"] == 1.0 and all(math.isfinite(value) for value in figures.values())
+    assert figures["unasked"] == (8, 8) and figures["reward"] == (0, 0)
+
+
+def test_dealt_out_rewards_teach_nothing_on_average_and_groups_differ() -> None:
+    """The control keeps the spread; what is unknown stays unknown; groups have orders of their own."""
+    totals = [1.0, None, 0.5, 0.2, 0.0]
+    orders = [dealt_out(totals, seed_of(7, place)) for place in range(600)]
+    assert all(order.pop(1) is None for order in orders)
+    assert all(sorted(map(float, order)) == [0, 0.2, 0.5, 1] for order in orders)
+    assert len({tuple(order) for order in orders}) == 24, "every order comes up"
+    means = [sum(float(order[at]) for order in orders) / len(orders) for at in range(4)]
+    assert means == pytest.approx([0.425] * 4, abs=0.05)
+    assert dealt_out(totals, 3) == dealt_out(totals, 3)
 
 
 def test_log_probabilities_of_a_batch_are_those_of_each_row_alone(data: Path, tmp_path: Path) -> None:
@@ -96,14 +109,17 @@ def test_the_first_loss_of_dpo_is_log_two_and_the_reference_stays(data: Path, tm
     step = TrainStep(torch.tensor(2.0), 1, 1, 0, 1)
     loss, parts = objective.loss(model, batch, step)
     assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
-    assert parts["margin"].item() == pytest.approx(0, abs=1e-5)
+    assert parts["margin"].tolist() == pytest.approx([0, 2], abs=1e-5)
+    nothing, unknown = objective.loss(model, rows.collate([BadRow(0, "")]), step)
+    assert nothing.item() == 0 and unknown.keys() == parts.keys()
+    assert all(part.tolist() == [0, 0] for part in unknown.values()), "a bad row is no margin of 0"
     loss.backward()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter -= 0.002 * parameter.grad
     after, parts = objective.loss(model, batch, step)
-    assert after.item() < loss.item() and parts["preferred"].item() == 1.0
+    assert after.item() < loss.item() and parts["preferred"].tolist() == [2, 2]
 
 
 def test_a_pair_that_is_too_long_is_a_bad_row_and_never_cut(data: Path, tmp_path: Path) -> None:

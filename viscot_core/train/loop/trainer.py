@@ -25,6 +25,7 @@ from transformers import (
 
 from viscot_core.errors import DataError, ViscotError
 from viscot_core.train.job import stopping
+from viscot_core.train.loop.loss_parts import LossParts
 from viscot_core.train.loop.throughput import Meter, StageLog
 from viscot_core.train.objectives.base import Objective, StageRows, TrainStep
 from viscot_core.train.state import checkpoints
@@ -65,8 +66,7 @@ class StageTrainer(Trainer):
         self._files = dict(files or {})  # rows of each file, recorded in every checkpoint
         self._allow_bad = allow_bad
         self._folder = log_file.parent
-        self._parts: dict[str, torch.Tensor] = {}  # parts of the loss, summed since the last line of the log
-        self._steps = 0  # steps since that line
+        self._parts = LossParts()
         self._leave = LeaveAfterSaving()
         self._loader: DataLoader[Any] | None = None
         # First of all: the log counts from the step that it sets.
@@ -127,7 +127,6 @@ class StageTrainer(Trainer):
 
         Batches are read ahead of the forward passes, because each loss is divided by the sum over all.
         """
-        self._steps += 1
         # `range` stands first: zip then ends without taking one batch too many from the iterator.
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = [found for batch in batches if (found := self.objective.counts(batch)) is not None]
@@ -156,23 +155,9 @@ class StageTrainer(Trainer):
             self.state.max_steps,
         )
         loss, parts = self.objective.loss(model, inputs, step)
-        self._add_parts(parts)
+        self._parts.add(parts, step.batches)
         self._require_finite(loss, "loss", inputs)
         return (loss, {}) if return_outputs else loss
-
-    def _add_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
-        for name, value in parts.items():
-            kept = value.detach().float()
-            self._parts[name] = self._parts[name] + kept if name in self._parts else kept
-
-    def _mean_parts(self) -> dict[str, float]:
-        """Means over the steps since the last line and over all processes, as the Trainer logs the loss."""
-        if not self._parts:
-            return {}
-        # A collective call: every process must come here with the same parts in the same order.
-        sums = torch.stack(list(self._parts.values()))
-        means = self.accelerator.reduce(sums, reduction="mean") / max(self._steps, 1)
-        return dict(zip(self._parts, means.tolist(), strict=True))
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         found = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -228,8 +213,7 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Called on every process; the line of a step also has the parts of its loss."""
         if "loss" in logs:
-            logs = {**logs, **self._mean_parts()}
-            self._parts, self._steps = {}, 0
+            logs = {**logs, **self._parts.take(self.accelerator)}
         super().log(logs, start_time)
 
     # -- checkpoints ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ The engine stands over the weights in training, as while a stage is evaluated: n
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -197,3 +198,14 @@ def advantages(totals: Sequence[float | None], *, scaled: bool) -> np.ndarray[An
         return found
     found[known] = values[known] - values[known].mean()
     return found / (values[known].std() + 1e-4) if scaled else found
+
+
+def dealt_out(totals: Sequence[float | None], seed: int) -> list[float | None]:
+    """A group's known totals in a random order, for a control: what is not known stays where it is.
+
+    The advantage of an attempt is then 0 on average, whatever it did, at the spread that the group has.
+    """
+    known = [total for total in totals if total is not None]
+    random.Random(seed).shuffle(known)
+    left = iter(known)
+    return [None if total is None else next(left) for total in totals]

@@ -93,7 +93,7 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, model: Any, batch: Any, step: TrainStep) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """A batch's share of its step's loss, and the parts of it that the log shows.
+        """A batch's share of its step's loss, and the parts that the log shows (`loop.loss_parts.LossParts`).
 
         Shares are scaled so that the mean over processes of the sum over accumulated batches is the loss of
         the global batch: DDP and ZeRO average gradients over processes, and accumulation adds them.

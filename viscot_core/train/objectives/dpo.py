@@ -30,6 +30,9 @@ from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.preferences.pairs import REPLIES, pair_in
 from viscot_core.train.recipe.schema import PreferenceSpec, StageSpec
 
+PARTS = ("margin", "preferred", "reward_chosen")
+"""What the log says of the pairs: beta times how far they moved apart, the share where the preferred reply
+gained more, beta times how far that reply moved."""
 EncodedPair = tuple[EncodedRow, EncodedRow]
 """The preferred reply's row and the other one's."""
 
@@ -109,8 +112,7 @@ class Dpo(Replies):
         spec, pairs = self._spec, int(batch["pairs"])
         logprobs, rows = self.token_logprobs(model, batch)
         if not pairs:  # bad rows only: a loss of 0 that still reaches every parameter
-            zero = logprobs.new_zeros(())
-            return logprobs.sum() * 0, dict.fromkeys(("margin", "preferred", "reward_chosen"), zero)
+            return logprobs.sum() * 0, dict.fromkeys(PARTS, logprobs.new_zeros(2))
         with self.reference(model) as before:
             reference, _ = self.token_logprobs(before, batch)
         count = 2 * pairs
@@ -121,9 +123,6 @@ class Dpo(Replies):
         losses = -F.logsigmoid(chosen - rejected)
         if spec.nll_weight:
             losses = losses - spec.nll_weight * (said / lengths)[:pairs]
-        parts = {
-            "margin": (chosen - rejected).mean(),
-            "preferred": (chosen > rejected).float().mean(),
-            "reward_chosen": chosen.mean(),
-        }
-        return share_of(losses.sum(), step), {name: part / step.batches for name, part in parts.items()}
+        known = (chosen - rejected, (chosen > rejected).float(), chosen)
+        sums = [torch.stack([part.sum(), part.new_tensor(pairs)]) for part in known]
+        return share_of(losses.sum(), step), dict(zip(PARTS, sums, strict=True))

@@ -13,11 +13,10 @@ everywhere, which is why none is computed and nothing is clipped.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,14 @@ from viscot_core.runs.opening import open_items
 from viscot_core.tasks.base import Item
 from viscot_core.train.evaluation.questions import questions_of
 from viscot_core.train.loop.mixture_dataset import EncodedRow
-from viscot_core.train.objectives.attempts import Attempting, Tried, advantages, seed_of, settings_of_attempts
+from viscot_core.train.objectives.attempts import (
+    Attempting,
+    Tried,
+    advantages,
+    dealt_out,
+    seed_of,
+    settings_of_attempts,
+)
 from viscot_core.train.objectives.base import StageRows, TrainStep
 from viscot_core.train.objectives.reply_rows import Replies, empty_row, reply_batch, summed_by_row
 from viscot_core.train.plan.plan_types import Split
@@ -41,6 +47,8 @@ from viscot_core.train.rewards.named import weighted, without_spread
 
 log = logging.getLogger(__name__)
 IDLE_BATCHES = 10
+Sum = tuple[float, float]
+"""A sum, and how many things it is over."""
 
 
 class QuestionRows(Dataset[int]):
@@ -113,19 +121,18 @@ class Grpo(Replies):
         groups = self._attempting.attempts(open_items([self._items[number] for number in numbers]), seed)
         figures = figures_of(groups, self._spec.group * len(numbers), [one.name for one in self._rewards])
         learned, left_out = self._learned(groups, seed)
-        self._warn_of_nothing(learned, figures["flat"])
-        figures["too_long"] = float(left_out)
+        self._warn_of_nothing(learned, all_flat=figures["flat"][0] == figures["flat"][1] > 0)
+        figures["too_long"] = (float(left_out), 1.0)
         device = batch["rows"].device
         loss, figures["kl"] = self._policy_loss(model, learned, device)
-        parts = {name: torch.tensor(value, device=device) for name, value in figures.items()}
-        return loss / step.batches, {name: part / step.batches for name, part in parts.items()}
+        return loss / step.batches, {name: torch.tensor(two, device=device) for name, two in figures.items()}
 
-    def _warn_of_nothing(self, learned: _Learned, flat: float) -> None:
+    def _warn_of_nothing(self, learned: _Learned, *, all_flat: bool) -> None:
         """One sentence where nothing was learned for `IDLE_BATCHES` batches in a row."""
         self._idle = 0 if learned.rows else self._idle + 1
         if self._idle != IDLE_BATCHES:
             return
-        if flat == 1.0:
+        if all_flat:
             log.warning(
                 "in %d batches all attempts at every question earned the same, so nothing is learned: give "
                 "other rewards, a higher temperature or a larger group",
@@ -146,10 +153,10 @@ class Grpo(Replies):
         """
         assert self._attempting is not None
         found, left_out = _Learned([], [], sum(map(len, groups))), 0
-        for group in groups:
+        for place, group in enumerate(groups):
             totals = [tried.earned.total for tried in group]
             if self._spec.shuffle_rewards:
-                random.Random(seed).shuffle(totals)
+                totals = dealt_out(totals, seed_of(seed, place))
             for tried, own in zip(group, advantages(totals, scaled=self._spec.scale_by_spread), strict=True):
                 if own == 0 or tried.answer.truncated or tried.answer.error is not None:
                     continue
@@ -162,8 +169,8 @@ class Grpo(Replies):
                 found.advantages += [float(own)] * len(rows)
         return found, left_out
 
-    def _policy_loss(self, model: Any, learned: _Learned, device: torch.device) -> tuple[torch.Tensor, float]:
-        """The loss over a batch's rows, and the mean distance a token from the reference."""
+    def _policy_loss(self, model: Any, learned: _Learned, device: torch.device) -> tuple[torch.Tensor, Sum]:
+        """The loss over a batch's rows, and the distance from the reference, of how many tokens."""
         assert self._attempting is not None
         processor = self._attempting.processor
         rows = learned.rows or [empty_row(processor)]
@@ -171,7 +178,7 @@ class Grpo(Replies):
         heat = self._spec.temperature  # the tokens were drawn from this distribution
         logprobs, places = self.token_logprobs(model, batch, heat)
         if not learned.rows:  # nothing to learn: a loss of 0 that still reaches every parameter
-            return logprobs.sum() * 0, 0.0
+            return logprobs.sum() * 0, (0.0, float(not self._spec.kl))
         weights = torch.tensor(learned.advantages, device=device, dtype=torch.float32)
         losses, distance = -weights[places] * logprobs, 0.0
         if self._spec.kl:
@@ -180,15 +187,15 @@ class Grpo(Replies):
             # The estimator of Schulman's note that is never negative (k3); its gradient pulls back.
             ratio = reference - logprobs
             apart = ratio.exp() - ratio - 1
-            losses, distance = losses + self._spec.kl * apart, float(apart.detach().mean())
+            losses, distance = losses + self._spec.kl * apart, float(apart.detach().sum())
         summed = summed_by_row(losses, places, len(rows))
         if self._spec.length_normalised:
             summed = summed / summed_by_row(torch.ones_like(losses), places, len(rows))
-        return summed.sum() / max(1, learned.attempts), distance
+        return summed.sum() / max(1, learned.attempts), (distance, float(len(losses)))
 
 
-def figures_of(groups: Sequence[Sequence[Tried]], asked: int, rewards: Sequence[str]) -> dict[str, float]:
-    """What the log says of a batch: the mean of the totals and of every reward, shares, looks and tokens.
+def figures_of(groups: Sequence[Sequence[Tried]], asked: int, rewards: Sequence[str]) -> dict[str, Sum]:
+    """What the log says of a batch: its totals and every reward, shares, looks and tokens.
 
     ``flat`` is the share of groups whose totals are all equal, ``unknown`` that of attempts without a total,
     ``unasked`` that of attempts that an unreadable image left out. The names are the same for every batch:
@@ -197,17 +204,17 @@ def figures_of(groups: Sequence[Sequence[Tried]], asked: int, rewards: Sequence[
     tried = [one for group in groups for one in group]
     totals = [[one.earned.total for one in group if one.earned.total is not None] for group in groups]
     known = [total for group in totals for total in group]
-    figures = {"reward": fmean(known) if known else 0.0}
+    figures: dict[str, Sum] = {"reward": (fsum(known), len(known))}
     for name in rewards:
         values = [value for one in tried if (value := one.earned.parts[name].value) is not None]
-        figures[f"reward_{name}"] = fmean(values) if values else 0.0
+        figures[f"reward_{name}"] = (fsum(values), len(values))
     several = [group for group in totals if len(group) > 1]
-    count = max(1, len(tried))
+    count = len(tried)
     return figures | {
-        "flat": without_spread(several) / max(1, len(several)),
-        "unknown": sum(one.earned.total is None for one in tried) / count,
-        "unasked": 1 - len(tried) / max(1, asked),
-        "truncated": sum(one.answer.truncated for one in tried) / count,
-        "looks": sum(len(one.answer.looks) for one in tried) / count,
-        "new_tokens": sum(one.answer.tokens for one in tried) / count,
+        "flat": (without_spread(several), len(several)),
+        "unknown": (sum(one.earned.total is None for one in tried), count),
+        "unasked": (asked - count, asked),
+        "truncated": (sum(one.answer.truncated for one in tried), count),
+        "looks": (sum(len(one.answer.looks) for one in tried), count),
+        "new_tokens": (sum(one.answer.tokens for one in tried), count),
     }
