@@ -34,12 +34,12 @@ def item(root: Path, **facts: object) -> Item:
 
 
 def pairs(
-    items: list[Item], *replies: str | Generation, boxes: int = 3
+    items: list[Item], *replies: str | Generation, boxes: int = 3, rewards: str = "answer,iou"
 ) -> tuple[list[PreferencePair], PairCounts, ScriptedEngine]:
     engine = ScriptedEngine(*replies)
     counts = PairCounts()
     looks = looks_at(
-        items, engine, TwoTurn(Wording(codec("viscot"))), rewards_of("answer,iou"), boxes=boxes,
+        items, engine, TwoTurn(Wording(codec("viscot"))), rewards_of(rewards), boxes=boxes,
         sampling=Sampling(1.0, seed=3),
     )  # fmt: skip
     return list(pairs_of(looks, counts, margin=0.1)), counts, engine
@@ -59,6 +59,15 @@ def test_the_best_look_against_the_worst(tmp_path: Path) -> None:
     # The prompt of the pair is what was asked.
     assert [m.content for m in pair.prompt] == [m.text for m in regions[0].messages]
     assert [turn.learned for turn in pair.turns("chosen")] == [False, True]
+
+
+def test_no_answer_is_asked_where_no_reward_reads_it(tmp_path: Path) -> None:
+    found, _, engine = pairs([item(tmp_path)], POOR, GOOD, BAD, rewards="iou")
+    (pair,) = found
+    assert (pair.chosen[0].content, pair.rejected[0].content) == (GOOD, BAD)
+    assert [len(call) for call in engine.calls] == [3], "only the looks"
+    _, _, engine = pairs([item(tmp_path)], POOR, GOOD, BAD, *["fox"] * 3, rewards="iou,format=0.1")
+    assert [len(call) for call in engine.calls] == [3, 3]
 
 
 def test_equal_looks_give_no_pair_and_are_counted(tmp_path: Path) -> None:

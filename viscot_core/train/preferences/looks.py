@@ -1,7 +1,7 @@
 """Several looks at each item through the rollout, what each of them earns, and the pairs that follow.
 
 The words of the region are drawn at a temperature; the answer after each of them is greedy, so that a score
-differs by the look and not by the luck of the answer.
+differs by the look and not by the luck of the answer. Where no reward reads the answer, none is asked.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FirstLook:
 
 @dataclass(frozen=True, slots=True)
 class ScoredLook:
-    """One of an item's looks: its words, the answer after it, what that earns."""
+    """One of an item's looks: its words, the answer after it (where one was asked), its reward."""
 
     text: str
     answer: Answer
@@ -88,6 +88,7 @@ def looks_at(
     Raises:
         EngineError: nothing can be generated.
     """
+    reads_answer = any(one.reads_answer for one in rewards)
     for start in range(0, len(items), AT_ONCE):
         loaded = open_items(items[start : start + AT_ONCE])
         asked = [(one, one.view) for one in loaded if one.view is not None]
@@ -97,7 +98,7 @@ def looks_at(
         # Equal requests of one call are so many draws (`engines.base.Request`).
         many = [question for question in questions for _ in range(boxes)]
         named = run(FirstLook(two_turn), engine, many, sampling=sampling)
-        answered = _answers(engine, two_turn, many, named)
+        answered = _answers(engine, two_turn, many, named) if reads_answer else named
         groups = {
             id(one): (named[k * boxes : (k + 1) * boxes], answered[k * boxes : (k + 1) * boxes])
             for k, (one, _) in enumerate(asked)

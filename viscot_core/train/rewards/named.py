@@ -34,6 +34,8 @@ class RewardEntry:
     argument: str
     refuses: str
     make: Callable[[str], Reward]
+    reads_answer: bool = True
+    """Whether what is said after the looks changes its value."""
 
 
 def _answer(argument: str) -> Reward:
@@ -81,12 +83,14 @@ REWARDS: dict[str, RewardEntry] = {
         "",
         "the whole image, numbers that are not finite; several regions in one turn earn their mean",
         _plain("iou", each(iou_gain)),
+        reads_answer=False,
     ),
     "iou-graded": RewardEntry(
         "the same in steps of a fifth from 0.5 on",
         "",
         "as iou",
         _plain("iou-graded", each(graded_iou)),
+        reads_answer=False,
     ),
     "format": RewardEntry(
         "1 if every turn has the form that was asked for",
@@ -122,6 +126,11 @@ class Weighted:
     name: str
     weight: float
     reward: Reward
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether what is said after the looks changes its value."""
+        return REWARDS[self.name.partition(":")[0]].reads_answer
 
 
 @dataclass(frozen=True, slots=True)
