@@ -1,7 +1,9 @@
 """Do rewards and pairs make a weakened viscot-tiny look better? Three seeds, a control, paired intervals.
 
-    PYTHONPATH=. python tests/performance/learning.py WORK [--seeds 1,2,3] [--jobs 3] [--steps 150]
-        [--set grpo.learning_rate=2e-5] [--arms grpo,shuffled,dpo] [--start CHECKPOINT]
+    PYTHONPATH=. python tests/performance/learning.py WORK [--seeds 1,2,3] [--arms grpo,shuffled,dpo]
+        [--set grpo.learning_rate=2e-5] [--start CHECKPOINT]
+
+The settings of the training are those of the recipes tiny-grpo and tiny-dpo, without their evaluations.
 
 Every step leaves its result in WORK and is not done again: the same command goes on after a kill (training
 from its last checkpoint). Delete ``WORK/<arm>-<seed>`` to try an arm with other settings.
@@ -124,6 +126,10 @@ class Study:
         kind = "dpo" if arm == "dpo" else "grpo"
         if not (run / "model.safetensors").is_file():
             sets = [f"model.checkpoint={self.weak}", f"seed={seed}", "report_to=[]"]
+            # Every checkpoint is kept for learning_curves.py, which asks each of them afterwards.
+            sets += [
+                f"stages.{kind}.{text}" for text in ("eval=null", "save_steps=10", "keep_checkpoints=99")
+            ]
             sets += [f"stages.{text}" for text in self.given.set if text.startswith(f"{kind}.")]
             if arm == "dpo":
                 prefs = self.data / f"prefs-{seed}.jsonl"
@@ -134,7 +140,6 @@ class Study:
                            "--out", prefs, log=self.log(name))  # fmt: skip
                 sets.append(f"stages.dpo.files=[{prefs.name}]")
             else:
-                sets.append(f"stages.grpo.max_steps={self.given.steps}")
                 sets.append(f"stages.grpo.reinforce.shuffle_rewards={str(arm == 'shuffled').lower()}")
             command = "prefer" if arm == "dpo" else "reinforce"
             words = ["--recipe", f"tiny-{kind}", "--data", str(self.data), "--out", str(run)]
@@ -197,13 +202,12 @@ def options() -> Any:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--steps", type=int, default=100, help="steps of a grpo run")
-    parser.add_argument("--pairs", type=int, default=1500, help="items that prefs looks at")
-    parser.add_argument("--train", type=int, default=2000, help="scenes to train on")
-    parser.add_argument("--val", type=int, default=400, help="held-out scenes")
-    parser.add_argument("--weak-steps", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=300, help="items that prefs looks at")
+    parser.add_argument("--train", type=int, default=1200, help="scenes to train on")
+    parser.add_argument("--val", type=int, default=250, help="held-out scenes")
+    parser.add_argument("--weak-steps", type=int, default=60)
     parser.add_argument(
-        "--spread", type=float, default=0.12, help="how far boxes are moved, of the square's side"
+        "--spread", type=float, default=0.14, help="how far boxes are moved, of the square's side"
     )
     parser.add_argument("--start", help="a weaker checkpoint that exists already")
     parser.add_argument(

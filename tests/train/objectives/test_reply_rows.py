@@ -16,9 +16,11 @@ from made_replies import REINFORCE, pairs_in, recipe_for
 from PIL import Image
 
 from viscot_core.conversation import IMAGE, Message
+from viscot_core.errors import UsageError
+from viscot_core.policies.dialects.known import DIALECTS
 from viscot_core.train import worker
 from viscot_core.train.loop.mixture_dataset import BadRow
-from viscot_core.train.objectives.attempts import advantages, dealt_out, seed_of
+from viscot_core.train.objectives.attempts import advantages, dealt_out, require_tokens, seed_of
 from viscot_core.train.objectives.base import TrainStep
 from viscot_core.train.objectives.dpo import Dpo
 from viscot_core.train.objectives.grpo import IDLE_BATCHES, Grpo, figures_of
@@ -188,6 +190,24 @@ def test_batches_that_teach_nothing_are_told_once(
         assert loss.item() == 0 and loss.requires_grad
     assert caplog.text.count("no attempt could be learned from") == 1
     assert set(Silent.seeds) == {seed_of(5, 7, 0)}
+
+
+def test_a_dialect_whose_calls_the_tokens_cannot_write_is_refused(data: Path, tmp_path: Path) -> None:
+    recipe = recipe_for("grpo", data, files=["chain.jsonl"])
+    processor = start(tmp_path, recipe, recipe.stages[0]).processor_for(recipe.stages[0])
+    for name in DIALECTS:
+        require_tokens(processor, name)
+
+    class WithoutBraces:
+        """The same tokens without those of ``{`` and ``[``."""
+
+        render = staticmethod(processor.render)
+
+        def text(self, ids: Sequence[int]) -> str:
+            return processor.text(ids).replace("{", "").replace("[", "")
+
+    with pytest.raises(UsageError, match="no tokens for calls of the dialect qwen3-vl"):
+        require_tokens(WithoutBraces(), "qwen3-vl")  # type: ignore[arg-type]
 
 
 def test_what_is_learned_is_what_was_sampled(data: Path, tmp_path: Path) -> None:

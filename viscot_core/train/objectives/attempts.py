@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from viscot_core.boxes.formats import Codec
 from viscot_core.conversation import Message
+from viscot_core.data.encode import only_learned
 from viscot_core.engines.base import Sampling
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import UsageError
+from viscot_core.families.inputs import IGNORE
 from viscot_core.families.table import family_of
+from viscot_core.families.training import TrainingProcessor
 from viscot_core.images.view import resized
 from viscot_core.models.load import LoadedModel
 from viscot_core.policies.base import Answer, Policy, Question, Step
-from viscot_core.policies.dialects.known import DIALECTS
+from viscot_core.policies.dialects.known import DIALECTS, dialect
 from viscot_core.policies.zoom_settings import ZoomSettings, dialect_for
 from viscot_core.rollout import run as rollout
 from viscot_core.runs.opening import LoadedItem
@@ -77,12 +79,13 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest[:8]) >> 2
 
 
-def settings_of_attempts(run: Run, boxes: Codec, spec: ReinforceSpec) -> Settings:
+def settings_of_attempts(run: Run, processor: TrainingProcessor, spec: ReinforceSpec) -> Settings:
     """What the strategy of the attempts is told, as a run folder keeps it.
 
     Raises:
-        UsageError: it is zoom, and nothing says how the model calls a zoom tool.
+        UsageError: it is zoom, and nothing says how the model calls a zoom tool, or its tokens cannot.
     """
+    boxes = processor.boxes
     settings: dict[str, Any] = {"box_format": boxes.name, "max_new_tokens": spec.max_new_tokens}
     if spec.strategy == "zoom":
         try:
@@ -92,8 +95,26 @@ def settings_of_attempts(run: Run, boxes: Codec, spec: ReinforceSpec) -> Setting
                 "Nothing says how this model calls a zoom tool; give stages.grpo.reinforce.dialect: "
                 f"{', '.join(DIALECTS)}."
             ) from error
+        require_tokens(processor, name)
         settings["zoom"] = ZoomSettings(name, spec.looks).record()
     return settings
+
+
+def require_tokens(processor: TrainingProcessor, name: str) -> None:
+    """Refuse a dialect whose calls the model's tokens cannot write: every attempt would fail, in silence.
+
+    Raises:
+        UsageError: a call does not come back from the tokenizer as it was.
+    """
+    call = dialect(name).call((0.125, 0.25, 0.5, 0.75), 0, 1)
+    turns = (Message("user", "Where?", learned=False), Message("assistant", call))
+    labels = only_learned(processor.render(turns, []), turns).labels
+    back = processor.text([label for label in labels if label != IGNORE])
+    if "".join(call.split()) not in "".join(back.split()):
+        raise UsageError(
+            f"This model has no tokens for calls of the dialect {name}: of {call!r} its tokenizer makes "
+            f"{back!r}. Give another stages.grpo.reinforce.dialect: {', '.join(DIALECTS)}."
+        )
 
 
 class Attempting:
@@ -103,7 +124,7 @@ class Attempting:
         self._run, self._stage, self._spec, self._rewards = run, stage, spec, rewards
         self.processor = run.processor_for(stage)
         self._strategy = VisualCot.all_strategies[spec.strategy]
-        self._settings = settings_of_attempts(run, self.processor.boxes, spec)
+        self._settings = settings_of_attempts(run, self.processor, spec)
         self._engine: LocalEngine | None = None
 
     def attempts(self, items: Sequence[LoadedItem], seed: int) -> list[list[Tried]]:

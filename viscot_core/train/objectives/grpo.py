@@ -93,7 +93,7 @@ class Grpo(Replies):
         super().__init__(run, stage)
         self._spec = stage.reinforce or ReinforceSpec()
         self._rewards = [weighted(name, weight) for name, weight in self._spec.rewards.items()]
-        settings_of_attempts(run, run.processor_for(stage).boxes, self._spec)  # refuses before a step is made
+        settings_of_attempts(run, run.processor_for(stage), self._spec)  # refuses before a step is made
         self._attempting: Attempting | None = None
         self._items: list[Item] = []
         self._idle = 0  # batches in a row that nothing was learned from
