@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import made_replies
 import pytest
@@ -178,10 +180,10 @@ def test_zoom_without_a_known_dialect_is_refused(data: Path, tmp_path: Path) -> 
     recipe = recipe_for("grpo", data, files=["chain.jsonl"])
     run = start(tmp_path, recipe, recipe.stages[0])
     spec = ReinforceSpec(strategy="zoom")
+    known = run.processor_for(recipe.stages[0])
+    other: Any = SimpleNamespace(boxes=codec("pixels"), render=known.render, text=known.text)
     with pytest.raises(UsageError, match=r"give stages\.grpo\.reinforce\.dialect: .*deepeyes"):
-        settings_of_attempts(run, codec("pixels"), spec)
-    given = settings_of_attempts(
-        run, codec("pixels"), spec.model_copy(update={"dialect": "deepeyes", "looks": 2})
-    )
+        settings_of_attempts(run, other, spec)
+    given = settings_of_attempts(run, other, spec.model_copy(update={"dialect": "deepeyes", "looks": 2}))
     assert given["zoom"]["dialect"] == "deepeyes" and given["zoom"]["looks"] == 2
-    assert settings_of_attempts(run, codec("viscot"), spec)["zoom"]["dialect"] == "viscot"
+    assert settings_of_attempts(run, known, spec)["zoom"]["dialect"] == "viscot"
