@@ -18,8 +18,9 @@ COPY viscot_cli viscot_cli
 COPY recipes recipes
 RUN pip install --no-cache-dir -c constraints.txt ".[serve,formats,pdf]"
 
-RUN useradd --create-home viscot && mkdir /cache && chown viscot /cache
-USER viscot
+RUN useradd --uid 10001 --create-home viscot && mkdir /cache && chown viscot /cache
+# By number, so that Kubernetes can see that it is not root.
+USER 10001
 ENV VISCOT_CACHE=/cache PYTHONUNBUFFERED=1
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s \

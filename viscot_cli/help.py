@@ -65,7 +65,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "demo": (
         "viscot demo --port 7860",
-        "viscot demo --model VisCoT-7b-336 --load-in 4bit",
+        "viscot demo --model VisCoT-7b-336,qwen3-vl-8b --load-in 4bit",
     ),
     "serve": (
         "viscot serve --model VisCoT-7b-336 --port 8000",

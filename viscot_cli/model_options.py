@@ -75,10 +75,16 @@ MAX_TRUNCATED = 0.05
 
 
 @dataclass(frozen=True)
-class WhoAnswers:
-    """The model that is asked, and how it is loaded."""
+class WhichModel:
+    """The model that is asked."""
 
     model: Model = None
+
+
+@dataclass(frozen=True)
+class HowLoaded:
+    """How a model is loaded."""
+
     base: Base = None
     box_format: BoxFormat = None
     device: Device = "auto"
@@ -92,12 +98,23 @@ class WhoAnswers:
     tensor_parallel: TensorParallel = 1
     python: Python = None
 
-    def options(self, batch_size: int = 8, api: ApiOptions | None = None) -> EngineOptions:
+    def options_for(
+        self, model: str | None, batch_size: int = 8, api: ApiOptions | None = None
+    ) -> EngineOptions:
         """``batch_size`` 0 finds what fits."""
         from viscot_core.engines.open import EngineOptions
 
-        loaded = {each.name: getattr(self, each.name) for each in fields(WhoAnswers)}
-        return EngineOptions(batch_size=batch_size, api=api, **loaded)
+        loaded = {each.name: getattr(self, each.name) for each in fields(HowLoaded)}
+        return EngineOptions(model=model, batch_size=batch_size, api=api, **loaded)
+
+
+@dataclass(frozen=True)
+class WhoAnswers(HowLoaded, WhichModel):
+    """The model that is asked, and how it is loaded."""
+
+    def options(self, batch_size: int = 8, api: ApiOptions | None = None) -> EngineOptions:
+        """``batch_size`` 0 finds what fits."""
+        return self.options_for(self.model, batch_size, api)
 
 
 @dataclass(frozen=True)

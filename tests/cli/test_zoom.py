@@ -198,9 +198,10 @@ def test_a_server_follows_the_model_s_own_policy(
 def test_the_page_follows_the_model_s_own_policy(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gradio")
     from viscot_core.demo import page
+    from viscot_core.demo.backend import _policy
 
     built: list[Any] = []
-    monkeypatch.setattr(page, "build", lambda backend, *_: built.append(backend))
+    monkeypatch.setattr(page, "build", built.append)
     monkeypatch.setattr(page, "launch", lambda *_: None)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -208,7 +209,8 @@ def test_the_page_follows_the_model_s_own_policy(cli: Cli, monkeypatch: pytest.M
     for words, name in (((), "zoom"), (("--policy", "two-turn"), "two_turn")):
         ran = cli("demo", "--model", "viscot-tiny-zoom", "--device", "cpu", "--port", port, *words)
         assert ran.code == 0, ran.err
-        assert built.pop()._policy("cot").name == name
+        (model,) = built.pop().models.values()
+        assert model.label == "viscot-tiny-zoom" and _policy(model.ready(), "cot").name == name
 
 
 def test_a_crop_policy_is_refused_where_the_dialect_crops(cli: Cli, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,10 @@ from serve_help import WORDING, Looker, Slow
 
 from viscot_core.boxes.geometry import Box
 from viscot_core.demo.backend import Card, DemoBackend, box_of
+from viscot_core.demo.models import DemoModel, Ready
 from viscot_core.demo.queue import VisitorQueue
 from viscot_core.engines.base import Generation, Request
-from viscot_core.errors import EngineError, UsageError
+from viscot_core.errors import CheckpointError, EngineError, UsageError
 from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.serve.batching import Batcher
 
@@ -25,11 +26,17 @@ def open_image() -> Image.Image:
     return Image.new("RGB", (400, 200))
 
 
+def offered(batcher: Batcher, label: str = "looker", zoom: ZoomSettings | None = None) -> DemoModel:
+    return DemoModel(label, lambda: Ready(batcher, WORDING, zoom))
+
+
 @contextmanager
-def backend(engine: Looker, **options: Any) -> Iterator[DemoBackend]:
+def backend(engine: Looker, zoom: ZoomSettings | None = None, **options: Any) -> Iterator[DemoBackend]:
     batcher = Batcher(engine)
     try:
-        yield DemoBackend(batcher, WORDING, **options)
+        model = offered(batcher, zoom=zoom)
+        model.ready()
+        yield DemoBackend([model], **options)
     finally:
         batcher.close()
 
@@ -172,3 +179,56 @@ def test_leaving_takes_the_question_back() -> None:
 def test_a_drawn_box_is_read_or_refused(shares: list[float], box: tuple[float, ...] | None) -> None:
     found = box_of(shares, (400, 200))
     assert (found.coords if found else None) == box
+
+
+def test_models_answer_one_after_another_and_one_that_cannot_be_loaded_says_so() -> None:
+    small, large = Looker(name="small"), Looker(name="large")
+    loads: list[str] = []
+
+    def load(engine: Looker) -> Callable[[], Ready]:
+        def opens() -> Ready:
+            loads.append(engine.name)
+            return Ready(Batcher(engine), WORDING)
+
+        return opens
+
+    def fails() -> Ready:
+        raise CheckpointError("broken has no weights.")
+
+    def crashes() -> Ready:
+        raise ZeroDivisionError("division by zero")
+
+    models = [
+        DemoModel("small", load(small), hint="Knows little."),
+        DemoModel("broken", fails),
+        DemoModel("crashed", crashes),
+        DemoModel("large", load(large), weigh=lambda: 2_500_000_000),
+    ]
+    here = DemoBackend(models)
+    asked = ["large", "broken", "crashed", "small"]
+    try:
+        seen = list(here.ask(open_image, "What?", ["cot", "direct"], models=asked))
+        again = list(here.ask(open_image, "What?", ["direct"], models=["large"]))
+        alone = list(here.ask(open_image, "What?", ["direct"]))
+    finally:
+        for model in models:
+            model.close()
+    notes = [card.note for cards in seen for card in cards if card.model == "large"]
+    assert "loads large (2.50 GB of weights)" in notes and loads == ["small", "large"]
+    ends = {(card.model, card.way): (card.state, card.text or card.note) for card in seen[-1]}
+    assert ends["small", "cot"] == ("done", "seen 224 x 200") == ends["large", "cot"]
+    assert ends["small", "direct"] == ("done", "seen 400 x 200") == ends["large", "direct"]
+    assert ends["broken", "cot"] == ("failed", "broken has no weights.") == ends["broken", "direct"]
+    assert "could not be loaded (ZeroDivisionError" in ends["crashed", "cot"][1]
+    for cards in seen:  # a time that holds another model's work would be no time of its own
+        working = {card.model for card in cards if card.state in ("looking", "reading")}
+        assert len(working) <= 1
+    assert [card.model for card in again[-1]] == ["large"] and not any("loads" in c.note for (c,) in again)
+    assert [card.model for card in alone[-1]] == ["small"]
+
+
+def test_a_model_larger_than_the_memory_is_not_loaded() -> None:
+    model = DemoModel("huge", lambda: pytest.fail("it was loaded"), weigh=lambda: 10**15, in_ram=True)
+    with pytest.raises(EngineError, match=r"huge takes 1,000,000 GB of weights, and .* of memory are free"):
+        model.ready()
+    model.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import time
@@ -65,7 +66,7 @@ def test_images_of_many_pixels_are_kept_as_files(here: tuple[str, Any, Any]) -> 
     visitors = [Visitor(url, blocks, f"many-{number}") for number in range(4)]
     for visitor in visitors:
         visitor.do("upload", [], {"image": large})
-        *_, button = visitor.do("ask", [None, "What?", "Look closer"])
+        *_, button = visitor.do("ask", [None, None, "What?", "Look closer", ["looker"]])
         assert button["value"] == "Ask"
     held = page.images.held
     wait_for(lambda: decoded((3001, 3001)) == 0, 10)
@@ -78,7 +79,7 @@ def test_images_of_many_pixels_are_kept_as_files(here: tuple[str, Any, Any]) -> 
 def test_a_tiff_is_shown_as_jpeg_and_lists_without_end_are_refused(here: tuple[str, Any, Any]) -> None:
     url, blocks, _ = here
     visitor = Visitor(url, blocks, "tiff")
-    _, stage, _ = visitor.do("upload", [], {"image": data_url(Image.new("RGB", (60, 40)), "TIFF")})
+    _, _, stage, _ = visitor.do("upload", [], {"image": data_url(Image.new("RGB", (60, 40)), "TIFF")})
     assert stage["image"].startswith("data:image/jpeg") and "60 × 40" in stage["message"]
     start = time.monotonic()
     assert visitor.send("upload", [], [[]] * 3_000_000).status_code == 400
@@ -89,5 +90,31 @@ def test_a_question_of_a_megabyte_is_refused(here: tuple[str, Any, Any]) -> None
     url, blocks, _ = here
     visitor = Visitor(url, blocks, "long")
     visitor.do("upload", [], {"image": data_url()})
-    _, stage, *_ = visitor.do("ask", [None, "why " * 250_000, "Look closer"])
+    _, stage, *_ = visitor.do("ask", [None, None, "why " * 250_000, "Look closer", ["looker"]])
     assert "at most 2000 characters" in stage["message"]
+
+
+def test_a_pdf_that_cannot_be_shown_is_refused_in_a_sentence(here: tuple[str, Any, Any]) -> None:
+    pytest.importorskip("pypdfium2", reason="needs viscot[pdf]")
+    url, blocks, page = here
+    visitor = Visitor(url, blocks, "pdf")
+
+    def upload(data: bytes) -> Any:
+        sent = "data:application/pdf;base64," + base64.b64encode(data).decode()
+        return visitor.do("upload", [], {"image": sent})
+
+    held = page.images.held
+    start = b"%%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj 2 0 obj<</Type/Pages/Count 1"
+    start += b"/Kids[3 0 R]>>endobj 3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 %d %d]>>endobj"
+    start += b" trailer<</Root 1 0 R>>"
+    for data in (b"%PDF-1.7 nothing", b"%PDF-"):
+        _, _, stage, _ = upload(data)
+        assert stage["failed"] and stage["message"].endswith("print it to a new PDF.")
+        assert page.images.held == held
+    _, _, stage, _ = upload(start % (10**6, 10**6))
+    assert "Page 1 of 1, 5000 × 5000 pixels" in stage["message"]
+    for wanted in (0, 2, "1", None, 10**30):
+        _, stage = visitor.do("turn", [None], {"page": wanted})
+        assert stage == {"page": 1, "message": "Choose a page from 1 to 1."}
+    *_, button = visitor.do("ask", [None, None, "What?", "Look closer", ["looker"]])
+    assert button["value"] == "Ask"

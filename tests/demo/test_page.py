@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from demo_help import Browser, browser, shown
 from PIL import Image
-from serve_help import Gated, Looker, Slow, asks_for_box
+from serve_help import WORDING, Gated, Looker, Slow, asks_for_box
 
+from viscot_core.demo.models import DemoModel, Ready
 from viscot_core.engines.base import Generation, Request
 from viscot_core.models.known import BUNDLED_ZOOM
 from viscot_core.models.zoo import BUNDLED_FOLDER, BUNDLED_FOLDERS, hint_about
 from viscot_core.policies.zoom_settings import ZoomSettings
+from viscot_core.serve.batching import Batcher
 from viscot_core.tour import EXAMPLES, examples
 
 pytest.importorskip("gradio", reason="needs viscot[demo]")
@@ -233,3 +236,78 @@ def test_several_looks_are_numbered_steps(
         assert right <= card["x"] + card["width"] and words["width"] > 0.8 * (card["width"] - 30)
         assert person.text(".vs-way-cot .vs-words .vs-detail").endswith(" s")
         assert person.problems() == []
+
+
+def test_a_page_of_a_pdf_is_chosen_and_the_answer_names_it(
+    person: Browser, shot: Callable[[str], None], tmp_path: Path
+) -> None:
+    from selenium.webdriver import Keys
+
+    pytest.importorskip("pypdfium2", reason="needs viscot[pdf]")
+    pages = [Image.new("RGB", size, "white") for size in ((300, 400), (500, 300), (300, 400))]
+    pages[0].save(tmp_path / "three.pdf", save_all=True, append_images=pages[1:], resolution=200)
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 nothing")
+    with shown(Looker()) as url:
+        person.open(url, *PHONE)
+        person.one("input.vs-file").send_keys(str(tmp_path / "broken.pdf"))
+        person.wait(lambda: "cannot be read as a PDF" in person.text(".vs-message.vs-wrong"), "the error")
+        person.choose(tmp_path / "three.pdf")
+        assert "Page 1 of 3, 300 × 400" in person.text(".vs-message")
+        person.ask("First?")
+        person.answered()
+        person.one("[aria-label='Page after']").send_keys(Keys.ENTER)  # without a mouse
+        person.wait(lambda: "Page 2 of 3, 500 × 300" in person.text(".vs-message"), "the second page")
+        person.ask("Second?")
+        person.answered()
+        assert person.text(".vs-page") == "Page 2 of 3 | Page 1 of 3", "the first answer is still there"
+        number = person.one(".vs-number")
+        number.send_keys(Keys.CONTROL, "a")
+        number.send_keys("9", Keys.TAB)
+        person.wait(lambda: "Page 3 of 3" in person.text(".vs-message"), "the last page")
+        assert not person.one("[aria-label='Page after']").is_enabled()
+        wide = person.driver.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= PHONE[0], "nothing sticks out to the right"
+        shot("phone-pdf")
+        person.choose(EXAMPLES / "cards.jpg")
+        assert not person.one(".vs-leaf").is_displayed() and not person.all(".vs-turn")
+        assert person.problems() == []
+
+
+@pytest.mark.parametrize(("window", "name"), [(DESKTOP, "desktop"), (PHONE, "phone")])
+def test_models_are_chosen_and_answer_side_by_side(
+    person: Browser, shot: Callable[[str], None], window: tuple[int, int], name: str
+) -> None:
+    from viscot_core.errors import CheckpointError
+
+    def fails() -> Ready:
+        raise CheckpointError("broken has no weights; copy it again.")
+
+    with closing(Batcher(Looker(box="[0.100, 0.300, 0.300, 0.500]"))) as batcher:
+        other = DemoModel("other", lambda: Ready(batcher, WORDING))
+        with shown(Looker(), more=[other, DemoModel("broken", fails)]) as url:
+            person.open(url, *window)
+            person.choose(EXAMPLES / "wide.jpg")
+            boxes = person.all("#models input")
+            assert [box.is_selected() for box in boxes] == [True, False, False]
+            boxes[0].click()
+            person.one("#ask").click()
+            person.wait(lambda: "Choose a model" in person.text(".vs-message"), "the hint")
+            for box in boxes:
+                box.click()
+            person.ask("What is it?")
+            person.answered()
+            shot(f"{name}-models")
+            assert person.text(".vs-model") == "looker | other | broken"
+            assert person.text(".vs-failed .vs-note") == "broken has no weights; copy it again."
+            assert person.text(".vs-answer").count("seen") == 2
+            place = "return document.querySelector('.vs-box').style.left"
+            first = person.driver.execute_script(place)
+            show = [each for each in person.all(".vs-copy") if each.text == "Show its box"]
+            show[1].click()
+            person.wait(lambda: "box of other" in person.text(".vs-message"), "the other box")
+            assert person.driver.execute_script(place) != first
+            wide = person.driver.execute_script("return document.documentElement.scrollWidth")
+            assert wide <= window[0], "nothing sticks out to the right"
+            answer = person.one(".vs-answer").rect
+            assert answer["y"] + answer["height"] < window[1], "the first answer is on the first screen"
+            assert person.problems() == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from serve_help import WORDING
 
+from viscot_core.demo.models import DemoModel, Ready
 from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.serve.batching import Batcher
 from viscot_core.serve.listen import listen
@@ -20,15 +21,20 @@ CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shut
 
 
 @contextmanager
-def shown(engine: Any, *, places: int = 8, hint: str = "", zoom: ZoomSettings | None = None) -> Iterator[str]:
-    """The page's address; it is served until the block ends."""
-    with page_of(engine, places=places, hint=hint, zoom=zoom) as (url, _):
+def shown(engine: Any, **options: Any) -> Iterator[str]:
+    """The page's address; it is served until the block ends. ``options`` are those of ``page_of``."""
+    with page_of(engine, **options) as (url, _):
         yield url
 
 
 @contextmanager
 def page_of(
-    engine: Any, *, places: int = 8, hint: str = "", zoom: ZoomSettings | None = None
+    engine: Any,
+    *,
+    places: int = 8,
+    hint: str = "",
+    zoom: ZoomSettings | None = None,
+    more: Sequence[DemoModel] = (),
 ) -> Iterator[tuple[str, Any]]:
     """The address of a served page, and its Gradio blocks."""
     from viscot_core.demo.backend import DemoBackend
@@ -37,7 +43,9 @@ def page_of(
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     batcher = Batcher(engine, batch=8)
-    blocks = build(DemoBackend(batcher, WORDING, places=places, zoom=zoom), engine.name, hint)
+    model = DemoModel(engine.name, lambda: Ready(batcher, WORDING, zoom), hint=hint)
+    model.ready()
+    blocks = build(DemoBackend([model, *more], places=places))
     launch(blocks, "127.0.0.1", port, block=False)
     try:
         yield f"http://127.0.0.1:{port}", blocks

@@ -24,6 +24,7 @@ from serve_help import question, running
 from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.conversation import Message
 from viscot_core.demo.backend import DemoBackend
+from viscot_core.demo.models import DemoModel, Ready
 from viscot_core.engines.base import Generation, Request
 from viscot_core.engines.open import EngineOptions, codec_for
 from viscot_core.engines.transformers.engine import LocalEngine
@@ -201,7 +202,7 @@ def infer_chat_demo(made: Made) -> None:
     assert said.count("answer  ") == 2 and said.count("box     ") == 1
     batcher = Batcher(made.engine)
     try:
-        page = DemoBackend(batcher, wording(made))
+        page = DemoBackend([DemoModel("made", lambda: Ready(batcher, wording(made)))])
         *_, cards = page.ask(lambda: IMAGES[0], "What?", ["cot", "direct"])
     finally:
         batcher.close()

@@ -40,7 +40,10 @@ const cropOf = (key, region) => {
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", "The part of the image the model looked at");
     canvas.title = "Enlarge";
-    canvas.addEventListener("click", () => document.dispatchEvent(new CustomEvent("vs-enlarge", { detail: canvas })));
+    canvas.tabIndex = 0;
+    const enlarge = () => document.dispatchEvent(new CustomEvent("vs-enlarge", { detail: canvas }));
+    canvas.addEventListener("click", enlarge);
+    canvas.addEventListener("keydown", (event) => { if (event.key === "Enter") enlarge(); });
     const image = document.querySelector("#stage .vs-image img");
     image.decode().then(() => {
       canvas.getContext("2d").drawImage(image, left, top, width, height, 0, 0, width, height);
@@ -49,21 +52,27 @@ const cropOf = (key, region) => {
   }
   return crops.get(shape);
 };
+const isBusy = (card) => !["done", "failed"].includes(card.state);
 const draw = () => {
   list.replaceChildren();
   const turns = [...(props.value || [])].reverse();
   if (!turns.length) crops.clear();
-  for (const part of document.querySelectorAll(".vs-stage, .vs-head")) part.classList.toggle("vs-answered", turns.length > 0);
+  const open = turns.some((turn) => turn.cards.some(isBusy));
+  for (const part of document.querySelectorAll(".vs-stage, .vs-head")) {
+    part.classList.toggle("vs-answered", turns.length > 0);
+    part.classList.toggle("vs-asking", open);
+  }
   for (const turn of turns) {
     const item = make("article", "vs-turn", list);
     make("h3", "vs-question", item, turn.question);
+    if (turn.page) make("p", "vs-detail vs-page", item, `Page ${turn.page} of ${turn.pages}`);
     const cards = make("div", "vs-cards", item);
     if (turn.hint) make("p", "vs-hint", item, turn.hint);
     for (const card of turn.cards) {
       const box = make("section", `vs-card vs-way-${card.way} vs-${card.state}`, cards);
       const looks = card.looks && card.looks.length ? card.looks : card.region ? [card.region] : [];
       for (const [at, region] of looks.entries()) {
-        const crop = cropOf(`${turn.number}/${card.way}/${at}`, region);
+        const crop = cropOf(`${turn.number}/${card.model}/${card.way}/${at}`, region);
         if (looks.length === 1) { box.append(crop); continue; }
         const step = make("figure", "vs-step", box); // several looks are numbered steps
         step.append(crop);
@@ -71,7 +80,8 @@ const draw = () => {
       }
       const words = make("div", "vs-words", box);
       make("h4", "vs-title", words, card.title);
-      const busy = !["done", "failed"].includes(card.state);
+      if (card.model) make("p", "vs-model", words, card.model);
+      const busy = isBusy(card);
       if (card.text) make("p", "vs-answer", words, card.text);
       if (card.note) make("p", busy ? "vs-busy" : "vs-note", words, card.note);
       if (card.state === "done" && !card.text) make("p", "vs-note", words, "The model said nothing.");
@@ -80,6 +90,12 @@ const draw = () => {
         const button = make("button", "vs-copy", words, "Copy");
         button.type = "button";
         button.addEventListener("click", () => copy(card.text, button));
+      }
+      if (!open && card.region && turn.cards.filter((each) => each.region).length > 1) { // the stage has one box
+        const button = make("button", "vs-copy", words, "Show its box");
+        button.type = "button";
+        const shown = { region: card.region, page: turn.page, whose: card.model };
+        button.addEventListener("click", () => document.dispatchEvent(new CustomEvent("vs-look", { detail: shown })));
       }
     }
   }

@@ -1,4 +1,7 @@
-"""What the page shows while a question is answered: cards that change as the region and the answer come."""
+"""What the page shows while a question is answered: cards that change as the region and the answer come.
+
+Models that are asked together answer one after another, so that the time of one is not that of all.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,13 @@ from PIL import Image
 
 from viscot_core.ask import check_question, policy_for, prepare_question
 from viscot_core.boxes.geometry import Box, BoxStatus, Frame
+from viscot_core.demo.models import DemoModel, Ready
 from viscot_core.demo.queue import VisitorQueue
 from viscot_core.errors import ViscotError
 from viscot_core.policies.base import Look, Policy, Question
 from viscot_core.policies.given_box import GivenBox
-from viscot_core.policies.wording import Wording
-from viscot_core.policies.zoom_settings import ZoomSettings
 from viscot_core.rollout import run
-from viscot_core.serve.batching import Batcher, Session
+from viscot_core.serve.batching import Session
 
 Way = Literal["cot", "direct", "box"]
 """A strategy's name, or ``box``: cot with the region that the visitor drew."""
@@ -44,6 +46,8 @@ class Card:
 
     way: Way
     title: str
+    model: str = ""
+    """Its label, where the page offers several."""
     state: State = "waiting"
     text: str = ""
     note: str = ""
@@ -58,29 +62,24 @@ class Card:
 
 
 class DemoBackend:
-    """Answers the questions of all visitors over one batcher, ``places`` of them at the same time."""
+    """Answers the questions of all visitors with the models of the page, ``places`` of them at a time."""
 
-    def __init__(
-        self,
-        batcher: Batcher,
-        wording: Wording,
-        *,
-        places: int = 8,
-        length: int = 56,
-        zoom: ZoomSettings | None = None,
-    ) -> None:
-        self._batcher = batcher
-        self._wording = wording
-        self._zoom = zoom
+    def __init__(self, models: Sequence[DemoModel], *, places: int = 8, length: int = 56) -> None:
+        self.models = {model.label: model for model in models}
         self._queue = VisitorQueue(places, length)
 
     def ask(
-        self, open_image: Callable[[], Image.Image], text: str, ways: Sequence[Way], box: Box | None = None
+        self,
+        open_image: Callable[[], Image.Image],
+        text: str,
+        ways: Sequence[Way],
+        box: Box | None = None,
+        models: Sequence[str] = (),
     ) -> Iterator[tuple[Card, ...]]:
         """All cards, again after every change, until all are done; ``box`` (SQUARE) is for the way ``box``.
 
-        The image is opened when the question's turn comes: those who wait hold no pixels. Closing the
-        iterator stops the question.
+        ``models`` are the labels of those to ask (the first one). The image is opened when the question's
+        turn comes: those who wait hold no pixels. Closing the iterator stops the question.
 
         Raises:
             UsageError: an empty question.
@@ -89,36 +88,60 @@ class DemoBackend:
         check_question(text)
         ticket = self._queue.join()
         try:
-            cards = {way: Card(way, TITLES[way]) for way in ways}
+            asked = [model for label, model in self.models.items() if label in models]
+            asked = asked or [next(iter(self.models.values()))]
+            name = len(self.models) > 1
+            cards = {
+                (model.label, way): Card(way, TITLES[way], model.label if name else "")
+                for model in asked
+                for way in ways
+            }
             while before := self._queue.before(ticket):
                 note = f"{before} before you" if before > 1 else "you are next"
                 yield tuple(replace(card, note=note) for card in cards.values())
                 self._queue.wait(1.0)
-            yield from self._answer(prepare_question(open_image(), text, box=box), cards)
+            question = prepare_question(open_image(), text, box=box)
+            for model in asked:
+                own = {way: cards[model.label, way] for way in ways}
+                for changed in self._answer(question, model, own):
+                    cards |= {(model.label, way): card for way, card in changed.items()}
+                    yield tuple(cards.values())
         finally:
             self._queue.leave(ticket)
 
-    def _answer(self, question: Question, cards: dict[Way, Card]) -> Iterator[tuple[Card, ...]]:
+    def _answer(
+        self, question: Question, model: DemoModel, cards: dict[Way, Card]
+    ) -> Iterator[dict[Way, Card]]:
+        """The cards of one model, which is loaded where this is its first question."""
+        if not model.is_ready:
+            note = f"loads {model.label}" + (f" ({model.memory})" if model.memory else "")
+            yield {way: replace(card, note=note) for way, card in cards.items()}
+        try:
+            ready = model.ready()
+        except ViscotError as error:
+            yield {way: replace(card, state="failed", note=str(error)) for way, card in cards.items()}
+            return
         changes: SimpleQueue[Card] = SimpleQueue()
-        sessions = {way: Session(self._batcher) for way in cards}
+        sessions = {way: Session(ready.batcher) for way in cards}
         for way, session in sessions.items():
-            job = (question, self._policy(way), cards[way], session, changes)
+            job = (question, _policy(ready, way), cards[way], session, changes)
             threading.Thread(target=_answer, args=job, name=f"viscot-{way}", daemon=True).start()
         try:
             while any(card.state not in ("done", "failed") for card in cards.values()):
                 card = changes.get()
                 cards[card.way] = card
-                yield tuple(cards.values())
+                yield cards
         finally:
             for session in sessions.values():
                 session.stop()
 
-    def _policy(self, way: Way) -> Policy:
-        if way == "box":
-            return GivenBox(self._wording)
-        if way == "cot" and self._zoom is not None:
-            return self._zoom.policy()
-        return policy_for(way, self._wording)
+
+def _policy(ready: Ready, way: Way) -> Policy:
+    if way == "box":
+        return GivenBox(ready.wording)
+    if way == "cot" and ready.zoom is not None:
+        return ready.zoom.policy()
+    return policy_for(way, ready.wording)
 
 
 def _answer(

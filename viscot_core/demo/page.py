@@ -1,8 +1,8 @@
 """The web page: a stage for the image, a line for the question, cards for the answers.
 
 Gradio transports the events; the visible page is in ``page.css``, ``stage.js`` and ``answers.js``. The file
-of a visitor's image stays in the server's memory until the page is closed, an hour at most; nothing is
-written to disk.
+of a visitor's image or PDF stays in the server's memory until the page is closed, an hour at most; nothing
+is written to disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from viscot_core.demo.limit import SizeLimit
 from viscot_core.errors import ViscotError
 from viscot_core.images.reading import open_image
 from viscot_core.serve.errors import ApiError
-from viscot_core.serve.images import decode, image_of
+from viscot_core.serve.images import count_pages, decode, image_of
 from viscot_core.tour import examples
 
 os.environ.setdefault(
@@ -61,16 +61,17 @@ class Visit:
     """What the server keeps for one open page."""
 
     image: Kept | None = None
+    page: int | None = None
+    """From 1, of a PDF or a TIFF of several pages."""
+    pages: int | None = None
     box: Box | None = None
-    turns: Turns = ()
 
 
 class Page:
     """The handlers of what a visitor does; each returns new values for the parts of the page it changes."""
 
-    def __init__(self, backend: DemoBackend, hint: str = "") -> None:
+    def __init__(self, backend: DemoBackend) -> None:
         self._backend = backend
-        self._hint = hint
         self._examples = examples()
         self._decoders = threading.BoundedSemaphore(DECODERS)
         self.images = ImageStore(KEPT_BYTES)
@@ -84,22 +85,49 @@ class Page:
             out.append({"thumb": _data_url(image), "question": example.question})
         return out
 
-    def upload(self, event: gr.EventData, request: gr.Request) -> tuple[Visit, dict[str, Any], list[Any]]:
-        """An image was chosen and sent as a data URL; the questions about the last one are removed."""
+    def upload(
+        self, event: gr.EventData, request: gr.Request
+    ) -> tuple[Visit, Turns, dict[str, Any], list[Any]]:
+        """A file was chosen and sent as a data URL; the questions about the last one are removed."""
         try:
             data = image_of(str(event.image))
             if len(data) > MAX_BYTES:
-                raise ApiError(413, f"The image is larger than {MAX_BYTES // 10**6} MB.", "too_large")
+                raise ApiError(413, f"The file is larger than {MAX_BYTES // 10**6} MB.", "too_large")
             with self._decoders:
-                image = decode(data, max_pixels=MAX_PIXELS, as_seen=True)
+                pages = count_pages(data)
+                page = None if pages is None else 1
+                image = decode(data, max_pixels=MAX_PIXELS, as_seen=True, page=page)
                 again = {} if data.startswith(SHOWN) else {"image": _data_url(image)}
         except ApiError as error:
-            return Visit(), {"failed": True, "message": error.message}, []
-        message = f"{image.width} × {image.height} pixels. Ask something about it."
-        return self._visit(data, image, request), {**again, "message": message}, []
+            return Visit(), (), {"failed": True, "message": error.message}, []
+        visit = self._visit(data, image, request, page, pages)
+        return visit, (), {**again, **_told(visit, image)}, []
 
-    def _visit(self, data: bytes, image: Image.Image, request: gr.Request) -> Visit:
-        return Visit(self.images.put(str(request.session_hash), data, image.size))
+    def _visit(
+        self,
+        data: bytes,
+        image: Image.Image,
+        request: gr.Request,
+        page: int | None = None,
+        pages: int | None = None,
+    ) -> Visit:
+        return Visit(self.images.put(str(request.session_hash), data, image.size), page, pages)
+
+    def turn(self, visit: Visit, event: gr.EventData) -> tuple[Visit, dict[str, Any]]:
+        """Another page of the file was chosen; the answers about the others stay."""
+        data = None if visit.image is None else self.images.get(visit.image)
+        if visit.image is None or data is None:
+            return visit, {"message": GONE}
+        page = event.page
+        if visit.pages is None or not isinstance(page, int) or not 1 <= page <= visit.pages:
+            return visit, {"page": visit.page, "message": f"Choose a page from 1 to {visit.pages or 1}."}
+        try:
+            with self._decoders:
+                image = decode(data, max_pixels=MAX_PIXELS, as_seen=True, page=page)
+        except ApiError as error:
+            return visit, {"page": visit.page, "message": error.message}
+        visit = Visit(replace(visit.image, size=image.size), page, visit.pages)
+        return visit, {"image": _data_url(image), **_told(visit, image)}
 
     def expire(self, visit: Visit) -> None:
         """A page was open and not used for too long."""
@@ -112,15 +140,15 @@ class Page:
 
     def example(
         self, event: gr.EventData, request: gr.Request
-    ) -> tuple[Visit, dict[str, Any], list[Any], str]:
+    ) -> tuple[Visit, Turns, dict[str, Any], list[Any], str]:
         """An example was chosen: its image and its question."""
         index = event.example
         if not isinstance(index, int) or not 0 <= index < len(self._examples):
-            return Visit(), {"failed": True, "message": "There is no such example."}, [], ""
+            return Visit(), (), {"failed": True, "message": "There is no such example."}, [], ""
         chosen = self._examples[index]
         image = open_image(chosen.image)
         visit = self._visit(chosen.image.read_bytes(), image, request)
-        return visit, {"image": _data_url(image), "message": "Press Ask."}, [], chosen.question
+        return visit, (), {"image": _data_url(image), "message": "Press Ask."}, [], chosen.question
 
     def select(self, visit: Visit, event: gr.EventData) -> Visit:
         """A box was drawn, or removed."""
@@ -128,36 +156,51 @@ class Page:
             return replace(visit, box=None)
         return replace(visit, box=box_of(event.box, visit.image.size))
 
-    def ask(self, visit: Visit, question: str, choice: str) -> Iterator[tuple[Any, ...]]:
-        """Values of visit, stage, answers and the Ask button, while a question is answered."""
+    def ask(
+        self, visit: Visit, turns: Turns, question: str, choice: str, models: Sequence[str]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Values of turns, stage, answers and the Ask button, while a question is answered."""
         data = None if visit.image is None else self.images.get(visit.image)
-        if data is None or len(question) > MAX_QUESTION:
-            words = "First choose an image, or an example."
-            if visit.image is not None:
-                words = "The image was put away, since others came; choose it again."
+        if data is None or not models or len(question) > MAX_QUESTION:
+            words = "First choose an image, or an example." if visit.image is None else GONE
             if data is not None:
-                words = f"A question has at most {MAX_QUESTION} characters."
-            yield visit, {"message": words}, gr.skip(), gr.skip()
+                words = f"A question has at most {MAX_QUESTION} characters." if models else "Choose a model."
+            yield gr.skip(), {"message": words}, gr.skip(), gr.skip()
             return
-        open_it = partial(decode, data, max_pixels=MAX_PIXELS, as_seen=True)
+        open_it = partial(decode, data, max_pixels=MAX_PIXELS, as_seen=True, page=visit.page)
         box, ways = visit.box, CHOICES.get(choice, ("cot",))
         if box is not None:
             ways = tuple("box" if way == "cot" else way for way in ways)
         stage: dict[str, Any] = {"forget": True}
         try:
-            for cards in self._backend.ask(open_it, question, _ways(ways), box):
+            for cards in self._backend.ask(open_it, question, _ways(ways), box, models):
                 if (region := card_region(cards)) is not None:
                     stage = {"region": region}
-                shown = replace(visit, turns=_with(visit.turns, question, cards, self._hint))
-                yield shown, stage, list(shown.turns), gr.Button("Asking", interactive=False)
-        except ViscotError as error:
-            yield gr.skip(), {"message": str(error)}, gr.skip(), ASK
+                shown = (*turns, self._turn(turns, question, cards, visit, models))[-TURNS:]
+                yield shown, stage, list(shown), gr.Button("Asking", interactive=False)
+        except (ViscotError, ApiError) as error:
+            yield turns, {"message": str(error)}, list(turns), ASK
             return
         yield gr.skip(), gr.skip(), gr.skip(), ASK
 
+    def _turn(
+        self, turns: Turns, question: str, cards: Sequence[Card], visit: Visit, models: Sequence[str]
+    ) -> dict[str, Any]:
+        """A question with its cards, as the page shows it."""
+        asked = [model for label, model in self._backend.models.items() if label in models]
+        return {
+            "number": turns[-1]["number"] + 1 if turns else 0,
+            "question": question.strip(),
+            "cards": [card.plain() for card in cards],
+            "hint": " ".join(dict.fromkeys(model.hint for model in asked if model.hint)),
+            "page": visit.page,
+            "pages": visit.pages,
+        }
 
-HEAD = """<div class="vs-head"><h1>viscot</h1><p>Ask about an image. The model names the region that matters,
-looks at it closely, then answers. <b>{model}</b></p></div>"""
+
+HEAD = """<div class="vs-head"><h1>viscot</h1><p>Ask about an image. The model names the region that
+matters, looks at it closely, then answers. <b>{model}</b></p></div>"""
+GONE = "The image was put away, since others came; choose it again."
 ASK: Any = gr.Button("Ask", interactive=True, variant="primary")
 
 
@@ -170,11 +213,11 @@ def card_region(cards: Sequence[Card]) -> dict[str, Any] | None:
     return next((card.plain()["region"] for card in cards if card.region), None)
 
 
-def _with(turns: Turns, question: str, cards: Sequence[Card], hint: str) -> Turns:
-    number = turns[-1]["number"] + 1 if turns else 0
-    plain = [card.plain() for card in cards]
-    asked = {"number": number, "question": question.strip(), "cards": plain, "hint": hint}
-    return (*turns, asked)[-TURNS:]
+def _told(visit: Visit, image: Image.Image) -> dict[str, Any]:
+    """What the stage says of the image that it shows."""
+    where = "" if visit.page is None else f"Page {visit.page} of {visit.pages}, "
+    message = f"{where}{image.width} × {image.height} pixels. Ask something about it."
+    return {"page": visit.page, "pages": visit.pages, "message": message}
 
 
 def _data_url(image: Image.Image) -> str:
@@ -183,12 +226,14 @@ def _data_url(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def build(backend: DemoBackend, model: str, hint: str = "") -> gr.Blocks:
-    """The page, not yet served; ``hint`` stands beside every answer."""
-    page = Page(backend, hint)
+def build(backend: DemoBackend) -> gr.Blocks:
+    """The page, not yet served."""
+    page = Page(backend)
+    names = list(backend.models)
     with gr.Blocks(title="viscot", analytics_enabled=False, fill_width=True) as blocks:
-        gr.HTML(HEAD.format(model=html.escape(model)))
+        gr.HTML(HEAD.format(model=html.escape(names[0] if len(names) == 1 else "")))
         blocks.unload(page.leave)
+        turns = gr.State((), time_to_live=KEPT_SECONDS)
         visit = gr.State(Visit(), time_to_live=KEPT_SECONDS, delete_callback=page.expire)
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
@@ -221,6 +266,14 @@ def build(backend: DemoBackend, model: str, hint: str = "") -> gr.Blocks:
                     container=False,
                     elem_id="mode",
                 )
+                models = gr.CheckboxGroup(
+                    names,
+                    value=names[:1],
+                    visible=len(names) > 1,
+                    show_label=False,
+                    container=False,
+                    elem_id="models",
+                )
                 answers = gr.HTML(
                     value=[],
                     html_template='<div class="vs-answers" aria-live="polite"></div>',
@@ -228,13 +281,14 @@ def build(backend: DemoBackend, model: str, hint: str = "") -> gr.Blocks:
                     elem_id="answers",
                 )
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        stage.upload(page.upload, None, [visit, stage, answers], **quiet)
-        stage.click(page.example, None, [visit, stage, answers, question], **quiet)
+        stage.upload(page.upload, None, [visit, turns, stage, answers], **quiet)
+        stage.input(page.turn, visit, [visit, stage], **quiet)
+        stage.click(page.example, None, [visit, turns, stage, answers, question], **quiet)
         stage.select(page.select, visit, visit, **quiet)
         asking = {
             "fn": page.ask,
-            "inputs": [visit, question, choice],
-            "outputs": [visit, stage, answers, button],
+            "inputs": [visit, turns, question, choice, models],
+            "outputs": [turns, stage, answers, button],
         }
         # One question per page at a time; the visitor queue limits how many pages ask at once.
         button.click(**asking, trigger_mode="once", concurrency_limit=None, **quiet)

@@ -1,5 +1,5 @@
-// The stage: an image dropped, pasted, chosen or taken from the examples, with the box and the crop window over it,
-// and a box that the visitor draws. Images go to the server inside an event and stay in its memory only.
+// The stage: an image or a PDF dropped, pasted, chosen or taken from the examples, with the box and the crop window
+// over it, and a box that the visitor draws. Files go to the server inside an event and stay in its memory only.
 // `element`, `props`, `trigger` and `watch` are Gradio's.
 
 const make = (tag, className, parent, text) => {
@@ -13,13 +13,13 @@ const make = (tag, className, parent, text) => {
 const root = element.querySelector(".vs-stage");
 const input = make("input", "vs-file", root);
 input.type = "file";
-input.accept = "image/jpeg,image/png,image/webp,image/gif,image/bmp,image/tiff";
-input.setAttribute("aria-label", "Choose an image");
+input.accept = "image/jpeg,image/png,image/webp,image/gif,image/bmp,image/tiff,application/pdf";
+input.setAttribute("aria-label", "Choose an image or a PDF");
 
 const drop = make("button", "vs-drop", root);
 drop.type = "button";
 make("span", "vs-drop-mark", drop, "+");
-make("strong", "", drop, "Drop an image here");
+make("strong", "", drop, "Drop an image or a PDF here");
 make("span", "vs-quiet", drop, "or tap to choose one, or paste it");
 
 const frame = make("div", "vs-frame", root);
@@ -34,12 +34,23 @@ make("span", "vs-tag", layers.window, "crop");
 make("span", "vs-tag", layers.own, "your box");
 
 const bar = make("div", "vs-bar", root);
+const leaf = make("span", "vs-leaf", bar); // the pages of a PDF, or of a TIFF of several
+leaf.setAttribute("role", "group");
+leaf.setAttribute("aria-label", "Page");
+const back = make("button", "vs-button", leaf, "‹");
+back.setAttribute("aria-label", "Page before");
+const number = make("input", "vs-number", leaf);
+Object.assign(number, { type: "number", min: 1, inputMode: "numeric" });
+number.setAttribute("aria-label", "Page");
+const of = make("span", "vs-quiet", leaf);
+const next = make("button", "vs-button", leaf, "›");
+next.setAttribute("aria-label", "Page after");
 const other = make("button", "vs-button", bar, "Other image");
 const draw = make("button", "vs-button", bar, "Draw my own box");
 const remove = make("button", "vs-button", bar, "Remove my box");
 const enlarge = make("button", "vs-button", bar, "Enlarge");
 const keep = make("button", "vs-button", bar, "Save image");
-for (const button of [other, draw, remove, enlarge, keep]) button.type = "button";
+for (const button of [back, next, other, draw, remove, enlarge, keep]) button.type = "button";
 
 // A window for what is too small on the page: first as large as the screen, after a click in its own pixels.
 const large = make("dialog", "vs-large", root);
@@ -69,7 +80,11 @@ make("span", "vs-quiet", strip, "Examples");
   const thumb = make("img", "", button);
   thumb.src = example.thumb;
   thumb.alt = `Example: ${example.question}`;
-  button.addEventListener("click", () => { say("Opening the example …"); trigger("click", { example: index }); });
+  button.addEventListener("click", () => {
+    if (asking()) return;
+    say("Opening the example …");
+    trigger("click", { example: index });
+  });
 });
 
 // The image in its own pixels, with the box, the crop window and the visitor's box as they are shown.
@@ -101,6 +116,7 @@ keep.addEventListener("click", () => drawn().toBlob((blob) => {
 let own = null;      // [x0, y0, x1, y1], shares of the image
 let from = null;     // where a drag began
 let drawing = false; // the button's mode; with a mouse, dragging always draws
+let [page, pages] = [null, null];
 
 const say = (text, wrong = false) => {
   message.textContent = text || "";
@@ -119,6 +135,9 @@ const refresh = () => {
   root.classList.toggle("vs-drawing", drawing);
   draw.setAttribute("aria-pressed", String(drawing));
   remove.hidden = !own;
+  leaf.hidden = !pages || pages < 2;
+  [number.value, number.max, of.textContent] = [page || 1, pages || 1, `of ${pages}`];
+  [back.disabled, next.disabled] = [page <= 1, page >= pages];
   place(layers.own, own);
 };
 const forget = () => {
@@ -140,16 +159,28 @@ const show = (source) => {
   refresh();
 };
 
+// While a question is answered, its crops are drawn from the image on the stage: that one stays until then.
+const asking = () => {
+  const busy = root.classList.contains("vs-asking");
+  if (busy) say("Wait for the answer, then choose another image.");
+  return busy;
+};
+const isPdf = (file) => file.type === "application/pdf";
 const take = (file) => {
-  if (!file) return;
-  if (!file.type.startsWith("image/")) return say(`${file.name} is not an image; choose a JPEG, PNG, WebP or TIFF.`, true);
+  if (!file || asking()) return;
+  if (!file.type.startsWith("image/") && !isPdf(file)) {
+    return say(`${file.name} is not an image; choose a JPEG, PNG, WebP, TIFF or PDF.`, true);
+  }
   if (file.size > props.max_bytes) {
-    return say(`The image is larger than ${Math.round(props.max_bytes / 1e6)} MB; choose a smaller one.`, true);
+    return say(`The file is larger than ${Math.round(props.max_bytes / 1e6)} MB; choose a smaller one.`, true);
   }
   const reader = new FileReader();
-  say("Reading the image …");
-  reader.onload = () => { show(reader.result); trigger("upload", { image: reader.result }); };
-  reader.onerror = () => say("The image could not be read; choose it again.", true);
+  say(isPdf(file) ? "Reading the PDF …" : "Reading the image …");
+  reader.onload = () => {
+    if (!isPdf(file)) { [page, pages] = [null, null]; show(reader.result); } // a page comes back as an image
+    trigger("upload", { image: reader.result });
+  };
+  reader.onerror = () => say("The file could not be read; choose it again.", true);
   reader.readAsDataURL(file);
 };
 
@@ -164,9 +195,18 @@ root.addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((each) => each.type.startsWith("image/"));
+  const file = [...event.clipboardData.files].find((each) => each.type.startsWith("image/") || isPdf(each));
   if (file) take(file);
 });
+
+const turnTo = (wanted) => {
+  if (wanted === page || asking()) return refresh();
+  say(`Reading page ${wanted} …`);
+  trigger("input", { page: wanted });
+};
+back.addEventListener("click", () => turnTo(page - 1));
+next.addEventListener("click", () => turnTo(page + 1));
+number.addEventListener("change", () => turnTo(Math.min(Math.max(Math.round(Number(number.value)) || 1, 1), pages)));
 
 draw.addEventListener("click", () => {
   drawing = !drawing;
@@ -205,10 +245,18 @@ const look = (region) => {
   place(layers.window, shares(region.crop));
 };
 
+document.addEventListener("vs-look", ({ detail }) => { // "Show its box", from the answers
+  if (detail.page && detail.page !== page) return say(`That box is on page ${detail.page}; choose it first.`);
+  look(detail.region);
+  say(`The box of ${detail.whose}.`);
+});
+
 const update = () => {
   const value = props.value || {};
+  if (value.image || value.page) [page, pages] = [value.page || null, value.pages || pages];
   if (value.image && value.image !== image.getAttribute("src")) show(value.image);
-  if (value.failed) { image.removeAttribute("src"); own = null; forget(); refresh(); }
+  if (value.failed) { image.removeAttribute("src"); own = null; [page, pages] = [null, null]; forget(); }
+  refresh();
   if (value.forget) forget();
   if (value.region) (image.complete ? Promise.resolve() : image.decode()).then(() => look(value.region));
   say(value.message, Boolean(value.failed));

@@ -69,10 +69,7 @@ def open_image(source: ImageSource, *, as_seen: bool = False, page: int | None =
         image = array_to_image(source, "The array")
         _check_size(image.size, "The array", MAX_PIXELS)
         return to_rgb(image, "The array", on_white=as_seen)
-    file, name = file_of(source)
-    if page is not None and is_pdf(file):
-        return pdf.render(file, name, page)
-    return read_image(file, name, as_seen=as_seen, page=page)
+    return read_image(*file_of(source), as_seen=as_seen, page=page)
 
 
 def file_of(source: Path | str | bytes | bytearray | memoryview | IO[bytes]) -> tuple[Path | BinaryIO, str]:
@@ -143,12 +140,15 @@ def read_image(
 
     Args:
         name: what errors call it.
-        max_pixels: the header is read first, and nothing is decoded beyond this (``MAX_PIXELS``).
+        max_pixels: the header is read first, and nothing is decoded beyond this (``MAX_PIXELS``); a page of
+            a PDF has at most ``pdf.PAGE_PIXELS``.
 
     Raises:
         ImageTooLarge: too many pixels.
         ImageError: damaged, of a format that is not read, or of several pages.
     """
+    if page is not None and is_pdf(source):
+        return pdf.render(source, name, page)
     with _opened(source, name) as image:
         if as_seen or page is not None:
             _turn_to_page(image, page, name)

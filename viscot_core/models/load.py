@@ -108,6 +108,36 @@ def load_model(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A model before it is loaded: its name, the bytes of its weights, the device that will hold them."""
+
+    name: str
+    weights: int
+    device: str
+
+
+def expect(
+    name_or_path: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    load_in: str | None = None,
+    base: str | Path | None = None,
+) -> Expected:
+    """What ``load_model`` would load, with its arguments and errors; reads headers only."""
+    checkpoint = open_checkpoint(resolve_answering(name_or_path), base)
+    checkpoint.require_whole()
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place, checkpoint)
+    return Expected(checkpoint.manifest.name, _weight_bytes(checkpoint, kind, load_in), place)
+
+
+def _weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype, load_in: str | None) -> int:
+    each = {"4bit": 0.6, "8bit": 1.1}.get(load_in or "", float(dtype.itemsize))
+    return round(sum(source.count for source in checkpoint.tensors.values()) * each)
+
+
 def choose_device(device: str) -> str:
     """``auto`` -> ``cuda`` or ``cpu``; any other name is checked.
 
@@ -234,7 +264,6 @@ def _device_map(device: str, checkpoint: Checkpoint, dtype: torch.dtype, load_in
         return None
     if device == "cuda" and torch.cuda.device_count() > 1:
         free, _ = torch.cuda.mem_get_info(0)
-        bytes_each = {"4bit": 0.6, "8bit": 1.1}.get(load_in or "", float(dtype.itemsize))
-        if sum(source.count for source in checkpoint.tensors.values()) * bytes_each > 0.85 * free:
+        if _weight_bytes(checkpoint, dtype, load_in) > 0.85 * free:
             return "auto"
     return {"": device if device != "cuda" else "cuda:0"}

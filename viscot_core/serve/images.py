@@ -12,11 +12,12 @@ from PIL import Image
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.errors import ImageError
-from viscot_core.images.reading import ImageTooLarge, file_of, image_size, read_image
+from viscot_core.images.formats import is_pdf
+from viscot_core.images.reading import ImageTooLarge, file_of, image_size, page_count, read_image
 from viscot_core.serve.errors import ApiError, bad_request
 from viscot_core.serve.settings import Limits
 
-_DATA = re.compile(r"data:(?:image/[a-z0-9.+-]+)?(?:;[a-z0-9=.+-]+)*;base64,", re.IGNORECASE)
+_DATA = re.compile(r"data:(?:image/[a-z0-9.+-]+|application/pdf)?(?:;[a-z0-9=.+-]+)*;base64,", re.IGNORECASE)
 
 
 def is_data(url: str) -> bool:
@@ -65,14 +66,26 @@ def size_of(data: bytes, max_pixels: int) -> Size:
     return width, height
 
 
-def decode(data: bytes, *, max_pixels: int, as_seen: bool) -> Image.Image:
-    """RGB pixels of an image file in memory, as ``open_image`` reads them.
+def count_pages(data: bytes) -> int | None:
+    """The pages of a PDF, or of a TIFF of several; None for an image without pages.
+
+    Raises:
+        ApiError: 400 if it cannot be read.
+    """
+    with _as_replies(0):
+        file, name = file_of(data)
+        count = page_count(file, name)
+        return count if count > 1 or is_pdf(file) else None
+
+
+def decode(data: bytes, *, max_pixels: int, as_seen: bool, page: int | None = None) -> Image.Image:
+    """RGB pixels of an image file in memory, or of a ``page`` (from 1) of it, as ``open_image`` reads them.
 
     Raises:
         ApiError: 413 for too many pixels, 400 if it is not an image of a format that is read.
     """
     with _as_replies(max_pixels):
-        return read_image(*file_of(data), as_seen=as_seen, max_pixels=max_pixels)
+        return read_image(*file_of(data), as_seen=as_seen, page=page, max_pixels=max_pixels)
 
 
 @contextmanager
