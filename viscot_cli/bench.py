@@ -11,6 +11,7 @@ import typer
 
 from viscot_cli import bench_run, bench_tools
 from viscot_cli.bench_options import (
+    AttentionLayer,
     BatchSize,
     Out,
     Running,
@@ -44,13 +45,14 @@ def cot(
         Names,
         typer.Option(
             help="One or more of cot,direct,gt-box,random-box,center-box,no-image,zoom,full,tiles,tree,"
-            "duplicate,blank [cot]."
+            "attention,attention-gradient,duplicate,blank [cot]."
         ),
     ] = None,
     tasks: Annotated[Names, typer.Option(help="Data sets, comma-separated [those of --suite].")] = None,
     suite: Annotated[str | None, typer.Option(help="paper (12 data sets), scripts (11) or all (13).")] = None,
     crop_policy: Annotated[str, typer.Option(help="paper, tight, expanded or centered (Table 5).")] = "paper",
     protocol: Protocol = "paper",
+    attention_layer: AttentionLayer = None,
     zoom: ZoomOptions,
     running: Running,
     server: ServerOptions,
@@ -72,6 +74,7 @@ def cot(
         protocol=protocol,
         max_new_tokens=running.max_new_tokens,
         zoom=loop,
+        attention_layer=attention_layer,
     )
     out = running.folder(who, "cot")
     with counted("bench cot") as progress:
@@ -177,8 +180,12 @@ def vqa(
     ] = "short",
     strategy: Annotated[
         Names,
-        typer.Option(help="One or more of direct,cot,zoom,full,tiles,tree,duplicate,blank [direct]."),
+        typer.Option(
+            help="One or more of direct,cot,zoom,full,tiles,tree,attention,"
+            "attention-gradient,duplicate,blank [direct]."
+        ),
     ] = None,
+    attention_layer: AttentionLayer = None,
     zoom: ZoomOptions,
     skip_missing: SkipMissing = False,
     batch_size: BatchSize = 16,
@@ -197,7 +204,7 @@ def vqa(
 
     engine = who.options(batch_size, server.options())
     strategies, loop = strategies_of(names_of(strategy), zoom, engine, "direct")
-    task = VqaFile(questions, images, style, strategies, skip_missing, max_new_tokens, loop)
+    task = VqaFile(questions, images, style, strategies, skip_missing, max_new_tokens, loop, attention_layer)
     out = out or default_out(who.model, questions.stem)
     with counted("bench vqa") as progress:
         info, tally = evaluate(task, engine, out, progress=progress)

@@ -36,6 +36,10 @@ Data = Annotated[Path, typer.Option(help="The data root: benchmark/, benchmark_d
 Out = Annotated[Path | None, typer.Option(help="The run folder [results/MODEL-BENCHMARK].")]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions without an image.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that run together in one batch.")]
+AttentionLayer = Annotated[
+    int | None,
+    typer.Option(min=0, help="attention: the text model's layer that is read, from 0 [the model's own]."),
+]
 Concurrency = Annotated[int, typer.Option(min=1, help="Server: calls at the same time.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Server: seconds after which a call is tried again.")]
 MaxRequests = Annotated[int | None, typer.Option(min=1, help="Server: stop after this many calls.")]

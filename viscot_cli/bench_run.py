@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from viscot_cli.bench_options import Running, ServerOptions, strategies_of
+from viscot_cli.bench_options import AttentionLayer, Running, ServerOptions, strategies_of
 from viscot_cli.bench_report import counted, report
 from viscot_cli.grouped import Names, grouped, names_of
 from viscot_cli.model_options import WhoAnswers
@@ -28,9 +28,10 @@ def run(
         Names,
         typer.Option(
             help="One or more of direct,cot,gt-box,random-box,center-box,zoom,full,tiles,tree,"
-            "duplicate,blank; --policy takes several too [direct]."
+            "attention,attention-gradient,duplicate,blank; --policy takes several too [direct]."
         ),
     ] = None,
+    attention_layer: AttentionLayer = None,
     zoom: ZoomOptions,
     order: Annotated[
         str, typer.Option(help="Of the options: shuffled (by --seed, question, repeat), or as in the file.")
@@ -66,6 +67,7 @@ def run(
         running.selection(),
         running.max_new_tokens,
         loop,
+        attention_layer,
     )
     out = running.folder(who, "bench")
     sampling = Sampling(temperature, seed=running.seed) if temperature else None

@@ -14,7 +14,9 @@ from itertools import islice
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import split_thought, unwrapped
 from viscot_core.engines.base import DrawCount, Engine, Generation, Sampling
+from viscot_core.errors import UsageError
 from viscot_core.policies.base import Answer, Look, Policy, Question, Step
+from viscot_core.policies.training_free.attention import NO_MAPS
 from viscot_core.step_requests import OnText, StepRequests
 
 OnLook = Callable[[int, Look], None]
@@ -77,6 +79,7 @@ def run(
 
     Raises:
         EngineError: nothing can be generated at all; what was asked in this call is lost.
+        UsageError: a policy needs what this engine does not tell.
     """
     policies = list(policy) if isinstance(policy, Sequence) else [policy] * len(questions)
     answers = dict(
@@ -126,6 +129,8 @@ def stream(
         for number, (policy, question) in islice(waiting, None if width is None else width - len(steps)):
             policies[number] = policy
             first = policy.start(question)
+            if first.attention is not None and not engine.traits.attention:
+                raise UsageError(NO_MAPS)
             requests.number(number, first)
             steps[number], turns[number] = _begin(policy, first, (said or {}).get(number, ()))
             _report_looks(on_look, number, (), steps[number].looks)
@@ -179,18 +184,19 @@ def _turn(generation: Generation, seconds: float, step: Step) -> Turn:
 
     A policy that reads the ``whole`` text finds the thought in it too. One that asks for likely first tokens
     wants no further ones: its reply is not cut off, unless a thought left no room for it. The first tokens of
-    a thought say nothing about the reply.
+    a thought say nothing about the reply. Of one that asks for attention no word is read.
     """
     spoken = split_thought(generation.text)
     text = unwrapped(spoken.text) if generation.thought else spoken.text
     thought = "\n".join(part for part in (generation.thought, spoken.thought) if part)
     begun = bool(step.top_logprobs) and bool(text or not thought)
+    cut = not spoken.ended or (generation.truncated and not begun)
     return Turn(
         generation.text if step.whole else text,
         thought,
         generation.tokens,
         seconds,
-        truncated=not spoken.ended or (generation.truncated and not begun),
+        truncated=cut and step.attention is None,
         probability=mean_probability(generation),
         seen=generation.seen,
         prompt_tokens=generation.prompt_tokens,
@@ -231,7 +237,7 @@ def _whole(answer: Answer, turns: Sequence[Turn]) -> Answer:
 def _after(policy: Policy, step: Step, generation: Generation, turn: Turn, *, stopped: bool) -> Step | Answer:
     if generation.error is not None:
         return _failed(policy, step, generation.error, transient=generation.transient)
-    heard = replace(_heard(step, turn), ids=generation.ids or ())
+    heard = replace(_heard(step, turn), ids=generation.ids or (), attended=generation.attention)
     outcome = policy.next(heard, turn.text)
     if isinstance(outcome, Answer):
         return replace(outcome, finished=generation.finished and not turn.truncated)

@@ -88,6 +88,7 @@ class StepRequests:
             step.sampling or self.sampling,
             self.logprobs,
             step.top_logprobs,
+            step.attention,
             tools=step.tools,
             draw=self.numbers.get(numbers[0]),
             on_text=None if told is None else partial(_pass_on, told, numbers),
@@ -109,7 +110,7 @@ def _is_text(step: Step) -> bool:
 def _key(step: Step) -> Hashable:
     images = tuple(view.key for view in step.images)
     # `answers` too: a region's words are not streamed, an answer's are, so they cannot share a request.
-    asked = (step.tools, step.sampling, step.top_logprobs)
+    asked = (step.tools, step.sampling, step.top_logprobs, step.attention)
     return (step.messages, images, step.max_new_tokens, step.stop, step.answers, asked)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from viscot_core.boxes.attention_map import AttentionMap
 from viscot_core.boxes.geometry import Box, Frame, format_box
 from viscot_core.conversation import BOX_REQUEST, IMAGE, Message
 from viscot_core.engines.base import Engine, Generation, Request, Traits
@@ -50,7 +52,7 @@ class FakeEngine:
     def __init__(self, answer: Callable[[str], str | Generation] | None = None) -> None:
         self.name = "fake"
         self.identity = {"engine": "fake", "weights": "0"}
-        self.traits = Traits()
+        self.traits = Traits(attention=True)
         self.prompts: list[str] = []
         self.requests: list[Request] = []
         self._answer = answer or speak
@@ -69,7 +71,9 @@ class FakeEngine:
             self.prompts.append(text)
             self.requests.append(request)
             answer = self._answer(text)
-            said.append(answer if isinstance(answer, Generation) else Generation(answer, 5, True))
+            generation = answer if isinstance(answer, Generation) else Generation(answer, 5, True)
+            attended = None if request.attention is None else AttentionMap(((1.0, 2.0), (3.0, 5.0)), side=40)
+            said.append(replace(generation, attention=attended))
         return said
 
 

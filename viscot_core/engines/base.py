@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from viscot_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from viscot_core.boxes.attention_map import AttentionMap, AttentionOf
     from viscot_core.boxes.geometry import Size
     from viscot_core.conversation import Message
     from viscot_core.images.view import View
@@ -117,6 +118,9 @@ class Request:
     tokens (a policy reads there how likely "yes" is). Neither changes the text. What an engine cannot tell
     (``Traits.logprobs``) is left out.
 
+    ``attention`` asks which parts of the image the prompt's last token attends to. Of such a request the
+    first token is said alone, the likeliest one. It is for an engine with ``Traits.attention``.
+
     ``tools`` are those that a server offers to the model (JSON, as OpenAI's protocol has them); the calls
     come back behind the text (``conversation.with_calls``). An engine on this machine refuses them.
 
@@ -137,6 +141,7 @@ class Request:
     sampling: Sampling | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    attention: AttentionOf | None = None
     tools: str = ""
     draw: int | None = None
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
@@ -160,6 +165,8 @@ class Generation:
     of them are the thought and its marks. ``top_logprobs`` are the likeliest first tokens, each as text with
     its logarithm, the likeliest first.
 
+    ``attention`` is where the prompt's last token looked, if that was asked for.
+
     ``seen`` is the size in which the model saw the first image, where the engine resizes it and keeps its
     shape.
 
@@ -179,6 +186,7 @@ class Generation:
     logprobs: tuple[float, ...] | None = None
     thought_tokens: int = 0
     top_logprobs: tuple[tuple[str, float], ...] = ()
+    attention: AttentionMap | None = None
     seen: Size | None = None
 
 
@@ -192,6 +200,8 @@ class Traits:
         shares_images: requests about one image cost less together.
         deterministic: equal requests get equal texts, unless they ask for sampling themselves.
         logprobs: gives the probabilities of tokens where they are asked for.
+        attention: tells which parts of an image a prompt's last token attends to.
+        attention_layers: the text layers in which it can tell that, where they are known.
         samples: chooses tokens as a request's ``sampling`` says; else every request is greedy.
         paid: a reply costs money or long waiting: each is kept as it comes, also of a question that is not
             answered yet.
@@ -203,6 +213,8 @@ class Traits:
     deterministic: bool = True
     logprobs: bool = False
     samples: bool = False
+    attention: bool = False
+    attention_layers: tuple[int, ...] = ()
     paid: bool = False
 
 

@@ -61,7 +61,9 @@ class EngineOptions:
 
             return traits(self.batch_size)
         if not self.is_server:
-            return Traits(self.batch_size or 1, shares_images=True, logprobs=True, samples=True)
+            return Traits(
+                self.batch_size or 1, shares_images=True, logprobs=True, samples=True, attention=True
+            )
         from viscot_core.openai_api.options import ApiOptions
 
         parallel = (self.api or ApiOptions()).concurrency

@@ -16,6 +16,7 @@ from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import Message
 from viscot_core.errors import UsageError
 from viscot_core.families.inputs import ModelInputs, Rendered
+from viscot_core.families.token_grid import TokenGrid
 from viscot_core.tensors import Stored
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ class Processor(Protocol):
 
     @property
     def pad_id(self) -> int: ...
+
+    @property
+    def image_id(self) -> int:
+        """The id whose places in a prompt an image's features take; -1 where that is not known."""
+        ...
 
     @property
     def context(self) -> int:
@@ -300,6 +306,15 @@ class Family(Protocol):
 
     def inputs(self, model: Any, processor: Processor) -> ModelInputs:
         """What makes inputs for a built model."""
+        ...
+
+    @property
+    def attention_depth(self) -> float:
+        """Which share of the text layers lies below the one that shows best where the model looks."""
+        ...
+
+    def token_grid(self, processor: Processor, size: Size) -> TokenGrid | None:
+        """Where the tokens of an image of this size lie on it; None where that is not certain."""
         ...
 
     def prefix_model(self, model: Any) -> Any | None:

@@ -23,6 +23,7 @@ from viscot_core.policies.showing import detections, draw_looks, plain_data
 if TYPE_CHECKING:
     import supervision
 
+    from viscot_core.boxes.attention_map import AttentionMap, AttentionOf
     from viscot_core.engines.base import Sampling
 
 
@@ -117,7 +118,9 @@ class Step:
 
     ``top_logprobs`` asks how likely the first tokens of the reply were. The step that ``next`` gets back then
     has them as ``likeliest`` (text and natural logarithm, the likeliest first), if the engine tells them.
-    Likewise ``ids``, the tokens of the reply with the one that ended it: of a text there may be others.
+    ``attention`` asks what the model attends to, which comes back as ``attended``; only engines with
+    ``Traits.attention`` are asked. Likewise ``ids``, the tokens of the reply with the one that ended it: of a
+    text there may be others.
     """
 
     question: Question
@@ -133,6 +136,8 @@ class Step:
     sampling: Sampling | None = None
     top_logprobs: int = 0
     likeliest: tuple[tuple[str, float], ...] = ()
+    attention: AttentionOf | None = None
+    attended: AttentionMap | None = None
     ids: tuple[int, ...] = ()
 
 

@@ -16,7 +16,7 @@ from viscot_core.runs.records import RunInfo
 from viscot_core.runs.shards import check_gpus, device_of, shard_of
 from viscot_core.runs.tally import Tally
 from viscot_core.runs.turns import TURNS_FILE, Turns
-from viscot_core.tasks.base import Chosen, engine_codec, needs_boxes, wording_of
+from viscot_core.tasks.base import Chosen, check_attention, engine_codec, needs_boxes, wording_of
 
 
 def evaluate(
@@ -37,6 +37,7 @@ def evaluate(
         UsageError, DataError: before any model is loaded.
         CheckpointError, EngineError: the model cannot be loaded, or is gone; what was finished is kept.
     """
+    check_attention(task, engine.traits, {})
     benchmark = task.load()
     codec = codec_for(engine) if needs_boxes(task) else known_codec(engine)
     settings = task.settings(codec)
@@ -68,6 +69,7 @@ def evaluate(
         own = engine if engine.is_server else replace(engine, device=device_of(shard, engine.device))
         opened = open_engine(own, sampling, codec=sizes)
         engines.append(opened)
+        check_attention(task, opened.traits, settings)
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         before = task if isinstance(task, Continuing) else None
         if before is not None:

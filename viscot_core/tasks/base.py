@@ -13,13 +13,16 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from viscot_core.boxes.attention_map import AttentionOf
 from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Box, BoxStatus, Size, hull, iou
 from viscot_core.boxes.registry import codec
+from viscot_core.engines.base import Traits
 from viscot_core.errors import UsageError, check_choice
 from viscot_core.images.view import View
 from viscot_core.policies import wording
 from viscot_core.policies.base import Answer, Look, Policy, Question
+from viscot_core.policies.training_free.attention import NO_MAPS
 from viscot_core.policies.wording import Wording
 
 Settings = Mapping[str, Any]
@@ -100,6 +103,7 @@ class Strategy:
     ``region`` gives the box of an item where the policy is shown one; ``asks_for_box`` says that the model
     names the box. ``loops``: the policy looks as often as the model wants. It shows images in sizes of its
     own, and an engine must change none. ``searches``: it finds the box by calls that no record keeps.
+    ``reads_attention``: the engine must tell what the model attends to.
     """
 
     name: str
@@ -109,6 +113,7 @@ class Strategy:
     region: Callable[[Item, Settings], Region] | None = None
     loops: bool = False
     searches: bool = False
+    reads_attention: bool = False
 
     def question(self, item: Item, view: View, settings: Settings) -> Question:
         """The question of ``item`` as the policy takes it."""
@@ -196,6 +201,16 @@ def needs_boxes(task: Chosen) -> bool:
     """Whether a strategy of the task as it was asked for has the model read or write a box."""
     chosen = [task.all_strategies[name] for name in task.strategies]
     return any(each.asks_for_box or each.searches or each.region is not None for each in chosen)
+
+
+def check_attention(task: Chosen, traits: Traits, settings: Settings) -> None:
+    """Raise UsageError where a strategy reads attention that an engine of these ``traits`` does not tell, or
+    in a layer that it does not have."""
+    chosen = [task.all_strategies[name] for name in task.strategies]
+    if any(strategy.reads_attention for strategy in chosen) and not traits.attention:
+        raise UsageError(NO_MAPS)
+    if traits.attention_layers:
+        AttentionOf(layer=settings.get("attention_layer")).check(traits.attention_layers)
 
 
 def engine_codec(task: Chosen, codec: Codec | None) -> Codec | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
+from viscot_core.boxes.attention_map import AttentionKind
 from viscot_core.boxes.geometry import CENTER, Box, CropPolicy, Frame
+from viscot_core.errors import UsageError
 from viscot_core.policies.base import Policy
 from viscot_core.policies.given_box import GivenBox
-from viscot_core.policies.more_images import More, MoreImages
-from viscot_core.policies.tree import Tree
+from viscot_core.policies.training_free.attention import Attention
+from viscot_core.policies.training_free.more_images import More, MoreImages
+from viscot_core.policies.training_free.tree import Tree
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
 from viscot_core.policies.zoom_settings import settings_of
@@ -85,16 +89,49 @@ GIVEN = (
 """Regions that the model does not name (paper Table 6)."""
 
 
+def attention_settings(layer: int | None, chosen: Sequence[Strategy]) -> dict[str, Any]:
+    """What a run's settings say of the layer whose attention is read; nothing where the engine chooses it.
+
+    Raises:
+        UsageError: a layer, and no strategy reads one.
+    """
+    if layer is None:
+        return {}
+    if not any(strategy.reads_attention for strategy in chosen):
+        raise UsageError(
+            "--attention-layer is for the strategies attention and attention-gradient; leave it out."
+        )
+    return {"attention_layer": layer}
+
+
 def training_free(wording: Callable[[Settings], Wording]) -> tuple[Strategy, ...]:
     """Ways to see more without training, and their controls; ``wording`` is that of the task's ``direct``."""
 
     def more(what: More, settings: Settings) -> Policy:
         return MoreImages(wording(settings), what)
 
+    def attention(kind: AttentionKind, settings: Settings) -> Policy:
+        looks = TwoTurn(wording_of(settings), crop_policy(settings))
+        return Attention(looks, wording(settings), kind, settings.get("attention_layer"))
+
     return (
         Strategy("full", "the image enlarged to the largest size that is read", partial(more, "full")),
         Strategy("tiles", "the image and its four tiles, answer at once", partial(more, "tiles")),
         Strategy("duplicate", "the image twice: the control of more tokens", partial(more, "duplicate")),
         Strategy("blank", "the image and a grey one: the other control", partial(more, "blank")),
+        Strategy(
+            "attention",
+            "a look at what the model attends to more than for a general request",
+            partial(attention, "weights"),
+            searches=True,
+            reads_attention=True,
+        ),
+        Strategy(
+            "attention-gradient",
+            "a look at what the model attends to, weighed by the gradient of its answer",
+            partial(attention, "gradient"),
+            searches=True,
+            reads_attention=True,
+        ),
         Strategy("tree", "best-first search over parts of the image, then a look", _tree, searches=True),
     )

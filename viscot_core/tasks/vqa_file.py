@@ -38,7 +38,7 @@ from viscot_core.tasks.base import (
     wording_of,
 )
 from viscot_core.tasks.loading import digest_of
-from viscot_core.tasks.shared_strategies import ZOOM, training_free
+from viscot_core.tasks.shared_strategies import ZOOM, attention_settings, training_free
 
 
 def llava_wording(settings: Settings) -> Wording:
@@ -130,6 +130,7 @@ class VqaFile:
     skip_missing: bool = False
     max_new_tokens: int = MAX_NEW_TOKENS
     zoom: ZoomSettings = field(default_factory=ZoomSettings)
+    attention_layer: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("--style", self.style, STYLES)
@@ -146,6 +147,7 @@ class VqaFile:
             "box_format": codec.name if codec else None,
             "max_new_tokens": self.max_new_tokens,
             **({"zoom": self.zoom.record()} if "zoom" in self.strategies else {}),
+            **attention_settings(self.attention_layer, [STRATEGIES[name] for name in self.strategies]),
         }
 
     @staticmethod

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from viscot_core.boxes.attention_map import AttentionMap
 from viscot_core.boxes.formats import Resize
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import THOUGHTS, opened_thought, thought_end
@@ -58,11 +59,16 @@ class DecodeState:
         self._end: tuple[int, ...] = ()
         self._logprobs: list[float] = []
         self._first: tuple[tuple[str, float], ...] = ()
+        self._attention: AttentionMap | None = None
         self._streamed = ""
 
     def on_first(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """The likeliest first tokens."""
         self._first = tuple((self._processor.text([i]), p) for i, p in zip(ids, logprobs, strict=True))
+
+    def on_attention(self, found: AttentionMap) -> None:
+        """Where the prompt's last token looked."""
+        self._attention = found
 
     def on_token(self, token: int, logprob: float | None = None) -> None:
         """The next token; it is ignored once the text is over."""
@@ -106,6 +112,7 @@ class DecodeState:
             logprobs=tuple(self._logprobs) if self.request.logprobs else None,
             thought_tokens=self._thought_tokens(said),
             top_logprobs=self._first,
+            attention=self._attention,
             seen=self._seen,
         )
 
@@ -171,6 +178,8 @@ def begun(
     # A template may write the mark that opens a thought: the text then begins with it.
     opened = opened_thought(processor.text(rendered.ids[-_TAIL:]))
     wanted = request.max_new_tokens * (THOUGHTS if opened or processor.thinks else 1)
+    if request.attention is not None:
+        wanted, sampling = 1, GREEDY
     seen = rendered.seen[0] if rendered.seen else None
     state = DecodeState(processor, request, min(wanted, room), count, sampling, opened, seen)
     return Decoding(Prompt(request.messages, rendered, images), state)

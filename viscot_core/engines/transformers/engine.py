@@ -26,6 +26,7 @@ from viscot_core.families.inputs import PrefixInputs
 from viscot_core.models.load import LoadedModel
 
 if TYPE_CHECKING:
+    from viscot_core.engines.transformers.maps import AttentionMaps
     from viscot_core.engines.transformers.prefix import PrefixDecoder
 
 
@@ -80,6 +81,7 @@ class LocalEngine:
         self.name = loaded.manifest.name
         self.inputs = loaded.family.inputs(self.model, self.processor)
         training = loaded.family.training
+        self._maps = self._attention_maps()
         self._work = Work(training.shape_of_config(self.model.config) if training is not None else None)
         self.prefix = self._prefix_decoder() if reuse else None
         self._prefix_refused = self.prefix is not None and not self._prefix_is_exact()
@@ -110,6 +112,8 @@ class LocalEngine:
             deterministic=self.sampling.greedy,
             logprobs=True,
             samples=True,
+            attention=self._maps.known,
+            attention_layers=self._maps.layers,
         )
 
     def prompt(self, messages: Sequence[Message]) -> str:
@@ -163,13 +167,19 @@ class LocalEngine:
 
     def _prompt(self, request: Request, sampling: Sampling) -> Decoding | Generation:
         """The request as tokens, or why it cannot run."""
-        return begun(self.processor, request, self._resize, self.processor.context, sampling)
+        prompt = begun(self.processor, request, self._resize, self.processor.context, sampling)
+        if isinstance(prompt, Decoding) and request.attention is not None:
+            return self._maps.checked(prompt)
+        return prompt
 
     def _decode(self, prompts: Sequence[Decoding]) -> None:
         """Decode every prompt to its end; those that begin with an image share it."""
         import torch
 
         encoded = self.inputs.encoded
+        looking = [prompt for prompt in prompts if prompt.state.request.attention is not None]
+        self._maps.read(looking, self.batch_size, self._run)
+        prompts = [prompt for prompt in prompts if prompt.state.request.attention is None]
         with torch.inference_mode():
             fitting = [self.prefix is not None and self.prefix.fits(prompt) for prompt in prompts]
             shared = [prompt for prompt, fits in zip(prompts, fitting, strict=True) if fits]
@@ -181,7 +191,13 @@ class LocalEngine:
             for start in range(0, len(plain), self.batch_size):
                 self._run(plain[start : start + self.batch_size])
         self._work.add_images(self.inputs.encoded - encoded)
-        self._work.add_prompts(plain)
+        self._work.add_prompts([*looking, *plain])
+
+    def _attention_maps(self) -> AttentionMaps:
+        """What tells where prompts look."""
+        from viscot_core.engines.transformers.maps import AttentionMaps
+
+        return AttentionMaps(self.model, self.processor, self.loaded.family)
 
     def _prefix_decoder(self) -> PrefixDecoder | None:
         """What shares the image between prompts, where the family allows it for this model."""
@@ -218,8 +234,8 @@ class LocalEngine:
         most = MOST_ROWS_GPU if self.model.device.type == "cuda" else MOST_ROWS
         return BatchBudget(self.batch_size, tokens if self._finds_size else None, most)
 
-    def _run(self, prompts: Sequence[Decoding]) -> None:
-        """Decode prompts the plain way, each until its text is over."""
+    def _run(self, prompts: Sequence[Decoding], *before: Any) -> None:
+        """Decode prompts the plain way, each until its text is over; ``before`` process logits first."""
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         from viscot_core.engines.transformers.plain import PlainSteps
@@ -231,7 +247,7 @@ class LocalEngine:
             self.model.generate(
                 **inputs,
                 generation_config=self._options(max(state.limit for state in states)),
-                logits_processor=LogitsProcessorList([steps.choose]),
+                logits_processor=LogitsProcessorList([*before, steps.choose]),
                 stopping_criteria=StoppingCriteriaList([steps.tell]),
             )
 

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from viscot_core.families.base import Parts
+from viscot_core.families.token_grid import DEPTH
+
+FAR_UP = 22 / 28
+"""Of Qwen2-VL and Qwen2.5-VL: layer 22 of 28, as the code published with arXiv 2502.17422 has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,9 @@ class Backbone:
         shares_prefix: what precedes the questions about an image may be read once for all of them.
         keeps_features: an image's features do not depend on the other images of the prompt.
         grid_positions: positions have three axes and follow the images' grids (M-RoPE).
+        layout: how an image's tokens lie on it (`token_grids.LAYOUTS`); "" where that is not certain.
+        attention_depth: which share of the text layers lies below the one whose attention shows best where
+            the model looks (``FAR_UP``, ``DEPTH``).
         step: side in pixels of a token's square, where images keep their shape between limits of tokens.
         frames: as how many frames of a video an image counts in its processor's limits of pixels.
         parts: how the names of its parts begin in the model in memory.
@@ -40,6 +47,8 @@ class Backbone:
     shares_prefix: bool = False
     keeps_features: bool = True
     grid_positions: bool = False
+    layout: str = ""
+    attention_depth: float = DEPTH
     step: int | None = None
     frames: int = 1
     parts: Parts = field(default_factory=Parts)
@@ -74,16 +83,19 @@ TOWER_PARTS = Parts(
 IDEFICS_PARTS = Parts(("model.vision_model.",), ("model.connector.",), ("model.text_model.", "lm_head."))
 
 _LEARNS: dict[str, Any] = {"trains": True, "packs": True}
-_GRID: dict[str, Any] = {"grid_positions": True, "parts": QWEN_PARTS, **_LEARNS}
-_QWEN2 = Backbone("qwen2-vl", "qwen2-vl", True, step=28, **_GRID)
-_QWEN25 = Backbone("qwen2.5-vl", "qwen2.5-vl", True, step=28, **_GRID)
+_GRID: dict[str, Any] = {"grid_positions": True, "layout": "merged", "parts": QWEN_PARTS, **_LEARNS}
+_UP: dict[str, Any] = {"attention_depth": FAR_UP}
+_QWEN2 = Backbone("qwen2-vl", "qwen2-vl", True, step=28, **_GRID, **_UP)
+_QWEN25 = Backbone("qwen2.5-vl", "qwen2.5-vl", True, step=28, **_GRID, **_UP)
 _QWEN3 = Backbone("qwen3-vl", "qwen3-vl", True, step=32, **_GRID | {"parts": DEEPSTACK_PARTS})
 # Gated delta layers keep a state and no keys: there is nothing to share, and no cache to cut. What one sample
 # leaves in it the next one of a row would read.
-_QWEN35 = Backbone("qwen3.5", "qwen3-vl", grid_positions=True, step=32, parts=QWEN_PARTS, trains=True)
+_QWEN35 = Backbone(
+    "qwen3.5", "qwen3-vl", grid_positions=True, layout="merged", step=32, parts=QWEN_PARTS, trains=True
+)
 # Its `smart_resize` counts time too: an image is as long as a patch, two frames.
 _GLM = Backbone("glm-4v", "glm-4v", True, step=28, frames=2, end_of_turn="<|user|>", **_GRID)
-_INTERNVL = Backbone("internvl", "internvl", True, parts=TOWER_PARTS, **_LEARNS)
+_INTERNVL = Backbone("internvl", "internvl", True, layout="tiled", parts=TOWER_PARTS, **_LEARNS)
 # One image in a prompt is read in tiles, several as one tile each. The hidden state before the tower's last
 # norm is read.
 _ONEVISION = Backbone(
@@ -94,11 +106,11 @@ _ONEVISION = Backbone(
     tower_level="vision_model.",
     **_LEARNS,
 )
-_IDEFICS3 = Backbone("idefics3", shares_prefix=True, parts=IDEFICS_PARTS, **_LEARNS)
-_SMOLVLM = Backbone("smolvlm", shares_prefix=True, parts=IDEFICS_PARTS, **_LEARNS)
+_IDEFICS3 = Backbone("idefics3", shares_prefix=True, layout="split", parts=IDEFICS_PARTS, **_LEARNS)
+_SMOLVLM = Backbone("smolvlm", shares_prefix=True, layout="split", parts=IDEFICS_PARTS, **_LEARNS)
 # Sliding layers see a window only: a prefix that every token may read is another model. An image's tokens see
 # each other, by a mask that leaves the samples of a row together.
-_GEMMA3 = Backbone("gemma3", parts=TOWER_PARTS, trains=True, tower_level="vision_model.")
+_GEMMA3 = Backbone("gemma3", layout="stretched", parts=TOWER_PARTS, trains=True, tower_level="vision_model.")
 _GEMMA4 = Backbone(
     "gemma4",
     parts=Parts(("model.vision_tower.",), ("model.embed_vision.",), ("model.language_model.", "lm_head.")),

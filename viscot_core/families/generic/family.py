@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viscot_core.boxes.geometry import Size
 from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.families.base import (
     NO_LIMITS,
@@ -34,9 +35,11 @@ from viscot_core.families.generic.processor import (
     load_processor,
     set_limits,
 )
+from viscot_core.families.generic.token_grids import LAYOUTS
 from viscot_core.families.generic.training import GenericTraining
 from viscot_core.families.generic.whole import compare_with_model
 from viscot_core.families.manifest import OWN_TEMPLATE, Manifest
+from viscot_core.families.token_grid import TokenGrid
 from viscot_core.tensors import open_weights
 
 if TYPE_CHECKING:
@@ -216,6 +219,17 @@ class Generic:
         from viscot_core.families.generic.inputs import GenericInputs
 
         return GenericInputs(model, processor, self.backbone)
+
+    @property
+    def attention_depth(self) -> float:
+        """As the backbone's entry says."""
+        return self.backbone.attention_depth
+
+    def token_grid(self, processor: Processor, size: Size) -> TokenGrid | None:
+        """As the kind of the backbone's image processor lays them out."""
+        assert isinstance(processor, GenericProcessor)
+        layout = LAYOUTS.get(self.backbone.layout)
+        return None if layout is None else layout(processor.hf, size)
 
     def prefix_model(self, model: Any) -> Any | None:
         """The whole model below its head, which puts images and positions in place."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from viscot_core.boxes.geometry import Size
 from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.families.base import (
     NO_LIMITS,
@@ -31,6 +33,7 @@ from viscot_core.families.llava.template import TEMPLATES
 from viscot_core.families.llava.tokenizer import declared_turn_tokens, load_tokenizer, token_count
 from viscot_core.families.llava.training import LlavaTraining
 from viscot_core.families.manifest import Manifest
+from viscot_core.families.token_grid import DEPTH, TokenGrid
 from viscot_core.tensors import Stored
 
 _BLOCK = 64
@@ -215,6 +218,19 @@ class Llava:
 
         assert isinstance(processor, ChatProcessor)
         return LlavaInputs(model, processor)
+
+    @property
+    def attention_depth(self) -> float:
+        """Number 14 of 32 layers."""
+        return DEPTH
+
+    def token_grid(self, processor: Processor, size: Size) -> TokenGrid | None:
+        """A square of patches, of the image padded to a square."""
+        assert isinstance(processor, ChatProcessor)
+        along = math.isqrt(processor.image_tokens)
+        # With a class token there is one more.
+        square = along**2 == processor.image_tokens
+        return TokenGrid((along, along), squared=True, side=processor.image_side) if square else None
 
     def prefix_model(self, model: Any) -> Any | None:
         """The text model, where it is a Llama in its plain kernels on one device.

@@ -157,6 +157,7 @@ class ChatProcessor:
         self.context = int(config.text_config.max_position_embeddings)
         self.stop_ids = frozenset({tokens.eos_id})
         self.pad_id = tokens.pad_id
+        self.image_id = tokens.image_id
         rows = int(config.text_config.vocab_size)
         self.suppress_tokens = sorted({tokens.image_id, *range(text_rows, rows)})
         self.identity = {"turn_tokens": tokens.turn_tokens, "template": template.name}

@@ -29,7 +29,7 @@ from viscot_core.tasks.base import (
 from viscot_core.tasks.benchmarks.entry import ORDERS, BenchmarkRow, Order, SearchBenchmark, asked
 from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS
 from viscot_core.tasks.loading import Selection, digest_of
-from viscot_core.tasks.shared_strategies import GIVEN
+from viscot_core.tasks.shared_strategies import GIVEN, attention_settings
 from viscot_core.tasks.vqa_file import STRATEGIES as ASKED
 
 STRATEGIES = {**ASKED, **{strategy.name: strategy for strategy in GIVEN}}
@@ -57,6 +57,7 @@ class Benchmarks:
     select: Selection = field(default_factory=Selection)
     max_new_tokens: int = MAX_NEW_TOKENS
     zoom: ZoomSettings = field(default_factory=ZoomSettings)
+    attention_layer: int | None = None
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -155,6 +156,7 @@ class Benchmarks:
             "box_format": codec.name if codec else None,
             "max_new_tokens": self.max_new_tokens,
             **({"zoom": self.zoom.record()} if "zoom" in self.strategies else {}),
+            **attention_settings(self.attention_layer, [STRATEGIES[name] for name in self.strategies]),
         }
 
     @staticmethod

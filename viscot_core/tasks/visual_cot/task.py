@@ -28,6 +28,7 @@ from viscot_core.tasks.base import (
 )
 from viscot_core.tasks.image_files import find_image
 from viscot_core.tasks.loading import Selection, digest_of, put
+from viscot_core.tasks.shared_strategies import attention_settings
 from viscot_core.tasks.suites import chosen_tasks
 from viscot_core.tasks.visual_cot.strategies import STRATEGIES
 
@@ -52,6 +53,7 @@ class VisualCot:
     protocol: str = "paper"
     max_new_tokens: int = MAX_NEW_TOKENS
     zoom: ZoomSettings = field(default_factory=ZoomSettings)
+    attention_layer: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strategies", check_strategies(self.strategies, STRATEGIES))
@@ -77,6 +79,7 @@ class VisualCot:
             "seed": self.select.seed,
             "max_new_tokens": self.max_new_tokens,
             **({"zoom": self.zoom.record()} if "zoom" in self.strategies else {}),
+            **attention_settings(self.attention_layer, [STRATEGIES[name] for name in self.strategies]),
         }
 
     @staticmethod

@@ -9,7 +9,13 @@ from viscot_core.boxes.registry import codec
 from viscot_core.conversation import IMAGE
 from viscot_core.images.view import GREY, View, view_of
 from viscot_core.policies.base import Answer, Question
-from viscot_core.policies.more_images import FULL_PIXELS, MOST_TILES, MoreImages, full_size, tile_windows
+from viscot_core.policies.training_free.more_images import (
+    FULL_PIXELS,
+    MOST_TILES,
+    MoreImages,
+    full_size,
+    tile_windows,
+)
 from viscot_core.policies.wording import Wording
 
 SIZES = [(500, 3000), (3000, 500), (20, 20), (1, 1), (1, 3000), (2, 1), (640, 480)]

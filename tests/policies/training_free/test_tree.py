@@ -17,7 +17,7 @@ from viscot_core.conversation import Message
 from viscot_core.engines.base import Generation, Request, Traits
 from viscot_core.images.view import view_of
 from viscot_core.policies.base import Answer, Question, Step
-from viscot_core.policies.tree import LEAST_SIDE, MOST_CALLS, Tree, parts_of, probability_of_yes
+from viscot_core.policies.training_free.tree import LEAST_SIDE, MOST_CALLS, Tree, parts_of, probability_of_yes
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import HOLDS_ANSWER, Wording
 from viscot_core.rollout import run
