@@ -173,6 +173,12 @@ def image_size(source: Path | BinaryIO, name: str | None = None) -> Size:
         return image.size
 
 
+def color_mode(source: Path) -> str:
+    """Pillow's name of how the stored pixels hold their colors ("RGB", "CMYK"), from the header; as above."""
+    with _opened(source, str(source)) as image:
+        return image.mode
+
+
 def page_count(source: Path | BinaryIO, name: str | None = None) -> int:
     """Pages of a PDF, or of a TIFF without its reduced copies; 1 for other formats. Raises ImageError."""
     name = name or str(source)
