@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from PIL import Image
 
 from viscot_core.conversation import Message
 from viscot_core.engines.base import Generation, Request
-from viscot_core.engines.transformers import attention
+from viscot_core.engines.transformers import attention, static
+from viscot_core.engines.transformers.batches import BatchBudget, Measured, by_image
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.engines.transformers.prefix import PrefixStore
 from viscot_core.families.inputs import Prompt
@@ -129,20 +132,35 @@ def test_both_ways_to_attend(llava: LoadedModel, monkeypatch: pytest.MonkeyPatch
         assert_same(engine.generate(asked), plain.generate(asked))
 
 
-def test_static_buffers_read_earlier_looks_anew(llava: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: nothing of a talk but its image is kept, and its words are the same."""
-    engine = LocalEngine(llava, batch_size=4)
-    assert engine.prefix is not None
-    engine.prefix.static = engine.prefix.static_decoder(graphs=False)
+@pytest.mark.parametrize("fold_up_to", [0, 10_000])
+def test_static_buffers_keep_looks_too(
+    llava: LoadedModel, monkeypatch: pytest.MonkeyPatch, fold_up_to: int
+) -> None:
+    """As on a GPU: talks at different looks in one batch, one and two about an image, and after a drop."""
+    monkeypatch.setattr(static, "FOLD_UP_TO", fold_up_to)
+    engine = static_engine(llava)
     plain = LocalEngine(llava, batch_size=1, reuse=False)
     read = read_by(engine, monkeypatch)
     first, second = noise(0), noise(7)
-    for look in (0, 2, 4):
+    for look in range(len(WINDOWS) + 1):
         asked = [talk("which number?", first, look), talk("what is on the green card?", first, look)]
-        asked += [talk("how many?", second, max(0, look - 1))]
+        if look:
+            asked += [talk("how many?", noise(9), look), talk("how many?", second, look - 1)]
         assert_same(engine.generate(asked), plain.generate(asked))
-    assert {before for batch in read for before in batch} == {1}
-    assert len(engine.prefix.store._kept) == 2
+        wanted = [1, 1] if not look else [look, look, 1 if look == 1 else look, max(1, look - 1)]
+        assert sorted(number for batch in read for number in batch) == sorted(wanted)
+        read.clear()
+    assert engine.prefix is not None
+    engine.prefix.store = PrefixStore(max_bytes=1)
+    asked = [talk("which number?", first, 2), talk("how many?", second, 3)]
+    assert_same(engine.generate(asked), plain.generate(asked))
+
+
+def static_engine(loaded: LoadedModel) -> LocalEngine:
+    engine = LocalEngine(loaded, batch_size=4)
+    assert engine.prefix is not None
+    engine.prefix.static = engine.prefix.static_decoder(graphs=False)
+    return engine
 
 
 def test_what_is_kept_stays_within_its_bytes(llava: LoadedModel) -> None:
@@ -162,9 +180,13 @@ def test_what_is_kept_stays_within_its_bytes(llava: LoadedModel) -> None:
             assert store._bytes <= limit or len(store._kept) == 1
 
 
-def test_a_piece_that_is_dropped_while_its_batch_runs_is_not_kept_again(llava: LoadedModel) -> None:
+@pytest.mark.parametrize("in_buffers", [False, True])
+def test_a_piece_that_is_dropped_while_its_batch_runs_is_not_kept_again(
+    llava: LoadedModel, in_buffers: bool
+) -> None:
     """A shorter talk is padded between what was known of it and what it reads, so it lies elsewhere."""
-    engine, roomy = LocalEngine(llava, batch_size=4), LocalEngine(llava, batch_size=1)
+    engine = static_engine(llava) if in_buffers else LocalEngine(llava, batch_size=4)
+    roomy = LocalEngine(llava, batch_size=1)
     assert engine.prefix is not None and roomy.prefix is not None
     asked = [("no?", noise(0)), ("what is on the green card, and what is behind it?", noise(7))]
     engine.generate([talk(*each, 1) for each in asked])
@@ -176,6 +198,21 @@ def test_a_piece_that_is_dropped_while_its_batch_runs_is_not_kept_again(llava: L
     kept = roomy.prefix.store._kept
     for key, piece in engine.prefix.store._kept.items():
         torch.testing.assert_close(piece, kept[key], rtol=1e-3, atol=1e-4)
+
+
+def test_talks_at_different_looks_keep_to_the_budget_of_a_batch() -> None:
+    """What is kept and what is read are padded each: long kept beside long read weighs as much as both."""
+
+    def measured(number: int, read: int, length: int) -> Measured:
+        prompt = SimpleNamespace(images=[SimpleNamespace(key=str(number))])
+        one: Any = SimpleNamespace(prompt=prompt, ids=[0] * length, state=SimpleNamespace(limit=10))
+        return Measured(one, 100, read, 1)
+
+    talks = [measured(0, 1000, 1050), measured(1, 100, 1050)]
+    budget = BatchBudget(rows=1, tokens=2 * 1060)  # two rows of 1,060 keys; padded they are of 1,960
+    assert [len(batch) for batch in by_image(talks, budget)] == [1, 1]
+    alike = [measured(0, 1000, 1050), measured(1, 990, 1040)]
+    assert [len(batch) for batch in by_image(alike, budget)] == [2]
 
 
 def test_the_last_piece_of_a_talk_is_dropped_first() -> None:

@@ -41,7 +41,7 @@ class SuffixCache:
 
     def __init__(self, capacity: int, known: Sequence[Sequence[torch.Tensor]] = ()) -> None:
         self._known = known
-        self.known_lens = [sum(piece.shape[3] for piece in pieces) for pieces in known]
+        self.known_lens = lengths_of(known)
         self.known_len = max(self.known_lens, default=0)
         self._capacity = self.known_len + capacity
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -65,10 +65,6 @@ class SuffixCache:
         padding = torch.tensor([self.known_len - own for own in self.known_lens] or [0] * rows, device=device)
         return torch.arange(self.known_len, device=device) >= padding[:, None]
 
-    def known_pieces(self, row: int) -> int:
-        """How many pieces of a row were read by earlier batches."""
-        return len(self._known[row]) if self._known else 0
-
     def piece(self, row: int, tokens: slice) -> torch.Tensor:
         """A copy of a row's keys and values, ``[layers, 2, kv heads, tokens, dim]``."""
         layers = (self._layers[layer] for layer in sorted(self._layers))
@@ -86,6 +82,11 @@ class SuffixCache:
                     known = torch.cat([piece[layer, half] for piece in pieces], 1)
                     buffer[row, :, self.known_len - known.shape[1] : self.known_len] = known
         return keys, values
+
+
+def lengths_of(known: Sequence[Sequence[torch.Tensor]]) -> list[int]:
+    """How many tokens the pieces ``[layers, 2, kv heads, tokens, dim]`` of each row are."""
+    return [sum(piece.shape[3] for piece in pieces) for pieces in known]
 
 
 @contextmanager

@@ -48,11 +48,12 @@ class BatchBudget:
 class Measured:
     """A prompt whose first ``prefix`` tokens others about its image have too; ``unread`` images come later.
 
-    (Those that an earlier batch read are not among them.)
+    (Those that an earlier batch read are not among them: ``read`` tokens are kept, the prefix's included.)
     """
 
     one: Decoding
     prefix: int
+    read: int
     unread: int
 
 
@@ -64,12 +65,16 @@ def by_image(prompts: Sequence[Measured], budget: BatchBudget) -> Iterator[list[
     do, where all but the last look are kept.
     """
     groups: dict[tuple[int, int, str, tuple[int, ...]], list[Decoding]] = defaultdict(list)
-    own: dict[tuple[int, int], int] = defaultdict(int)
+    known: dict[tuple[int, int], int] = defaultdict(int)
+    new: dict[tuple[int, int], int] = defaultdict(int)
     for measured in prompts:
         one, prefix, unread = measured.one, measured.prefix, measured.unread
         groups[unread, prefix, one.prompt.images[0].key, tuple(one.ids[:prefix])].append(one)
-        # With room for all that may be said: keys are kept until the whole batch is over.
-        own[unread, prefix] = max(own[unread, prefix], len(one.ids) - prefix + one.state.limit)
+        # What is kept of a row and what it reads now are padded each on their own, with room for all that may
+        # be said: keys are kept until the whole batch is over.
+        known[unread, prefix] = max(known[unread, prefix], measured.read - prefix)
+        new[unread, prefix] = max(new[unread, prefix], len(one.ids) - measured.read + one.state.limit)
+    own = {key: known[key] + new[key] for key in new}
     alike: dict[tuple[int, int, int], list[list[Decoding]]] = defaultdict(list)
     # Groups of one size only share a batch: its rows are then images x each, a regular shape that attention
     # can fold.

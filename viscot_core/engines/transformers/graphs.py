@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from viscot_core.engines.transformers.attention import shared_attention
+from viscot_core.engines.transformers.attention import lengths_of, shared_attention
 from viscot_core.engines.transformers.choosing import Choice, Draws, choose, tell, tell_first
 from viscot_core.engines.transformers.decode_state import DecodeState
 from viscot_core.engines.transformers.static import STATIC_NAME, BatchShape, StaticBatch, static_attention
@@ -67,20 +67,25 @@ class StaticDecoder:
         prefixes: Sequence[torch.Tensor],
         embeddings: torch.Tensor,
         lengths: Sequence[int],
-    ) -> None:
+        known: Sequence[Sequence[torch.Tensor]] = (),
+    ) -> StaticBatch:
         """Decode rows to their ends; they stand image by image, the same number for each of ``prefixes``.
 
         ``embeddings [rows, n, hidden]`` are the rows' own tokens, right-padded; ``lengths`` says how many.
+        ``known`` are the pieces between prefix and own tokens that were read before (``StaticBatch.begin``).
+        Returns the buffers, which hold what was read until the next run.
         """
-        rows, longest, _ = embeddings.shape
-        most = max(state.limit for state in states)
+        rows, new_len, _ = embeddings.shape
+        known_lens = lengths_of(known) or [0] * rows
+        longest, most = max(known_lens) + new_len, max(state.limit for state in states)
         prefix_len = prefixes[0].shape[3]
         shape = BatchShape.around(len(prefixes), rows // len(prefixes), prefix_len, longest + most)
         batch, choice = self._batch(shape, prefixes[0]), Choice.of(states)
         with shared_attention(self._text.config, STATIC_NAME):
             draws = Draws.of(states, embeddings.device) if choice.samples else None
-            batch.begin(prefixes, lengths, draws)
-            positions = prefix_len + torch.arange(longest, device=embeddings.device)[None]
+            batch.begin(prefixes, lengths, draws, known)
+            starts = prefix_len + torch.tensor(known_lens).to(embeddings.device)[:, None]
+            positions = starts + torch.arange(new_len, device=embeddings.device)
             # [rows, n, hidden]; what the padding computes is never read.
             hidden = self._forward(batch, embeddings, _no_mask(embeddings), positions)
             ends = torch.tensor(lengths).to(hidden.device) - 1
@@ -99,6 +104,7 @@ class StaticDecoder:
                 wanted = min(every, most - said) if any(state.open for state in states) else 0
                 for _ in range(wanted):
                     self._advance(batch, choice, worth=most - said > WORTH_CAPTURING)
+        return batch
 
     def clear(self) -> None:
         """Free buffers and graphs."""

@@ -8,14 +8,13 @@ float32; tests/engines/transformers/test_prefix.py).
 
 A talk that goes on (``Request.follow_ups``) shows a crop after each look. What lies between the ends of two
 of its images is kept as well, a piece an image, so that the next look computes its new crop and the words
-since the last one, whatever stands before. Static buffers hold no pieces: there a look reads its earlier
-crops anew.
+since the last one, whatever stands before.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, pairwise, takewhile
 from typing import Any
 
@@ -148,7 +147,8 @@ class PrefixDecoder:
         measured = []
         for one in prompts:
             ends = self._inputs.image_ends(one.prompt)
-            measured.append(Measured(one, ends[0], len(ends) - 1 - len(self._known(one, ends))))
+            read = len(self._known(one, ends))
+            measured.append(Measured(one, ends[0], ends[read], len(ends) - 1 - read))
         for groups in by_image(measured, budget):
             self._run([one for group in groups for one in group], len(groups), work)
 
@@ -169,10 +169,15 @@ class PrefixDecoder:
         if self.static is None:
             cache = SuffixCache(suffix.real.shape[1] + max(state.limit for state in states), known)
             self._grow(states, prefixes, suffix, cache)
-            self._keep(prompts, ends, cache, cache.known_len + suffix.real.shape[1])
+            # All prompts end at the cache's last token that was read.
+            shifts = [cache.known_len + suffix.real.shape[1] - len(one.ids) for one in prompts]
+            self._keep(prompts, ends, known, cache.piece, shifts)
         else:
-            lengths = [len(one.ids) - prefix_len for one in prompts]
-            self.static.run(states, prefixes, suffix.arguments["inputs_embeds"], lengths)
+            lengths = [len(one.ids) - start for one, start in zip(prompts, starts, strict=True)]
+            batch = self.static.run(states, prefixes, suffix.arguments["inputs_embeds"], lengths, known)
+            # What was read now begins in one slot, behind all that was known.
+            longest = max(starts) - prefix_len
+            self._keep(prompts, ends, known, batch.piece, [longest - start for start in starts])
         work.add_prompts(prompts, starts)
 
     def _grow(
@@ -222,26 +227,29 @@ class PrefixDecoder:
 
     def _known(self, one: Decoding, ends: Sequence[int]) -> list[torch.Tensor]:
         """What is kept of a prompt after its prefix, up to the ``ends`` of its images."""
-        if self.static is not None:
-            return []
         return self.store.known(_keys(one, ends))[1:]
 
     def _keep(
-        self, prompts: Sequence[Decoding], ends: Sequence[Sequence[int]], cache: SuffixCache, read: int
+        self,
+        prompts: Sequence[Decoding],
+        ends: Sequence[Sequence[int]],
+        known: Sequence[Sequence[torch.Tensor]],
+        piece_of: Callable[[int, slice], torch.Tensor],
+        shifts: Sequence[int],
     ) -> None:
-        """Keep what was read now and the next look of each talk shows again; all prompts end at the cache's
-        token ``read``.
+        """Keep what was read now and the next look of each talk shows again: ``piece_of`` row and tokens,
+        which lie ``shifts`` after their places in the prompts.
         """
-        for row, (one, places) in enumerate(zip(prompts, ends, strict=True)):
+        for row, (one, places, shift) in enumerate(zip(prompts, ends, shifts, strict=True)):
             if not one.state.request.follow_ups:
                 continue
-            keys, shift = _keys(one, places), read - len(one.ids)
+            keys = _keys(one, places)
             pieces = zip(keys[1:], pairwise(places), strict=False)
             # Not what was known: it lies before the row's padding, elsewhere than `shift` says, and may have
             # been dropped since.
-            for key, (start, end) in islice(pieces, cache.known_pieces(row), None):
+            for key, (start, end) in islice(pieces, len(known[row]), None):
                 if key not in self.store:
-                    self.store.put(key, cache.piece(row, slice(start + shift, end + shift)))
+                    self.store.put(key, piece_of(row, slice(start + shift, end + shift)))
             self.store.known(keys)  # in the order in which they are to be dropped
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:

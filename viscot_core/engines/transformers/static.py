@@ -16,7 +16,7 @@ import torch
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from viscot_core.engines.transformers.attention import FOLD_UP_TO, folded
+from viscot_core.engines.transformers.attention import FOLD_UP_TO, folded, lengths_of
 from viscot_core.engines.transformers.choosing import Draws
 
 STATIC_NAME = "viscot_static"
@@ -86,47 +86,74 @@ class StaticBatch:
         # The slot is a number on the device, changed in place: a captured graph replays the same addresses
         # and must find the new value there.
         self._slot = torch.zeros(1, dtype=torch.long, device=device)
-        self._reads = 0
+        self._reads = self._known = 0
+        self._seen: torch.Tensor | None = None
 
     def begin(
-        self, prefixes: Sequence[torch.Tensor], lengths: Sequence[int], draws: Draws | None = None
+        self,
+        prefixes: Sequence[torch.Tensor],
+        lengths: Sequence[int],
+        draws: Draws | None = None,
+        known: Sequence[Sequence[torch.Tensor]] = (),
     ) -> None:
-        """Take prefixes ``[layers, 2, kv heads, p, dim]``, the rows' own lengths and draws; reading is next.
+        """Take prefixes ``[layers, 2, kv heads, p, dim]``, what is ``known`` of the rows after them, the
+        lengths of what they read now, and their draws; reading is next.
 
-        What stays of other batches is zeroed: behind a mask of -inf a number must still be finite.
+        Known pieces ``[layers, 2, kv heads, tokens, dim]`` come first, in rows with fewer padded on
+        the left. What stays of other batches is zeroed: behind a mask of -inf a number must still be finite.
         """
-        shape, rows, longest = self.shape, len(lengths), max(lengths)
+        shape, rows, self._reads = self.shape, len(lengths), max(lengths)
+        known_lens = lengths_of(known) or [0] * rows
+        self._known = max(known_lens)
+        longest = self._known + self._reads
         for image, prefix in enumerate(prefixes):
             self._prefix[:, :, image].copy_(prefix)
         self._prefix[:, :, len(prefixes) :].zero_()
         self._own[:, :, rows:].zero_()
         self._own[..., longest:, :].zero_()
-        padded = [*lengths, *[longest] * (shape.rows - rows)]
-        count = torch.tensor(padded).to(self.said.device)
+        self._own[..., : self._known, :].zero_()
+        for row, pieces in enumerate(known):
+            end = self._known
+            for piece in reversed(pieces):
+                start = end - piece.shape[3]
+                self._own[:, :, row, :, start:end].copy_(piece)
+                end = start
+        padding = shape.rows - rows
+        before, count = (
+            torch.tensor([*given, *[max(given)] * padding]).to(self.said.device)[:, None]
+            for given in (known_lens, lengths)
+        )
         # All rows decode into the same slots, from `longest` on, whatever their own length; their positions
         # go on from that length. The slots between are masked, so the gap changes nothing.
-        self.positions.copy_(shape.prefix + count[:, None])
+        self.positions.copy_(shape.prefix + before + count)
         self._slot.fill_(longest)
         if draws is not None:
             # Rows that only pad draw nothing.
             for kept, new in zip(self.draws[:2], draws[:2], strict=True):
                 kept.zero_()[:rows] = new
             self.draws.numbers[:rows, longest : longest + draws.numbers.shape[1]] = draws.numbers
-        hidden = torch.arange(shape.slots, device=count.device) >= count[:, None]
+        slots = torch.arange(shape.slots, device=count.device)
+        unread = slots < self._known - before
+        hidden = unread | (slots >= self._known + count)
         if shape.each == 1:
             self._mask.zero_()
             self._mask[:, 0, 0, shape.prefix :].masked_fill_(hidden, float("-inf"))
         else:
             self._mask[:, 0, 0] = ~hidden
-        self._reads = longest
+        self._seen = None
+        if min(known_lens) < self._known:
+            # Query i of a row sees what is known of it, and what is read now up to itself.
+            causal = slots[:longest] <= self._known + slots[: self._reads, None]
+            self._seen = causal & ~unread[:rows, None, None, :longest]
 
     def read(self, first: torch.Tensor, logprobs: torch.Tensor | None = None) -> None:
         """The rows' own tokens are read, and ``first [rows]`` said: decoding is next."""
         # `_reads` > 0 while prompts are read (tokens a row), 0 while decoding: `update` and `attend` go by
         # it.
-        self.said[: len(first), self._reads] = first
+        slot = self._known + self._reads
+        self.said[: len(first), slot] = first
         if logprobs is not None:
-            self.logprobs[: len(first), self._reads] = logprobs
+            self.logprobs[: len(first), slot] = logprobs
         self._reads = 0
 
     def step(
@@ -163,11 +190,15 @@ class StaticBatch:
         """Write the new tokens' keys and values where they belong."""
         for kept, new in zip(self._own[layer], (key, value), strict=True):
             if self._reads:
-                kept[: len(new), :, : self._reads] = new
+                kept[: len(new), :, self._known : self._known + self._reads] = new
             else:
                 kept.index_copy_(2, self._slot, new)
         # Nobody reads these: `static_attention` takes keys and values from the buffers.
         return key, value
+
+    def piece(self, row: int, tokens: slice) -> torch.Tensor:
+        """A copy of a row's own keys and values, ``[layers, 2, kv heads, tokens, dim]``."""
+        return self._own[:, :, row, :, tokens].clone()
 
     def attend(self, query: torch.Tensor, layer: int, scaling: float) -> torch.Tensor:
         """``[rows, heads, s, dim]`` -> ``[rows, s, heads, dim]`` over the prefix and the rows' own tokens."""
@@ -176,23 +207,29 @@ class StaticBatch:
 
     def _attend_reading(self, query: torch.Tensor, layer: int, scaling: float) -> torch.Tensor:
         rows, heads, s, _ = query.shape
-        p, each = self.shape.prefix, self.shape.each
-        # Keys and values: [2, rows, kv heads, s, dim], and the prefix [2, images, kv heads, p, dim].
-        own = self._own[layer][:, :rows, :, :s]
+        p, each, own_len = self.shape.prefix, self.shape.each, self._known + s
+        # Keys and values: [2, rows, kv heads, own_len, dim], and the prefix [2, images, kv heads, p, dim].
+        own = self._own[layer][:, :rows, :, :own_len]
         prefix = self._prefix[layer][:, : rows // each]
+        seen = self._seen  # [rows, 1, s, own_len] where some rows are padded, else None
         if each > 1 and s <= FOLD_UP_TO:
-            causal = torch.ones(1, 1, s, s, dtype=torch.bool, device=query.device).tril()
-            return folded(query, own[0], own[1], prefix[0], prefix[1], causal, scaling)
+            if seen is None:
+                seen = torch.ones(1, 1, s, own_len, dtype=torch.bool, device=query.device).tril(self._known)
+            return folded(query, own[0], own[1], prefix[0], prefix[1], seen, scaling)
         if each > 1:
             keys, values = torch.cat([prefix.repeat_interleave(each, 1), own], 3)
         else:
-            keys, values = self._all[layer][:, :rows, :, : p + s]
+            keys, values = self._all[layer][:, :rows, :, : p + own_len]
         groups = heads // keys.shape[1]
         if groups > 1:
             keys, values = (t.repeat_interleave(groups, 1) for t in (keys, values))
-        # Query i sees the prefix and the own tokens up to i: no mask, so that flash kernels take it.
-        # lower_right: `is_causal=True` would align query 0 with key 0 and hide most of the prefix.
-        bias = causal_lower_right(s, p + s)
+        # Query i sees the prefix, what is known, and the own tokens up to i: no mask where no row is padded,
+        # so that flash kernels take it. lower_right: `is_causal=True` would align query 0 with key 0 and hide
+        # most of the prefix.
+        if seen is None:
+            bias: Any = causal_lower_right(s, p + own_len)
+        else:
+            bias = torch.cat([seen.new_ones(rows, 1, s, p), seen], 3)
         return scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scaling).transpose(
             1, 2
         )
