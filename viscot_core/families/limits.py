@@ -38,17 +38,22 @@ def read_layers(tower: TowerShape) -> int:
 
 def tower_layer_weights(tower: TowerShape) -> int:
     """Weights of one layer of the tower that take part in matrix products."""
-    return 4 * tower.width**2 + 2 * tower.width * tower.mlp
+    return 4 * tower.width**2 + (3 if tower.gated else 2) * tower.width * tower.mlp
 
 
 def tower_flop(tower: TowerShape, images: float = 1) -> float:
-    """A forward pass of the tower over ``images``: patches and the class token, attention not causal."""
-    n = tower.tokens + 1
+    """A forward pass of the tower over ``images`` of the usual size: patches and the class token.
+
+    Attention is not causal, and each of an image's tiles is alone.
+    """
+    patches = (tower.side // tower.patch) ** 2
+    n = patches + 1
     layer = 2.0 * tower_layer_weights(tower) * n + 4.0 * tower.width * n * n
-    return images * (read_layers(tower) * layer + 2.0 * 3 * tower.patch**2 * tower.width * tower.tokens)
+    tile = read_layers(tower) * layer + 2.0 * 3 * tower.patch**2 * tower.width * patches
+    return images * tower.tiles * tile
 
 
 def projector_flop(shape: ModelShape, images: float = 1) -> float:
-    """A forward pass of the two-layer projector."""
-    weights = shape.tower.width * shape.llm.width + shape.llm.width**2
+    """A forward pass of the projector; of two layers where the shape does not say its parameters."""
+    weights = shape.projector or shape.tower.width * shape.llm.width + shape.llm.width**2
     return 2.0 * weights * shape.tower.tokens * images

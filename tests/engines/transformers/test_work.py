@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from viscot_core.conversation import Message
 from viscot_core.engines.base import Counting, Request
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.families.limits import decode_flop, llm_flop, projector_flop, tower_flop
+from viscot_core.families.shapes import TowerShape
 from viscot_core.images.reading import open_image
 from viscot_core.images.view import crop, view_of
 from viscot_core.models.load import LoadedModel, load_model
@@ -83,3 +85,11 @@ def test_the_share_of_the_limit_is_printed(tmp_path: Path, capsys: pytest.Captur
     info = RunInfo.model_construct(warnings=[], counts={"done": 40, "failed": 0, "missing": 0, "pending": 0})
     report(tmp_path, info, Tally(finished=40, seconds=2.0, least_seconds=0.8), "next")
     assert "20.0 a second, 40% of what this GPU could do at best" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_tile_is_a_pass_of_its_own_and_merged_patches_are_all_read() -> None:
+    one = TowerShape(64, 4, 128, 28, 14)
+    assert tower_flop(replace(one, tiles=13)) == 13 * tower_flop(one)
+    merged = replace(one, merge=2)
+    assert merged.tokens == one.tokens / 4 and tower_flop(merged) == tower_flop(one)
+    assert tower_flop(replace(one, gated=True)) > tower_flop(one)
