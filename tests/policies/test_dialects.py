@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from viscot_core.conversation import IMAGE, Message, ToolCall, split_calls, with
 from viscot_core.images.view import View, crop, view_of
 from viscot_core.policies.base import Answer, Question
 from viscot_core.policies.dialects import mini_o3, qwen
+from viscot_core.policies.dialects.calls import last_answer
 from viscot_core.policies.dialects.known import DIALECTS, dialect
 from viscot_core.policies.zoom import CROPS_FROM, Zoom
 from viscot_core.rollout import run
@@ -326,6 +328,24 @@ def test_what_an_unended_thought_weighs_is_no_answer(name: str, said: str) -> No
     assert (endless.text, endless.truncated) == ("", True)
     ended = talk(name, f"<think>a cat? {said} or</think><answer>a fox</answer>")
     assert (ended.text, ended.truncated) == ("a fox", False)
+
+
+def test_calls_without_words_come_to_an_end() -> None:
+    for name in ("qwen3-vl", "qwen3.5", "deepeyes", "pixel-reasoner"):
+        answer = talk(name, *["<tool_call></tool_call>"] * 30)
+        assert (answer.text, answer.stop) == ("", "refusals") and len(answer.refusals) == 4
+        assert not any(refusal.ignored for refusal in answer.refusals)
+    answer = talk("mini-o3", *["<grounding></grounding>"] * 30)
+    assert (answer.text, answer.stop, len(answer.refusals)) == ("", "refusals", 4)
+
+
+def test_marks_without_end_are_read_at_once() -> None:
+    """Each was tried as the beginning of all that follows: 16 seconds for 72,000 characters."""
+    start = time.process_time()
+    for name in ("deepeyes", "mini-o3", "qwen3-vl", "pixel-reasoner"):
+        talk(name, "<answer>" * 30_000)
+    assert last_answer("<answer>a</answer> <answer>b<answer>c</answer> <answer>d") == "b<answer>c"
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("name", DIALECTS)

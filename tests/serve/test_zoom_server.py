@@ -96,6 +96,16 @@ def test_what_cannot_be_shown_is_an_error_of_the_tool(root: Path, image: str, bo
     assert result.is_error and reason in result.content[0].text
 
 
+def test_an_argument_that_a_tool_has_not_is_refused(root: Path) -> None:
+    """ "box" for bbox_2d would show the whole image, as if it were the region."""
+    server = zoom_server(root, 10**6)
+    wrong = asked(server, "zoom", image="in/a.png", box=[0, 0, 500, 500])
+    assert wrong.is_error
+    assert "zoom has no argument 'box'; its arguments are image, bbox_2d." in wrong.content[0].text
+    wrong = asked(server, "list_images", root="/")
+    assert wrong.is_error and "list_images has no argument 'root'; it takes none." in wrong.content[0].text
+
+
 @pytest.mark.slow
 def test_the_command_speaks_mcp_on_its_standard_output(root: Path) -> None:
     command = ["-m", "viscot_cli", "mcp", "--root", str(root)]

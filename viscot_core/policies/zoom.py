@@ -112,7 +112,8 @@ class Zoom:
                 # A reason quotes the model, and its words must not become an image slot. The brackets stay:
                 # what is left of "<<image>>" would be one.
                 reason = str(refused).replace(IMAGE, "[image]")
-                step = replace(step, refusals=(*step.refusals, Refusal(turn, reason, call.text)))
+                # A call without words is one all the same: it was answered, and counts.
+                step = replace(step, refusals=(*step.refusals, Refusal(turn, reason, call.text or "(empty)")))
                 results.append(Result(call, refused=reason))
                 continue
             results.append(Result(call, len(step.images), view.image.size))

@@ -86,9 +86,20 @@ def zoom_server(root: Path, most_pixels: int) -> MCPServer[Any]:
         from mcp.server.mcpserver.exceptions import ToolError
     except ImportError as error:
         raise UsageError("An MCP server needs a package more: pip install 'viscot[mcp]'.") from error
-    server: MCPServer[Any] = MCPServer(
-        "viscot", instructions="Look at images closely: list_images, then zoom."
-    )
+
+    class Strict(MCPServer[Any]):
+        """MCP's server passes over arguments that a tool has not: "box" would show the whole image."""
+
+        async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+            for tool in await self.list_tools():
+                known = tool.input_schema.get("properties", {})
+                unknown = [word for word in arguments if word not in known]
+                if tool.name == name and unknown:
+                    takes = f"its arguments are {', '.join(known)}" if known else "it takes none"
+                    raise ToolError(f"{name} has no argument {unknown[0]!r}; {takes}.")
+            return await super().call_tool(name, arguments, context)
+
+    server = Strict("viscot", instructions="Look at images closely: list_images, then zoom.")
 
     @server.tool(description="The images that can be looked at: path and size in pixels.")
     def list_images() -> str:

@@ -38,8 +38,11 @@ def without_thoughts(text: str) -> str:
 
 def last_answer(text: str) -> str | None:
     """What stands in the last ``<answer>`` outside thoughts; None where there is none that is closed."""
-    found = re.findall(r"<answer>(.*?)</answer>", without_thoughts(text), re.DOTALL)
-    return found[-1].strip() if found else None
+    said, found, place = without_thoughts(text), None, 0
+    # Not by a pattern: thousands of marks without an end would take minutes.
+    while (start := said.find("<answer>", place)) >= 0 and (end := said.find("</answer>", start)) >= 0:
+        found, place = said[start + len("<answer>") : end].strip(), end + len("</answer>")
+    return found
 
 
 def json_call(text: str, name: str, source_of: SourceOf, *, id: str = "") -> Call:
@@ -96,9 +99,11 @@ def index(arguments: Mapping[str, Any], name: str) -> int:
     value = arguments.get(name)
     if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,6}\s*", value):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value not in range(-(10**6), 10**6):
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 10**6:
         raise ValueError(f"{name} is the whole number of an image")
-    return int(value)
+    return value
 
 
 def parsed(text: str) -> Any:
