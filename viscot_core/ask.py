@@ -107,12 +107,14 @@ class VisualCoT:
         on_look: OnLook | None = None,
         cancelled: Callable[[], bool] | None = None,
         logprobs: bool | None = None,
+        draws: Sequence[int | None] | None = None,
     ) -> list[Answer]:
         """One answer per pair of image and question, in order, asked together; ``box`` is for all of them.
 
         All images and questions are checked first, and a wrong one raises as in ``ask``. A question that the
         engine cannot answer has ``error`` set; the others have their answers. ``logprobs`` asks a server too
         how likely the words are (``Answer.answer_probability``); a model on this machine tells it anyway.
+        ``draws`` says which draw each one is where the engine samples; without, equal ones are counted.
         """
         strategy = strategy or ("cot" if box is not None else self.strategy)
         policy = policy_for(
@@ -123,7 +125,8 @@ class VisualCoT:
                 raise UsageError(f"A box is looked at in two turns; leave the strategy '{strategy}' out.")
             policy = GivenBox(self.wording, self.crop_policy)
         asked = [
-            prepare_question(image, text, box=box, max_new_tokens=max_new_tokens) for image, text in questions
+            replace(prepare_question(image, text, box=box, max_new_tokens=max_new_tokens), draw=draw)
+            for (image, text), draw in zip(questions, draws or [None] * len(questions), strict=True)
         ]
         answers = run(
             policy,

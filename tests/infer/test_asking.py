@@ -113,6 +113,30 @@ def test_images_are_freed_before_those_of_the_next_batch(items: list[InferItem])
     assert len(list(ask_items(cot, asked, strategy="direct", batch_size=1))) == len(seen) == 3
 
 
+def test_what_is_left_of_equal_items_draws_as_it_would_have(items: list[InferItem], tmp_path: Path) -> None:
+    """Of three draws the second was answered before the command was stopped; older files have no draws."""
+    rows = [{"image": str(items[0].image), "question": "?"}] * 3
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    equal = collect(str(tmp_path / "rows.jsonl"), None).items
+    keys = [record_key(item, "direct", "m", None) for item in equal]
+    path = tmp_path / "out.jsonl"
+    with AnswerFile(path) as file:
+        assert [item.draw for item in file.remaining(equal, keys)] == [0, 1, 2]
+        (result,) = ask([equal[1]], "two")
+        file.write(result.record("m"))
+    with AnswerFile(path) as file:
+        left = file.remaining(equal, keys)
+        assert [item.draw for item in left] == [0, 2]
+        engine = ScriptedEngine("one", "three", deterministic=False)
+        said = list(ask_items(VisualCoT(engine, strategy="direct"), left, strategy="direct"))
+        assert [request.draw for request in engine.requests] == [0, 2] and len(said) == 2
+    old = result.record("m")
+    del old["draw"]
+    path.write_text(json.dumps(old) + "\n" + json.dumps(old) + "\n")
+    with AnswerFile(path) as file:
+        assert [item.draw for item in file.remaining(equal, keys)] == [2]
+
+
 def test_a_given_box(items: list[InferItem]) -> None:
     engine = ScriptedEngine("sign")
     (result,) = ask_items(VisualCoT(engine), items[:1], box=(50.0, 20.0, 100.0, 60.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +27,7 @@ class AnswerFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: BinaryIO | None = None
-        self._done: Counter[str] = Counter()
+        self._done: dict[str, list[int]] = {}
 
     def __enter__(self) -> AnswerFile:
         with folder_for(self.path):
@@ -40,7 +39,8 @@ class AnswerFile:
             with atomic_write(self.path) as file:
                 file.writelines(json.dumps(record) + "\n" for record in done)
             self._open()
-        self._done = Counter(map(_key, done))
+        for record in done:
+            self._done.setdefault(_key(record), []).append(record.get("draw", 0))
         return self
 
     def __exit__(
@@ -51,15 +51,24 @@ class AnswerFile:
 
     def remaining(self, items: Sequence[InferItem], keys: Sequence[Mapping[str, Any]]) -> list[InferItem]:
         """The items that have no answer yet; ``keys`` are the first keys of their records."""
-        done = self._done.copy()
+        done = {name: draws.copy() for name, draws in self._done.items()}
         left = []
         for item, key in zip(items, keys, strict=True):
             name = _key({"id": item.row.get("id"), **key})
-            if done[name]:
-                done[name] -= 1
+            draw = item.draw or 0
+            if draw in done.get(name, ()):
+                done[name].remove(draw)
             else:
-                left.append(item)
-        return left
+                left.append((name, item))
+        unanswered = []
+        for name, item in left:
+            if other := done.get(
+                name
+            ):  # of before: it does not say its draw, and stands for the first one left
+                other.pop()
+            else:
+                unanswered.append(item)
+        return unanswered
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record."""

@@ -22,7 +22,7 @@ BATCH_PIXELS = 100_000_000
 
 
 _OURS = frozenset(
-    {"image", "question", "model", "page", "given_box", "strategy", "status", "error"}
+    {"image", "question", "model", "page", "draw", "given_box", "strategy", "status", "error"}
     | {"truncated", "thoughts", "looks", "seen", "box_probability", "answer_probability"}
     | Answer("", (0, 0)).to_dict().keys()
 )
@@ -74,6 +74,8 @@ def record_key(
     key: dict[str, Any] = {"image": str(item.image), "question": item.question, "model": model}
     if item.page is not None:
         key["page"] = item.page
+    if item.draw:  # without it the record is of the first draw
+        key["draw"] = item.draw
     if box is not None:
         key["given_box"] = list(box)
     return {**key, "strategy": strategy}
@@ -116,7 +118,12 @@ def _ask_batch(
             results[number] = InferResult(item, strategy, None, str(error), box)
     pairs = [(image, batch[number].question) for number, image in images.items()]
     answers = cot.ask_many(
-        pairs, strategy=strategy, max_new_tokens=max_new_tokens, box=box, logprobs=logprobs
+        pairs,
+        strategy=strategy,
+        max_new_tokens=max_new_tokens,
+        box=box,
+        logprobs=logprobs,
+        draws=[batch[number].draw for number in images],
     )
     for number, answer in zip(images, answers, strict=True):
         results[number] = _result(batch[number], strategy, answer, box)

@@ -6,7 +6,7 @@ import glob
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class InferItem:
     """One question about one image file, or about one page of it.
 
     ``row`` has the keys of its JSONL row; ``source`` is the file's content where it can be read only once.
-    ``error`` says why it cannot be asked.
+    ``error`` says why it cannot be asked. ``draw`` says which of equal ones it is, from 0; None: there are no
+    others.
     """
 
     image: Path
@@ -34,6 +35,7 @@ class InferItem:
     row: Mapping[str, Any] = field(default_factory=dict)
     source: bytes | None = None
     error: str | None = None
+    draw: int | None = None
 
     @property
     def name(self) -> str:
@@ -70,12 +72,23 @@ def collect(what: str, question: str | None, *, recursive: bool = False) -> Coll
         raise UsageError(f"The image is missing: {EXAMPLE}")
     path = expanded(what)
     if path.suffix == ".jsonl":
-        return Collected([item for row in _rows(path, question) for item in _with_pages(row)])
+        return Collected(_numbered([item for row in _rows(path, question) for item in _with_pages(row)]))
     if question is None:
         raise UsageError(f"A question is missing: {EXAMPLE}")
     question = check_question(question)
     found, skipped = _files(path, what, recursive=recursive)
     return Collected([item for file in found for item in _with_pages(InferItem(file, question))], skipped)
+
+
+def _numbered(items: Sequence[InferItem]) -> list[InferItem]:
+    """With the draws of equal items: a command that continues a file draws as the whole one would have."""
+    keys = [(item.image, item.page, item.question) for item in items]
+    counts, before = Counter(keys), Counter[tuple[Path, int | None, str]]()
+    found = []
+    for item, key in zip(items, keys, strict=True):
+        found.append(replace(item, draw=before[key]) if counts[key] > 1 else item)
+        before[key] += 1
+    return found
 
 
 def _files(path: Path, what: str, *, recursive: bool) -> tuple[list[Path], Counter[str]]:
