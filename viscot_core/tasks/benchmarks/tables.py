@@ -31,6 +31,7 @@ from viscot_core.tasks.benchmarks.entry import BenchmarkRow
 IMAGES = "images"
 _ENDINGS = (".tsv", ".parquet", ".jsonl", ".json")
 _LARGEST_CELL = 2**31 - 1
+_LONGEST_REASON = 200
 _KINDS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"GIF8", ".gif"), (b"BM", ".bmp"))
 _LABEL = re.compile(r"\s*\(?([A-Z])[).:]\s*(.*)", re.DOTALL)
 _IN_IMAGE = re.compile(r"\boptions\s+in\s+the\s+image\b", re.IGNORECASE)
@@ -70,29 +71,39 @@ def read_table(folder: Path) -> Iterator[BenchmarkRow]:
                 found = _entry(folder, number, row, images)
                 images[found.id] = found.image
                 yield found
-            except (KeyError, ValueError, TypeError, SyntaxError) as error:
+            except (KeyError, ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
                 raise DataError(
-                    f"{path}: row {number + 1} is no question of a benchmark ({error}); fetch the file again."
+                    f"{path}: row {number + 1} is no question of a benchmark ({_short(error)}); fetch the "
+                    "file again."
                 ) from error
+
+
+def _short(error: BaseException) -> str:
+    """What is wrong, without the whole of a cell that may hold an image."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if path.suffix == ".tsv":
         # An image of 8,000 pixels is a cell of 20 million characters; csv stops at 131,072.
         csv.field_size_limit(_LARGEST_CELL)
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             try:
                 yield from enumerate(csv.DictReader(file, delimiter="\t"))
             except (csv.Error, UnicodeDecodeError) as error:
                 raise DataError(f"{path} is damaged ({error}); fetch it again.") from error
         return
     for number, row in raw_objects(path):
-        if isinstance(row, DataError):
-            raise row
+        if isinstance(row, DataError) or not isinstance(row, Mapping):
+            reason = row if isinstance(row, DataError) else "the row is no JSON object"
+            raise DataError(f"{path}: row {number + 1} is no question of a benchmark ({reason}).")
         yield number, row
 
 
 def _entry(folder: Path, number: int, row: Mapping[str, Any], images: Mapping[str, Path]) -> BenchmarkRow:
+    if None in row:  # csv's name for what is behind the last column
+        raise ValueError("it has more cells than the table has columns")
     said, asked = _given(row, ANSWERS), _given(row, QUESTIONS)
     answer = "" if said is None else str(said).strip()
     if not answer:
@@ -123,7 +134,7 @@ def _right(answer: Any, count: int) -> int:
     """The place of the right option, from its letter, or from its number from 0 where a table has numbers."""
     letter = str(answer).strip("(). ").upper()
     number = answer if isinstance(answer, int) else LETTERS.find(letter) if len(letter) == 1 else -1
-    if not 0 <= number < count:
+    if isinstance(answer, bool) or not 0 <= number < count:
         raise ValueError(f"its answer {answer!r} is none of its {count} options")
     return number
 
@@ -142,13 +153,12 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     listed = _given(row, OPTION_LISTS)
     if listed is not None:
         return _unlabelled(_list(listed))
-    found = []
-    for letter in LETTERS:
-        value = _given(row, (letter,))
-        if value is None:
-            break
-        found.append(str(value).strip())
-    return tuple(found)
+    found = [_given(row, (letter,)) for letter in LETTERS]
+    count = next((place for place, value in enumerate(found) if value is None), len(found))
+    behind = next((place for place in range(count, len(found)) if found[place] is not None), None)
+    if behind is not None:
+        raise ValueError(f"it has an option {LETTERS[behind]} and no option {LETTERS[count]}")
+    return tuple(str(value).strip() for value in found[:count])
 
 
 def _options_of(question: str) -> tuple[str, tuple[str, ...]]:
@@ -249,7 +259,7 @@ def _image(folder: Path, row: Mapping[str, Any], images: Mapping[str, Path]) -> 
 
 def _decoded(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)  # some encoders break lines
     except binascii.Error as error:
         raise ValueError(f"its image is not base64 ({error})") from error
 

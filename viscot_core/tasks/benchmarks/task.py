@@ -181,7 +181,7 @@ def _check_ids(folder: Path, entries: Sequence[BenchmarkRow]) -> None:
     twice = [name for name, count in Counter(entry.id for entry in entries).items() if count > 1]
     if twice:
         raise DataError(
-            f"{folder}: two questions have the id {twice[0]}; keep one file of the benchmark there."
+            f"{folder}: two questions have the id {twice[0][:80]}; keep one file of the benchmark there."
         )
 
 

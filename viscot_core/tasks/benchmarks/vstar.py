@@ -39,18 +39,21 @@ def read_vstar(folder: Path) -> Iterator[BenchmarkRow]:
                 Box(float(x), float(y), float(x) + float(width), float(y) + float(height), Frame.ORIGINAL)
                 for x, y, width, height in row.get("bbox", [])
             )
-            options = tuple(str(option).strip() for option in row["options"])
+            question, listed = row["question"], row["options"]
+            if not isinstance(question, str) or not isinstance(listed, list):
+                raise TypeError("question is a text, and options are a list")
+            options = tuple(str(option).strip() for option in listed)
             yield BenchmarkRow(
                 id=f"{path.parent.name}/{path.stem}",
                 image=_image(path),
-                question=str(row["question"]),
+                question=question,
                 answer=options[0],
                 options=options,
                 right=0,
                 category=path.parent.name,
                 boxes=boxes,
             )
-        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise DataError(f"{path} is no question of V*Bench ({error!r}); fetch it again.") from error
 
 
