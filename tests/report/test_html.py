@@ -184,6 +184,8 @@ def test_questions_are_compared_across_strategies_and_judges(tmp_path: Path) -> 
       set("view", "");
       set("sort", "worst");
       result.worst = document.querySelector("article .badge").textContent;
+      shown[0].answer = '=HYPERLINK("http://x")';
+      shown[1].answer = "-5";
       result.csv = csv();
       result.prompts = [...document.querySelectorAll("pre")].map(p => p.textContent);"""
     found = browse(page, script)
@@ -203,6 +205,8 @@ def test_questions_are_compared_across_strategies_and_judges(tmp_path: Path) -> 
     table = list(csv.DictReader(io.StringIO(found["csv"])))
     assert len(table) == 8 and {row["run"] for row in table} == {"run"}
     assert {row["question"] for row in table} == {"What number is on the red card?"}
+    # A model's words are no formula to a spreadsheet; a number stays one.
+    assert table[0]["answer"] == '\'=HYPERLINK("http://x")' and table[1]["answer"] == "-5"
     assert table[0]["true_box"] == "64 48 192 176" and table[0]["box_status"] == "ok"
     one = next(text for text in found["prompts"] if "ASSISTANT: [0.100, 0.200, 0.300, 0.400]" in text)
     assert "What number is on the red card?" in one

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from made_runs import prediction, write_run
 
 from viscot_core.errors import UsageError
 from viscot_core.runs.records import Prediction
 from viscot_core.score.protocols import PROTOCOLS, ProtocolJudge, warning_of
-from viscot_core.score.verdicts import Outcome, Pair, State, pair_of
+from viscot_core.score.scoring import score_run
+from viscot_core.score.verdicts import Outcome, Pair, State, pair_of, read_scores
 
 TRAPS = json.loads((Path(__file__).parents[1] / "tasks/answers/traps.json").read_text(encoding="utf-8"))
 OPTIONS = ("red", "dark red", "blue", "green")
@@ -86,3 +88,28 @@ def test_runs_of_other_tasks_are_refused_and_their_pairs_are_as_before() -> None
 def test_the_first_is_right_only_in_file_order(order: str | None, warned: bool) -> None:
     assert bool(warning_of("first-is-right", order)) == warned
     assert warning_of("lmms-eval", order) is None
+
+
+def test_a_verdict_is_shared_within_a_benchmark_only(tmp_path: Path) -> None:
+    """The same question in two benchmarks, the second answered later: each rule reads it for itself."""
+    row = {
+        "question": "What colour?",
+        "reference": "C. blue",
+        "answer": "Based on the image, the answer is C",
+        "options": list(OPTIONS),
+        "strategy": "direct",
+    }
+    both = [
+        prediction(dataset=name, question_id=number, benchmark=name, **row)
+        for number, name in enumerate(("vstar", "hrbench4k"))
+    ]
+    run = write_run(tmp_path / "run", both[:1])
+    score_run(run, ProtocolJudge("lmms-eval"))
+    write_run(tmp_path / "more", both)
+    (run / "predictions.jsonl").write_text((tmp_path / "more" / "predictions.jsonl").read_text())
+    score_run(run, ProtocolJudge("lmms-eval"))
+    verdicts = read_scores(run / "scores.lmms-eval.jsonl").verdicts
+    assert {key[1]: verdict.outcome.score for key, verdict in verdicts.items()} == {
+        "vstar": 0.0,
+        "hrbench4k": 1.0,
+    }

@@ -124,8 +124,13 @@ def to_csv(rows: Iterable[Row]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEADER)
-    writer.writerows(rows)
+    writer.writerows([_no_formula(cell) for cell in row] for row in rows)
     return file.getvalue().rstrip("\n")
+
+
+def _no_formula(cell: object) -> object:
+    """A quote before a text (a category of a benchmark's file) that a spreadsheet would run as a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def stats_rows(stats: Stats) -> Iterator[Row]:

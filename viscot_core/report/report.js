@@ -193,7 +193,9 @@ const COLUMNS = {
 };
 function csv() {
   const cell = value => {
-    const text = value === undefined ? "" : Array.isArray(value) ? value.join(" ") : String(value);
+    let text = value === undefined ? "" : Array.isArray(value) ? value.join(" ") : String(value);
+    // A spreadsheet runs a text that begins so as a formula, whoever wrote it; a quote before it keeps it a text.
+    if (typeof value === "string" && /^[=+\-@\t\r]/.test(text) && isNaN(text)) text = `'${text}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const lines = shown.map(item => Object.keys(COLUMNS).map(name => cell(item[name])).join(","));

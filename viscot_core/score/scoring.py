@@ -107,7 +107,7 @@ def score_run(
             if progress:
                 progress(len(lines))
 
-        asked = _reuse(todo, log.scores, done)
+        asked = _reuse(todo, log.scores, predictions, done)
         if asked:
             judge.judge(asked, done)
     return _report(path, predictions, verdicts, new)
@@ -122,19 +122,26 @@ def pairs_to_ask(
     scores = read_scores(path) if path.exists() else Scores(judge.identity, {}, path)
     check_belongs(scores, predictions)
     todo = open_pairs(predictions, scores, retry_unscored=retry_unscored)
-    return _reuse(todo, scores, lambda pair, outcome: None)
+    return _reuse(todo, scores, predictions, lambda pair, outcome: None)
 
 
 def _reuse(
-    todo: dict[Pair, list[Prediction]], scores: Scores, done: Callable[[Pair, Outcome], None]
+    todo: dict[Pair, list[Prediction]],
+    scores: Scores,
+    predictions: Sequence[Prediction],
+    done: Callable[[Pair, Outcome], None],
 ) -> list[Pair]:
     """Reuse the score of an equal pair (under another strategy); returns the pairs left to ask."""
+    # The digest is of the texts alone, and a protocol reads the same reply in two benchmarks by two rules.
+    benchmarks = {p.key: p.benchmark or "" for p in predictions}
     known = {
-        v.pair: v.outcome for v in scores.verdicts.values() if v.outcome.state is State.SCORED and v.pair
+        (v.pair, benchmarks.get(v.key, "")): v.outcome
+        for v in scores.verdicts.values()
+        if v.outcome.state is State.SCORED and v.pair
     }
     rest = []
     for pair in todo:
-        if outcome := known.get(pair.digest()):
+        if outcome := known.get((pair.digest(), pair.benchmark)):
             done(pair, outcome)
         else:
             rest.append(pair)

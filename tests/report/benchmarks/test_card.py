@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.support.made_runs import prediction
 from viscot_core.errors import UsageError
 from viscot_core.report.analysis import analyse
 from viscot_core.report.benchmarks.card import FIELDS, card_of, check_alike
-from viscot_core.report.benchmarks.figures import benchmark_figures
+from viscot_core.report.benchmarks.figures import benchmark_figures, figures_tables
 from viscot_core.report.benchmarks.paired import compare_pair, mcnemar
 from viscot_core.report.choices import By, Format
 from viscot_core.report.json_csv import to_json
@@ -210,6 +211,18 @@ def published_vstar(root: Path) -> None:
         row = {"question": f"{number}?", "options": [f"word {place}" for place in range(options)]}
         path.write_text(json.dumps(row))
         Image.new("RGB", (8, 8)).save(path.with_suffix(".jpg"))
+
+
+def test_the_mean_evidence_iou_says_of_how_many(tmp_path: Path) -> None:
+    run = made(tmp_path / "a", 20)
+    items = [
+        replace(item, prediction=item.prediction.model_copy(update={"evidence_iou": 0.5}))
+        for item in run.items[:3]
+    ]
+    (found,) = benchmark_figures(replace(run, items=[*items, *run.items[3:]]))
+    assert (found.evidence_iou, found.evidence_n, found.n) == (0.5, 3, 40)
+    (table,) = figures_tables(replace(run, items=[*items, *run.items[3:]]))
+    assert table.header[-2:] == ("evidence IoU", "its n") and table.rows[0][-2:] == ("0.500", "3")
 
 
 @pytest.mark.parametrize(("order", "constant"), [("file", 1.0), ("shuffled", 0.372)])

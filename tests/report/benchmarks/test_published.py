@@ -39,6 +39,10 @@ def test_one_model_has_several_figures_and_each_says_what_differs(tmp_path: Path
 def test_the_command_warns(tmp_path: Path, cli: Callable[..., Any]) -> None:
     made(tmp_path / "a", 20)
     shown = cli("stats", str(tmp_path / "a"), "--compare", "published").out
+    place = shown.index("a beside published figures: vstar, direct: ")
+    table = shown[place:].partition("\n[1] ")[0].splitlines()
+    assert len(table) > 5 and max(map(len, table)) <= 100, "a source is a number, its words stand below"
+    assert "\n[2] Warning: " in shown
     assert "Warning: DeepEyes' own figure" in shown and "protocol is file there and shuffled here" in shown
     data = json.loads(cli("stats", str(tmp_path / "a"), "--compare", "published", "--format", "json").out)
     assert {row["dataset"] for row in data["published"]} == {"vstar"}

@@ -21,7 +21,8 @@ class BenchmarkFigures:
     ``mean`` is avg@k: over all answers of all repeats. ``pass_at_k``: the share of questions with a right
     answer in any repeat; ``all_right``: in every one. ``cycles`` is the mean by rotation of the options.
     ``chance`` guesses an option; ``constant`` always says the most frequent right letter as the options were
-    asked, ``constant_in_file`` as they stand in the benchmark's own file.
+    asked, ``constant_in_file`` as they stand in the benchmark's own file. ``evidence_iou`` is the mean over
+    the ``evidence_n`` answers that looked somewhere and whose question has evidence boxes.
     """
 
     strategy: str
@@ -38,6 +39,7 @@ class BenchmarkFigures:
     constant_in_file: float | None
     cycles: dict[str, float] | None
     evidence_iou: float | None
+    evidence_n: int | None
 
 
 def benchmark_figures(run: ScoredRun) -> list[BenchmarkFigures]:
@@ -80,6 +82,7 @@ def _figures(run: ScoredRun, strategy: str, dataset: str, items: Sequence[Scored
         _most_frequent(_place_in_file(one) for one in choices) if choices else None,
         _cycles(items),
         fmean(evidence) if evidence else None,
+        len(evidence) or None,
     )
 
 
@@ -130,12 +133,13 @@ def figures_tables(run: ScoredRun) -> list[Table]:
             number(one.constant),
             number(one.constant_in_file),
             number(one.evidence_iou),
+            str(one.evidence_n or "-"),
         )
         for one in found
     ]
     header = (
         "benchmark", "avg@k", "n of N", "k", "pass@k", "all k", "not read", "chance", "constant",
-        "in file order", "evidence IoU",
+        "in file order", "evidence IoU", "its n",
     )  # fmt: skip
     notes = [
         "not read: no answer could be read for certain; it counts as wrong. constant: one letter always, the "

@@ -98,30 +98,24 @@ def beside_published(stats: Stats) -> list[BesidePublished]:
 
 
 def published_tables(stats: Stats) -> list[Table]:
-    """The figures, and one warning for each source."""
+    """A table for each of the run's own figures; below the last one, a warning for each numbered source."""
     found = beside_published(stats)
-    rows = [
-        (
-            title(one.theirs.dataset),
-            one.strategy,
-            f"{one.yours:.3f}",
-            interval(one.ci95),
-            count(one.n, one.of),
-            one.theirs.model,
-            f"{one.theirs.value:.3f}",
-            "differs" if one.differs else "not told",
-            one.theirs.source,
-        )
-        for one in found
-    ]
-    notes = list(dict.fromkeys(_warning(one) for one in found))
+    name = f"{stats.run.name} beside published figures"
     if not found:
-        notes = ["There is no published figure on a data set of this run that has a score."]
-    header = (
-        "data set", "strategy", "yours", "95 % interval", "n of N", "their model", "theirs", "protocol",
-        "source",
-    )  # fmt: skip
-    return [Table(f"{stats.run.name} beside published figures", header, rows, notes)]
+        return [
+            Table(name, (), [], ["There is no published figure on a data set of this run that has a score."])
+        ]
+    sources = list(dict.fromkeys(map(_warning, found)))
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for one in found:
+        yours = f"{one.yours:.3f} {interval(one.ci95)}, {count(one.n, one.of)}"
+        told = "differs" if one.differs else "not told"
+        row = (one.theirs.model, f"{one.theirs.value:.3f}", told, f"[{sources.index(_warning(one)) + 1}]")
+        groups.setdefault(f"{name}: {title(one.theirs.dataset)}, {one.strategy}: {yours}", []).append(row)
+    header = ("their model", "theirs", "protocol", "source")
+    tables = [Table(head, header, rows) for head, rows in groups.items()]
+    tables[-1].notes.extend(f"[{number}] {warning}" for number, warning in enumerate(sources, 1))
+    return tables
 
 
 def _warning(one: BesidePublished) -> str:
