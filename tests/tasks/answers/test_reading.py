@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from viscot_core.tasks.answers import public_rules
 from viscot_core.tasks.answers.final import final_part
-from viscot_core.tasks.answers.reading import LETTERS, read_choice, read_words, read_yes_no
+from viscot_core.tasks.answers.reading import LETTERS, read_choice, read_words
 
 TRAPS = json.loads((Path(__file__).parent / "traps.json").read_text(encoding="utf-8"))
 """Each reply with the right letter (null: no option is certain) and what each public harness's own function
@@ -104,7 +104,6 @@ def test_any_text_gives_an_option_or_a_reason(reply: str, options: list[str]) ->
     found = read_choice(reply, options)
     assert (found.value is None) == bool(found.reason)
     assert found.value is None or found.value in LETTERS[: len(options)]
-    assert read_yes_no(reply).value in ("yes", "no", None)
     assert final_part(reply) or read_words(reply).value is None
 
 
@@ -119,25 +118,6 @@ def test_the_order_of_the_options_moves_the_letter_and_nothing_else(
     before, after = read_choice(said, options).value, read_choice(said, moved).value
     if before is not None and len({option for option in options if option in said}) == 1:
         assert after is not None and moved[LETTERS.index(after)] == options[LETTERS.index(before)]
-
-
-@pytest.mark.parametrize(
-    ("reply", "value"),
-    [
-        ("Yes", "yes"),
-        ("no.", "no"),
-        ("**No**, the dog is on the left.", "no"),
-        ("Yes, there is no doubt.", "yes"),
-        ("There is no dog.", "no"),
-        ("Is it yes or no? The answer is no.", "no"),
-        ("<think>yes, or no</think>Yes", "yes"),
-        ("Now that I look: nothing.", None),
-        ("It could be yes or no", None),
-        ("", None),
-    ],
-)
-def test_yes_and_no(reply: str, value: str | None) -> None:
-    assert read_yes_no(reply).value == value
 
 
 @pytest.mark.parametrize(

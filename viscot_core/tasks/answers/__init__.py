@@ -1,1 +1,1 @@
-"""What a reply says: its final answer, read as a letter, as yes or no, or as words."""
+"""What a reply says: its final answer, read as a letter or as words."""

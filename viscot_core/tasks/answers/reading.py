@@ -1,4 +1,4 @@
-"""Reads the final answer of a reply, for all tasks: a letter of multiple choice, yes or no, or words.
+"""Reads the final answer of a reply, for all tasks: a letter of multiple choice, or words.
 
 A reading that is not certain is none: the item is *unscored* with its reason, never a letter drawn at random.
 """
@@ -26,7 +26,6 @@ class Answered:
 EMPTY = Answered(None, "the reply has no final answer")
 SEVERAL = Answered(None, "the final answer names several options")
 NO_OPTION = Answered(None, "the final answer names no option")
-NOT_YES_NO = Answered(None, "the final answer says neither yes nor no")
 
 _MARKS = " \t\r\n*_`\"'$#>~-\N{BULLET}"
 _TYPED = str.maketrans(
@@ -198,23 +197,6 @@ def _plain(text: str) -> str:
 
 def _same(text: str, option: str) -> bool:
     return bool(_plain(option)) and _plain(text) == _plain(option)
-
-
-def read_yes_no(reply: str) -> Answered:
-    """``yes`` or ``no``: the first word, else the only one of both that is said, after a cue first."""
-    final = final_part(reply)
-    if not final:
-        return EMPTY
-    for part in (after_cue(final), final, final.splitlines()[-1]):
-        if part is None:
-            continue
-        words = re.findall(r"[a-z']+", _folded(part).casefold())
-        said = {word for word in words if word in ("yes", "no")}
-        if words and words[0] in said:
-            return Answered(words[0])
-        if len(said) == 1:
-            return Answered(said.pop())
-    return NOT_YES_NO
 
 
 def read_words(reply: str) -> Answered:
