@@ -43,14 +43,18 @@ def paper(
     steps = paper_table(table)
     if sbatch:
         console.out(script(steps, gpus=gpus).rstrip())
+        console.say("next: sbatch THAT_FILE; submitted again, the job continues")
         return
     *hours, dollars = _costs(steps)
     told = [f"{cost} h on {count} x {gpu}" for cost, (gpu, count) in zip(hours, GPUS, strict=True)]
     console.out(f"Table {table}: {steps.title}")
     if steps.tflop:
         console.out(f"estimated: {', '.join(told)}" + (f"; judge {dollars}" if steps.judged else ""))
+    for need in steps.needs:
+        console.out(f"needs {need}")
     for command in steps.commands:
         console.out(f"  {command}")
+    console.say(f"next: run them in this order, or as a SLURM job: viscot paper {table} --sbatch --gpus 8")
     _show_figures(steps)
 
 

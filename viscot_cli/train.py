@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -227,6 +228,10 @@ def _slurm(plan: Plan, asked: dict[str, str], passed: Sequence[str], *, submit: 
         raise UsageError(f"{done}: the job would refuse to start, for the reasons above.")
     if submit:
         console.out(slurm.submit(plan, script))
+        return
+    # Without the folder of its output file, a job ends before it has a log.
+    folder = shlex.quote(str(Path(plan.run).parent))
+    console.say(f"next: mkdir -p {folder} && sbatch THAT_FILE (--slurm submit does both)")
 
 
 def _show(recipe: Recipe, plan: Plan) -> None:

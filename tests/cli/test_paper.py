@@ -17,6 +17,7 @@ def test_all_tables_and_one(cli: Cli) -> None:
     assert listed.code == 0 and "Referring expressions" in listed.out
     one = cli("paper", "9")
     assert "viscot bench refcoco --model VisCoT-13b-224 --data data" in one.out and "x H100" in one.out
+    assert "next:" in one.err and "needs lmms-eval" in cli("paper", "8").out
 
 
 def test_a_job(cli: Cli) -> None:

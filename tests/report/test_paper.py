@@ -64,6 +64,12 @@ def test_a_job_continues_and_stops_at_the_first_failure(tmp_path: Path) -> None:
     assert run(1) == (1, 1)
 
 
+def test_a_table_says_what_it_needs() -> None:
+    assert "OPENAI_API_KEY" in paper_table(3).needs[0] and not paper_table(9).needs
+    assert "viscot[general]" in paper_table(8).needs[0]
+    assert "'score'" in sbatch(paper_table(3)) and "'score'" not in sbatch(paper_table(9))
+
+
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(UsageError, match="Table 6 is not one of 2, 3, 4"):
         paper_table(6)

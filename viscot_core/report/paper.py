@@ -11,6 +11,7 @@ import yaml
 
 from viscot_core.errors import UsageError
 from viscot_core.gpus import peak_tflops
+from viscot_core.openai_api.keys import OPENAI_KEY
 from viscot_core.score.costs import CHARACTERS_PER_TOKEN, TYPICAL_REPLY, load_price
 from viscot_core.score.prompt import PromptBuilder
 from viscot_core.score.verdicts import Pair
@@ -43,6 +44,16 @@ class PaperTable:
         if not self.tflop or peak is None:
             return None
         return self.tflop / (peak * self.share * count) / 3600
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the commands need beside data and weights: a sentence each."""
+        text = "\n".join(self.commands)
+        general = "lmms-eval: pip install 'viscot[general]'"
+        key = (
+            f"the judge's key in {OPENAI_KEY} (viscot score --estimate tells the price from the real answers)"
+        )
+        return (*([general] if "viscot bench general" in text else ()), *([key] if self.judged else ()))
 
     @property
     def dollars(self) -> float | None:
@@ -98,6 +109,13 @@ def sbatch(steps: PaperTable, *, gpus: int = 1) -> str:
         f"#SBATCH --job-name=viscot-table-{steps.table}",
         f"#SBATCH --gpus-per-node={gpus}",
         "#SBATCH --nodes=1",
+        f"#SBATCH --output=viscot-table-{steps.table}-%j.log",
+        "# Submit it where data/ and results/ shall lie, with viscot's environment active. Your cluster's",
+        "# own options go to sbatch: sbatch --partition=gpu --account=lab --time=12:00:00 THIS_FILE",
+        "# Nodes without the internet: run 'data fetch' and 'models pull' on the login node before the job,",
+        *(["# 'score' and 'stats' there after it,"] if steps.judged else []),
+        "# and delete these lines here.",
+        *(f"# Needs {need}." for need in steps.needs),
         "set -uo pipefail",
     ]
     for command in steps.commands:

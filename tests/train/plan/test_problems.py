@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import commands, parse_viscot
 from made_tile_families import make_idefics
 from made_training import golden_recipe
 
@@ -19,6 +21,7 @@ from viscot_core.data.mixture import MixtureSource
 from viscot_core.data.synth import write_dataset
 from viscot_core.errors import DataError
 from viscot_core.families.generic.backbones import BACKBONES
+from viscot_core.sources.catalog import load_catalog, select
 from viscot_core.train.job import launch
 from viscot_core.train.plan.make_plan import make_plan
 from viscot_core.train.plan.plan_types import Machine
@@ -48,6 +51,23 @@ def test_a_run_that_can_start_has_no_error(shared: Path, tmp_path: Path) -> None
     plan = make_plan(recipe, Machine(), run=tmp_path / "run", data=golden)
     assert not plan.refusals
     assert not (tmp_path / "run").exists(), "a plan writes nothing"
+
+
+@pytest.mark.parametrize("name", ["7b-336", "qwen3-vl-8b", "tiny", "tiny-dpo"])
+def test_rows_that_are_not_there_name_the_command_that_brings_them(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "my data"
+    plan = make_plan(load_recipe(name), Machine(gpus=8), run=tmp_path / "run", data=root)
+    told = [text for text in plan.refusals if "under the data root" in text]
+    assert told
+    for text in told:
+        line = re.search(r"get it with '(viscot data \w+ .*)', or give", text)
+        assert line and f"'{root}" in line[1], text
+        (words,) = commands(line[1])
+        parse_viscot(words)
+        if words[2] == "fetch":
+            wanted = select(load_catalog(), [words[words.index("--for") + 1]])
+            brought = {Path(download.to).name for one in wanted for download in one.downloads}
+            assert brought & {"blip_laion_cc_sbu_558k.json", "viscot_mixed_2m.json", "viscot_363k.json"}, text
 
 
 def test_a_benchmark_that_is_not_there_is_told_at_second_0(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Contradictions inside a recipe are found when it is read (``recipe/checks.py``).
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +27,15 @@ MONTHS = 5e8
 """Trained parameters from which a run on a CPU takes months."""
 BENCHMARKS = {"cot": "benchmark/*.json", "refcoco": "refcoco/REC_*.jsonl"}
 """The files of the benchmarks that ``eval.bench`` names, under the data root."""
+_MADE_BY = {
+    "blip_laion_cc_sbu_558k.json": "viscot data fetch --for pretrain --data {root}",
+    "viscot_mixed_2m.json": "viscot data fetch --for finetune --data {root}",
+    "viscot_363k.json": "viscot data fetch --for cot-363k,cot-images --data {root}",
+    "pretrain.json": "viscot data synth --out {root}",
+    "train.json": "viscot data synth --out {root}",
+    "prefs.jsonl": "viscot data prefs --data {root} --out {root}/prefs.jsonl",
+}
+"""The command that brings each file of the shipped recipes."""
 
 
 def find_problems(
@@ -46,9 +56,11 @@ def _absent_files(recipe: Recipe, root: Path) -> Iterator[str]:
     for stage in recipe.stages:
         missing = [name for name in stage.data_files if not (root / name).exists()]
         if missing:
-            what = ", ".join(missing)
-            hint = f"`viscot data fetch --help` says how to get it, --data names another root than {root}"
-            yield f"stages.{stage.kind}: {what} is not under the data root; {hint}."
+            where = shlex.quote(str(root))
+            ways = dict.fromkeys(_MADE_BY[name].format(root=where) for name in missing if name in _MADE_BY)
+            get = "get it with " + " and ".join(f"'{way}'" for way in ways) + ", or " if ways else ""
+            hint = f"{get}give another root than {root} with --data"
+            yield f"stages.{stage.kind}: {', '.join(missing)} is not under the data root; {hint}."
         bench = stage.eval.bench if stage.eval else None
         if bench and not any(root.glob(BENCHMARKS[bench])):
             yield (
