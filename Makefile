@@ -63,8 +63,10 @@ audit: $(RUNTIME)  ## known faults of the pinned and of the lowest versions, whe
 
 # torch goes first, so that every later step builds against and keeps this one.
 $(RUNTIME): | $(BIN)/python
-	@echo "Installing viscot into $(VENV) (a few minutes the first time) ..."
+	@$(if $(TORCH_INDEX),,command -v nvidia-smi >/dev/null || echo "No NVIDIA driver here. The CPU build of torch is gigabytes smaller: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu")
+	@echo "Installing torch into $(VENV) (a few minutes the first time) ..."
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@echo "Installing viscot and what it needs ..."
 	@DS_BUILD_OPS=0 $(PIP) --editable '.[demo,serve,train]'
 	@rm -f $(VENV)/.viscot-runtime-*
 	@touch $@
