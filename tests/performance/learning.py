@@ -135,7 +135,7 @@ class Study:
                 prefs = self.data / f"prefs-{seed}.jsonl"
                 if not prefs.is_file():
                     viscot("data", "prefs", "--model", self.weak, "--data", self.data, "--boxes", "6",
-                           "--temperature", "1.0", "--reward", "iou", "--seed", str(1000 * seed),
+                           "--temperature", "1.0", "--reward", "iou", "--seed", str(10_000 * seed),
                            "--max-new-tokens", "40", "--limit", str(self.given.pairs), "--batch-size", "48",
                            "--out", prefs, log=self.log(name))  # fmt: skip
                 sets.append(f"stages.dpo.files=[{prefs.name}]")

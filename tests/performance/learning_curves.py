@@ -1,9 +1,10 @@
-"""Held-out box accuracy over the steps of the runs of learning.py, as a table and as an image.
+"""Held-out boxes and rewards over the steps of the runs of learning.py, as a table and as an image.
 
     PYTHONPATH=. python tests/performance/learning_curves.py WORK [--out docs/images/learning.png]
 
-Each kept checkpoint is asked for the region of every held-out question, greedily, as ``bench cot`` asks it;
-what was measured stays in WORK/curves.json and is not measured again. A run ends where its last model is.
+The first and the last figure of a run are those of its ``bench cot``. Each checkpoint between them is asked
+for the region of every held-out question, greedily, as ``bench cot`` asks it; what was measured stays in
+WORK/curves.json and is not measured again. Rewards are those of the log: of attempts at training questions.
 """
 
 from __future__ import annotations
@@ -47,46 +48,74 @@ def right_boxes(model: Path, data: Path) -> float:
     return sum(found) / len(found)
 
 
+def benched(folder: Path) -> float:
+    """The same share, of a run folder of ``bench cot``."""
+    from viscot_core.runs.records import read_predictions
+
+    hits = [
+        one.iou > 0.5 for one in read_predictions(folder) if one.strategy == "cot" and one.iou is not None
+    ]
+    return sum(hits) / len(hits)
+
+
+def runs_in(work: Path) -> list[Path]:
+    """The runs that are trained and measured."""
+    found = (path for path in work.iterdir() if path.name.partition("-")[0] in NAMES)
+    return sorted(path for path in found if (work / "bench" / path.name / "done").is_file())
+
+
 def measured(work: Path) -> Curves:
     """The curves of all runs in the folder; only what is new is asked."""
     kept = work / "curves.json"
     curves: Curves = json.loads(kept.read_text()) if kept.is_file() else {}
-    for run in sorted(path for path in work.iterdir() if path.name.partition("-")[0] in NAMES):
-        if not (run / "model.safetensors").is_file():
-            continue
+    for run in runs_in(work):
         curve = curves.setdefault(run.name, {})
-        places = {"0": work / "weak"}
-        places |= {path.name.partition("-")[2]: path for path in run.glob("stages/*/checkpoint-*")}
-        for step, model in places.items():
-            if step in curve:
-                continue
-            same = [other[step] for other in curves.values() if step == "0" and step in other]
-            curve[step] = same[0] if same else right_boxes(model, work / "data")
-            kept.write_text(json.dumps(curves, indent=1))
+        places = {int(path.name.partition("-")[2]): path for path in run.glob("stages/*/checkpoint-*")}
+        for step, model in sorted(places.items()):
+            if str(step) not in curve:
+                last = step == max(places)
+                curve[str(step)] = (
+                    benched(work / "bench" / run.name) if last else right_boxes(model, work / "data")
+                )
+        curve["0"] = benched(work / "bench/before")
+        kept.write_text(json.dumps(curves, indent=1))
     return curves
 
 
-def drawn(curves: Mapping[str, Mapping[str, float]], out: Path) -> None:
-    """One line a run, one colour an arm; the last figure of each stands at its end."""
+def rewards(work: Path, name: str) -> list[float]:
+    """The IoU reward of each step of a run, a mean over five steps; nothing of a run without rewards."""
+    found = []
+    for log in (work / name).glob("stages/*/log.jsonl"):
+        rows = map(json.loads, log.read_text().splitlines())
+        found = [row["reward_iou"] for row in rows if "reward_iou" in row]
+    return [
+        sum(found[max(0, at - 4) : at + 1]) / len(found[max(0, at - 4) : at + 1]) for at in range(len(found))
+    ]
+
+
+def drawn(curves: Mapping[str, Mapping[str, float]], work: Path, out: Path) -> None:
+    """One line a run, one colour an arm: held-out boxes on the left, rewards of the attempts on the right."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.2, 3.8), dpi=100)
+    figure, (boxes, earned) = plt.subplots(1, 2, figsize=(9.2, 3.6), dpi=100)
     told = set()
     for name, curve in curves.items():
         arm = name.partition("-")[0]
         steps = sorted(map(int, curve))
-        values = [100 * curve[str(step)] for step in steps]
-        label = None if arm in told else NAMES[arm]
+        look = {"color": COLORS[arm], "linewidth": 1.4, "label": None if arm in told else NAMES[arm]}
         told.add(arm)
-        axes.plot(steps, values, color=COLORS[arm], marker="o", markersize=3, linewidth=1.4, label=label)
-    axes.set(xlabel="optimizer steps", ylabel="held-out boxes right (IoU > 0.5), %", ylim=(0, 100))
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+        boxes.plot(steps, [100 * curve[str(step)] for step in steps], marker="o", markersize=3, **look)
+        if values := rewards(work, name):
+            earned.plot(range(1, len(values) + 1), values, **{**look, "label": None})
+    boxes.set(xlabel="optimizer steps", ylabel="held-out boxes right (IoU > 0.5), %", ylim=(0, 100))
+    earned.set(xlabel="optimizer steps", ylabel="IoU reward of the attempts (mean of 5 steps)")
+    boxes.legend(frameon=False, loc="lower right", fontsize=8)
+    for axes in (boxes, earned):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(out, metadata={"Software": None})
 
@@ -101,7 +130,7 @@ def main() -> None:
     for name, curve in curves.items():
         steps = sorted(map(int, curve))
         print(name, ", ".join(f"{step}: {100 * curve[str(step)]:.1f} %" for step in steps))
-    drawn(curves, given.out)
+    drawn(curves, given.work, given.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from made_replies import REINFORCE, pairs_in, recipe_for
 from PIL import Image
 
 from viscot_core.conversation import IMAGE, Message
-from viscot_core.errors import UsageError
+from viscot_core.errors import EngineError, UsageError
+from viscot_core.policies.base import Question
 from viscot_core.policies.dialects.known import DIALECTS
 from viscot_core.train import worker
 from viscot_core.train.loop.mixture_dataset import BadRow
@@ -188,7 +189,7 @@ def test_batches_that_teach_nothing_are_told_once(
             run.model, {"rows": torch.tensor([0])}, TrainStep(torch.tensor(1.0), 1, 1, 7, 9)
         )
         assert loss.item() == 0 and loss.requires_grad
-    assert caplog.text.count("no attempt could be learned from") == 1
+    assert caplog.text.count("in 9 batches no attempt could be learned from") == 1, "the whole run has nine"
     assert set(Silent.seeds) == {seed_of(5, 7, 0)}
 
 
@@ -210,7 +211,9 @@ def test_a_dialect_whose_calls_the_tokens_cannot_write_is_refused(data: Path, tm
         require_tokens(WithoutBraces(), "qwen3-vl")  # type: ignore[arg-type]
 
 
-def test_what_is_learned_is_what_was_sampled(data: Path, tmp_path: Path) -> None:
+def test_what_is_learned_is_what_was_sampled(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loss reads the tokens that the engine drew: their log-probabilities agree, turn by turn."""
     recipe = recipe_for("grpo", data, files=["chain.jsonl"])
     stage = recipe.stages[0]
@@ -226,6 +229,16 @@ def test_what_is_learned_is_what_was_sampled(data: Path, tmp_path: Path) -> None
     attempting = Attempting(run, stage, ReinforceSpec(group=3, temperature=1.2), rewards_of("iou"))
     (group,) = attempting.attempts(open_items([rows.items[0]]), 5)
     assert len({tried.said[0][1] for tried in group}) > 1, "they are different draws"
+    seen: list[int | None] = []
+
+    def ask(policies: Sequence[Any], questions: Sequence[Question], sampling: Any) -> list[Any]:
+        seen.extend(question.draw for question in questions)
+        raise EngineError("enough")
+
+    with monkeypatch.context() as only, pytest.raises(EngineError):
+        only.setattr(attempting, "_ask", ask)
+        attempting.attempts(open_items(rows.items[:2]), 5)
+    assert seen == list(range(6)), "no two attempts of a batch are drawn with the same numbers"
     for tried in group:
         learned = attempting.rows(tried, 0)
         assert [row.sample.encoded.n_images for row in learned] == [1, 2]

@@ -15,7 +15,7 @@ from viscot_core.errors import DataError
 from viscot_core.policies.two_turn import TwoTurn
 from viscot_core.policies.wording import Wording
 from viscot_core.tasks.base import Item
-from viscot_core.train.preferences.looks import PairCounts, looks_at, pairs_of
+from viscot_core.train.preferences.looks import AT_ONCE, PairCounts, looks_at, pairs_of
 from viscot_core.train.preferences.pairs import PreferencePair, read_pairs, write_pairs
 from viscot_core.train.rewards.named import rewards_of
 
@@ -68,6 +68,14 @@ def test_no_answer_is_asked_where_no_reward_reads_it(tmp_path: Path) -> None:
     assert [len(call) for call in engine.calls] == [3], "only the looks"
     _, _, engine = pairs([item(tmp_path)], POOR, GOOD, BAD, *["fox"] * 3, rewards="iou,format=0.1")
     assert [len(call) for call in engine.calls] == [3, 3]
+
+
+def test_every_look_of_every_item_is_drawn_with_numbers_of_its_own(tmp_path: Path) -> None:
+    """With the same ones at every item its looks are moved alike, and the pairs teach that move."""
+    items = [item(tmp_path)] * (AT_ONCE + 1)
+    _, _, engine = pairs(items, *[GOOD] * (3 * len(items)), rewards="iou")
+    drawn = [request.draw for call in engine.calls for request in call]
+    assert drawn == list(range(3 * len(items))), "in every call of the engine"
 
 
 def test_equal_looks_give_no_pair_and_are_counted(tmp_path: Path) -> None:

@@ -138,7 +138,9 @@ class Attempting:
         questions = [self._strategy.question(one.item, view, self._settings) for one, view in ready]
         group = self._spec.group
         policies = [RecordedPolicy(policy) for _ in questions for _ in range(group)]
-        many = [replace(question, draw=number) for question in questions for number in range(group)]
+        # Numbers of their own: with the same ones at every question, what one noise does would seem to pay.
+        asked = [question for question in questions for _ in range(group)]
+        many = [replace(question, draw=number) for number, question in enumerate(asked)]
         answers = self._ask(policies, many, Sampling(self._spec.temperature, seed=seed))
         found: dict[int, list[Tried]] = {}
         for number, (one, _) in enumerate(ready):

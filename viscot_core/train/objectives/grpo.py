@@ -121,28 +121,29 @@ class Grpo(Replies):
         groups = self._attempting.attempts(open_items([self._items[number] for number in numbers]), seed)
         figures = figures_of(groups, self._spec.group * len(numbers), [one.name for one in self._rewards])
         learned, left_out = self._learned(groups, seed)
-        self._warn_of_nothing(learned, all_flat=figures["flat"][0] == figures["flat"][1] > 0)
+        limit = min(IDLE_BATCHES, step.of * step.batches)  # a run may be shorter
+        self._warn_of_nothing(learned, limit, all_flat=figures["flat"][0] == figures["flat"][1] > 0)
         figures["too_long"] = (float(left_out), 1.0)
         device = batch["rows"].device
         loss, figures["kl"] = self._policy_loss(model, learned, device)
         return loss / step.batches, {name: torch.tensor(two, device=device) for name, two in figures.items()}
 
-    def _warn_of_nothing(self, learned: _Learned, *, all_flat: bool) -> None:
-        """One sentence where nothing was learned for `IDLE_BATCHES` batches in a row."""
+    def _warn_of_nothing(self, learned: _Learned, limit: int, *, all_flat: bool) -> None:
+        """One sentence where nothing was learned for ``limit`` batches in a row."""
         self._idle = 0 if learned.rows else self._idle + 1
-        if self._idle != IDLE_BATCHES:
+        if self._idle != limit:
             return
         if all_flat:
             log.warning(
                 "in %d batches all attempts at every question earned the same, so nothing is learned: give "
                 "other rewards, a higher temperature or a larger group",
-                IDLE_BATCHES,
+                limit,
             )
         else:
             log.warning(
                 "in %d batches no attempt could be learned from; unknown, truncated, unasked and too_long in "
                 "the log say why",
-                IDLE_BATCHES,
+                limit,
             )
 
     def _learned(self, groups: Sequence[Sequence[Tried]], seed: int) -> tuple[_Learned, int]:

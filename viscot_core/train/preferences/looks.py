@@ -95,8 +95,14 @@ def looks_at(
         questions = [
             Question(one.item.question, (view,), max_new_tokens=max_new_tokens) for one, view in asked
         ]
-        # Equal requests of one call are so many draws (`engines.base.Request`).
-        many = [question for question in questions for _ in range(boxes)]
+        # Numbers of their own: with the same ones at every item, a look would be moved alike in all of them,
+        # and the pairs would teach that move.
+        first = start * boxes
+        many = [
+            replace(question, draw=first + place * boxes + number)
+            for place, question in enumerate(questions)
+            for number in range(boxes)
+        ]
         named = run(FirstLook(two_turn), engine, many, sampling=sampling)
         answered = _answers(engine, two_turn, many, named) if reads_answer else named
         groups = {
@@ -114,7 +120,7 @@ def _answers(
     given = GivenBox(two_turn.wording, two_turn.crop_policy)
     good = [number for number, answer in enumerate(named) if answer.error is None and answer.looks]
     asked = [
-        replace(questions[number], box=named[number].looks[0].box, box_text=named[number].text)
+        replace(questions[number], box=named[number].looks[0].box, box_text=named[number].text, draw=None)
         for number in good
     ]
     found = list(named)
