@@ -261,6 +261,23 @@ def test_a_cause_in_a_rank_s_own_lines_is_found(tmp_path: Path) -> None:
     assert "(AssertionError: CPU GDN attention requires BF16.)" in str(why("", log, "m"))
 
 
+def test_the_cause_of_a_start_that_failed_is_named(tmp_path: Path) -> None:
+    """In a process of its own, vLLM's last error says only that there was one; a config's, only in line 2."""
+    log = tmp_path / "log"
+    failed = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+    log.write_text(
+        f"(EngineCore pid=1) ERROR 11-27 [core.py:1510] AssertionError: Not enough cores.\n{failed}\n"
+    )
+    assert "vLLM has failed (AssertionError: Not enough cores.);" in str(why(failed, log, "m"))
+    invalid = (
+        "ValidationError: 1 validation error for VllmConfig\n  Value error, Total number of attention heads "
+        "(6) must be divisible by tensor parallel size (4). [type=value_error, input_value=ArgsKwargs(())]\n"
+    )
+    assert "(Total number of attention heads (6) must be divisible by tensor parallel size (4));" in str(
+        why(invalid, tmp_path / "none", "m")
+    )
+
+
 @pytest.mark.parametrize("version", ["", "dev", "0.20.1"])
 def test_a_vllm_that_is_absent_unreadable_or_old_is_a_sentence(
     version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

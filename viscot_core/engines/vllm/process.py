@@ -183,6 +183,8 @@ def _environment(device: str) -> dict[str, str]:
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _RAISED = re.compile(r"(?:^|\]:? )(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
 # Their words, as vLLM 0.32 has them.
+_FAILED_TO_START = "core initialization failed"
+_INVALID = re.compile(r"validation errors? for .*\n\s*(?:Value error, )?(.+?)\.? \[type=")
 _NO_MEMORY = ("KV cache", "kv cache", "cache blocks", "out of memory", "can't allocate memory", "free memory")
 _NOT_SERVED = ("are not supported", "failed to be inspected", "not supported by", "Unsupported", "head_size")
 
@@ -192,7 +194,11 @@ def why(reason: str, log: Path, name: str) -> ViscotError:
     text = _COLOUR.sub("", log.read_text(encoding="utf-8", errors="replace")) if log.exists() else ""
     raised = [f"{kind}: {words}" for kind, words in _RAISED.findall(text)]
     said = f"{reason}\n" + "\n".join(raised)
-    last = (reason.splitlines() or raised[-1:] or ["it ended without a word"])[0][:300]
+    invalid = _INVALID.search(reason)
+    # Of a process of its own vLLM says only that it did not start: the cause is in the log, last but that.
+    told = [invalid[1]] if invalid else [] if _FAILED_TO_START in reason else reason.splitlines()
+    causes = [cause for cause in reversed(raised) if _FAILED_TO_START not in cause]
+    last = [*told[:1], *causes, "it ended without a word"][0][:300]
     if reason.startswith("DeviceError"):
         built = reason.rpartition(" ")[2]
         return UsageError(f"This vLLM is built for '{built}' and takes no other --device; leave it out.")

@@ -13,6 +13,7 @@ messages from a socket and answers on it:
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import queue
@@ -231,6 +232,7 @@ def _engine(config: Message) -> Any:
     special: dict[str, Any] = {}
     if on_cpu:
         special = {"block_size": CPU_BLOCK, "enforce_eager": True}
+        _share_cores(config["tensor_parallel"])
         if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
             special["kv_cache_memory_bytes"] = min(CPU_CACHE_BYTES, psutil.virtual_memory().available // 4)
     _pixels_by_pillow()
@@ -246,6 +248,17 @@ def _engine(config: Message) -> Any:
         **special,
     )
     return model.llm_engine
+
+
+def _share_cores(ranks: int) -> None:
+    """Give each rank cores of its own: vLLM gives each a NUMA node, and starts not where there are fewer."""
+    nodes = len(glob.glob("/sys/devices/system/node/node[0-9]*"))
+    if ranks <= max(nodes, 1) or os.environ.get("VLLM_CPU_OMP_THREADS_BIND") or sys.platform != "linux":
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    # Where there are fewer cores than ranks, some share one: slow, but it runs.
+    shares = [cores[rank::ranks] or [cores[rank % len(cores)]] for rank in range(ranks)]
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, share)) for share in shares)
 
 
 class DeviceError(Exception):
