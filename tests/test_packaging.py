@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -229,6 +230,24 @@ def test_forms_citation_and_workflows_can_be_read(repo: Path) -> None:
     assert len(files) >= 5
     for path in [*files, repo / "CITATION.cff"]:
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
+
+
+def test_a_release_has_its_addresses(repo: Path, tmp_path: Path) -> None:
+    """What the release workflow runs before the build; the repository itself keeps relative links."""
+    (tmp_path / ".ci").mkdir()
+    for name in ("README.md", "pyproject.toml", ".ci/addresses"):
+        shutil.copy(repo / name, tmp_path / name)
+    command = [sys.executable, tmp_path / ".ci/addresses", "https://example.org/some/viscot", "v1.2.3"]
+    subprocess.run(command, check=True)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "](https://example.org/some/viscot/raw/v1.2.3/docs/images/answer.png)" in text
+    assert "](https://example.org/some/viscot/blob/v1.2.3/CONTRIBUTING.md)" in text
+    assert all(link.startswith(("https://", "#")) for link in re.findall(r"\]\(([^)]+)\)", text))
+    project = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["urls"]["Issues"] == "https://example.org/some/viscot/issues" and project["scripts"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 1, "not a second time"
+    release = (repo / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    assert release.index(".ci/addresses") < release.index("python -m build")
 
 
 def test_the_lowest_transformers_is_tested(repo: Path) -> None:
