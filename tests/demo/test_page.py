@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from demo_help import Browser, browser, shown
@@ -50,6 +51,17 @@ class Thinker(Looker):
         if not all(asks_for_box(request) for request in requests):
             assert self.go.wait(60)
         return super().generate(requests)
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_the_own_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`viscot demo` ended with an unexpected error where http_proxy is set, as in many networks."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "intranet.example")
+    with shown(Looker()) as url, urlopen(url, timeout=60) as page:
+        assert page.status == 200
+    assert os.environ["no_proxy"].split(",")[:2] == ["intranet.example", "127.0.0.1"]
 
 
 def test_an_image_is_asked_about_in_all_ways(person: Browser, shot: Callable[[str], None]) -> None:

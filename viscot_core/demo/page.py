@@ -299,6 +299,7 @@ def build(backend: DemoBackend) -> gr.Blocks:
 def launch(blocks: gr.Blocks, host: str, port: int, *, block: bool = True) -> None:
     """Serve the page, with ``block`` until Ctrl-C; raises OSError if the port is in use."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+    _no_proxy_for(host)
     blocks.queue(default_concurrency_limit=None, max_size=256)
     blocks.launch(
         server_name=host,
@@ -315,4 +316,12 @@ def launch(blocks: gr.Blocks, host: str, port: int, *, block: bool = True) -> No
         footer_links=[],
         css_paths=[HERE / "page.css"],
         theme=gr.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        _frontend=False,  # no second question to the own page, which a busy machine answers too late
     )
+
+
+def _no_proxy_for(host: str) -> None:
+    """Gradio asks its own page before it serves it: a proxy cannot answer for this machine."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = dict.fromkeys([*given.split(","), "127.0.0.1", "localhost", host])
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, names))
