@@ -13,6 +13,9 @@ from eye.rows import Batch
 from viscot_core.data.scenes import COLORS
 
 READ_LAYER = 2
+GUIDED = slice(0, 2)
+"""The heads of two text layers that are shown where to look."""
+NOT_READ = ("labels", "color", "box", "asked", "word")
 
 
 class Learner(nn.Module):
@@ -40,8 +43,10 @@ class Learner(nn.Module):
             ),
             text.layers[0].register_forward_pre_hook(lambda _m, args: kept.update(first=args[0])),
         ]
+        for name, layer in zip(("word_map", "card_map"), text.layers[READ_LAYER - 1 :], strict=False):
+            hooks.append(layer.self_attn.register_forward_hook(_keep(kept, name)))
         labels, color, box = batch["labels"], batch["color"], batch["box"]
-        inputs = {k: v for k, v in batch.items() if k not in ("labels", "color", "box")}
+        inputs = {k: v for k, v in batch.items() if k not in NOT_READ}
         hidden = self.model.model(**inputs, use_cache=False).last_hidden_state
         for hook in hooks:
             hook.remove()
@@ -57,10 +62,34 @@ class Learner(nn.Module):
             "seen": F.cross_entropy(self.heads["seen"](first).float().flatten(0, 1), color.flatten()),
             "color": F.cross_entropy(self.heads["color"](deep).float().flatten(0, 1), color.flatten()),
             "box": (self.box(deep).float()[covered] - box[covered]).abs().mean() * 10,
+            "guide": self._guide(batch, kept, slots),
             "off": numbers,
         }
-        out["loss"] = out["text"] + auxiliary * (out["seen"] + out["color"] + out["box"])
+        out["loss"] = out["text"] + auxiliary * (out["seen"] + out["color"] + out["box"] + out["guide"])
         return out
+
+    def _guide(self, batch: Batch, kept: dict[str, torch.Tensor], slots: torch.Tensor) -> torch.Tensor:
+        """How far two heads are from looking at the colour's word, and two of the next layer at its region.
+
+        Without it a model of this size names any region first and then follows it (the answer of one turn
+        does not tell which word chose it). ``kept``'s maps are ``[B, heads, T, T]``, ``slots`` ``bool[B, T]``.
+        """
+        labels = batch["labels"]
+        rows, at = ((labels != -100) & (self.value_of[labels] >= 0)).nonzero(as_tuple=True)
+        first = torch.cat((at.new_zeros(1), torch.bincount(rows, minlength=len(slots)).cumsum(0)))[rows]
+        turn = (torch.arange(len(rows), device=rows.device) - first) // 4  # four numbers a turn
+        region = torch.zeros_like(slots, dtype=torch.long) - 1
+        region[slots] = batch["color"].flatten()
+        places = torch.arange(slots.shape[1], device=slots.device)
+        wanted = {
+            "word_map": places == batch["word"][rows, turn][:, None],
+            "card_map": region[rows] == batch["asked"][rows, turn][:, None],
+        }
+        losses = []
+        for name, keys in wanted.items():
+            seen = kept[name][rows, GUIDED, at - 1].float()  # a number is said where the token before it is
+            losses.append(-(seen * keys[:, None]).sum(-1).clamp_min(1e-6).log().mean())
+        return sum(losses) / len(losses)
 
     def _text_loss(
         self, logits: torch.Tensor, labels: torch.Tensor, blur: float
@@ -78,6 +107,11 @@ class Learner(nn.Module):
         weight = torch.tensor([2.0, 1.4, 0.4, 0.4], device=logits.device).repeat(len(value) // 4)
         off = (guess - value).abs().float()
         return plain - (weight * (bell * logp).sum(-1)).mean(), off[::4].median()
+
+
+def _keep(kept: dict[str, torch.Tensor], name: str) -> Any:
+    """A hook that keeps an eager attention's probabilities ``[B, heads, T, T]``."""
+    return lambda _module, _inputs, out: kept.update({name: out[1]})
 
 
 def attend_whole_images(self: Any, hidden_states: Any, cu_seqlens: Any, **given: Any) -> Any:

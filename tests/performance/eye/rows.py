@@ -19,6 +19,7 @@ from viscot_core.families.generic.processor import GenericProcessor
 from viscot_core.policies.wording import Wording
 
 Batch = dict[str, torch.Tensor]
+OPENING = REPLY.partition("{}")[0].replace("{{", "{")
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,14 @@ def see(seed: int) -> Seen:
     return Seen(scene, np.asarray(draw_scene(scene).resize((width, height), Image.Resampling.BICUBIC)))
 
 
-def conversation(seen: Seen, rng: random.Random, turns: int) -> list[Message]:
-    """One image and requests for regions of it, worded as a benchmark words them, with the right boxes."""
+def conversation(seen: Seen, rng: random.Random, turns: int) -> tuple[list[Message], list[str]]:
+    """One image and requests for regions of it, worded as a benchmark words them, with the right boxes.
+
+    Also the colour that each request asks for.
+    """
     wording, said = Wording(codec(FORMAT)), []
-    order = rng.sample(range(len(seen.scene.things)), len(seen.scene.things))
-    for number, index in enumerate(order[:turns]):
+    order = rng.sample(range(len(seen.scene.things)), len(seen.scene.things))[:turns]
+    for number, index in enumerate(order):
         thing = seen.scene.things[index]
         question = rng.choice(QUESTIONS).format(color=thing.color, noun=thing.noun)
         asked = rng.choice(
@@ -82,7 +86,7 @@ def conversation(seen: Seen, rng: random.Random, turns: int) -> list[Message]:
         text = asked if number == 0 else asked.replace(f"{IMAGE}\n", "").replace(IMAGE, "")
         reply = REPLY.format(*seen.box(index))
         said += [Message("user", text), Message("assistant", reply)]
-    return said
+    return said, [seen.scene.things[index].color for index in order]
 
 
 class Rows:
@@ -105,11 +109,15 @@ class Rows:
         keys = list(self.buckets)
         key = rng.choices(keys, [len(self.buckets[k]) for k in keys])[0]
         seen = rng.choices(self.buckets[key], k=size)
-        texts = [self.processor._text(conversation(each, rng, self.turns), False) for each in seen]
+        said, colors = zip(*(conversation(each, rng, self.turns) for each in seen), strict=True)
         slots = key[0] // FACTOR * (key[1] // FACTOR)
+        texts = [self.processor._text(messages, False) for messages in said]
         texts = [text.replace("<|image_pad|>", "<|image_pad|>" * slots) for text in texts]
         tokens = self.hf.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
         ids = tokens["input_ids"]
+        words = [self._words(tokens, row, text, colors[row]) for row, text in enumerate(texts)]
+        names = list(COLORS)
+        asked = [[names.index(color) for color in row] + [-1] * (self.turns - len(row)) for row in colors]
         pixels = self.hf.image_processor(
             images=[each.pixels for each in seen], do_resize=False, return_tensors="pt"
         )
@@ -123,7 +131,18 @@ class Rows:
             "labels": torch.tensor([self._labels(row) for row in ids.tolist()]),
             "color": torch.from_numpy(np.stack([c for c, _ in cells])),
             "box": torch.from_numpy(np.stack([b for _, b in cells])),
+            "asked": torch.tensor(asked),
+            "word": torch.tensor(words),
         }
+
+    def _words(self, tokens: Any, row: int, text: str, colors: list[str]) -> list[int]:
+        """Where each turn names its colour: a token's position, -1 where the row has no such turn."""
+        found, begin = [], 0
+        for color in colors:
+            begin = text.index(color, begin)
+            found.append(tokens.char_to_token(row, begin + len(color) - 1))
+            begin = text.index(OPENING, begin)  # past what the question says after the colour
+        return found + [-1] * (self.turns - len(found))
 
     def _labels(self, ids: list[int]) -> list[int]:
         """The assistant's tokens and the end of its turn; -100 elsewhere."""
