@@ -11,8 +11,8 @@ image, Qwen's chat template. Score it with viscot itself::
 
 Throw-away linear heads tell colour and box of what lies under each image token, read from the second text
 layer: the tower of a Qwen has no absolute positions, and the text model's layers are where they arise. Two
-heads of a layer are guided to the word that names the colour, two of the next to the region of that colour, as
-in the tiny recipe; all of it fades before the end, and none of it is in the weights.
+heads of a layer are guided to the word that names the colour, two of the next to the region of that colour,
+as in the tiny recipe; all of it fades before the end, and none of it is in the weights.
 """
 
 from __future__ import annotations

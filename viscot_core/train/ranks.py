@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,9 +26,21 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Leave the job properly, so that the others do not wait."""
+    """Leave the job and end this process; returns only where there is no job.
+
+    torch's threads of gloo release what they received, and need Python's lock for it: a thread that asks for
+    the lock while Python shuts down aborts the process ("terminate called without an active exception"), and
+    torchrun reports a finished run as a crash. DeepSpeed's model keeps the groups alive past
+    ``destroy_process_group``, so the threads are always there. All that Python does at an exit is done here
+    first, except for taking its modules down.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends its processes
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(0)
 
 
 def rank() -> int:

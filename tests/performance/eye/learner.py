@@ -71,8 +71,8 @@ class Learner(nn.Module):
     def _guide(self, batch: Batch, kept: dict[str, torch.Tensor], slots: torch.Tensor) -> torch.Tensor:
         """How far two heads are from looking at the colour's word, and two of the next layer at its region.
 
-        Without it a model of this size names any region first and then follows it (the answer of one turn
-        does not tell which word chose it). ``kept``'s maps are ``[B, heads, T, T]``, ``slots`` ``bool[B, T]``.
+        Without it a model of this size names any region first and then follows it: the
+        other numbers come from the first. ``kept``'s maps are ``[B, heads, T, T]``, ``slots`` ``bool[B, T]``.
         """
         labels = batch["labels"]
         rows, at = ((labels != -100) & (self.value_of[labels] >= 0)).nonzero(as_tuple=True)
