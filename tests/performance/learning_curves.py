@@ -111,7 +111,7 @@ def drawn(curves: Mapping[str, Mapping[str, float]], work: Path, out: Path) -> N
         if values := rewards(work, name):
             earned.plot(range(1, len(values) + 1), values, **{**look, "label": None})
     boxes.set(xlabel="optimizer steps", ylabel="held-out boxes right (IoU > 0.5), %", ylim=(0, 100))
-    earned.set(xlabel="optimizer steps", ylabel="IoU reward of the attempts (mean of 5 steps)")
+    earned.set(xlabel="optimizer steps", ylabel="IoU reward (mean of 5 steps)")
     boxes.legend(frameon=False, loc="lower right", fontsize=8)
     for axes in (boxes, earned):
         axes.grid(alpha=0.25)
