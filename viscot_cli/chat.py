@@ -92,7 +92,7 @@ class ChatSession:
             elif command in ("/box", "/crop"):
                 self._save(command[1:])
             elif line.startswith("/"):
-                console.say(HELP)
+                console.say(HELP if command == "/help" else f"There is no {command}.\n{HELP}")
             else:
                 self._ask(line, self.strategy)
         except KeyboardInterrupt:

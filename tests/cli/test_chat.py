@@ -26,6 +26,7 @@ def test_chat(
             f"/image {golden / 'images' / 'portrait.jpg'}",
             "/direct Which color is the large shape?",
             "/image gone.jpg",
+            "/crpo",
             "/image",
             "/crop",
             "",
@@ -39,6 +40,7 @@ def test_chat(
     assert "Total amount due: The sign says road 6, 6, 666." in ran.out
     assert "The large shape is dark green." in ran.out
     assert "There is no box yet" in ran.err and "no image at gone.jpg" in ran.err
+    assert "There is no /crpo." in ran.err
     assert "Write /image FILE" in ran.err and "There is no crop yet" in ran.err
     assert "/direct QUESTION" in ran.err
     assert Image.open(tmp_path / "landscape-box-1.png").width > 640
