@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -72,12 +71,10 @@ def attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
-    parts = [
-        F.scaled_dot_product_attention(
-            query[:, :, a:z], key[:, :, a:z], value[:, :, a:z], is_causal=True, scale=scaling
-        )
-        for a, z in pairwise(cu_seq_lens_q.tolist())
-    ]
+    lengths = cu_seq_lens_q.diff().tolist()
+    # Split, not sliced: the gradient of a slice is as large as the whole row, once for each sample.
+    samples = zip(*(t.split(lengths, 2) for t in (query, key, value)), strict=True)
+    parts = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling) for q, k, v in samples]
     return torch.cat(parts, 2).transpose(1, 2), None
 
 

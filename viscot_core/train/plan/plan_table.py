@@ -29,7 +29,7 @@ def summary(plan: Plan) -> list[list[str]]:
         ("checkpoints to expect", lambda s: _count(s.checkpoints)),
         ("  kept at once", lambda s: _count(s.kept)),
         ("  each, GiB", lambda s: _about(s.checkpoint_gib, "{:,.1f}")),
-        ("tokens", lambda s: _about(None if s.tokens is None else s.tokens / 1e6, "{:,.0f} M")),
+        ("tokens", lambda s: "no estimate" if s.tokens is None else f"~{_millions(s.tokens, 0)}"),
         ("memory per process, GiB", lambda s: _about(s.memory_gib, "{:,.1f}")),
         ("host memory while loading, GiB a machine", lambda s: _about(s.loading_gib, "{:,.1f}")),
         (f"hours on {_machines(plan)}", lambda s: _about(s.hours, "{:,.1f}")),
@@ -45,7 +45,15 @@ def _machines(plan: Plan) -> str:
 
 
 def _trained(stage: StagePlan) -> str:
-    return ", ".join(f"{part} {count / 1e6:,.1f} M" for part, count in stage.trained.items()) or "unknown"
+    return ", ".join(f"{part} {_millions(n, 1)}" for part, n in stage.trained.items()) or "unknown"
+
+
+def _millions(count: float, decimals: int) -> str:
+    """With as many decimals, or more where these would say 0."""
+    value = count / 1e6
+    while value and not round(value, decimals):
+        decimals += 1
+    return f"{value:,.{decimals}f} M"
 
 
 def _split(stage: StagePlan) -> str:
