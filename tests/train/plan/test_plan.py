@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +32,8 @@ def test_the_published_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     plan = make_plan(load_recipe("13b-336"), EIGHT, run="runs/a b", data=tmp_path)
     second = plan.stage("finetune")
     assert second.global_batch_size == 128
-    assert (second.per_device_batch_size, second.accumulation, second.processes) == (16, 1, 8)
+    assert (second.per_device_batch_size, second.accumulation, second.processes) == (4, 4, 8)
+    assert second.recompute == 2, "the GPUs have room for every second layer's activations"
     assert second.steps == 19047 and second.warmup_steps == 572
     assert sum(second.trained.values()) == pytest.approx(13.35e9, rel=0.01)
     assert plan.stage("pretrain").trained == {"projector": 31_467_520}
@@ -42,6 +44,32 @@ def test_the_published_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     table = summary(plan)
     assert all(len(row) == 3 for row in table)
     assert any(cell.startswith("~") for row in table for cell in row)
+
+
+def test_published_recipes_recompute_as_the_memory_asks_for(tmp_path: Path) -> None:
+    """Not in vain, and never in a way that does not fit; the published batch stays."""
+    chosen = {}
+    for name in ("7b-224", "7b-336", "13b-224", "13b-336"):
+        for gib in (40.0, 80.0, 141.0):
+            plan = make_plan(load_recipe(name), Machine(8, gib), run="run", data=tmp_path)
+            chosen[name, gib] = [stage.recompute for stage in plan.stages]
+            assert all(stage.memory_gib is not None and stage.memory_gib <= gib for stage in plan.stages)
+            assert [stage.global_batch_size for stage in plan.stages] == [256, 128]
+    for size in ("224", "336"):
+        assert [chosen[f"7b-{size}", gib] for gib in (40.0, 80.0, 141.0)] == [[1, 1], [0, 0], [0, 0]]
+        assert [chosen[f"13b-{size}", gib] for gib in (40.0, 80.0, 141.0)] == [[1, 1], [2, 2], [0, 0]]
+    always = load_recipe("7b-336", ["stages.finetune.gradient_checkpointing=true"])
+    assert make_plan(always, Machine(8, 80.0), run="run", data=tmp_path).stage("finetune").recompute == 1
+
+
+def test_small_figures_are_not_said_to_be_none(tmp_path: Path) -> None:
+    plan = make_plan(load_recipe("tiny"), Machine(), run="run", data=tmp_path)
+    (stage,) = plan.stages[2:]
+    small = replace(
+        plan, stages=(replace(stage, tokens=34_000, trained={"projector": 3_600, "llm": 2_300_000}),)
+    )
+    said = {row[0]: row[1] for row in summary(small)}
+    assert said["tokens"] == "~0.03 M" and said["trained"] == "projector 0.004 M, llm 2.3 M"
 
 
 def test_commands_are_lists_so_that_paths_may_have_spaces() -> None:
@@ -127,14 +155,19 @@ def test_sizes_agree_with_the_published_models() -> None:
 
 
 def test_zero_divides_what_it_says() -> None:
-    recipe = load_recipe("7b-336")
+    recipe, always = load_recipe("7b-336"), "stages.finetune.gradient_checkpointing=true"
     shape = shape_of(recipe.model)
     assert shape is not None
-    stages = [load_recipe("7b-336", [f"stages.finetune.zero_stage={z}"]).stage("finetune") for z in (1, 2, 3)]
+    stages = [
+        load_recipe("7b-336", [always, f"stages.finetune.zero_stage={z}"]).stage("finetune")
+        for z in (1, 2, 3)
+    ]
     needs = [estimates.memory_gib(shape, stage, 1, 8) for stage in stages]
     assert needs == sorted(needs, reverse=True)
     assert needs[0] > 25 and needs[2] < 25
-    lora = load_recipe("7b-336", ["stages.finetune.lora.rank=64", "stages.finetune.train=[projector, llm]"])
+    lora = load_recipe(
+        "7b-336", [always, "stages.finetune.lora.rank=64", "stages.finetune.train=[projector, llm]"]
+    )
     assert estimates.memory_gib(shape, lora.stage("finetune"), 1, 8) < needs[2]
 
 
