@@ -137,7 +137,8 @@ def check_rows(file: Path, images: Path | None, boxes: str | None, shown: int) -
         console.say(f"... and {wrong - min(shown, len(report.findings))} more; --shown N shows N of them.")
     if wrong:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.wrong.most_common())
-        raise DataError(f"{file}: {wrong} faults in {report.rows} rows ({kinds}); correct the rows.")
+        faults = "fault" if wrong == 1 else "faults"
+        raise DataError(f"{file}: {wrong} {faults} in {report.rows} rows ({kinds}); correct the rows.")
     console.say(f"{file}: {report.rows} rows, every one can be trained on.")
 
 

@@ -158,7 +158,7 @@ def _memory() -> Finding:
 def _cpu_speed() -> Finding:
     speeds = {"fp32": hardware.measure_cpu("fp32"), "bf16": hardware.measure_cpu("bf16")}
     fastest = min(speeds, key=lambda name: speeds[name].answer_seconds())
-    text = ", ".join(f"{name} {s.gflops:.0f} Gflop/s and {s.gbytes:.0f} GB/s" for name, s in speeds.items())
+    text = ", ".join(f"{name} {s.gflops:.3g} Gflop/s and {s.gbytes:.2g} GB/s" for name, s in speeds.items())
     seconds = speeds[fastest].answer_seconds()
     text += f": {fastest} is faster (--dtype {fastest}), a 7B answer about {seconds:.0f} s (estimate)"
     return Finding("hardware", "cpu speed", "ok", text)

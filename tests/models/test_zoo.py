@@ -24,7 +24,8 @@ from viscot_core.models.checkpoint import open_checkpoint
             "lmsys/vicuna-7b-v1.5",
             "is not on this machine; get it with: viscot models pull lmsys/vicuna-7b-v1.5",
         ),
-        ("tests/a model", "There is no model 'tests/a model'"),
+        ("tests/a model", "There is no folder 'tests/a model'. Did you mean 'models'?"),
+        ("/nowhere/qwen", "There is no folder '/nowhere/qwen'. Check the path."),  # no name of a model
     ],
 )
 def test_names_that_are_not_there(
@@ -46,7 +47,7 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hubs_model(
 
 
 def test_nearest_folder_and_a_file(copy: Path) -> None:
-    with pytest.raises(CheckpointError, match="Did you mean 'model'"):
+    with pytest.raises(CheckpointError, match="There is no folder .* Did you mean 'model'"):
         zoo.resolve(copy.parent / "modle")
     with pytest.raises(CheckpointError, match="is a file"):
         zoo.resolve(copy / "config.json")

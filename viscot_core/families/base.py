@@ -148,7 +148,7 @@ _WORDS = {"vision_tower": "vision tower", "projector": "projector", "llm": "lang
 
 
 NO_LIMITS = (
-    "This model's images get a size of its own choice; leave out --min-pixels and --max-pixels, which are "
+    "This model resizes every image to a size of its own; leave out --min-pixels and --max-pixels, which are "
     "for models that read images of any size (Qwen-VL)."
 )
 

@@ -210,6 +210,8 @@ def _refused(error: Exception, source: Path | BinaryIO, name: str) -> ImageError
         return ImageError(f"{name} needs more memory than this machine has; make it smaller first.")
     if isinstance(error, UnidentifiedImageError):
         return ImageError(f"{name} {refusal(source)}.")
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"There is no image at {name}; check the path.")
     return ImageError(f"{name} cannot be read as an image ({_reason(error)}); copy or convert it again.")
 
 

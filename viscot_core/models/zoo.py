@@ -143,18 +143,25 @@ def resolve(name: str | Path | None = None) -> Path:
     hub = _hub(text)
     if hub and (folder := cached(hub)):
         return folder
+    if hub is None and find(text) is None and "/" in text:  # a path that no hub id can be
+        raise CheckpointError(f"There is no folder '{name}'.{_beside(text) or ' Check the path.'}")
     raise CheckpointError(absent(text) or f"There is no model '{name}'.{_hint(text)}")
 
 
 def _hint(name: str) -> str:
     near = nearest(name.rsplit("/", 1)[-1], ZOO) or nearest(name, [m.hub for m in ZOO.values() if m.hub])
-    if near:
-        return near
+    return (
+        near
+        or _beside(name)
+        or " Give a folder, a hub id that was pulled, or a name of 'viscot models list'."
+    )
+
+
+def _beside(name: str) -> str:
+    """The nearest folders of those in the same place."""
     parent = expanded(name).parent
     beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-    return nearest(Path(name).name, beside) or (
-        " Give a folder, a hub id that was pulled, or a name of 'viscot models list'."
-    )
+    return nearest(Path(name).name, beside)
 
 
 def sibling(name: str, path: Path) -> Path:

@@ -169,7 +169,7 @@ def test_limits_of_pixels_reach_the_model_and_the_boxes(tmp_path: Path) -> None:
     assert asked_of[0] < asked_of[1]
     with pytest.raises(UsageError, match="No image has at least"):
         codec_for(EngineOptions(str(folder), max_pixels=700))
-    with pytest.raises(UsageError, match="a size of its own choice"):
+    with pytest.raises(UsageError, match="resizes every image to a size of its own"):
         open_engine(EngineOptions(max_pixels=10_000))
     with pytest.raises(UsageError, match="no box format"):
         codec("qwen3-vl@4-16")
