@@ -49,6 +49,7 @@ def run(
     from viscot_core.engines.base import Sampling
     from viscot_core.errors import UsageError
     from viscot_core.runs.evaluate import evaluate
+    from viscot_core.runs.records import PREDICTIONS_FILE
     from viscot_core.score.protocols import DEFAULT, ProtocolJudge
     from viscot_core.score.scoring import score_run
     from viscot_core.tasks.benchmarks.task import Benchmarks
@@ -73,7 +74,8 @@ def run(
     sampling = Sampling(temperature, seed=running.seed) if temperature else None
     with counted("bench run") as progress:
         info, tally = evaluate(task, engine, out, gpus=running.gpus, progress=progress, sampling=sampling)
-    score_run(out, ProtocolJudge(DEFAULT))
+    if (out / PREDICTIONS_FILE).exists():  # without a reply of the server there is none: `report` says why
+        score_run(out, ProtocolJudge(DEFAULT))
     report(out, info, tally, f"viscot stats {out} --judge {DEFAULT}", running.max_truncated)
 
 

@@ -12,6 +12,7 @@ import pytest
 from judge_server import Action, JudgeServer, completion
 
 from viscot_core.data.benchmarks.synth import write_benchmark
+from viscot_core.openai_api import waiting
 from viscot_core.runs.records import read_predictions, read_run
 from viscot_core.score.verdicts import read_scores
 
@@ -67,6 +68,18 @@ def test_zoom_and_direct_at_a_temperature_scored_read_twice_and_compared(
     assert "avg@k" in beside.out and "Warning: " in beside.out and "does not tell" in beside.out
     by_category = json.loads(cli("stats", runs[0], "--by", "category", "--format", "json").out)
     assert "vstar: relative_position" in by_category["answers"]["zoom"]["categories"]
+
+
+def test_a_server_that_never_answers_is_what_is_said(
+    cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_WAIT", 0.005)
+    ran = cli(
+        "bench", "run", "vstar", "--data", data, "--model", "http://127.0.0.1:1/v1#made",
+        "--policy", "direct", "--limit", "1", "--out", tmp_path / "a", "--timeout", "1",
+    )  # fmt: skip
+    assert ran.code == 3 and "1 pending; the same command tries them again" in ran.err, ran.err
+    assert "no connection to http://127.0.0.1:1/v1" in ran.err
 
 
 def test_repeats_are_draws_of_their_own_which_an_audit_meets_again(

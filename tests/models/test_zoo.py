@@ -47,7 +47,7 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hubs_model(
 
 
 def test_nearest_folder_and_a_file(copy: Path) -> None:
-    with pytest.raises(CheckpointError, match="There is no folder .* Did you mean 'model'"):
+    with pytest.raises(CheckpointError, match=r"There is no folder .* Did you mean 'model'"):
         zoo.resolve(copy.parent / "modle")
     with pytest.raises(CheckpointError, match="is a file"):
         zoo.resolve(copy / "config.json")
