@@ -176,6 +176,7 @@ def make_gemma3(folder: Path, seed: int = 0, window: int = 512) -> Path:
         eoi_token="<end_of_image>",
         image_token="<image_soft_token>",
     )
+    tokenizer.add_tokens(["\n" * count for count in (1, 2, 3, 4)])  # as in Gemma's; vLLM looks them up
     images = image_processor("gemma3", "Gemma3ImageProcessorPil", size={"height": 56, "width": 56})
     processor = transformers.Gemma3Processor(
         images, tokenizer, chat_template=template("gemma3"), image_seq_length=4

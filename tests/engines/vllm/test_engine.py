@@ -237,8 +237,10 @@ def test_one_gpu_of_several(stub: Open, monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_what_vllm_says_at_its_start_is_a_sentence(stub: Open, fails: str, says: str) -> None:
-    with pytest.raises(EngineError, match=says):
+    with pytest.raises(EngineError, match=says) as told:
         stub(fails=fails)
+    _, named, log = str(told.value).rpartition("its log is ")
+    assert not named or Path(log.removesuffix(".")).exists()
 
 
 def test_a_cause_that_only_the_log_has_is_found(tmp_path: Path) -> None:
@@ -275,6 +277,14 @@ def test_the_cause_of_a_start_that_failed_is_named(tmp_path: Path) -> None:
     )
     assert "(Total number of attention heads (6) must be divisible by tensor parallel size (4));" in str(
         why(invalid, tmp_path / "none", "m")
+    )
+    unknown = (
+        "ValidationError: 1 validation error for ModelConfig\n  Value error, The checkpoint has model type "
+        "`odd` but Transformers does not recognize this architecture. This could be because\n\nYou can "
+        "update Transformers [type=value_error, input_value=ArgsKwargs(())]\n"
+    )
+    assert "vLLM does not serve m (The checkpoint has model type `odd` but Transformers does not" in str(
+        why(unknown, tmp_path / "none", "m")
     )
 
 

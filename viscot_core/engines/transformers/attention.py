@@ -16,7 +16,7 @@ copy gives the same numbers as repeating it per row would. Two ways to compute t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -29,6 +29,26 @@ FOLD_UP_TO = 128
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, ``[images, heads, tokens, dim]``."""
+
+
+class _AllRead(Exception):
+    """Every layer has its keys and values."""
+
+
+@contextmanager
+def ends_when_read() -> Iterator[None]:
+    """A forward pass in it may end once its cache has the last layer's keys and values (``all_read``).
+
+    What comes after them (that layer's attention and MLP, the norm) gives hidden states, which nobody reads
+    of what is followed by more: of eight layers it is a tenth of the work.
+    """
+    with suppress(_AllRead):
+        yield
+
+
+def all_read() -> None:
+    """Called by a cache that has all."""
+    raise _AllRead
 
 
 class SuffixCache:
@@ -46,6 +66,16 @@ class SuffixCache:
         self._capacity = self.known_len + capacity
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._filled: dict[int, int] = {}
+        self._last: int | None = None
+
+    @contextmanager
+    def keys_only(self, layers: int) -> Iterator[None]:
+        """The passes in it end in the last of so many layers: for ``ends_when_read``."""
+        self._last = layers - 1
+        try:
+            yield
+        finally:
+            self._last = None
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
@@ -58,6 +88,8 @@ class SuffixCache:
         keys, values = self._layers[layer]
         keys[:, :, start:end] = key
         values[:, :, start:end] = value
+        if layer == self._last:
+            all_read()
         return keys[:, :, :end], values[:, :, :end]
 
     def known_real(self, rows: int, device: torch.device) -> torch.Tensor:

@@ -176,11 +176,13 @@ class LocalEngine:
         """Decode every prompt to its end; those that begin with an image share it."""
         import torch
 
+        from viscot_core.engines.transformers.prefill import fast_products
+
         encoded = self.inputs.encoded
         looking = [prompt for prompt in prompts if prompt.state.request.attention is not None]
         self._maps.read(looking, self.batch_size, self._run)
         prompts = [prompt for prompt in prompts if prompt.state.request.attention is None]
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_products(self.model):
             fitting = [self.prefix is not None and self.prefix.fits(prompt) for prompt in prompts]
             shared = [prompt for prompt, fits in zip(prompts, fitting, strict=True) if fits]
             plain = [prompt for prompt, fits in zip(prompts, fitting, strict=True) if not fits]

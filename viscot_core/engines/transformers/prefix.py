@@ -21,8 +21,10 @@ from typing import Any
 import torch
 
 from viscot_core.engines.transformers.attention import (
+    FOLD_UP_TO,
     NAME,
     SuffixCache,
+    ends_when_read,
     joined_layers,
     prefix_attention,
     shared_attention,
@@ -31,6 +33,7 @@ from viscot_core.engines.transformers.batches import BatchBudget, Measured, by_i
 from viscot_core.engines.transformers.choosing import Choice, Draws, choose, tell, tell_first
 from viscot_core.engines.transformers.decode_state import DecodeState, Decoding
 from viscot_core.engines.transformers.graphs import StaticDecoder
+from viscot_core.engines.transformers.prefill import keys_and_values
 from viscot_core.engines.transformers.work import Work
 from viscot_core.families.inputs import PrefixInputs, Suffix
 
@@ -201,6 +204,21 @@ class PrefixDecoder:
         causal = real.new_ones(longest, real.shape[1]).tril(cache.known_len)
         mask = causal[None, None] & real[:, None, None, :]
         with shared_attention(self._text.config.get_text_config()):
+            # Of many tokens (a crop's), nothing but keys and values is wanted before the last one. Embeddings
+            # can be cut anywhere; other inputs belong to their images.
+            if longest > FOLD_UP_TO and self._inputs.embeds:
+                before = {name: each[:, :-1] for name, each in arguments.items()}
+                with cache.keys_only(layers=len(shared)), ends_when_read():
+                    self._text(
+                        **before,
+                        attention_mask=mask[:, :, :-1, :-1],
+                        position_ids=positions[..., :-1],
+                        past_key_values=cache,
+                        use_cache=True,
+                        shared_prefix=shared,
+                    )
+                arguments = {name: each[:, -1:] for name, each in arguments.items()}
+                positions, mask = positions[..., -1:], mask[:, :, -1:]
             while True:
                 hidden = self._text(
                     **arguments,
@@ -264,20 +282,12 @@ class PrefixDecoder:
         # Each prefix once, however many prompts of the batch want it.
         missing = list({k: one for k, one in zip(keys, prompts, strict=True) if k not in found}.items())
         for start in range(0, len(missing), PREFILL_IMAGES):
-            from transformers import DynamicCache
-
             some = missing[start : start + PREFILL_IMAGES]
-            cache = DynamicCache(config=self._text.config.get_text_config())
             arguments = self._inputs.prefix([one.prompt for _, one in some], prefix_len)
-            # All are `prefix_len` long: no padding, so the model's own causal attention needs no mask.
-            self._text(**arguments, past_key_values=cache, use_cache=True)
-            for row, (key, _) in enumerate(some):
-                # [2 * layers, kv heads, p, dim] -> [layers, 2, ...]. A copy, so that the cache of the batch
-                # is freed.
-                halves = [half[row] for layer in cache.layers for half in (layer.keys, layer.values)]
+            for (key, _), kept in zip(some, keys_and_values(self._text, arguments), strict=True):
                 # Kept in `found` as well: the store may drop it again before this batch has run.
-                found[key] = torch.stack(halves).unflatten(0, (-1, 2))
-                self.store.put(key, found[key])
+                found[key] = kept
+                self.store.put(key, kept)
         return [found[key] for key in keys]
 
 

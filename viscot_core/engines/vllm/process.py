@@ -98,7 +98,7 @@ class VllmProcess:
             )
         atexit.register(self.close)
         self._wire = Wire(ours)
-        self._gone = False
+        self._gone = self._failed = False
         self._thread: threading.Thread | None = None
         try:
             self._wire.send(config)
@@ -139,7 +139,8 @@ class VllmProcess:
         self._child.wait()
         if self._thread is not None:
             self._thread.join()
-        if self._child.returncode == 0:
+        # One that could not start ends with 0 too, where it hears that nobody listens before it has raised.
+        if self._child.returncode == 0 and not self._failed:
             self.log.unlink(missing_ok=True)
 
     def _ready(self) -> dict[str, Any]:
@@ -149,6 +150,7 @@ class VllmProcess:
             self._child.wait()
             raise self.death() from error
         if "failed" in message:
+            self._failed = True
             raise why(f"{message['failed']}: {message['reason']}", self.log, self._name)
         ready: dict[str, Any] = message["ready"]
         return ready
@@ -184,9 +186,16 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _RAISED = re.compile(r"(?:^|\]:? )(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
 # Their words, as vLLM 0.32 has them.
 _FAILED_TO_START = "core initialization failed"
-_INVALID = re.compile(r"validation errors? for .*\n\s*(?:Value error, )?(.+?)\.? \[type=")
+_INVALID = re.compile(r"validation errors? for .*\n\s*(?:Value error, )?(.+?)(?:\.? \[type=|\. |\.?\n)")
 _NO_MEMORY = ("KV cache", "kv cache", "cache blocks", "out of memory", "can't allocate memory", "free memory")
-_NOT_SERVED = ("are not supported", "failed to be inspected", "not supported by", "Unsupported", "head_size")
+_NOT_SERVED = (
+    "are not supported",
+    "failed to be inspected",
+    "not supported by",
+    "Unsupported",
+    "head_size",
+    "does not recognize this architecture",
+)
 
 
 def why(reason: str, log: Path, name: str) -> ViscotError:

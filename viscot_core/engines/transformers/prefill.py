@@ -1,0 +1,79 @@
+"""Reading prompts: keys and values of what is shared, and faster products of many rows on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+from viscot_core.engines.transformers.attention import all_read, ends_when_read
+
+MANY_ROWS = 1024
+"""Rows from which on a product is worth the time that laying out its weights anew takes."""
+
+
+class _Keys(DynamicCache):
+    """A KV cache that ends the forward pass once the last layer has been here."""
+
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, *rest: Any, **more: Any) -> Any:
+        """As transformers' own, but for the last layer."""
+        found = super().update(key_states, value_states, layer_idx, *rest, **more)
+        if layer_idx == len(self.layers) - 1:
+            all_read()
+        return found
+
+
+def keys_and_values(text: Any, arguments: dict[str, Any]) -> list[torch.Tensor]:
+    """What the text model keeps of prompts that all are of one length, read from their first token.
+
+    One tensor a row, ``[layers, 2, kv heads, tokens, dim]``, which shares no memory with the others.
+    """
+    cache = _Keys(config=text.config.get_text_config())
+    # No padding, so the model's own causal attention needs no mask. (A last layer that keeps something else
+    # than keys never comes to `update`: then the pass runs to its end.)
+    with ends_when_read():
+        text(**arguments, past_key_values=cache, use_cache=True)
+    halves = [half for layer in cache.layers for half in (layer.keys, layer.values)]
+    # [2 * layers, kv heads, p, dim] -> [layers, 2, ...]
+    return [
+        torch.stack([half[row] for half in halves]).unflatten(0, (-1, 2)) for row in range(len(halves[0]))
+    ]
+
+
+@contextmanager
+def fast_products(model: nn.Module) -> Iterator[None]:
+    """Let the linear layers of a float32 model on a CPU use oneDNN for many rows, for a while.
+
+    torch itself gives float32 to MKL, which on other CPUs than Intel's takes 1.1 to 1.25 times as long. The
+    weights are laid out anew for each product, a thousandth of its work: nothing is kept, so they may change.
+    """
+    fitting = [
+        layer
+        for layer in model.modules()
+        if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 and layer.weight.is_cpu
+    ]
+    if not torch.backends.mkldnn.is_available():
+        fitting = []
+    for layer in fitting:
+        layer.forward = partial(_product, layer)
+    try:
+        yield
+    finally:
+        for layer in fitting:
+            del layer.forward
+
+
+def _product(layer: nn.Linear, rows: torch.Tensor) -> torch.Tensor:
+    """``[..., n] -> [..., m]``, as the layer does it."""
+    count = rows.numel() // rows.shape[-1]
+    if count < MANY_ROWS or rows.dtype != torch.float32:
+        return nn.functional.linear(rows, layer.weight, layer.bias)
+    ops = torch.ops.mkldnn
+    weight = ops._reorder_linear_weight(layer.weight, count)
+    product: torch.Tensor = ops._linear_pointwise(rows, weight, layer.bias, "none", [], "")
+    return product
