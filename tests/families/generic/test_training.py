@@ -126,7 +126,7 @@ def test_qwen_s_pixels_are_those_of_the_recipe_s_limits(tmp_path: Path) -> None:
         "image_grid_thw"
     ].tolist() == [[1, 4, 4]]
     tile = open_checkpoint(make("internvl", tmp_path / "tiles"))
-    with pytest.raises(UsageError, match="own choice"):
+    with pytest.raises(UsageError, match="a size of its own"):
         training_of(tile, "it").processor(tile, ModelSpec(checkpoint="it", max_pixels=10_000))
 
 
