@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,7 +33,9 @@ def test_a_servers_traits_are_known_before_it_is_reached() -> None:
 def test_a_local_models_traits_are_known_before_it_is_loaded() -> None:
     options = EngineOptions(device="cpu", dtype="fp32", batch_size=3)
     engine = LocalEngine(load_model(None, device="cpu", dtype="fp32"), batch_size=3)
-    assert options.traits == engine.traits
+    # The number of layers is read with the model.
+    assert engine.traits.attention_layers == (0, 1, 2, 3)
+    assert options.traits == replace(engine.traits, attention_layers=())
     assert weights_hash(options) == engine.identity["weights"]
     messages = (Message("user", "<image>\nWhat?"),)
     assert recorded_prompt(engine.identity)(messages) == engine.prompt(messages)

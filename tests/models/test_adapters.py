@@ -160,7 +160,7 @@ def test_the_base_that_the_user_names(copy: Path) -> None:
     adapter = copy.parent / "peft"
     tuned = _trained(load_model(copy, device="cpu").model, adapter, 0, target_modules=TEXT)
     _on(adapter, "/data/models/somebody-s-base")
-    assert "no model '/data/models/somebody-s-base'" in refused(adapter)
+    assert "no folder '/data/models/somebody-s-base'" in refused(adapter)
     loaded = load_model(adapter, device="cpu", base=copy).model.state_dict()
     for name, tensor in tuned.merge_and_unload().state_dict().items():
         assert torch.allclose(loaded[name], tensor, atol=1e-6), name
