@@ -44,11 +44,15 @@ class FirstLook:
 
 @dataclass(frozen=True, slots=True)
 class ScoredLook:
-    """One of an item's looks: its words, the answer after it (where one was asked), its reward."""
+    """One of an item's looks: its words, the answer after it (where one was asked), its reward.
+
+    ``cut``: the token limit ended its words, or the answer.
+    """
 
     text: str
     answer: Answer
     earned: Earned
+    cut: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,7 @@ def _scored(
         return ItemLooks(item, prompt, error=problem)
     group = [_attempt(item, answer) for answer in answers]
     scored = [
-        ScoredLook(said.text, answer, earned)
+        ScoredLook(said.text, answer, earned, said.truncated or answer.truncated)
         for said, answer, earned in zip(named, answers, earn(rewards, group), strict=True)
     ]
     return ItemLooks(item, prompt, tuple(scored))
@@ -175,7 +179,7 @@ def pair_of_looks(found: ItemLooks, counts: PairCounts, *, margin: float) -> Pre
     if not known:
         counts.unknown += 1
         return None
-    whole = [(look, total) for look, total in known if not look.answer.truncated] or known
+    whole = [(look, total) for look, total in known if not look.cut] or known
     best, most = max(whole, key=lambda one: one[1])
     worst, least = min(known, key=lambda one: one[1])
     if most - least < margin or best.text == worst.text:
