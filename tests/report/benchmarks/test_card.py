@@ -137,6 +137,14 @@ def test_the_card_tells_how_the_zoom_loop_crops(
     assert card_of(run).fields["crop"] == crop
 
 
+def test_the_card_tells_the_layer_whose_attention_was_read(tmp_path: Path) -> None:
+    card = card_of(made(tmp_path / "a", 4, items=8, strategy="attention", attention_layer=14))
+    assert card.fields["policy"] == "attention (attention layer 14)"
+    default = made(tmp_path / "b", 4, items=8, strategy="attention")
+    with pytest.raises(UsageError, match="--allow policy"):
+        check_alike(default, made(tmp_path / "c", 4, items=8, strategy="attention", attention_layer=14))
+
+
 def test_another_reading_and_more_repeats_are_other_cards(tmp_path: Path) -> None:
     first, second = made(tmp_path / "a", 20), made(tmp_path / "b", 20, repeats=2)
     score_run(tmp_path / "a", ProtocolJudge("lmms-eval"))

@@ -52,7 +52,7 @@ def card_of(run: ScoredRun) -> RunCard:
         "protocol": str(settings.get("order") or settings.get("protocol") or settings.get("style") or "-"),
         "seed": str(settings.get("seed", "-")),
         "repeats": str(max((item.prediction.repeat or 1 for item in run.items), default=1)),
-        "policy": ",".join(run.strategies) + (f" ({zoom.get('dialect')})" if loops else ""),
+        "policy": _policy(run),
         "looks": f"up to {zoom.get('looks')}" if loops else str(settings.get("most_looks", 1)),
         "crop-source": str(zoom.get("crop_from", "original")) if loops else "original",
         "crop": _crop(run),
@@ -82,6 +82,15 @@ def check_alike(first: ScoredRun, second: ScoredRun, allow: Collection[str] = ()
             f"{first.path} and {second.path} were not measured alike: {told}. To compare them all the same, "
             f"add --allow {','.join(refused)}."
         )
+
+
+def _policy(run: ScoredRun) -> str:
+    """The strategies, with the dialect of the zoom loop and the layer whose attention was asked for."""
+    settings = run.info.settings
+    told = [str((settings.get("zoom") or {}).get("dialect"))] if "zoom" in run.strategies else []
+    if "attention_layer" in settings:
+        told.append(f"attention layer {settings['attention_layer']}")
+    return ",".join(run.strategies) + (f" ({', '.join(told)})" if told else "")
 
 
 def _crop(run: ScoredRun) -> str:
