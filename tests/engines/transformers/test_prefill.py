@@ -59,6 +59,38 @@ def test_products_of_many_rows_are_equal(bias: bool) -> None:
         assert torch.allclose(fast, plain, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_numbers_of_rows_that_differ_little_share_onednn_s_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps what it made for each number of rows: a process that reads long would grow."""
+    made, plain = [], torch.ops.mkldnn._linear_pointwise
+
+    def noted(rows: torch.Tensor, *rest: object) -> torch.Tensor:
+        made.append(rows.shape)
+        return plain(rows, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", noted)
+    layer = nn.Linear(8, 8)
+    with fast_products(nn.Sequential(layer)):
+        for count in range(MANY_ROWS, MANY_ROWS + 100):
+            layer(torch.ones(count, 8))
+    assert len(made) == 100
+    assert len(set(made)) == 1
+
+
+def test_torch_s_own_products_stay_where_they_are_not_mkl_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    layer = nn.Linear(8, 8)
+    with fast_products(nn.Sequential(layer)):
+        assert "forward" not in vars(layer)
+
+
+@torch.inference_mode()
+def test_autocast_goes_on_choosing_the_type() -> None:
+    layer = nn.Linear(8, 8)
+    with torch.autocast("cpu", torch.bfloat16), fast_products(nn.Sequential(layer)):
+        assert layer(torch.ones(MANY_ROWS, 8)).dtype == torch.bfloat16
+
+
 def test_a_model_is_as_before_afterwards() -> None:
     """Also where a pass failed; changed weights are seen; 16 bits are torch's own."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4).bfloat16())

@@ -15,6 +15,9 @@ from viscot_core.engines.transformers.attention import all_read, ends_when_read
 
 MANY_ROWS = 1024
 """Rows from which on a product is worth the time that laying out its weights anew takes."""
+ROWS_STEP = 256
+"""oneDNN multiplies a multiple of so many rows: for each number of rows and shape of a layer it keeps half a
+megabyte, and needs milliseconds to make it."""
 
 
 class _Keys(DynamicCache):
@@ -57,7 +60,8 @@ def fast_products(model: nn.Module) -> Iterator[None]:
         for layer in model.modules()
         if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 and layer.weight.is_cpu
     ]
-    if not torch.backends.mkldnn.is_available():
+    # Without MKL (on ARM) torch has no other products to be faster than.
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
         fitting = []
     for layer in fitting:
         layer.forward = partial(_product, layer)
@@ -71,9 +75,11 @@ def fast_products(model: nn.Module) -> Iterator[None]:
 def _product(layer: nn.Linear, rows: torch.Tensor) -> torch.Tensor:
     """``[..., n] -> [..., m]``, as the layer does it."""
     count = rows.numel() // rows.shape[-1]
-    if count < MANY_ROWS or rows.dtype != torch.float32:
+    if count < MANY_ROWS or rows.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return nn.functional.linear(rows, layer.weight, layer.bias)
-    ops = torch.ops.mkldnn
-    weight = ops._reorder_linear_weight(layer.weight, count)
-    product: torch.Tensor = ops._linear_pointwise(rows, weight, layer.bias, "none", [], "")
-    return product
+    ops, flat, many = torch.ops.mkldnn, rows.reshape(count, -1), count // ROWS_STEP * ROWS_STEP
+    weight = ops._reorder_linear_weight(layer.weight, many)
+    product: torch.Tensor = ops._linear_pointwise(flat[:many], weight, layer.bias, "none", [], "")
+    if many < count:
+        product = torch.cat([product, nn.functional.linear(flat[many:], layer.weight, layer.bias)])
+    return product.view(*rows.shape[:-1], -1)
