@@ -82,9 +82,12 @@ def _models(
             if not model.memory or not any(each.memory for each in found):
                 model.ready()
         except ViscotError as error:
+            if len(names) == 1:
+                raise
+            console.say(f"{without_password(name or '')} is left out: {error}")
+            # Its frames hold what was loaded so far, and the next model needs that memory.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             failed.append(error)
-            if len(names) > 1:
-                console.say(f"{without_password(name or '')} is left out: {error}")
             continue
         found.append(model)
         if len(names) > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -56,3 +58,34 @@ def test_two_models_of_one_name_are_told_apart_and_none_that_works_is_an_error(
     assert list(built[0].models) == ["viscot-tiny", str(copy)]
     ran = cli("demo", "--model", "nonesuch,no-more", "--port", port)
     assert ran.code == 1 and "no-more is left out" in ran.err and len(built) == 1
+
+
+def test_a_model_that_is_left_out_leaves_its_memory_to_the_next(
+    cli: Cli, built: list[Any], port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from viscot_cli import demo
+    from viscot_core.errors import EngineError
+
+    class Weights:
+        """Stands for tensors that were placed before the memory ended."""
+
+    placed: list[weakref.ref[Weights]] = []
+    there: list[bool] = []
+    opens = demo.open_model
+
+    def open_model(asked: Any, **options: Any) -> Any:
+        if asked.model == "viscot-tiny-zoom":
+            weights = Weights()
+            placed.append(weakref.ref(weights))
+            try:
+                raise RuntimeError("out of memory")
+            except RuntimeError as error:
+                raise EngineError("It does not fit.") from error
+        gc.collect()
+        there.append(placed[0]() is not None)
+        return opens(asked, **options)
+
+    monkeypatch.setattr(demo, "open_model", open_model)
+    ran = cli("demo", "--model", "viscot-tiny-zoom,viscot-tiny", "--device", "cpu", "--port", port)
+    assert ran.code == 0 and "viscot-tiny-zoom is left out: It does not fit." in ran.err
+    assert there == [False] and list(built[0].models) == ["viscot-tiny"]

@@ -282,6 +282,11 @@ def test_a_page_of_a_pdf_is_chosen_and_the_answer_names_it(
         shot("phone-pdf")
         person.choose(EXAMPLES / "cards.jpg")
         assert not person.one(".vs-leaf").is_displayed() and not person.all(".vs-turn")
+        person.choose(tmp_path / "three.pdf")
+        assert person.one(".vs-leaf").is_displayed()
+        person.one(".vs-example").click()
+        person.wait(lambda: person.text(".vs-message") == "Press Ask.", "the example")
+        assert not person.one(".vs-leaf").is_displayed(), "an example has no pages"
         assert person.problems() == []
 
 

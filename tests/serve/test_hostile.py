@@ -19,6 +19,9 @@ import pytest
 from PIL import Image
 from serve_help import Looker, Running, as_data_url, data_url, question
 
+from viscot_core.serve.errors import ApiError
+from viscot_core.serve.images import count_pages
+
 Serve = Callable[..., Running]
 START = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
 TEXT_ONLY = {"messages": [{"role": "user", "content": "Who?"}]}
@@ -321,3 +324,9 @@ def test_base64_with_line_breaks_is_refused_rather_than_guessed(here: Running) -
     Image.new("RGB", (60, 60)).save(file, "PNG")
     wrapped = base64.encodebytes(file.getvalue()).decode()
     assert here.post(asked("data:image/png;base64," + wrapped)).status_code == 400
+
+
+def test_the_pages_of_a_bomb_are_not_counted_and_the_limit_is_named() -> None:
+    with pytest.raises(ApiError, match="more than 40,000,000 pixels") as found:
+        count_pages(png_that_claims(60_000, 60_000), max_pixels=40_000_000)
+    assert found.value.status == 413

@@ -94,7 +94,7 @@ class Page:
             if len(data) > MAX_BYTES:
                 raise ApiError(413, f"The file is larger than {MAX_BYTES // 10**6} MB.", "too_large")
             with self._decoders:
-                pages = count_pages(data)
+                pages = count_pages(data, max_pixels=MAX_PIXELS)
                 page = None if pages is None else 1
                 image = decode(data, max_pixels=MAX_PIXELS, as_seen=True, page=page)
                 again = {} if data.startswith(SHOWN) else {"image": _data_url(image)}

@@ -253,7 +253,7 @@ document.addEventListener("vs-look", ({ detail }) => { // "Show its box", from t
 
 const update = () => {
   const value = props.value || {};
-  if (value.image || value.page) [page, pages] = [value.page || null, value.pages || pages];
+  if (value.image || value.page) [page, pages] = value.page ? [value.page, value.pages || pages] : [null, null];
   if (value.image && value.image !== image.getAttribute("src")) show(value.image);
   if (value.failed) { image.removeAttribute("src"); own = null; [page, pages] = [null, null]; forget(); }
   refresh();

@@ -66,13 +66,13 @@ def size_of(data: bytes, max_pixels: int) -> Size:
     return width, height
 
 
-def count_pages(data: bytes) -> int | None:
+def count_pages(data: bytes, *, max_pixels: int) -> int | None:
     """The pages of a PDF, or of a TIFF of several; None for an image without pages.
 
     Raises:
-        ApiError: 400 if it cannot be read.
+        ApiError: 413 for too many pixels (``max_pixels`` is what the error names), 400 if it cannot be read.
     """
-    with _as_replies(0):
+    with _as_replies(max_pixels):
         file, name = file_of(data)
         count = page_count(file, name)
         return count if count > 1 or is_pdf(file) else None
