@@ -126,6 +126,19 @@ def test_kills_at_every_step_of_a_new_folder(tmp_path: Path, there: str) -> None
     pytest.fail("it never came to its end")
 
 
+@pytest.mark.parametrize("lock", ["out/.new.lock", ".out.lock"])
+def test_a_lock_that_a_kill_left_at_a_complete_folder_goes(tmp_path: Path, lock: str) -> None:
+    """Killed between the last move and the end of the lock: the folder is complete, the lock is nobody's."""
+    out = tmp_path / "out"
+    with atomic_folder(out) as building:
+        (building / "one").write_text("1")
+    (tmp_path / lock).touch()
+    with pytest.raises(UsageError, match="is not empty"), atomic_folder(out):
+        pass
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == ["out", "out/one"]
+
+
 def test_what_others_put_into_a_half_filled_folder_is_kept(tmp_path: Path) -> None:
     """A killed call had moved one of its two files; a user has since written another of its names."""
     half = tmp_path / ".new.partial"

@@ -81,7 +81,7 @@ def sole_writer(path: Path) -> Iterator[None]:
     Raises:
         UsageError: another process holds it.
     """
-    lock = path.with_name(f".{path.name}{_LOCK}")
+    lock = _lock_of(path)
     with locked_file(lock, wait=False) as file:
         if file is None:
             raise UsageError(f"Another process is writing {path}; wait for it, or give another --out.")
@@ -89,6 +89,10 @@ def sole_writer(path: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}{_LOCK}")
 
 
 @contextmanager
@@ -115,12 +119,13 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         UsageError: ``folder`` is not empty, or another process is writing it.
     """
     place = folder.resolve()
-    inside = place.is_dir() and not (replace and _used(place))
+    used = place.exists() and _used(place)
+    # With remains of a killed call, what else is there may be that call's.
+    inside = place.is_dir() and (not used or (not replace and _has_remains(place / "new")))
     name = place / "new" if inside else place
-    building = name.with_name(f".{name.name}{_PARTIAL}")
+    building = _building_of(name)
     taken = f"{folder} is not empty; give a new folder with --out."
-    # With remains of a killed call in it, what else is there may be that call's.
-    if place.exists() and not replace and _used(place) and not building.exists():
+    if used and not replace and not _has_remains(name):
         raise UsageError(taken)
     with folder_for(place), sole_writer(name):
         _remove_unfinished(building, place)
@@ -136,6 +141,14 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
                 _swap(building, place)
         finally:
             _remove_unfinished(building, place)
+
+
+def _building_of(name: Path) -> Path:
+    return name.with_name(f".{name.name}{_PARTIAL}")
+
+
+def _has_remains(name: Path) -> bool:
+    return _building_of(name).exists() or _lock_of(name).exists()
 
 
 def _used(place: Path) -> bool:
