@@ -16,7 +16,7 @@ import atexit, ctypes, os
 if os.environ["RANK"] == "1":
     # The last of all at an exit. It keeps Python's lock while the other rank's part arrives, and Python shuts
     # down as soon as it returns.
-    atexit.register(ctypes.PyDLL(None).usleep, 900_000)
+    atexit.register(ctypes.PyDLL(None).usleep, 3_000_000)
 import sys, time
 import torch
 from torch import distributed
@@ -33,9 +33,9 @@ distributed.barrier()
 if ranks.rank() == 1:
     send()
 else:
-    time.sleep(0.4)
+    time.sleep(1.5)
     send()
-    time.sleep(1)
+    time.sleep(2.5)
 print("rank", ranks.rank(), "is done")
 if "leave" in sys.argv:
     ranks.leave()
@@ -58,5 +58,6 @@ def test_a_process_that_leaves_does_not_crash_over_what_still_arrives(tmp_path: 
 
 def test_a_process_that_does_not_leave_shows_the_crash(tmp_path: Path) -> None:
     """Where this no longer fails, torch has mended it, and `leave` may end as other functions do."""
-    done = run_job(tmp_path)
-    assert done.returncode != 0 and "terminate called" in done.stderr, "torch ends properly now"
+    # A machine that is busy for seconds may miss the moment.
+    seen = (run_job(tmp_path).stderr for _ in range(4))
+    assert any("terminate called" in words for words in seen), "torch ends properly now"
