@@ -69,8 +69,8 @@ def prefs(
         why = f"; {counts.reasons[0]}" if counts.reasons else ""
         raise DataError(
             f"No pair came of {counts.items} items: {counts.equal} have looks that earn the same, "
-            f"{counts.failed} failed and {counts.unknown} could not be scored{why}. A higher --temperature "
-            "or more --boxes give looks that differ."
+            f"{counts.failed} failed and {counts.unknown} have no whole reply that could be scored{why}. "
+            "A higher --temperature or more --boxes give looks that differ."
         )
     console.out(f"{out}: {write_pairs(out, pairs)} pairs of {counts.items} items")
     if counts.equal:
@@ -78,4 +78,6 @@ def prefs(
     for reason in counts.reasons[:5]:
         console.say(f"failed: {reason}")
     if counts.failed or counts.unknown:
-        raise PartlyDone(f"{counts.failed} items failed and {counts.unknown} could not be scored.")
+        raise PartlyDone(
+            f"{counts.failed} items failed and {counts.unknown} have no whole reply that could be scored."
+        )

@@ -1,7 +1,7 @@
 """VLMEvalKit's own code reads and scores our TSV, where it is installed; and its reader of letters is ours.
 
-`make vlmevalkit` installs it into ``.vlmevalkit``, or ``VISCOT_VLMEVALKIT`` names a Python that has it and neither
-torch nor transformers.
+`make vlmevalkit` installs it into ``.vlmevalkit``, or ``VISCOT_VLMEVALKIT`` names a Python that has it and
+neither torch nor transformers.
 """
 
 from __future__ import annotations

@@ -99,6 +99,9 @@ def test_a_reply_that_was_cut_is_never_preferred(tmp_path: Path) -> None:
     cut = Generation("fox", 3, False, truncated=True)
     ((pair,), _, _) = pairs([item(tmp_path)], GOOD, POOR, BAD, cut, "fox", "dog")
     assert pair.chosen[0].content == POOR
+    looks = [Generation(box, 20, False, truncated=True) for box in (GOOD, POOR, BAD)]
+    found, counts, _ = pairs([item(tmp_path)], *looks, "fox", "fox", "dog")
+    assert not found and counts.unknown == 1
     # The region's words go on behind the box until the limit cuts them; the answer after them is whole.
     rambling = Generation(f"{GOOD} because the", 20, False, truncated=True)
     ((pair,), _, _) = pairs([item(tmp_path)], rambling, POOR, BAD, "fox", "fox", "dog")

@@ -67,7 +67,8 @@ class ItemLooks:
 
 @dataclass
 class PairCounts:
-    """What became of the items: pairs made, items whose looks all earn the same, unknown or failed ones."""
+    """What became of the items: pairs made, those whose looks all earn the same, those without a whole
+    reply of known reward (``unknown``), and failed ones."""
 
     items: int = 0
     pairs: int = 0
@@ -176,10 +177,10 @@ def pair_of_looks(found: ItemLooks, counts: PairCounts, *, margin: float) -> Pre
         counts.reasons.append(f"{found.item.name}: {found.error}")
         return None
     known = [(look, look.earned.total) for look in found.looks if look.earned.total is not None]
-    if not known:
+    whole = [(look, total) for look, total in known if not look.cut]
+    if not whole:
         counts.unknown += 1
         return None
-    whole = [(look, total) for look, total in known if not look.cut] or known
     best, most = max(whole, key=lambda one: one[1])
     worst, least = min(known, key=lambda one: one[1])
     if most - least < margin or best.text == worst.text:
