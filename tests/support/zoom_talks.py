@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scripted_engine import ScriptedEngine
 
 from viscot_core.boxes.geometry import Window
 from viscot_core.conversation import ToolCall, with_calls
 from viscot_core.images.view import View, view_of
+from viscot_core.policies.base import Answer, Question
+from viscot_core.policies.dialects.known import dialect
+from viscot_core.policies.zoom import Zoom
+from viscot_core.rollout import run
 
 
 def noise(width: int, height: int, seed: int = 1) -> View:
@@ -110,3 +115,10 @@ TALKS: dict[str, tuple[list[str], str, list[Window], list[tuple[int, int]]]] = {
         [(500, 400), (250, 200)],
     ),
 }
+
+
+def talk(name: str, *replies: str, view: View = VIEW, looks: int = 6, **more: Any) -> Answer:
+    engine = ScriptedEngine(*replies)
+    (answer,) = run(Zoom(dialect(name), looks, **more), engine, [Question("What is it?", (view,))])
+    assert answer.error is None
+    return answer
