@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -232,3 +233,15 @@ def test_a_model_larger_than_the_memory_is_not_loaded() -> None:
     with pytest.raises(EngineError, match=r"huge takes 1,000,000 GB of weights, and .* of memory are free"):
         model.ready()
     model.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "left"), [("*", "*"), ("a.b", "a.b,127.0.0.1,localhost,::1"), ("", "127.0.0.1,localhost,::1")]
+)
+def test_the_page_is_asked_past_a_proxy(monkeypatch: pytest.MonkeyPatch, given: str, left: str) -> None:
+    """A "*" already says so of every host, and only where it stands alone."""
+    page = pytest.importorskip("viscot_core.demo.page")
+    monkeypatch.setenv("no_proxy", given)
+    monkeypatch.setenv("NO_PROXY", given)
+    page._no_proxy_for("::1")
+    assert os.environ["NO_PROXY"] == left

@@ -94,7 +94,7 @@ class DemoModel:
         if self._weights > (free := free_memory()):
             raise EngineError(
                 f"{self.label} takes {self.memory}, and {_gigabytes(free)} of memory are free; "
-                "try a smaller model, or start viscot demo with fewer models."
+                "try --dtype bf16, --load-in 4bit, a smaller model or fewer models."
             )
 
     def close(self) -> None:

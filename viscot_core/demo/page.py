@@ -323,5 +323,7 @@ def launch(blocks: gr.Blocks, host: str, port: int, *, block: bool = True) -> No
 def _no_proxy_for(host: str) -> None:
     """Gradio asks its own page before it serves it: a proxy cannot answer for this machine."""
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if given.strip() == "*":  # no proxy for anything; beside other names it would lose that meaning
+        return
     names = dict.fromkeys([*given.split(","), "127.0.0.1", "localhost", host])
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, names))
