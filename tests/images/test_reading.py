@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,20 @@ def test_of_large_images_and_crops_our_limit_decides_alone(tmp_path: Path) -> No
     command = [sys.executable, "-c", LARGE, str(tmp_path / "large.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("{(40, 30)}\n", "")
+
+
+def test_threads_that_open_files_leave_warnings_as_they_were(tmp_path: Path) -> None:
+    """Python's filters are the process's: a second reader must not put back the first one's silence."""
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    for path in (first, second):
+        Image.new("RGB", (9, 7)).save(path)
+    before = list(warnings.filters)
+    with images._opened(first, "first") as one:
+        with images._opened(second, "second"):
+            warnings.warn("damaged", UserWarning, stacklevel=1)
+            ended = images._opened(first, "first again")
+            ended.__enter__()
+        one.load()
+    assert list(warnings.filters) != before
+    ended.__exit__(None, None, None)
+    assert list(warnings.filters) == before

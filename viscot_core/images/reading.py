@@ -7,6 +7,7 @@ decoder raises.
 from __future__ import annotations
 
 import io
+import os
 import re
 import stat
 import sys
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -188,15 +190,53 @@ def page_count(source: Path | BinaryIO, name: str | None = None) -> int:
         return len(_pages(image, _MOST_PAGES))
 
 
+class _Silent:
+    """No warnings while any thread decodes an image.
+
+    Their filters are the process's: of threads that each set them and put them back, the last one would put
+    back another's, and the process would stay silent.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._decoding = 0
+        self._filters = warnings.catch_warnings()
+        os.register_at_fork(after_in_child=self._alone)
+
+    def _alone(self) -> None:
+        """In a forked child, which has none of the other threads."""
+        self._lock = Lock()
+        if self._decoding:
+            self._decoding = 0
+            self._filters.__exit__(None, None, None)
+
+    @contextmanager
+    def warnings(self) -> Iterator[None]:
+        with self._lock:
+            if self._decoding == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._decoding += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._decoding -= 1
+                if self._decoding == 0:
+                    self._filters.__exit__(None, None, None)
+
+
+_silent = _Silent()
+
+
 @contextmanager
 def _opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     """The image of a file, nothing decoded yet; whatever is raised in the block becomes an ``ImageError``."""
     try:
-        with warnings.catch_warnings():
-            # Of large images our limit decides, of damaged ones the errors.
-            warnings.simplefilter("ignore")
-            with Image.open(source, formats=tuple(accepted())) as image:
-                yield image
+        # Of large images our limit decides, of damaged ones the errors.
+        with _silent.warnings(), Image.open(source, formats=tuple(accepted())) as image:
+            yield image
     except ImageError:
         raise
     except Exception as error:  # damaged files make decoders raise what they please
