@@ -9,7 +9,7 @@ from rollout_questions import BOX, COT, DIRECT, question
 from scripted_engine import ScriptedEngine
 
 from viscot_core.ask import VisualCoT
-from viscot_core.engines.base import Sampling
+from viscot_core.engines.base import Sampling, draw_of
 from viscot_core.rollout import run, stream
 
 WARM = Sampling(1.0)
@@ -24,13 +24,21 @@ def test_draws_of_one_question_are_asked_one_by_one() -> None:
 
 
 def test_a_question_has_one_number_whatever_is_asked_together() -> None:
-    """In all its steps, with one, two or all questions open."""
+    """In all its steps, with one, two or all questions open; no other question has it."""
     asked = [question("A?"), question("B?"), question("A?"), question("A?")]
+    found = []
     for width in (1, 2, None):
         engine = ScriptedEngine(*[BOX] * 8)
         list(stream([(COT, each) for each in asked], engine, width=width, sampling=WARM))
-        seen = [(request.messages[0].text.lower().count("a?"), request.draw) for request in engine.requests]
-        assert sorted(seen) == sorted([(0, 0), (1, 0), (1, 1), (1, 2)] * 2), width
+        seen = [
+            (request.messages[0].text.lower().count("a?"), request.draw or 0) for request in engine.requests
+        ]
+        assert [sorted(seen).count(each) for each in set(seen)] == [2] * 4, width
+        assert len({draw for _, draw in seen}) == 4
+        found.append(set(seen))
+    assert found[0] == found[1] == found[2]
+    # Written down: the same on every machine, in every process.
+    assert draw_of("A?", 1) == 335047628
 
 
 def test_a_question_that_says_which_draw_it_is_needs_no_counting() -> None:
@@ -42,13 +50,16 @@ def test_a_question_that_says_which_draw_it_is_needs_no_counting() -> None:
 
 
 def test_a_question_that_is_asked_again_is_another_draw() -> None:
-    engine = ScriptedEngine(*["x"] * 4, deterministic=False)
+    engine = ScriptedEngine(*["x"] * 5, deterministic=False)
     image = Image.new("RGB", (64, 48))
     cot = VisualCoT(engine, strategy="direct")
     for text in ("A?", "A?", "B?"):
         cot.ask(image, text)
     VisualCoT(engine, strategy="direct").ask(image, "A?")
-    assert [request.draw for request in engine.requests] == [0, 1, 0, 0]
+    first, again, other, anew = (request.draw for request in engine.requests)
+    assert first == anew and len({first, again, other}) == 3
+    cot.ask(Image.new("RGB", (48, 64)), "A?")
+    assert engine.requests[-1].draw not in (first, again, other), "another image"
 
 
 def test_equal_texts_have_no_draws() -> None:

@@ -94,7 +94,7 @@ class Running:
     limit: Annotated[
         int | None, typer.Option(min=1, help="Questions of each data set, drawn by --seed [all].")
     ] = None
-    seed: Annotated[int, typer.Option(help="Seed of --limit and of random boxes.")] = 0
+    seed: Annotated[int, typer.Option(help="Seed of whatever is drawn: --limit, random boxes, sampling.")] = 0
     skip_missing: SkipMissing = False
     batch_size: Annotated[str, typer.Option(help="Prompts that run together; auto finds what fits.")] = "auto"
     max_new_tokens: MaxNew = 128

@@ -132,7 +132,7 @@ class ModelOptions(WhoAnswers):
     max_new_tokens: MaxNew = 128
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0
     top_p: Annotated[float, typer.Option(help="Nucleus of sampling, with a temperature.")] = 1.0
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0
+    seed: Annotated[int, typer.Option(help="Seed of sampling; each question draws apart.")] = 0
     extra_body: ExtraBody = None
     image_format: ImageFormat = "png"
     image_quality: ImageQuality = 90

@@ -38,8 +38,8 @@ class VisualCoT:
     ``wording`` says how the model is spoken to and how it writes boxes, ``zoom`` how it calls the zoom tool;
     without them, as viscot's models do. ``strategy`` is for questions that name none.
 
-    Where the engine samples, a question that is asked again is another draw: the same calls in the same order
-    give the same answers.
+    Where the engine samples, each question draws with numbers of its own, and one that is asked again with
+    other ones: the same calls in the same order give the same answers.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class VisualCoT:
         All images and questions are checked first, and a wrong one raises as in ``ask``. A question that the
         engine cannot answer has ``error`` set; the others have their answers. ``logprobs`` asks a server too
         how likely the words are (``Answer.answer_probability``); a model on this machine tells it anyway.
-        ``draws`` says which draw each one is where the engine samples; without, equal ones are counted.
+        ``draws`` says which numbers each one draws with where the engine samples (``Question.draw``).
         """
         strategy = strategy or ("cot" if box is not None else self.strategy)
         policy = policy_for(

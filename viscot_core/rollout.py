@@ -71,9 +71,10 @@ def run(
     question ends with the error ``CANCELLED``. ``said`` are the first turns of questions that were begun
     earlier, as ``on_turn`` was told them: they are not asked again.
 
-    ``sampling`` is how tokens are chosen, instead of the engine's own way. The n-th of equal questions draws
-    with the seed n further on, whichever are open together; ``draws`` counts them over several calls. A
-    question that says which one it is (``Question.draw``) is not counted.
+    ``sampling`` is how tokens are chosen, instead of the engine's own way. Each question draws with numbers
+    of its own, whichever are open together: they follow from its words, its images and how often it was asked
+    before; ``draws`` counts that over several calls. A question that says which draw it is
+    (``Question.draw``) keeps to it.
     ``logprobs`` asks how likely the words were; without it they are asked for where that costs nothing (an
     engine that is not paid).
 

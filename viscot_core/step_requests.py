@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from viscot_core.conversation import answer_so_far, final_words
-from viscot_core.engines.base import DrawCount, Engine, Generation, Request, Sampling
+from viscot_core.engines.base import DrawCount, Engine, Generation, Request, Sampling, draw_of
 from viscot_core.policies.base import Step
 
 OnText = Callable[[int, str], None]
@@ -37,7 +37,12 @@ class StepRequests:
         """Say which draw a question is, by its first step, where its texts depend on chance."""
         if not self._repeats(first):
             drawn = first.question.draw
-            self.numbers[question] = self.draws.next(_key(first), self.sampling) if drawn is None else drawn
+            self.numbers[question] = self._counted(first) if drawn is None else drawn
+
+    def _counted(self, first: Step) -> int:
+        """Questions with other words or images draw other numbers, and the n-th of equal ones its own."""
+        asked, before = first.question, self.draws.next(_key(first), self.sampling)
+        return draw_of(asked.text, *(view.key for view in asked.images), before)
 
     def generate(self, steps: Mapping[int, Step], asked: set[int]) -> dict[int, Generation]:
         """A generation for each open step; equal steps are asked once, and all their questions get the text.

@@ -7,6 +7,8 @@ policies. One runs transformers' models on this machine (``transformers/``), one
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 import threading
@@ -75,6 +77,15 @@ def thinking_identity(thinking: bool | None) -> dict[str, str]:
     return {} if thinking is None else {"thinking": "on" if thinking else "off"}
 
 
+def draw_of(*key: str | int) -> int:
+    """A ``Request.draw`` that only ``key`` decides, so that requests with other keys draw other numbers.
+
+    It is added to a run's seed; both together fit the 32 bits that some servers keep of a seed.
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1
+
+
 class DrawCount:
     """Numbers equal questions in the order in which they are asked, from 0; for any number of threads."""
 
@@ -111,8 +122,9 @@ class Request:
     ``stop`` are texts that end the answer and are no part of it.
 
     ``sampling`` is how tokens are chosen; without it, as the engine was opened, which is greedy if nothing
-    was said. Equal requests of one ``generate`` are so many draws: the n-th one draws with ``seed + n``. Who
-    asks equal ones in several calls counts them himself: ``draw`` is n, whatever else is in the call.
+    was said. Equal requests of one ``generate`` are so many draws: the n-th one draws with ``seed + n``, and
+    other requests with the same numbers. Who wants other ones, or asks in several calls, says ``draw``
+    (``draw_of``), which stands for n.
 
     ``logprobs`` asks for each new token's probability, ``top_logprobs`` for so many of the likeliest first
     tokens (a policy reads there how likely "yes" is). Neither changes the text. What an engine cannot tell

@@ -10,6 +10,7 @@ from PIL import Image
 
 from viscot_core.ask import Strategy, VisualCoT, box_in
 from viscot_core.data.traces.trace import Trace, trace_of
+from viscot_core.engines.base import draw_of
 from viscot_core.errors import ImageError, UsageError
 from viscot_core.images.reading import file_of, image_size, open_image
 from viscot_core.infer.items import InferItem
@@ -123,11 +124,16 @@ def _ask_batch(
         max_new_tokens=max_new_tokens,
         box=box,
         logprobs=logprobs,
-        draws=[batch[number].draw for number in images],
+        draws=[_draw(batch[number]) for number in images],
     )
     for number, answer in zip(images, answers, strict=True):
         results[number] = _result(batch[number], strategy, answer, box)
     return [results[number] for number in range(len(batch))]
+
+
+def _draw(item: InferItem) -> int:
+    """Which numbers an item draws with: its own, whatever is asked beside it or was answered before."""
+    return draw_of(str(item.image), item.page or 0, item.question, item.draw or 0)
 
 
 def _batches(items: Sequence[InferItem], batch_size: int | None) -> Iterator[list[InferItem]]:

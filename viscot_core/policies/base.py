@@ -36,8 +36,8 @@ class Question:
     ``stop`` limit the answer, not the words of a region. What chance decides is drawn from ``seed``, and
     ``other`` is a region of another question; only a policy that replaces crops reads them.
 
-    ``draw`` says which of equal questions this is, from 0, where texts depend on chance; None: the rollout
-    counts them itself.
+    ``draw`` says which random numbers it draws with, where texts depend on chance (``Request.draw``); None:
+    the rollout gives each question its own.
     """
 
     text: str

@@ -6,17 +6,27 @@ import pickle
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from viscot_core.addresses import without_password
 from viscot_core.engines.base import Counting, Engine, Sampling, Served
 from viscot_core.engines.open import EngineOptions, codec_for, known_codec, open_engine, weights_hash
 from viscot_core.runs.answering import Continuing, answer_queries, answer_stream
 from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
-from viscot_core.runs.records import RunInfo
+from viscot_core.runs.records import RUN_FILE, RunInfo, read_run
 from viscot_core.runs.shards import check_gpus, device_of, shard_of
 from viscot_core.runs.tally import Tally
 from viscot_core.runs.turns import TURNS_FILE, Turns
-from viscot_core.tasks.base import Chosen, check_attention, engine_codec, needs_boxes, wording_of
+from viscot_core.tasks.base import (
+    BY_ITEM,
+    DRAWS,
+    Chosen,
+    Settings,
+    check_attention,
+    engine_codec,
+    needs_boxes,
+    wording_of,
+)
 
 
 def evaluate(
@@ -40,7 +50,7 @@ def evaluate(
     check_attention(task, engine.traits, {})
     benchmark = task.load()
     codec = codec_for(engine) if needs_boxes(task) else known_codec(engine)
-    settings = task.settings(codec)
+    settings = _as_drawn(task, task.settings(codec), out, sampling)
     sizes = engine_codec(task, codec)
     shard, traits = shard_of(), engine.traits
     plan = RunPlan(
@@ -93,3 +103,13 @@ def evaluate(
     if shard.is_alone and not info.counts["pending"] and not info.counts["failed"]:
         (out / TURNS_FILE).unlink(missing_ok=True)
     return info, tally
+
+
+def _as_drawn(task: Chosen, settings: Settings, out: Path, sampling: Sampling | None) -> dict[str, Any]:
+    """The settings with how random numbers are drawn: as in the folder, or in the run that ``task`` goes on
+    with; in a new run each question has its own."""
+    if sampling is not None and not sampling.greedy and not isinstance(task, Continuing):
+        settings = {**settings, DRAWS: BY_ITEM}
+    if (out / RUN_FILE).exists() and DRAWS not in read_run(out).settings:
+        settings = {name: value for name, value in settings.items() if name != DRAWS}
+    return dict(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from viscot_core.ask import policy_for, prepare_question
@@ -106,7 +107,7 @@ def _ask(
     (answer,) = run(
         policy,
         session,
-        [question],
+        [replace(question, draw=0)],  # with the client's own seed
         on_text=None if on_text is None else lambda _, text: on_text(text),
         on_look=lambda _, look: on_look(look),
         cancelled=session.is_stopped,

@@ -17,7 +17,7 @@ from viscot_core.boxes.attention_map import AttentionOf
 from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Box, BoxStatus, Size, hull, iou
 from viscot_core.boxes.registry import codec
-from viscot_core.engines.base import Traits
+from viscot_core.engines.base import Traits, draw_of
 from viscot_core.errors import UsageError, check_choice
 from viscot_core.images.view import View
 from viscot_core.policies import wording
@@ -30,6 +30,10 @@ Settings = Mapping[str, Any]
 Facts = dict[str, Any]
 """Fields of an answer's line in ``predictions.jsonl``."""
 MAX_NEW_TOKENS = 128
+DRAWS = "draws"
+"""The setting of a run that samples: how its questions come to their random numbers."""
+BY_ITEM = "item"
+"""Each question has its own. In runs that do not say it, all questions of a repeat had the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,12 @@ class Item:
         """``docvqa:17``: how a person names an item."""
         return f"{self.dataset}:{self.question_id}"
 
-    @property
-    def draw(self) -> int:
-        """Which of the repeats of its question it is, from 0: each is a draw of its own."""
-        return int(self.facts.get("repeat", 1)) - 1
+    def draw(self, settings: Settings) -> int:
+        """Which numbers it draws with (``Question.draw``): its own, or in older runs those of its repeat."""
+        repeat = int(self.facts.get("repeat", 1))
+        if settings.get(DRAWS) == BY_ITEM:
+            return draw_of(self.dataset, str(self.question_id), repeat)
+        return repeat - 1
 
     @property
     def box_square(self) -> Box | None:
@@ -118,7 +124,9 @@ class Strategy:
     def question(self, item: Item, view: View, settings: Settings) -> Question:
         """The question of ``item`` as the policy takes it."""
         box, words = self.region(item, settings) if self.region else (None, None)
-        return Question(item.question, (view,), box, words, max_new_tokens(settings), draw=item.draw)
+        return Question(
+            item.question, (view,), box, words, max_new_tokens(settings), draw=item.draw(settings)
+        )
 
     def said(self, box_text: str | None, answer: str | None) -> list[str]:
         """The model's own texts on record, in order, up to the first that is missing (for ``replay``)."""

@@ -23,7 +23,7 @@ from viscot_core.rollout import Turn
 from viscot_core.runs.audit.recorded import Recorded, last_crops, looked, said_before_look
 from viscot_core.runs.audit.strategies import AloneStrategy, drawn, replaced
 from viscot_core.runs.records import Key, Prediction
-from viscot_core.tasks.base import Benchmark, Facts, Item, Settings, Strategy
+from viscot_core.tasks.base import BY_ITEM, DRAWS, Benchmark, Facts, Item, Settings, Strategy
 
 DIRECT = "direct"
 """The strategy without a look, with which the answers are compared."""
@@ -111,6 +111,9 @@ class Audit:
         """Those of the run, and how its crops are replaced."""
         kept = {n: v for n, v in self.recorded.info.settings.items() if n not in ("engine", "prompts")}
         drawn_at = {"temperature": self.temperature} if self.samples else {}
+        # A replay draws with the numbers of the run; only one without any may choose.
+        if self.samples and self.recorded.sampling.greedy:
+            kept[DRAWS] = BY_ITEM
         audit = {"seed": self.seed, "strategies": list(self.recorded.audited), **drawn_at}
         return {**kept, "audit": audit}
 
