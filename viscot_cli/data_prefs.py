@@ -54,7 +54,7 @@ def prefs(
         items = [items[number] for number in spread(len(items), limit)]
     temperature = model_options.temperature or 1.0
     sampling = Sampling(temperature, model_options.top_p, model_options.seed)
-    cot = replace(model_options, temperature=0.0).open(batch_size)
+    cot = replace(model_options, temperature=0.0).open(batch_size, fused=True)
     if not cot.engine.traits.samples:
         raise UsageError("This server does not take a temperature, so all looks would be the same.")
     two_turn = TwoTurn(cot.wording, cot.crop_policy, box_tokens=model_options.max_new_tokens)

@@ -140,7 +140,14 @@ class ModelOptions(WhoAnswers):
     whole_images: WholeImages = False
     protocol: Protocol = "paper"
 
-    def open(self, batch_size: int = 8, *, boxes: bool = True, zoom: ZoomOptions | None = None) -> VisualCoT:
+    def open(
+        self,
+        batch_size: int = 8,
+        *,
+        boxes: bool = True,
+        zoom: ZoomOptions | None = None,
+        fused: bool = False,
+    ) -> VisualCoT:
         """The model, ready to be asked; see ``open_model``."""
         from viscot_core.engines.base import Sampling
         from viscot_core.hardware import return_large_blocks
@@ -153,7 +160,7 @@ class ModelOptions(WhoAnswers):
         )
         sampling = Sampling(self.temperature, self.top_p, self.seed)
         options = self.options(batch_size, api)
-        return open_model(options, sampling, boxes=boxes, zoom=zoom, protocol=self.protocol)
+        return open_model(options, sampling, boxes=boxes, zoom=zoom, protocol=self.protocol, fused=fused)
 
 
 def image_form(format: str, quality: int, max_side: int | None, whole: bool) -> ImageForm:
@@ -170,10 +177,12 @@ def open_model(
     boxes: bool = True,
     zoom: ZoomOptions | None = None,
     protocol: str = "paper",
+    fused: bool = False,
 ) -> VisualCoT:
     """Load a model, or reach its server; without a name the bundled one, with a line that says what it knows.
 
-    With ``zoom`` the loop shows the model images of its own sizes, so the engine changes none.
+    With ``zoom`` the loop shows the model images of its own sizes, so the engine changes none. ``fused`` is
+    for many questions, as ``open_engine`` says.
 
     Raises:
         UsageError: also where nothing says how the model writes boxes (``--box-format`` does), and it will be
@@ -197,7 +206,7 @@ def open_model(
             f"No --model: using the bundled {BUNDLED}, which only knows viscot's synthetic images; "
             f"for real ones: --model {RECOMMENDED}"
         )
-    engine = open_engine(options, sampling, codec=None if loop else codec)
+    engine = open_engine(options, sampling, codec=None if loop else codec, fused=fused)
     return VisualCoT(engine, wording=Wording(codec, words) if codec else None, zoom=loop)
 
 

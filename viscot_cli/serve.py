@@ -71,7 +71,7 @@ def serve(
     with listen(host, port) as listening:  # a port in use is reported before a model is loaded
         asked = who.options(batch_size)
         zoom = zoom.for_model(asked)
-        cot = open_model(asked, protocol=protocol, zoom=zoom)
+        cot = open_model(asked, protocol=protocol, zoom=zoom, fused=True)
         options = replace(options, zoom=loop_beside_cot(zoom, cot), strategy=strategy_of(zoom))
 
         def on_ready() -> None:

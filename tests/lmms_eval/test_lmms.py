@@ -161,7 +161,7 @@ def viscot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any
     rows = docs(write_root(tmp_path / "made"))
 
     def make(engine: FakeEngine | None = None, **args: Any) -> Any:
-        monkeypatch.setattr(model, "open_engine", lambda _, codec: engine or FakeEngine())
+        monkeypatch.setattr(model, "open_engine", lambda _, **__: engine or FakeEngine())
         made = model.Viscot(device="cpu", batch_size=2, **args)
         made.task_dict = {"made": {"test": rows}}
         return made

@@ -1,7 +1,7 @@
 """Every figure that only a GPU can give, from random weights of the real shapes, in one run of some minutes.
 
     python tests/performance/gpu.py [--minutes 8] [--only a,b,c,d,e,f,g] [--size 7b|toy] [--device cuda|cpu]
-        [--ways graphs,static,growing] [--no-profile]
+        [--ways graphs,static,growing,unfused] [--no-profile]
 
 a  the benchmark of two-turn questions end to end, items/s and where the time goes, beside the counted limit
 b  referring expressions a second, nine an image
@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--answer-tokens", type=int, default=6)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument(
-        "--ways", default="graphs", help="of decoding: graphs,static,growing; the first for all"
+        "--ways",
+        default="graphs",
+        help="of decoding: graphs,static,growing,unfused (graphs of plain kernels); the first for all",
     )
     parser.add_argument("--no-profile", action="store_true", help="sections a and b without a device profile")
     given = parser.parse_args()

@@ -17,12 +17,16 @@ from viscot_core.engines.open import EngineOptions
 from viscot_core.images.view import crop
 from viscot_core.policies.base import Answer, Look, Question, Step, answer_step
 from viscot_core.policies.wording import Wording
+from viscot_core.runs.audit.audit_task import Audit
+from viscot_core.runs.audit.recorded import Recorded
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.records import read_predictions, read_run
 from viscot_core.runs.replay import replay_item
 from viscot_core.tasks import registry
 from viscot_core.tasks.base import Benchmark, Facts, Item, Settings, Strategy, wording_of
-from viscot_core.tasks.visual_cot.task import load_visual_cot
+from viscot_core.tasks.visual_cot.task import VisualCot, load_visual_cot
+
+OPTIONS = EngineOptions(model="made", box_format="viscot")
 
 
 @dataclass(frozen=True)
@@ -114,3 +118,33 @@ def test_what_is_on_record_is_enough_to_go_on(
     assert tally.finished == 0
     assert read_run(tmp_path) == after
     assert after.settings == before.settings
+
+
+def test_a_run_goes_on_with_the_kernels_it_was_begun_with(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new one is fused, one from before there were fused kernels is not; so is its audit."""
+    asked: list[bool] = []
+    said = "[0.1, 0.1, 0.5, 0.5]"
+    engine = FakeEngine(lambda prompt: said if "bounding box" in prompt else speak(prompt))
+    plain, fused = engine.identity, {**engine.identity, "kernels": "fused"}
+
+    def opened(*_: object, fused: bool, **__: object) -> FakeEngine:
+        asked.append(fused)
+        engine.identity = {**plain, **({"kernels": "fused"} if fused else {})}
+        return engine
+
+    monkeypatch.setattr("viscot_core.runs.evaluate.open_engine", opened)
+    monkeypatch.setattr("viscot_core.runs.evaluate.weights_hash", lambda _: "0")
+    for name, identity in (("new", fused), ("old", plain)):
+        run = tmp_path / name
+        evaluate(VisualCot(root, ("cot",)), OPTIONS, run)
+        assert asked == [True]
+        info = read_run(run)
+        info.model_copy(update={"settings": {**info.settings, "engine": identity}}).save(run)
+        asked.clear()
+        evaluate(VisualCot(root, ("cot", "direct")), OPTIONS, run)
+        evaluate(Audit(Recorded(run), ("blank",)), OPTIONS, tmp_path / f"{name} audit")
+        assert asked == [identity == fused] * 2
+        assert read_run(tmp_path / f"{name} audit").settings["engine"] == identity
+        asked.clear()

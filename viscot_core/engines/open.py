@@ -212,11 +212,16 @@ def _plain_text(messages: Sequence[Message]) -> str:
 
 
 def open_engine(
-    options: EngineOptions, sampling: Sampling | None = None, *, codec: Codec | None = None
+    options: EngineOptions,
+    sampling: Sampling | None = None,
+    *,
+    codec: Codec | None = None,
+    fused: bool = False,
 ) -> Engine:
     """Load the model or reach the server; without ``sampling``, or at temperature 0, answers are greedy.
 
     ``codec`` (`codec_for`) gives the size that an image is sent in; without it images keep their size.
+    ``fused`` is for many questions: seconds are spent on faster kernels, where ours run the model on a GPU.
 
     Raises:
         CheckpointError, EngineError, UsageError: as ``load_model`` and ``OpenAIEngine`` say.
@@ -262,4 +267,4 @@ def open_engine(
         max_pixels=options.max_pixels,
         thinking=bool(options.thinking),
     )
-    return LocalEngine(loaded, batch_size=options.batch_size, sampling=sampling, resize=resize)
+    return LocalEngine(loaded, batch_size=options.batch_size, sampling=sampling, resize=resize, fused=fused)

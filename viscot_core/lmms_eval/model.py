@@ -106,7 +106,7 @@ class Viscot(lmms):
         check_choice("--model_args protocol", protocol, PROTOCOLS)
         codec = known_codec(options) if self.strategy == "direct" else codec_for(options)
         self.wording = wording_of({"protocol": protocol, "box_format": codec.name if codec else None})
-        self.engine: Engine = open_engine(options, codec=codec)
+        self.engine: Engine = open_engine(options, codec=codec, fused=True)
         self.looks = Path(looks) if looks else None
         self.failures = 0
 

@@ -31,6 +31,11 @@ class Pending:
 class Continuing(Protocol):
     """A task whose questions were begun, or answered, in another run."""
 
+    @property
+    def engine(self) -> Mapping[str, Any]:
+        """The identity of that run's engine."""
+        ...
+
     def check(self, known: Mapping[str, Any], *, same_engine: bool = False) -> None:
         """Raise UsageError where ``known`` (the engine's identity, the prompts) is not that run's.
 

@@ -73,15 +73,15 @@ def evaluate(
         return run_sharded(plan, pickle.dumps((task, engine, out, sampling)), gpus)
 
     engines: list[Engine] = []
+    before = task if isinstance(task, Continuing) else None
 
     def build() -> Built:
         # A server has devices of its own, and finding ours would load torch.
         own = engine if engine.is_server else replace(engine, device=device_of(shard, engine.device))
-        opened = open_engine(own, sampling, codec=sizes)
+        opened = open_engine(own, sampling, codec=sizes, fused=_fused(out, before))
         engines.append(opened)
         check_attention(task, opened.traits, settings)
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
-        before = task if isinstance(task, Continuing) else None
         if before is not None:
             before.check(known, same_engine=plan.same_engine)
         turns = Turns(out) if opened.traits.paid else None
@@ -113,3 +113,10 @@ def _as_drawn(task: Chosen, settings: Settings, out: Path, sampling: Sampling | 
     if (out / RUN_FILE).exists() and DRAWS not in read_run(out).settings:
         settings = {name: value for name, value in settings.items() if name != DRAWS}
     return dict(settings)
+
+
+def _fused(out: Path, before: Continuing | None) -> bool:
+    """Whether kernels are fused: in a new run, and in one that goes on or is replayed as it has them."""
+    if before is not None:
+        return "kernels" in before.engine
+    return not (out / RUN_FILE).exists() or "kernels" in read_run(out).settings.get("engine", {})

@@ -18,8 +18,9 @@ from viscot_core.policies.wording import Wording
 GIB = 2**30
 WORDING = Wording(codec("viscot"))
 BOX = "[0.282, 0.316, 0.794, 0.738]"
-WAYS = ("graphs", "static", "growing")
-"""How the local engine decodes: captured steps, the same steps one by one, a cache that grows."""
+WAYS = ("graphs", "static", "growing", "unfused")
+"""How the local engine decodes: captured steps, the same steps one by one, a cache that grows; or captured
+steps of plain kernels, where the others are fused as in ``bench``."""
 
 Asked = tuple[Request, list[int], list[Any]]
 """A request, its ids, and the images it shows."""
@@ -50,10 +51,10 @@ def open_engine(loaded: Any, batch: int = 0, way: str = "") -> Any:
     """The engine of this machine; batch 0: what fits; a way of ``WAYS``, or as it chooses."""
     from viscot_core.engines.transformers.engine import LocalEngine
 
-    engine = LocalEngine(loaded, batch_size=batch)
+    engine = LocalEngine(loaded, batch_size=batch, fused=way != "unfused")
     if way and engine.prefix is not None:
         on_gpu = engine.model.device.type == "cuda"
-        static = engine.prefix.static_decoder(graphs=on_gpu and way == "graphs")
+        static = engine.prefix.static_decoder(graphs=on_gpu and way in ("graphs", "unfused"))
         engine.prefix.static = None if way == "growing" else static
     return engine
 

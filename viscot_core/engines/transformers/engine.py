@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cache
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,7 @@ from viscot_core.families.inputs import PrefixInputs
 from viscot_core.models.load import LoadedModel
 
 if TYPE_CHECKING:
+    from viscot_core.engines.transformers.fused import FusedKernels
     from viscot_core.engines.transformers.maps import AttentionMaps
     from viscot_core.engines.transformers.prefix import PrefixDecoder
 
@@ -56,6 +58,8 @@ class LocalEngine:
 
     ``reuse`` keeps what was computed of an image for its next prompt (``prefix.py``), where the family allows
     it; the text is the same. ``resize`` gives the size an image is shown in, for models that name pixels.
+    ``fused`` compiles small kernels of a 16-bit model on a GPU (``fused.py``): for who asks more than a few
+    questions, as it takes seconds.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class LocalEngine:
         sampling: Sampling | None = None,
         reuse: bool = True,
         resize: Resize | None = None,
+        fused: bool = False,
     ) -> None:
         if batch_size < 0:
             raise UsageError(f"--batch-size is at least 1, or auto, not {batch_size}.")
@@ -84,6 +89,9 @@ class LocalEngine:
         self._maps = self._attention_maps()
         self._work = Work(training.shape_of_config(self.model.config) if training is not None else None)
         self.prefix = self._prefix_decoder() if reuse else None
+        self.fused: FusedKernels | None = None
+        if fused:
+            self._fuse()
         self._prefix_refused = self.prefix is not None and not self._prefix_is_exact()
 
     @property
@@ -101,6 +109,8 @@ class LocalEngine:
             "sampling": self.sampling.identity,
             # A model whose shared prefix did not pass the check at load says so; all others read it exactly.
             **({"prefix": "off"} if self._prefix_refused else {}),
+            # Sums may round otherwise. Plain kernels have no key, as all runs on record were made with them.
+            **({"kernels": "fused"} if self.fused is not None else {}),
         }
 
     @property
@@ -176,13 +186,11 @@ class LocalEngine:
         """Decode every prompt to its end; those that begin with an image share it."""
         import torch
 
-        from viscot_core.engines.transformers.prefill import fast_products
-
         encoded = self.inputs.encoded
         looking = [prompt for prompt in prompts if prompt.state.request.attention is not None]
         self._maps.read(looking, self.batch_size, self._run)
         prompts = [prompt for prompt in prompts if prompt.state.request.attention is None]
-        with torch.inference_mode(), fast_products(self.model):
+        with torch.inference_mode(), self._faster():
             fitting = [self.prefix is not None and self.prefix.fits(prompt) for prompt in prompts]
             shared = [prompt for prompt, fits in zip(prompts, fitting, strict=True) if fits]
             plain = [prompt for prompt, fits in zip(prompts, fitting, strict=True) if not fits]
@@ -194,6 +202,28 @@ class LocalEngine:
                 self._run(plain[start : start + self.batch_size])
         self._work.add_images(self.inputs.encoded - encoded)
         self._work.add_prompts([*looking, *plain])
+
+    def _faster(self) -> AbstractContextManager[None]:
+        """What makes the model faster while it runs: fused kernels, or on a CPU other products."""
+        from viscot_core.engines.transformers.prefill import fast_products
+
+        return self.fused.active() if self.fused is not None else fast_products(self.model)
+
+    def _fuse(self) -> None:
+        """Compile kernels, unless the model would not gain or a few questions show that they do not work."""
+        from viscot_core.engines.transformers.fused import FusedKernels, worth_fusing
+        from viscot_core.engines.transformers.self_check import check_requests
+
+        if not worth_fusing(self.model):
+            return
+        # Rows about one image, and a row alone. Of two tokens, one comes of the reading and one of a step,
+        # which is not captured: a check reads numbers back.
+        asked = [replace(each, max_new_tokens=2) for each in check_requests()[:3]]
+        self.fused = fused = FusedKernels(self.model)
+        if not fused.works(lambda: self.generate(asked)):
+            self.fused = None
+        self.reset()
+        self._work.clear()
 
     def _attention_maps(self) -> AttentionMaps:
         """What tells where prompts look."""

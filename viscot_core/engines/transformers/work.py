@@ -20,6 +20,10 @@ class Work:
         self._shape = shape
         self.flop = 0.0
 
+    def clear(self) -> None:
+        """Start anew."""
+        self.flop = 0.0
+
     def add_images(self, images: int) -> None:
         """Images that were encoded."""
         if self._shape is not None:

@@ -123,6 +123,11 @@ class Audit:
 
     # -- what the run knows of a query: `runs.answering.Continuing`
 
+    @property
+    def engine(self) -> Mapping[str, Any]:
+        """As the run has it on record."""
+        return self.recorded.engine
+
     def check(self, known: Mapping[str, Any], *, same_engine: bool = False) -> None:
         """Refuse another engine, or other prompts, than those of the run. Raises UsageError."""
         self.recorded.check(known, same_engine=same_engine)

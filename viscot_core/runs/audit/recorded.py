@@ -65,13 +65,19 @@ class Recorded:
         return read_run(self.folder)
 
     @property
+    def engine(self) -> Mapping[str, Any]:
+        """The identity of the engine that was asked."""
+        known: Mapping[str, Any] = self.info.settings.get("engine", {})
+        return known
+
+    @property
     def sampling(self) -> Sampling:
         """How the run chose its tokens: a replay that differed in it too would not be about the crop.
 
         Raises:
             UsageError: the run does not say it in words that this version knows.
         """
-        told = str(self.info.settings.get("engine", {}).get("sampling", GREEDY.identity))
+        told = str(self.engine.get("sampling", GREEDY.identity))
         try:
             return Sampling.of_identity(told)
         except ValueError as error:
