@@ -15,7 +15,7 @@ from PIL import Image
 
 from viscot_core.conversation import Message, answer_turns, direct_turns
 from viscot_core.engines.base import Generation, Request
-from viscot_core.engines.transformers import graphs, static
+from viscot_core.engines.transformers import attention, graphs, static
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.engines.transformers.graphs import StaticDecoder
 from viscot_core.engines.transformers.static import BatchShape, StaticBatch
@@ -89,7 +89,7 @@ def test_the_text_is_the_growing_ways(
 def test_long_questions_that_share_an_image(
     loaded: LoadedModel, requests: list[Request], grown: list[Generation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static, "FOLD_UP_TO", 0)
+    monkeypatch.setattr(static, "attend", attention.merged)
     assert static_engine(loaded).generate(requests) == grown
 
 
@@ -117,8 +117,9 @@ def test_shapes_are_few_and_hold_what_is_asked() -> None:
         48,
     ]
     for own in range(1, 200):
-        shape = BatchShape.around(3, 2, 609, own)
-        assert 0 <= shape.slots - own < 64 and (609 + shape.slots) % 64 == 0
+        alone, shared = BatchShape.around(3, 1, 609, own), BatchShape.around(3, 2, 609, own)
+        assert 0 <= alone.slots - own < 64 and (609 + alone.slots) % 64 == 0
+        assert 0 <= shared.slots - own < 64 and shared.slots % 64 == 0
     assert BatchShape.around(3, 2, 609, 31).rows == 8
     assert BatchShape.around(1, 1, 609, 31).slots == 31 and BatchShape.around(1, 1, 609, 32).slots == 95
 

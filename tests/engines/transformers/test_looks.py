@@ -122,9 +122,11 @@ def test_images_beyond_the_feature_cache_are_encoded_once(
     assert engine.inputs.encoded - before <= len(asked) + 1, "one more tells how many tokens its size takes"
 
 
-@pytest.mark.parametrize("most", [0, 10_000])
-def test_both_ways_to_attend(llava: LoadedModel, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr(attention, "FOLD_UP_TO", most)
+@pytest.mark.parametrize("way", [attention.folded, attention.merged])
+def test_both_ways_to_attend(
+    llava: LoadedModel, monkeypatch: pytest.MonkeyPatch, way: Callable[..., torch.Tensor]
+) -> None:
+    monkeypatch.setattr(attention, "attend", way)
     engine = LocalEngine(llava, batch_size=4)
     plain = LocalEngine(llava, batch_size=1, reuse=False)
     for look in range(4):
@@ -132,12 +134,12 @@ def test_both_ways_to_attend(llava: LoadedModel, monkeypatch: pytest.MonkeyPatch
         assert_same(engine.generate(asked), plain.generate(asked))
 
 
-@pytest.mark.parametrize("fold_up_to", [0, 10_000])
+@pytest.mark.parametrize("way", [attention.folded, attention.merged])
 def test_static_buffers_keep_looks_too(
-    llava: LoadedModel, monkeypatch: pytest.MonkeyPatch, fold_up_to: int
+    llava: LoadedModel, monkeypatch: pytest.MonkeyPatch, way: Callable[..., torch.Tensor]
 ) -> None:
     """As on a GPU: talks at different looks in one batch, one and two about an image, and after a drop."""
-    monkeypatch.setattr(static, "FOLD_UP_TO", fold_up_to)
+    monkeypatch.setattr(static, "attend", way)
     engine = static_engine(llava)
     plain = LocalEngine(llava, batch_size=1, reuse=False)
     read = read_by(engine, monkeypatch)

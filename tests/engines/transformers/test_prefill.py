@@ -45,6 +45,18 @@ def test_keys_are_a_whole_pass_s_and_the_last_layer_does_not_go_on(text: LlamaMo
             assert torch.equal(found[layer, 1], own.values[row])
 
 
+def test_a_layer_without_keys_is_no_layer_to_share(text: LlamaModel) -> None:
+    """(As in models with linear attention.)"""
+    attention = text.layers[1].self_attn
+    whole = attention.forward
+    attention.forward = lambda *_, **named: whole(*_, **{**named, "past_key_values": None})
+    try:
+        with torch.inference_mode(), pytest.raises(ValueError, match="2 of the 3 layers"):
+            keys_and_values(text, {"inputs_embeds": torch.randn(1, 4, 32)})
+    finally:
+        del attention.forward
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @torch.inference_mode()
 def test_products_of_many_rows_are_equal(bias: bool) -> None:

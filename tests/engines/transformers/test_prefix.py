@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,10 @@ def plain(loaded: LoadedModel, requests: list[Request]) -> list[Generation]:
     return LocalEngine(loaded, batch_size=1, reuse=False).generate(requests)
 
 
-@pytest.fixture(params=["folded", "joined"])
+@pytest.fixture(params=["folded", "merged"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Both ways of attending to the prefix."""
-    monkeypatch.setattr(attention, "FOLD_UP_TO", {"folded": 10_000, "joined": 0}[request.param])
+    """Both ways of attending to the prefix, for all lengths."""
+    monkeypatch.setattr(attention, "attend", getattr(attention, request.param))
     yield
 
 
@@ -93,15 +93,65 @@ def test_grouped_query_attention(loaded: LoadedModel) -> None:
     query = torch.randn(rows, heads, s, dim)
     key, value = torch.randn(rows, kv_heads, t, dim), torch.randn(rows, kv_heads, t, dim)
     before = (torch.randn(images, kv_heads, p, dim), torch.randn(images, kv_heads, p, dim))
-    mask = torch.ones(s, t, dtype=torch.bool).tril(t - s)[None, None].repeat(rows, 1, 1, 1)
-    mask[1, :, :, :2] = False
-    ways = [way(query, key, value, *before, mask, 0.3) for way in (attention.folded, attention._joined)]
-    assert torch.allclose(ways[0], ways[1], atol=1e-6)
+    visible = torch.ones(s, t, dtype=torch.bool).tril(t - s)[None, None].repeat(rows, 1, 1, 1)
+    visible[1, :, :, :2] = False
+    mask = attention.as_bias(visible, query.dtype)
+    assert mask.stride(2) % 8 == 0 and torch.equal(mask == 0, visible)
     keys = torch.cat([before[0].repeat_interleave(each, 0), key], 2).repeat_interleave(3, 1)
     scores = query @ keys.transpose(2, 3) * 0.3
-    scores[:, :, :, p:].masked_fill_(~mask, float("-inf"))
+    scores[:, :, :, p:].masked_fill_(~visible, float("-inf"))
     values = torch.cat([before[1].repeat_interleave(each, 0), value], 2).repeat_interleave(3, 1)
-    assert torch.allclose(ways[0], (scores.softmax(-1) @ values).transpose(1, 2), atol=1e-6)
+    right = (scores.softmax(-1) @ values).transpose(1, 2)
+    # A model's query is a transposed view.
+    seen = query.transpose(1, 2).contiguous().transpose(1, 2)
+    for way in (attention.folded, attention.merged, attention.attend):
+        assert torch.allclose(way(seen, key, value, *before, mask, 0.3), right, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", [attention._on_cpu, attention._by_hand])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_part_tells_what_it_weighs(way: Callable[..., Any], dtype: torch.dtype) -> None:
+    """With a kernel's help, and where there is none."""
+    check_weighed(way, dtype, torch.device("cpu"))
+
+
+def check_weighed(way: Callable[..., Any], dtype: torch.dtype, device: torch.device) -> None:
+    made = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, n, 64, generator=made).to(device, dtype) for n in (5, 11, 11))
+    bias = attention.as_bias(torch.ones(5, 11, dtype=torch.bool, device=device).tril(6)[None, None], dtype)
+    for hidden in (None, bias.expand(2, 3, -1, -1), bias.contiguous().expand(2, 3, -1, -1)):
+        scores = query.double() @ key.double().transpose(2, 3) * 0.3
+        if hidden is not None:
+            scores = scores + hidden.double()
+        out, weight = way(query, key, value, hidden, 0.3)
+        atol = 1e-5 if dtype == torch.float32 else 0.03
+        assert torch.allclose(out.double(), scores.softmax(-1) @ value.double(), atol=atol)
+        assert torch.allclose(weight.double(), scores.logsumexp(-1), atol=atol)
+        assert weight.dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_gpus_kernel_tells_what_it_weighs(dtype: torch.dtype) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    check_weighed(attention._on_cuda, dtype, device)
+    assert attention._agrees(device, dtype)
+
+
+def test_kernels_that_do_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    assert attention._agrees.__wrapped__(device, torch.float32)
+
+    def halved(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:  # a sum of powers of two
+        out, weight = attention._on_cpu(*given)
+        return out, weight / 0.6931
+
+    def other(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        raise TypeError("no such argument")
+
+    for kernel in (halved, other):
+        monkeypatch.setattr(attention, "_weighed", kernel)
+        assert not attention._agrees.__wrapped__(device, torch.float32)
 
 
 def test_the_store_stays_within_its_bytes(

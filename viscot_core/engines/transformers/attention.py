@@ -6,26 +6,27 @@ own tokens of a row attend to all of that prefix and, causally, to those before 
 
 Why it is exact: softmax over the concatenation of prefix and suffix needs only the scores of both parts and
 the values they weigh. Scores against the prefix do not depend on which copy of it is read, so reading the one
-copy gives the same numbers as repeating it per row would. Two ways to compute the same thing:
+copy gives the same numbers as repeating it per row would: the rows of an image are folded into the query, so
+that one product reads the prefix once for all of them. Two ways to compute the same thing:
 
-- few new tokens (decoding): the rows of an image are folded into the query, so that one matrix product reads
-  the prefix once for all of them; scores of prefix and suffix go through one softmax (``folded``);
-- many new tokens (reading a question): prefix and suffix are joined and a fused kernel does it (``_joined``).
+- fused kernels attend to the prefix and to the own tokens apart, and tell how much all scores of each part
+  weigh (the logarithm of their sum), by which both results are merged (``merged``);
+- products by hand put the scores of both parts through one softmax (``folded``): on a CPU, the faster way
+  where every row has one new token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad
 
 NAME = "viscot_prefix"
 """Under which the attention below is registered with transformers."""
-FOLD_UP_TO = 128
-"""Queries a row up to which scores are made by hand; above, a fused kernel over joined keys is faster."""
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, ``[images, heads, tokens, dim]``."""
@@ -159,15 +160,23 @@ def prefix_attention(
     """Attention of ``query [rows, heads, s, dim]`` over a shared prefix and each row's own suffix.
 
     ``shared_prefix`` holds ``[images, kv heads, p, dim]`` for each layer, ``key`` and ``value`` are
-    ``[rows, kv heads, t, dim]``; the rows of one image stand together. ``attention_mask`` is boolean
-    ``[rows, 1, s, t]`` over the suffix; all of the prefix is visible. Returns ``[rows, s, heads, dim]``.
+    ``[rows, kv heads, t, dim]``; the rows of one image stand together. ``attention_mask [rows, 1, s, t]`` is
+    added to the scores of the suffix (``as_bias``); all of the prefix is visible. Returns ``[rows, s, heads,
+    dim]``.
     """
     prefix_k, prefix_v = shared_prefix[module.layer_idx]
-    attend = _joined if query.shape[2] > FOLD_UP_TO else folded
     return attend(query, key, value, prefix_k, prefix_v, attention_mask, scaling), None
 
 
-def _joined(
+def as_bias(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores: 0 where ``visible [..., t]``, else -inf."""
+    t = visible.shape[-1]
+    # Rows begin at multiples of 16 bytes or more, as fused kernels want them.
+    bias = torch.zeros(*visible.shape[:-1], -(-t // 8) * 8, dtype=dtype, device=visible.device)
+    return bias[..., :t].masked_fill_(~visible, float("-inf"))
+
+
+def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -176,21 +185,104 @@ def _joined(
     mask: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """Prefix and suffix side by side through torch's fused kernel; shapes as in ``prefix_attention``."""
-    rows, heads, s, _dim = query.shape
-    each = rows // prefix_k.shape[0]
-    if each > 1:
-        prefix_k, prefix_v = (t.repeat_interleave(each, 0) for t in (prefix_k, prefix_v))
-    keys, values = torch.cat([prefix_k, key], 2), torch.cat([prefix_v, value], 2)  # [rows, kv, p + t, dim]
-    # Every query sees the whole prefix: it stands before all own tokens.
-    visible = mask.new_ones(rows, 1, s, prefix_k.shape[2])
-    groups = heads // keys.shape[1]
-    if groups > 1:
-        keys, values = (t.repeat_interleave(groups, 1) for t in (keys, values))
-    out = scaled_dot_product_attention(
-        query, keys, values, attn_mask=torch.cat([visible, mask], 3), scale=scaling
+    """Attention to a shared prefix and to own tokens, the faster way; shapes as in ``prefix_attention``."""
+    by_hand = query.shape[2] == 1 if query.device.type == "cpu" else not _agrees(query.device, query.dtype)
+    return (folded if by_hand else merged)(query, key, value, prefix_k, prefix_v, mask, scaling)
+
+
+def merged(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """Prefix and own tokens each through a fused kernel; shapes as in ``prefix_attention``.
+
+    With ``e`` rows an image and ``g`` query heads a kv head, every kv head of an image has ``e * g * s``
+    queries for the prefix, and each row alone ``g * s`` for its own tokens.
+    """
+    rows, heads, s, dim = query.shape
+    images, kv_heads = prefix_k.shape[:2]
+    each, groups = rows // images, heads // kv_heads
+    # Query heads of one kv head stand next to each other, so `heads` splits into [kv, g].
+    own = query.reshape(rows, kv_heads, groups * s, dim)
+    all_rows = own.view(images, each, kv_heads, groups * s, dim).transpose(1, 2)
+    far, far_weight = _weighed(all_rows.reshape(images, kv_heads, -1, dim), prefix_k, prefix_v, None, scaling)
+    if groups > 1:  # the mask [rows, 1, s, t] for each of the group's heads
+        mask = mask.repeat_interleave(groups, 1).reshape(len(mask), 1, groups * s, -1)
+    near, near_weight = _weighed(own, key, value, mask, scaling)
+    far = far.reshape(images, kv_heads, each, groups * s, dim).transpose(1, 2).reshape_as(near)
+    far_weight = (
+        far_weight.reshape(images, kv_heads, each, groups * s).transpose(1, 2).reshape_as(near_weight)
     )
-    return out.transpose(1, 2)
+    # exp(a) / (exp(a) + exp(b)) is the share of the prefix in the softmax over both parts.
+    share = torch.sigmoid(far_weight - near_weight)[..., None].to(near.dtype)
+    return torch.lerp(near, far, share).reshape(rows, heads, s, dim).transpose(1, 2)
+
+
+def _weighed(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention ``[b, heads, s, dim]``, and the logarithm of the sum of a query's exp(scores), ``float32[b,
+    heads, s]``. Keys have as many heads as ``query``; ``bias [b or 1, 1, s, t]`` is added to the scores.
+    """
+    if bias is not None:
+        bias = bias.expand(*query.shape[:2], -1, -1)
+    kernel = {"cuda": _on_cuda, "cpu": _on_cpu}.get(query.device.type, _by_hand)
+    return kernel(query, key, value, bias, scaling)
+
+
+# torch's own kernels tell the sum to their backward pass; its public function keeps it to itself.
+
+
+def _on_cuda(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    if bias is not None and bias.stride(2) % 8:  # as `as_bias` says
+        t = bias.shape[3]
+        bias = pad(bias[:, :1], (0, -t % 8))[..., :t].expand_as(bias)
+    out, weight, *_ = kernel(query, key, value, bias, True, scale=scaling)
+    return out, weight[..., : query.shape[2]]  # a whole number of the kernel's blocks
+
+
+def _on_cpu(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, weight = kernel(query, key, value, attn_mask=bias, scale=scaling)
+    return out, weight
+
+
+def _by_hand(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scores = (query * scaling) @ key.transpose(2, 3)
+    scores = (scores if bias is None else scores + bias).float()
+    weight = scores.logsumexp(-1)
+    return (scores - weight[..., None]).exp().to(value.dtype) @ value, weight
+
+
+@cache
+def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels of ``device`` do what is expected of them, as these are no public functions."""
+    made = torch.Generator().manual_seed(0)
+    query, key, value, prefix_k, prefix_v = (
+        torch.randn(rows, 2, tokens, 64, generator=made).to(device, dtype)
+        for rows, tokens in ((4, 3), (4, 7), (4, 7), (2, 9), (2, 9))
+    )
+    mask = as_bias(torch.ones(3, 7, dtype=torch.bool, device=device).tril(4)[None, None], dtype)
+    with torch.inference_mode():
+        try:
+            found, wanted = (
+                way(query, key, value, prefix_k, prefix_v, mask, 0.3).float() for way in (merged, folded)
+            )
+        except (RuntimeError, TypeError, ValueError):
+            return False
+        return torch.allclose(found, wanted, atol=1e-4 if dtype == torch.float32 else 0.05)
 
 
 def folded(
@@ -202,16 +294,11 @@ def folded(
     mask: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """The rows of an image folded into the query; shapes as in ``prefix_attention``.
-
-    With ``e`` rows an image and ``g`` query heads a kv head, every kv head of an image has ``e * g * s``
-    queries for the prefix, and each row alone ``g * s`` for its suffix.
-    """
+    """Scores of both parts through one softmax; shapes as in ``prefix_attention``, letters as in `merged`."""
     rows, heads, s, dim = query.shape
     images, kv_heads, p, _ = prefix_k.shape
     each, groups = rows // images, heads // kv_heads
-    # Query heads of one kv head stand next to each other, so `heads` splits into [kv, g]. Now [images, e, kv,
-    # g * s, dim]; one image's rows next to each other for the product below.
+    # [images, e, kv, g * s, dim]; one image's rows next to each other for the product below.
     query = (query * scaling).reshape(images, each, kv_heads, groups * s, dim)
     folded = query.transpose(1, 2).reshape(images, kv_heads, each * groups * s, dim)
     # Scores against the prefix, one product an image: [images, kv, e, g, s, p].
@@ -219,7 +306,7 @@ def folded(
     # Scores against each row's own tokens: [rows, kv, g, s, t], later tokens hidden.
     near = query.reshape(rows, kv_heads, groups * s, dim) @ key.transpose(2, 3)
     # The mask [rows, 1, s, t] gets an axis for g: [rows, 1, 1, s, t].
-    near = near.view(rows, kv_heads, groups, s, -1).masked_fill(~mask[:, :, None], float("-inf"))
+    near = near.view(rows, kv_heads, groups, s, -1) + mask[:, :, None]
     near = near.view(images, each, kv_heads, groups, s, -1).transpose(1, 2)
     # One softmax over both parts, in float32 as the models' own attention does it.
     weights = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(value.dtype)

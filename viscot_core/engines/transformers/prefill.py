@@ -21,31 +21,46 @@ megabyte, and needs milliseconds to make it."""
 
 
 class _Keys(DynamicCache):
-    """A KV cache that ends the forward pass once the last layer has been here."""
+    """What a forward pass over whole prompts gives to keep, a tensor a row; it ends once the last layer has
+    been here.
 
-    def update(self, key_states: Any, value_states: Any, layer_idx: int, *rest: Any, **more: Any) -> Any:
-        """As transformers' own, but for the last layer."""
-        found = super().update(key_states, value_states, layer_idx, *rest, **more)
+    (A KV cache that would read it again joins it to what was there before, which costs a copy more.)
+    """
+
+    rows: tuple[torch.Tensor, ...] = ()
+    filled = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep a layer's keys and values, ``[rows, kv heads, tokens, dim]``."""
+        if not self.rows:
+            shape = (len(self.layers), 2, *key_states.shape[1:])
+            self.rows = tuple(key_states.new_empty(shape) for _ in key_states)
+        for row, key, value in zip(self.rows, key_states, value_states, strict=True):
+            row[layer_idx, 0].copy_(key)
+            row[layer_idx, 1].copy_(value)
+        self.filled += 1
         if layer_idx == len(self.layers) - 1:
             all_read()
-        return found
+        return key_states, value_states
 
 
-def keys_and_values(text: Any, arguments: dict[str, Any]) -> list[torch.Tensor]:
+def keys_and_values(text: Any, arguments: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     """What the text model keeps of prompts that all are of one length, read from their first token.
 
     One tensor a row, ``[layers, 2, kv heads, tokens, dim]``, which shares no memory with the others.
+
+    Raises:
+        ValueError: a layer keeps something else than keys.
     """
     cache = _Keys(config=text.config.get_text_config())
-    # No padding, so the model's own causal attention needs no mask. (A last layer that keeps something else
-    # than keys never comes to `update`: then the pass runs to its end.)
+    # No padding, so the model's own causal attention needs no mask.
     with ends_when_read():
         text(**arguments, past_key_values=cache, use_cache=True)
-    halves = [half for layer in cache.layers for half in (layer.keys, layer.values)]
-    # [2 * layers, kv heads, p, dim] -> [layers, 2, ...]
-    return [
-        torch.stack([half[row] for half in halves]).unflatten(0, (-1, 2)) for row in range(len(halves[0]))
-    ]
+    if cache.filled != len(cache.layers):
+        raise ValueError(f"{cache.filled} of the {len(cache.layers)} layers keep keys and values.")
+    return cache.rows
 
 
 @contextmanager

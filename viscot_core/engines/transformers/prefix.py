@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from viscot_core.engines.transformers.attention import (
-    FOLD_UP_TO,
     NAME,
     SuffixCache,
+    as_bias,
     ends_when_read,
     joined_layers,
     prefix_attention,
@@ -43,6 +43,8 @@ KEPT_SHARE = 0.25
 """What is kept on a GPU, of the memory that is free: the images of a batch (``batches.fitting_batch``)."""
 PREFILL_IMAGES = 16
 """Prefixes computed at once: more do not make a device faster, and cost memory."""
+KEYS_FIRST = 128
+"""Tokens a row from which on all but the last are read for their keys only."""
 
 
 class PrefixStore:
@@ -192,7 +194,7 @@ class PrefixDecoder:
     ) -> None:
         """Decode rows with a cache that grows by a token a step.
 
-        ``mask [rows, 1, n, all so far]`` says which of its row's own tokens each may see.
+        ``mask [rows, 1, n, all so far]`` hides what a token may not see of its row's own ones.
         """
         shared = joined_layers(prefixes)
         arguments, positions = suffix.arguments, suffix.positions
@@ -202,11 +204,12 @@ class PrefixDecoder:
         draws = Draws.of(states, real.device) if choice.samples else None
         # Query i is the token `known_len + i` of its row: it sees those up to itself.
         causal = real.new_ones(longest, real.shape[1]).tril(cache.known_len)
-        mask = causal[None, None] & real[:, None, None, :]
+        dtype = self._head.weight.dtype if self._head.weight.is_floating_point() else self._model.dtype
+        mask = as_bias(causal[None, None] & real[:, None, None, :], dtype)
         with shared_attention(self._text.config.get_text_config()):
             # Of many tokens (a crop's), nothing but keys and values is wanted before the last one. Embeddings
             # can be cut anywhere; other inputs belong to their images.
-            if longest > FOLD_UP_TO and self._inputs.embeds:
+            if longest > KEYS_FIRST and self._inputs.embeds:
                 before = {name: each[:, :-1] for name, each in arguments.items()}
                 with cache.keys_only(layers=len(shared)), ends_when_read():
                     self._text(
@@ -241,7 +244,7 @@ class PrefixDecoder:
                 # The last token of a prompt is text, and so is every new one: its axes are equal.
                 positions = positions[..., -1:] + 1
                 real = torch.cat([real, real.new_ones(rows, 1)], 1)
-                mask = real[:, None, None, :]
+                mask = as_bias(real[:, None, None, :], dtype)
 
     def _known(self, one: Decoding, ends: Sequence[int]) -> list[torch.Tensor]:
         """What is kept of a prompt after its prefix, up to the ``ends`` of its images."""

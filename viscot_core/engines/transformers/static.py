@@ -16,7 +16,7 @@ import torch
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from viscot_core.engines.transformers.attention import FOLD_UP_TO, folded, lengths_of
+from viscot_core.engines.transformers.attention import as_bias, attend, lengths_of
 from viscot_core.engines.transformers.choosing import Draws
 
 STATIC_NAME = "viscot_static"
@@ -44,8 +44,10 @@ class BatchShape:
         # Few shapes: images rounded up to 1, 2, 4 or a multiple of 8, as every shape needs a capture of its
         # own. -(-a // b) rounds up.
         few = [size for size in (1, 2, 4) if images <= size]
-        whole = -(-(prefix + own) // TOKENS_STEP) * TOKENS_STEP  # aligned, as fused kernels want masks
-        return cls(few[0] if few else -(-images // 8) * 8, each, prefix, whole - prefix)
+        # Fused kernels want a mask's rows aligned: of the own tokens, or of all where both are one buffer.
+        before = prefix if each == 1 else 0
+        whole = -(-(before + own) // TOKENS_STEP) * TOKENS_STEP
+        return cls(few[0] if few else -(-images // 8) * 8, each, prefix, whole - before)
 
     def values(self, heads: int, dim: int) -> tuple[int, int]:
         """How many numbers the prefixes and the rows' own tokens are, for one tensor of a layer."""
@@ -57,7 +59,7 @@ class StaticBatch:
 
     A row with an image of its own has prefix and own tokens in one buffer ``[rows, kv heads, all, dim]``: a
     fused kernel reads it. Where rows share an image, the prefix ``[images, kv heads, p, dim]`` is read once
-    for all of them (``attention.folded``). ``said[:, slot]`` is the token whose keys go into ``slot``,
+    for all of them (``attention.attend``). ``said[:, slot]`` is the token whose keys go into ``slot``,
     ``logprobs`` and ``draws.numbers`` are its own.
 
     Args:
@@ -72,13 +74,12 @@ class StaticBatch:
         if shape.each == 1:
             self._all = memory[: far + near].view(layers, 2, shape.rows, heads, p + slots, dim)
             self._prefix, self._own = self._all[..., :p, :], self._all[..., p:, :]
-            # Added to the scores (0 or -inf), as SDPA's fused kernels want it; below, `folded` takes a
-            # boolean one.
-            self._mask = torch.zeros(shape.rows, 1, 1, p + slots, dtype=memory.dtype, device=device)
         else:
             self._prefix = memory[:far].view(layers, 2, shape.images, heads, p, dim)
             self._own = memory[far : far + near].view(layers, 2, shape.rows, heads, slots, dim)
-            self._mask = torch.zeros(shape.rows, 1, 1, slots, dtype=torch.bool, device=device)
+        # Added to the scores, 0 or -inf; of the own tokens alone where rows share a prefix.
+        self._first = p if shape.each == 1 else 0
+        self._mask = torch.zeros(shape.rows, 1, 1, self._first + slots, dtype=memory.dtype, device=device)
         self.said = torch.zeros(shape.rows, slots, dtype=torch.long, device=device)
         self.logprobs = torch.zeros(shape.rows, slots, device=device)
         self.draws = Draws.empty(shape.rows, slots, device)
@@ -135,16 +136,18 @@ class StaticBatch:
         slots = torch.arange(shape.slots, device=count.device)
         unread = slots < self._known - before
         hidden = unread | (slots >= self._known + count)
-        if shape.each == 1:
-            self._mask.zero_()
-            self._mask[:, 0, 0, shape.prefix :].masked_fill_(hidden, float("-inf"))
-        else:
-            self._mask[:, 0, 0] = ~hidden
+        self._mask.zero_()
+        self._mask[:, 0, 0, self._first :].masked_fill_(hidden, float("-inf"))
+        padded = min(known_lens) < self._known
         self._seen = None
-        if min(known_lens) < self._known:
+        if padded or shape.each > 1:
             # Query i of a row sees what is known of it, and what is read now up to itself.
-            causal = slots[:longest] <= self._known + slots[: self._reads, None]
-            self._seen = causal & ~unread[:rows, None, None, :longest]
+            seen = (slots[:longest] <= self._known + slots[: self._reads, None])[None, None]
+            if padded:
+                seen = seen & ~unread[:rows, None, None, :longest]
+            if shape.each == 1:
+                seen = torch.cat([seen.new_ones(*seen.shape[:3], shape.prefix), seen], 3)
+            self._seen = as_bias(seen, self._mask.dtype)
 
     def read(self, first: torch.Tensor, logprobs: torch.Tensor | None = None) -> None:
         """The rows' own tokens are read, and ``first [rows]`` said: decoding is next."""
@@ -154,7 +157,7 @@ class StaticBatch:
         self.said[: len(first), slot] = first
         if logprobs is not None:
             self.logprobs[: len(first), slot] = logprobs
-        self._reads = 0
+        self._reads, self._seen = 0, None
 
     def step(
         self,
@@ -166,12 +169,9 @@ class StaticBatch:
 
         ``advance(ids, mask, positions)`` gives the next ids and their logprobs, ``[rows]`` each.
         """
-        if self.shape.each == 1:
-            # `said[:, _slot]` is the newest token. This step writes its keys into that slot, so the slot is
-            # opened first; the token that the step gives goes one slot on.
-            self._mask.index_fill_(3, self._slot + self.shape.prefix, 0.0)
-        else:
-            self._mask.index_fill_(3, self._slot, True)
+        # `said[:, _slot]` is the newest token. This step writes its keys into that slot, so the slot is
+        # opened first; the token that the step gives goes one slot on.
+        self._mask.index_fill_(3, self._slot + self._first, 0.0)
         new, logprobs = advance(self.said.index_select(1, self._slot), self._mask, self.positions)
         self._slot += 1
         self.positions += 1
@@ -211,25 +211,18 @@ class StaticBatch:
         # Keys and values: [2, rows, kv heads, own_len, dim], and the prefix [2, images, kv heads, p, dim].
         own = self._own[layer][:, :rows, :, :own_len]
         prefix = self._prefix[layer][:, : rows // each]
-        seen = self._seen  # [rows, 1, s, own_len] where some rows are padded, else None
-        if each > 1 and s <= FOLD_UP_TO:
-            if seen is None:
-                seen = torch.ones(1, 1, s, own_len, dtype=torch.bool, device=query.device).tril(self._known)
-            return folded(query, own[0], own[1], prefix[0], prefix[1], seen, scaling)
+        seen = self._seen  # [rows or 1, 1, s, own_len], or over all tokens where both are one buffer
         if each > 1:
-            keys, values = torch.cat([prefix.repeat_interleave(each, 1), own], 3)
-        else:
-            keys, values = self._all[layer][:, :rows, :, : p + own_len]
+            assert seen is not None
+            return attend(query, own[0], own[1], prefix[0], prefix[1], seen, scaling)
+        keys, values = self._all[layer][:, :rows, :, : p + own_len]
         groups = heads // keys.shape[1]
         if groups > 1:
             keys, values = (t.repeat_interleave(groups, 1) for t in (keys, values))
         # Query i sees the prefix, what is known, and the own tokens up to i: no mask where no row is padded,
         # so that flash kernels take it. lower_right: `is_causal=True` would align query 0 with key 0 and hide
         # most of the prefix.
-        if seen is None:
-            bias: Any = causal_lower_right(s, p + own_len)
-        else:
-            bias = torch.cat([seen.new_ones(rows, 1, s, p), seen], 3)
+        bias: Any = causal_lower_right(s, p + own_len) if seen is None else seen
         return scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scaling).transpose(
             1, 2
         )
@@ -238,7 +231,7 @@ class StaticBatch:
         rows, heads, _, dim = query.shape
         if self.shape.each > 1:
             own, prefix = self._own[layer], self._prefix[layer]
-            return folded(query, own[0], own[1], prefix[0], prefix[1], self._mask, scaling)
+            return attend(query, own[0], own[1], prefix[0], prefix[1], self._mask, scaling)
         keys, values = self._all[layer]
         # The query heads of a kv head as so many queries of it: keys are not repeated.
         grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], dim)
