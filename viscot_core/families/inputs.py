@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,6 +59,10 @@ class ModelInputs(Protocol):
         """How many images were encoded so far, where each is encoded once."""
         ...
 
+    def prefetch(self, views: Iterable[View]) -> None:
+        """Begin with the pixels of the images that will be encoded next, in this order, where that helps."""
+        ...
+
     def clear(self) -> None:
         """Forget what depends on the weights."""
         ...
@@ -77,6 +81,16 @@ class Suffix:
     arguments: dict[str, Any]
     real: torch.Tensor
     positions: torch.Tensor
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on ``device``; a GPU goes on with its work, and the host does not wait for it.
+
+    (A copy from memory that is not pinned would wait for all that was asked of the GPU before.)
+    """
+    if device.type != "cuda" or not tensor.is_cpu:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def positions_after(starts: Sequence[int], real: torch.Tensor) -> torch.Tensor:

@@ -76,7 +76,8 @@ def test_feature_cache_stays_within_its_bytes(loaded: LoadedModel, views: list[V
     from viscot_core.families.features import FeatureCache
 
     one = 16 * 64 * 4
-    small = FeatureCache(LocalEngine(loaded).inputs._encode, max_bytes=2 * one)
+    inputs = LocalEngine(loaded).inputs
+    small = FeatureCache(inputs._pixels, inputs._encode, max_bytes=2 * one)
     with torch.inference_mode():
         assert len(small.features(views)) == 5
         assert small._bytes <= 2 * one

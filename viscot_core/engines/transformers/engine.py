@@ -198,6 +198,7 @@ class LocalEngine:
             if self.prefix is not None:
                 with _memory_errors(self.batch_size):
                     self.prefix.generate(shared, self._budget(), self._work)
+            self.inputs.prefetch(view for prompt in plain for view in prompt.prompt.images)
             for start in range(0, len(plain), self.batch_size):
                 self._run(plain[start : start + self.batch_size])
         self._work.add_images(self.inputs.encoded - encoded)

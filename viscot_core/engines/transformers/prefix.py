@@ -14,7 +14,7 @@ since the last one, whatever stands before.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise, takewhile
 from typing import Any
 
@@ -36,6 +36,7 @@ from viscot_core.engines.transformers.graphs import StaticDecoder
 from viscot_core.engines.transformers.prefill import keys_and_values
 from viscot_core.engines.transformers.work import Work
 from viscot_core.families.inputs import PrefixInputs, Suffix
+from viscot_core.images.view import View
 
 KEPT_BYTES = 128 << 20
 """What is kept of images on a CPU at least; more for models whose weights are four times that."""
@@ -56,12 +57,12 @@ class PrefixStore:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
         self._bytes = 0
         self.computed = 0
         self.reused = 0
 
-    def get(self, key: str) -> torch.Tensor | None:
+    def get(self, key: Hashable) -> torch.Tensor | None:
         """What is kept of ``key``, now the most recently used."""
         found = self._kept.get(key)
         if found is not None:
@@ -69,10 +70,10 @@ class PrefixStore:
             self.reused += 1
         return found
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: Hashable) -> bool:
         return key in self._kept
 
-    def known(self, keys: Sequence[str]) -> list[torch.Tensor]:
+    def known(self, keys: Sequence[Hashable]) -> list[torch.Tensor]:
         """What is kept of a talk's ``keys``, up to the first of which nothing is."""
         found = list(takewhile(self._kept.__contains__, keys))
         # A piece is of use only with those before it: the last one is the first to be dropped.
@@ -80,7 +81,7 @@ class PrefixStore:
             self._kept.move_to_end(key)
         return [self._kept[key] for key in found]
 
-    def put(self, key: str, prefix: torch.Tensor) -> None:
+    def put(self, key: Hashable, prefix: torch.Tensor) -> None:
         """Keep ``prefix``; drop others until they fit (the newest is always kept)."""
         self.computed += 1
         self._kept[key] = prefix
@@ -154,8 +155,23 @@ class PrefixDecoder:
             ends = self._inputs.image_ends(one.prompt)
             read = len(self._known(one, ends))
             measured.append(Measured(one, ends[0], ends[read], len(ends) - 1 - read))
-        for groups in by_image(measured, budget):
+        batches = list(by_image(measured, budget))
+        unread = {id(each.one): each.unread for each in measured}
+        self._inputs.prefetch(view for groups in batches for view in self._to_encode(groups, unread))
+        for groups in batches:
             self._run([one for group in groups for one in group], len(groups), work)
+
+    def _to_encode(self, groups: Sequence[Sequence[Decoding]], unread: Mapping[int, int]) -> Iterator[View]:
+        """A batch's images of which nothing is kept, in the order in which ``_run`` comes to them.
+
+        ``unread`` of a prompt's images, by its ``id``, belong to no prefix and are not kept.
+        """
+        for first, *_ in groups:
+            if _keys(first, self._inputs.image_ends(first.prompt)[:1])[0] not in self.store:
+                yield first.prompt.images[0]
+        for group in groups:
+            for one in group:
+                yield from one.prompt.images[len(one.prompt.images) - unread[id(one)] :]
 
     def _run(self, prompts: Sequence[Decoding], images: int, work: Work) -> None:
         """Decode prompts that stand image by image, the same number for each of ``images``."""
@@ -294,13 +310,13 @@ class PrefixDecoder:
         return [found[key] for key in keys]
 
 
-def _key(one: Decoding, images: int, end: int) -> str:
+def _key(one: Decoding, images: int, end: int) -> Hashable:
     """What is kept up to the end of a prompt's image, which is its ``end``-th token."""
     # The ids are part of the key: other words before the same images give other keys and values.
-    return f"{[view.key for view in one.prompt.images[:images]]}\0{one.ids[:end]}"
+    return (*(view.key for view in one.prompt.images[:images]), *one.ids[:end])
 
 
-def _keys(one: Decoding, ends: Sequence[int]) -> list[str]:
+def _keys(one: Decoding, ends: Sequence[int]) -> list[Hashable]:
     """Of a prompt's prefix and of the pieces up to its other images' ends; no image is its last token."""
     return [_key(one, count, end) for count, end in enumerate(ends, 1) if end < len(one.ids)]
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from viscot_core.families.inputs import sent
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
@@ -40,16 +42,20 @@ class ImageFeatures:
         return self.pooled.nbytes + sum(layer.nbytes for layer in self.deepstack)
 
 
-def encode_image(model: Any, image_processor: Any, image: Image.Image) -> ImageFeatures:
-    """Features of one image by the model's own ``get_image_features``.
+def image_pixels(image_processor: Any, image: Image.Image) -> dict[str, Any]:
+    """What the model reads of one image, on the CPU.
 
     Raises:
         ValueError: the processor does not take such an image; says why.
     """
-    pixels = image_processor(images=[[image]], return_tensors="pt")
+    return dict(image_processor(images=[[image]], return_tensors="pt"))
+
+
+def encode_image(model: Any, pixels: dict[str, Any]) -> ImageFeatures:
+    """Features of one image, of which ``pixels`` were made, by the model's own ``get_image_features``."""
     takes = inspect.signature(model.get_image_features).parameters
     inputs = {
-        name: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+        name: sent(value, model.device).to(model.dtype if value.is_floating_point() else value.dtype)
         for name, value in pixels.items()
         if name in takes and isinstance(value, torch.Tensor)
     }

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 
 from viscot_core.boxes.geometry import Size
 from viscot_core.families.features import FeatureCache
 from viscot_core.families.generic.backbones import Backbone
-from viscot_core.families.generic.features import ImageFeatures, encode_image, joined_features
+from viscot_core.families.generic.features import (
+    ImageFeatures,
+    encode_image,
+    image_pixels,
+    joined_features,
+)
 from viscot_core.families.generic.processor import GenericProcessor
-from viscot_core.families.inputs import Prompt, Suffix, positions_after
+from viscot_core.families.inputs import Prompt, Suffix, positions_after, sent
 from viscot_core.images.view import View
+
+AHEAD = 8
+"""Images whose pixels wait for their turn at most: one of many tiles may take 100 MB."""
 
 
 class GenericInputs:
@@ -26,7 +35,12 @@ class GenericInputs:
         self._model = model
         self._processor = processor
         self._backbone = backbone
-        self.features: FeatureCache[ImageFeatures] = FeatureCache(self._encode)
+        # One thread, as processors are not made for several; none on a CPU, where it would take cores from
+        # the model. One image at a time, as they differ in size.
+        threads = int(model.device.type != "cpu")
+        self.features: FeatureCache[dict[str, Any], ImageFeatures] = FeatureCache(
+            self._pixels, self._encode, threads=threads, ahead=AHEAD, batch=1
+        )
         self._tokens: dict[Size, int] = {}
 
     def batch(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -40,8 +54,8 @@ class GenericInputs:
     def image_ends(self, prompt: Prompt) -> list[int]:
         """Tokens up to the end of each image's, in reading order."""
         # An image's slots need not stand side by side: tiles have marks between them.
-        slots = [at for at, token in enumerate(prompt.rendered.ids) if token == self._processor.image_id]
-        return [slots[count - 1] + 1 for count in accumulate(self._tokens_of(prompt.images))]
+        slots = np.flatnonzero(np.asarray(prompt.rendered.ids) == self._processor.image_id)
+        return [int(slots[count - 1]) + 1 for count in accumulate(self._tokens_of(prompt.images))]
 
     def _tokens_of(self, views: Sequence[View]) -> list[int]:
         """How many tokens each image takes."""
@@ -92,13 +106,20 @@ class GenericInputs:
         """How many images were encoded so far."""
         return self.features.encoded
 
+    def prefetch(self, views: Iterable[View]) -> None:
+        """Begin with the pixels of images that will be encoded next, where features are kept."""
+        if self._backbone.keeps_features:
+            self.features.prefetch(views)
+
     def clear(self) -> None:
         """Forget features: the weights have changed."""
         self.features.clear()
 
-    def _encode(self, views: Sequence[View]) -> list[ImageFeatures]:
-        processor = self._processor.hf.image_processor
-        return [encode_image(self._model, processor, view.image) for view in views]
+    def _pixels(self, view: View) -> dict[str, Any]:
+        return image_pixels(self._processor.hf.image_processor, view.image)
+
+    def _encode(self, ready: Sequence[dict[str, Any]]) -> list[ImageFeatures]:
+        return [encode_image(self._model, pixels) for pixels in ready]
 
     def _padded(self, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
         """``input_ids``, ``attention_mask`` and, where the model reads them, the tokens' kinds."""
@@ -112,7 +133,7 @@ class GenericInputs:
         if (name := self._processor.kinds_name) is not None:
             # Padding has the kind of text, also where its id stands for something else.
             out[name] = torch.tensor(self._processor.hf.create_mm_token_type_ids(padded.tolist())) * mask
-        return {key: value.to(self._model.device) for key, value in out.items()}
+        return {key: sent(value, self._model.device) for key, value in out.items()}
 
     def _shown(self, views: Sequence[View]) -> dict[str, Any]:
         """The images' features, and the grids by which the model counts positions."""
@@ -122,7 +143,7 @@ class GenericInputs:
         out: dict[str, Any] = {"mm_encoder_outputs": {"image": joined_features(features)}}
         if features[0].grid is not None:
             grids = [each.grid for each in features if each.grid is not None]
-            out["image_grid_thw"] = torch.cat(grids).to(self._model.device)
+            out["image_grid_thw"] = sent(torch.cat(grids), self._model.device)
         return out
 
     def _positions(self, inputs: dict[str, Any]) -> Any:

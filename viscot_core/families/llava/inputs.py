@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import LlavaModel
 
-from viscot_core.families.features import FeatureCache
-from viscot_core.families.inputs import Prompt, Suffix, positions_after
+from viscot_core.families.features import AHEAD, FeatureCache
+from viscot_core.families.inputs import Prompt, Suffix, positions_after, sent
 from viscot_core.families.llava.pixels import preprocess
 from viscot_core.families.llava.processor import ChatProcessor
+from viscot_core.hardware import cores
 from viscot_core.images.view import View
+
+MOST_THREADS = 16
+"""Threads that make pixels, where the machine has as many cores."""
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
@@ -29,41 +32,47 @@ class LlavaInputs:
     def __init__(self, model: LlavaForConditionalGeneration, processor: ChatProcessor) -> None:
         self._model = model
         self._processor = processor
-        self._threads: ThreadPoolExecutor | None = None
-        self._process = 0
-        self.features: FeatureCache[torch.Tensor] = FeatureCache(self._encode)
+        # On a CPU the threads would take the cores from the model.
+        ahead = AHEAD if model.device.type != "cpu" else 0
+        # Pillow lets go of the interpreter while it resizes: images are prepared side by side.
+        threads = min(MOST_THREADS, cores())
+        self.features: FeatureCache[NDArray[np.float32], torch.Tensor] = FeatureCache(
+            self._pixels, self._encode, threads=threads, ahead=ahead
+        )
 
     def batch(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         """``inputs_embeds [rows, n, hidden]`` and ``attention_mask [rows, n]``, left-padded."""
         embeddings, real = self._embed([p.rendered.ids for p in prompts], [p.images for p in prompts])
-        return {"inputs_embeds": embeddings, "attention_mask": real.long()}
+        return {"inputs_embeds": embeddings, "attention_mask": sent(real.long(), embeddings.device)}
 
     def _embed(
         self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[View]], *, left: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings ``[rows, n, hidden]`` padded on one side, and which are no padding ``[rows, n]``."""
+        """Embeddings ``[rows, n, hidden]`` padded on one side; which are no padding, on the CPU."""
         longest = max(map(len, ids))
-        padded = torch.full((len(ids), longest), self._processor.pad_id, dtype=torch.long)
-        real = torch.zeros_like(padded, dtype=torch.bool)
+        padded = np.full((len(ids), longest), self._processor.pad_id, dtype=np.int64)
+        real = np.zeros(padded.shape, dtype=bool)
         for row, one in enumerate(ids):
             start = longest - len(one) if left else 0
-            padded[row, start : start + len(one)] = torch.tensor(one)
+            padded[row, start : start + len(one)] = one
             real[row, start : start + len(one)] = True
         table = self._model.get_input_embeddings()
-        padded = padded.to(table.weight.device)
-        embeddings = table(padded)
+        embeddings = table(sent(torch.from_numpy(padded), table.weight.device))
         shown = [view for row in images for view in row]
         if shown:
-            # The mask below goes through rows and their slots in order; features are joined in that order.
+            # The slots go through rows in order; features are joined in that order. They are looked for here,
+            # not on the device, which would have to be waited for.
+            slots = torch.from_numpy(np.flatnonzero(padded == self._processor.tokens.image_id))
             features = torch.cat(self.features.features(shown)).to(embeddings.device, embeddings.dtype)
-            embeddings[padded == self._processor.tokens.image_id] = features
-        return embeddings, real.to(embeddings.device)
+            embeddings.flatten(0, 1)[sent(slots, embeddings.device)] = features
+        return embeddings, torch.from_numpy(real)
 
     def image_ends(self, prompt: Prompt) -> list[int]:
         """Tokens up to the end of each image's, in reading order."""
-        tokens = self._processor.tokens
-        slots = [at for at, token in enumerate(prompt.rendered.ids) if token == tokens.image_id]
-        return [last + 1 for last in slots[tokens.image_tokens - 1 :: tokens.image_tokens]]
+        tokens, ids, ends = self._processor.tokens, prompt.rendered.ids, [0]
+        for _ in prompt.images:
+            ends.append(ids.index(tokens.image_id, ends[-1]) + tokens.image_tokens)
+        return ends[1:]
 
     def prefix(self, prompts: Sequence[Prompt], prefix_len: int) -> dict[str, torch.Tensor]:
         """``inputs_embeds [rows, prefix_len, hidden]``; all are of one length."""
@@ -76,7 +85,8 @@ class LlavaInputs:
         own = [prompt.rendered.ids[start:] for prompt, start in zip(prompts, starts, strict=True)]
         later = [prompt.images[count:] for prompt, count in zip(prompts, read, strict=True)]
         embeddings, real = self._embed(own, later, left=left)
-        return Suffix({"inputs_embeds": embeddings}, real, positions_after(starts, real))
+        positions, device = positions_after(starts, real), embeddings.device
+        return Suffix({"inputs_embeds": embeddings}, sent(real, device), sent(positions, device))
 
     def next(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The embedding of one more token a row, ``ids [rows]``."""
@@ -87,28 +97,25 @@ class LlavaInputs:
         """How many images were encoded so far."""
         return self.features.encoded
 
+    def prefetch(self, views: Iterable[View]) -> None:
+        """Begin with the pixels of images that will be encoded next, while the device does something else."""
+        self.features.prefetch(views)
+
     def clear(self) -> None:
         """Forget features: the weights have changed."""
         self.features.clear()
 
-    def _encode(self, views: Sequence[View]) -> list[torch.Tensor]:
-        tower = self._model.model.vision_tower
-        side = self._processor.image_side
-        # Pillow lets go of the interpreter while it resizes: images of a batch are prepared side by side.
-        ready = self._pool().map(lambda view: preprocess(view.image, side), views)
-        pixels = torch.from_numpy(np.stack(list(ready)))
-        if tower.device.type == "cuda":  # copied while the next images are prepared
-            pixels = pixels.pin_memory().to(tower.device, non_blocking=True)
-        # Clones: a view would keep the whole batch in memory for as long as one image is cached.
-        return [f.clone() for f in encode(self._model, pixels.to(tower.device, tower.dtype))]
+    def _pixels(self, view: View) -> NDArray[np.float32]:
+        return preprocess(view.image, self._processor.image_side)
 
-    def _pool(self) -> ThreadPoolExecutor:
-        """Threads of this process: a forked child inherits a pool, but not its threads."""
-        if self._threads is None or self._process != os.getpid():
-            workers = min(16, os.cpu_count() or 1)
-            self._threads = ThreadPoolExecutor(workers, thread_name_prefix="viscot-pixels")
-            self._process = os.getpid()
-        return self._threads
+    def _encode(self, ready: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+        tower = self._model.model.vision_tower
+        on_gpu = tower.device.type == "cuda"
+        pixels = torch.empty((len(ready), *ready[0].shape), dtype=torch.float32, pin_memory=on_gpu)
+        torch.stack([torch.from_numpy(one) for one in ready], out=pixels)
+        pixels = pixels.to(tower.device, non_blocking=on_gpu)
+        # Clones: a view would keep the whole batch in memory for as long as one image is cached.
+        return [f.clone() for f in encode(self._model, pixels.to(tower.dtype))]
 
 
 def encode(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _SPACE = "\u2581"
 _NO_LETTER = "\ufffd"
 """What decoding makes of bytes that are no letter, or not yet one."""
+KEPT_CHUNKS = 256
+"""Texts whose ids are remembered: the words before an image and after it are the same in most prompts."""
 
 
 class ChatTokenizer:
@@ -56,6 +58,7 @@ class ChatTokenizer:
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
         self._pieces: dict[int, str] = {}
+        self._encoded: dict[Chunk, tuple[list[int], list[int]]] = {}
         # After a token that is a byte, or that decoding leaves out, a byte may follow and change the letter.
         raw_bytes = {tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in range(256)}
         self._unsettled = raw_bytes | set(tokenizer.all_special_ids)
@@ -79,9 +82,14 @@ class ChatTokenizer:
             if number:
                 ids += [self.image_id] * of_image
                 labels += [IGNORE] * of_image
-            chunk_ids, spoken = self._encode_chunk(chunk)
-            ids += chunk_ids
-            labels += [i if said else IGNORE for i, said in zip(chunk_ids, spoken, strict=True)]
+            if (encoded := self._encoded.get(chunk)) is None:
+                if len(self._encoded) >= KEPT_CHUNKS:
+                    self._encoded.clear()
+                chunk_ids, spoken = self._encode_chunk(chunk)
+                learned = [i if said else IGNORE for i, said in zip(chunk_ids, spoken, strict=True)]
+                encoded = self._encoded[chunk] = (chunk_ids, learned)
+            ids += encoded[0]
+            labels += encoded[1]
         return Rendered(ids, labels, rendered.n_images)
 
     def _encode_chunk(self, chunk: Chunk) -> tuple[list[int], list[bool]]:
