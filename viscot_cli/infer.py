@@ -54,6 +54,7 @@ def infer(
     model_options: ModelOptions,
 ) -> None:
     """Ask a question about an image: the box the model looks at, the crop, and the answer."""
+    from viscot_core.engines.open import model_name
     from viscot_core.files import expanded
     from viscot_core.infer.answer_file import AnswerFile
     from viscot_core.infer.asking import BATCH, open_item, record_key
@@ -79,11 +80,15 @@ def infer(
         asking.ask(model_options.open(batch_size or BATCH, boxes=boxes, zoom=zoom), items, places)
         return
     with AnswerFile(expanded(out)) as file:
-        cot = model_options.open(batch_size or BATCH, boxes=boxes, zoom=zoom)
-        keys = [record_key(item, strategy, cot.engine.name, where) for item in items]
+        name = model_name(model_options.options())
+        keys = [record_key(item, strategy, name, where) for item in items]
         items = file.remaining(items, keys)
+        if not items:
+            console.say(f"{out} has {len(keys)} of {len(keys)} answers already: nothing is left to ask")
+            return
         if len(items) < len(keys):
             console.say(f"{out} has {len(keys) - len(items)} of {len(keys)} answers already")
+        cot = model_options.open(batch_size or BATCH, boxes=boxes, zoom=zoom)
         asking.ask(cot, items, places, file, before=len(keys) - len(items))
 
 

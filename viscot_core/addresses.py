@@ -1,11 +1,16 @@
-"""Addresses of servers: what of them may be written down and shown."""
+"""Addresses of servers: what of them may be written down and shown, and how they are reached."""
 
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from viscot_core.errors import UsageError
+
+if TYPE_CHECKING:
+    import httpx
 
 _USER = re.compile(r"(?<=://)[^\s/]*@")
 _QUERY = re.compile(r"(\bhttps?://[^\s?#\"']*)\?[^\s#\"']*")
@@ -30,3 +35,55 @@ def secrets_in(url: str) -> tuple[str, ...]:
     return tuple(
         unquote(word) for word in (parts.password or parts.username, *values) if word and len(word) > 3
     )
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether a URL leads to the machine that it is read on: ``localhost``, 127.x.x.x, ``[::1]``, 0.0.0.0."""
+    try:
+        host = (urlsplit(url).hostname or "").rstrip(".")
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        address = ip_address(host)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    # Servers print 0.0.0.0 when they listen on every address, and it is copied from there.
+    return address.is_loopback or address.is_unspecified
+
+
+def takes_proxy(url: str) -> bool:
+    """Whether the environment has calls to ``url`` go through a proxy."""
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    there = {"all", parts.scheme} & getproxies().keys()
+    return bool(there) and not is_this_machine(url) and not proxy_bypass(parts.netloc.rpartition("@")[2])
+
+
+def check_proxies() -> None:
+    """Raise UsageError where the environment names a proxy that cannot be used."""
+    http_client().close()
+
+
+def http_client(url: str = "", **options: Any) -> httpx.Client:
+    """A client for the server at ``url``, or for any: through the proxy that the environment names.
+
+    A server on this machine is asked directly, as no proxy could reach it.
+
+    Raises:
+        UsageError: the environment names a proxy that cannot be used.
+    """
+    import httpx
+
+    try:
+        return httpx.Client(trust_env=not is_this_machine(url), **options)
+    except ImportError as error:
+        raise UsageError(
+            "The environment names a SOCKS proxy (ALL_PROXY), which needs a package: "
+            "pip install 'httpx[socks]'."
+        ) from error
+    except (httpx.InvalidURL, ValueError) as error:
+        raise UsageError(
+            f"A proxy of the environment has no address that can be used ({without_password(str(error))}); "
+            "correct http_proxy, https_proxy and all_proxy."
+        ) from error

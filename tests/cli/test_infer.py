@@ -253,7 +253,7 @@ def test_without_model_one_line_says_what_it_knows(cli: Run, bundled: Path, gold
 
 
 def test_infer_with_out_box_and_folders(
-    cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path
+    cli: Run, golden: Path, tiny: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for name in ("in/a.jpg", "in/deep/b.jpg"):
@@ -270,6 +270,10 @@ def test_infer_with_out_box_and_folders(
         ("b.jpg", [23, 0, 90, 230]),
     ]
     assert "the model said" not in ran.out, "the box was given"
+    with monkeypatch.context() as patch:  # nothing is left: no model is opened
+        patch.setattr("viscot_cli.model_options.open_model", lambda *_, **__: pytest.fail("opened"))
+        again = cli("infer", tmp_path / "in", QUESTION, *tiny, "--out", out, "--box", "23,0,90,230")
+    assert (again.code, again.out) == (0, "") and "has 1 of 1 answers already: nothing is left" in again.err
     rows_in = tmp_path / "q.jsonl"
     asked = [{"image": row["image"], "question": QUESTION} for row in rows]
     rows_in.write_text(

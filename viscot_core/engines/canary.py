@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from viscot_core.addresses import without_password
+from viscot_core.addresses import http_client, without_password
 from viscot_core.conversation import Message
 from viscot_core.errors import CheckpointError, EngineError
 from viscot_core.images.view import View
@@ -73,7 +73,8 @@ def _served_folder(url: str, name: str) -> Path | None:
     if key is not None:  # a hosted model: no folder of this machine
         return None
     try:
-        told: Any = httpx.get(f"{url}/models", timeout=5.0).json()["data"]
+        with http_client(url, timeout=5.0) as http:
+            told: Any = http.get(f"{url}/models").json()["data"]
         roots = [card.get("root") for card in told if card.get("id") == name]
     except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -180,6 +180,16 @@ def own_policy(options: EngineOptions) -> str | None:
     return None if manifest is None else manifest.policy
 
 
+def model_name(options: EngineOptions) -> str:
+    """The engine's name, which records have, before it is opened. Raises UsageError, CheckpointError."""
+    if options.is_server:
+        return options.address()[1]
+    from viscot_core.models.checkpoint import open_checkpoint
+    from viscot_core.models.zoo import resolve_answering
+
+    return open_checkpoint(resolve_answering(options.model), options.base).manifest.name
+
+
 def weights_hash(options: EngineOptions) -> str | None:
     """The hash of the weights as the engine's identity has it, without loading them; None for a server's.
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from viscot_core.addresses import check_proxies
 from viscot_core.errors import CheckpointError, nearest
 from viscot_core.families.table import family_of
 from viscot_core.files import atomic_write, sha256_of
@@ -111,6 +112,7 @@ def _download(hub: str, name: str) -> Path:
     from huggingface_hub.errors import RepositoryNotFoundError as Unknown
     from huggingface_hub.utils import httpx, logging  # the client it was built with
 
+    check_proxies()
     logging.set_verbosity_error()  # it retries; one sentence at the end is enough
     _refuse_paths_in_headers()
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
-from viscot_core.addresses import without_password
+from viscot_core.addresses import check_proxies, without_password
 from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.models import adapters
 from viscot_core.models.card import MARK, card, without_folders
@@ -40,6 +40,7 @@ def require_pushable(name: str) -> None:
 
     if get_token() is None:
         raise UsageError("To push to the hub, set HF_TOKEN to a token that may write.")
+    check_proxies()
     try:
         HfApi().whoami()
     except _refusals() as error:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import httpx
 
-from viscot_core.addresses import no_address, secrets_in, without_password
+from viscot_core.addresses import http_client, no_address, secrets_in, without_password
 from viscot_core.errors import EngineError
 from viscot_core.openai_api import faults, streams, waiting
 from viscot_core.openai_api.adapting import Lesson, adapted, lesson
@@ -128,7 +128,8 @@ class Client:
             key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             if self._key and self._address.host.endswith(".azure.com"):
                 key["api-key"] = self._key  # Azure's name of it
-            self._here.http = httpx.Client(
+            self._here.http = http_client(
+                self.url,
                 headers=_HEADERS | key,
                 timeout=self.options.timeout,
                 limits=httpx.Limits(max_connections=1),

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from viscot_core.addresses import takes_proxy
 from viscot_core.openai_api.keys import OPENAI_KEY, redact
 from viscot_core.openai_api.waiting import retry_after
 
@@ -57,7 +58,8 @@ def of_transport(error: httpx.HTTPError, url: str) -> Fault:
     """A call that came to no HTTP status."""
     words = str(error) or type(error).__name__
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return Fault(Kind.PASSING, f"no connection to {url} ({words})")
+        way = ", through the proxy of the environment" if takes_proxy(url) else ""
+        return Fault(Kind.PASSING, f"no connection to {url}{way} ({words})")
     # From here on the server may have read the request.
     if isinstance(error, httpx.TimeoutException):
         return Fault(Kind.PASSING, "the server did not answer in time", billed=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 
+from viscot_core.addresses import http_client
 from viscot_core.errors import DataError
 from viscot_core.files import atomic_write
 from viscot_core.openai_api.waiting import retry_after
@@ -69,7 +70,7 @@ class Patience:
 
 def new_client() -> httpx.Client:
     """The HTTP client of all downloads: follows redirects and detects dead connections."""
-    return httpx.Client(follow_redirects=True, timeout=TIMEOUT, headers={"User-Agent": "viscot"})
+    return http_client(follow_redirects=True, timeout=TIMEOUT, headers={"User-Agent": "viscot"})
 
 
 def finished(to: Path) -> Fetched | None:
