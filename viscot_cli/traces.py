@@ -106,7 +106,17 @@ def root_of(file: Path) -> Path:
     """What image paths of a file are relative to: its folder, or the data root of a run."""
     from viscot_core.runs.records import read_run
 
-    return Path(read_run(file).data) if file.is_dir() else file.parent
+    run = _run_of(file)
+    return Path(read_run(run).data) if run else file.parent
+
+
+def _run_of(file: Path) -> Path | None:
+    """The run folder that ``file`` is, or whose records it has; None for a file of rows."""
+    from viscot_core.runs.records import PREDICTIONS_FILE, RUN_FILE
+
+    if file.name == PREDICTIONS_FILE and (file.parent / RUN_FILE).exists():
+        return file.parent
+    return file if file.is_dir() else None
 
 
 def talks_of(file: Path, root: Path, dialect: str | None) -> Iterator[Trace | str]:
@@ -117,11 +127,12 @@ def talks_of(file: Path, root: Path, dialect: str | None) -> Iterator[Trace | st
     from viscot_core.errors import UsageError
     from viscot_core.runs.records import read_predictions
 
-    if not file.is_dir():
+    run = _run_of(file)
+    if run is None:
         yield from read_any(file, root, dialect)
         return
     found = False
-    for prediction in read_predictions(file):
+    for prediction in read_predictions(run):
         if prediction.trace is None:
             continue
         found = True
@@ -131,4 +142,7 @@ def talks_of(file: Path, root: Path, dialect: str | None) -> Iterator[Trace | st
             trace = trace.model_copy(update={"reference_box": box.coords})
         yield trace
     if not found:
-        raise UsageError(f"{file} has no talks; a run of --policy zoom keeps them, item by item.")
+        raise UsageError(
+            f"{run} has no talks; a run of --policy zoom keeps them, item by item. "
+            f"'viscot bench show {run} ITEM' shows an item of any run, with its prompts."
+        )

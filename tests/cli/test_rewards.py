@@ -70,11 +70,19 @@ def test_a_run_without_talks_is_refused(cli: Cli, tmp_path: Path) -> None:
     for words in (
         ("rewards", "check", folder, "--reward", "iou"),
         ("traces", "show", folder, 1),
+        ("traces", "show", folder / "predictions.jsonl", 1),
     ):
         ran = cli(*words)
         assert ran.code == 2 and "has no talks; a run of --policy zoom keeps them" in ran.err
     ran = cli("traces", "convert", folder, "--to", "trace", "--out", tmp_path / "out.jsonl")
     assert ran.code == 2 and not (tmp_path / "out.jsonl").exists()
+    # Elsewhere than in its run, and as `infer --out` writes them: rows of answers.
+    answer = {"image": "a.png", "question": "?", "model": "m", "strategy": "cot", "status": "done"}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(answer) + "\n")
+    (tmp_path / "copied.jsonl").write_bytes((folder / "predictions.jsonl").read_bytes())
+    for name in ("answers.jsonl", "copied.jsonl"):
+        ran = cli("traces", "show", tmp_path / name, 1)
+        assert ran.code == 1 and f"{name} has answers and no talks" in ran.err, ran.err
 
 
 def test_wrong_usage(cli: Cli, traces: Path) -> None:

@@ -69,6 +69,7 @@ def read_carried(path: Path) -> Iterator[CarriedRow]:
         DataError: a row that is none of them; names file and line.
     """
     for raw in raw_rows(path):
+        data: Any = None
         try:
             data = json.loads(raw.data)
             images = data.get("images", data.get("image")) or ()
@@ -79,10 +80,20 @@ def read_carried(path: Path) -> Iterator[CarriedRow]:
                 data.get("id"),
             )
         except (ValueError, LookupError, TypeError, AttributeError) as error:
+            if _is_answer(data):
+                raise DataError(
+                    f"{path} has answers and no talks; 'viscot infer --policy zoom --trace FILE' and runs of "
+                    "--policy zoom keep talks."
+                ) from error
             raise DataError(
                 f"{path}:{raw.line}: this is no conversation with images ({_reason(error)}); "
                 f"the formats are {', '.join(FORMATS)}."
             ) from error
+
+
+def _is_answer(data: object) -> bool:
+    """Whether a row is what ``viscot infer`` or a run keeps of a question: its answer, and no talk."""
+    return isinstance(data, dict) and {"question", "strategy", "status"} <= data.keys()
 
 
 def _reason(error: Exception) -> str:
