@@ -119,7 +119,7 @@ def in_buffers(engine: LocalEngine) -> StaticDecoder:
 
 def test_the_words_are_the_plain_ones(loaded: LoadedModel, on_gpu: Callable[..., None]) -> None:
     """An engine that is opened to fuse: who it is, what it says, what it leaves."""
-    backend, requests = Backend(), asked(4)
+    backend, requests = Backend(), asked(3)
     plain = LocalEngine(loaded, batch_size=4)
     on_gpu(backend)
     engine = LocalEngine(loaded, batch_size=4, fused=True)
@@ -241,6 +241,18 @@ def test_what_does_not_work_is_told_and_the_plain_way_goes_on(
     assert_untouched(loaded.model)
 
 
+def test_a_torch_that_cannot_compile(
+    loaded: LoadedModel, on_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("torch.compile is not supported on this Python")
+
+    monkeypatch.setattr(torch, "compile", refused)
+    on_gpu("inductor")
+    with pytest.warns(RuntimeWarning, match="answers take longer: torch.compile is not supported"):
+        assert LocalEngine(loaded, fused=True).fused is None
+
+
 def test_a_later_shape_that_does_not_compile(loaded: LoadedModel) -> None:
     requests, backend = asked(), Backend()
     plain = LocalEngine(loaded, batch_size=4).generate(requests)
@@ -270,7 +282,7 @@ def test_others_of_the_same_kind_keep_the_plain_code(loaded: LoadedModel, golden
         thread.join()
     assert backend.compiled == backend.ran == 0
     assert torch.equal(said[0], plain) and said[0].requires_grad
-    with ThreadOf(partial(fused_engine(loaded, backend).generate, asked(2))) as busy:
+    with ThreadOf(partial(fused_engine(loaded, backend).generate, asked(1))) as busy:
         while busy.is_alive():
             assert torch.equal(text(inputs_embeds=rows).last_hidden_state, plain)
             assert_untouched(other.model)

@@ -83,13 +83,17 @@ class FusedKernels:
         # Intermediate results in 16 bits, as the plain code has them; products are not tried out (the
         # default: no max_autotune).
         options = {"emulate_precision_casts": True} if backend == "inductor" else None
-        compiled = torch.compile(plain, dynamic=True, backend=backend, options=options)
+
+        @cache
+        def compiled() -> Callable[..., Any]:
+            # Not before the first call: where torch has no compiler at all, this fails already.
+            return torch.compile(plain, dynamic=True, backend=backend, options=options)
 
         def call(*args: Any, **named: Any) -> Any:
             if self._failed:
                 return plain(*args, **named)
             try:
-                said = compiled(*args, **named)
+                said = compiled()(*args, **named)
             except torch._dynamo.exc.TorchDynamoException as error:
                 if self._checking:
                     raise
