@@ -109,7 +109,7 @@ class LocalEngine:
             "sampling": self.sampling.identity,
             # A model whose shared prefix did not pass the check at load says so; all others read it exactly.
             **({"prefix": "off"} if self._prefix_refused else {}),
-            # Sums may round otherwise. Plain kernels have no key, as all runs on record were made with them.
+            # They round elsewhere. Plain kernels have no key: all runs from before were made with them.
             **({"kernels": "fused"} if self.fused is not None else {}),
         }
 

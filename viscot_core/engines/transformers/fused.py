@@ -1,9 +1,8 @@
 """Fewer kernels on a GPU: norms, rotary positions and activations of a model's own code, compiled.
 
 transformers runs each of them as five to ten kernels that read and write all tokens. ``torch.compile`` makes
-one or two of them, of any family, for batches of any shape; matrix products stay the same calls. Numbers are
-rounded to 16 bits where the plain code does it, so that few words change; a sum may be taken in another
-order, which is why an engine's identity names it.
+one or two of them, of any family, for batches of any shape; matrix products stay the same calls. What lies
+between their steps is no longer rounded to 16 bits, so a word may differ: an engine's identity names it.
 """
 
 from __future__ import annotations
@@ -80,14 +79,13 @@ class FusedKernels:
 
     def _fused(self, backend: str | Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
         """``plain``, compiled at its first call; after a failure the plain one again."""
-        # Intermediate results in 16 bits, as the plain code has them; products are not tried out (the
-        # default: no max_autotune).
-        options = {"emulate_precision_casts": True} if backend == "inductor" else None
 
         @cache
         def compiled() -> Callable[..., Any]:
             # Not before the first call: where torch has no compiler at all, this fails already.
-            return torch.compile(plain, dynamic=True, backend=backend, options=options)
+            # Without max_autotune products stay cuBLAS's. inductor's `emulate_precision_casts` would round as
+            # the plain code does, but its chains of casts crash Triton 3.6 (pytorch/pytorch#173547).
+            return torch.compile(plain, dynamic=True, backend=backend)
 
         def call(*args: Any, **named: Any) -> Any:
             if self._failed:
