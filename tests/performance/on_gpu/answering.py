@@ -85,7 +85,7 @@ def _bench(
         b.forget_peak()
         engine = _capped(b, way)
         auto = engine.batch_size
-        few = min(images, auto if not expressions else max(2, images // 3))
+        few = min(images, auto if not expressions else max(2, images // 4))
         warm = make_data(root / "warm", shown, few, expressions)
         main = make_data(root / "main", shown, images, expressions)
         begun = b.clocked(lambda: run_bench(kind, warm, root / "out-warm", engine))

@@ -11,11 +11,11 @@ from viscot_core.engines.transformers.decode_state import Decoding
 
 MOST_ROWS = 64
 """More prompts than this gain nothing by running together on a CPU."""
-MOST_ROWS_GPU = 256
-"""The same for a GPU: a decoding step reads the weights once for all of them.
+MOST_ON_GPU = 4
+"""The same for a GPU, times the prompts that fit with an image each: a step reads the weights once for all.
 
-A run hands over four times the prompts that fit with an image each (``runs.loop``), at most 4 x 48 on 80 GB:
-fewer rows than that would cut it into a large batch and a small one, which costs as many steps.
+A run hands over so many (``runs.loop``); fewer would cut them into a large batch and a small one, which takes
+as many steps.
 """
 
 

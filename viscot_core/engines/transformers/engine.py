@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws
-from viscot_core.engines.transformers.batches import MOST_ROWS, MOST_ROWS_GPU, BatchBudget, fitting_batch
+from viscot_core.engines.transformers.batches import MOST_ON_GPU, MOST_ROWS, BatchBudget, fitting_batch
 from viscot_core.engines.transformers.decode_state import Decoding, begun
 from viscot_core.engines.transformers.work import Work
 from viscot_core.errors import EngineError, UsageError
@@ -264,7 +264,7 @@ class LocalEngine:
     def _budget(self) -> BatchBudget:
         """What may run together: so many prompts, or as many short ones as weigh as much."""
         tokens = self.batch_size * self.processor.typical_prompt
-        most = MOST_ROWS_GPU if self.model.device.type == "cuda" else MOST_ROWS
+        most = MOST_ON_GPU * self.batch_size if self.model.device.type == "cuda" else MOST_ROWS
         return BatchBudget(self.batch_size, tokens if self._finds_size else None, most)
 
     def _run(self, prompts: Sequence[Decoding], *before: Any) -> None:

@@ -21,32 +21,29 @@ megabyte, and needs milliseconds to make it."""
 
 
 class _Keys(DynamicCache):
-    """What a forward pass over whole prompts gives to keep, a tensor a row; it ends once the last layer has
-    been here.
+    """What a forward pass over whole prompts gives to keep; it ends once the last layer has been here.
 
     (A KV cache that would read it again joins it to what was there before, which costs a copy more.)
     """
 
-    rows: tuple[torch.Tensor, ...] = ()
+    kept: torch.Tensor | None = None
     filled = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep a layer's keys and values, ``[rows, kv heads, tokens, dim]``."""
-        if not self.rows:
-            shape = (len(self.layers), 2, *key_states.shape[1:])
-            self.rows = tuple(key_states.new_empty(shape) for _ in key_states)
-        for row, key, value in zip(self.rows, key_states, value_states, strict=True):
-            row[layer_idx, 0].copy_(key)
-            row[layer_idx, 1].copy_(value)
+        if self.kept is None:
+            self.kept = key_states.new_empty(len(key_states), len(self.layers), 2, *key_states.shape[1:])
+        self.kept[:, layer_idx, 0] = key_states
+        self.kept[:, layer_idx, 1] = value_states
         self.filled += 1
         if layer_idx == len(self.layers) - 1:
             all_read()
         return key_states, value_states
 
 
-def keys_and_values(text: Any, arguments: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+def keys_and_values(text: Any, arguments: dict[str, Any]) -> list[torch.Tensor]:
     """What the text model keeps of prompts that all are of one length, read from their first token.
 
     One tensor a row, ``[layers, 2, kv heads, tokens, dim]``, which shares no memory with the others.
@@ -58,9 +55,9 @@ def keys_and_values(text: Any, arguments: dict[str, Any]) -> tuple[torch.Tensor,
     # No padding, so the model's own causal attention needs no mask.
     with ends_when_read():
         text(**arguments, past_key_values=cache, use_cache=True)
-    if cache.filled != len(cache.layers):
+    if cache.kept is None or cache.filled != len(cache.layers):
         raise ValueError(f"{cache.filled} of the {len(cache.layers)} layers keep keys and values.")
-    return cache.rows
+    return [row.clone() for row in cache.kept]
 
 
 @contextmanager
