@@ -183,6 +183,12 @@ def compare(found: Checkpoint, expected: Mapping[str, Shape]) -> None:
     ]
 
 
+def in_whole_blocks(shape: Sequence[int]) -> bool:
+    """Whether bitsandbytes computes with a 4-bit matrix on any CPU: 64 numbers of a row share a scale, and 32
+    rows are packed together where the CPU has bf16 (its ``_convert_weight_packed_for_cpu``)."""
+    return shape[-1] % 64 == 0 and shape[0] % 32 == 0
+
+
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """How a model is put into memory: keyword arguments of transformers' ``from_pretrained``, resolved."""

@@ -210,6 +210,8 @@ def build(
     if load_in is not None:
         _need("bitsandbytes", f"--load-in {load_in}", "quant")
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_ONCE)
+        # It looks for a faster kernel on the hub and warns that there is none; the answer is the same.
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     place = _device_map(device, checkpoint, dtype, load_in)
     options = BuildOptions(dtype, attention, place, load_in)
     try:

@@ -6,6 +6,7 @@ the model writes boxes is not known here: ``viscot.json``, ``--box-format`` or `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +38,7 @@ from viscot_core.families.generic.processor import (
 )
 from viscot_core.families.generic.token_grids import LAYOUTS
 from viscot_core.families.generic.training import GenericTraining
-from viscot_core.families.generic.whole import compare_with_model
+from viscot_core.families.generic.whole import compare_with_model, odd_matrices
 from viscot_core.families.manifest import OWN_TEMPLATE, Manifest
 from viscot_core.families.token_grid import TokenGrid
 from viscot_core.tensors import open_weights
@@ -196,11 +197,14 @@ class Generic:
         """The model as transformers loads it; a (quantised) tensor that would start at random is refused."""
         from transformers import AutoModelForImageTextToText
 
+        precise = ["lm_head"]
+        if options.load_in == "4bit" and options.device_map is None:  # a GPU takes any matrix
+            precise += [re.escape(name) for name in odd_matrices(checkpoint.tokenizer_folder)]
         model, report = AutoModelForImageTextToText.from_pretrained(
             checkpoint.tokenizer_folder,  # an adapter's folder names its base
             dtype=options.dtype,
             attn_implementation=options.attention,
-            quantization_config=options.quantization(["lm_head"]),
+            quantization_config=options.quantization(precise),
             device_map=options.device_map,
             local_files_only=True,
             trust_remote_code=False,

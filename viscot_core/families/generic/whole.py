@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from viscot_core.families.checkpoint import LOADING, Checkpoint, Source
+from viscot_core.families.checkpoint import LOADING, Checkpoint, Source, in_whole_blocks
 
 
 def compare_with_model(found: Checkpoint) -> None:
@@ -22,7 +23,7 @@ def compare_with_model(found: Checkpoint) -> None:
     """
     if found.raw_config.get("quantization_config"):
         return
-    model, report = _without_numbers(found)
+    model, report = _without_numbers(found.path)
     found.missing = sorted(report["missing_keys"])
     anywhere = next(iter(found.tensors.values())).stored
     for name, shape, wanted in sorted(report["mismatched_keys"]):
@@ -36,12 +37,21 @@ def compare_with_model(found: Checkpoint) -> None:
     found.part_sizes = found.family.parts.sizes(counts)
 
 
-def _without_numbers(found: Checkpoint) -> Any:
+def odd_matrices(folder: Path) -> list[str]:
+    """The matrices that are no whole 4-bit blocks: the tower of Qwen2.5-VL has rows of 3420 numbers."""
+    import torch
+
+    model, _ = _without_numbers(folder)
+    linear = ((name, each) for name, each in model.named_modules() if isinstance(each, torch.nn.Linear))
+    return [name for name, each in linear if not in_whole_blocks(each.weight.shape)]
+
+
+def _without_numbers(folder: Path) -> Any:
     from transformers import AutoModelForImageTextToText
 
     with LOADING, _silent():
         return AutoModelForImageTextToText.from_pretrained(
-            found.path,
+            folder,
             device_map="meta",
             ignore_mismatched_sizes=True,
             local_files_only=True,

@@ -23,7 +23,14 @@ from viscot_core.families.base import (
     Square,
     TextTemplate,
 )
-from viscot_core.families.checkpoint import BuildOptions, Checkpoint, Layout, Source, compare
+from viscot_core.families.checkpoint import (
+    BuildOptions,
+    Checkpoint,
+    Layout,
+    Source,
+    compare,
+    in_whole_blocks,
+)
 from viscot_core.families.inputs import ModelInputs
 from viscot_core.families.llava import gather, handover, layouts
 from viscot_core.families.llava.parts import PARTS, add_image_row, expected_shapes
@@ -35,9 +42,6 @@ from viscot_core.families.llava.training import LlavaTraining
 from viscot_core.families.manifest import Manifest
 from viscot_core.families.token_grid import DEPTH, TokenGrid
 from viscot_core.tensors import Stored
-
-_BLOCK = 64
-"""Numbers that share a scale in bitsandbytes' 4 bits."""
 
 
 def family_for(config: Mapping[str, Any]) -> Family | None:
@@ -298,14 +302,14 @@ def _hf_config(raw: dict[str, Any]) -> tuple[Any, int]:
 def _precise(checkpoint: Checkpoint, load_in: str | None) -> list[str]:
     """Modules that are not quantised: tower, projector and head are small, and boxes need them.
 
-    So are matrices whose rows are no whole number of 4-bit blocks (none of a released model).
+    So are matrices that are no whole 4-bit blocks (none of a released model).
     """
     keep = [layouts.TOWER.rstrip("."), layouts.PROJECTOR.rstrip("."), "lm_head"]
     if load_in == "4bit":
         keep += [
             name.removesuffix(".weight")
             for name, source in checkpoint.tensors.items()
-            if re.match(r"model\.language_model\.layers\.", name) and source.shape[-1] % _BLOCK
+            if re.match(r"model\.language_model\.layers\.", name) and not in_whole_blocks(source.shape)
         ]
     return keep
 
