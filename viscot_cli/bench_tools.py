@@ -177,7 +177,7 @@ def calibrate(
 ) -> None:
     """Find out how a model writes boxes: every format is tried on the same drawn images with known boxes."""
     from viscot_core.boxes.registry import CODECS, codec
-    from viscot_core.engines.open import as_seen, open_engine
+    from viscot_core.engines.open import as_seen, known_codec, open_engine
     from viscot_core.errors import PartlyDone, UsageError
     from viscot_core.tasks.calibrate import FITS
     from viscot_core.tasks.calibrate import calibrate as measure
@@ -203,8 +203,17 @@ def calibrate(
         for f in fits
     ]
     console.table(["box format", "boxes read", "mean IoU", "", "a reply"], rows, right=["mean IoU"])
-    if not any(fit.fits for fit in fits):
-        raise PartlyDone(f"No box format reaches a mean IoU of {FITS}: the model may use none of them.")
+    own = known_codec(options)
+    if own is not None:
+        console.say(f"the model's config or name says {own.name}: no --box-format is needed")
+    if any(fit.fits for fit in fits):
+        return
+    none = f"No box format reaches a mean IoU of {FITS}, so the drawn images prove nothing"
+    if own is not None:
+        raise PartlyDone(
+            f"{none}: this model does not find their rectangles, and its own format {own.name} stays right."
+        )
+    raise PartlyDone(f"{none}: the model may use none of them, or not know such images.")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
+from judge_server import JudgeServer, completion
 from made_bench import FakeEngine
 from made_seer import Seer
 
@@ -42,3 +44,19 @@ def test_what_a_server_could_not_answer_counts_for_nothing() -> None:
 def test_a_model_without_boxes_fits_nothing() -> None:
     fits = calibrate(FakeEngine(lambda _: "I see a rectangle."), list(CODECS.values()))
     assert not any(fit.fits or fit.read for fit in fits)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "own"),
+    [
+        ("made-up", "the model may use none of them, or not know such images", False),
+        ("Qwen2.5-VL-7B-Instruct", "its own format qwen2.5-vl", True),
+    ],
+)
+def test_that_no_format_fits_is_said(cli: Callable[..., Any], name: str, words: str, own: bool) -> None:
+    """The bundled model writes its own format and finds no such rectangles: 0.295 looked wrong."""
+    with JudgeServer(lambda *_: completion("[0.1, 0.1, 0.2, 0.2]")) as server:
+        model = f"{server.url}#{name}"
+        ran = cli("bench", "calibrate", "--model", model, "--formats", "viscot,unit", "--count", "4")
+    assert ran.code == 3 and "prove nothing" in ran.err and words in ran.err, ran.err
+    assert ("no --box-format is needed" in ran.err) is own
