@@ -25,6 +25,20 @@ def test_pixels_equal_the_reference_bit_for_bit(golden: Path) -> None:
             assert hashlib.sha256(pixels.tobytes()).hexdigest() == digest, (name, side)
 
 
+@pytest.mark.parametrize("side", [56, 336])
+def test_a_wide_image_gives_the_pixels_of_its_square(side: int) -> None:
+    """Its rows are resized before they are padded, which no pixel tells: larger, smaller, one row, a pixel."""
+    draw = np.random.default_rng(side)
+    sizes = [(640, 480), (1000, 3), (337, 336), (61, 20), (57, 56), (2, 1), (1200, 601), (336, 99), (56, 55)]
+    for width, height in sizes:
+        # Values at both ends as well: bicubic weights overshoot and are cut.
+        noise = draw.choice(np.array([0, 1, 100, 254, 255], np.uint8), (height, width, 3))
+        image = Image.fromarray(noise)
+        square = pad_to_square(image)
+        expected = square.resize((side, side), Image.Resampling.BICUBIC)
+        assert np.array_equal(square_pixels(image, side), np.asarray(expected)), (width, height)
+
+
 def test_quick_pixels_stay_within_two_of_255(golden: Path) -> None:
     differ, count = 0, 0
     for name in json.loads((golden / "preprocess.json").read_text()):

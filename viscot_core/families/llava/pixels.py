@@ -35,7 +35,16 @@ def pad_to_square(image: Image.Image) -> Image.Image:
 
 def square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     """``uint8[side, side, 3]``: padded to a square and resized (bicubic) for a tower of ``side`` pixels."""
-    square = pad_to_square(_shortened(image, side))
+    image = _shortened(image, side)
+    width, height = image.size
+    if width > height and width != side:
+        # Pillow resizes each row first, then the columns, and rounds in between. A row of padding gives one of
+        # padding: only the image's own rows are resized, and no square of the full size is made.
+        image = image.resize((side, height), Image.Resampling.BICUBIC)
+        square = Image.new("RGB", (side, width), PAD_COLOR)
+        square.paste(image, (0, (width - height) // 2))
+    else:
+        square = pad_to_square(image)
     if square.size != (side, side):
         square = square.resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(square)
