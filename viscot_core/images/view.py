@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -37,9 +38,37 @@ def grey(size: Size) -> View:
     return View(Image.new("RGB", size, GREY), f"grey@{size[0]}x{size[1]}")
 
 
+class _Part(Image.Image):
+    """A part of an image that is cut once its pixels are wanted, as Pillow decodes a file.
+
+    Cutting a page takes a millisecond or more: here it is the thread that prepares the pixels that does it,
+    and not the one that asks the model.
+    """
+
+    _uncut: tuple[Image.Image, Window] | None = None
+
+    def __init__(self, whole: Image.Image, window: Window) -> None:
+        super().__init__()
+        left, top, right, bottom = window
+        self._mode, self._size = whole.mode, (right - left, bottom - top)
+        self.info = whole.info.copy()
+        self._uncut = (whole, window)
+
+    def load(self) -> Any:
+        """Cut, at the first call; two threads that come at once cut the same."""
+        if (uncut := self._uncut) is not None:
+            whole, window = uncut
+            self.im = whole.crop(window).im
+            self._uncut = None
+        return super().load()
+
+
 def crop(view: View, window: Window) -> View:
     """The part of ``view`` inside ``window`` (left, top, right, bottom in its pixels)."""
-    return View(view.image.crop(window), f"{view.key}###{list(window)}")
+    left, top, right, bottom = window
+    # Without pixels, or of colours that are numbers of a table, there is nothing to put off.
+    part = _Part if left < right and top < bottom and view.image.mode == "RGB" else Image.Image.crop
+    return View(part(view.image, window), f"{view.key}###{list(window)}")
 
 
 def resized(view: View, resize: Callable[[Size], Size] | None) -> View:

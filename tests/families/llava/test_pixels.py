@@ -27,7 +27,7 @@ def test_pixels_equal_the_reference_bit_for_bit(golden: Path) -> None:
 
 @pytest.mark.parametrize("side", [56, 336])
 def test_a_wide_image_gives_the_pixels_of_its_square(side: int) -> None:
-    """Its rows are resized before they are padded, which no pixel tells: larger, smaller, one row, a pixel."""
+    """Its rows are resized before they are padded, which no pixel tells: larger, smaller, few rows, one."""
     draw = np.random.default_rng(side)
     sizes = [(640, 480), (1000, 3), (337, 336), (61, 20), (57, 56), (2, 1), (1200, 601), (336, 99), (56, 55)]
     for width, height in sizes:

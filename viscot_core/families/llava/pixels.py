@@ -38,8 +38,8 @@ def square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     image = _shortened(image, side)
     width, height = image.size
     if width > height and width != side:
-        # Pillow resizes each row first, then the columns, and rounds in between. A row of padding gives one of
-        # padding: only the image's own rows are resized, and no square of the full size is made.
+        # Pillow resizes each row first, then the columns, and rounds in between. A row of padding gives one
+        # of padding: only the image's own rows are resized, and no square of the full size is made.
         image = image.resize((side, height), Image.Resampling.BICUBIC)
         square = Image.new("RGB", (side, width), PAD_COLOR)
         square.paste(image, (0, (width - height) // 2))
