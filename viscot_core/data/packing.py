@@ -62,7 +62,6 @@ def collate_packed(
     *,
     pad_id: int,
     capacity: int,
-    multiple: int = 1,
     tokens: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> tuple[Batch, list[int]]:
     """``input_ids, position_ids, labels int64[rows, T]``, and the samples' order, in which images must come.
@@ -72,33 +71,29 @@ def collate_packed(
     apart.
 
     The first label of every sample is masked: it would be predicted from the last token of the sample before.
-    Rows are padded to the longest, rounded up to ``multiple``; padding counts positions from 0 too: it
-    is a sample of its own, which no other attends to.
+    Rows are padded to the longest; padding counts positions from 0 too: it is a sample of its own, which no
+    other attends to.
     """
     rows = pack([len(s.encoded.ids) for s in samples], capacity)
-    return _packed(samples, rows, pad_id, multiple, tokens), [index for row in rows for index in row]
+    return _packed(samples, rows, pad_id, tokens), [index for row in rows for index in row]
 
 
 def collate_one_row(
     samples: Sequence[Sample],
     *,
     pad_id: int,
-    multiple: int = 1,
     tokens: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> Batch:
     """As `collate_packed`, all samples in one row and in their order, for attention that reads their ends.
 
     ``cu_seq_lens_q, cu_seq_lens_k int32[samples + 1]`` are the samples' borders, ``max_length_q`` and
-    ``max_length_k`` the longest. Padding at the end is a sample of its own.
+    ``max_length_k`` the longest.
     """
-    batch = _packed(samples, [range(len(samples))], pad_id, multiple, tokens)
+    batch = _packed(samples, [range(len(samples))], pad_id, tokens)
     lengths = [len(sample.encoded.ids) for sample in samples]
-    if rest := batch["input_ids"].shape[1] - sum(lengths):
-        lengths.append(rest)
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-    # Rounded up: a compiled step is not compiled anew for every longest sample. A number, not a tensor: the
-    # kernel wants to know it before the device has caught up.
-    longest: Any = -(-max(lengths) // multiple) * multiple
+    # A number, not a tensor: the kernel wants to know it before the device has caught up.
+    longest: Any = max(lengths)
     return batch | {
         "cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest,
     }  # fmt: skip
@@ -108,11 +103,9 @@ def _packed(
     samples: Sequence[Sample],
     rows: Sequence[Sequence[int]],
     pad_id: int,
-    multiple: int,
     tokens: Sequence[Mapping[str, torch.Tensor]],
 ) -> Batch:
     longest = max(sum(len(samples[i].encoded.ids) for i in row) for row in rows)
-    longest = -(-longest // multiple) * multiple
     ids = torch.full((len(rows), longest), pad_id)
     labels = torch.full((len(rows), longest), IGNORE)
     positions = torch.zeros((len(rows), longest), dtype=torch.long)

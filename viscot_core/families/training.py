@@ -15,6 +15,7 @@ from viscot_core.boxes.formats import Codec
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import Message
 from viscot_core.families.base import Parts, Processor, Spans
+from viscot_core.families.compiling import Backend
 from viscot_core.families.inputs import Rendered
 from viscot_core.families.manifest import TurnTokens
 
@@ -234,8 +235,8 @@ class Training(Protocol):
         """Let the language model of ``model`` (no adapters around it) use an attention of transformers."""
         ...
 
-    def compile_parts(self, model: Any, *, language_model: bool) -> None:
-        """``torch.compile`` of the tower and, where it runs, of the language model."""
+    def compile_parts(self, model: Any, *, language_model: bool, backend: Backend = "inductor") -> None:
+        """``torch.compile`` of the layers of the tower and, where it runs, of the language model."""
         ...
 
     def tied_tensors(self, config: Any) -> frozenset[str]:

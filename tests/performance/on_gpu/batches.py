@@ -50,7 +50,7 @@ def micro_batches(
             batch, order = packed_batch(chosen, pad, 2048)
             some = [some[n] for n in order]
         else:
-            batch = one_row_batch(chosen, pad, variant.multiple)
+            batch = one_row_batch(chosen, pad)
         noise = [
             torch.randn(len(samples[n].images), 3, side, side, generator=torch.Generator().manual_seed(n))
             for n in some

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from on_gpu.bench import Bench, OutOfTime, short
 from on_gpu.made import cast, make_model
 from on_gpu.variants import COMPILED, OLD, SHIPPED, Masters, Variant
 from on_gpu.viscot_side import (
+    compile_parts,
     encode_rows,
     loaded_model,
     memory_estimate,
@@ -29,7 +31,7 @@ class Trained:
     """A model in training, the steps of one kind of fine-tuning on it, and their figures."""
 
     def __init__(self, b: Bench, layers: int, lora: int) -> None:
-        self.b, self.lora = b, lora
+        self.b, self.lora, self.compiled = b, lora, False
         b.forget_peak()
         base = make_model(b.size, b.tokenizer, b.device, b.dtype, layers)
         loaded = loaded_model(base, b.tokenizer)
@@ -67,18 +69,18 @@ class Trained:
         return "lora" if self.lora else "full"
 
     def set_up(self, variant: Variant) -> None:
-        """Recomputation and attention as the variant wants them."""
+        """Recomputation, attention and compilation as the variant wants them."""
         base = self.base
         if variant.recompute:
             base.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=variant.recompute)
         else:
             base.activation_checkpointing_disable()
         use_attention(base, variant.rows == "one")
-        if variant.compiled:
-            self.b.torch._dynamo.config.recompile_limit = 64
-            backend = "inductor" if self.b.cuda else "eager"
-            for layer in base.model.language_model.layers:
-                layer.compile(dynamic=False, backend=backend)
+        if variant.compiled and not self.compiled:
+            compile_parts(base, "inductor" if self.b.cuda else "eager")
+            self.compiled = True
+        # Variants that are not compiled may come after those that are.
+        self.b.torch.compiler.set_stance("default" if variant.compiled else "force_eager")
 
     def loss(self, batch: dict[str, Any], variant: Variant, words: float) -> Any:
         b = self.b
@@ -102,11 +104,11 @@ class Trained:
     def measure(self, variant: Variant) -> dict[str, Any]:
         """Tokens/s, MFU and memory; the micro-batch is halved while it does not fit."""
         b = self.b
-        per_device = len(self.samples)
+        per_device, start = len(self.samples), time.perf_counter()
         self.set_up(variant)
         while True:
             try:
-                return self._measure(variant, per_device)
+                return self._measure(variant, per_device, start)
             except b.torch.cuda.OutOfMemoryError:
                 if per_device == 1:
                     return {"error": "out of memory with one sample"}
@@ -118,12 +120,14 @@ class Trained:
         for parameter in self.model.parameters():
             parameter.grad = None
 
-    def _measure(self, variant: Variant, per_device: int) -> dict[str, Any]:
+    def _measure(self, variant: Variant, per_device: int, start: float) -> dict[str, Any]:
+        """``start``: when the variant was begun, so that compilation in a batch that did not fit counts."""
         b = self.b
         batches = micro_batches(b, self.samples, variant, per_device)
         b.forget_peak()
         losses: list[float] = []
         first = b.clocked(lambda: losses.append(float(self.step(batches, variant))))
+        ready = time.perf_counter() - start
         times = []
         for _ in range(5 if b.cuda else 2):
             times.append(b.clocked(lambda: self.step(batches, variant)))
@@ -139,6 +143,7 @@ class Trained:
             "tokens_s": round(self.tokens / seconds), "mfu": round(rate / b.card_tflops(), 4),
             "of_measured": round(rate / b.measured["tflops"], 4), "step_s": round(seconds, 3),
             "spread": round(max(times) / min(times) - 1, 3), "first_s": round(first, 2),
+            "ready_s": round(ready, 2),
             "micro_batch": per_device, "non_padding": round(self.tokens / places, 3),
             "loss": round(losses[0], 4),
             "peak_gib": peak, "estimate_gib": round(estimate, 2),
@@ -152,20 +157,26 @@ def section_e(b: Bench) -> None:
     if b.cuda:
         with contextlib.suppress(Exception):
             b.torch.cuda.memory._set_allocator_settings("expandable_segments:True")
-    lora = (*SHIPPED, OLD[0])
-    few = b.size.train_layers
-    groups = ((few, 0, (*SHIPPED, *OLD)), (b.size.layers, b.size.lora, lora), (few, 0, COMPILED))
-    for number, (layers, rank, variants) in enumerate(groups):
-        # The step under LoRA is worth more than the last variants of the other kind.
-        reserve = 40 if b.cuda and number == 0 and b.size.name == "7b" else 0
-        if not b.enough(reserve + (60 if variants is COMPILED else 20) if b.cuda else 1):
+    few, full, deep = b.size.train_layers, 0, b.size.lora
+    # The most telling first: what a recipe's step would be at best, beside the same step not compiled.
+    groups = (
+        (b.size.layers, deep, (*COMPILED, SHIPPED[0])),
+        (few, full, (COMPILED[0], SHIPPED[0])),
+        (b.size.layers, deep, (*SHIPPED[1:], OLD[0])),
+        (few, full, (*SHIPPED[1:], *OLD)),
+    )
+    for layers, rank, variants in groups:
+        if not b.enough(20 if b.cuda else 1):
             continue
-        _trained(b, layers, rank, variants, reserve)
+        try:
+            _trained(b, layers, rank, variants)
+        finally:
+            b.torch.compiler.set_stance("default")
         b.torch._dynamo.reset()
         b.clean()
 
 
-def _trained(b: Bench, layers: int, rank: int, variants: Sequence[Variant], reserve: float) -> None:
+def _trained(b: Bench, layers: int, rank: int, variants: Sequence[Variant]) -> None:
     """The variants of one kind of fine-tuning, on one model."""
     try:
         trained = Trained(b, layers, rank)
@@ -177,7 +188,7 @@ def _trained(b: Bench, layers: int, rank: int, variants: Sequence[Variant], rese
         return
     for variant in variants:
         name = f"{trained.kind}: {variant.name}"
-        if not b.enough(reserve + 10 if b.cuda else 1):
+        if not b.enough(10 if b.cuda else 1):
             b.note("e", name, {"skipped": "no time left"})
             continue
         b.tried("e", name, lambda: trained.measure(variant))  # noqa: B023

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -16,14 +16,13 @@ class Variant:
     attention: str = "sdpa"  # or varlen
     head: str = "all"  # logits of all positions, or of the supervised
     compiled: bool = False
-    multiple: int = 1
 
     @property
     def name(self) -> str:
         again = {0: "no recompute", 1: "recompute"}.get(self.recompute, f"recompute 1 of {self.recompute}")
         parts = [self.rows if self.rows != "one" else "one row", self.attention, again]
         parts += ["supervised head"] if self.head != "all" else []
-        parts += [f"compiled, x{self.multiple}"] if self.compiled else []
+        parts += ["compiled"] if self.compiled else []
         return ", ".join(parts)
 
 
@@ -31,7 +30,8 @@ OLD = (Variant("padded", 1), Variant("packed"))
 """As 0.1.0 trained, for comparison."""
 SHIPPED = tuple(Variant("one", every, "varlen", "supervised") for every in (0, 2, 1))
 """What the trainer does now; the plan chooses which layers are recomputed."""
-COMPILED = (Variant("one", attention="varlen", head="supervised", compiled=True, multiple=256),)
+COMPILED = tuple(replace(variant, compiled=True) for variant in SHIPPED[:2])
+"""The same steps with ``compile: true``."""
 
 
 class Masters:

@@ -171,12 +171,12 @@ def token_losses(logits: Any, labels: Any) -> Any:
     return losses(logits, labels)
 
 
-def one_row_batch(samples: Sequence[Any], pad_id: int, multiple: int) -> dict[str, Any]:
+def one_row_batch(samples: Sequence[Any], pad_id: int) -> dict[str, Any]:
     """As the trainer's loader makes it, without the images."""
     from viscot_core.data.packing import collate_one_row
     from viscot_core.train.objectives.token_loss import with_targets
 
-    return dict(with_targets(collate_one_row(samples, pad_id=pad_id, multiple=multiple)))
+    return dict(with_targets(collate_one_row(samples, pad_id=pad_id)))
 
 
 def trainers_loss(text_rows: int, stage: Any) -> Callable[[Any, dict[str, Any], float], Any]:
@@ -203,6 +203,13 @@ def use_attention(base: Any, one_row: bool) -> None:
 
     varlen.register()
     training_from_parts().use_attention(base, varlen.VARLEN if one_row else "sdpa")
+
+
+def compile_parts(base: Any, backend: str) -> None:
+    """What a recipe's ``compile: true`` does."""
+    from viscot_core.families.table import training_from_parts
+
+    training_from_parts().compile_parts(base, language_model=True, backend=backend)
 
 
 def memory_estimate(config: Any, stage: Any, per_device: int) -> float:

@@ -95,16 +95,6 @@ def test_the_first_label_of_a_sample_is_not_predicted_from_the_sample_before() -
     assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 1, 0]]
 
 
-def test_packed_rows_may_be_padded_to_a_multiple() -> None:
-    samples = [sample(9, 1, 0), sample(5, 0, 1), sample(20, 2, 2)]
-    plain, _ = collate_packed(samples, pad_id=0, capacity=40)
-    padded, _ = collate_packed(samples, pad_id=0, capacity=40, multiple=16)
-    length = plain["input_ids"].shape[1]
-    assert padded["input_ids"].shape[1] % 16 == 0 and padded["input_ids"].shape[1] >= length
-    assert torch.equal(padded["input_ids"][:, :length], plain["input_ids"])
-    assert (padded["labels"][:, length:] == IGNORE).all()
-
-
 def test_a_batch_without_images_is_unchanged_and_reaches_every_part(model: Any) -> None:
     ids = torch.tensor([sample(12, 0, 4).encoded.ids])
     model.eval()

@@ -12,6 +12,7 @@ from viscot_core.boxes.registry import QWEN_MAX_TOKENS, codec, limited
 from viscot_core.errors import CheckpointError, UsageError
 from viscot_core.families.base import NO_LIMITS, Family, ImageLimits, Parts
 from viscot_core.families.checkpoint import Checkpoint
+from viscot_core.families.compiling import Backend, compile_layers
 from viscot_core.families.generic import shapes
 from viscot_core.families.generic.adapted import processor_folder
 from viscot_core.families.generic.backbones import Backbone
@@ -131,13 +132,9 @@ class GenericTraining:
         """Of the language model; the tower's sees whole images."""
         _text_model(model).config._attn_implementation = name
 
-    def compile_parts(self, model: Any, *, language_model: bool) -> None:
-        """``torch.compile`` of the language model's layers: towers read images of any size."""
-        import torch
-
-        torch._dynamo.config.recompile_limit = 64
-        for layer in _text_model(model).layers if language_model else ():
-            layer.compile(dynamic=False)
+    def compile_parts(self, model: Any, *, language_model: bool, backend: Backend = "inductor") -> None:
+        """``torch.compile`` of the language model's layers; towers have other layers in each family."""
+        compile_layers(_text_model(model).layers if language_model else (), backend)
 
     # -- what is saved ------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from viscot_core.errors import UsageError
 from viscot_core.families.base import NO_LIMITS, Family
 from viscot_core.families.checkpoint import Checkpoint, Layout
+from viscot_core.families.compiling import Backend, compile_layers
 from viscot_core.families.llava import layouts, original_config, parts, shapes
 from viscot_core.families.llava.processor import ChatProcessor
 from viscot_core.families.shapes import ModelShape
@@ -100,15 +101,10 @@ class LlavaTraining:
         """Of the language model; the tower's sees whole images."""
         model.model.language_model.config._attn_implementation = name
 
-    def compile_parts(self, model: Any, *, language_model: bool) -> None:
-        """``torch.compile`` of the tower and, where it runs, of the language model."""
-        import torch
-
-        # Every padded length and number of images is a shape of its own: more than the default eight.
-        torch._dynamo.config.recompile_limit = 64
-        model.model.vision_tower.compile(dynamic=False)
-        if language_model:
-            model.model.language_model.compile(dynamic=False)
+    def compile_parts(self, model: Any, *, language_model: bool, backend: Backend = "inductor") -> None:
+        """``torch.compile`` of the layers of the tower and, where it runs, of the language model."""
+        text = model.model.language_model.layers if language_model else ()
+        compile_layers([*model.model.vision_tower.encoder.layers, *text], backend)
 
     # -- what is saved ------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ from viscot_core.train.objectives.token_loss import with_targets
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import StageSpec
 
-COMPILED = 64
-"""Lengths of batches are multiples of this where the model is compiled."""
 BYTES_PER_TOKEN = 4.5
 """Bytes of a JSON row per token of its text: close enough to group 2.4 million rows by length untokenized.
 
@@ -151,19 +148,17 @@ class MixtureDataset(Dataset[EncodedRow | BadRow | DroppedRow]):
         """Inputs and labels of good rows, as ``layout`` says."""
         samples, inputs = [item.sample for item in good], [item.inputs for item in good]
         made, tokens = self._processor.image_inputs, [one.tokens for one in inputs]
-        stage, pad_id = self.stage, self._processor.pad_id
-        # Each length is compiled anew, so there are few; none is beyond max_length.
-        multiple = math.gcd(COMPILED, stage.max_length) if stage.compile else 1
+        pad_id = self._processor.pad_id
         if self.layout == "one row":
-            batch = collate_one_row(samples, pad_id=pad_id, multiple=multiple, tokens=tokens) | made(inputs)
+            batch = collate_one_row(samples, pad_id=pad_id, tokens=tokens) | made(inputs)
         elif self.layout == "packed":
             batch, order = collate_packed(
-                samples, pad_id=pad_id, capacity=stage.max_length, multiple=multiple, tokens=tokens
+                samples, pad_id=pad_id, capacity=self.stage.max_length, tokens=tokens
             )
             # Packing reorders samples; the images of a batch are flat, and follow.
             batch |= made([inputs[index] for index in order])
         else:
-            batch = collate(samples, made(inputs), pad_id=pad_id, multiple=multiple, tokens=tokens)
+            batch = collate(samples, made(inputs), pad_id=pad_id, tokens=tokens)
         batch["tokens"] = torch.tensor(sum(len(s.encoded.ids) for s in samples))
         return with_targets(batch)
 

@@ -9,15 +9,27 @@ borders come with the batch (``cu_seq_lens_q``), through the model's own keyword
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 VARLEN = "viscot_varlen"
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    run: Callable[..., torch.Tensor]
+    options: dict[str, Any]
+    scales: bool
+    """Whether it takes the factor of the scores."""
+
+
+_kernel: _Kernel | None = None
+"""torch's kernel, looked up once: a compiled layer cannot look at it again."""
 _packed = False
 """Whether the forward pass that runs is of one row of samples: then no mask is made."""
 
@@ -35,6 +47,8 @@ def one_row(batch: dict[str, Any]) -> Iterator[None]:
 
 def register() -> None:
     """Make `VARLEN` known to transformers."""
+    global _kernel
+    _kernel = _kernel_here()
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(VARLEN, attention)
@@ -68,14 +82,22 @@ def attention(
         )
     if query.is_cuda and (query.dtype.itemsize == 2 or torch.is_autocast_enabled("cuda")):
         return _on_gpu(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
+    return _one_by_one(query, key, value, scaling, cu_seq_lens_q), None
+
+
+@torch.compiler.disable
+def _one_by_one(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, ends: torch.Tensor
+) -> torch.Tensor:
+    """Not compiled: it reads the lengths, and would be compiled anew for each number of samples."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
-    lengths = cu_seq_lens_q.diff().tolist()
+    lengths = ends.diff().tolist()
     # Split, not sliced: the gradient of a slice is as large as the whole row, once for each sample.
     samples = zip(*(t.split(lengths, 2) for t in (query, key, value)), strict=True)
     parts = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling) for q, k, v in samples]
-    return torch.cat(parts, 2).transpose(1, 2), None
+    return torch.cat(parts, 2).transpose(1, 2)
 
 
 def _on_gpu(
@@ -88,42 +110,36 @@ def _on_gpu(
 ) -> torch.Tensor:
     # Under autocast the rotary positions may have made q and k fp32 again.
     kind = query.dtype if query.dtype.itemsize == 2 else torch.get_autocast_dtype("cuda")
-    options = _options()
+    assert _kernel is not None  # `register` came first
+    options = _kernel.options
     if query.shape[1] != key.shape[1] and "enable_gqa" not in options:
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
     q, k, v = (t[0].transpose(0, 1).to(kind) for t in (query, key, value))
     # Some versions take no scale: q then carries it, beside the kernel's own 1 / sqrt(dim).
-    if scaling is not None and "scale" not in options:
+    if scaling is not None and not _kernel.scales:
         q = q * (scaling * q.shape[-1] ** 0.5)
-    wanted = {name: value for name, value in options.items() if name != "scale"}
-    if scaling is not None and "scale" in options:
-        wanted["scale"] = scaling
-    out: torch.Tensor = _kernel()(q, k, v, ends, ends, longest, longest, **wanted)
+    elif scaling is not None:
+        options = {**options, "scale": scaling}
+    out: torch.Tensor = _kernel.run(q, k, v, ends, ends, longest, longest, **options)
     return out[None]
 
 
-@cache
-def _kernel() -> Any:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return varlen_attn
-
-
-@cache
-def _options() -> dict[str, Any]:
-    """What this torch's kernel calls "causal" and "fewer key heads"; its names change between versions."""
-    known = inspect.signature(_kernel()).parameters
+def _kernel_here() -> _Kernel | None:
+    """torch's kernel, and what its version calls "causal" and "fewer key heads"; None where it has none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
     causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    more = {name: True for name in ("enable_gqa", "scale") if name in known}
-    return causal | more
+    more = {"enable_gqa": True} if "enable_gqa" in known else {}
+    return _Kernel(varlen_attn, causal | more, "scale" in known)
 
 
 def runs_here() -> bool:
     """Whether this machine's device has attention over samples of different lengths: the CPU always has."""
     if not torch.cuda.is_available():
         return True
-    try:
-        _kernel()
-    except ImportError:
+    if _kernel_here() is None:
         return False
     return torch.cuda.get_device_capability()[0] >= 8  # FlashAttention needs Ampere

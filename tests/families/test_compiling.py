@@ -1,0 +1,236 @@
+"""Compiled layers: one program for all layers and all lengths, and the same step as without."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from transformers import AttentionInterface
+
+from viscot_core.data.encode import Sample, collate
+from viscot_core.data.packing import collate_one_row
+from viscot_core.families.inputs import IGNORE, Rendered
+from viscot_core.families.llava.scratch import build_model, train_tokenizer
+from viscot_core.families.table import training_from_parts
+from viscot_core.train.loop.trainable import add_adapters, freeze_for
+from viscot_core.train.objectives import varlen
+from viscot_core.train.objectives.base import TrainStep
+from viscot_core.train.objectives.sft import Sft
+from viscot_core.train.recipe.load import load_recipe
+from viscot_core.train.recipe.schema import LoraSpec
+from viscot_core.train.recipe.tiny_specs import ScratchSpec
+
+SHAPE = ScratchSpec(
+    image_side=28, patch=14, vision_width=24, vision_layers=3, vision_heads=2, vision_mlp=48,
+    llm_width=24, llm_layers=4, llm_heads=2, llm_mlp=48, max_positions=256, vocab_size=300,
+)  # fmt: skip
+IMAGE = 3
+TOWER = 3
+"""Programs of a layer of the tower: before its attention, the attention, and behind it, where transformers'
+hooks that collect outputs cannot be compiled."""
+LENGTHS = ((9, 5, 3), (20, 7), (3, 30, 8), (12, 14), (40, 6, 5, 4), (11, 11), (2, 60), (25, 9, 1))
+"""Words of the samples of eight batches: other numbers of samples, tokens and longest."""
+
+
+@torch.library.custom_op("viscot_test::varlen", mutates_args=())
+def kernel(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int
+) -> torch.Tensor:
+    """``[tokens, heads, dim]`` as torch's kernel of a GPU takes them: an opaque operation of a program."""
+    assert longest == int(ends.diff().max())
+    rows = [t.transpose(0, 1)[None] for t in (q, k, v)]
+    out, _ = varlen.attention(None, *rows, None, cu_seq_lens_q=ends)  # type: ignore[misc]
+    return out[0].contiguous()
+
+
+@kernel.register_fake
+def _(q: torch.Tensor, *_: Any) -> torch.Tensor:
+    return torch.empty_like(q)
+
+
+@torch.library.custom_op("viscot_test::varlen_backward", mutates_args=())
+def kernel_backward(
+    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor
+) -> list[torch.Tensor]:
+    """Of softmax attention, a sample at a time."""
+    found = [torch.empty_like(t) for t in (q, k, v)]
+    for first, last in pairwise(ends.tolist()):
+        a, b, c, d = (t[first:last].transpose(0, 1) for t in (q, k, v, grad))
+        later = torch.ones(last - first, last - first, dtype=torch.bool).triu(1)
+        weights = (a @ b.mT * a.shape[-1] ** -0.5).masked_fill(later, -torch.inf).softmax(-1)
+        back = d @ c.mT
+        scores = weights * (back - (back * weights).sum(-1, keepdim=True)) * a.shape[-1] ** -0.5
+        for into, part in zip(found, (scores @ b, scores.mT @ a, weights.mT @ d), strict=True):
+            into[first:last] = part.transpose(0, 1)
+    return found
+
+
+@kernel_backward.register_fake
+def _(_: torch.Tensor, *rows: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.empty_like(t) for t in rows[:3]]
+
+
+kernel.register_autograd(
+    lambda ctx, grad: (*kernel_backward(grad, *ctx.saved_tensors), None, None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:4]),
+)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU through `varlen`, with `kernel` in place of torch's."""
+
+    def run(q: Any, k: Any, v: Any, ends: Any, _: Any, longest: int, __: int, **options: Any) -> torch.Tensor:
+        assert options["window_size"] == (-1, 0)
+        return torch.as_tensor(kernel(q, k, v, ends, longest))
+
+    def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, **named: Any) -> tuple[torch.Tensor, None]:
+        ends, longest = named["cu_seq_lens_q"], named["max_length_q"]
+        return varlen._on_gpu(q, k, v, named["scaling"], ends, longest), None
+
+    varlen.register()
+    assert varlen._kernel is not None, "this torch has a kernel for samples of different lengths"
+    monkeypatch.setattr(varlen, "_kernel", replace(varlen._kernel, run=run))
+    AttentionInterface.register(varlen.VARLEN, attention)
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_dtype("cuda", torch.float32)
+    yield
+    torch.set_autocast_dtype("cuda", before)
+    varlen.register()
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No program of another test, and no trace of each: pytest would keep it, and take ten times as long."""
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Step:
+    """A small model as the trainer prepares it, and its steps."""
+
+    def __init__(self, *, lora: float | None, recompute: int, one_row: bool) -> None:
+        """``lora``: the dropout of its adapters."""
+        tokenizer = train_tokenizer(["x"], vocab_size=300, max_positions=256)
+        self.own = build_model(SHAPE, tokenizer, feature_layer=-2, attention="sdpa", seed=0)
+        self.training, self.one_row = training_from_parts(), one_row
+        stage = load_recipe("7b-336").stage("finetune")
+        if lora is not None:
+            adapters = LoraSpec(rank=4, dropout=lora)
+            stage = stage.model_copy(update={"lora": adapters, "train": ("projector", "llm")})
+        freeze_for(self.training, self.own, stage)
+        self.model = self.own
+        if recompute:
+            self.own.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=recompute)
+            self.own.enable_input_require_grads()
+        if stage.lora:
+            self.model = add_adapters(self.training, self.own, stage.lora, stage)
+            draws = torch.Generator().manual_seed(0)
+            for name, one in self.model.named_parameters():
+                if "lora_B" in name:  # zeros would let no gradient through
+                    one.data.normal_(0, 0.1, generator=draws)
+        self.model.train()
+        if one_row:
+            self.training.use_attention(self.own, varlen.VARLEN)
+        run: Any = type("Run", (), {"text_rows": 290, "training": self.training})
+        self.objective = Sft(run, stage)
+
+    def batch(self, words: Sequence[int]) -> dict[str, Any]:
+        draws = torch.Generator().manual_seed(sum(words))
+        samples = []
+        for count in words:
+            said = torch.randint(5, 250, (count,), generator=draws).tolist()
+            before = [1] + [IMAGE] * 4
+            samples.append(Sample(Rendered(before + said, [IGNORE] * 5 + said, 1), ("a",)))
+        made = collate_one_row(samples, pad_id=0) if self.one_row else collate(samples, {}, pad_id=0)
+        return {**made, "pixel_values": torch.randn(len(words), 3, 28, 28, generator=draws)}
+
+    def __call__(self, words: Sequence[int]) -> tuple[float, torch.Tensor]:
+        """The loss and all gradients in one vector."""
+        torch.manual_seed(1)
+        self.model.zero_grad()
+        batch = self.batch(words)
+        tokens = self.objective.loss_tokens(batch)
+        loss, _ = self.objective.loss(self.model, batch, TrainStep(tokens, 1, 1, 0, 1))
+        loss.backward()
+        grads = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
+        return float(loss.detach()), torch.cat(grads)
+
+    def compile(self, backend: str | Callable[..., Any]) -> None:
+        self.training.compile_parts(self.own, language_model=True, backend=backend)
+
+
+def counted(name: str, programs: list[int]) -> Callable[..., Any]:
+    """A backend of this name that also notes the number of operations of each program."""
+    backend = torch._dynamo.lookup_backend(name)
+
+    def compiled(graph: Any, examples: Any) -> Any:
+        programs.append(len(graph.graph.nodes))
+        return backend(graph, examples)
+
+    return compiled
+
+
+def require_equal(step: Step, name: str, programs: list[int], relative: float) -> None:
+    """Loss and gradients of all batches, compiled, within ``relative`` of those before."""
+    before = [step(words) for words in LENGTHS]
+    step.compile(counted(name, programs))
+    for words, (loss, grad) in zip(LENGTHS, before, strict=True):
+        found, gradient = step(words)
+        assert found == pytest.approx(loss, rel=relative)
+        assert gradient.shape == grad.shape, "the same parameters get a gradient"
+        assert float((gradient - grad).norm() / grad.norm()) < relative
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_one_row_with_adapters_and_recomputation_compiles_two_layers() -> None:
+    step, programs = Step(lora=0.0, recompute=2, one_row=True), []
+    require_equal(step, "eager", programs, 1e-6)
+    assert len(programs) == 2 + TOWER, "a layer that is recomputed, and one that is not"
+
+
+@pytest.mark.slow
+def test_padded_rows_of_all_lengths_compile_one_layer() -> None:
+    step, programs = Step(lora=None, recompute=0, one_row=False), []
+    require_equal(step, "eager", programs, 1e-6)
+    assert len(programs) == 2 + 2 * TOWER, "with a mask and without; a layer of the tower that is not read"
+
+
+@pytest.mark.slow
+def test_on_a_cpu_the_attention_of_one_row_stays_outside() -> None:
+    varlen.register()
+    step, programs = Step(lora=0.0, recompute=0, one_row=True), []
+    require_equal(step, "eager", programs, 1e-6)
+    assert len(programs) <= 5 + TOWER, "the pieces of a layer before and behind it"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("lora", [None, 0.0])
+@pytest.mark.parametrize("recompute", [0, 1, 2])
+def test_the_real_compiler_gives_the_same_step(lora: float | None, recompute: int) -> None:
+    step, programs = Step(lora=lora, recompute=recompute, one_row=True), []
+    require_equal(step, "inductor", programs, 1e-5)
+    assert len(programs) <= 2 + 2 * TOWER
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("on_gpu")
+def test_what_is_recomputed_drops_the_same_values_again() -> None:
+    # The compiler draws its own numbers: compared are compiled steps, whose forward draws the same.
+    found = []
+    for recompute in (0, 1):
+        torch._dynamo.reset()
+        step = Step(lora=0.5, recompute=recompute, one_row=True)
+        step.compile("inductor")
+        found.append([step(words) for words in LENGTHS[:3]])
+    for (loss, grad), (again, gradient) in zip(*found, strict=True):
+        assert again == pytest.approx(loss, rel=1e-6)
+        assert float((gradient - grad).norm() / grad.norm()) < 1e-5
