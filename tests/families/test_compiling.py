@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -109,6 +109,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No program of another test, and no trace of each: pytest would keep it, and take ten times as long."""
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -163,52 +164,36 @@ class Step:
         grads = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
         return float(loss.detach()), torch.cat(grads)
 
-    def compile(self, backend: str | Callable[..., Any]) -> None:
-        self.training.compile_parts(self.own, language_model=True, backend=backend)
 
-
-def counted(name: str, programs: list[int]) -> Callable[..., Any]:
-    """A backend of this name that also notes the number of operations of each program."""
-    backend = torch._dynamo.lookup_backend(name)
-
-    def compiled(graph: Any, examples: Any) -> Any:
-        programs.append(len(graph.graph.nodes))
-        return backend(graph, examples)
-
-    return compiled
-
-
-def require_equal(step: Step, name: str, programs: list[int], relative: float) -> None:
-    """Loss and gradients of all batches, compiled, within ``relative`` of those before."""
+def programs_of(step: Step, backend: str, relative: float) -> int:
+    """Programs that all batches take; loss and gradients are within ``relative`` of those before."""
     before = [step(words) for words in LENGTHS]
-    step.compile(counted(name, programs))
+    step.training.compile_parts(step.own, language_model=True, backend=backend)
     for words, (loss, grad) in zip(LENGTHS, before, strict=True):
         found, gradient = step(words)
         assert found == pytest.approx(loss, rel=relative)
         assert gradient.shape == grad.shape, "the same parameters get a gradient"
         assert float((gradient - grad).norm() / grad.norm()) < relative
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 @pytest.mark.usefixtures("on_gpu")
 def test_one_row_with_adapters_and_recomputation_compiles_two_layers() -> None:
-    step, programs = Step(lora=0.0, recompute=2, one_row=True), []
-    require_equal(step, "eager", programs, 1e-6)
-    assert len(programs) == 2 + TOWER, "a layer that is recomputed, and one that is not"
+    programs = programs_of(Step(lora=0.0, recompute=2, one_row=True), "eager", 1e-6)
+    assert programs == 2 + TOWER, "a layer that is recomputed, and one that is not"
 
 
 @pytest.mark.slow
 def test_padded_rows_of_all_lengths_compile_one_layer() -> None:
-    step, programs = Step(lora=None, recompute=0, one_row=False), []
-    require_equal(step, "eager", programs, 1e-6)
-    assert len(programs) == 2 + 2 * TOWER, "with a mask and without; a layer of the tower that is not read"
+    programs = programs_of(Step(lora=None, recompute=0, one_row=False), "eager", 1e-6)
+    assert programs == 2 + 2 * TOWER, "with a mask and without; a layer of the tower that is not read"
 
 
 @pytest.mark.slow
 def test_on_a_cpu_the_attention_of_one_row_stays_outside() -> None:
     varlen.register()
-    step, programs = Step(lora=0.0, recompute=0, one_row=True), []
-    require_equal(step, "eager", programs, 1e-6)
-    assert len(programs) <= 5 + TOWER, "the pieces of a layer before and behind it"
+    programs = programs_of(Step(lora=0.0, recompute=0, one_row=True), "eager", 1e-6)
+    assert programs <= 5 + TOWER, "the pieces of a layer before and behind it"
 
 
 @pytest.mark.slow
@@ -216,9 +201,8 @@ def test_on_a_cpu_the_attention_of_one_row_stays_outside() -> None:
 @pytest.mark.parametrize("lora", [None, 0.0])
 @pytest.mark.parametrize("recompute", [0, 1, 2])
 def test_the_real_compiler_gives_the_same_step(lora: float | None, recompute: int) -> None:
-    step, programs = Step(lora=lora, recompute=recompute, one_row=True), []
-    require_equal(step, "inductor", programs, 1e-5)
-    assert len(programs) <= 2 + 2 * TOWER
+    programs = programs_of(Step(lora=lora, recompute=recompute, one_row=True), "inductor", 1e-5)
+    assert programs <= 2 + 2 * TOWER
 
 
 @pytest.mark.slow
@@ -229,7 +213,7 @@ def test_what_is_recomputed_drops_the_same_values_again() -> None:
     for recompute in (0, 1):
         torch._dynamo.reset()
         step = Step(lora=0.5, recompute=recompute, one_row=True)
-        step.compile("inductor")
+        step.training.compile_parts(step.own, language_model=True)
         found.append([step(words) for words in LENGTHS[:3]])
     for (loss, grad), (again, gradient) in zip(*found, strict=True):
         assert again == pytest.approx(loss, rel=1e-6)

@@ -10,20 +10,17 @@ Backend = str | Callable[..., Any]
 
 
 def compile_layers(layers: Iterable[Any], backend: Backend = "inductor") -> None:
-    """``torch.compile`` of each layer's own ``forward``, with lengths left open.
+    """``torch.compile`` of each layer, with lengths left open; a copy of the model is not compiled.
 
     Layers of one kind share their program, and so do batches of all lengths, numbers of samples and of
     images: a step of 32 layers compiles one layer. What differs in kind is compiled for itself: a layer that
     is recomputed in backward (that choice is part of the program), one whose input needs no gradient, a
-    single image or row beside several.
-
-    Around a layer nothing is compiled: there transformers' hooks collect hidden states, and what they read
-    cannot be compiled. (They also lie on the attention of a tower whose hidden states are asked for: its
-    layers are three programs.)
+    single image or row beside several. A layer of a tower is three programs: transformers' hooks that collect
+    its hidden states and attention cannot be compiled.
     """
     import torch
 
     # The layers of all parts count together, against a limit of eight by default.
     torch._dynamo.config.recompile_limit = 64
     for layer in layers:
-        layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
+        layer.compile(dynamic=True, backend=backend)
