@@ -80,7 +80,8 @@ def _models(
         try:
             model = _model(name, how, protocol, zoom, taken={each.label for each in found})
             if not model.memory or not any(each.memory for each in found):
-                model.ready()
+                # One model's error ends the command, which explains it as the other commands do.
+                _ = model.load() if len(names) == 1 else model.ready()
         except ViscotError as error:
             if len(names) == 1:
                 raise

@@ -89,3 +89,22 @@ def test_a_model_that_is_left_out_leaves_its_memory_to_the_next(
     ran = cli("demo", "--model", "viscot-tiny-zoom,viscot-tiny", "--device", "cpu", "--port", port)
     assert ran.code == 0 and "viscot-tiny-zoom is left out: It does not fit." in ran.err
     assert there == [False] and list(built[0].models) == ["viscot-tiny"]
+
+
+def test_an_error_of_a_library_is_explained_as_by_infer(
+    cli: Cli, built: list[Any], port: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """It was "could not be loaded (MemoryError: )", without what helps."""
+    from PIL import Image
+
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr("viscot_core.engines.open.open_engine", full)
+    ran = cli("demo", "--model", "viscot-tiny", "--device", "cpu", "--port", port)
+    asked = cli("infer", tmp_path / "a.png", "?", "--model", "viscot-tiny", "--device", "cpu")
+    assert (ran.code, ran.err) == (asked.code, asked.err) and not built
+    assert "could not be loaded" not in ran.err
+    ran = cli("demo", "--model", "viscot-tiny,viscot-tiny-zoom", "--device", "cpu", "--port", port)
+    assert "viscot-tiny could not be loaded (MemoryError" in ran.err

@@ -86,6 +86,24 @@ def test_a_tiff_is_shown_as_jpeg_and_lists_without_end_are_refused(here: tuple[s
     assert time.monotonic() - start < 10
 
 
+def test_a_question_keeps_the_image_that_it_is_about(here: tuple[str, Any, Any]) -> None:
+    """It was put away an hour after it was chosen, although the visitor still asked about it."""
+    url, blocks, page = here
+    visitor = Visitor(url, blocks, "stays")
+    visitor.do("upload", [], {"image": data_url()})
+    state = blocks.state_holder["stays"]
+    entries = list(blocks.fns.values())
+    asks, renews = ([each for each in entries if each.fn == fn] for fn in (page.ask, page.renew))
+    assert [each.targets for each in asks] == [each.targets for each in renews] != []
+    (visit,) = renews[0].outputs
+    before = state._state_ttl[visit._id]
+    kept = state[visit._id]
+    visitor.do("renew", [None])
+    after = state._state_ttl[visit._id]
+    assert after[0] == before[0] == 3600 and after[1] > before[1]
+    assert state[visit._id] == kept and page.images.get(kept.image) is not None
+
+
 def test_a_question_of_a_megabyte_is_refused(here: tuple[str, Any, Any]) -> None:
     url, blocks, _ = here
     visitor = Visitor(url, blocks, "long")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -287,6 +289,47 @@ def test_a_page_of_a_pdf_is_chosen_and_the_answer_names_it(
         person.one(".vs-example").click()
         person.wait(lambda: person.text(".vs-message") == "Press Ask.", "the example")
         assert not person.one(".vs-leaf").is_displayed(), "an example has no pages"
+        assert person.problems() == []
+
+
+def test_a_question_waits_for_the_page_it_is_asked_about(
+    person: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was about the page before, and its crop was cut from the new one."""
+    from selenium.webdriver import Keys
+
+    from viscot_core.demo import page as here
+
+    pytest.importorskip("pypdfium2", reason="needs viscot[pdf]")
+    pages = [Image.new("RGB", size, "white") for size in ((300, 400), (500, 300))]
+    pages[0].save(tmp_path / "two.pdf", save_all=True, append_images=pages[1:], resolution=200)
+    decode = here.decode
+
+    def slow(*data: Any, **options: Any) -> Image.Image:
+        time.sleep(1.5)
+        return decode(*data, **options)
+
+    with shown(Looker()) as url:
+        person.open(url, *DESKTOP)
+        person.choose(tmp_path / "two.pdf")
+        monkeypatch.setattr(here, "decode", slow)
+        person.one("[aria-label='Page after']").click()
+        person.ask("Which?")
+        assert "not here yet" in person.text(".vs-message")
+        person.one("#question textarea, #question input").send_keys(Keys.ENTER)
+        person.wait(lambda: "Page 2 of 2" in person.text(".vs-message"), "the second page")
+        assert not person.all(".vs-turn")
+        person.one("#ask").click()
+        person.answered()
+        assert person.text(".vs-page") == "Page 2 of 2"
+        # A question that was sent holds its page, before its first words are there.
+        person.ask("And here?")
+        person.one("[aria-label='Page before']").click()
+        assert "Wait for the answer" in person.text(".vs-message")
+        person.answered()
+        assert person.text(".vs-page") == "Page 2 of 2 | Page 2 of 2"
+        person.one("[aria-label='Page before']").click()
+        person.wait(lambda: "Page 1 of 2" in person.text(".vs-message"), "the first page")
         assert person.problems() == []
 
 

@@ -68,23 +68,24 @@ class DemoModel:
         Raises:
             ViscotError: it cannot be loaded; the other models are not touched.
         """
-        if self._ready is not None:  # another model's loading is not waited for
-            return self._ready
-        with _LOADING:
-            if self._ready is None:
-                self._require_memory()
-                self._ready = self._open()
-            return self._ready
-
-    def _open(self) -> Ready:
         try:
-            return self._opens()
+            return self.load()
         except ViscotError:
             raise
         except Exception as error:  # a library's own error: the page and the other models go on
             log.exception("%s could not be loaded.", self.label)
             why = f"{type(error).__name__}: {error}"
             raise EngineError(f"{self.label} could not be loaded ({why}).") from error
+
+    def load(self) -> Ready:
+        """As ``ready``; an error of a library is raised as it is, for who explains those."""
+        if self._ready is not None:  # another model's loading is not waited for
+            return self._ready
+        with _LOADING:
+            if self._ready is None:
+                self._require_memory()
+                self._ready = self._opens()
+            return self._ready
 
     def _require_memory(self) -> None:
         """Without memory the system would end the whole program; a GPU says itself that it is full."""

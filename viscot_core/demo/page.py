@@ -129,6 +129,13 @@ class Page:
         visit = Visit(replace(visit.image, size=image.size), page, visit.pages)
         return visit, {"image": _data_url(image), **_told(visit, image)}
 
+    async def renew(self, visit: Visit) -> Visit:
+        """A question was asked: what the page has lives on, although nothing of it changes.
+
+        In the event loop, where nothing comes between reading and writing: `turn` may end at the same time.
+        """
+        return visit
+
     def expire(self, visit: Visit) -> None:
         """A page was open and not used for too long."""
         if visit.image is not None:
@@ -175,7 +182,7 @@ class Page:
         try:
             for cards in self._backend.ask(open_it, question, _ways(ways), box, models):
                 if (region := card_region(cards)) is not None:
-                    stage = {"region": region}
+                    stage = {"region": region, "about": visit.page}
                 shown = (*turns, self._turn(turns, question, cards, visit, models))[-TURNS:]
                 yield shown, stage, list(shown), gr.Button("Asking", interactive=False)
         except (ViscotError, ApiError) as error:
@@ -293,6 +300,8 @@ def build(backend: DemoBackend) -> gr.Blocks:
         # One question per page at a time; the visitor queue limits how many pages ask at once.
         button.click(**asking, trigger_mode="once", concurrency_limit=None, **quiet)
         question.submit(**asking, trigger_mode="once", concurrency_limit=None, **quiet)
+        for asks in (button.click, question.submit):
+            asks(page.renew, visit, visit, queue=False, **quiet)
     return blocks
 
 

@@ -83,6 +83,7 @@ make("span", "vs-quiet", strip, "Examples");
   button.addEventListener("click", () => {
     if (asking()) return;
     say("Opening the example …");
+    coming = true;
     trigger("click", { example: index });
   });
 });
@@ -159,9 +160,23 @@ const show = (source) => {
   refresh();
 };
 
-// While a question is answered, its crops are drawn from the image on the stage: that one stays until then.
+// While a question is answered, its crops are drawn from the image on the stage: that one stays until then. And
+// a question waits for its image: it would be about the one before, which the server still has.
+let coming = false; // a file or a page is on its way
+let sent = 0;       // when a question was, whose first words have not come
+const asks = ({ type, key, target }) =>
+  type === "click" ? target.closest?.("#ask") : key === "Enter" && target.closest?.("#question");
+for (const type of ["click", "keydown"]) {
+  document.addEventListener(type, (event) => {
+    if (!asks(event)) return;
+    if (!coming) { sent = Date.now(); return; }
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    say("The image is not here yet: wait for it, or choose it again. Then ask.");
+  }, true);
+}
 const asking = () => {
-  const busy = root.classList.contains("vs-asking");
+  const busy = root.classList.contains("vs-asking") || Date.now() - sent < 2000;
   if (busy) say("Wait for the answer, then choose another image.");
   return busy;
 };
@@ -175,12 +190,13 @@ const take = (file) => {
     return say(`The file is larger than ${Math.round(props.max_bytes / 1e6)} MB; choose a smaller one.`, true);
   }
   const reader = new FileReader();
+  coming = true;
   say(isPdf(file) ? "Reading the PDF …" : "Reading the image …");
   reader.onload = () => {
     if (!isPdf(file)) { [page, pages] = [null, null]; show(reader.result); } // a page comes back as an image
     trigger("upload", { image: reader.result });
   };
-  reader.onerror = () => say("The file could not be read; choose it again.", true);
+  reader.onerror = () => { coming = false; say("The file could not be read; choose it again.", true); };
   reader.readAsDataURL(file);
 };
 
@@ -202,6 +218,7 @@ document.addEventListener("paste", (event) => {
 const turnTo = (wanted) => {
   if (wanted === page || asking()) return refresh();
   say(`Reading page ${wanted} …`);
+  coming = true;
   trigger("input", { page: wanted });
 };
 back.addEventListener("click", () => turnTo(page - 1));
@@ -253,12 +270,14 @@ document.addEventListener("vs-look", ({ detail }) => { // "Show its box", from t
 
 const update = () => {
   const value = props.value || {};
+  coming = false;
+  sent = 0;
   if (value.image || value.page) [page, pages] = value.page ? [value.page, value.pages || pages] : [null, null];
   if (value.image && value.image !== image.getAttribute("src")) show(value.image);
   if (value.failed) { image.removeAttribute("src"); own = null; [page, pages] = [null, null]; forget(); }
   refresh();
   if (value.forget) forget();
-  if (value.region) (image.complete ? Promise.resolve() : image.decode()).then(() => look(value.region));
+  if (value.region && (value.about || null) === page) (image.complete ? Promise.resolve() : image.decode()).then(() => look(value.region));
   say(value.message, Boolean(value.failed));
 };
 watch("value", update);
