@@ -32,6 +32,7 @@ def test_a_complete_folder_is_served_as_it_is() -> None:
     assert given["--mm-processor-kwargs"] == '{"backend":"pil"}'
     assert given["--limit-mm-per-prompt"] == '{"image": 2}'
     assert (given["--block-size"], given["--dtype"], given["--max-model-len"]) == ("32", "float32", "512")
+    assert given["--gpu-memory-utilization"] == "0.5", "of 92 %, the default, a machine in use has less free"
     assert address == "http://127.0.0.1:8000/v1#viscot-tiny"
     (line,), address = commands("viscot-tiny", "transformers", device="cpu")
     assert address.endswith(f"#{BUNDLED_FOLDER}"), "it calls models as they were given"
