@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,24 @@ def test_the_real_compiler(loaded: LoadedModel, golden: Path) -> None:
             after = text(inputs_embeds=rows).last_hidden_state
     assert not torch.equal(before, after)
     assert (after - exact).abs().mean() < 1.1 * (before - exact).abs().mean() < 0.05
+
+
+def test_positions_are_put_in_as_queries_lie_in_memory() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def rotary(q: Any, k: Any, cos: Any, sin: Any, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
+        seen.append((tuple(q.shape), q.is_contiguous(), unsqueeze_dim))
+        return tuple(each * cos.unsqueeze(unsqueeze_dim) + sin.unsqueeze(unsqueeze_dim) for each in (q, k))
+
+    query, key = (torch.randn(2, 5, heads, 8).transpose(1, 2) for heads in (4, 2))
+    cos, sin = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    turned = fused._tokens_first(rotary, rotary)  # type: ignore[arg-type]
+    for named in ({}, {"unsqueeze_dim": 1}):
+        found = turned(query, key, cos, sin, **named)
+        assert all(map(torch.equal, found, rotary(query, key, cos, sin)))
+    assert [said[1:] for said in seen[::2]] == [(True, 2), (False, 1)]
+    other = cache(lambda states, cos, sin: states)
+    assert fused._tokens_first(other, other) is other  # type: ignore[arg-type]
 
 
 def test_no_engine_on_a_cpu_or_of_32_bits_fuses(loaded: LoadedModel) -> None:

@@ -8,9 +8,10 @@ between their steps is no longer rounded to 16 bits, so a word may differ: an en
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from inspect import signature
 from types import FunctionType
 from typing import Any
 
@@ -45,7 +46,8 @@ class FusedKernels:
             if "RMSNorm" in type(module).__name__ or _is_mlp(module):
                 self._forwards.append((module, partial(fused(plain), module)))
             elif rotary := _rotary_functions(plain):
-                own = _with_globals(plain, {name: fused(each) for name, each in rotary.items()})
+                changed = {name: _tokens_first(each, fused(each)) for name, each in rotary.items()}
+                own = _with_globals(plain, changed)
                 self._forwards.append((module, partial(own, module)))
 
     @contextmanager
@@ -85,12 +87,13 @@ class FusedKernels:
             # Not before the first call: where torch has no compiler at all, this fails already.
             # Without max_autotune products stay cuBLAS's. inductor's `emulate_precision_casts` would round as
             # the plain code does, but its chains of casts crash Triton 3.6 (pytorch/pytorch#173547).
-            return torch.compile(plain, dynamic=True, backend=backend)
+            return torch.compile(plain, backend=backend)
 
         def call(*args: Any, **named: Any) -> Any:
             if self._failed:
                 return plain(*args, **named)
             try:
+                _mark_varying((*args, *named.values()))
                 said = compiled()(*args, **named)
             except torch._dynamo.exc.TorchDynamoException as error:
                 if self._checking:
@@ -104,6 +107,15 @@ class FusedKernels:
             return said
 
         return call
+
+
+def _mark_varying(values: Iterable[Any]) -> None:
+    """Rows and tokens, which come first, differ from call to call; heads and widths do not, so that kernels
+    can be made for those.
+    """
+    for value in values:
+        if isinstance(value, torch.Tensor) and value.dim() > 1:
+            torch._dynamo.maybe_mark_dynamic(value, tuple(range(min(2, value.dim() - 1))))
 
 
 def _is_mlp(module: nn.Module) -> bool:
@@ -121,6 +133,26 @@ def _rotary_functions(forward: FunctionType) -> dict[str, FunctionType]:
     """The functions of its module by which an attention layer's forward puts positions into keys."""
     named = {name: forward.__globals__.get(name) for name in forward.__code__.co_names if "rotary" in name}
     return {name: found for name, found in named.items() if isinstance(found, FunctionType)}
+
+
+def _tokens_first(plain: FunctionType, fused: Callable[..., Any]) -> Callable[..., Any]:
+    """``fused`` called with queries and keys as they lie in memory, ``[rows, tokens, heads, dim]``.
+
+    Attention layers hand them over transposed. Then the place of a number in the cosines takes divisions by
+    the number of tokens, which take longer than all the rest where it is not known beforehand.
+    """
+    order = list(signature(plain).parameters)
+    if order[:4] != ["q", "k", "cos", "sin"] or "unsqueeze_dim" not in order:
+        return fused
+
+    def call(*args: Any, **named: Any) -> Any:
+        if len(args) < 4 or len(args) > order.index("unsqueeze_dim") or "unsqueeze_dim" in named:
+            return fused(*args, **named)
+        query, key, *rest = args
+        said = fused(query.transpose(1, 2), key.transpose(1, 2), *rest, **named, unsqueeze_dim=2)
+        return tuple(each.transpose(1, 2) for each in said)
+
+    return call
 
 
 def _with_globals(function: FunctionType, changed: dict[str, Any]) -> FunctionType:
