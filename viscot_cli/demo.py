@@ -38,6 +38,9 @@ def demo(
     It compares cot with direct and one model with others, answers about a box that you draw, and stores
     nothing. The first of several models is loaded at once, each of the others with its first question.
     """
+    from viscot_core.addresses import check_proxies
+
+    check_proxies()  # Gradio makes HTTP clients while it is imported
     from viscot_cli.serve import who_can_connect
     from viscot_core.demo.backend import DemoBackend
     from viscot_core.demo.page import build, launch

@@ -107,6 +107,8 @@ def test_a_proxy_that_cannot_be_used_is_one_sentence(
         pull("made/up")
     ran = cli("data", "fetch", "--for", "bench:vstar", "--data", image.parent / "data", "--yes")
     assert ran.code == 2 and words in ran.err, ran.err
+    ran = cli("demo", "--model", "viscot-tiny", "--device", "cpu")
+    assert (ran.code, len(ran.err.splitlines())) == (2, 1) and words in ran.err, ran.err
 
 
 def test_addresses_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
