@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier, Event
 
@@ -121,3 +122,28 @@ def test_the_first_batch_is_opened_before_the_others(monkeypatch: pytest.MonkeyP
     assert set(opened[:4]) == set("abcd")
     asked.set()
     stream.close()
+
+
+def test_a_run_that_is_stopped_opens_no_more_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for those in work, four at most, and for none of the sixteen that had not begun."""
+    opened: list[str] = []
+    stopped = Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            stopped.set()
+            super().shutdown(wait=wait)
+
+    def opens(path: Path) -> Image.Image:
+        opened.append(path.name)
+        if path.name > "b":
+            assert stopped.wait(20)
+        return Image.new("RGB", SIZE)
+
+    monkeypatch.setattr("viscot_core.runs.opening.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("viscot_core.runs.opening.open_image", opens)
+    stream = opened_ahead(batches("ab", "cdefghijkl", "mnopqrstuv"))
+    next(stream)
+    stream.close()
+    assert set(opened) <= set("abcdef")
