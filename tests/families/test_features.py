@@ -10,8 +10,7 @@ from threading import Event, current_thread, main_thread
 import pytest
 from PIL import Image
 
-from viscot_core.families.features import FeatureCache
-from viscot_core.families.prepared import PreparedImages
+from viscot_core.families.features import FeatureCache, PreparedImages
 from viscot_core.images.view import View
 
 IMAGE = Image.new("RGB", (1, 1))
