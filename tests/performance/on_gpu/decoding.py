@@ -35,10 +35,10 @@ def _decode_step(
     b: Bench, llm: Any, rows: int, images: int, steps: int, prefix: int, own: float, way: str
 ) -> dict[str, float]:
     """Seconds a step: what more tokens cost more, the prefix being kept from the first call on."""
-    engine = open_engine(b.loaded, rows, way)
     asked = [r for r, *_ in b.prompts("refer", rows, images)]
     few, many = ([replace(r, max_new_tokens=n) for r in asked] for n in (2, 2 + steps))
     with b.untimed():
+        engine = open_engine(b.loaded, rows, way)
         engine.generate(many)
     short, long = b.timed(lambda: engine.generate(few)), b.timed(lambda: engine.generate(many))
     step = (long - short) / steps
@@ -93,8 +93,8 @@ def section_d(b: Bench) -> None:
 
     def ours(size: int) -> tuple[float, int]:
         """Items/s with ``size`` prompts together (0: what fits), nothing kept of the images."""
-        engine = open_engine(b.loaded, size, b.given.ways[0])
         with b.untimed():
+            engine = open_engine(b.loaded, size, b.given.ways[0])
             for some in asked:
                 engine.generate(some)
         engine.inputs.clear()
@@ -124,7 +124,8 @@ def section_d(b: Bench) -> None:
 
 def _same(b: Bench, requests: Sequence[Request], ids: Sequence[list[int]], new: int) -> None:
     """How many texts, and how many first tokens, are those of ``generate``; random weights part early."""
-    engine = open_engine(b.loaded, len(requests), b.given.ways[0])
+    with b.untimed():
+        engine = open_engine(b.loaded, len(requests), b.given.ways[0])
     decode = b.loaded.processor.tokens.decode
     found: dict[str, str] = {}
     for name, tokens in (("first_token", 1), ("first_four", 4), ("all", new)):
