@@ -135,8 +135,8 @@ class Step:
             self.model = add_adapters(self.training, self.own, stage.lora, stage)
             draws = torch.Generator().manual_seed(0)
             for name, one in self.model.named_parameters():
-                if "lora_B" in name:  # zeros would let no gradient through
-                    one.data.normal_(0, 0.1, generator=draws)
+                if "lora_B" in name:  # zeros would let no gradient through, large ones enlarge roundings
+                    one.data.normal_(0, 0.01, generator=draws)
         self.model.train()
         if one_row:
             self.training.use_attention(self.own, varlen.VARLEN)
@@ -201,7 +201,8 @@ def test_on_a_cpu_the_attention_of_one_row_stays_outside() -> None:
 @pytest.mark.parametrize("lora", [None, 0.0])
 @pytest.mark.parametrize("recompute", [0, 1, 2])
 def test_the_real_compiler_gives_the_same_step(lora: float | None, recompute: int) -> None:
-    programs = programs_of(Step(lora=lora, recompute=recompute, one_row=True), "inductor", 1e-5)
+    # Weights changed by their last bit (6e-8) move gradients as far as 3e-6.
+    programs = programs_of(Step(lora=lora, recompute=recompute, one_row=True), "inductor", 1e-4)
     assert programs <= 2 + 2 * TOWER
 
 
