@@ -6,10 +6,11 @@
 ``python tests/performance/bench.py reference``  one such pass (what ``command`` starts)
 
 The reference's procedure: one process per pass, one prompt at a time, every image decoded and encoded
-whenever a prompt shows it, nothing kept. Texts of both ways are compared. ``--model`` is a checkpoint folder;
-without it a random model of 17 M parameters that reads 336 px (576 tokens) is made, and ``--new`` tokens are
-said (a random model never ends by itself). One thread, CPU time: a busy machine distorts little. One JSON
-object is printed.
+whenever a prompt shows it, nothing kept; *batched* is the same with as many prompts together as the engine
+takes, as a script around transformers' ``generate`` would do it. Texts of all ways are compared. ``--model``
+is a checkpoint folder; without it a random model of 17 M parameters that reads 336 px (576 tokens) is made,
+and ``--new`` tokens are said (a random model never ends by itself). One thread, CPU time: a busy machine
+distorts little. One JSON object is printed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import operator
 import os
 import resource
 import subprocess
@@ -46,35 +48,34 @@ from viscot_core.tasks.visual_cot.task import VisualCot, load_visual_cot
 def measure_cot(loaded: LoadedModel, root: Path, new: int, batch: int) -> dict[str, Any]:
     """CPU seconds an item of the two-turn benchmark, both ways."""
     items = load_visual_cot(root).items
-    reference = Reference(loaded, new)
-    reference.detect(items[0])  # the first call pays for set-up on either side
-
-    def slowly() -> list[tuple[str, str]]:
-        boxes = [reference.detect(item) for item in items]
-        return [(box, reference.answer(item, box)) for item, box in zip(items, boxes, strict=True)]
-
     engine = LocalEngine(loaded, batch_size=batch)
     engine.generate([])
+
+    def slowly(together: int) -> list[tuple[str, str]]:
+        reference = Reference(loaded, new, together)
+        boxes = reference.detect(items)
+        return list(zip(boxes, reference.answer(items, boxes), strict=True))
 
     def quickly() -> list[Prediction | Pending]:
         return _ask(VisualCot, engine, "cot", _chunks(items, engine.batch_size), new)
 
-    return _compare(slowly, quickly, len(items), lambda p: (p.box_text, p.answer))
+    Reference(loaded, new).detect(items[:1])  # the first call pays for set-up on either side
+    return _compare(slowly, quickly, len(items), lambda p: (p.box_text, p.answer), engine.batch_size)
 
 
 def measure_refcoco(loaded: LoadedModel, root: Path, new: int, batch: int) -> dict[str, Any]:
     """CPU seconds an expression, both ways."""
     items = load_refcoco(root).items
-    reference = Reference(loaded, new)
-    reference.refer(items[0])
+    Reference(loaded, new).refer(items[:1])
     engine = LocalEngine(loaded, batch_size=batch)
 
     def quickly() -> list[Prediction | Pending]:
         return _ask(RefCoco, engine, "refcoco", _chunks(items, 4 * engine.batch_size), new)
 
-    return _compare(
-        lambda: [reference.refer(item) for item in items], quickly, len(items), lambda p: p.box_text
-    )
+    def slowly(together: int) -> list[str]:
+        return Reference(loaded, new, together).refer(items)
+
+    return _compare(slowly, quickly, len(items), lambda p: p.box_text, engine.batch_size)
 
 
 def _ask(
@@ -101,23 +102,29 @@ def _peak_mib() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def _compare(slowly: Any, quickly: Any, count: int, text: Any) -> dict[str, Any]:
+def _compare(slowly: Any, quickly: Any, count: int, text: Any, batch: int) -> dict[str, Any]:
+    """The reference's way, the same in batches of the engine's size, and the engine's."""
     seconds, said, peaks = {}, {}, {}
-    for name, work in (("reference", slowly), ("viscot", quickly)):
+    ways = {
+        "reference": lambda: slowly(1),
+        "batched": lambda: slowly(batch),
+        "viscot": lambda: [text(each) for each in quickly() if isinstance(each, Prediction)],
+    }
+    for name, work in ways.items():
         _forget_peak()
         start = time.process_time()
         said[name] = work()
         seconds[name] = time.process_time() - start
         peaks[name] = _peak_mib()
-    mine = [text(outcome) for outcome in said["viscot"] if isinstance(outcome, Prediction)]
     return {
         "items": count,
-        "reference_cpu_s": round(seconds["reference"] / count, 4),
-        "viscot_cpu_s": round(seconds["viscot"] / count, 4),
+        "batch": batch,
+        **{f"{name}_cpu_s": round(spent / count, 4) for name, spent in seconds.items()},
         "ratio": round(seconds["reference"] / seconds["viscot"], 2),
-        "same_text": sum(a == b for a, b in zip(said["reference"], mine, strict=True)),
-        "peak_MiB_reference": round(peaks["reference"]),
-        "peak_MiB_viscot": round(peaks["viscot"]),
+        "ratio_batched": round(seconds["batched"] / seconds["viscot"], 2),
+        "same_text": sum(map(operator.eq, said["reference"], said["viscot"])),
+        "same_text_batched": sum(map(operator.eq, said["reference"], said["batched"])),
+        **{f"peak_MiB_{name}": round(peak) for name, peak in peaks.items()},
     }
 
 
