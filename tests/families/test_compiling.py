@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from viscot_core.data.encode import Sample, collate
 from viscot_core.data.packing import collate_one_row
 from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
-from viscot_core.families.table import training_from_parts
+from viscot_core.families.table import family_of, training_from_parts
 from viscot_core.train.loop.trainable import add_adapters, freeze_for
 from viscot_core.train.objectives import varlen
 from viscot_core.train.objectives.base import TrainStep
@@ -219,3 +219,38 @@ def test_what_is_recomputed_drops_the_same_values_again() -> None:
     for (loss, grad), (again, gradient) in zip(*found, strict=True):
         assert again == pytest.approx(loss, rel=1e-6)
         assert float((gradient - grad).norm() / grad.norm()) < 1e-5
+
+
+@pytest.mark.slow
+def test_layers_of_another_family_compile_once_for_all_lengths() -> None:
+    text = {
+        "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 200,
+        "intermediate_size": 96, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]},
+    }  # fmt: skip
+    vision = {"hidden_size": 32, "depth": 1, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="sdpa").train()
+    model.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=2)
+    model.enable_input_require_grads()
+
+    def step(rows: int, length: int) -> tuple[float, torch.Tensor]:
+        ids = torch.randint(5, 190, (rows, length), generator=torch.Generator().manual_seed(length))
+        mask = torch.ones_like(ids)
+        mask[0, -2:] = 0
+        model.zero_grad()
+        loss = model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss
+        loss.backward()
+        return float(loss.detach()), torch.cat(
+            [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        )
+
+    shapes = [(2, 12), (3, 30), (4, 17), (2, 50), (5, 21), (3, 9)]
+    before = [step(*shape) for shape in shapes]
+    training = family_of(config.to_dict()).training
+    assert training is not None
+    training.compile_parts(model, language_model=True, backend="aot_eager")
+    for shape, (loss, grad) in zip(shapes, before, strict=True):
+        found, gradient = step(*shape)
+        assert found == pytest.approx(loss, rel=1e-6)
+        assert float((gradient - grad).norm() / grad.norm()) < 1e-6
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2, "with recomputation, and without"
