@@ -224,8 +224,9 @@ def test_what_is_recomputed_drops_the_same_values_again() -> None:
 @pytest.mark.slow
 def test_layers_of_another_family_compile_once_for_all_lengths() -> None:
     text = {
-        "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 200,
-        "intermediate_size": 96, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]},
+        "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": 200, "intermediate_size": 96,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]},
     }  # fmt: skip
     vision = {"hidden_size": 32, "depth": 1, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
