@@ -333,6 +333,50 @@ def test_a_question_waits_for_the_page_it_is_asked_about(
         assert person.problems() == []
 
 
+def test_the_image_on_the_page_is_the_one_that_is_asked_about(
+    person: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second image, chosen while the first was on its way, was shown, and the server had the first."""
+    from viscot_core.demo import page as here
+
+    for name, size in (("first", (300, 200)), ("second", (500, 400))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    decode = here.decode
+
+    def slow(*data: Any, **options: Any) -> Image.Image:
+        time.sleep(2.5)
+        return decode(*data, **options)
+
+    monkeypatch.setattr(here, "decode", slow)
+    with shown(Looker()) as url:
+        person.open(url, *DESKTOP)
+        file = person.one("input.vs-file")
+        file.send_keys(str(tmp_path / "first.png"))
+        time.sleep(0.7)
+        file.send_keys(str(tmp_path / "second.png"))
+        person.wait(lambda: "still on its way" in person.text(".vs-message"), "the second to be refused")
+        person.one(".vs-example").click()
+        person.wait(lambda: "300 × 200" in person.text(".vs-message"), "the first image")
+        size = "const image = document.querySelector('.vs-image img'); return image.naturalWidth"
+        assert person.driver.execute_script(size) == 300
+        # After a while another may be chosen: where the first one comes after all, nothing is asked.
+        person.driver.execute_script("const now = Date.now; Date.now = () => now() + (window.later || 0)")
+        person.one(".vs-example").click()
+        person.wait(lambda: person.text(".vs-message") == "Press Ask.", "the example")
+        file.send_keys(str(tmp_path / "first.png"))
+        time.sleep(0.7)
+        person.driver.execute_script("window.later = 60000")
+        file.send_keys(str(tmp_path / "second.png"))
+        person.wait(lambda: "choose yours again" in person.text(".vs-message"), "the first one")
+        person.ask("Which?")
+        assert "not here yet" in person.text(".vs-message") and not person.all(".vs-turn")
+        file.send_keys(str(tmp_path / "second.png"))
+        person.wait(lambda: "500 × 400" in person.text(".vs-message"), "the second image")
+        person.one("#ask").click()
+        person.answered()
+        assert person.problems() == []
+
+
 @pytest.mark.parametrize(("window", "name"), [(DESKTOP, "desktop"), (PHONE, "phone")])
 def test_models_are_chosen_and_answer_side_by_side(
     person: Browser, shot: Callable[[str], None], window: tuple[int, int], name: str

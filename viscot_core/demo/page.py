@@ -88,7 +88,10 @@ class Page:
     def upload(
         self, event: gr.EventData, request: gr.Request
     ) -> tuple[Visit, Turns, dict[str, Any], list[Any]]:
-        """A file was chosen and sent as a data URL; the questions about the last one are removed."""
+        """A file was chosen and sent as a data URL; the questions about the last one are removed.
+
+        The stage counts what it sends for, and hears by the ``number`` which one the server has.
+        """
         try:
             data = image_of(str(event.image))
             if len(data) > MAX_BYTES:
@@ -99,9 +102,9 @@ class Page:
                 image = decode(data, max_pixels=MAX_PIXELS, as_seen=True, page=page)
                 again = {} if data.startswith(SHOWN) else {"image": _data_url(image)}
         except ApiError as error:
-            return Visit(), (), {"failed": True, "message": error.message}, []
+            return Visit(), (), {"failed": True, "message": error.message, "number": event.number}, []
         visit = self._visit(data, image, request, page, pages)
-        return visit, (), {**again, **_told(visit, image)}, []
+        return visit, (), {**again, **_told(visit, image), "number": event.number}, []
 
     def _visit(
         self,
@@ -115,10 +118,13 @@ class Page:
 
     def turn(self, visit: Visit, event: gr.EventData) -> tuple[Visit, dict[str, Any]]:
         """Another page of the file was chosen; the answers about the others stay."""
+        visit, told = self._turned(visit, event.page)
+        return visit, {**told, "number": event.number}
+
+    def _turned(self, visit: Visit, page: object) -> tuple[Visit, dict[str, Any]]:
         data = None if visit.image is None else self.images.get(visit.image)
         if visit.image is None or data is None:
             return visit, {"message": GONE}
-        page = event.page
         if visit.pages is None or not isinstance(page, int) or not 1 <= page <= visit.pages:
             return visit, {"page": visit.page, "message": f"Choose a page from 1 to {visit.pages or 1}."}
         try:
@@ -151,11 +157,13 @@ class Page:
         """An example was chosen: its image and its question."""
         index = event.example
         if not isinstance(index, int) or not 0 <= index < len(self._examples):
-            return Visit(), (), {"failed": True, "message": "There is no such example."}, [], ""
+            told = {"failed": True, "message": "There is no such example.", "number": event.number}
+            return Visit(), (), told, [], ""
         chosen = self._examples[index]
         image = open_image(chosen.image)
         visit = self._visit(chosen.image.read_bytes(), image, request)
-        return visit, (), {"image": _data_url(image), "message": "Press Ask."}, [], chosen.question
+        told = {"image": _data_url(image), "message": "Press Ask.", "number": event.number}
+        return visit, (), told, [], chosen.question
 
     def select(self, visit: Visit, event: gr.EventData) -> Visit:
         """A box was drawn, or removed."""

@@ -81,10 +81,9 @@ make("span", "vs-quiet", strip, "Examples");
   thumb.src = example.thumb;
   thumb.alt = `Example: ${example.question}`;
   button.addEventListener("click", () => {
-    if (asking()) return;
+    if (asking() || arriving()) return;
     say("Opening the example …");
-    coming = true;
-    trigger("click", { example: index });
+    trigger("click", { example: index, number: begin() });
   });
 });
 
@@ -145,7 +144,9 @@ const forget = () => {
   place(layers.box, null);
   place(layers.window, null);
 };
+const NOT_HERE = "The image is not here yet: wait for it, or choose it again.";
 const setOwn = (box) => {
+  if (coming()) { refresh(); return say(NOT_HERE); } // it would be a box of the image before
   own = box;
   drawing = false;
   refresh();
@@ -162,17 +163,28 @@ const show = (source) => {
 
 // While a question is answered, its crops are drawn from the image on the stage: that one stays until then. And
 // a question waits for its image: it would be about the one before, which the server still has.
-let coming = false; // a file or a page is on its way
-let sent = 0;       // when a question was, whose first words have not come
+let wanted = 0; // number of the newest file or page that was sent for
+let there = 0;  // number of the one that the server has, as it says itself
+let since = 0;  // when the newest one was sent for
+let sent = 0;   // when a question was, whose first words have not come
+const PATIENCE = 30000; // ms; then another image may be chosen, as this one may have failed on the way
+const coming = () => there !== wanted;
+const begin = () => { since = Date.now(); return ++wanted; };
+// Gradio drops a second file while the first one is on its way: one at a time.
+const arriving = () => {
+  const busy = coming() && Date.now() - since < PATIENCE;
+  if (busy) say("The image before is still on its way: wait for it, then choose again.");
+  return busy;
+};
 const asks = ({ type, key, target }) =>
   type === "click" ? target.closest?.("#ask") : key === "Enter" && target.closest?.("#question");
 for (const type of ["click", "keydown"]) {
   document.addEventListener(type, (event) => {
     if (!asks(event)) return;
-    if (!coming) { sent = Date.now(); return; }
+    if (!coming()) { sent = Date.now(); return; }
     event.preventDefault();
     event.stopImmediatePropagation();
-    say("The image is not here yet: wait for it, or choose it again. Then ask.");
+    say(`${NOT_HERE} Then ask.`);
   }, true);
 }
 const asking = () => {
@@ -182,7 +194,7 @@ const asking = () => {
 };
 const isPdf = (file) => file.type === "application/pdf";
 const take = (file) => {
-  if (!file || asking()) return;
+  if (!file || asking() || arriving()) return;
   if (!file.type.startsWith("image/") && !isPdf(file)) {
     return say(`${file.name} is not an image; choose a JPEG, PNG, WebP, TIFF or PDF.`, true);
   }
@@ -190,13 +202,13 @@ const take = (file) => {
     return say(`The file is larger than ${Math.round(props.max_bytes / 1e6)} MB; choose a smaller one.`, true);
   }
   const reader = new FileReader();
-  coming = true;
+  const number = begin();
   say(isPdf(file) ? "Reading the PDF …" : "Reading the image …");
   reader.onload = () => {
     if (!isPdf(file)) { [page, pages] = [null, null]; show(reader.result); } // a page comes back as an image
-    trigger("upload", { image: reader.result });
+    trigger("upload", { image: reader.result, number });
   };
-  reader.onerror = () => { coming = false; say("The file could not be read; choose it again.", true); };
+  reader.onerror = () => { wanted -= 1; say("The file could not be read; choose it again.", true); };
   reader.readAsDataURL(file);
 };
 
@@ -215,11 +227,10 @@ document.addEventListener("paste", (event) => {
   if (file) take(file);
 });
 
-const turnTo = (wanted) => {
-  if (wanted === page || asking()) return refresh();
-  say(`Reading page ${wanted} …`);
-  coming = true;
-  trigger("input", { page: wanted });
+const turnTo = (chosen) => {
+  if (chosen === page || asking() || arriving()) return refresh();
+  say(`Reading page ${chosen} …`);
+  trigger("input", { page: chosen, number: begin() });
 };
 back.addEventListener("click", () => turnTo(page - 1));
 next.addEventListener("click", () => turnTo(page + 1));
@@ -270,8 +281,12 @@ document.addEventListener("vs-look", ({ detail }) => { // "Show its box", from t
 
 const update = () => {
   const value = props.value || {};
-  coming = false;
   sent = 0;
+  if (value.number) there = value.number;
+  if (coming() && value.number) { // it came too late: the server has this one, the page shows another
+    since = 0;
+    return say("Another image came late, in place of yours: choose yours again.");
+  }
   if (value.image || value.page) [page, pages] = value.page ? [value.page, value.pages || pages] : [null, null];
   if (value.image && value.image !== image.getAttribute("src")) show(value.image);
   if (value.failed) { image.removeAttribute("src"); own = null; [page, pages] = [null, null]; forget(); }
