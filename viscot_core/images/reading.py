@@ -7,7 +7,6 @@ decoder raises.
 from __future__ import annotations
 
 import io
-import os
 import re
 import stat
 import sys
@@ -15,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -30,9 +28,9 @@ from viscot_core.images.rgb import array_to_image, has_deep_colors, to_rgb, warn
 
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded: Pillow's own limit; what is larger it takes for a decompression bomb."""
-# Pillow warns from half of it on, also of crops: our limit decides alone. For the whole process, because a
-# filter around each call is not kept apart between threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns from half of it on, also of crops, and of damaged files: our limit and the errors decide alone.
+# For the whole process, because a filter around each call is not kept apart between threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 MAX_SIDE = 65_535
 """Longest side that is decoded: JPEG's own limit."""
 MAX_STREAM = 1 << 30
@@ -190,52 +188,11 @@ def page_count(source: Path | BinaryIO, name: str | None = None) -> int:
         return len(_pages(image, _MOST_PAGES))
 
 
-class _Silent:
-    """No warnings while any thread decodes an image.
-
-    Their filters are the process's: of threads that each set them and put them back, the last one would put
-    back another's, and the process would stay silent.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._decoding = 0
-        self._filters = warnings.catch_warnings()
-        os.register_at_fork(after_in_child=self._alone)
-
-    def _alone(self) -> None:
-        """In a forked child, which has none of the other threads."""
-        self._lock = Lock()
-        if self._decoding:
-            self._decoding = 0
-            self._filters.__exit__(None, None, None)
-
-    @contextmanager
-    def warnings(self) -> Iterator[None]:
-        with self._lock:
-            if self._decoding == 0:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.simplefilter("ignore")
-            self._decoding += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._decoding -= 1
-                if self._decoding == 0:
-                    self._filters.__exit__(None, None, None)
-
-
-_silent = _Silent()
-
-
 @contextmanager
 def _opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     """The image of a file, nothing decoded yet; whatever is raised in the block becomes an ``ImageError``."""
     try:
-        # Of large images our limit decides, of damaged ones the errors.
-        with _silent.warnings(), Image.open(source, formats=tuple(accepted())) as image:
+        with Image.open(source, formats=tuple(accepted())) as image:
             yield image
     except ImageError:
         raise

@@ -134,5 +134,6 @@ def _eight_bits(values: NDArray[Any], used: Range) -> NDArray[np.uint8]:
     low, high = used
     scale = 255.0 / (high - low) if high > low else 0.0
     # Where a float is no number it is black.
-    whole = np.nan_to_num((values.astype(np.float64) - low) * scale, posinf=255.0, neginf=0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = np.nan_to_num((values.astype(np.float64) - low) * scale, posinf=255.0, neginf=0.0)
     return whole.clip(0, 255).astype(np.uint8)

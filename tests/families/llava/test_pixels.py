@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,20 @@ def test_a_wide_image_gives_the_pixels_of_its_square(side: int) -> None:
         square = pad_to_square(image)
         expected = square.resize((side, side), Image.Resampling.BICUBIC)
         assert np.array_equal(square_pixels(image, side), np.asarray(expected)), (width, height)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "1"])
+def test_another_mode_gives_the_pixels_of_its_square_too(mode: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 90, 3), np.uint8)).convert(mode)
+    expected = pad_to_square(image).resize((56, 56), Image.Resampling.BICUBIC)
+    assert np.array_equal(square_pixels(image, 56), np.asarray(expected))
+
+
+@pytest.mark.filterwarnings("error")
+def test_quick_pixels_set_no_filters_of_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the whole process's, and images are prepared by threads."""
+    monkeypatch.setattr(warnings, "catch_warnings", None)
+    assert pixels.quick_square_pixels(Image.new("RGB", (90, 70)), 56).shape == (56, 56, 3)
 
 
 def test_quick_pixels_stay_within_two_of_255(golden: Path) -> None:

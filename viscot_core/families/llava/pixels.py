@@ -7,7 +7,6 @@ tower's side, rescale and normalise in float32.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,7 +36,7 @@ def square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     """``uint8[side, side, 3]``: padded to a square and resized (bicubic) for a tower of ``side`` pixels."""
     image = _shortened(image, side)
     width, height = image.size
-    if width > height and width != side:
+    if width > height and width != side and image.mode == "RGB":
         # Pillow resizes each row first, then the columns, and rounds in between. A row of padding gives one
         # of padding: only the image's own rows are resized, and no square of the full size is made.
         image = image.resize((side, height), Image.Resampling.BICUBIC)
@@ -84,9 +83,8 @@ def quick_square_pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     square = pad_to_square(_shortened(image, side))
     if square.size == (side, side):
         return np.asarray(square)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the array is read-only, and only read
-        planes = torch.from_numpy(np.asarray(square)).permute(2, 0, 1)[None]
+    # A copy, as torch warns of an array that is read-only; filters of warnings are the whole process's.
+    planes = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
     small = torch.nn.functional.interpolate(planes, size=(side, side), mode="bicubic", antialias=True)
     return small[0].permute(1, 2, 0).numpy()
 
