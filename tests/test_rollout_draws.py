@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from PIL import Image
 from rollout_questions import BOX, COT, DIRECT, question
 from scripted_engine import ScriptedEngine
@@ -66,3 +67,13 @@ def test_equal_texts_have_no_draws() -> None:
     engine = ScriptedEngine("x")
     VisualCoT(engine, strategy="direct").ask_many([(Image.new("RGB", (64, 48)), "A?")] * 2)
     assert [request.draw for request in engine.requests] == [None]
+
+
+@pytest.mark.parametrize("seed", [0, 7, 1732742400, 2**31 - 1])
+def test_a_drawn_seed_fits_servers_of_32_bits(seed: int) -> None:
+    """A date as the seed and a draw of 31 bits were refused, although the server takes the seed."""
+    numbers = [0, 1, 335047628, 2**31 - 1]
+    drawn = [Sampling(1.0, seed=seed).draw(number).seed for number in numbers]
+    assert all(0 <= each < 2**31 for each in drawn) and len(set(drawn)) == len(numbers)
+    assert drawn[0] == seed
+    assert Sampling(1.0, seed=2**40).draw(3).seed == 2**40 + 3

@@ -62,10 +62,14 @@ class Sampling:
         return cls(float(found[1]), float(found[2]), int(found[3]))
 
     def draw(self, number: int) -> Sampling:
-        """For the ``number``-th of equal requests, counted from 0: with the seed that many further on."""
+        """For the ``number``-th of equal requests, counted from 0: with the seed that many further on.
+
+        Seeds go round, those of 31 bits among themselves and others within 64.
+        """
         if self.greedy or not number:
             return self
-        # Seeds go round within 64 bits.
+        if 0 <= self.seed < 2**31:  # the seeds that every server takes: some keep 32 bits, with a sign
+            return replace(self, seed=(self.seed + number) % 2**31)
         return replace(self, seed=(self.seed + number + 2**63) % 2**64 - 2**63)
 
 
@@ -80,7 +84,7 @@ def thinking_identity(thinking: bool | None) -> dict[str, str]:
 def draw_of(*key: str | int) -> int:
     """A ``Request.draw`` that only ``key`` decides, so that requests with other keys draw other numbers.
 
-    It is added to a run's seed; both together fit the 32 bits that some servers keep of a seed.
+    It has 31 bits and is added to a run's seed, as ``Sampling.draw`` says.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).digest()
     return int.from_bytes(digest[:4]) >> 1
