@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import httpx
 
 _USER = re.compile(r"(?<=://)[^\s/]*@")
+_BRACKETS = re.compile(r"(^|,)\s*\[([0-9a-fA-F:.]+)\]\s*(?=,|$)")
 _QUERY = re.compile(r"(\bhttps?://[^\s?#\"']*)\?[^\s#\"']*")
 
 
@@ -53,11 +55,10 @@ def is_this_machine(url: str) -> bool:
 
 def takes_proxy(url: str) -> bool:
     """Whether the environment has calls to ``url`` go through a proxy."""
-    from urllib.request import getproxies, proxy_bypass
+    import httpx
 
-    parts = urlsplit(url)
-    there = {"all", parts.scheme} & getproxies().keys()
-    return bool(there) and not is_this_machine(url) and not proxy_bypass(parts.netloc.rpartition("@")[2])
+    with http_client(url, verify=False) as client:  # asks nothing
+        return client._transport_for_url(httpx.URL(url)) is not client._transport
 
 
 def check_proxies() -> None:
@@ -75,15 +76,45 @@ def http_client(url: str = "", **options: Any) -> httpx.Client:
     """
     import httpx
 
+    here = is_this_machine(url)
+    if here and "verify" not in options:
+        options["verify"] = httpx.create_ssl_context()  # SSL_CERT_FILE counts for this machine too
     try:
-        return httpx.Client(trust_env=not is_this_machine(url), **options)
+        _plain_no_proxy()
+        return httpx.Client(trust_env=not here, **options)
     except ImportError as error:
         raise UsageError(
             "The environment names a SOCKS proxy (ALL_PROXY), which needs a package: "
             "pip install 'httpx[socks]'."
         ) from error
-    except (httpx.InvalidURL, ValueError) as error:
-        raise UsageError(
-            f"A proxy of the environment has no address that can be used ({without_password(str(error))}); "
-            "correct http_proxy, https_proxy and all_proxy."
-        ) from error
+    except (httpx.InvalidURL, ValueError):
+        # Not with httpx's words, nor from its error: where a password was not understood, they quote it.
+        raise UsageError(_wrong_proxy()) from None
+
+
+def _plain_no_proxy() -> None:
+    """Write ``[::1]`` in no_proxy as ``::1``: httpx refuses the brackets, in the hub and Gradio too."""
+    for name in ("no_proxy", "NO_PROXY"):
+        given = os.environ.get(name, "")
+        if (plain := _BRACKETS.sub(r"\1\2", given)) != given:
+            os.environ[name] = plain
+
+
+def _wrong_proxy() -> str:
+    """Which variable of the environment has a value that cannot be used, and what to do."""
+    from urllib.request import getproxies
+
+    import httpx
+
+    proxies = getproxies()
+    for scheme in ("http", "https", "all"):
+        given = proxies.get(scheme, "")
+        try:
+            if given:
+                httpx.Proxy(given if "://" in given else f"http://{given}")
+        except (httpx.InvalidURL, ValueError):
+            return (
+                f"The proxy that {scheme}_proxy names has no address that can be used; correct it, such as "
+                "http://NAME:PASSWORD@HOST:PORT (in a password write / as %2F, # as %23, @ as %40)."
+            )
+    return "no_proxy has an entry that cannot be used; write hosts and commas, such as localhost,::1."

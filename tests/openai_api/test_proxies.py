@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from judge_server import JudgeServer, completion
 from made_runs import sample_run
 from PIL import Image
 
-from viscot_core.addresses import is_this_machine, takes_proxy
+from viscot_core.addresses import http_client, is_this_machine, takes_proxy
 from viscot_core.errors import UsageError
 from viscot_core.models.pull import pull
 from viscot_core.openai_api import waiting
@@ -120,3 +122,50 @@ def test_addresses_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for url in ("http://10.0.0.1/v1", "https://127.0.0.1.example.org", "http://[::2]/", "", "http://["):
         assert not is_this_machine(url), url
     assert takes_proxy("https://example.org/v1")
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url", "through"),
+    [
+        (".example.com", "http://example.com/v1", True),
+        (".example.com", "http://a.example.com/v1", False),
+        ("example.com", "http://example.com:8000/v1", False),
+        ("2001:db8::1", "http://[2001:db8::1]:8000/v1", False),
+        ("localhost,[2001:db8::1] , [::1]", "http://[2001:db8::1]:8000/v1", False),
+        ("http://far.invalid:8000", "http://far.invalid:8000/v1", False),
+    ],
+)
+def test_whether_a_proxy_is_asked_is_what_the_client_does(
+    monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, through: bool
+) -> None:
+    monkeypatch.setenv("http_proxy", DEAD)
+    monkeypatch.setenv("no_proxy", no_proxy)
+    assert takes_proxy(url) is through
+
+
+def test_brackets_in_no_proxy_stop_nobody(cli: Cli, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everyone who has no proxy was told to correct http_proxy."""
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1,[::1]")
+    ran = cli("infer", image, "?", "--direct", "--model", "http://far.invalid:8000/v1#made")
+    assert ran.code == 1 and "no connection to http://far.invalid:8000/v1 (" in ran.err, ran.err
+    assert os.environ["no_proxy"] == "localhost,127.0.0.1,::1"
+    monkeypatch.setenv("no_proxy", "localhost,[::1]:x")
+    ran = cli("infer", image, "?", "--direct", "--model", "http://far.invalid:8000/v1#made")
+    assert ran.code == 2 and "no_proxy has an entry that cannot be used" in ran.err, ran.err
+
+
+def test_no_part_of_a_password_is_shown(cli: Cli, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP client takes what stands before a / for a port, and says it."""
+    monkeypatch.setenv("http_proxy", "http://me:hunter22/x@proxy:3128")
+    ran = cli("infer", image, "?", "--direct", "--model", "http://far.invalid:8000/v1#made")
+    assert ran.code == 2 and "hunter" not in ran.err
+    assert "http_proxy" in ran.err and "%2F" in ran.err, ran.err
+
+
+def test_own_certificates_count_on_this_machine_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without proxies the environment's certificates were left out as well."""
+    (tmp_path / "none.pem").touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    for url in ("https://localhost:8000/v1", "https://far.invalid/v1"):
+        with pytest.raises(ssl.SSLError):
+            http_client(url)
