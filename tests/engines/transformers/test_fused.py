@@ -283,6 +283,23 @@ def test_a_later_shape_that_does_not_compile(loaded: LoadedModel) -> None:
     assert len([each for each in told if "fused" in str(each.message)]) == 1
 
 
+def test_an_engine_opened_while_another_answers_is_a_plain_one(
+    loaded: LoadedModel, on_gpu: Callable[..., None]
+) -> None:
+    """In the same thread; in others it waits for the answer."""
+    on_gpu(Backend())
+    engine, opened = LocalEngine(loaded, fused=True), []
+    assert engine.fused is not None and engine.fused.parts
+
+    def listen(_: str) -> None:
+        if not opened:
+            opened.append(LocalEngine(loaded, fused=True))
+
+    engine.generate([replace(asked(1)[0], max_new_tokens=4, on_text=listen)])
+    assert opened[0].fused is None and "kernels" not in opened[0].identity
+    assert_untouched(loaded.model)
+
+
 def test_others_of_the_same_kind_keep_the_plain_code(loaded: LoadedModel, golden: Path) -> None:
     """Another model in another thread, while this one's kernels are fused."""
     other = load_model(golden / "tiny_llava", device="cpu", dtype="fp32")

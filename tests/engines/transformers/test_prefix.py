@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +136,11 @@ def check_weighed(way: Callable[..., Any], dtype: torch.dtype, device: torch.dev
 def test_a_gpus_kernel_tells_what_it_weighs(dtype: torch.dtype) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     check_weighed(attention._on_cuda, dtype, device)
-    assert attention._agrees(device, dtype)
+    assert attention._agrees(device, dtype, 128)
 
 
 def test_kernels_that_do_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = torch.device("cpu")
-    assert attention._agrees.__wrapped__(device, torch.float32)
+    agrees = partial(attention._agrees.__wrapped__, torch.device("cpu"), torch.float32, 64)
 
     def halved(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:  # a sum of powers of two
         out, weight = attention._on_cpu(*given)
@@ -149,9 +149,53 @@ def test_kernels_that_do_something_else_are_not_used(monkeypatch: pytest.MonkeyP
     def other(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
         raise TypeError("no such argument")
 
-    for kernel in (halved, other):
-        monkeypatch.setattr(attention, "_weighed", kernel)
-        assert not attention._agrees.__wrapped__(device, torch.float32)
+    def full(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        raise torch.OutOfMemoryError("full")
+
+    for kernel, right in ((attention._on_cpu, True), (halved, False), (other, False)):
+        monkeypatch.setattr(attention, "_on_cuda", kernel)
+        assert agrees() == right
+    monkeypatch.setattr(attention, "_on_cuda", full)
+    with pytest.raises(torch.OutOfMemoryError):  # which says nothing of the kernels
+        agrees()
+
+
+@pytest.mark.usefixtures("way")
+def test_without_kernels(
+    loaded: LoadedModel,
+    requests: list[Request],
+    plain: list[Generation],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on Apple's GPUs: rows of many lengths, padded on the left, some of them longer than a block."""
+    monkeypatch.setattr(attention, "_on_cpu", attention._by_hand)
+    monkeypatch.setattr(attention, "BLOCK", 5)
+    monkeypatch.setattr(prefix, "KEYS_FIRST", 10)
+    assert LocalEngine(loaded, batch_size=8).generate(requests) == plain
+
+
+def test_a_query_that_sees_nothing_weighs_nothing() -> None:
+    query, key, value = torch.randn(3, 1, 2, 4, 8)
+    hidden = attention.as_bias(torch.tensor([[[[False] * 4] * 2 + [[True] * 4] * 2]]), torch.float32)
+    out, weight = attention._by_hand(query, key, value, hidden.expand(1, 2, -1, -1), 0.3)
+    assert not out[:, :, :2].any() and out[:, :, 2:].isfinite().all() and out[:, :, 2:].any()
+    assert (weight[:, :, :2] == float("-inf")).all()
+
+
+def test_a_listener_may_ask(loaded: LoadedModel) -> None:
+    """While it is told an answer, with the engine in the middle of it."""
+    engine = LocalEngine(loaded)
+    view = View(Image.new("RGB", (80, 60), (200, 30, 30)), "red")
+    one = request(direct_turns(QUESTIONS[0]), view, limit=4)
+    alone, asked = engine.generate([one]), []
+
+    def listen(text: str) -> None:
+        if not asked:
+            asked.append(engine.generate([one]))
+
+    told = engine.generate([replace(one, on_text=listen)])
+    assert told[0].text == alone[0].text and asked == [alone]
+    assert not any("forward" in vars(module) for module in loaded.model.modules())
 
 
 def test_the_store_stays_within_its_bytes(

@@ -17,7 +17,7 @@ that one product reads the prefix once for all of them. Two ways to compute the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -25,6 +25,9 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
+Kernel = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+BLOCK = 128
+"""Queries whose scores are held at once where no kernel is used."""
 NAME = "viscot_prefix"
 """Under which the attention below is registered with transformers."""
 
@@ -186,7 +189,7 @@ def attend(
     scaling: float,
 ) -> torch.Tensor:
     """Attention to a shared prefix and to own tokens, the faster way; shapes as in ``prefix_attention``."""
-    by_hand = query.shape[2] == 1 if query.device.type == "cpu" else not _agrees(query.device, query.dtype)
+    by_hand = query.shape[2] == 1 and query.device.type == "cpu"
     return (folded if by_hand else merged)(query, key, value, prefix_k, prefix_v, mask, scaling)
 
 
@@ -231,7 +234,11 @@ def _weighed(
     """
     if bias is not None:
         bias = bias.expand(*query.shape[:2], -1, -1)
-    kernel = {"cuda": _on_cuda, "cpu": _on_cpu}.get(query.device.type, _by_hand)
+    kernel: Kernel = _by_hand
+    if query.device.type == "cpu":
+        kernel = _on_cpu
+    elif query.is_cuda and _agrees(query.device, query.dtype, query.shape[3]):
+        kernel = _on_cuda
     return kernel(query, key, value, bias, scaling)
 
 
@@ -242,7 +249,7 @@ def _on_cuda(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     ops = torch.ops.aten
-    if bias is None and query.dtype.itemsize == 2:  # the fastest, which knows no bias and no float32
+    if bias is None and _has_flash(query.device, query.dtype, query.shape[3]):
         out, weight, *_ = ops._scaled_dot_product_flash_attention(query, key, value, scale=scaling)
         return out, weight
     if bias is not None and bias.stride(2) % 8:  # as `as_bias` says
@@ -252,6 +259,13 @@ def _on_cuda(
         query, key, value, bias, True, scale=scaling
     )
     return out, weight[..., : query.shape[2]]  # a whole number of the kernel's blocks
+
+
+@cache
+def _has_flash(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
+    """Whether FlashAttention, the fastest where nothing is hidden, takes such queries."""
+    new = torch.cuda.get_device_capability(device) >= (8, 0)
+    return new and dtype.itemsize == 2 and dim % 8 == 0 and dim <= 256
 
 
 def _on_cpu(
@@ -265,29 +279,37 @@ def _on_cpu(
 def _by_hand(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    scores = (query * scaling) @ key.transpose(2, 3)
-    scores = (scores if bias is None else scores + bias).float()
-    weight = scores.logsumexp(-1)
-    return (scores - weight[..., None]).exp().to(value.dtype) @ value, weight
+    outs, weights = [], []
+    for start in range(0, query.shape[2], BLOCK):  # not the scores of a whole crop at once
+        part = slice(start, start + BLOCK)
+        scores = (query[:, :, part] * scaling) @ key.transpose(2, 3)
+        scores = (scores if bias is None else scores + bias[:, :, part]).float()
+        weights.append(scores.logsumexp(-1))
+        # Of a query that sees nothing the weight is -inf; what it gives is 0.
+        least = weights[-1].clamp(min=torch.finfo(torch.float32).min)
+        outs.append((scores - least[..., None]).exp().to(value.dtype) @ value)
+    return torch.cat(outs, 2), torch.cat(weights, 2)
 
 
 @cache
-def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
+def _agrees(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
     """Whether the kernels of ``device`` do what is expected of them, as these are no public functions."""
     made = torch.Generator().manual_seed(0)
-    query, key, value, prefix_k, prefix_v = (
-        torch.randn(rows, 2, tokens, 64, generator=made).to(device, dtype)
-        for rows, tokens in ((4, 3), (4, 7), (4, 7), (2, 9), (2, 9))
-    )
+    query, key, value = (torch.randn(2, 2, n, dim, generator=made).to(device, dtype) for n in (3, 7, 7))
     mask = as_bias(torch.ones(3, 7, dtype=torch.bool, device=device).tril(4)[None, None], dtype)
-    with torch.inference_mode():
-        try:
-            found, wanted = (
-                way(query, key, value, prefix_k, prefix_v, mask, 0.3).float() for way in (merged, folded)
-            )
-        except (RuntimeError, TypeError, ValueError):
-            return False
-        return torch.allclose(found, wanted, atol=1e-4 if dtype == torch.float32 else 0.05)
+    atol = 1e-4 if dtype == torch.float32 else 0.05
+    try:
+        with torch.inference_mode():
+            for bias in (None, mask.expand(2, 2, -1, -1)):
+                ways = [kernel(query, key, value, bias, dim**-0.5) for kernel in (_on_cuda, _by_hand)]
+                for found, wanted in zip(*ways, strict=True):
+                    if not torch.allclose(found.float(), wanted.float(), atol=atol):
+                        return False
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return True
 
 
 def folded(

@@ -11,12 +11,12 @@ from viscot_core.engines.transformers.decode_state import Decoding
 
 MOST_ROWS = 64
 """More prompts than this gain nothing by running together on a CPU."""
-MOST_ON_GPU = 4
-"""The same for a GPU, times the prompts that fit with an image each: a step reads the weights once for all.
-
-A run hands over so many (``runs.loop``); fewer would cut them into a large batch and a small one, which takes
-as many steps.
-"""
+MOST_ROWS_GPU = 256
+"""The same for a GPU, or `RUN_ROWS` times the prompts that fit with an image each: a decoding step reads the
+weights once for all of them."""
+RUN_ROWS = 4
+"""A run hands over so many times those prompts (``runs.loop``): fewer rows would cut them into a large batch
+and a small one, which takes as many steps."""
 
 
 @dataclass(frozen=True, slots=True)

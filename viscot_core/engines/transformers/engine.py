@@ -19,7 +19,13 @@ from weakref import WeakKeyDictionary
 from viscot_core.boxes.formats import Resize
 from viscot_core.conversation import Message
 from viscot_core.engines.base import GREEDY, Generation, Request, Sampling, Traits, draws
-from viscot_core.engines.transformers.batches import MOST_ON_GPU, MOST_ROWS, BatchBudget, fitting_batch
+from viscot_core.engines.transformers.batches import (
+    MOST_ROWS,
+    MOST_ROWS_GPU,
+    RUN_ROWS,
+    BatchBudget,
+    fitting_batch,
+)
 from viscot_core.engines.transformers.decode_state import Decoding, begun
 from viscot_core.engines.transformers.work import Work
 from viscot_core.errors import EngineError, UsageError
@@ -220,9 +226,13 @@ class LocalEngine:
         # Rows about one image, and a row alone. Of two tokens, one comes of the reading and one of a step,
         # which is not captured: a check reads numbers back.
         asked = [replace(each, max_new_tokens=2) for each in check_requests()[:3]]
-        self.fused = fused = FusedKernels(self.model)
-        if not fused.works(lambda: self.generate(asked)):
-            self.fused = None
+        # Another engine over the model that answers now has changed its layers for as long.
+        with _lock_of(self.model):
+            fused, batch_size = FusedKernels(self.model), self.batch_size
+            self.fused = fused if fused.parts else None
+            if fused.parts and not fused.works(lambda: self.generate(asked)):
+                self.fused = None
+            self.batch_size = batch_size
         self.reset()
         self._work.clear()
 
@@ -264,7 +274,8 @@ class LocalEngine:
     def _budget(self) -> BatchBudget:
         """What may run together: so many prompts, or as many short ones as weigh as much."""
         tokens = self.batch_size * self.processor.typical_prompt
-        most = MOST_ON_GPU * self.batch_size if self.model.device.type == "cuda" else MOST_ROWS
+        on_gpu = self.model.device.type == "cuda"
+        most = max(MOST_ROWS_GPU, RUN_ROWS * self.batch_size) if on_gpu else MOST_ROWS
         return BatchBudget(self.batch_size, tokens if self._finds_size else None, most)
 
     def _run(self, prompts: Sequence[Decoding], *before: Any) -> None:

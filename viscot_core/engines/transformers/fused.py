@@ -50,18 +50,25 @@ class FusedKernels:
                 own = _with_globals(plain, changed)
                 self._forwards.append((module, partial(own, module)))
 
+    @property
+    def parts(self) -> int:
+        """How many of the model's modules have one."""
+        return len(self._forwards)
+
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Let the model use them for a while: this model only, whatever others do in other threads."""
+        """Let the model use them for a while; models of the same classes keep the plain ones."""
         import torch._dynamo
 
-        for module, forward in self._forwards:
+        # Inside another time (a listener asks while it is told an answer) they are used already.
+        mine = [(module, forward) for module, forward in self._forwards if "forward" not in vars(module)]
+        for module, forward in mine:
             module.forward = forward
         try:
             with torch._dynamo.config.patch(recompile_limit=VARIANTS):
                 yield
         finally:
-            for module, _ in self._forwards:
+            for module, _ in mine:
                 del module.forward
 
     def works(self, ask: Callable[[], object]) -> bool:
@@ -95,8 +102,8 @@ class FusedKernels:
             try:
                 _mark_varying((*args, *named.values()))
                 said = compiled()(*args, **named)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                if self._checking:
+            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:  # compiled, or launched
+                if self._checking or isinstance(error, torch.OutOfMemoryError):
                     raise
                 # They worked when they were tried: another shape does not compile.
                 self._failed = True

@@ -35,6 +35,8 @@ class _Keys(DynamicCache):
         """Keep a layer's keys and values, ``[rows, kv heads, tokens, dim]``."""
         if self.kept is None:
             self.kept = key_states.new_empty(len(key_states), len(self.layers), 2, *key_states.shape[1:])
+        if key_states.shape != self.kept[:, 0, 0].shape:
+            raise ValueError(f"Layer {layer_idx} keeps keys of another shape than the first.")
         self.kept[:, layer_idx, 0] = key_states
         self.kept[:, layer_idx, 1] = value_states
         self.filled += 1
@@ -70,7 +72,10 @@ def fast_products(model: nn.Module) -> Iterator[None]:
     fitting = [
         layer
         for layer in model.modules()
-        if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 and layer.weight.is_cpu
+        if type(layer) is nn.Linear
+        and layer.weight.dtype == torch.float32
+        and layer.weight.is_cpu
+        and "forward" not in vars(layer)  # they do already: a listener asks while it is told an answer
     ]
     # Without MKL (on ARM) torch has no other products to be faster than.
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):

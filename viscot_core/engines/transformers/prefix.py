@@ -218,10 +218,12 @@ class PrefixDecoder:
         real = torch.cat([cache.known_real(rows, suffix.real.device), suffix.real], 1)
         choice, said = Choice.of(states), 0
         draws = Draws.of(states, real.device) if choice.samples else None
-        # Query i is the token `known_len + i` of its row: it sees those up to itself.
+        # Query i is the token `known_len + i` of its row: it sees those up to itself. Padding sees itself: of
+        # a query that sees nothing, kernels make what they please.
         causal = real.new_ones(longest, real.shape[1]).tril(cache.known_len)
-        dtype = self._head.weight.dtype if self._head.weight.is_floating_point() else self._model.dtype
-        mask = as_bias(causal[None, None] & real[:, None, None, :], dtype)
+        itself = causal & ~causal.tril(cache.known_len - 1)
+        dtype = prefixes[0].dtype
+        mask = as_bias(causal & real[:, None, None, :] | itself, dtype)
         with shared_attention(self._text.config.get_text_config()):
             # Of many tokens (a crop's), nothing but keys and values is wanted before the last one. Embeddings
             # can be cut anywhere; other inputs belong to their images.

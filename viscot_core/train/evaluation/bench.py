@@ -64,12 +64,12 @@ class TrainingBench:
             EngineError: nothing can be generated.
         """
         own = range(len(self.questions))[rank::processes]
-        engine = self._engine()
         settings = self._settings()
         loaded = open_items([self.questions[number][0] for number in own])
         queries = [Query(each, self.questions[n][1]) for n, each in zip(own, loaded, strict=True)]
-        with torch.compiler.set_stance("force_eager"):  # a compiled model would be compiled for every length
-            records = answer_queries(self._task, settings, engine, queries)
+        # A compiled model would be compiled for every length; an engine asks its model as it is opened.
+        with torch.compiler.set_stance("force_eager"):
+            records = answer_queries(self._task, settings, self._engine(), queries)
         return [self._outcome(number, record) for number, record in zip(own, records, strict=True)]
 
     def _engine(self) -> LocalEngine:

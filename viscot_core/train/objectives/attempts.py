@@ -172,16 +172,19 @@ class Attempting:
     def _ask(
         self, policies: Sequence[RecordedPolicy], questions: Sequence[Question], sampling: Sampling
     ) -> list[Answer]:
-        model, engine = self._run.model, self._opened()
+        model = self._run.model
         trained = model.training
         model.eval()
-        engine.reset()
         try:
-            # A compiled model would be compiled for every length.
+            # A compiled model would be compiled for every length; an engine asks its model as it is opened.
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                return rollout(list(policies), engine, questions, sampling=sampling)
+                engine = self._opened()
+                engine.reset()
+                try:
+                    return rollout(list(policies), engine, questions, sampling=sampling)
+                finally:
+                    engine.reset()  # what it remembers of images is of these weights
         finally:
-            engine.reset()  # what it remembers of images is of these weights
             model.train(trained)
 
     def _opened(self) -> LocalEngine:

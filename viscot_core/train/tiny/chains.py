@@ -35,7 +35,7 @@ from viscot_core.train.tiny.own_data import (
 )
 
 PAD_MULTIPLE = 32
-"""Rows are padded to a multiple of this many tokens, so that a compiled model meets few shapes."""
+"""Rows are padded to a multiple of this many tokens, so that its kernels meet few shapes."""
 
 
 FEW_ROWS = 20_000
