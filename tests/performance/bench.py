@@ -38,6 +38,7 @@ from bench_reference import Reference, one_pass
 from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.models.load import LoadedModel, load_model
 from viscot_core.runs.answering import Pending, answer_queries
+from viscot_core.runs.loop import _batches
 from viscot_core.runs.opening import Query, open_items
 from viscot_core.runs.records import Prediction
 from viscot_core.tasks.base import Item, Task
@@ -70,7 +71,8 @@ def measure_refcoco(loaded: LoadedModel, root: Path, new: int, batch: int) -> di
     engine = LocalEngine(loaded, batch_size=batch)
 
     def quickly() -> list[Prediction | Pending]:
-        return _ask(RefCoco, engine, "refcoco", _chunks(items, 4 * engine.batch_size), new)
+        batches = _batches([(item, ()) for item in items], engine.batch_size, by_image=True)
+        return _ask(RefCoco, engine, "refcoco", [[item for item, _ in batch] for batch in batches], new)
 
     def slowly(together: int) -> list[str]:
         return Reference(loaded, new, together).refer(items)

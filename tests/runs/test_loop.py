@@ -196,3 +196,14 @@ def test_the_more_questions_an_image_has_the_more_are_asked_at_once(each: int, s
     work: Any = [(SimpleNamespace(path=Path(str(number // each))), ("cot",)) for number in range(48)]
     made = list(_batches(work, 8, by_image=True))
     assert [len(batch) for batch in made] == sizes and list(chain(*made)) == work
+
+
+@pytest.mark.parametrize(
+    ("size", "each", "sizes"), [(3, 16, [16] * 3), (1, 20, [16, 4, 16, 4, 8]), (1, 1, [1] * 48)]
+)
+def test_questions_about_an_image_stay_together_where_little_fits(
+    size: int, each: int, sizes: list[int]
+) -> None:
+    work: Any = [(SimpleNamespace(path=Path(str(number // each))), ("cot",)) for number in range(48)]
+    made = list(_batches(work, size, by_image=True))
+    assert [len(batch) for batch in made] == sizes and list(chain(*made)) == work

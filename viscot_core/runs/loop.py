@@ -25,6 +25,8 @@ from viscot_core.runs.shards import Shard, launch
 from viscot_core.runs.tally import Tally, conclude, environment, with_versions
 from viscot_core.tasks.base import Benchmark
 
+TOGETHER = 16
+"""Questions about one image that are asked together however few items fit: they hold the image once."""
 Progress = Callable[[int, int], None]
 """``(finished, total)`` queries, called after every batch."""
 Ask = Callable[[Sequence[Query]], list[Prediction | Pending]]
@@ -194,7 +196,8 @@ def _loop(
 
 
 def _batches(work: Sequence[Work], size: int, by_image: bool) -> Iterator[list[Work]]:
-    """Runs of ``size`` items, or more: the questions of one image stay together, up to four times that.
+    """Runs of ``size`` items, or more: the questions of one image stay together, up to four times that, or
+    `TOGETHER`.
 
     The more questions an image has, the less each of them costs: a question counts a quarter, an image the
     rest, so that ``size`` images with a question each are a run.
@@ -208,7 +211,7 @@ def _batches(work: Sequence[Work], size: int, by_image: bool) -> Iterator[list[W
         images += 1
         for each in group:
             batch.append(each)
-            if len(batch) >= 4 * size:
+            if len(batch) >= max(4 * size, TOGETHER):
                 yield batch
                 # The questions of this image go on in the next batch, which pays for it again.
                 batch, images = [], 1
