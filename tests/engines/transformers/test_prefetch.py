@@ -99,17 +99,18 @@ def test_features_are_those_without_threads(loaded: LoadedModel, views: list[Vie
     assert all(map(torch.equal, ahead, at_once))
 
 
+@pytest.mark.parametrize("number", range(5))
 def test_an_image_that_cannot_be_prepared_ends_the_call_and_no_other(
-    loaded: LoadedModel, views: list[View], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, views: list[View], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """It raises where the image is wanted, as without threads; the next call begins anew."""
+    """It raises where the image is wanted, as without threads; nothing is left over, the next begins anew."""
     engine = LocalEngine(loaded, batch_size=3)
     asked = first_turns(views)
     said = LocalEngine(loaded, batch_size=3).generate(asked)
     prepare: Callable[[View], object] = engine.inputs._pixels  # type: ignore[attr-defined]
 
     def fails(view: View) -> object:
-        if view.key == views[4].key:
+        if view.key == views[number].key:
             raise OSError("truncated")
         return prepare(view)
 
@@ -117,6 +118,8 @@ def test_an_image_that_cannot_be_prepared_ends_the_call_and_no_other(
     looks_ahead(engine)
     with pytest.raises(OSError, match="truncated"):
         engine.generate(asked)
+    waiting = engine.inputs.features._pixels  # type: ignore[attr-defined]
+    assert not waiting._begun and not waiting._next
     monkeypatch.undo()
     looks_ahead(engine)
     assert engine.generate(asked) == said

@@ -159,7 +159,10 @@ class LocalEngine:
             EngineError: out of memory, with the flags to try.
         """
         with _lock_of(self.model):
-            return self._generate(requests)
+            try:
+                return self._generate(requests)
+            finally:
+                self.inputs.prefetch(())  # after an error: pixels that nobody takes
 
     def _generate(self, requests: Sequence[Request]) -> list[Generation]:
         prompts = list(map(self._prompt, requests, draws(requests, self.sampling)))
