@@ -84,6 +84,7 @@ def infer(
         keys = [record_key(item, strategy, name, where) for item in items]
         items = file.remaining(items, keys)
         if not items:
+            model_options.check(boxes=boxes, zoom=zoom)
             console.say(f"{out} has {len(keys)} of {len(keys)} answers already: nothing is left to ask")
             return
         if len(items) < len(keys):

@@ -12,11 +12,13 @@ from viscot_cli.zoom_options import ZoomOptions
 
 if TYPE_CHECKING:
     from viscot_core.ask import VisualCoT
+    from viscot_core.boxes.formats import Codec
     from viscot_core.engines.base import Sampling
     from viscot_core.engines.open import EngineOptions
     from viscot_core.infer.asking import InferResult
     from viscot_core.openai_api.options import ApiOptions, ImageForm
     from viscot_core.policies.base import Answer
+    from viscot_core.policies.zoom_settings import ZoomSettings
 
 Model = Annotated[
     str | None, typer.Option(help="A name of 'viscot models list', a folder, a hub id, http://HOST/v1#NAME.")
@@ -149,18 +151,30 @@ class ModelOptions(WhoAnswers):
         fused: bool = False,
     ) -> VisualCoT:
         """The model, ready to be asked; see ``open_model``."""
-        from viscot_core.engines.base import Sampling
         from viscot_core.hardware import return_large_blocks
-        from viscot_core.openai_api.options import ApiOptions, extra_body_of
 
         return_large_blocks()
+        options, sampling = self._asked(batch_size)
+        return open_model(options, sampling, boxes=boxes, zoom=zoom, protocol=self.protocol, fused=fused)
+
+    def check(self, *, boxes: bool = True, zoom: ZoomOptions | None = None) -> None:
+        """Raise what ``open`` would raise of these options before it loads anything."""
+        from viscot_core.policies.wording import protocol_of
+
+        options, _ = self._asked()
+        options.check()
+        protocol_of(self.protocol)
+        _looks(options, boxes, zoom)
+
+    def _asked(self, batch_size: int = 8) -> tuple[EngineOptions, Sampling]:
+        from viscot_core.engines.base import Sampling
+        from viscot_core.openai_api.options import ApiOptions, extra_body_of
+
         api = ApiOptions(
             extra_body=extra_body_of(self.extra_body),
             images=image_form(self.image_format, self.image_quality, self.max_image_side, self.whole_images),
         )
-        sampling = Sampling(self.temperature, self.top_p, self.seed)
-        options = self.options(batch_size, api)
-        return open_model(options, sampling, boxes=boxes, zoom=zoom, protocol=self.protocol, fused=fused)
+        return self.options(batch_size, api), Sampling(self.temperature, self.top_p, self.seed)
 
 
 def image_form(format: str, quality: int, max_side: int | None, whole: bool) -> ImageForm:
@@ -195,12 +209,11 @@ def open_model(
     if not options.is_server:
         resolve_answering(options.model)  # a wrong name is reported before torch is imported
     from viscot_core.ask import VisualCoT
-    from viscot_core.engines.open import codec_for, known_codec, open_engine
+    from viscot_core.engines.open import open_engine
     from viscot_core.policies.wording import Wording, protocol_of
 
     words = protocol_of(protocol)
-    loop = zoom.settings(options) if zoom is not None and zoom.zooms else None
-    codec = codec_for(options) if boxes and loop is None else known_codec(options)
+    loop, codec = _looks(options, boxes, zoom)
     if options.model is None:
         console.say(
             f"No --model: using the bundled {BUNDLED}, which only knows viscot's synthetic images; "
@@ -208,6 +221,16 @@ def open_model(
         )
     engine = open_engine(options, sampling, codec=None if loop else codec, fused=fused)
     return VisualCoT(engine, wording=Wording(codec, words) if codec else None, zoom=loop)
+
+
+def _looks(
+    options: EngineOptions, boxes: bool, zoom: ZoomOptions | None
+) -> tuple[ZoomSettings | None, Codec | None]:
+    """The loop, and how the model writes boxes."""
+    from viscot_core.engines.open import codec_for, known_codec
+
+    loop = zoom.settings(options) if zoom is not None and zoom.zooms else None
+    return loop, codec_for(options) if boxes and loop is None else known_codec(options)
 
 
 def print_answer(result: InferResult, *, with_name: bool) -> None:

@@ -273,6 +273,14 @@ def test_infer_with_out_box_and_folders(
     with monkeypatch.context() as patch:  # nothing is left: no model is opened
         patch.setattr("viscot_cli.model_options.open_model", lambda *_, **__: pytest.fail("opened"))
         again = cli("infer", tmp_path / "in", QUESTION, *tiny, "--out", out, "--box", "23,0,90,230")
+        for wrong in (
+            ("--box-format", "nonsense"),
+            ("--protocol", "nonsense"),
+            ("--top-p", "2"),
+            ("--extra-body", "{}x"),
+        ):
+            ran = cli("infer", tmp_path / "in", QUESTION, *tiny, "--out", out, "--box", "23,0,90,230", *wrong)
+            assert ran.code == 2 and "nothing is left" not in ran.err, ran.err
     assert (again.code, again.out) == (0, "") and "has 1 of 1 answers already: nothing is left" in again.err
     rows_in = tmp_path / "q.jsonl"
     asked = [{"image": row["image"], "question": QUESTION} for row in rows]
