@@ -132,7 +132,7 @@ def test_a_pdf_that_cannot_be_shown_is_refused_in_a_sentence(here: tuple[str, An
     _, _, stage, _ = upload(start % (10**6, 10**6))
     assert "Page 1 of 1, 5000 × 5000 pixels" in stage["message"]
     for wanted in (0, 2, "1", None, 10**30):
-        _, stage = visitor.do("turn", [None], {"page": wanted})
-        assert stage == {"page": 1, "message": "Choose a page from 1 to 1."}
+        _, stage = visitor.do("turn", [None], {"page": wanted, "number": 7})
+        assert stage == {"page": 1, "message": "Choose a page from 1 to 1.", "number": 7}
     *_, button = visitor.do("ask", [None, None, "What?", "Look closer", ["looker"]])
     assert button["value"] == "Ask"

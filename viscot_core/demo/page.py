@@ -102,9 +102,9 @@ class Page:
                 image = decode(data, max_pixels=MAX_PIXELS, as_seen=True, page=page)
                 again = {} if data.startswith(SHOWN) else {"image": _data_url(image)}
         except ApiError as error:
-            return Visit(), (), {"failed": True, "message": error.message, "number": event.number}, []
+            return Visit(), (), {"failed": True, "message": error.message, "number": _number(event)}, []
         visit = self._visit(data, image, request, page, pages)
-        return visit, (), {**again, **_told(visit, image), "number": event.number}, []
+        return visit, (), {**again, **_told(visit, image), "number": _number(event)}, []
 
     def _visit(
         self,
@@ -119,7 +119,7 @@ class Page:
     def turn(self, visit: Visit, event: gr.EventData) -> tuple[Visit, dict[str, Any]]:
         """Another page of the file was chosen; the answers about the others stay."""
         visit, told = self._turned(visit, event.page)
-        return visit, {**told, "number": event.number}
+        return visit, {**told, "number": _number(event)}
 
     def _turned(self, visit: Visit, page: object) -> tuple[Visit, dict[str, Any]]:
         data = None if visit.image is None else self.images.get(visit.image)
@@ -155,14 +155,13 @@ class Page:
         self, event: gr.EventData, request: gr.Request
     ) -> tuple[Visit, Turns, dict[str, Any], list[Any], str]:
         """An example was chosen: its image and its question."""
-        index = event.example
+        index, sent = event.example, {"number": _number(event)}
         if not isinstance(index, int) or not 0 <= index < len(self._examples):
-            told = {"failed": True, "message": "There is no such example.", "number": event.number}
-            return Visit(), (), told, [], ""
+            return Visit(), (), {"failed": True, "message": "There is no such example.", **sent}, [], ""
         chosen = self._examples[index]
         image = open_image(chosen.image)
         visit = self._visit(chosen.image.read_bytes(), image, request)
-        told = {"image": _data_url(image), "message": "Press Ask.", "number": event.number}
+        told = {"image": _data_url(image), "message": "Press Ask.", **sent}
         return visit, (), told, [], chosen.question
 
     def select(self, visit: Visit, event: gr.EventData) -> Visit:
@@ -226,6 +225,11 @@ def _ways(names: Sequence[str]) -> tuple[Way, ...]:
 def card_region(cards: Sequence[Card]) -> dict[str, Any] | None:
     """The region of the first card that has one, as the stage takes it."""
     return next((card.plain()["region"] for card in cards if card.region), None)
+
+
+def _number(event: gr.EventData) -> object:
+    """Which of the stage's sendings this is; None of what others send."""
+    return getattr(event, "number", None)
 
 
 def _told(visit: Visit, image: Image.Image) -> dict[str, Any]:
