@@ -232,7 +232,7 @@ class StageSpec(Strict):
     preference: PreferenceSpec | None = field(None, "settings of a dpo stage; null: the defaults")
     reinforce: ReinforceSpec | None = field(None, "settings of a grpo stage; null: the defaults")
     lora: LoraSpec | None = field(None, "train adapters instead of the language model's own weights")
-    compile: bool = field(False, "torch.compile the layers: faster steps after about a minute")
+    compile: bool = field(False, "torch.compile the layers: fewer kernels a step, after a minute or two")
     save_steps: int = field(
         500,
         "a checkpoint every so many steps",
