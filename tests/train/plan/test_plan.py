@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from viscot_core.errors import CheckpointError, RecipeError
-from viscot_core.train.plan import estimates
+from viscot_core.families.shapes import ModelShape
+from viscot_core.train.plan import estimates, remedies
 from viscot_core.train.plan.make_plan import commands, make_plan
 from viscot_core.train.plan.plan_table import command_line, summary
 from viscot_core.train.plan.plan_types import Machine, Rendezvous, read_plan, split_batch
@@ -116,6 +118,14 @@ def test_impossible_splits_name_the_nearest_possible() -> None:
         split_batch(given, 8, lambda _: True)
     with pytest.raises(RecipeError, match=r"not even one sample fits"):
         split_batch(stage, 8, lambda _: False)
+
+
+def test_what_is_needed_never_reads_as_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remedies, "memory_gib", lambda *_: 22.12)
+    stage, shape = load_recipe("7b-336").stage("finetune"), cast(ModelShape, None)
+    near, far = (remedies.advice(shape, stage, Machine(gpus=1), room) for room in (22.08, 11.04))
+    assert "needs 22.12 GiB a process, 22.08 may be used" in near
+    assert "needs 22.1 GiB a process, 11.0 may be used" in far
 
 
 def test_rows_are_counted_where_the_file_is_present(tmp_path: Path) -> None:

@@ -19,14 +19,16 @@ def advice(shape: ModelShape, stage: StageSpec, machine: Machine, room: float) -
     needed = memory_gib(shape, stage, 1, machine.processes)
     tried = [(option, memory_gib(shape, changed, 1, n)) for option, changed, n in _options(stage, machine)]
     fitting = [(option, gib) for option, gib in tried if gib <= room]
-    where = f"stages.{stage.kind}: not even one sample fits: it needs {needed:.1f} GiB a process"
+    digits = 1 if f"{needed:.1f}" != f"{room:.1f}" else 2  # never "it needs 22.1, and 22.1 may be used"
+    where = f"stages.{stage.kind}: not even one sample fits: it needs {needed:.{digits}f} GiB a process"
+    usable = f"{room:.{digits}f}"
     if fitting:
         named = ", ".join(f"{option} ({gib:.1f} GiB)" for option, gib in fitting[:_SHOWN])
-        return f"{where}, and {room:.1f} may be used. These fit (estimates): {named}."
+        return f"{where}, and {usable} may be used. These fit (estimates): {named}."
     least = min(tried, key=lambda one: one[1], default=None)
     rest = f"; the nearest is {least[0]} ({least[1]:.1f} GiB)" if least and least[1] < needed else ""
     return (
-        f"{where}, {room:.1f} may be used, and no option makes it fit{rest}. It takes a GPU with "
+        f"{where}, {usable} may be used, and no option makes it fit{rest}. It takes a GPU with "
         "more memory; --gpu-memory plans for one."
     )
 
