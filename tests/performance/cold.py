@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--question", default="what is written on the green card?")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # An installed package is compiled once; without this, a checkout's would be compiled at every start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     ways = {
         "imports": [sys.executable, "-c", IMPORTS],
         "answer": [sys.executable, "-m", "viscot_cli.app", "infer", str(given.image), given.question],

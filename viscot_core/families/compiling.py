@@ -15,8 +15,8 @@ def compile_layers(layers: Iterable[Any], backend: Backend = "inductor") -> None
     Layers of one kind share their program, and so do batches of all lengths, numbers of samples and of
     images: a step of 32 layers compiles one layer. What differs in kind is compiled for itself: a layer that
     is recomputed in backward (that choice is part of the program), one whose input needs no gradient, a
-    single image or row beside several. A layer of a tower is three programs: transformers' hooks that collect
-    its hidden states and attention cannot be compiled.
+    single image or row beside several. A layer of a tower is three programs, as transformers' hooks that
+    collect its hidden states and attention cannot be compiled; one that is recomputed runs as it is.
     """
     import torch
 

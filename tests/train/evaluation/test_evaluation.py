@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from made_job import evaluated, held_out_data, job
 
+from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import DataError, PartlyDone
 from viscot_core.train import worker
 from viscot_core.train.evaluation.record import best_of
@@ -80,6 +82,24 @@ def test_the_figures_are_those_of_the_finished_model(whole: Path, data: Path, tm
 def test_evaluating_does_not_change_what_is_learned(whole: Path, data: Path, tmp_path: Path) -> None:
     without = worker.run(started(tmp_path / "run"), evaluated(data, eval=None))
     assert losses(without) == losses(whole)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.0}])
+def test_questions_are_asked_in_the_precision_of_the_steps_and_share_the_image(
+    lora: dict[str, Any] | None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside adapters and in packed stages too, whose layers have an attention of their own."""
+    generate, found = LocalEngine.generate, set[tuple[torch.dtype, bool]]()
+
+    def watched(self: LocalEngine, *given: Any, **more: Any) -> Any:
+        weight = self.model.get_input_embeddings().weight
+        found.add(((weight @ weight[0]).dtype, self.prefix is not None))
+        return generate(self, *given, **more)
+
+    monkeypatch.setattr(LocalEngine, "generate", watched)
+    stage = {"precision": "bf16", "packing": True, "group_by": "none", "lora": lora, "max_steps": 2}
+    worker.run(started(tmp_path / "run"), evaluated(data, **stage))
+    assert found == {(torch.bfloat16, True)}
 
 
 def test_a_killed_run_goes_on_with_the_same_log_and_the_same_best(

@@ -21,6 +21,7 @@ from made_replies import REINFORCE, pairs_in, recipe_for, recipe_of
 
 from viscot_core.boxes.registry import codec
 from viscot_core.data.search.rows import write_search
+from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import UsageError
 from viscot_core.models.load import load_model
 from viscot_core.models.zoo import resolve
@@ -81,6 +82,31 @@ def test_the_reference_computes_in_the_precision_of_the_model(data: Path, tmp_pa
     run = worker.run(tmp_path / "run", recipe_for("dpo", data, precision="bf16", max_steps=1))
     (first,) = steps_in(run / "stages/1-dpo/log.jsonl")
     assert first["margin"] == 0 and first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.0}])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_attempts_are_made_in_the_precision_of_the_steps(
+    precision: str, lora: dict[str, Any] | None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without DeepSpeed too; what learns learns in fp32, weights beside adapters are held in 16 bit."""
+    generate, computed = LocalEngine.generate, list[torch.dtype]()
+    held: dict[bool, set[torch.dtype]] = {}
+
+    def watched(self: LocalEngine, *given: Any, **more: Any) -> Any:
+        for parameter in self.model.parameters():
+            held.setdefault(parameter.requires_grad, set()).add(parameter.dtype)
+        layer = self.model.get_input_embeddings().weight
+        computed.append((layer @ layer[0]).dtype)
+        return generate(self, *given, **more)
+
+    monkeypatch.setattr(LocalEngine, "generate", watched)
+    stage = {"files": ["chain.jsonl"], "max_steps": 1, "reinforce": REINFORCE}
+    worker.run(tmp_path / "run", recipe_for("grpo", data, **stage, precision=precision, lora=lora))
+    assert set(computed) == {getattr(torch, {"bf16": "bfloat16", "fp32": "float32"}[precision])}
+    sixteen = precision == "bf16" and lora is not None
+    assert held == {True: {torch.float32}, False: {torch.bfloat16 if sixteen else torch.float32}}
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from viscot_core.train.plan.problems import _missing_key
 from viscot_core.train.recipe.load import load_recipe
 from viscot_core.train.recipe.schema import StageSpec
 from viscot_core.train.recipe.tiny_specs import ScratchSpec
+from viscot_core.train.state.initial import weights_dtype
 
 SHAPE = ScratchSpec(
     image_side=112, patch=14, vision_width=128, vision_layers=2, vision_heads=4, vision_mlp=512,
@@ -180,3 +181,12 @@ def test_wandb_without_a_key_is_told_before_the_model_is_loaded(
     assert [*_missing_key(recipe)]
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert not [*_missing_key(recipe)]
+
+
+@pytest.mark.parametrize("fields", [
+    {}, {"zero_stage": 2}, {"precision": "fp32", "zero_stage": 2}, {"precision": "fp32", "lora": {"rank": 4}},
+    {"lora": {"rank": 4}}, {"lora": {"rank": 4}, "precision": "fp16", "zero_stage": 1},
+])  # fmt: skip
+def test_weights_are_planned_as_they_are_loaded(fields: dict[str, Any]) -> None:
+    stage = stage_of(**{"train": ["projector", "llm"], **fields})
+    assert estimates.loaded_bytes(stage) == weights_dtype(stage).itemsize

@@ -107,6 +107,7 @@ def test_a_faulty_required_entry_hides_no_contradiction() -> None:
         ("stages.finetune.train=[projektor]", "Did you mean 'projector'?"),
         ("stages.finetune.learning_rate=fast", "unable to parse"),
         ("stages.finetune.lora.rank=8", "train: vision_tower - stays frozen under lora; remove it"),
+        ("stages.finetune.compile=true", "compile: true - not under zero_stage 3, which is slower so"),
         ("stages.finetune.max_steps=5", "give either epochs or max_steps"),
         ("stages.finetune.warmup_ratio=.inf", "finite"),
         ("stages=3", "give a list"),
@@ -139,6 +140,11 @@ def test_shapes_that_cannot_be_built() -> None:
     told = str(caught.value)
     assert "model.scratch.image_side: 100" in told and "98, 112" in told
     assert "model.scratch.llm_heads: 7 - must divide llm_width 192: 6 or 8" in told
+
+
+def test_a_model_from_scratch_has_no_weights_to_adapt() -> None:
+    with pytest.raises(RecipeError, match="lora: given - a model from scratch"):
+        load_recipe("tiny", ["stages.finetune.lora.rank=4"])
 
 
 def test_nearest_divisors() -> None:

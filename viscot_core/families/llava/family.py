@@ -237,17 +237,17 @@ class Llava:
         return TokenGrid((along, along), squared=True, side=processor.image_side) if square else None
 
     def prefix_model(self, model: Any) -> Any | None:
-        """The text model, where it is a Llama in its plain kernels on one device.
+        """The text model, where it is a Llama on one device whose attention takes a mask.
 
         (Masks and what is kept of an image live where the first layer does.)
         """
         from transformers import LlamaModel
 
         config = model.config.text_config
-        plain = config._attn_implementation in ("sdpa", "eager")
+        masked = "flash" not in config._attn_implementation
         spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
         text = model.model.language_model
-        return text if plain and not spread and isinstance(text, LlamaModel) else None
+        return text if masked and not spread and isinstance(text, LlamaModel) else None
 
 
 FAMILY = Llava()

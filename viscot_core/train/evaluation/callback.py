@@ -104,13 +104,13 @@ class Evaluate(TrainerCallback):
         trainer = self._trainer
         # ZeRO's engine places shares and types; under DDP the model itself is whole, and nothing waits.
         model = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
-        device, autocast = trainer.args.device, trainer.compute_loss_context_manager()
+        device, autocast = trainer.args.device, trainer.accelerator.autocast()
         own = self._loss.measure(model, ranks.rank(), ranks.count(), device, autocast)
         return loss_figures(trainer.accelerator.reduce(own.to(device), reduction="sum").cpu())
 
     def _of_bench(self, bench: TrainingBench) -> dict[str, float]:
         trainer, outcomes, problem = self._trainer, list[Asked](), None
-        with whole_weights(trainer.model_wrapped), trainer.compute_loss_context_manager(), torch.no_grad():
+        with whole_weights(trainer.model_wrapped), trainer.accelerator.autocast(), torch.no_grad():
             try:
                 outcomes = bench.ask(ranks.rank(), ranks.count())
             except EngineError as error:  # too little memory beside the optimizer: training itself goes on

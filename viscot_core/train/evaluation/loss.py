@@ -41,7 +41,8 @@ class HeldOutLoss:
         """
         own = self._batches[rank::processes] or self._batches[:1]
         total = torch.zeros(4, dtype=torch.float64)
-        with torch.no_grad(), autocast:
+        # Without gradients compiled layers would be compiled once more.
+        with torch.no_grad(), autocast, torch.compiler.set_stance("force_eager"):
             for number in range(-(-len(self._batches) // processes)):
                 found = self._of_batch(model, own[min(number, len(own) - 1)], device)
                 if number * processes + rank < len(self._batches):

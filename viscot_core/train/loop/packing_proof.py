@@ -120,7 +120,8 @@ def _logits(trainer: Any, batch: Batch, last: int) -> torch.Tensor:
     dropouts = [m for m in trainer.model.modules() if isinstance(m, nn.Dropout) and m.training]
     for module in dropouts:
         module.eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
+    # Without gradients compiled layers would be compiled once more.
+    with torch.no_grad(), trainer.accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         out = trainer.objective.forward(trainer.model_wrapped, moved, logits_to_keep=moved["said"])
     for module in dropouts:
         module.train()

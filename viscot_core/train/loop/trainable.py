@@ -96,4 +96,9 @@ def add_adapters(training: Training, model: Any, lora: LoraSpec, stage: StageSpe
     )
     # peft makes adapters of 16-bit weights fp32. ZeRO keeps fp32 copies itself, and ZeRO-3 cannot divide
     # adapters of one type and a projector of another in one group.
-    return get_peft_model(model, config, autocast_adapter_dtype=stage.zero_stage == 0)
+    model = get_peft_model(model, config, autocast_adapter_dtype=stage.zero_stage == 0)
+    if stage.zero_stage == 0:  # nor does it look at parts that are trained whole
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return model

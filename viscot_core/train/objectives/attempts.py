@@ -36,7 +36,7 @@ from viscot_core.train.objectives.reply_rows import reply_row
 from viscot_core.train.recipe.schema import ReinforceSpec, StageSpec
 from viscot_core.train.rewards.attempt import attempt_of_answer
 from viscot_core.train.rewards.named import Earned, Weighted, earn
-from viscot_core.train.state.initial import Run
+from viscot_core.train.state.initial import Run, mixed_precision
 
 
 @dataclass
@@ -177,7 +177,8 @@ class Attempting:
         model.eval()
         try:
             # A compiled model would be compiled for every length; an engine asks its model as it is opened.
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            eager = torch.compiler.set_stance("force_eager")
+            with torch.no_grad(), eager, mixed_precision(self._stage, model.device):
                 engine = self._opened()
                 engine.reset()
                 try:

@@ -24,6 +24,7 @@ from viscot_core.families.training import TrainingProcessor
 from viscot_core.train.loop.mixture_dataset import EncodedRow
 from viscot_core.train.objectives.sft import Sft
 from viscot_core.train.objectives.token_loss import losses_of, with_targets
+from viscot_core.train.state.initial import mixed_precision
 
 
 def reply_row(
@@ -121,11 +122,7 @@ class Replies(Sft):
                 return
             device = next(model.parameters()).device
             self._kept.to(device)
-            # accelerate gives autocast to the trained model alone; ZeRO has none, its weights are 16 bit.
-            stage = self.stage
-            mixed = stage.precision != "fp32" and not stage.zero_stage
-            kind = torch.float16 if stage.precision == "fp16" else torch.bfloat16
-            with torch.autocast(device.type, kind, enabled=mixed):
+            with mixed_precision(self.stage, device):
                 yield self._kept
 
 

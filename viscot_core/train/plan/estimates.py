@@ -33,10 +33,22 @@ class Bytes:
 
 
 def bytes_of(stage: StageSpec) -> Bytes:
-    """Data parallelism trains fp32 weights under autocast; DeepSpeed 16-bit weights with an fp32 copy."""
+    """Of what learns: fp32 weights under autocast; under DeepSpeed 16-bit weights with an fp32 copy."""
     if stage.precision == "fp32" or stage.zero_stage == 0:
         return Bytes(weights=4, gradients=4, optimizer=8)  # AdamW's two averages
     return Bytes(weights=2, gradients=2, optimizer=12)  # and the fp32 copy
+
+
+def loaded_bytes(stage: StageSpec) -> int:
+    """Bytes per parameter as the model is loaded (``state.initial.weights_dtype``)."""
+    return 2 if stage.precision != "fp32" and (stage.zero_stage or stage.lora) else 4
+
+
+def frozen_bytes(stage: StageSpec) -> float:
+    """Bytes per parameter that does not learn: as it was loaded, or quantised."""
+    if stage.lora and stage.lora.load_in:  # with the scales of each block
+        return 0.6 if stage.lora.load_in == "4bit" else 1.1
+    return float(loaded_bytes(stage))
 
 
 def trained_parameters(shape: ModelShape, stage: StageSpec) -> dict[str, int]:
@@ -77,11 +89,7 @@ def _reference_bytes(shape: ModelShape, stage: StageSpec) -> float:
 def _state_bytes(shape: ModelShape, stage: StageSpec, processes: int) -> float:
     """Weights, gradients and optimizer state on one GPU; ZeRO divides the last one first (stages 1, 2, 3)."""
     size, trained = bytes_of(stage), sum(trained_parameters(shape, stage).values())
-    frozen = frozen_parameters(shape, stage)
-    frozen_bytes = 2.0 if size.weights == 2 else 4.0
-    if stage.lora and stage.lora.load_in:  # with the scales of each block
-        frozen_bytes = 0.6 if stage.lora.load_in == "4bit" else 1.1
-    weights = trained * size.weights + frozen * frozen_bytes
+    weights = trained * size.weights + frozen_parameters(shape, stage) * frozen_bytes(stage)
     gradients, optimizer = float(trained * size.gradients), float(trained * size.optimizer)
     if stage.zero_stage >= 1:
         optimizer /= processes
@@ -185,7 +193,7 @@ def loading_gib(shape: ModelShape, stage: StageSpec, local_processes: int, proce
     Under ZeRO-3 the first process reads one tensor at a time (the embeddings are the largest), and with
     offload=all every process keeps its share in host memory. Quantised weights too go to the GPU one by one.
     """
-    size = bytes_of(stage).weights
+    size = loaded_bytes(stage)
     if stage.lora and stage.lora.load_in:
         return local_processes * shape.llm.vocab * shape.llm.width * size / GIB
     if stage.zero_stage == 3 and processes > 1:

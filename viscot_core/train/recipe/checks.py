@@ -116,6 +116,8 @@ def _stage(stage: StageSpec) -> list[str]:
         problems.append(f"offload: {stage.offload} - needs zero_stage 1, 2 or 3")
     if stage.offload == "all" and stage.zero_stage in (1, 2):
         problems.append(f"offload: all - zero_stage {stage.zero_stage} keeps whole weights; use 'optimizer'")
+    if stage.compile and stage.zero_stage == 3:  # its hooks at every module would be compiled
+        problems.append("compile: true - not under zero_stage 3, which is slower so; use zero_stage 0-2")
     if stage.kind != "foundation" and stage.foundation:
         problems.append(f"foundation: given - is only for stages of kind foundation, not {stage.kind}")
     problems += _replies(stage)
@@ -188,6 +190,8 @@ def _stage_and_model(stage: StageSpec, model: ModelSpec) -> list[str]:
             f"max_length: {stage.max_length} - "
             f"at most model.scratch.max_positions {model.scratch.max_positions}"
         )
+    if stage.lora and model.scratch:
+        problems.append("lora: given - a model from scratch has no weights to adapt; remove lora")
     if stage.lora and "llm" not in stage.train:
         problems.append("lora: given - adapts the language model; add llm to train")
     if stage.lora and "vision_tower" in stage.train:  # adapters freeze it, and are saved without it

@@ -86,8 +86,7 @@ def overrides(
         # Adapters train the language model; the tower stays as it is, as in LLaVA-1.5's LoRA recipe.
         found.append("stages.finetune.train=[projector, llm]")
         found += ["stages.finetune.vision_tower_lr=null", "stages.finetune.vision_layer_decay=null"]
-        if recipe.model.scratch is None:
-            found += [f"stages.finetune.{name}={rate}" for name, rate in LORA_RATES.items()]
+        found += [f"stages.finetune.{name}={rate}" for name, rate in LORA_RATES.items()]
         if load_in:
             # Quantised weights cannot be divided, so ZeRO-3 is out (`checks.py`).
             found += [f"stages.finetune.lora.load_in={load_in}", "stages.finetune.zero_stage=2"]
@@ -160,7 +159,7 @@ def resolve(
     recipe, notes = choose_stages(recipe, want, keep_projector=given_projector)
     if (lora or load_in) and "finetune" not in [stage.kind for stage in recipe.stages]:
         raise UsageError("--lora and --load-in change the finetune stage, which does not run here.")
-    if (lora or load_in) and recipe.model.scratch is None:
+    if lora or load_in:
         rates = ", ".join(f"{name} {rate}" for name, rate in LORA_RATES.items())
         notes.append(f"--lora takes the rates of LLaVA-1.5's LoRA recipe, unless --set changes them: {rates}")
     where = recipe.data.model_copy(update={"root": str(place.root), "images": str(place.images)})

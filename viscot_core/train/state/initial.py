@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from viscot_core.models.load import build
 from viscot_core.train import ranks
 from viscot_core.train.recipe.base_model import open_base
 from viscot_core.train.recipe.schema import Recipe, StageSpec
+
+_SIXTEEN_BIT = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -101,11 +104,18 @@ def load(run: Run, stage: StageSpec) -> None:
 
 
 def weights_dtype(stage: StageSpec) -> torch.dtype:
-    """fp32 under autocast; 16 bit where DeepSpeed keeps an fp32 copy, or where a quantised base is frozen."""
-    held_16 = stage.precision != "fp32" and (stage.zero_stage > 0 or bool(stage.lora and stage.lora.load_in))
-    if not held_16:
-        return torch.float32
-    return torch.float16 if stage.precision == "fp16" else torch.bfloat16
+    """fp32 under autocast; 16 bit where DeepSpeed keeps an fp32 copy, or where adapters learn instead."""
+    held_16 = stage.precision != "fp32" and (stage.zero_stage > 0 or stage.lora is not None)
+    return _SIXTEEN_BIT[stage.precision] if held_16 else torch.float32
+
+
+def mixed_precision(stage: StageSpec, device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast as the steps of a stage have it; DeepSpeed has none, its weights are 16 bit.
+
+    (accelerate gives it to the forward pass of the trained model, and to nothing else.)
+    """
+    mixed = stage.precision != "fp32" and not stage.zero_stage
+    return torch.autocast(device.type, _SIXTEEN_BIT.get(stage.precision), enabled=mixed)
 
 
 def _device(load_in: str | None) -> str:
