@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +247,36 @@ def test_an_answer_draws_itself(way: str, tmp_path: Path) -> None:
     plain = answer.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert (plain["answer"], plain["box_status"], plain["crop"]) == ("red", "ok", [*answer.crop])
+
+
+@pytest.mark.parametrize("way", ["path", "bytes", "file", "pipe"])
+def test_an_answer_keeps_its_page(way: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    others = [Image.new("RGB", IMAGE.size, color) for color in ("red", "lime")]
+    IMAGE.save(path, save_all=True, append_images=others)
+    if way == "pipe":
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        threading.Thread(target=pipe.write_bytes, args=(path.read_bytes(),), daemon=True).start()
+    sources: dict[str, Any] = {"bytes": path.read_bytes(), "file": path.open("rb")}
+    source = sources.get(way, tmp_path / "pipe" if way == "pipe" else path)
+    answer = VisualCoT(ScriptedEngine(BOX, "red")).ask(source, "Which?", page=3)
+    assert (answer.page, answer.to_dict()["page"]) == (3, 3)
+    if way == "path":
+        assert answer.source == path and len(pickle.dumps(answer)) < 2000
+    for one in (answer, pickle.loads(pickle.dumps(answer))):
+        assert one.image.getpixel((0, 0)) == one.crop_image.getpixel((0, 0)) == (0, 255, 0)
+        assert one._repr_png_()
+    assert "page" not in VisualCoT(ScriptedEngine(BOX, "red")).ask(IMAGE, "Which?").to_dict()
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 1.5, "9"])
+def test_no_answer_has_less_than_one_token(tokens: Any) -> None:
+    cot = VisualCoT(ScriptedEngine())
+    with pytest.raises(UsageError, match="max_new_tokens is a whole number, 1 or more, not"):
+        cot.ask(IMAGE, "Which?", max_new_tokens=tokens)
+    with pytest.raises(UsageError, match="max_new_tokens"):
+        cot.ask_many([(IMAGE, "Which?")], strategy="direct", max_new_tokens=tokens)
 
 
 def test_an_answer_without_an_image(tmp_path: Path) -> None:

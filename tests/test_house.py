@@ -53,6 +53,7 @@ GROUND = {
     "tensors",
     "tensor_writer",
     "terminal",
+    "torch_builds",
     "yaml_text",
     "__init__",
 }

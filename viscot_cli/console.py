@@ -23,6 +23,7 @@ import typer
 from viscot_core.errors import ViscotError
 from viscot_core.resources import EXTRAS, install_line
 from viscot_core.terminal import StderrHandler, VisibleFormatter, json_safe, visible
+from viscot_core.torch_builds import misfit_behind
 
 INTERRUPTED = 130
 _WORD = 12
@@ -295,6 +296,8 @@ def _sentence(error: BaseException) -> str:
         name = (error.name or "").partition(".")[0]
         if name in EXTRAS:
             return f"{name} is not installed; get it with: {install_line([name])}"
+    if misfit := misfit_behind(error):
+        return misfit
     if isinstance(error, OSError) and error.strerror:
         about = f"{error.filename}: " if error.filename else ""
         if error.errno == errno.EFBIG:

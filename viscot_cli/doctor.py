@@ -25,7 +25,7 @@ def doctor(
 
     group, unusable = "", False
     for finding in doctor.examine(measure=measure):
-        unusable |= finding.state == "missing" and finding.name in doctor.ESSENTIAL
+        unusable |= finding.state == "missing" and finding.name in doctor.NECESSARY
         if json:
             console.emit(finding)
             continue

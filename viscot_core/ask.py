@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
@@ -79,8 +80,9 @@ class VisualCoT:
         so; ``cancelled`` as in ``rollout.run``.
 
         Raises:
-            ImageError: the image cannot be read.
-            UsageError: the question is empty or contains ``<image>``; the box is none of this image.
+            ImageError: the image cannot be read, or has no such page.
+            UsageError: the question is empty or contains ``<image>``; the box is none of this image;
+                ``max_new_tokens`` is less than 1.
             EngineError: the model could not answer.
         """
         opened = image if page is None else open_image(image, as_seen=True, page=page)
@@ -94,6 +96,8 @@ class VisualCoT:
         )
         if answer.error is not None:
             raise EngineError(f"The model could not answer: {answer.error}.")
+        if page is not None:
+            answer = replace(answer, source=_to_keep(image, opened), page=int(page))
         return answer
 
     def ask_many(
@@ -139,7 +143,7 @@ class VisualCoT:
             logprobs=logprobs,
         )
         return [
-            replace(answer, question=question.text, source=_to_keep(image, question))
+            replace(answer, question=question.text, source=_to_keep(image, question.images[0].image))
             for answer, question, (image, _) in zip(answers, asked, questions, strict=True)
         ]
 
@@ -176,6 +180,7 @@ def prepare_question(
 ) -> Question:
     """A checked question about an opened image; raises as ``VisualCoT.ask`` does."""
     text = check_question(text)
+    check_new_tokens(max_new_tokens)
     view = view_of(open_image(image, as_seen=True))
     if box is not None and not isinstance(box, Box):
         box = box_in(box, view.image.size)
@@ -209,11 +214,17 @@ def check_corners(corners: Sequence[float]) -> None:
         )
 
 
-def _to_keep(image: ImageSource, question: Question) -> ImageSource:
+def _to_keep(image: ImageSource, opened: ImageSource) -> ImageSource:
     """What opens the image once more: what was given, unless it can be read only once."""
     if isinstance(image, str | Path):
-        return image if Path(image).is_file() else question.images[0].image
-    return question.images[0].image if hasattr(image, "read") else image
+        return image if Path(image).is_file() else opened
+    return opened if hasattr(image, "read") else image
+
+
+def check_new_tokens(count: object) -> None:
+    """Raises UsageError: ``count`` is no limit that leaves room for an answer."""
+    if not isinstance(count, Integral) or int(count) < 1:
+        raise UsageError(f"max_new_tokens is a whole number, 1 or more, not {count!r}.")
 
 
 def check_question(text: str) -> str:

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from viscot_core import hardware
+from viscot_core import hardware, torch_builds
 from viscot_core.hardware import GIB
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ OPTIONAL = {
     "lmms-eval": ("general", "viscot bench general"),
 }
 NEEDS_CUDA = ("flash-attn",)
+NECESSARY = (*ESSENTIAL, "torchvision")
+"""Nothing works while one of them is ``missing``: torchvision is so where it is there and does not fit."""
 
 State = Literal["ok", "warn", "missing"]
 
@@ -60,6 +62,7 @@ def examine(*, measure: bool = True) -> Iterator[Finding]:
         yield _essential(name)
     for name in OPTIONAL:
         yield _optional(name)
+    yield _torchvision()
     yield from _gpus()
     yield _memory()
     if measure:
@@ -121,6 +124,22 @@ def _optional(name: str) -> Finding:
         return Finding("software", name, "missing", f"needed for {use}", fix)
     if _too_old(name, version):
         return Finding("software", name, "warn", f"{version} is older than {_floors()[name]}", fix)
+    return Finding("software", name, "ok", version)
+
+
+def _torchvision() -> Finding:
+    """Some families do without it; one that does not fit torch leaves no model that can be loaded."""
+    name, version = "torchvision", version_of("torchvision")
+    if wrong := torch_builds.misfit():
+        return Finding("software", name, "missing", f"{wrong}: no model can be loaded", torch_builds.mend())
+    if version is None:
+        text = "not installed; processors of some families need it (Qwen-VL and others)"
+        return Finding(
+            "software", name, "ok", text, torch_builds.install_models() if version_of("torch") else ""
+        )
+    if _too_old(name, version):
+        text = f"{version} is older than {_floors()[name]}"
+        return Finding("software", name, "warn", text, torch_builds.install_models())
     return Finding("software", name, "ok", version)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -43,11 +45,35 @@ def test_pages_of_a_tiff(tmp_path: Path) -> None:
     assert [item.page for item in items] == [1, 2, 3]
     assert [center(open_item(item)) for item in items] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
     assert items[1].name.endswith("a.tif, page 2")
-    with pytest.raises(ImageError, match="several pages"):
+    with pytest.raises(ImageError, match=r"several pages: give one \(page=2 in Python"):
         open_image(tmp_path / "a.tif", as_seen=True)
     with pytest.raises(ImageError, match="no page 4; it has 3"):
         open_image(tmp_path / "a.tif", as_seen=True, page=4)
     assert center(open_image(tmp_path / "a.tif")) == (1, 0, 0)  # annotated data: as the reference
+
+
+@pytest.mark.parametrize("page", [0, -1, 9])
+def test_a_page_that_is_not_there(tmp_path: Path, page: int) -> None:
+    with pytest.raises(ImageError, match=f"no page {page}; it has 3"):
+        open_image(tiff(tmp_path / "a.tif"), as_seen=True, page=page)
+    frames = [Image.new("RGB", (9, 9), color) for color in COLORS]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "a.jpg")
+    for name in ("a.gif", "a.jpg"):
+        assert open_image(tmp_path / name, as_seen=True, page=1).size == (9, 9)
+        with pytest.raises(ImageError, match=f"{name} has no page {page}; it has 1"):
+            open_image(tmp_path / name, as_seen=True, page=page)
+    for opened in (frames[0], np.asarray(frames[0])):
+        assert open_image(opened, as_seen=True, page=1).size == (9, 9)
+        with pytest.raises(ImageError, match="has one page"):
+            open_image(opened, as_seen=True, page=page)
+
+
+@pytest.mark.parametrize("page", [1.5, "2", True])
+def test_a_page_is_a_whole_number(tmp_path: Path, page: Any) -> None:
+    with pytest.raises(UsageError, match="A page is a whole number, from 1, not"):
+        open_image(tiff(tmp_path / "a.tif"), as_seen=True, page=page)
+    assert center(open_image(tmp_path / "a.tif", page=np.int64(2))) == (0, 1, 0)  # type: ignore[arg-type]
 
 
 def test_a_row_may_name_a_page(tmp_path: Path) -> None:
@@ -67,8 +93,11 @@ def test_pages_of_a_pdf(tmp_path: Path) -> None:
     assert [item.page for item in items] == [1, 2]
     assert [center(image) for image in images] == [(1, 0, 0), (0, 1, 0)]
     assert images[0].size == (400, 200)
-    with pytest.raises(ImageError, match="no page 3; it has 2"):
-        open_image(tmp_path / "a.pdf", page=3)
+    for page in (0, 3):
+        with pytest.raises(ImageError, match=f"no page {page}; it has 2"):
+            open_image(tmp_path / "a.pdf", page=page)
+    with pytest.raises(ImageError, match=r"is a PDF.*give one \(page=2 in Python"):
+        open_image(tmp_path / "a.pdf", as_seen=True)
     (tmp_path / "cut.pdf").write_bytes((tmp_path / "a.pdf").read_bytes()[:40])
     (item,) = collect(str(tmp_path / "cut.pdf"), "What?").items
     with pytest.raises(ImageError, match=r"cut.pdf cannot be read as a PDF"):

@@ -20,6 +20,7 @@ from viscot_core.models.checkpoint import open_checkpoint
         ("deepcs233/VisCot-7b-366", "Did you mean 'VisCoT-7b-336'"),
         ("viscot-7B-336", "viscot models pull VisCoT-7b-336"),
         ("nothing-like-it-at-all", "There is no model"),
+        ("", "The model's name is empty. Give a folder"),  # the folder of an empty path is the one we are in
         (
             "lmsys/vicuna-7b-v1.5",
             "is not on this machine; get it with: viscot models pull lmsys/vicuna-7b-v1.5",

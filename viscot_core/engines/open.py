@@ -133,11 +133,12 @@ def as_seen(found: Codec, options: EngineOptions) -> Codec:
     own = image_limits(resolve_answering(options.model), options.base)
     if own is None:
         return found
-    # What a processor allows is more than most machines can read, so without a word it is the registry's.
-    wanted = ImageLimits(QWEN_MIN_TOKENS, QWEN_MAX_TOKENS, own.step).within(
-        options.min_pixels, options.max_pixels
-    )
-    return limited(found, max(own.least, wanted.least), min(own.most, wanted.most))
+    # What a processor allows is more than most machines can read, so without a word it is the registry's. A
+    # user's word counts whatever the processor's file says: it resizes to other limits where it is told.
+    least = max(own.least, QWEN_MIN_TOKENS)
+    usual = ImageLimits(least, max(least, min(own.most, QWEN_MAX_TOKENS)), own.step)
+    wanted = usual.within(options.min_pixels, options.max_pixels)
+    return limited(found, wanted.least, wanted.most)
 
 
 def known_codec(options: EngineOptions) -> Codec | None:

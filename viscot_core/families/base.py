@@ -174,9 +174,13 @@ class ImageLimits:
         least = self.least if min_pixels is None else max(1, -(-min_pixels // area))
         most = self.most if max_pixels is None else max_pixels // area
         if not least <= most:
+            low, high = (
+                name if given is not None else f"without {name}"
+                for name, given in (("--min-pixels", min_pixels), ("--max-pixels", max_pixels))
+            )
             raise UsageError(
-                f"No image has at least {least * area} and at most {most * area} pixels; --min-pixels and "
-                f"--max-pixels count squares of {self.step} x {self.step}, one at least."
+                f"No image has at least {least * area} pixels ({low}) and at most {most * area} ({high}): "
+                f"the least is above the most; both count squares of {self.step} x {self.step}, one at least."
             )
         return ImageLimits(least, most, self.step)
 

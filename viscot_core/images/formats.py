@@ -25,6 +25,8 @@ _COMMON = {
 _MORE = {"HEIF": (".heic", ".heif"), "AVIF": (".avif",), "JPEG2000": (".jp2", ".j2k", ".jpx")}
 """Read with ``viscot[formats]`` only; AVIF and JPEG 2000 are decoded by Pillow itself then."""
 _PDF = b"%PDF-"
+GIVE_A_PAGE = "give one (page=2 in Python; 'viscot infer' asks about each), or save it as PNG"
+"""What to do about a file of several pages."""
 NEEDS_FORMATS = frozenset(ending for endings in _MORE.values() for ending in endings)
 
 
@@ -52,7 +54,7 @@ def refusal(source: Path | BinaryIO) -> str:
     if found is None:
         return "cannot be read as an image (damaged or of no known format); copy or convert it again"
     if found == "PDF":
-        return "is a PDF; 'viscot infer' reads it page by page, or save a page as PNG"
+        return f"is a PDF, of which one page is read: {GIVE_A_PAGE}"
     if found in _MORE:
         return f"is a {found} image, which needs: pip install 'viscot[formats]'"
     return f"is a {found} file, which is not read; convert it to PNG or JPEG"

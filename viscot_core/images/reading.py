@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from viscot_core.boxes.geometry import Size
-from viscot_core.errors import ImageError
+from viscot_core.errors import ImageError, UsageError
 from viscot_core.images import pdf
-from viscot_core.images.formats import accepted, is_pdf, refusal
+from viscot_core.images.formats import GIVE_A_PAGE, accepted, is_pdf, refusal
 from viscot_core.images.rgb import array_to_image, has_deep_colors, to_rgb, warn_of_few_bits
 
 MAX_PIXELS = 178_956_970
@@ -61,8 +61,15 @@ def open_image(source: ImageSource, *, as_seen: bool = False, page: int | None =
 
     Raises:
         ImageError: missing, a folder, a URL, empty, damaged, of a format that is not read, larger than
-            ``MAX_PIXELS`` or ``MAX_SIDE``, or ``as_seen`` has several pages and ``page`` is None.
+            ``MAX_PIXELS`` or ``MAX_SIDE``, there is no such ``page``, or ``as_seen`` has several pages and
+            ``page`` is None.
+        UsageError: ``page`` is no whole number.
     """
+    page = None if page is None else _page_number(page)
+    if isinstance(source, Image.Image | np.ndarray) and page not in (None, 1):
+        raise ImageError(
+            "A PIL image or an array has one page; give the path of the file, or its bytes, to choose a page."
+        )
     if isinstance(source, Image.Image):
         return _from_pillow(source, as_seen=as_seen)
     if isinstance(source, np.ndarray):
@@ -256,15 +263,22 @@ def _pages(image: Image.Image, most: int) -> list[int]:
 
 
 def _turn_to_page(image: Image.Image, page: int | None, name: str) -> None:
-    if image.format != "TIFF":
+    if page == 1 and image.format != "TIFF":
         return
-    pages = _pages(image, 2 if page is None else page)
+    # A page that is not there is told with the number of all pages.
+    pages = _pages(image, 2 if page is None else page if page > 0 else _MOST_PAGES)
     if page is None and len(pages) > 1:
-        raise ImageError(f"{name} has several pages; 'viscot infer' asks about each, or save one as PNG.")
+        raise ImageError(f"{name} has several pages: {GIVE_A_PAGE}.")
     if page is not None:
         if not 1 <= page <= len(pages):
             raise ImageError(f"{name} has no page {page}; it has {len(pages)}.")
         image.seek(pages[page - 1])
+
+
+def _page_number(page: object) -> int:
+    if isinstance(page, bool) or not isinstance(page, int | np.integer):
+        raise UsageError(f"A page is a whole number, from 1, not {page!r}.")
+    return int(page)
 
 
 def _upright(image: Image.Image) -> Image.Image:

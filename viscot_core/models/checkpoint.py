@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from viscot_core.errors import CheckpointError, UsageError
+from viscot_core.errors import CheckpointError, EngineError, UsageError
 from viscot_core.families.base import Family, Files, ImageLimits
 from viscot_core.families.checkpoint import Checkpoint, Delta, Source
 from viscot_core.families.manifest import MANIFEST_NAME, Manifest
 from viscot_core.families.table import family_of
 from viscot_core.models import adapters, zoo
 from viscot_core.tensors import Stored, open_weights, read_json
+from viscot_core.torch_builds import misfit_behind
 
 
 def open_checkpoint(path: Path, base: str | Path | None = None) -> Checkpoint:
@@ -68,6 +69,10 @@ def _named_in_errors(path: Path) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise CheckpointError(f"{path}: {error}") from error
+    except ImportError as error:
+        if misfit := misfit_behind(error):
+            raise EngineError(misfit) from error
+        raise
 
 
 def _base_of(path: Path, given: str | Path | None) -> Path:
@@ -131,6 +136,8 @@ def blamed_on(file: Path) -> Iterator[None]:
     try:
         yield
     except (*faults, StrictDataclassError) as error:
+        if misfit := misfit_behind(error):
+            raise EngineError(misfit) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{file} is damaged ({reason}); pull or copy it again.") from error
 

@@ -13,6 +13,7 @@ BUNDLED_FOLDER = Path(__file__).resolve().parent / "viscot_tiny"
 BUNDLED_FOLDERS = {BUNDLED: BUNDLED_FOLDER, BUNDLED_ZOOM: BUNDLED_FOLDER.parent / "viscot_tiny_zoom"}
 """Where the models lie that come with viscot; the first answers where none is named."""
 RECOMMENDED = "VisCoT-7b-336"
+_GIVE = " Give a folder, a hub id that was pulled, or a name of 'viscot models list'."
 
 
 def find(name: str) -> ZooModel | None:
@@ -134,6 +135,8 @@ def resolve(name: str | Path | None = None) -> Path:
         if (own / "config.json").exists():
             return own
         raise CheckpointError(f"The bundled {name} is not in this installation; name one with --model.")
+    if not str(name).strip():
+        raise CheckpointError(f"The model's name is empty.{_GIVE}")
     path = expanded(name)
     if path.is_dir():
         return path
@@ -150,11 +153,7 @@ def resolve(name: str | Path | None = None) -> Path:
 
 def _hint(name: str) -> str:
     near = nearest(name.rsplit("/", 1)[-1], ZOO) or nearest(name, [m.hub for m in ZOO.values() if m.hub])
-    return (
-        near
-        or _beside(name)
-        or " Give a folder, a hub id that was pulled, or a name of 'viscot models list'."
-    )
+    return near or _beside(name) or _GIVE
 
 
 def _beside(name: str) -> str:

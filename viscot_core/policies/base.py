@@ -244,7 +244,8 @@ class Answer:
         """
         if self.source is None:
             raise UsageError("This answer has no image; only answers of VisualCoT.ask and ask_many have one.")
-        image = open_image(self.source, as_seen=True, page=self.page)
+        kept = isinstance(self.source, Image.Image)  # the pixels of that page
+        image = open_image(self.source, as_seen=True, page=None if kept else self.page)
         if image.size != self.size:
             raise ImageError(f"The image was {self.size} and is {image.size} now; ask again.")
         return image

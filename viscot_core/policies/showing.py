@@ -59,6 +59,7 @@ def plain_data(answer: Answer) -> dict[str, Any]:
         "crop": None if look is None else list(answer.crop),
         "width": answer.size[0],
         "height": answer.size[1],
+        **({"page": answer.page} if answer.page is not None else {}),
         "seconds": round(answer.seconds, 4),
         # Named where they say something; most answers have neither of the first two.
         **({"truncated": True} if answer.truncated else {}),

@@ -22,6 +22,7 @@ from viscot_core.engines.transformers.engine import LocalEngine
 from viscot_core.errors import CheckpointError
 from viscot_core.families.generic.processor import load_image_processor
 from viscot_core.models.load import load_model
+from viscot_core.torch_builds import install_models
 
 TEXT_ONLY = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}\n{% endfor %}assistant: "
 NO_PARTS = "{% for m in messages %}{{ m.role + ': ' + m.content }}\n{% endfor %}assistant: "
@@ -240,7 +241,7 @@ def test_packages_that_a_processor_needs_are_named(image: Path, tmp_path: Path) 
         )
         told[name] = ran.stderr
         assert ran.returncode == (0 if name == "gemma3" else 1), ran.stderr
-    needs = "needs the package {}, which is not here; install it with: pip install 'viscot[models]'."
+    needs = "needs the package {}, which is not here; install it with: " + install_models()
     assert needs.format("torchvision") in told["qwen2.5-vl"]
     assert needs.format("torchvision") in told["molmo2"]
     assert needs.format("num2words") in told["smolvlm"]

@@ -39,6 +39,25 @@ def test_a_record_says_in_which_size_the_model_saw_the_image(qwen: Made, cli: An
     assert infer(qwen, "--image-min-pixels", str(15 * TOKEN), "--direct")["seen"] == [5 * 28, 3 * 28]
 
 
+def test_limits_may_lie_beyond_the_models_own(qwen: Made, cli: Any) -> None:
+    """Its processor is told to resize to others, whatever the box format is."""
+    qwen.viscot = cli
+    large = ["--max-pixels", str(60 * TOKEN)]
+    assert (
+        infer(qwen, *large)["seen"] == infer(qwen, *large, "--box-format", "unit")["seen"] == [9 * 28, 6 * 28]
+    )
+    assert infer(qwen, "--min-pixels", "1", "--max-pixels", str(2 * TOKEN))["seen"] == [28, 28]
+
+
+def test_a_least_above_the_most_is_said(qwen: Made, cli: Any) -> None:
+    words = ["infer", qwen.image(), "What?", *qwen.asked]
+    ran = cli(*words, "--min-pixels", "40000")
+    least = "No image has at least 40768 pixels (--min-pixels) and at most 12544 (without --max-pixels)"
+    assert ran.code == 2 and least in ran.err
+    ran = cli(*words, "--max-pixels", "3000")
+    assert ran.code == 2 and "3136 pixels (without --min-pixels) and at most 2352 (--max-pixels)" in ran.err
+
+
 def test_a_run_says_it_of_each_image_and_between_which_limits(qwen: Made, cli: Any) -> None:
     qwen.viscot = cli
     out = qwen.work / "run"

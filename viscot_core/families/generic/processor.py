@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 from PIL import Image
 
+from viscot_core import torch_builds
 from viscot_core.boxes.geometry import Size
 from viscot_core.conversation import CLOSING, IMAGE, OPENING, Message
 from viscot_core.deadline import TEMPLATE_SECONDS, call_within
@@ -52,11 +53,11 @@ def load_processor(path: Path) -> Any:
 
     Raises:
         CheckpointError: the folder has no processor, or no chat template.
-        EngineError: torchvision is missing, which processors with a video part need.
+        EngineError: torchvision is missing, which processors with a video part need, or does not fit torch.
     """
-    from transformers import AutoProcessor
-
     with _readable(path):
+        from transformers import AutoProcessor
+
         processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     processor.image_processor = load_image_processor(path)
     # A processor may ask its image part for other things than the stored file says (InternVL: tiles). Images
@@ -76,9 +77,9 @@ def load_processor(path: Path) -> Any:
 
 def load_image_processor(path: Path) -> Any:
     """The image part of a checkpoint's processor alone; raises as ``load_processor`` does."""
-    from transformers import AutoImageProcessor
-
     with _readable(path):
+        from transformers import AutoImageProcessor
+
         # The backend is pinned: torchvision's pixels differ by up to 0.015 from Pillow's.
         return AutoImageProcessor.from_pretrained(
             path, backend="pil", local_files_only=True, trust_remote_code=False
@@ -100,17 +101,19 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except _FAULTS as error:
+        if misfit := torch_builds.misfit_behind(error):
+            raise EngineError(misfit) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         named = next((name for name in _PACKAGES if name in str(error).lower()), None)
         if named is not None and find_spec(named) is None:
             raise EngineError(
                 f"The processor of {path} needs the package {named}, which is not here; install it with: "
-                "pip install 'viscot[models]'."
+                f"{torch_builds.install_models()}"
             ) from error
-        if isinstance(error, ImportError | RuntimeError):  # torchvision that does not fit torch
+        if isinstance(error, ImportError | RuntimeError):
             raise EngineError(
-                f"The processor of {path} needs a package that cannot be used here ({reason}); install the "
-                "build that fits your torch: pip install 'viscot[models]'."
+                f"The processor of {path} needs a package that cannot be used here ({reason}); install it "
+                f"again with: {torch_builds.install_models()}"
             ) from error
         for what, files in _FILES.items():
             if not any((path / file).exists() for file in files):
