@@ -2,7 +2,8 @@
 
 ``torchrun --nproc_per_node=2 made_replies.py DATA OUT MODE...`` writes each mode's run to ``OUT/MODE``:
 ``dpo-ddp``, ``grpo-zero2``, with ``lora-`` before it on adapters, with ``short-`` where every other pair is
-too long to be learned. A forward pass has one pair or one question.
+too long to be learned, with ``two-`` where a forward pass has two pairs or questions instead of one. With
+``few-`` a step of reinforcement asks more often than there are questions.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ def recipe_of(mode: str, data: Path) -> Recipe:
     change["zero_stage"] = int(mode[-1]) if mode[-1].isdigit() else 0
     if "lora" in words:
         change |= {"lora": {"rank": 4, "alpha": 8, "dropout": 0.0}, "learning_rate": 1e-3}
+    if "two" in words:
+        change |= {"per_device_batch_size": 2}
+    if "few" in words:
+        change |= {"global_batch_size": 16}
     if "short" in words:
         change |= {"max_length": 120}
     if kind == "grpo":

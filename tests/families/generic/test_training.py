@@ -63,6 +63,24 @@ def test_ids_are_the_templates_own_and_labels_are_the_replies(family: tuple[str,
     assert [text for text, _ in processor.spans(rendered)].count("<image>") == 2
 
 
+def test_what_follows_the_prompt_is_what_is_said(family: tuple[str, Any]) -> None:
+    """SmolVLM's and Idefics3's prompts end with ``Assistant:``: the space before a number is the model's."""
+    name, processor = family
+    turns = (CHAIN[0], Message("assistant", "3"), CHAIN[2], Message("assistant", "7"))
+    full = processor.render(turns, SIZES)
+    said = [text for text, supervised in processor.spans(full) if supervised]
+    space = " " if name in ("idefics3", "smolvlm") else ""
+    assert said == [f"{space}3{ENDS[name]}", f"{space}7{ENDS[name]}"]
+    prompt = processor.render(turns[:3], SIZES, generate=True).ids
+    if name == "llava-onevision":  # its template writes a space after the role, and a line break to ask
+        prompt = [*prompt[:-1], *processor.hf.tokenizer.encode(" ")]
+    assert full.ids[: len(prompt)] == prompt
+    labels = full.labels[len(prompt) :]
+    spoken = labels.index(IGNORE) if IGNORE in labels else len(labels)
+    assert processor.hf.tokenizer.decode(labels[:spoken]) == said[-1]
+    assert set(labels[spoken:]) <= {IGNORE} and full.labels[len(prompt) - 1] == IGNORE
+
+
 def test_a_cut_keeps_whole_images(family: tuple[str, Any]) -> None:
     name, processor = family
     rendered = processor.render(CHAIN, SIZES)

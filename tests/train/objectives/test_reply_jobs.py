@@ -64,6 +64,23 @@ def test_two_processes_learn_as_one_does(kind: str, data: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
+def test_how_a_step_is_divided_does_not_change_what_is_drawn(data: Path, tmp_path: Path) -> None:
+    """Six questions, asked sixteen times: one process asking one at a time learns as two that ask two do."""
+    mode = "few-two-grpo-ddp"
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    argv = [sys.executable, *launcher, made_replies.__file__, str(data), str(tmp_path), mode]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    alone = worker.run(tmp_path / "alone", recipe_of("few-grpo-one", data))
+    divided = steps_in(tmp_path / mode / "stages/1-grpo/log.jsonl")
+    for row, other in zip(steps_in(alone / "stages/1-grpo/log.jsonl"), divided, strict=True):
+        for name in ("loss", "reward", "new_tokens", "flat"):
+            assert row[name] == pytest.approx(other[name], abs=1e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
 def test_a_process_without_anything_to_learn_does_not_stop_the_others(data: Path, tmp_path: Path) -> None:
     """It has no use for the reference, whose forward pass must then not wait for all processes."""
     mode = "short-lora-dpo-ddp"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from command_lines import commands, parse_viscot
 from made_tile_families import make_idefics
 from made_training import golden_recipe
@@ -117,6 +118,32 @@ def test_dry_run_slurm_and_run_refuse_with_one_sentence(
     ran = cli(*argv)
     assert ran.code == 1 and sentence in ran.err
     assert not (tmp_path / "run").exists() and not (tmp_path / "run.sbatch").exists()
+
+
+def test_a_judge_without_its_key_or_folder_is_named_before_the_run(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe is checked and shown without either: another machine may have them."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    recipe = yaml.safe_load(cli("recipes", "show", "tiny-grpo").out)
+    judges = {"answer:openai:gpt-4o-mini": 1.0, f"answer:hf:{tmp_path}/none": 0.5}
+    recipe["stages"][0]["reinforce"]["rewards"] = judges
+    (tmp_path / "judged.yaml").write_text(yaml.safe_dump(recipe))
+    checked = cli("recipes", "check", tmp_path / "judged.yaml")
+    assert checked.code == 0, checked.err
+    argv = ["reinforce", "--recipe", tmp_path / "judged.yaml", "--data", tmp_path, "--out", tmp_path / "run"]
+    dry = cli(*argv, "--gpus", "0", "--dry-run")
+    assert dry.code == 2
+    where = "would refuse to start: stages.grpo.reinforce.rewards.answer:"
+    told = [line for line in dry.out.splitlines() if line.startswith(where)]
+    assert sorted(told, reverse=True) == [
+        f"{where}openai:gpt-4o-mini: OPENAI_API_KEY is not set; export your key, or name a server of your "
+        "own.",
+        f"{where}hf:{tmp_path}/none: {tmp_path}/none does not exist; give a folder or a hub name.",
+    ]
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert "OPENAI_API_KEY" not in cli(*argv, "--gpus", "0", "--dry-run").out
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, shared: Path, tmp_path: Path) -> None:

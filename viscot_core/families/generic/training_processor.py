@@ -1,8 +1,9 @@
 """Rows to learn from, through a model's own chat template and processor: ids, labels, images, positions.
 
-The ids are the template's own for the whole conversation. Supervised is what the assistant says, and the
-token that ends its turn. Templates do not tell which words those are (``{% generation %}`` stands in none of
-the checkpoints' own), so each reply is marked, rendered, and its marks are taken out again.
+The ids are the template's own for the whole conversation. Supervised is what the assistant says, from the
+end of the prompt that asks for it to the token that ends its turn. Templates do not tell which words those
+are (``{% generation %}`` stands in none of the checkpoints' own), so each reply is marked, rendered, and its
+marks are taken out again.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ class GenericTrainingProcessor(GenericProcessor):
             # Marks before this one are gone from the plain text.
             place = mark.start() - taken_out
             if mark[0] == BEGIN:
-                spans.append((place, place))
+                start = place - len(self._lead) if plain.endswith(self._lead, 0, place) else place
+                spans.append((start, start))
             elif spans:
                 spans[-1] = (spans[-1][0], place)
         replies = sum(m.role == "assistant" for m in messages)
@@ -120,6 +122,19 @@ class GenericTrainingProcessor(GenericProcessor):
                 "turn, as a rule); take them out of the row"
             )
         return plain, spans
+
+    @cached_property
+    def _lead(self) -> str:
+        """What stands between the prompt that asks and a reply (of SmolVLM a space): the model says it too.
+
+        Nothing where a talk is not the prompt and what follows (LLaVA-OneVision: ``assistant 7``, though the
+        prompt ends with a line break).
+        """
+        asked = [Message("user", "x")]
+        prompt = self._text(asked, True)
+        talk = self._text([*asked, Message("assistant", f"{BEGIN}x{END}")], False)
+        before, found, _ = talk.partition(BEGIN)
+        return before.removeprefix(prompt) if found and before.startswith(prompt) else ""
 
     def _with_ends(self, ids: list[int], spoken: list[bool]) -> tuple[list[int], list[bool]]:
         """The end of each turn is said too: the special token that follows what was said."""

@@ -127,29 +127,39 @@ class Attempting:
         self._settings = settings_of_attempts(run, self.processor, spec)
         self._engine: LocalEngine | None = None
 
-    def attempts(self, items: Sequence[LoadedItem], seed: int) -> list[list[Tried]]:
+    def attempts(self, items: Sequence[LoadedItem], seed: int, own: Sequence[int]) -> list[list[Tried]]:
         """``spec.group`` attempts at each item, in order; an item whose image cannot be read has none.
+
+        ``seed`` is that of the step, ``own`` a number for each item that no other item of the step has: what
+        is drawn follows from both, and not from which items are asked together.
 
         Raises:
             EngineError: nothing can be generated.
         """
         policy = self._strategy.policy(self._settings)
-        ready = [(item, item.view) for item in items if item.view is not None]
-        questions = [self._strategy.question(one.item, view, self._settings) for one, view in ready]
+        ready = [
+            (item, item.view, number)
+            for item, number in zip(items, own, strict=True)
+            if item.view is not None
+        ]
+        questions = [self._strategy.question(one.item, view, self._settings) for one, view, _ in ready]
         group = self._spec.group
         policies = [RecordedPolicy(policy) for _ in questions for _ in range(group)]
         # Numbers of their own: with the same ones at every question, what one noise does would seem to pay.
-        asked = [question for question in questions for _ in range(group)]
-        many = [replace(question, draw=number) for number, question in enumerate(asked)]
+        many = [
+            replace(question, draw=seed_of(number, attempt))
+            for question, (_, _, number) in zip(questions, ready, strict=True)
+            for attempt in range(group)
+        ]
         answers = self._ask(policies, many, Sampling(self._spec.temperature, seed=seed))
         found: dict[int, list[Tried]] = {}
-        for number, (one, _) in enumerate(ready):
-            part = slice(number * group, (number + 1) * group)
+        for place, (one, _, _) in enumerate(ready):
+            part = slice(place * group, (place + 1) * group)
             found[id(one)] = self._scored(one, policies[part], answers[part])
         return [found.get(id(item), []) for item in items]
 
     def rows(self, tried: Tried, number: int) -> list[EncodedRow]:
-        """One row for each turn of an attempt. Raises DataError where one is too long."""
+        """One row for each turn of an attempt; raises as `reply_row` does."""
         rows = []
         for step, text in tried.said:
             before = [Message(m.role, m.text, learned=False) for m in step.messages]

@@ -40,10 +40,10 @@ from viscot_core.train.objectives.attempts import (
     settings_of_attempts,
 )
 from viscot_core.train.objectives.base import StageRows, TrainStep
-from viscot_core.train.objectives.reply_rows import Replies, empty_row, reply_batch, summed_by_row
+from viscot_core.train.objectives.reply_rows import Replies, TooLong, empty_row, reply_batch, summed_by_row
 from viscot_core.train.plan.plan_types import Split
 from viscot_core.train.recipe.schema import ReinforceSpec, StageSpec
-from viscot_core.train.rewards.named import weighted, without_spread
+from viscot_core.train.rewards.named import open_judges, weighted, without_spread
 
 log = logging.getLogger(__name__)
 IDLE_BATCHES = 10
@@ -68,13 +68,21 @@ class QuestionRows(Dataset[int]):
         return index
 
     def order(self, split: Split, seed: int) -> NDArray[np.int64]:
-        """A random order, whole optimizer steps long."""
+        """A random order, whole optimizer steps long.
+
+        A question that a step asks again has its number and that of all questions added, once for each time
+        before: its attempts are others then, wherever in the step it stands.
+        """
         generator = torch.Generator().manual_seed(seed)
-        return filled(torch.randperm(len(self), generator=generator).numpy(), split.total)
+        order = filled(torch.randperm(len(self), generator=generator).numpy(), split.total)
+        # What fills up is the order itself, so a question comes again after len(self) others.
+        again = np.arange(len(order)) % split.total // len(self)
+        return order + len(self) * again
 
     def collate(self, rows: list[int]) -> Batch:
-        """``rows``: the numbers of the questions."""
-        return {"rows": torch.tensor(rows)}
+        """``rows``: the numbers of the questions; ``again``: how often the step asked each of them before."""
+        again, numbers = zip(*(divmod(row, len(self)) for row in rows), strict=True)
+        return {"rows": torch.tensor(numbers), "again": torch.tensor(again)}
 
 
 @dataclass
@@ -84,6 +92,10 @@ class _Learned:
     rows: list[EncodedRow]
     advantages: list[float]
     attempts: int
+    too_long: int = 0
+    """Attempts that were left out, a turn of them being longer than the stage reads."""
+    unrendered: int = 0
+    """Attempts that were left out, a turn of them having no row."""
 
 
 class Grpo(Replies):
@@ -115,15 +127,20 @@ class Grpo(Replies):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         numbers = batch["rows"].tolist()
         if self._attempting is None:
+            open_judges(self._rewards)  # before anything is drawn
             self._attempting = Attempting(self.run, self.stage, self._spec, self._rewards)
         own = self.stage.seed
-        seed = seed_of(self.run.recipe.seed if own is None else own, step.number, *numbers)
-        groups = self._attempting.attempts(open_items([self._items[number] for number in numbers]), seed)
+        seed = seed_of(self.run.recipe.seed if own is None else own, step.number)
+        # Of a question alone: a step draws the same on any number of processes, in batches of any size.
+        names = [seed_of(*name) for name in zip(numbers, batch["again"].tolist(), strict=True)]
+        items = open_items([self._items[number] for number in numbers])
+        groups = self._attempting.attempts(items, seed, names)
         figures = figures_of(groups, self._spec.group * len(numbers), [one.name for one in self._rewards])
-        learned, left_out = self._learned(groups, seed)
+        learned = self._learned(groups, [seed_of(seed, name) for name in names])
         limit = min(IDLE_BATCHES, step.of * step.batches)  # a run may be shorter
         self._warn_of_nothing(learned, limit, all_flat=figures["flat"][0] == figures["flat"][1] > 0)
-        figures["too_long"] = (float(left_out), 1.0)
+        figures["too_long"] = (float(learned.too_long), 1.0)
+        figures["unrendered"] = (float(learned.unrendered), 1.0)
         device = batch["rows"].device
         loss, figures["kl"] = self._policy_loss(model, learned, device)
         return loss / step.batches, {name: torch.tensor(two, device=device) for name, two in figures.items()}
@@ -141,34 +158,39 @@ class Grpo(Replies):
             )
         else:
             log.warning(
-                "in %d batches no attempt could be learned from; unknown, truncated, unasked and too_long in "
-                "the log say why",
+                "in %d batches no attempt could be learned from; unknown, truncated, unasked, too_long and "
+                "unrendered in the log say why",
                 limit,
             )
 
-    def _learned(self, groups: Sequence[Sequence[Tried]], seed: int) -> tuple[_Learned, int]:
+    def _learned(self, groups: Sequence[Sequence[Tried]], seeds: Sequence[int]) -> _Learned:
         """Rows with their advantages; an attempt that is too long for the loss is left out whole, counted.
+
+        ``seeds``: one for each group, of the order in which shuffled rewards are dealt.
 
         An attempt that the token limit cut stays in its group's mean and is not learned: its row would teach
         an end that was not said. One without an answer (an engine's error) earned nothing that is known.
         """
         assert self._attempting is not None
-        found, left_out = _Learned([], [], sum(map(len, groups))), 0
-        for place, group in enumerate(groups):
+        found = _Learned([], [], sum(map(len, groups)))
+        for group, seed in zip(groups, seeds, strict=True):
             totals = [tried.earned.total for tried in group]
             if self._spec.shuffle_rewards:
-                totals = dealt_out(totals, seed_of(seed, place))
+                totals = dealt_out(totals, seed)
             for tried, own in zip(group, advantages(totals, scaled=self._spec.scale_by_spread), strict=True):
                 if own == 0 or tried.answer.truncated or tried.answer.error is not None:
                     continue
                 try:
                     rows = self._attempting.rows(tried, len(found.rows))
+                except TooLong:
+                    found.too_long += 1
+                    continue
                 except DataError:
-                    left_out += 1
+                    found.unrendered += 1
                     continue
                 found.rows += rows
                 found.advantages += [float(own)] * len(rows)
-        return found, left_out
+        return found
 
     def _policy_loss(self, model: Any, learned: _Learned, device: torch.device) -> tuple[torch.Tensor, Sum]:
         """The loss over a batch's rows, and the distance from the reference, of how many tokens."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +26,10 @@ from viscot_core.train.objectives.token_loss import losses_of, with_targets
 from viscot_core.train.state.initial import mixed_precision
 
 
+class TooLong(DataError):
+    """A row is longer than its stage reads."""
+
+
 def reply_row(
     processor: TrainingProcessor,
     turns: Sequence[Message],
@@ -38,32 +41,34 @@ def reply_row(
 ) -> EncodedRow:
     """The row of a talk that ends with the reply to learn; ``images`` are those of its slots, in order.
 
-    ``said``: the tokens that were drawn as the reply, which its text alone need not give. (An empty reply is
-    the end token, its text is rendered with the space before words: a loss that punishes the space's row
-    makes the end more likely, until every reply is empty.)
+    ``said``: the tokens that were drawn as the reply. The row is then the prompt that the engine read and
+    these tokens, since the text of the whole talk need not give either: SmolVLM writes ``Assistant:`` as the
+    prompt and ``Assistant: 7`` in a talk, and an empty reply, which is the end token alone, has no row there.
+    (A loss that punishes another row than what was drawn teaches something else.)
 
     Raises:
-        DataError: it is longer than ``max_length``, or cannot be rendered.
+        TooLong: it is longer than ``max_length``.
+        DataError: it cannot be rendered.
     """
+    sizes = [image.size for image in images]
     try:
-        rendered = only_learned(processor.render(turns, [image.size for image in images]), turns)
+        if said:
+            rendered = _drawn(processor.render(turns[:-1], sizes, generate=True), said)
+        else:
+            rendered = only_learned(processor.render(turns, sizes), turns)
     except ValueError as error:
         raise DataError(f"{error}") from error
-    if said:
-        rendered = _with_reply(rendered, said)
     if len(rendered.ids) > max_length:
-        raise DataError(f"its {len(rendered.ids)} tokens are more than max_length {max_length}")
+        raise TooLong(f"its {len(rendered.ids)} tokens are more than max_length {max_length}")
     if not rendered.n_supervised:
         raise DataError("its reply has no token")
     sample = Sample(rendered, tuple("" for _ in images))
     return EncodedRow(number, sample, processor.row_inputs(rendered, images))
 
 
-def _with_reply(rendered: Rendered, said: Sequence[int]) -> Rendered:
-    """The row with other tokens from the first learned one on."""
-    start = next((at for at, label in enumerate(rendered.labels) if label != IGNORE), len(rendered.ids))
-    labels = [IGNORE] * start + list(said)
-    return replace(rendered, ids=[*rendered.ids[:start], *said], labels=labels)
+def _drawn(prompt: Rendered, said: Sequence[int]) -> Rendered:
+    """A prompt and the tokens that were drawn after it, which alone are learned."""
+    return Rendered([*prompt.ids, *said], [IGNORE] * len(prompt.ids) + list(said), prompt.n_images)
 
 
 def reply_batch(processor: TrainingProcessor, rows: Sequence[EncodedRow]) -> Batch:

@@ -16,10 +16,12 @@ from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from viscot_core.errors import ViscotError
+from viscot_core.errors import UsageError, ViscotError
 from viscot_core.files import expanded
 from viscot_core.models import zoo
 from viscot_core.resources import install_line
+from viscot_core.score.base import JudgeOptions
+from viscot_core.score.judges import make_judge
 from viscot_core.train.plan.plan_types import Machine, Problem, StagePlan
 from viscot_core.train.recipe.schema import ModelSpec, Recipe, StageSpec
 
@@ -48,7 +50,8 @@ def find_problems(
         if planned.samples == 0:  # a mixture whose weights leave no row
             errors.append(f"stages.{stage.kind} would train nothing: its files hold no row; give more data.")
         warnings += _warnings(stage, planned, machine)
-    errors += [*_missing_packages(recipe), *_missing_key(recipe), *lack_of_room(run, disk_gib)]
+    errors += [*_missing_packages(recipe), *_missing_key(recipe), *_missing_judges(recipe)]
+    errors += lack_of_room(run, disk_gib)
     return [Problem(text, "error") for text in errors] + [Problem(text, "warning") for text in warnings]
 
 
@@ -118,6 +121,21 @@ def _missing_key(recipe: Recipe) -> Iterator[str]:
         "report_to: wandb has no key; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline to "
         "keep the curves here."
     )
+
+
+def _missing_judges(recipe: Recipe) -> Iterator[str]:
+    """A sentence for each reward whose judge would miss its key, or its folder, at the first group."""
+    for stage in recipe.stages:
+        for name in stage.reinforce.rewards if stage.reinforce else ():
+            kind, _, model = (judge := name.partition(":")[2]).partition(":")
+            where = f"stages.{stage.kind}.reinforce.rewards.{name}"
+            if kind == "openai":
+                try:
+                    make_judge(judge, JudgeOptions())  # reads the environment and asks nothing
+                except UsageError as error:
+                    yield f"{where}: {error}"
+            elif kind == "hf" and model.startswith((".", "/", "~")) and not Path(model).exists():
+                yield f"{where}: {model} does not exist; give a folder or a hub name."
 
 
 def lack_of_room(run: Path, gib: float) -> Iterator[str]:

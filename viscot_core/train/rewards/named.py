@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from viscot_core.errors import UsageError, check_choice
 from viscot_core.score.base import JudgeOptions
-from viscot_core.score.judges import make_judge
+from viscot_core.score.judges import check_judge, make_judge
 from viscot_core.train.rewards.attempt import Attempt
 from viscot_core.train.rewards.parts import (
     HONEST,
+    Judged,
     Reward,
     RewardPart,
     answer_score,
@@ -19,7 +21,6 @@ from viscot_core.train.rewards.parts import (
     each,
     graded_iou,
     iou_gain,
-    judged,
     length_cost,
     tool_bonus,
     well_formed,
@@ -40,7 +41,8 @@ class RewardEntry:
 
 def _answer(argument: str) -> Reward:
     if argument.startswith(("openai:", "hf:")):
-        return judged(make_judge(argument, JudgeOptions()))
+        check_judge(argument)
+        return Judged(partial(make_judge, argument, JudgeOptions()))
     return each(answer_score(HONEST[check_choice("answer", argument or "exact", HONEST)]))
 
 
@@ -142,10 +144,11 @@ class Earned:
 
 
 def rewards_of(spec: str) -> tuple[Weighted, ...]:
-    """The rewards of a text such as ``iou,answer:anls=0.5,format=0.1`` (without a weight: 1).
+    """The rewards of a text such as ``iou,answer:anls=0.5,format=0.1`` (without a weight: 1), with judges.
 
     Raises:
-        UsageError: an unknown name, a setting or a weight that is none, a name that stands twice.
+        UsageError: an unknown name, a setting or a weight that is none, a name that stands twice, a judge
+            without its key or its weights.
     """
     found: dict[str, Weighted] = {}
     for words in filter(None, (word.strip() for word in spec.split(","))):
@@ -156,11 +159,23 @@ def rewards_of(spec: str) -> tuple[Weighted, ...]:
         found[name] = weighted(name, _number(name, weight) if equals else 1.0)
     if not found:
         raise UsageError(f"Name at least one reward: {', '.join(REWARDS)}.")
+    open_judges(list(found.values()))
     return tuple(found.values())
 
 
+def open_judges(rewards: Sequence[Weighted]) -> None:
+    """Make the judges of rewards that will score. Raises UsageError where a key or weights are missing."""
+    for one in rewards:
+        if isinstance(one.reward, Judged):
+            one.reward.open()
+
+
 def weighted(name: str, weight: float) -> Weighted:
-    """One reward by its name with its setting (``answer:anls``). Raises UsageError as `rewards_of`."""
+    """One reward by its name with its setting (``answer:anls``); a judge is not made yet (`open_judges`).
+
+    Raises:
+        UsageError: an unknown name, a setting or a weight that is none.
+    """
     kind, _, argument = name.partition(":")
     if not math.isfinite(weight) or weight == 0:
         raise UsageError(

@@ -59,17 +59,30 @@ def answer_score(measure: Measure) -> Callable[[Attempt], RewardPart]:
     return score
 
 
-def judged(judge: Judge) -> Reward:
-    """The score of a judge, 0..1; None where it came to none."""
+class Judged:
+    """The score of a judge, 0..1; None where it came to none.
 
-    def scores(group: Sequence[Attempt]) -> list[RewardPart]:
+    The judge is made once, when it is first needed: a recipe that names one is read without its weights.
+    """
+
+    def __init__(self, make: Callable[[], Judge]) -> None:
+        self._make = make
+        self._judge: Judge | None = None
+
+    def open(self) -> Judge:
+        """The judge; raises as what makes it does."""
+        if self._judge is None:
+            self._judge = self._make()
+        return self._judge
+
+    def __call__(self, group: Sequence[Attempt]) -> list[RewardPart]:
         known = [bool((attempt.reference or "").strip()) for attempt in group]
         faults = [_unanswered(attempt) for attempt in group]
         pairs = [Pair(a.question, a.reference or "", a.answer) for a in group]
         wanted = [p for p, k, f in zip(pairs, known, faults, strict=True) if k and f is None]
         found: dict[Pair, Outcome] = {}
         if wanted:
-            judge.judge(list(dict.fromkeys(wanted)), found.__setitem__)
+            self.open().judge(list(dict.fromkeys(wanted)), found.__setitem__)
         parts = []
         for pair, is_known, fault in zip(pairs, known, faults, strict=True):
             if not is_known:
@@ -81,8 +94,6 @@ def judged(judge: Judge) -> Reward:
                 value = outcome.score if outcome else None
                 parts.append(RewardPart(value, f"the judge says {outcome.state if outcome else 'nothing'}"))
         return parts
-
-    return scores
 
 
 def _unanswered(attempt: Attempt) -> str | None:
