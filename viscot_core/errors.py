@@ -42,6 +42,10 @@ class EngineError(ViscotError):
     """A model could not generate: out of memory, a server that refuses, a missing extra."""
 
 
+class OutOfMemory(EngineError):
+    """What was asked together does not fit into memory; less of it may."""
+
+
 class BudgetSpent(EngineError):
     """The user's limit of requests or money is reached; the rest is pending."""
 

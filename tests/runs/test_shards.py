@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import pickle
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from judge_server import Action, JudgeServer, completion, error
 from made_bench import tasks_of_srun
 from made_runs import prediction
 
 from viscot_core.engines.open import EngineOptions
 from viscot_core.errors import UsageError
+from viscot_core.openai_api import waiting
+from viscot_core.openai_api.options import ApiOptions
+from viscot_core.runs import loop
 from viscot_core.runs.evaluate import evaluate
 from viscot_core.runs.journal import Journal
 from viscot_core.runs.records import PREDICTIONS_FILE, RunInfo, read_predictions, read_run
 from viscot_core.runs.shards import SESSION, Shard, check_gpus, shard_of
+from viscot_core.runs.tally import Tally
 from viscot_core.tasks.refcoco import RefCoco
 from viscot_core.tasks.visual_cot.task import VisualCot
 
@@ -49,6 +57,89 @@ def test_parts_are_read_and_joined_by_the_next_writer(tmp_path: Path) -> None:
         assert journal.is_done(("cot", "synth", "2"))
     assert [p.name for p in tmp_path.glob("predictions*.jsonl")] == [PREDICTIONS_FILE]
     assert [p.question_id for p in read_predictions(tmp_path)] == [0, 1, 2]
+
+
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``--gpus N`` run its ranks here, one after another."""
+
+    def launch(job: bytes, gpus: int) -> None:
+        task, engine, out, sampling = pickle.loads(job)
+        for rank in map(str, range(gpus)):
+            with monkeypatch.context() as patch:
+                for name, value in (
+                    (SESSION, "ab"), ("WORLD_SIZE", str(gpus)), ("RANK", rank), ("LOCAL_RANK", rank)
+                ):  # fmt: skip
+                    patch.setenv(name, value)
+                evaluate(task, engine, out, sampling=sampling)
+
+    monkeypatch.setattr(loop, "launch", launch)
+    monkeypatch.setattr("viscot_core.runs.evaluate.check_gpus", lambda gpus, device: None)
+
+
+def reasons(tally: Tally) -> tuple[int, int, Counter[str], Counter[str]]:
+    return (tally.finished, tally.failed, tally.failures, tally.open)
+
+
+def test_ranks_say_why_items_failed_or_are_open_as_one_process_does(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question of each image is open, another is refused, and an image is damaged."""
+    monkeypatch.setattr(waiting, "FIRST_WAIT", 0.01)
+    (root / "cot/made/3.png").write_bytes(b"no image")
+    refused, away = ("Place 0?", "Place 1?", "Place 2?"), ("Place 6?", "Place 7?", "Place 11?")
+
+    def script(_: int, body: dict[str, Any]) -> Action:
+        asked = str(body["messages"])
+        if any(place in asked for place in away):
+            return error(503)
+        return error(400) if any(place in asked for place in refused) else completion("a word")
+
+    in_one_process(monkeypatch)
+    found = []
+    with JudgeServer(script) as server:
+        engine = EngineOptions(
+            f"{server.url}#m", box_format="viscot", api=ApiOptions(attempts=1, concurrency=1)
+        )
+        for gpus in (1, 2):
+            task, out = VisualCot(root, ("direct",)), tmp_path / str(gpus)
+            info, tally = evaluate(task, engine, out, gpus=gpus)
+            assert info.counts == {"done": 4, "failed": 5, "missing": 0, "pending": 3}
+            assert info.pending == tally.open and read_run(out) == info
+            found.append(reasons(tally))
+        assert found[0] == found[1] and found[1][:2] == (4, 5)
+        assert not list(out.glob("pending.*"))
+        server.script = lambda _, body: completion("a word")
+        (info, tally), _ = (evaluate(task, engine, tmp_path / str(gpus), gpus=gpus) for gpus in (2, 1))
+        assert (tally.finished, tally.failed, tally.open, info.pending) == (6, 2, Counter(), {})
+
+
+def test_the_last_task_of_srun_tells_what_all_left_open(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_WAIT", 0.01)
+    with JudgeServer(lambda _, body: error(503)) as server:
+        engine = EngineOptions(
+            f"{server.url}#m", box_format="viscot", api=ApiOptions(attempts=1, concurrency=1)
+        )
+        task, out = VisualCot(root, ("direct",)), tmp_path / "out"
+        own = [evaluate(task, engine, out)[1].open for _ in tasks_of_srun(monkeypatch, 2)]
+        assert [each.total() for each in own] == [6, 6]
+        assert sum(read_run(out).pending.values()) == 12
+        server.script = lambda _, body: completion("a word")
+        info, _ = evaluate(task, engine, out)
+    assert (info.counts["done"], info.pending, list(out.glob("pending.*"))) == (12, {}, [])
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_two_ranks_say_why_items_failed(shared: Path, root: Path, tmp_path: Path) -> None:
+    for number in (0, 1, 2):
+        (root / f"cot/made/{number}.png").write_bytes(b"no image")
+    engine = EngineOptions(str(shared / "golden" / "tiny_llava"), device="cpu", dtype="fp32")
+    task = VisualCot(root, ("direct",), max_new_tokens=8)
+    one, two = (evaluate(task, engine, tmp_path / str(gpus), gpus=gpus)[1] for gpus in (1, 2))
+    assert reasons(one) == reasons(two) and two.failed == 6
+    assert two.failures.total() == 6 and all("image" in reason for reason in two.failures)
 
 
 @pytest.mark.multiprocess

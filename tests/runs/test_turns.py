@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from judge_server import Action, JudgeServer, completion, error
-from made_bench import write_root
+from made_bench import tasks_of_srun, write_root
 from made_server import BOX, bench, is_answer, two_turns
 
 from viscot_core.openai_api import waiting
 from viscot_core.openai_api.budget import Price
+from viscot_core.rollout import Turn
 from viscot_core.runs.records import read_predictions
-from viscot_core.runs.turns import TURNS_FILE
+from viscot_core.runs.shards import Shard
+from viscot_core.runs.turns import TURNS_FILE, Turns, forget_turns
 
 
 @pytest.fixture
@@ -122,3 +126,51 @@ def test_without_thoughts_a_record_is_what_it_was(root: Path, tmp_path: Path) ->
     row = json.loads((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()[0])
     assert "thoughts" not in row and "boxes" not in row and row["status"] == "done"
     assert "truncated" not in info.counts
+
+
+def test_a_rank_cuts_no_line_that_another_is_writing(tmp_path: Path) -> None:
+    """Each has a file of its own; what is half written is neither read nor lost."""
+    key, ranks = ("cot", "made", "1"), [Turns(tmp_path, Shard(rank, 2, rank, "s")) for rank in (0, 1)]
+    ranks[0].add(key, Turn("first"))
+    mine = tmp_path / "turns.s-0.jsonl"
+    whole = mine.read_bytes() * 2
+    mine.write_bytes(whole[:-9])
+    assert Turns(tmp_path, Shard(1, 2, 1, "s")).of(key) == [Turn("first")]
+    with mine.open("ab") as file:
+        file.write(whole[-9:])
+    assert mine.read_bytes() == whole and Turns(tmp_path, Shard(1, 2, 1, "s")).of(key) == [Turn("first")] * 2
+
+
+def test_turns_of_ranks_and_of_one_process_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question's turns may lie in several files: the order is that of time, also where a clock is set back.
+
+    A file of an older version has no times and is the oldest.
+    """
+    key, turn = ("zoom", "made", "1"), asdict(Turn("0"))
+    row = {"strategy": "zoom", "dataset": "made", "question_id": "1", **turn}
+    (tmp_path / TURNS_FILE).write_text(json.dumps(row) + "\n")
+    now = iter((50.0, 40.0, 45.0, 30.0))
+    monkeypatch.setattr("viscot_core.runs.turns.time", SimpleNamespace(time=lambda: next(now)))
+    Turns(tmp_path, Shard(3, 4, 3, "z")).add(key, Turn("1"))
+    Turns(tmp_path).add(key, Turn("2"))
+    again = Turns(tmp_path, Shard(1, 4, 1, "a"))
+    again.add(key, Turn("3"))
+    again.add(key, Turn("4"))
+    assert [turn.text for turn in Turns(tmp_path).of(key)] == ["0", "1", "2", "3", "4"]
+    forget_turns(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_turns_of_ranks_are_paid_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    with JudgeServer(two_turns(answer=error(503))) as server:
+        for _ in tasks_of_srun(monkeypatch, 2):
+            bench(server, root, out)
+        assert len(list(out.glob("turns.slurm5*.jsonl"))) == 2 and not (out / TURNS_FILE).exists()
+        server.script = two_turns(box="nothing", answer="a word")
+        server.requests.clear()
+        info, _ = bench(server, root, out)
+        assert info.counts["done"] == len(server.requests) == 12
+    assert not list(out.glob("turns*"))

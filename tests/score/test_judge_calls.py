@@ -17,7 +17,7 @@ from viscot_core.score.base import JudgeOptions
 from viscot_core.score.judges import make_judge
 from viscot_core.score.openai import OpenAIJudge
 from viscot_core.score.scoring import score_run
-from viscot_core.score.verdicts import Pair, State
+from viscot_core.score.verdicts import Pair, State, score_files
 
 # -- retries, pace, concurrency -----------------------------------------------------------------------
 
@@ -105,3 +105,38 @@ def test_reasoning_models_get_no_temperature() -> None:
     assert "temperature" not in body
     assert "max_completion_tokens" in body
     assert judge.identity.temperature is None
+
+
+def test_the_users_fields_make_another_judge_and_are_not_written(tmp_path: Path) -> None:
+    """Their digest is in the file; a file of a plain judge is as it was and goes on."""
+    run, own = sample_run(tmp_path / "run", items=2), {"temperature": 0.5, "top_k": 3, "token": "hidden-word"}
+
+    def judge(url: str, **fields: object) -> OpenAIJudge:
+        return OpenAIJudge("made-up", base_url=url, options=JudgeOptions(extra_body=fields))
+
+    with JudgeServer(lambda number, body: completion("score: 1")) as server:
+        score_run(run, judge(server.url))
+        with pytest.raises(UsageError, match=r"another judge .*temperature 0, now .*temperature 0\.5, extra"):
+            score_run(run, judge(server.url, **own))
+        assert score_run(run, judge(server.url)).new == 0
+        score_run(run, judge(server.url, **own), name="own")
+        with pytest.raises(UsageError, match="another judge"):
+            score_run(run, judge(server.url, **own | {"top_k": 4}), name="own")
+        assert score_run(run, judge(server.url, **dict(reversed(own.items()))), name="own").new == 0
+    plain, other = (
+        json.loads(path.read_text().splitlines()[0])["judge"] for path in score_files(run).values()
+    )
+    assert (plain["temperature"], "extra_sha256" in plain) == (0.0, False)
+    assert (other["temperature"], len(other["extra_sha256"])) == (0.5, 64)
+    assert "hidden-word" not in score_files(run)["own"].read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "temperature"),
+    [("m", {"temperature": None}, None), ("m", {"top_k": 1}, 0.0), ("gpt-5-mini", {"temperature": 1}, 1.0)],
+)
+def test_the_temperature_is_the_one_that_is_sent(
+    model: str, fields: dict[str, Any], temperature: float | None
+) -> None:
+    judge = OpenAIJudge(model, options=JudgeOptions(extra_body=fields))
+    assert judge.identity.temperature == temperature == judge.body(some_pairs(1)[0]).get("temperature")

@@ -18,7 +18,7 @@ UNREAD = "It is one of those two."
 class Reader:
     """A judge that says of every answer what ``says`` says; it keeps what it was asked about."""
 
-    identity = JudgeIdentity.now("openai:reader", "reader", "abc", 0.0)
+    identity = JudgeIdentity.now("openai:reader", "reader", "abc", 0.0, "def")
 
     def __init__(self, *says: Outcome) -> None:
         self.says, self.asked = says, list[Pair]()
@@ -51,7 +51,7 @@ def test_it_reads_what_the_rule_cannot_and_tells_its_agreement() -> None:
     assert (found[pair(READ, 1)].score, found[wrong].score) == (1.0, 0.0)  # the rule's own
     assert (judge.read, judge.checked, judge.agreed) == (1, 2, 1)
     assert judge.identity.name == "shuffled+openai:reader"
-    assert judge.identity.prompt_sha256 == "abc"
+    assert (judge.identity.prompt_sha256, judge.identity.extra_sha256) == ("abc", "def")
 
 
 def test_it_is_not_asked_where_the_rule_reads_everything_and_gets_a_sample_else() -> None:

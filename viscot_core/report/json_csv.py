@@ -59,7 +59,7 @@ def to_json(stats: Stats) -> dict[str, Any]:
         "truncated": {
             name: {"n": cut, "of": of, "share": cut / of} for name, (cut, of) in truncated(stats.run).items()
         },
-        "judge": asdict(judge) if judge else None,
+        "judge": judge.to_row() if judge else None,
         "run": str(stats.run.path),
         "notes": stats.notes,
     }

@@ -16,7 +16,7 @@ from viscot_core.runs.loop import Built, Progress, RunPlan, run, run_sharded
 from viscot_core.runs.records import RUN_FILE, RunInfo, read_run
 from viscot_core.runs.shards import check_gpus, device_of, shard_of
 from viscot_core.runs.tally import Tally
-from viscot_core.runs.turns import TURNS_FILE, Turns
+from viscot_core.runs.turns import Turns, forget_turns
 from viscot_core.tasks.base import (
     BY_ITEM,
     DRAWS,
@@ -70,7 +70,9 @@ def evaluate(
     )
     if gpus > 1 and shard.is_alone:
         check_gpus(gpus, engine.device)
-        return run_sharded(plan, pickle.dumps((task, engine, out, sampling)), gpus)
+        info, tally = run_sharded(plan, pickle.dumps((task, engine, out, sampling)), gpus)
+        _clean(out, info)
+        return info, tally
 
     engines: list[Engine] = []
     before = task if isinstance(task, Continuing) else None
@@ -84,7 +86,7 @@ def evaluate(
         known = {"engine": dict(opened.identity), "prompts": wording_of(settings).digest(opened.prompt)}
         if before is not None:
             before.check(known, same_engine=plan.same_engine)
-        turns = Turns(out) if opened.traits.paid else None
+        turns = Turns(out, shard) if opened.traits.paid else None
         ask = partial(answer_queries, task, settings, opened, turns=turns, before=before)
         loops = any(task.all_strategies[name].loops for name in task.strategies)
         # An engine that is asked from several threads has a full batch anyway: each question has a thread.
@@ -100,9 +102,15 @@ def evaluate(
 
     info, tally = run(plan, build, progress=progress)
     tally.least_seconds = sum(e.least_seconds() or 0.0 for e in engines if isinstance(e, Counting)) or None
-    if shard.is_alone and not info.counts["pending"] and not info.counts["failed"]:
-        (out / TURNS_FILE).unlink(missing_ok=True)
+    if shard.is_alone:
+        _clean(out, info)
     return info, tally
+
+
+def _clean(out: Path, info: RunInfo) -> None:
+    """Of a run that has all answers, remove what only its next call would have read."""
+    if not info.counts["pending"] and not info.counts["failed"]:
+        forget_turns(out)
 
 
 def _as_drawn(task: Chosen, settings: Settings, out: Path, sampling: Sampling | None) -> dict[str, Any]:

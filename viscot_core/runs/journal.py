@@ -8,14 +8,17 @@ brings the settings that stand under its name.
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from viscot_core.errors import UsageError
+from viscot_core.files import atomic_write
 from viscot_core.lines import set_broken_line_aside, try_lock
 from viscot_core.runs.records import (
     PARTS,
@@ -32,6 +35,8 @@ from viscot_core.runs.records import (
 
 LOCK_FILE = ".lock"
 BROKEN_FILE = "predictions.broken"
+OPEN_PARTS = "pending.*.json"
+"""Why the ranks of a sharded run left items open, one each, until they are joined."""
 _DYING = 2.0
 """Seconds that the ranks of a killed run may take to let go of its folder."""
 
@@ -51,6 +56,8 @@ class Journal:
         self.folder = Path(folder)
         self.rank, self.session = rank, session
         self.finished: dict[Key, Prediction] = {}
+        self.left_open: Counter[str] = Counter()
+        """Why ranks left items open since the last writer without a session."""
         self.info: RunInfo | None = None
         self._file: IO[bytes] | None = None
         self._locks: list[IO[bytes]] = []
@@ -105,6 +112,22 @@ class Journal:
                 # On the disk before the part goes: then these lines are nowhere else.
                 os.fsync(whole.fileno())
             part.unlink()
+        self.left_open = self._open_of(OPEN_PARTS)
+        for part in self.folder.glob(OPEN_PARTS):
+            part.unlink()
+
+    def share_open(self, reasons: Mapping[str, int]) -> Counter[str]:
+        """Tell the other ranks why this one left items open; what all of them have told by now."""
+        if reasons:
+            with atomic_write(self.folder / f"pending.{self.session}-{self.rank}.json") as file:
+                json.dump(dict(reasons), file)
+        return self._open_of(f"pending.{self.session}-*.json")
+
+    def _open_of(self, parts: str) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for part in self.folder.glob(parts):
+            found.update(json.loads(part.read_bytes()))
+        return found
 
     def __exit__(self, *exception: object) -> None:
         self.close()

@@ -134,9 +134,9 @@ def run_sharded(plan: RunPlan, job: bytes, gpus: int) -> tuple[RunInfo, Tally]:
     with Journal(plan.folder) as journal:
         info = plan.info()
         journal.check(info)
-        before = sum(p.done for p in journal.finished.values())
+        work = left(plan, journal)
         # Closed again before the ranks start: they share the lock that this journal has for itself.
-        if not left(plan, journal) and journal.info is not None and journal.info.model == plan.model:
+        if not work and journal.info is not None and journal.info.model == plan.model:
             return conclude(journal, journal.begin(_as_before(plan, info, journal.info)), tally), tally
     start = time.perf_counter()
     try:
@@ -145,9 +145,10 @@ def run_sharded(plan: RunPlan, job: bytes, gpus: int) -> tuple[RunInfo, Tally]:
         # All ranks have ended: this journal joins what they wrote.
         with Journal(plan.folder) as journal:
             tally.seconds = time.perf_counter() - start
-            tally.finished = sum(p.done for p in journal.finished.values()) - before
+            asked = {(name, item.dataset, str(item.question_id)) for item, names in work for name in names}
+            tally.count([p for key, p in journal.finished.items() if key in asked])
+            tally.open.update(journal.left_open)
             if journal.info is not None:
-                tally.open.update(journal.info.pending)
                 info = conclude(journal, journal.info, tally)
     return info, tally
 
@@ -184,9 +185,7 @@ def _loop(
         for outcomes in built.stream(opened) if built.stream else _asked(built.ask, opened, plan.parallel):
             finished = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
             journal.add(finished)
-            tally.finished += sum(p.done for p in finished)
-            tally.failed += sum(not p.done for p in finished)
-            tally.failures.update(p.error or "no reason was recorded" for p in finished if not p.done)
+            tally.count(finished)
             tally.open.update(outcome.reason for outcome in outcomes if isinstance(outcome, Pending))
             seen += len(outcomes)
             if progress:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from viscot_core.runs.journal import Journal
-from viscot_core.runs.records import SERVER, RunInfo
+from viscot_core.runs.records import SERVER, Prediction, RunInfo
 
 
 @dataclass
@@ -26,12 +27,20 @@ class Tally:
     least_seconds: float | None = None
     """What the call would have taken at the peak of its GPU, where that can be counted."""
 
+    def count(self, predictions: Sequence[Prediction]) -> None:
+        """Add items that this call asked about."""
+        self.finished += sum(p.done for p in predictions)
+        self.failed += sum(not p.done for p in predictions)
+        self.failures.update(p.error or "no reason was recorded" for p in predictions if not p.done)
+
 
 def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
     """Write what the folder holds now into ``run.json``; of several ranks the last one sees everything."""
+    pending = dict(tally.open)
     # A rank knows only its own lines until it reads those of the others.
     if journal.session is not None:
         journal.reload()
+        pending = dict(journal.share_open(tally.open))
     states = Counter(
         prediction.status
         for key, prediction in journal.finished.items()
@@ -48,7 +57,7 @@ def conclude(journal: Journal, info: RunInfo, tally: Tally) -> RunInfo:
     if states["truncated"]:
         counts["truncated"] = states["truncated"]
     seconds = tally.seconds if journal.session is None else 0.0  # the parent of the ranks has the wall time
-    update = {"counts": counts, "pending": dict(tally.open), "seconds": info.seconds + seconds}
+    update = {"counts": counts, "pending": pending, "seconds": info.seconds + seconds}
     return journal.save(info.model_copy(update=update))
 
 

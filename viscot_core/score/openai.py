@@ -6,9 +6,11 @@ Every verdict is handed on as it arrives, so that an interruption loses only the
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +22,7 @@ from viscot_core.openai_api.budget import Price, Usage
 from viscot_core.openai_api.client import Client
 from viscot_core.openai_api.faults import Fault, Kind
 from viscot_core.openai_api.keys import openai_key
-from viscot_core.openai_api.limits import reasons, reply_fields
+from viscot_core.openai_api.limits import reply_fields
 from viscot_core.openai_api.options import ApiOptions
 from viscot_core.openai_api.replies import Reply, ReplyCache, request_key
 from viscot_core.score.base import Done, JudgeOptions
@@ -66,8 +68,13 @@ class OpenAIJudge:
         if chosen.json_mode:
             self._fields["response_format"] = {"type": "json_object"}
         self._fields |= chosen.extra_body
-        temperature = None if reasons(model) else chosen.temperature
-        self.identity = JudgeIdentity.now(f"openai:{model}", self._whose(), self.prompt.sha256, temperature)
+        self.identity = JudgeIdentity.now(
+            f"openai:{model}",
+            self._whose(),
+            self.prompt.sha256,
+            _temperature(self._fields),
+            _digest(chosen.extra_body),
+        )
 
     @classmethod
     def from_options(cls, model: str, options: JudgeOptions) -> Self:
@@ -143,3 +150,16 @@ class OpenAIJudge:
         """The model for the identity: of a server that is not OpenAI's with its address, ``URL#MODEL``."""
         is_openai = self.base_url == OPENAI_URL
         return self.model if is_openai else f"{without_password(self.base_url)}#{self.model}"
+
+
+def _temperature(sent: Mapping[str, Any]) -> float | None:
+    """The temperature of a request; None where the server or the model decides it."""
+    value = sent.get("temperature")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _digest(fields: Mapping[str, Any]) -> str | None:
+    """What tells the user's own fields from others without showing them; None without any."""
+    if not fields:
+        return None
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

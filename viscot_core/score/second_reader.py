@@ -31,6 +31,7 @@ class SecondReader:
             f"{mine.model}; answers that it cannot read: {theirs.model}",
             theirs.prompt_sha256,
             theirs.temperature,
+            theirs.extra_sha256,
         )
         self.read = self.checked = self.agreed = 0
 

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -68,27 +68,45 @@ class Outcome:
 
 @dataclass(frozen=True)
 class JudgeIdentity:
-    """Everything that changes a score. Files are comparable only if model, prompt and temperature agree."""
+    """Everything that changes a score. Files are comparable only if all of it but the date agrees.
+
+    ``extra_sha256`` is the digest of the user's own fields of each request (they may hold a secret), None
+    without any.
+    """
 
     name: str
     model: str
     prompt_sha256: str | None
     temperature: float | None
     created: str
+    extra_sha256: str | None = None
 
     @classmethod
-    def now(cls, name: str, model: str, prompt_sha256: str | None, temperature: float | None) -> Self:
-        return cls(name, model, prompt_sha256, temperature, datetime.now(UTC).isoformat(timespec="seconds"))
+    def now(
+        cls,
+        name: str,
+        model: str,
+        prompt_sha256: str | None,
+        temperature: float | None,
+        extra_sha256: str | None = None,
+    ) -> Self:
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(name, model, prompt_sha256, temperature, created, extra_sha256)
 
     def same_judge(self, other: JudgeIdentity, *, anywhere: bool = False) -> bool:
         """Whether everything but the date is equal; ``anywhere``: a server's address may differ too."""
-        mine, its = (judge.model.rpartition("#")[2] if anywhere else judge.model for judge in (self, other))
-        return (self.name, mine, self.prompt_sha256, self.temperature) == (
-            other.name,
-            its,
-            other.prompt_sha256,
-            other.temperature,
+        mine, its = (
+            replace(judge, created="", model=judge.model.rpartition("#")[2] if anywhere else judge.model)
+            for judge in (self, other)
         )
+        return mine == its
+
+    def to_row(self) -> dict[str, Any]:
+        """As files have it: without ``extra_sha256`` where there are no such fields."""
+        row = asdict(self)
+        if self.extra_sha256 is None:
+            del row["extra_sha256"]
+        return row
 
     def describe(self) -> str:
         """``openai:gpt-4o-mini, prompt 3f2a91c0, temperature 0``: for tables and errors.
@@ -101,6 +119,8 @@ class JudgeIdentity:
             words.append(f"prompt {self.prompt_sha256[:8]}")
         if self.temperature is not None:
             words.append(f"temperature {self.temperature:g}")
+        if self.extra_sha256:
+            words.append(f"extra body {self.extra_sha256[:8]}")
         return ", ".join(words)
 
 
@@ -195,7 +215,12 @@ def _header(path: Path, line: bytes) -> JudgeIdentity:
     try:
         judge = json.loads(line)["judge"]
         return JudgeIdentity(
-            judge["name"], judge["model"], judge["prompt_sha256"], judge["temperature"], judge["created"]
+            judge["name"],
+            judge["model"],
+            judge["prompt_sha256"],
+            judge["temperature"],
+            judge["created"],
+            judge.get("extra_sha256"),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -277,7 +302,7 @@ class ScoreLog:
         if self.path.stat().st_size:
             set_broken_line_aside(self.path, self.path.with_name(f"{self.path.name}.broken"))
         if not self.path.stat().st_size:
-            self._file.write(json.dumps({"judge": asdict(judge)}, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps({"judge": judge.to_row()}, ensure_ascii=False) + "\n")
             self._file.flush()
             return Scores(judge, {}, self.path)
         scores = read_scores(self.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from viscot_core.conversation import Message, answer_turns, direct_turns
 from viscot_core.engines.base import Generation, Request
 from viscot_core.engines.transformers.decode_state import DecodeState
 from viscot_core.engines.transformers.engine import LocalEngine
+from viscot_core.errors import EngineError
 from viscot_core.families.llava.processor import ChatTokenizer
 from viscot_core.images.view import View, crop
 from viscot_core.models.load import LoadedModel, load_model
@@ -188,6 +189,24 @@ def test_what_must_begin_again_is_told_again(loaded: LoadedModel, monkeypatch: p
     assert engine.generate([replace(asked[-1], on_text=told.append), *asked]) == [whole[-1], *whole]
     assert engine.batch_size == before // 2
     assert told.count(told[0]) == 2, "the first token was said twice"
+
+
+def test_another_error_than_of_memory_halves_no_batch(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(loaded, batch_size=0)
+    tries: list[int] = []
+
+    def fails(prompts: Sequence[object]) -> None:
+        tries.append(len(prompts))
+        raise EngineError("This model's layers do not show their attention.")
+
+    monkeypatch.setattr(engine, "_decode", fails)
+    before = engine.batch_size
+    assert before > 1
+    with pytest.raises(EngineError, match="do not show"):
+        engine.generate(requests())
+    assert engine.batch_size == before and len(tries) == 1
 
 
 def test_only_the_limit_truncates(tokens: ChatTokenizer) -> None:

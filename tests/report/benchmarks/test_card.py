@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import comb
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import binomtest
 
 from tests.support.made_runs import prediction
 from viscot_core.errors import UsageError
 from viscot_core.report.analysis import analyse
 from viscot_core.report.benchmarks.card import FIELDS, card_of, check_alike
-from viscot_core.report.benchmarks.figures import benchmark_figures, figures_tables
+from viscot_core.report.benchmarks.figures import benchmark_figures, figures_tables, question_of
 from viscot_core.report.benchmarks.paired import compare_pair, mcnemar
 from viscot_core.report.choices import By, Format
 from viscot_core.report.json_csv import to_json
@@ -160,6 +165,24 @@ def test_figures_beside_a_score(tmp_path: Path) -> None:
     assert one.chance == one.constant == 0.25 and one.constant_in_file == 1.0
 
 
+def test_pass_at_k_says_of_how_many_questions(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """An interrupted run: all four repeats of two questions, of the others the first one."""
+    run = made(tmp_path / "a", 20, repeats=4)
+    part = [one for one in run.items if one.prediction.repeat == 1 or question_of(one.prediction) in "02"]
+    cut = replace(run, items=tuple(part))
+    (one,) = benchmark_figures(cut)
+    assert (one.n, one.of, one.k, one.pass_at_k) == (46, 160, 4, 1.0)
+    assert (one.whole, one.questions) == (2, 40)
+    (table,) = figures_tables(cut)
+    assert dict(zip(table.header, table.rows[0], strict=True))["whole"] == "2 of 40"
+    assert "over these alone" in table.notes[-1]
+    stats = json.loads(cli("stats", str(tmp_path / "a"), "--format", "json").out)["benchmarks"][0]
+    assert (stats["whole"], stats["questions"]) == (40, 40)
+    (single,) = benchmark_figures(made(tmp_path / "b", 20))
+    assert (single.pass_at_k, single.whole, single.questions) == (None, None, 40)
+    assert "over these alone" not in "".join(figures_tables(read_scored_run(tmp_path / "b"))[0].notes)
+
+
 def test_paired_differences_and_mcnemar(tmp_path: Path) -> None:
     first, second = made(tmp_path / "a", 30), made(tmp_path / "b", 20)
     (row,) = compare_pair(first, second)
@@ -180,6 +203,21 @@ def test_two_policies_of_one_run_each_are_compared_once_they_are_allowed_to_diff
 def test_mcnemar_is_the_exact_binomial_test(b: int, c: int, p: float) -> None:
     """R: binom.test(b, b + c)."""
     assert mcnemar(b, c) == mcnemar(c, b) == pytest.approx(p)
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_the_sum_of_all_its_terms(b: int, c: int) -> None:
+    n, fewer = b + c, min(b, c)
+    terms = sum(comb(n, i) for i in range(fewer + 1))
+    assert mcnemar(b, c) == pytest.approx(min(1.0, 2 * (terms / 2**n)), rel=1e-12)
+
+
+def test_mcnemar_of_many_pairs_takes_no_time() -> None:
+    """All terms of 20,000 pairs took a minute."""
+    start = time.process_time()
+    p = mcnemar(9_900, 10_100)
+    assert time.process_time() - start < 2
+    assert p == pytest.approx(binomtest(9_900, 20_000).pvalue, rel=1e-9)
 
 
 def test_the_commands(tmp_path: Path, cli: Callable[..., Any]) -> None:

@@ -28,7 +28,7 @@ from viscot_core.engines.transformers.batches import (
 )
 from viscot_core.engines.transformers.decode_state import Decoding, begun
 from viscot_core.engines.transformers.work import Work
-from viscot_core.errors import EngineError, UsageError
+from viscot_core.errors import OutOfMemory, UsageError
 from viscot_core.families.inputs import PrefixInputs
 from viscot_core.models.load import LoadedModel
 
@@ -156,7 +156,8 @@ class LocalEngine:
         Threads, and engines over one model, take turns.
 
         Raises:
-            EngineError: out of memory, with the flags to try.
+            OutOfMemory: with the flags to try.
+            EngineError: the model cannot answer what was asked.
         """
         with _lock_of(self.model):
             try:
@@ -171,7 +172,7 @@ class LocalEngine:
             try:
                 self._decode(todo)
                 break
-            except EngineError:
+            except OutOfMemory:
                 if not self._finds_size or self.batch_size == 1:
                     raise
                 self.batch_size //= 2
@@ -326,7 +327,7 @@ def _memory_errors(together: int) -> Iterator[None]:
         yield
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()
-        raise EngineError(
+        raise OutOfMemory(
             f"Out of GPU memory with {together} prompts at once; try --batch-size 1, --load-in 4bit "
             "or 8bit, or --device cpu."
         ) from error
@@ -334,4 +335,4 @@ def _memory_errors(together: int) -> Iterator[None]:
         # torch's CPU allocator raises a plain RuntimeError; only its words tell it from others.
         if "can't allocate memory" not in str(error):
             raise
-        raise EngineError("Out of memory; try --batch-size 1, --dtype bf16 or a smaller model.") from error
+        raise OutOfMemory("Out of memory; try --batch-size 1, --dtype bf16 or a smaller model.") from error

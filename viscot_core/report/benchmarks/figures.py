@@ -19,7 +19,8 @@ class BenchmarkFigures:
     """One strategy on one benchmark; shares are 0..1, and None where they do not apply.
 
     ``mean`` is avg@k: over all answers of all repeats. ``pass_at_k``: the share of questions with a right
-    answer in any repeat; ``all_right``: in every one. ``cycles`` is the mean by rotation of the options.
+    answer in any repeat; ``all_right``: in every one. Both are over the ``whole`` questions of ``questions``
+    that have a score for all ``k`` repeats. ``cycles`` is the mean by rotation of the options.
     ``chance`` guesses an option; ``constant`` always says the most frequent right letter as the options were
     asked, ``constant_in_file`` as they stand in the benchmark's own file. ``evidence_iou`` is the mean over
     the ``evidence_n`` answers that looked somewhere and whose question has evidence boxes.
@@ -33,6 +34,8 @@ class BenchmarkFigures:
     mean: float
     pass_at_k: float | None
     all_right: float | None
+    whole: int | None
+    questions: int
     unread: int
     chance: float | None
     constant: float | None
@@ -76,6 +79,8 @@ def _figures(run: ScoredRun, strategy: str, dataset: str, items: Sequence[Scored
         fmean(scores),
         fmean(max(values) == 1.0 for values in whole) if k > 1 else None,
         fmean(min(values) == 1.0 for values in whole) if k > 1 else None,
+        len(whole) if k > 1 else None,
+        len(by_question),
         sum(bool(item.outcome and item.outcome.reason) for item in items),
         fmean(1 / len(one.options or "A") for one in choices) if choices else None,
         _most_frequent(right_letter(one) for one in choices) if choices else None,
@@ -128,6 +133,7 @@ def figures_tables(run: ScoredRun) -> list[Table]:
             str(one.k),
             number(one.pass_at_k),
             number(one.all_right),
+            "-" if one.whole is None else count(one.whole, one.questions),
             str(one.unread),
             number(one.chance),
             number(one.constant),
@@ -138,11 +144,15 @@ def figures_tables(run: ScoredRun) -> list[Table]:
         for one in found
     ]
     header = (
-        "benchmark", "avg@k", "n of N", "k", "pass@k", "all k", "not read", "chance", "constant",
-        "in file order", "evidence IoU", "its n",
+        "benchmark", "avg@k", "n of N", "k", "pass@k", "all k", "whole", "not read", "chance",
+        "constant", "in file order", "evidence IoU", "its n",
     )  # fmt: skip
     notes = [
         "not read: no answer could be read for certain; it counts as wrong. constant: one letter always, the "
         "best one; in file order: the same if options were not shuffled."
     ]
+    if any(one.whole is not None for one in found):
+        notes.append(
+            "whole: questions with a score for all k repeats; pass@k and all k are over these alone."
+        )
     return [Table(f"{run.name}: benchmarks", header, rows, notes)]

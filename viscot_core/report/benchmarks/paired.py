@@ -81,7 +81,14 @@ def compare_pair(
 def mcnemar(only_first: int, only_second: int) -> float:
     """The exact two-sided p of McNemar's test: a binomial test of the pairs that disagree (1 without any)."""
     n, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(comb(n, i) for i in range(fewer + 1)) / 2**n
+    # P(X <= fewer) of X ~ B(n, 1/2). Its largest term is exact; each one before it is i / (n - i + 1) of the
+    # next, and no number of pairs makes many of them count.
+    tail = term = comb(n, fewer) / 2**n
+    for i in range(fewer, 0, -1):
+        term *= i / (n - i + 1)
+        if tail + term == tail:
+            break
+        tail += term
     return min(1.0, 2 * tail)
 
 
