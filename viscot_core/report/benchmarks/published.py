@@ -1,7 +1,8 @@
 """``--compare published``: figures of later systems beside a run's, each with its source and its protocol.
 
 A figure is never called better or worse than a run's: most sources do not tell how they measured. What
-differs from the run's card is named, and what the source does not tell as well.
+differs from the run's card is named, and what the source does not tell as well; so is a run that did not ask
+the published questions.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from viscot_core.report.intervals import Interval
 from viscot_core.report.names import title
 from viscot_core.report.stats_types import Stats
 from viscot_core.report.tables import Table, count, interval
+from viscot_core.tasks.benchmarks.known_benchmarks import BENCHMARKS
 
 Standing = Literal["read", "second hand"]
 TOLD = ("protocol", "repeats", "judge", "image-sent", "looks", "temperature")
@@ -71,6 +73,10 @@ class BesidePublished:
     ci95: Interval | None
     n: int
     of: int
+    asked: int
+    """Questions of the run on this data set so far; one that is repeated counts once."""
+    published: int | None
+    """Questions that the published data set has; None where that is not known here."""
     differs: Mapping[str, tuple[str, str]]
     """Field of the card -> (yours, theirs)."""
     untold: tuple[str, ...]
@@ -91,10 +97,16 @@ def beside_published(stats: Stats) -> list[BesidePublished]:
                 if name in theirs.protocol and mine[name] != theirs.protocol[name]
             }
             untold = tuple(name for name in TOLD if name not in theirs.protocol)
-            found.append(
-                BesidePublished(strategy, theirs, cell.mean, cell.ci95, cell.n, cell.of, differs, untold)
-            )
+            known = BENCHMARKS.get(theirs.dataset)
+            questions = (_asked(stats, strategy, theirs.dataset), known.items if known else None)
+            figure = (strategy, theirs, cell.mean, cell.ci95, cell.n, cell.of)
+            found.append(BesidePublished(*figure, *questions, differs, untold))
     return found
+
+
+def _asked(stats: Stats, strategy: str, dataset: str) -> int:
+    items = [i.prediction for i in stats.run.items if (i.strategy, i.dataset) == (strategy, dataset)]
+    return len({str(one.question_id).removesuffix(f"@{one.repeat}") for one in items})
 
 
 def published_tables(stats: Stats) -> list[Table]:
@@ -114,8 +126,20 @@ def published_tables(stats: Stats) -> list[Table]:
         groups.setdefault(f"{name}: {title(one.theirs.dataset)}, {one.strategy}: {yours}", []).append(row)
     header = ("their model", "theirs", "protocol", "source")
     tables = [Table(head, header, rows) for head, rows in groups.items()]
+    tables[-1].notes.extend(f"Warning: {told.rstrip('.')}." for told in _other_questions(stats, found))
     tables[-1].notes.extend(f"[{number}] {warning}" for number, warning in enumerate(sources, 1))
     return tables
+
+
+def _other_questions(stats: Stats, found: list[BesidePublished]) -> list[str]:
+    """Data sets of which the run did not ask what is published, and what it warned of when it began."""
+    told = [
+        f"{one.asked} questions of {one.theirs.dataset} were asked here, {one.published} are published"
+        for one in found
+        if one.published not in (None, one.asked)
+    ]
+    counted = tuple(f"{one.theirs.dataset} has " for one in found)  # (the file's number, when it began)
+    return list(dict.fromkeys([*told, *(w for w in stats.run.info.warnings if not w.startswith(counted))]))
 
 
 def _warning(one: BesidePublished) -> str:
@@ -136,6 +160,8 @@ def published_json(stats: Stats) -> list[dict[str, Any]]:
             "ci95": list(one.ci95) if one.ci95 else None,
             "n": one.n,
             "of": one.of,
+            "questions": one.asked,
+            "questions_published": one.published,
             "model": one.theirs.model,
             "theirs": one.theirs.value,
             "protocol": dict(one.theirs.protocol),
