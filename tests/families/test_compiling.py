@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from viscot_core.data.packing import collate_one_row
 from viscot_core.families.inputs import IGNORE, Rendered
 from viscot_core.families.llava.scratch import build_model, train_tokenizer
 from viscot_core.families.table import family_of, training_from_parts
+from viscot_core.train.loop.stage import _prepared
 from viscot_core.train.loop.trainable import add_adapters, freeze_for
 from viscot_core.train.objectives import varlen
 from viscot_core.train.objectives.base import TrainStep
@@ -261,3 +263,27 @@ def test_layers_of_another_family_compile_once_for_all_lengths() -> None:
         assert found == pytest.approx(loss, rel=1e-6)
         assert float((gradient - grad).norm() / grad.norm()) < 1e-6
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2, "with recomputation, and without"
+
+
+@pytest.mark.parametrize("compiler", ["/none/g++", "backend"])
+def test_where_nothing_can_be_compiled_a_stage_trains_without(
+    compiler: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found before step 0: the recipe of the bundled model, which a laptop trains, compiles its layers."""
+    compiled: list[Any] = []
+    training = SimpleNamespace(compile_parts=lambda own, language_model: compiled.append(own))
+    stage = load_recipe("tiny").stage("finetune").model_copy(update={"gradient_checkpointing": False})
+    run = SimpleNamespace(model=torch.nn.Linear(1, 1), training=training)
+    objective: Any = SimpleNamespace(stage=stage, run=run, reads_text=True)
+    assert stage.compile
+    works = compiler == "backend"
+    if works:
+        monkeypatch.setattr(torch, "compile", lambda function: function)
+    else:
+        monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, compiler))
+        monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    assert _prepared(objective, run.model) is run.model
+    assert compiled == [run.model] * works
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("viscot")]
+    assert len(said) == (not works)
+    assert works or ("No working C++ compiler" in said[0] and "\n" not in said[0])

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 Backend = str | Callable[..., Any]
 """Of ``torch.compile``: a name, or what gets each program and its examples."""
+
+
+def can_compile(device: str) -> bool:
+    """Whether ``torch.compile`` makes a small kernel for ``device`` here; a warning says why it does not.
+
+    A compiler that is missing, a broken one and missing headers of Python are found so, before step 0.
+    """
+    import torch
+
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # noqa: BLE001 - compilers and drivers raise what they please; it is told
+        why = str(error).strip().partition("\n")[0]
+        log.warning(
+            "torch.compile does not work here (%s), so layers are not compiled, steps take longer; it needs "
+            "a C++ compiler (g++, or what CXX names; on a GPU gcc, or what CC names) and Python's headers.",
+            why,
+        )
+        return False
+    return True
 
 
 def compile_layers(layers: Iterable[Any], backend: Backend = "inductor") -> None:

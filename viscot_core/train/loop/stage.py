@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from viscot_core.errors import CheckpointError, DataError, PartlyDone
+from viscot_core.families.compiling import can_compile
 from viscot_core.files import atomic_write, sync_folder
 from viscot_core.train import ranks
 from viscot_core.train.loop.mixture_dataset import MixtureDataset
@@ -187,7 +188,7 @@ def _prepared(objective: Objective, model: Any) -> Any:
         own.enable_input_require_grads()  # frozen embeddings would cut the recomputed graph off
     if stage.lora:
         model = add_adapters(training, own, stage.lora, stage)
-    if stage.compile:
+    if stage.compile and can_compile("cuda" if torch.cuda.is_available() else "cpu"):
         training.compile_parts(own, language_model=objective.reads_text)
     return model
 
