@@ -20,6 +20,7 @@ pytest.importorskip("mcp")
 from mcp import StdioServerParameters
 from mcp.client import Client
 
+from viscot_core import __version__
 from viscot_core.serve import zoom_server as module
 from viscot_core.serve.zoom_server import zoom_server
 
@@ -62,6 +63,7 @@ def test_the_whole_image_and_the_limit_of_pixels(root: Path) -> None:
 def test_the_tools_are_listed_and_so_are_the_images(root: Path) -> None:
     async def names() -> list[str]:
         async with Client(zoom_server(root, 10**6)) as client:
+            assert client.server_info.version == __version__
             return [tool.name for tool in (await client.list_tools()).tools]
 
     assert anyio.run(names) == ["list_images", "zoom"]

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viscot_core import __version__
 from viscot_core.boxes.geometry import Box, Frame
 from viscot_core.errors import ImageError, UsageError, ViscotError
 from viscot_core.images.formats import image_endings
@@ -99,7 +100,8 @@ def zoom_server(root: Path, most_pixels: int) -> MCPServer[Any]:
                     raise ToolError(f"{name} has no argument {unknown[0]!r}; {takes}.")
             return await super().call_tool(name, arguments, context)
 
-    server = Strict("viscot", instructions="Look at images closely: list_images, then zoom.")
+    instructions = "Look at images closely: list_images, then zoom."
+    server = Strict("viscot", instructions=instructions, version=__version__)
 
     @server.tool(description="The images that can be looked at: path and size in pixels.")
     def list_images() -> str:
