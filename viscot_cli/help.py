@@ -108,7 +108,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot data stats data/benchmark/gqa.json --tokenizer VisCoT-7b-336",
     ),
     "data prefs": (
-        "viscot data prefs --data data/synth --boxes 6 --out prefs.jsonl",
+        "viscot data prefs --data data/rewards --boxes 6 --out prefs.jsonl",
         "viscot data prefs --data rows.jsonl --reward iou --out prefs.jsonl",
     ),
     "data synth": (
@@ -180,11 +180,11 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot finetune --recipe 7b-336 --data data --gpus 8 --resume",
     ),
     "prefer": (
-        "viscot prefer --recipe tiny-dpo --data data/synth --out runs/dpo",
-        "viscot prefer --recipe tiny-dpo --data data/synth --out runs/dpo --resume",
+        "viscot prefer --recipe tiny-dpo --data data/rewards --out runs/dpo",
+        "viscot prefer --recipe tiny-dpo --data data/rewards --out runs/dpo --resume",
     ),
     "reinforce": (
-        "viscot reinforce --recipe tiny-grpo --data data/synth --out runs/grpo",
+        "viscot reinforce --recipe tiny-grpo --data data/rewards --out runs/grpo",
         "viscot reinforce --recipe qwen3-vl-8b-grpo --data data --dry-run --gpus 8",
     ),
     "bench": (
