@@ -180,8 +180,8 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "viscot finetune --recipe 7b-336 --data data --gpus 8 --resume",
     ),
     "prefer": (
-        "viscot prefer --recipe tiny-dpo --data data/rewards --out runs/dpo",
-        "viscot prefer --recipe tiny-dpo --data data/rewards --out runs/dpo --resume",
+        "viscot prefer --recipe tiny-dpo --data data/dpo --out runs/dpo",
+        "viscot prefer --recipe tiny-dpo --data data/dpo --out runs/dpo --resume",
     ),
     "reinforce": (
         "viscot reinforce --recipe tiny-grpo --data data/rewards --out runs/grpo",

@@ -15,7 +15,7 @@ from viscot_core.score.base import Done
 from viscot_core.score.verdicts import JudgeIdentity, Outcome, Pair, State
 from viscot_core.train.rewards.attempt import Attempt
 from viscot_core.train.rewards.named import REWARDS, earn, rewards_of, without_spread
-from viscot_core.train.rewards.parts import judged
+from viscot_core.train.rewards.parts import Judged
 
 SIZE = (400, 300)
 WANTED = (100.0, 60.0, 200.0, 160.0)
@@ -178,7 +178,7 @@ class _Judge:
 def test_a_judge_is_asked_once_a_pair_and_silence_is_not_zero() -> None:
     judge = _Judge()
     group = [attempt(), attempt(), attempt(answer="?"), attempt(answer="stopped early"), attempt(answer="")]
-    parts = judged(judge)(group)
+    parts = Judged(lambda: judge)(group)
     assert [part.value for part in parts] == [0.8, 0.8, None, None, 0.0]
     assert [pair.answer for pair in judge.asked] == ["a fox", "?", "stopped early"]
 
