@@ -43,6 +43,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def on_two_processes(data: Path, out: Path, *modes: str) -> None:
+    """Runs of ``modes`` in ``out``; processes that wait for each other fail."""
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    argv = [sys.executable, *launcher, made_replies.__file__, str(data), str(out), *modes]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,11 +60,7 @@ def test_two_processes_learn_as_one_does(kind: str, data: Path, tmp_path: Path) 
     alone = losses(worker.run(tmp_path / "alone", recipe_of(f"{kind}-one", data)), kind)
     assert any(alone), "attempts that are all equal would teach nothing on any number of processes"
     modes = [f"{kind}-ddp", f"{kind}-zero2", f"lora-{kind}-ddp"]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    argv = [sys.executable, *launcher, made_replies.__file__, str(data), str(tmp_path), *modes]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    on_two_processes(data, tmp_path, *modes)
     for mode in modes[:2]:
         assert losses(tmp_path / mode, kind) == pytest.approx(alone, abs=1e-4), mode
     adapters = losses(worker.run(tmp_path / "adapters", recipe_of(f"lora-{kind}-one", data)), kind)
@@ -67,11 +72,7 @@ def test_two_processes_learn_as_one_does(kind: str, data: Path, tmp_path: Path) 
 def test_how_a_step_is_divided_does_not_change_what_is_drawn(data: Path, tmp_path: Path) -> None:
     """Six questions, asked sixteen times: one process asking one at a time learns as two that ask two do."""
     mode = "few-two-grpo-ddp"
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    argv = [sys.executable, *launcher, made_replies.__file__, str(data), str(tmp_path), mode]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    on_two_processes(data, tmp_path, mode)
     alone = worker.run(tmp_path / "alone", recipe_of("few-grpo-one", data))
     divided = steps_in(tmp_path / mode / "stages/1-grpo/log.jsonl")
     for row, other in zip(steps_in(alone / "stages/1-grpo/log.jsonl"), divided, strict=True):
@@ -84,11 +85,7 @@ def test_how_a_step_is_divided_does_not_change_what_is_drawn(data: Path, tmp_pat
 def test_a_process_without_anything_to_learn_does_not_stop_the_others(data: Path, tmp_path: Path) -> None:
     """It has no use for the reference, whose forward pass must then not wait for all processes."""
     mode = "short-lora-dpo-ddp"
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    argv = [sys.executable, *launcher, made_replies.__file__, str(data), str(tmp_path), mode]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr[-4000:]
+    on_two_processes(data, tmp_path, mode)
     run = worker.run(tmp_path / "alone", recipe_of("short-lora-dpo-one", data))
     assert losses(tmp_path / mode, "dpo") == pytest.approx(losses(run, "dpo"), abs=1e-4)
 
